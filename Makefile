@@ -1,0 +1,45 @@
+# One command sets up, one checks, one tests; CI runs the same ones.
+UV := $(shell uv --version >/dev/null 2>&1 && command -v uv || echo .uv/bin/uv)
+RUN := $(UV) run --frozen --no-sync
+
+.PHONY: up down logs dev test check format
+.DEFAULT_GOAL := help
+
+help: ## this list
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
+
+up: .venv/made ## start everything in containers and wait until it is healthy
+	@$(RUN) python -m dev up
+
+down: .venv/made ## stop everything; the data stays
+	@$(RUN) python -m dev down
+
+logs: .venv/made ## follow the logs
+	@$(RUN) python -m dev logs
+
+dev: .venv/made ## run from the source, reloading on change
+	@$(RUN) python -m dev dev
+
+test: .venv/made ## run every test on a real Postgres and a real RabbitMQ
+	$(RUN) coverage run -m pytest
+	$(RUN) coverage report
+
+check: .venv/made ## format, lint, types, import rules
+	$(RUN) ruff format --check .
+	$(RUN) ruff check .
+	$(RUN) mypy
+	$(RUN) lint-imports --no-cache
+	$(UV) lock --check
+
+format: .venv/made ## write the code in the project's format
+	$(RUN) ruff format .
+	$(RUN) ruff check --fix .
+
+.uv/bin/uv:
+	@echo "uv is missing; installing it into .uv"
+	@python3 -m venv .uv || { echo "python3 cannot make a virtual environment; on Debian: apt-get install python3-venv" >&2; exit 1; }
+	@.uv/bin/pip install --quiet uv==0.13.9
+
+.venv/made: pyproject.toml uv.lock | $(UV)
+	@$(UV) sync --frozen --quiet
+	@touch $@

@@ -1,0 +1,1 @@
+"""Tools for developing Inkwell; nothing here is installed in the image."""

@@ -1,0 +1,1 @@
+"""The HTTP side: reads come from Postgres, writes leave as commands on RabbitMQ."""

@@ -1,0 +1,69 @@
+"""The gateway's application: a factory, and a lifespan that owns every resource."""
+
+import asyncio
+import gc
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from fastapi import FastAPI
+
+from gateway import health
+from gateway.command_urls import CommandUrls
+from gateway.dependencies import Gateway
+from gateway.errors import install_error_handlers
+from gateway.middleware import UniformRequests
+from gateway.publisher import Publisher
+from gateway.queries import Queries
+from gateway.replies import Replies
+from gateway.routes import commands
+from gateway.routes.notes import notes_router
+from gateway.schemas import NoteBody
+from gateway.settings import GatewaySettings
+from shared.settings import load_settings
+from shared.telemetry import configure_logging
+
+
+def create_app(settings: GatewaySettings | None = None) -> FastAPI:
+    """A gateway. It starts, and serves what it can, whether or not the broker and Postgres are there."""
+    if settings is None:
+        settings = load_settings(GatewaySettings)
+        configure_logging(settings, "inkwell-gateway")
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        async with resources(settings) as gateway:
+            app.state.gateway = gateway
+            gc.collect()
+            gc.freeze()
+            yield
+
+    app = FastAPI(
+        title="Async Notes API",
+        summary="Notes whose accepted writes are never lost",
+        lifespan=lifespan,
+        redirect_slashes=False,
+        max_body_size=settings.body_limit_bytes,
+    )
+    app.add_middleware(UniformRequests)
+    install_error_handlers(app)
+    app.include_router(notes_router(NoteBody(settings)))
+    app.include_router(commands.router)
+    app.include_router(health.router)
+    return app
+
+
+@asynccontextmanager
+async def resources(settings: GatewaySettings) -> AsyncIterator[Gateway]:
+    """The resources of one gateway; on leaving, what was handed to the publisher is drained first."""
+    replies = Replies()
+    publisher = Publisher(settings, replies)
+    queries = Queries(settings.database_url, settings.read_connections, settings.read_timeout_seconds)
+    await queries.open()
+    publishing = asyncio.create_task(publisher.run())
+    try:
+        yield Gateway(settings, queries, publisher, replies, CommandUrls(settings))
+    finally:
+        await publisher.drain(settings.publish_timeout_seconds)
+        publishing.cancel()
+        await asyncio.wait({publishing})
+        await queries.close()

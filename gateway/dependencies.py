@@ -1,0 +1,35 @@
+"""What a request may use: every process-wide resource of the gateway, made by the app's lifespan."""
+
+from dataclasses import dataclass
+from typing import Annotated
+
+from fastapi import Depends, Request
+
+from gateway.command_urls import CommandUrls
+from gateway.publisher import Publisher
+from gateway.queries import Queries
+from gateway.replies import Replies
+from gateway.settings import GatewaySettings
+
+
+@dataclass(frozen=True, slots=True)
+class Gateway:
+    """The gateway's resources."""
+
+    settings: GatewaySettings
+    queries: Queries
+    """Reads."""
+    publisher: Publisher
+    """Writes on their way to the broker."""
+    replies: Replies
+    """Writes that wait for their outcome."""
+    command_urls: CommandUrls
+
+
+async def current_gateway(request: Request) -> Gateway:
+    """The resources of the app that serves the request."""
+    gateway: Gateway = request.app.state.gateway
+    return gateway
+
+
+CurrentGateway = Annotated[Gateway, Depends(current_gateway)]

@@ -1,0 +1,150 @@
+"""Every error a client can get, as problem+json (RFC 9457) with a stable `code`, rendered in one place."""
+
+from collections.abc import Mapping, Sequence
+from http import HTTPStatus
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from pydantic import BaseModel
+from pydantic_core import ErrorDetails
+from starlette.exceptions import HTTPException
+from starlette.routing import Match
+
+from shared.contracts import Outcome, OutcomeStatus, Rejection
+
+REJECTION_DETAIL = {
+    Rejection.NOTE_NOT_FOUND: "Note not found",
+    Rejection.PRECONDITION_FAILED: "The note is not in the version that the request asks for",
+    Rejection.CREDENTIALS_OUTDATED: "The credentials were changed or revoked after they were issued",
+    Rejection.IDEMPOTENCY_KEY_REUSED: "The key was used before with another request",
+}
+FIELD_CODES = {
+    "missing": "missing",
+    "extra_forbidden": "unknown_field",
+    "string_too_long": "too_long",
+    "string_type": "wrong_type",
+    "model_type": "wrong_type",
+    "model_attributes_type": "wrong_type",
+    "int_type": "wrong_type",
+    "int_parsing": "not_an_integer",
+    "int_from_float": "not_an_integer",
+    "int_parsing_size": "out_of_range",
+    "greater_than_equal": "out_of_range",
+    "less_than_equal": "out_of_range",
+    "value_error": "invalid_value",
+}
+STATUS_CODES = {404: "not_found", 405: "method_not_allowed", 413: "body_too_large"}
+
+
+Responses = dict[int | str, dict[str, Any]]
+"""What FastAPI calls `responses`."""
+
+
+class FieldError(BaseModel):
+    """What is wrong with one part of a request."""
+
+    pointer: str
+    """JSON Pointer into the request: `/body/…`, `/query/…` or `/path/…`."""
+    code: str
+    detail: str
+
+
+class Problem(BaseModel, extra="allow"):
+    """A problem (RFC 9457) as clients get it; `code` is stable, `title` and `detail` are for people."""
+
+    title: str
+    status: int
+    detail: str
+    code: str
+    errors: list[FieldError] | None = None
+
+
+class ProblemError(Exception):
+    """Ends a request with a problem."""
+
+    def __init__(
+        self,
+        status: int,
+        code: str,
+        detail: str,
+        *,
+        headers: Mapping[str, str] | None = None,
+        errors: Sequence[FieldError] | None = None,
+        **members: str,
+    ) -> None:
+        super().__init__(code)
+        self.headers = headers
+        self.problem = Problem(
+            title=HTTPStatus(status).phrase,
+            status=status,
+            detail=detail,
+            code=code,
+            errors=list(errors) if errors else None,
+            **members,
+        )
+
+    def response(self) -> JSONResponse:
+        """The problem as a response."""
+        return JSONResponse(
+            self.problem.model_dump(exclude_none=True),
+            self.problem.status,
+            self.headers,
+            media_type="application/problem+json",
+        )
+
+
+def problem_of(outcome: Outcome, command_url: str) -> ProblemError:
+    """The problem that a rejected or failed outcome is."""
+    if outcome.status is OutcomeStatus.FAILED:
+        detail = "The write was accepted, has had no effect and is kept for an operator; ask the command's URL"
+        return ProblemError(outcome.http_status, "command_failed", detail, command=command_url)
+    reason = Rejection(outcome.reason or "")
+    return ProblemError(outcome.http_status, reason, REJECTION_DETAIL[reason])
+
+
+def invalid(errors: Sequence[ErrorDetails], part: str | None = None) -> ProblemError:
+    """The problem of a request whose content does not validate; `errors` are pydantic's."""
+    fields = [_field_error(error, part) for error in errors]
+    return ProblemError(422, "validation_failed", "The request is not valid; see errors", errors=fields)
+
+
+def _field_error(error: ErrorDetails, part: str | None) -> FieldError:
+    location = [*([part] if part else []), *map(str, error["loc"])]
+    pointer = "".join("/" + step.replace("~", "~0").replace("/", "~1") for step in location)
+    detail = str(error["msg"]).removeprefix("Value error, ")
+    return FieldError(pointer=pointer, code=FIELD_CODES.get(error["type"], error["type"]), detail=detail)
+
+
+def install_error_handlers(app: FastAPI) -> None:
+    """Makes every error of the app a problem."""
+
+    @app.exception_handler(ProblemError)
+    async def on_problem(_: Request, error: ProblemError) -> JSONResponse:
+        return error.response()
+
+    @app.exception_handler(RequestValidationError)
+    async def on_invalid_parameters(_: Request, error: RequestValidationError) -> JSONResponse:
+        return invalid(error.errors()).response()
+
+    @app.exception_handler(HTTPException)
+    async def on_http_error(request: Request, error: HTTPException) -> JSONResponse:
+        code = STATUS_CODES.get(error.status_code, "bad_request")
+        headers = {"Allow": allowed_methods(request)} if error.status_code == 405 else error.headers
+        return ProblemError(error.status_code, code, error.detail, headers=headers).response()
+
+    @app.exception_handler(Exception)
+    async def on_bug(_: Request, __: Exception) -> JSONResponse:
+        return ProblemError(500, "internal_error", "A bug in Inkwell, which has been logged").response()
+
+
+def allowed_methods(request: Request) -> str:
+    """The `Allow` header: every method that some route serves at the request's path."""
+
+    def is_served(method: str) -> bool:
+        scope = {**request.scope, "method": method}
+        return any(route.matches(scope)[0] is Match.FULL for route in request.app.routes)
+
+    allowed = [method for method in ("GET", "POST", "PUT", "PATCH", "DELETE") if is_served(method)]
+    return ", ".join(allowed + ["HEAD"] * ("GET" in allowed))

@@ -1,0 +1,42 @@
+"""The gateway's probes. Live: the event loop turns. Ready: started and not draining.
+
+No dependency takes a gateway out of rotation: without Postgres it takes writes, without the broker it reads.
+"""
+
+import asyncio
+
+from fastapi import APIRouter, Response
+from fastapi.responses import JSONResponse
+
+from gateway.dependencies import CurrentGateway, Gateway
+from gateway.errors import ProblemError
+
+PING_TIMEOUT_SECONDS = 1.0
+
+router = APIRouter(prefix="/health", tags=["health"])
+
+
+@router.get("/live")
+async def live() -> dict[str, str]:
+    """Answers 200 while the process can answer at all."""
+    return {"status": "live"}
+
+
+@router.get("/ready")
+async def ready(gateway: CurrentGateway) -> Response:
+    """Answers 200 until the gateway drains; the body tells which dependency is down."""
+    dependencies = {
+        "broker": "up" if gateway.publisher.connected else "down",
+        "database": "up" if await answers(gateway) else "down",
+    }
+    return JSONResponse({"status": "ready", "dependencies": dependencies})
+
+
+async def answers(gateway: Gateway) -> bool:
+    """Whether Postgres answers within a second."""
+    try:
+        async with asyncio.timeout(PING_TIMEOUT_SECONDS):
+            await gateway.queries.ping()
+    except (TimeoutError, ProblemError):
+        return False
+    return True

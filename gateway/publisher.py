@@ -1,0 +1,155 @@
+"""Publishes commands with group commit: what is pending for a partition becomes one message.
+
+While its confirm is awaited the next message gathers, so there is no timer and a burst costs few messages.
+Until hand-over a command can be withdrawn. From then on only a nack or a return tells that it was not accepted;
+a timeout or a lost channel leaves it unconfirmed. Nothing is ever published twice from here.
+"""
+
+import asyncio
+from collections.abc import Iterable
+
+import structlog
+from aio_pika import DeliveryMode, Message
+from aio_pika.abc import AbstractChannel
+from aio_pika.exceptions import DeliveryError
+
+from gateway.replies import Attempt, Replies
+from gateway.settings import GatewaySettings
+from shared.contracts import COMMANDS_CONTENT_TYPE, MAX_MESSAGE_BYTES, MAX_MESSAGE_COMMANDS, encode_batch
+from shared.messaging import (
+    BROKER_ERRORS,
+    REPLY_TO,
+    SETUP_TIMEOUT_SECONDS,
+    Topology,
+    keep_running,
+    open_connection,
+)
+
+log = structlog.get_logger()
+
+
+class NotAcceptedError(Exception):
+    """The broker does not have the command and never will: it has no effect."""
+
+
+class UnconfirmedError(Exception):
+    """Nobody can tell whether the broker has the command."""
+
+
+class Publisher:
+    """Hands attempts over to the broker while its `run` is under way and the broker is there."""
+
+    def __init__(self, settings: GatewaySettings, replies: Replies) -> None:
+        self._broker_url = settings.broker_url
+        self._timeout_seconds = settings.publish_timeout_seconds
+        self._topology = Topology(settings.queue_prefix, settings.partitions)
+        self._replies = replies
+        self._backlogs: list[dict[Attempt, None]] = [{} for _ in range(settings.partitions)]
+        self._flushing: dict[int, asyncio.Task[None]] = {}
+        self._channel: AbstractChannel | None = None
+        self._connected = asyncio.Event()
+
+    @property
+    def connected(self) -> bool:
+        """Whether commands can be handed over now."""
+        return self._connected.is_set()
+
+    async def publish(self, attempt: Attempt) -> None:
+        """Returns when the broker has confirmed the attempt's command, or its outcome came first.
+
+        Raises NotAcceptedError or UnconfirmedError, at the latest after the publish timeout.
+        """
+        partition = self._topology.partition_of(attempt.command.owner)
+        self._backlogs[partition][attempt] = None
+        if partition not in self._flushing:
+            self._flushing[partition] = asyncio.create_task(self._flush(partition))
+        try:
+            async with asyncio.timeout(self._timeout_seconds):
+                await attempt.confirmed
+        except TimeoutError:
+            self._backlogs[partition].pop(attempt, None)
+            raise (UnconfirmedError if attempt.handed_over else NotAcceptedError) from None
+
+    async def run(self) -> None:
+        """Keeps a connection until cancelled."""
+        await keep_running(self._session, "inkwell-gateway")
+
+    async def drain(self, timeout_seconds: float) -> None:
+        """Waits until every backlog is handed over and confirmed, but not longer than this."""
+        if self._flushing:
+            await asyncio.wait(self._flushing.values(), timeout=timeout_seconds)
+
+    async def _session(self) -> None:
+        async with open_connection(self._broker_url, "inkwell-gateway") as connection:
+            async with asyncio.timeout(SETUP_TIMEOUT_SECONDS):
+                channel = await connection.channel(publisher_confirms=True, on_return_raises=True)
+                await self._topology.declare(channel)
+                await self._replies.listen(channel)
+            self._channel = channel
+            self._connected.set()
+            log.info("publishing", partitions=self._topology.partitions)
+            try:
+                await channel.closed()
+            finally:
+                self._connected.clear()
+                self._replies.look_up_now()
+        raise ConnectionError("the broker closed the channel")
+
+    async def _flush(self, partition: int) -> None:
+        """Publishes a partition's backlog, message by message, until it is empty."""
+        backlog = self._backlogs[partition]
+        try:
+            while backlog:
+                await self._connected.wait()
+                if batch := _take(backlog):
+                    await self._hand_over(partition, batch)
+        finally:
+            del self._flushing[partition]
+
+    async def _hand_over(self, partition: int, batch: list[Attempt]) -> None:
+        message = Message(
+            encode_batch(attempt.encoded for attempt in batch),
+            content_type=COMMANDS_CONTENT_TYPE,
+            delivery_mode=DeliveryMode.PERSISTENT,
+            reply_to=REPLY_TO,
+        )
+        try:
+            await self._publish(message, self._topology.command_queue(partition))
+        except DeliveryError as error:  # a nack, or a return: the broker's word that it has none of them
+            log.warning("commands refused by the broker", commands=len(batch), error=type(error).__name__)
+            _refuse(batch, NotAcceptedError)
+        except BROKER_ERRORS as error:
+            log.warning("commands unconfirmed", commands=len(batch), error=type(error).__name__)
+            _refuse(batch, UnconfirmedError)
+        except asyncio.CancelledError:
+            _refuse(batch, UnconfirmedError)
+            raise
+        else:
+            for attempt in batch:
+                attempt.confirm()
+
+    async def _publish(self, message: Message, queue: str) -> None:
+        if self._channel is None:
+            raise ConnectionError("not connected to the broker")
+        async with asyncio.timeout(self._timeout_seconds):
+            await self._channel.default_exchange.publish(message, queue, mandatory=True)
+
+
+def _take(backlog: dict[Attempt, None]) -> list[Attempt]:
+    """Takes the next message's attempts out of a backlog and marks them as handed over."""
+    batch: list[Attempt] = []
+    size = 0
+    for attempt in backlog:
+        size += len(attempt.encoded) + 1
+        if batch and (size > MAX_MESSAGE_BYTES or len(batch) == MAX_MESSAGE_COMMANDS):
+            break
+        batch.append(attempt)
+    for attempt in batch:
+        del backlog[attempt]
+        attempt.handed_over = True
+    return batch
+
+
+def _refuse(batch: Iterable[Attempt], error: type[Exception]) -> None:
+    for attempt in batch:
+        attempt.refuse(error())

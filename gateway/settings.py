@@ -1,0 +1,63 @@
+"""The gateway's own settings."""
+
+from typing import Annotated, Self
+
+from pydantic import BeforeValidator, Field, SecretStr, model_validator
+from pydantic_settings import NoDecode
+
+from shared.settings import ServiceSettings
+
+MIN_KEY_CHARACTERS = 32
+
+
+def _comma_separated(value: object) -> object:
+    return [part.strip() for part in value.split(",")] if isinstance(value, str) else value
+
+
+Key = Annotated[SecretStr, Field(min_length=MIN_KEY_CHARACTERS)]
+
+
+class GatewaySettings(ServiceSettings):
+    """What an operator may set for a gateway."""
+
+    signing_keys: Annotated[
+        tuple[Key, ...],
+        NoDecode,
+        BeforeValidator(_comma_separated),
+        Field(
+            min_length=1,
+            description="Comma-separated secrets of 32 characters or more: the first signs command URLs, all verify",
+        ),
+    ]
+    fingerprint_key: Annotated[
+        Key,
+        Field(description="Secret of 32 characters or more that keys request fingerprints; the same in all gateways"),
+    ]
+    host: Annotated[str, Field(description="Address to listen on")] = "127.0.0.1"
+    port: Annotated[int, Field(ge=0, le=65535, description="Port to listen on")] = 8000
+    wait_seconds: Annotated[
+        float, Field(ge=0, le=30, description="How long a write waits for its outcome before it answers 202")
+    ] = 5.0
+    publish_timeout_seconds: Annotated[
+        float, Field(gt=0, le=60, description="Time for the broker to confirm a write")
+    ] = 5.0
+    read_timeout_seconds: Annotated[float, Field(gt=0, le=60, description="Time for Postgres to answer a read")] = 5.0
+    read_connections: Annotated[int, Field(ge=2, le=100, description="Connections to Postgres")] = 4
+    title_max_length: Annotated[int, Field(ge=1, le=10_000, description="Characters in a title")] = 50
+    description_max_length: Annotated[int, Field(ge=1, le=1_000_000, description="Characters in a description")] = 200
+    body_limit_bytes: Annotated[int, Field(ge=1024, le=1024 * 1024, description="Bytes in a request body")] = 64 * 1024
+    command_retention_days: Annotated[
+        int, Field(ge=1, le=365, description="Days after which a command's URL without an outcome is gone (410)")
+    ] = 7
+    drain_timeout_seconds: Annotated[
+        float, Field(gt=0, le=600, description="Time to answer the requests in hand on SIGTERM")
+    ] = 20.0
+
+    @model_validator(mode="after")
+    def _a_note_fits_into_a_body(self) -> Self:
+        if self.title_max_length + self.description_max_length > self.body_limit_bytes // 2:
+            raise ValueError(
+                "INKWELL_TITLE_MAX_LENGTH + INKWELL_DESCRIPTION_MAX_LENGTH must be at most half of "
+                "INKWELL_BODY_LIMIT_BYTES, or a note within the limits would not fit into a request"
+            )
+        return self

@@ -1,0 +1,121 @@
+"""RabbitMQ: the topology, declared here and nowhere else, and connections that come back by themselves."""
+
+import asyncio
+import random
+import zlib
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
+
+import aio_pika
+import structlog
+from aio_pika.abc import AbstractChannel, AbstractConnection
+from aio_pika.exceptions import AMQPError
+from pamqp.common import FieldTable
+from pydantic import AmqpDsn, Secret
+
+REPLY_TO = "amq.rabbitmq.reply-to"
+HEARTBEAT_SECONDS = 10
+SETUP_TIMEOUT_SECONDS = 10.0
+CLOSE_TIMEOUT_SECONDS = 5.0
+MAX_BACKOFF_SECONDS = 5.0
+COMMAND_QUEUE_BYTES = 1024 * 1024 * 1024
+BROKER_ERRORS = (AMQPError, OSError, TimeoutError)
+"""What a broken or unwilling broker raises."""
+
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class Topology:
+    """The queues of one Inkwell: N partitions for commands and one for dead letters."""
+
+    prefix: str
+    partitions: int
+
+    @property
+    def dead_letter_queue(self) -> str:
+        """Where messages go in which no command id can be read."""
+        return f"{self.prefix}.dead-letters.v1"
+
+    def command_queue(self, partition: int) -> str:
+        """The queue of a partition; the version changes with the arguments it is declared with."""
+        return f"{self.prefix}.commands.v1.{partition}"
+
+    def partition_of(self, owner: int) -> int:
+        """The partition that keeps an owner's commands in order; the same in every process and version."""
+        return zlib.crc32(str(owner).encode()) % self.partitions
+
+    async def declare(self, channel: AbstractChannel) -> None:
+        """Creates what is missing; raises ChannelPreconditionFailed where a queue has other arguments."""
+        for partition in range(self.partitions):
+            await channel.declare_queue(
+                self.command_queue(partition), durable=True, arguments=_command_queue_arguments(channel)
+            )
+        await channel.declare_queue(self.dead_letter_queue, durable=True, arguments={"x-queue-type": "quorum"})
+
+
+def _command_queue_arguments(channel: AbstractChannel) -> FieldTable:
+    arguments: FieldTable = {
+        "x-queue-type": "quorum",
+        "x-single-active-consumer": True,
+        "x-overflow": "reject-publish",
+        "x-max-length-bytes": COMMAND_QUEUE_BYTES,
+    }
+    if _broker_major_version(channel) >= 4:
+        # 4.x counts a mere disconnect as a delivery and would drop a command after 20; 3.x discards at -1.
+        arguments["x-delivery-limit"] = -1
+    return arguments
+
+
+def _broker_major_version(channel: AbstractChannel) -> int:
+    transport = getattr(channel, "_connection").transport  # noqa: B009 - aio-pika shows it nowhere else
+    version = transport.connection.server_properties["version"]
+    return int((version.decode() if isinstance(version, bytes) else str(version)).split(".")[0])
+
+
+@asynccontextmanager
+async def open_connection(url: Secret[AmqpDsn], name: str) -> AsyncIterator[AbstractConnection]:
+    """A connection that the block may use until either side closes it."""
+    async with asyncio.timeout(SETUP_TIMEOUT_SECONDS):
+        connection = await aio_pika.connect(
+            str(url.get_secret_value()),
+            heartbeat=HEARTBEAT_SECONDS,
+            client_properties={"connection_name": name},
+        )
+    try:
+        yield connection
+    finally:
+        with suppress(*BROKER_ERRORS):
+            async with asyncio.timeout(CLOSE_TIMEOUT_SECONDS):
+                await connection.close()
+
+
+def jittered(failures: int) -> float:
+    """Seconds to wait after so many failures in a row: grows to MAX_BACKOFF_SECONDS, never in step."""
+    jitter: float = random.uniform(0.5, 1.0)  # noqa: S311 - spreads load, keeps no secret
+    return jitter * min(MAX_BACKOFF_SECONDS, 0.1 * 2.0 ** min(failures, 10))
+
+
+async def keep_running(session: Callable[[], Awaitable[None]], name: str) -> None:
+    """Runs a broker session again whenever the broker ends it, until cancelled or the session returns.
+
+    The pause between two starts grows while they fail at once and starts anew after a session that held.
+    """
+    failures = 0
+    while True:
+        started = asyncio.get_running_loop().time()
+        try:
+            return await session()
+        except BROKER_ERRORS as error:
+            if asyncio.get_running_loop().time() - started > MAX_BACKOFF_SECONDS:
+                failures = 0
+            pause = jittered(failures)
+            failures += 1
+            log.warning(
+                "no broker session; Inkwell tries again by itself",
+                connection=name,
+                error=f"{type(error).__name__}: {error}",
+                retry_in_seconds=round(pause, 2),
+            )
+            await asyncio.sleep(pause)

@@ -1,0 +1,93 @@
+"""The tables, and the one SQL expression that prints a note.
+
+Both services print notes with `note_json`, so a write's answer and a later read are the same text.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    CheckConstraint,
+    Column,
+    DateTime,
+    ForeignKey,
+    FromClause,
+    Identity,
+    Index,
+    Integer,
+    MetaData,
+    ScalarSelect,
+    SmallInteger,
+    Table,
+    Text,
+    Uuid,
+    func,
+    select,
+)
+from sqlalchemy.sql.elements import ColumnElement
+
+IMPLICIT_OWNER = 1
+"""The owner of every note until there are accounts; the first migration creates it."""
+
+metadata = MetaData(
+    naming_convention={
+        "pk": "%(table_name)s_pkey",
+        "fk": "%(table_name)s_%(column_0_name)s_fkey",
+        "ix": "%(table_name)s_%(column_0_N_name)s_idx",
+        "ck": "%(table_name)s_%(constraint_name)s_check",
+    }
+)
+
+users = Table(
+    "users",
+    metadata,
+    Column("id", BigInteger, Identity(), primary_key=True),
+    Column("credentials_version", Integer, nullable=False, server_default="1"),
+)
+
+notes = Table(
+    "notes",
+    metadata,
+    Column("id", BigInteger, Identity(), primary_key=True),
+    Column("owner_id", BigInteger, ForeignKey("users.id"), nullable=False),
+    Column("title", Text, nullable=False),
+    Column("description", Text, nullable=False),
+    Column("created_date", DateTime(timezone=True), nullable=False),
+    Column("updated_date", DateTime(timezone=True), nullable=False),
+    Column("version", Integer, nullable=False),
+    Index(None, "owner_id", "id"),
+)
+
+# Inbox, outcomes, dead letters and audit trail in one. No foreign keys: a row outlives what it names.
+commands = Table(
+    "commands",
+    metadata,
+    Column("id", Uuid, primary_key=True),
+    Column("type", Text),
+    Column("owner_id", BigInteger),
+    Column("fingerprint", Text),
+    Column("attempt_id", Uuid, comment="the attempt whose delivery decided the outcome"),
+    Column("issued_at", DateTime(timezone=True)),
+    Column("decided_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
+    Column("status", Text, nullable=False),
+    Column("reason", Text, comment="why it was rejected or failed"),
+    Column("http_status", SmallInteger, nullable=False),
+    Column("note_id", BigInteger),
+    Column("note_version", Integer),
+    Column("body", Text, comment="the answer's body, byte for byte"),
+    Column("command", JSON, comment="the whole command, kept where it failed"),
+    CheckConstraint("status in ('applied', 'rejected', 'failed')", name="status"),
+)
+
+NOTE_FIELDS = ("id", "title", "description", "created_date", "updated_date", "version")
+
+
+def note_json(source: FromClause, fields: Mapping[str, ColumnElement[Any]]) -> ScalarSelect[str]:
+    """The note whose `NOTE_FIELDS` are columns of `source`, as the JSON text that clients get.
+
+    Times print with their UTC offset, which is +00:00 because every session runs in UTC.
+    """
+    note = select(*(fields[name].label(name) for name in NOTE_FIELDS)).correlate(source).subquery("note")
+    return select(func.row_to_json(note.table_valued()).cast(Text)).scalar_subquery()

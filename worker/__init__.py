@@ -1,0 +1,1 @@
+"""The writing side: consumes commands from RabbitMQ and applies them to Postgres."""

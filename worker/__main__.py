@@ -1,0 +1,90 @@
+"""Runs a worker: `python -m worker`."""
+
+import asyncio
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import structlog
+import uvicorn
+import uvloop
+
+from shared.database import SchemaBehindError, create_engine
+from shared.settings import load_settings
+from shared.telemetry import configure_logging
+from worker.consumer import Consumer
+from worker.health import create_health_app
+from worker.settings import WorkerSettings
+
+EXIT_SCHEMA_BEHIND = 3
+
+log = structlog.get_logger()
+
+
+def main() -> None:
+    """Consumes until SIGTERM or SIGINT; exits with 2 for a wrong setting and 3 for a schema that is behind."""
+    settings = load_settings(WorkerSettings)
+    configure_logging(settings, "inkwell-worker")
+    sys.exit(uvloop.run(run(settings)))
+
+
+async def run(settings: WorkerSettings) -> int:
+    """The worker's life; the exit code."""
+    engine = create_engine(settings.database_url, "inkwell-worker", connections=2)
+    consumer = Consumer(settings, engine)
+    health = asyncio.create_task(serve_health(consumer, settings))
+    consuming = asyncio.create_task(consumer.run())
+    stop_on_signals(consumer, consuming, settings.drain_timeout_seconds)
+    try:
+        await consuming
+    except SchemaBehindError as error:
+        log.error("the database's schema is behind", error=str(error))
+        return EXIT_SCHEMA_BEHIND
+    except asyncio.CancelledError:
+        log.warning("drain timeout: what was not committed is delivered again")
+    finally:
+        health.cancel()
+        await asyncio.wait({health})
+        await engine.dispose()
+    log.info("stopped")
+    return 0
+
+
+def stop_on_signals(consumer: Consumer, consuming: asyncio.Task[None], drain_timeout_seconds: float) -> None:
+    """SIGTERM and SIGINT finish the batch in hand; after the timeout it is dropped, and delivered again later."""
+    loop = asyncio.get_running_loop()
+
+    def stop() -> None:
+        log.info("stopping after the batch in hand")
+        consumer.stop()
+        loop.call_later(drain_timeout_seconds, consuming.cancel)
+
+    for signal_number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(signal_number, stop)
+
+
+class HealthServer(uvicorn.Server):
+    """A server that leaves the signals to the worker."""
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Captures none."""
+        yield
+
+
+async def serve_health(consumer: Consumer, settings: WorkerSettings) -> None:
+    """Serves the probes until cancelled."""
+    config = uvicorn.Config(
+        create_health_app(consumer),
+        host=settings.worker_health_host,
+        port=settings.worker_health_port,
+        log_config=None,
+        access_log=False,
+        lifespan="off",
+    )
+    await HealthServer(config).serve()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,211 @@
+"""Applies a batch of commands in one transaction: the only SQL that writes.
+
+Lock, look up, fold in memory, store. The owners' rows are locked before the inbox is read, so nobody else can
+decide a command of theirs in between; after the locks nothing in the store can fail for a reason of the data.
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import (
+    Text,
+    bindparam,
+    case,
+    cast,
+    column,
+    delete,
+    func,
+    select,
+    text,
+    update,
+)
+from sqlalchemy.dialects.postgresql import ARRAY, insert
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+from sqlalchemy.sql.base import Executable
+from sqlalchemy.sql.selectable import TableValuedAlias
+from sqlalchemy.sql.type_api import TypeEngine
+
+from shared.contracts import BadCommand, Command, CreateNote, Outcome, OutcomeStatus, reused_key
+from shared.tables import commands, note_json, notes, users
+from worker.handlers import Decision, Fold, Note, failed
+
+Decided = tuple[Command | BadCommand, Decision]
+
+
+Row = dict[str, object]
+Columns = dict[str, TypeEngine[Any]]
+
+
+class HandlerError(Exception):
+    """A handler raised; the cause tells what."""
+
+
+class ConflictError(Exception):
+    """Another transaction decided one of the commands first; running the batch again sees its outcome."""
+
+
+async def apply_batch(engine: AsyncEngine, batch: Sequence[Command | BadCommand]) -> list[Outcome]:
+    """The committed outcome of each command of the batch, in order; all of them in one transaction.
+
+    Raises ConflictError, HandlerError, or whatever Postgres or the driver raised; then nothing is committed,
+    unless it was the COMMIT itself that failed. Running the batch again settles which.
+    """
+    async with engine.begin() as connection:
+        good = [command for command in batch if not isinstance(command, BadCommand)]
+        owners = await lock_owners(connection, good)
+        known = await find_outcomes(connection, batch)
+        fresh = [command for command in batch if command.id not in known]
+        fold = Fold(owners, await lock_notes(connection, good), await draw_note_ids(connection, fresh))
+        try:
+            fold.run(fresh)
+        except Exception as error:  # a handler may raise anything; it must not pass for a fault of Postgres
+            raise HandlerError from error
+        known |= await store(connection, fold)
+    return [outcome_for(command, known[command.id]) for command in batch]
+
+
+async def record_failure(engine: AsyncEngine, command: Command | BadCommand, reason: str) -> Outcome:
+    """Gives a command that cannot be applied its `failed` row, with the whole command for an operator."""
+    fold = Fold(owners={}, before={}, new_ids=iter(()))
+    fold.decided[command.id] = command, failed(reason)
+    async with engine.begin() as connection:
+        return (await store(connection, fold))[command.id]
+
+
+def outcome_for(command: Command | BadCommand, outcome: Outcome) -> Outcome:
+    """The outcome that answers this delivery: the command's, unless the id came with another request."""
+    if isinstance(command, BadCommand) or command.fingerprint == outcome.fingerprint:
+        return outcome
+    return reused_key(command.id)
+
+
+async def lock_owners(connection: AsyncConnection, batch: Sequence[Command]) -> dict[int, int]:
+    """The credentials version of each owner in the batch who exists; nobody else writes for them until the end."""
+    ids = sorted({command.owner for command in batch})
+    return {row.id: row.credentials_version for row in await connection.execute(LOCK_OWNERS, {"ids": ids})}
+
+
+async def find_outcomes(connection: AsyncConnection, batch: Sequence[Command | BadCommand]) -> dict[UUID, Outcome]:
+    """The outcomes that commands of the batch already have, by id."""
+    rows = await connection.execute(FIND_OUTCOMES, {"ids": sorted({command.id for command in batch})})
+    return {row.id: Outcome.model_validate(row) for row in rows}
+
+
+async def lock_notes(connection: AsyncConnection, batch: Sequence[Command]) -> dict[int, Note]:
+    """The notes that the batch is about, of the owners who ask, locked in id order."""
+    targets = sorted({(c.data.note_id, c.owner) for c in batch if not isinstance(c, CreateNote)})
+    arrays = {"target_id": [note_id for note_id, _ in targets], "target_owner_id": [owner for _, owner in targets]}
+    return {row.id: Note(*row) for row in await connection.execute(LOCK_NOTES, arrays)}
+
+
+async def draw_note_ids(connection: AsyncConnection, batch: Sequence[Command | BadCommand]) -> Iterator[int]:
+    """A new id for each note that the batch may create."""
+    count = len({command.id for command in batch if isinstance(command, CreateNote)})
+    return iter((await connection.execute(DRAW_NOTE_IDS, {"count": count})).scalars().all())
+
+
+async def store(connection: AsyncConnection, fold: Fold) -> dict[UUID, Outcome]:
+    """Writes what the fold changed and decided, in one statement; raises ConflictError for a decided command."""
+    decided = [fold.decided[command_id] for command_id in sorted(fold.decided)]
+    parameters = {
+        **_arrays("created", _NOTE, [_note_row(note) for note in fold.created]),
+        **_arrays("changed", _NOTE, [_note_row(note) for note in fold.changed]),
+        **_arrays("outcome", _OUTCOME, [_outcome_row(*each) for each in decided]),
+        "deleted": fold.deleted,
+    }
+    rows = (await connection.execute(STORE, parameters)).all()
+    if len(rows) != len(decided):
+        raise ConflictError
+    return {row.id: Outcome.model_validate(row) for row in rows}
+
+
+def _note_row(note: Note) -> Row:
+    return {name: getattr(note, name) for name in _NOTE}
+
+
+def _outcome_row(command: Command | BadCommand, decision: Decision) -> Row:
+    row: Row = dict.fromkeys(_OUTCOME) | {
+        "id": command.id,
+        "status": decision.status,
+        "reason": decision.reason,
+        "http_status": decision.http_status,
+        "note_id": decision.note_id,
+    }
+    if isinstance(command, BadCommand):
+        return row | {"command": command.content}
+    row |= {
+        "type": command.type,
+        "owner_id": command.owner,
+        "fingerprint": command.fingerprint,
+        "attempt_id": command.attempt_id,
+        "issued_at": command.time,
+    }
+    if decision.status is OutcomeStatus.FAILED:
+        row["command"] = command.model_dump_json(exclude_none=True)
+    if decision.note:
+        row |= {name: getattr(decision.note, name) for name in _PRINTED} | {"note_version": decision.note.version}
+    return row
+
+
+def _arrays(name: str, columns: Columns, rows: list[Row]) -> dict[str, list[object]]:
+    return {f"{name}_{key}": [row[key] for row in rows] for key in columns}
+
+
+def _rows(name: str, columns: Columns) -> TableValuedAlias:
+    """A FROM clause that reads one array parameter for each column, `<name>_<column>`."""
+    arrays = [bindparam(f"{name}_{key}", type_=ARRAY(type_)) for key, type_ in columns.items()]
+    values = func.unnest(*arrays).table_valued(*(column(key, type_) for key, type_ in columns.items()))
+    return values.render_derived(name=name)
+
+
+_NOTE = {c.name: c.type for c in notes.c}
+_PRINTED = ("title", "description", "created_date", "updated_date")
+_OUTCOME: Columns = {
+    **{c.name: c.type for c in commands.c if c.name not in ("decided_at", "body", "command")},
+    **{name: notes.c[name].type for name in _PRINTED},
+    "command": Text(),
+}
+_STORED_COLUMNS = tuple(commands.c[name] for name in Outcome.model_fields)
+
+
+def _lock_notes_statement() -> Executable:
+    target = _rows("target", {"id": notes.c.id.type, "owner_id": notes.c.owner_id.type})
+    mine = (notes.c.id == target.c.id) & (notes.c.owner_id == target.c.owner_id)
+    return select(*notes.c).join_from(notes, target, mine).order_by(notes.c.id).with_for_update(of=notes)
+
+
+def _store_statement() -> Executable:
+    created, changed, outcome = _rows("created", _NOTE), _rows("changed", _NOTE), _rows("outcome", _OUTCOME)
+    insert_notes = insert(notes).from_select(list(_NOTE), select(created))
+    new_values = {name: changed.c[name] for name in ("title", "description", "updated_date", "version")}
+    update_notes = update(notes).where(notes.c.id == changed.c.id).values(new_values)
+    delete_notes = delete(notes).where(notes.c.id == func.any(bindparam("deleted", type_=ARRAY(notes.c.id.type))))
+    printed = {name: outcome.c[name] for name in _PRINTED}
+    body = note_json(outcome, {**printed, "id": outcome.c.note_id, "version": outcome.c.note_version})
+    columns = {name: outcome.c[name] for name in _OUTCOME if name in commands.c} | {
+        "command": cast(outcome.c.command, commands.c.command.type),
+        "body": case((outcome.c.note_version.is_not(None), body)),
+    }
+    insert_outcomes = insert(commands).from_select(list(columns), select(*columns.values()))
+    return (
+        insert_outcomes.on_conflict_do_nothing()
+        .returning(*_STORED_COLUMNS)
+        .add_cte(
+            insert_notes.cte("created_notes"), update_notes.cte("changed_notes"), delete_notes.cte("deleted_notes")
+        )
+    )
+
+
+LOCK_OWNERS = (
+    select(users.c.id, users.c.credentials_version)
+    .where(users.c.id == func.any(bindparam("ids", type_=ARRAY(users.c.id.type))))
+    .order_by(users.c.id)
+    .with_for_update(key_share=True)
+)
+FIND_OUTCOMES = select(*_STORED_COLUMNS).where(
+    commands.c.id == func.any(bindparam("ids", type_=ARRAY(commands.c.id.type)))
+)
+LOCK_NOTES = _lock_notes_statement()
+DRAW_NOTE_IDS = text("select nextval('notes_id_seq') from generate_series(1, :count)")
+STORE = _store_statement()

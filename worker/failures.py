@@ -1,0 +1,123 @@
+"""What a failure is and what the worker does about it, decided in one place.
+
+rejected    an outcome of the fold, never an exception
+unreadable  no command id can be read: the dead-letter queue gets it
+bug         a handler raised, or Postgres refused the data: the culprit becomes a `failed` row
+newer       a command of a newer version: nothing is failed, the worker waits to be upgraded
+transient   everything else, known or not: nothing is lost or decided, the batch is tried again
+"""
+
+from collections.abc import Sequence
+from enum import Enum, auto
+
+import asyncpg
+import structlog
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from shared.contracts import BadCommand, Command, NewerVersionError, Outcome
+from worker.apply import ConflictError, HandlerError, apply_batch, record_failure
+
+DATA_ERROR_CLASSES = ("22", "23")
+
+log = structlog.get_logger()
+
+
+class Kind(Enum):
+    """What the worker does about an exception of a batch."""
+
+    BUG = auto()
+    NEWER = auto()
+    CONFLICT = auto()
+    TRANSIENT = auto()
+
+
+class RepeatedBugError(Exception):
+    """A second command fails as the one before it: this is no single bad command, so nothing more is failed."""
+
+
+def kind_of(error: Exception) -> Kind:
+    """The kind of a failure; transient unless it is known to be another."""
+    match error:
+        case HandlerError():
+            return Kind.BUG
+        case DBAPIError() if _is_data_error(error):
+            return Kind.BUG
+        case ConflictError():
+            return Kind.CONFLICT
+        case NewerVersionError() | RepeatedBugError():
+            return Kind.NEWER
+        case _:
+            return Kind.TRANSIENT
+
+
+def _is_data_error(error: DBAPIError) -> bool:
+    if error.orig is None:
+        return False
+    refused_by_driver = isinstance(error.orig.__cause__, asyncpg.DataError)
+    return refused_by_driver or str(getattr(error.orig, "sqlstate", None))[:2] in DATA_ERROR_CLASSES
+
+
+class Settlement:
+    """Settles batches: all their commands in one transaction, or one by one to find the one at fault."""
+
+    def __init__(self, engine: AsyncEngine) -> None:
+        self._engine = engine
+        self._last_bug: str | None = None
+
+    async def settle(self, batch: Sequence[Command | BadCommand]) -> list[Outcome]:
+        """The committed outcome of each command, in order.
+
+        Raises RepeatedBugError, or the exception of a transient failure; the batch may be settled again then.
+        """
+        try:
+            outcomes = await self._apply(batch)
+        except Exception as error:
+            if kind_of(error) is not Kind.BUG:
+                raise
+            return await self._settle_one_by_one(batch)
+        self._last_bug = None
+        return outcomes
+
+    async def _apply(self, batch: Sequence[Command | BadCommand]) -> list[Outcome]:
+        try:
+            return await apply_batch(self._engine, batch)
+        except ConflictError:
+            return await apply_batch(self._engine, batch)
+
+    async def _settle_one_by_one(self, batch: Sequence[Command | BadCommand]) -> list[Outcome]:
+        outcomes = []
+        for command in batch:
+            try:
+                outcomes += await self._apply([command])
+            except Exception as error:
+                if kind_of(error) is not Kind.BUG:
+                    raise
+                outcomes.append(await self._fail(command, error))
+        return outcomes
+
+    async def _fail(self, command: Command | BadCommand, error: Exception) -> Outcome:
+        bug = describe(error)
+        if bug == self._last_bug:
+            raise RepeatedBugError(bug)
+        outcome = await record_failure(self._engine, command, _reason(error))
+        self._last_bug = bug
+        log.error(
+            "command failed and is kept as a dead letter; its neighbours are applied",
+            command_id=str(command.id),
+            reason=outcome.reason,
+            error=bug,
+            exc_info=error if isinstance(error, HandlerError) else None,
+        )
+        return outcome
+
+
+def _reason(error: Exception) -> str:
+    return "handler_error" if isinstance(error, HandlerError) else "data_error"
+
+
+def describe(error: Exception) -> str:
+    """The failure without what users wrote, which Postgres repeats in its messages."""
+    cause = error.__cause__ if isinstance(error, HandlerError) else getattr(error, "orig", None)
+    sqlstate = getattr(cause, "sqlstate", None)
+    return type(cause or error).__name__ + (f" {sqlstate}" if sqlstate else "")

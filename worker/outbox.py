@@ -1,0 +1,72 @@
+"""What the worker sends: replies, which are hints and may be lost, and dead letters, which may not.
+
+On a connection of its own, so that a broker which throttles publishers does not hold up the consuming.
+"""
+
+import asyncio
+from collections.abc import Sequence
+
+import structlog
+from aio_pika import DeliveryMode, Message
+from aio_pika.abc import AbstractChannel
+from pydantic import AmqpDsn, Secret
+
+from shared.contracts import Reply, encode_replies
+from shared.messaging import BROKER_ERRORS, SETUP_TIMEOUT_SECONDS, Topology, keep_running, open_connection
+
+REPLY_TIMEOUT_SECONDS = 1.0
+MAX_REPLY_BYTES = 256 * 1024
+
+log = structlog.get_logger()
+
+
+class Outbox:
+    """Sends while its `run` is under way and the broker is there."""
+
+    def __init__(self, broker_url: Secret[AmqpDsn], topology: Topology) -> None:
+        self._broker_url = broker_url
+        self._topology = topology
+        self._replies: AbstractChannel | None = None
+        self._dead_letters: AbstractChannel | None = None
+
+    async def run(self) -> None:
+        """Keeps a connection until cancelled."""
+        await keep_running(self._session, "inkwell-worker publishing")
+
+    async def _session(self) -> None:
+        async with open_connection(self._broker_url, "inkwell-worker publishing") as connection:
+            async with asyncio.timeout(SETUP_TIMEOUT_SECONDS):
+                replies = await connection.channel(publisher_confirms=False)
+                dead_letters = await connection.channel(publisher_confirms=True, on_return_raises=True)
+            self._replies, self._dead_letters = replies, dead_letters
+            try:
+                await asyncio.wait(
+                    [asyncio.ensure_future(channel.closed()) for channel in (replies, dead_letters)],
+                    return_when=asyncio.FIRST_COMPLETED,
+                )
+            finally:
+                self._replies = self._dead_letters = None
+        raise ConnectionError("the broker closed the publishing channel")
+
+    async def reply(self, reply_to: str, replies: Sequence[Reply]) -> None:
+        """Tells a gateway what was committed; a reply that cannot be sent is dropped, the row is the truth."""
+        body = encode_replies(replies)
+        if len(body) > MAX_REPLY_BYTES:
+            body = encode_replies([Reply(attempt_id=reply.attempt_id, outcome=None) for reply in replies])
+        try:
+            async with asyncio.timeout(REPLY_TIMEOUT_SECONDS):
+                await self._publish(self._replies, Message(body), reply_to, mandatory=False)
+        except BROKER_ERRORS as error:
+            log.info("reply dropped; the gateway looks its commands up", error=type(error).__name__)
+
+    async def dead_letter(self, content: bytes) -> None:
+        """Hands over what cannot be read; returns when the broker has confirmed it, or raises a broker error."""
+        message = Message(content, delivery_mode=DeliveryMode.PERSISTENT)
+        async with asyncio.timeout(SETUP_TIMEOUT_SECONDS):
+            await self._publish(self._dead_letters, message, self._topology.dead_letter_queue, mandatory=True)
+        log.error("unreadable message moved to the dead-letter queue", bytes=len(content))
+
+    async def _publish(self, channel: AbstractChannel | None, message: Message, queue: str, *, mandatory: bool) -> None:
+        if channel is None:
+            raise ConnectionError("not connected to the broker")
+        await channel.default_exchange.publish(message, queue, mandatory=mandatory)
