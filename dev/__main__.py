@@ -12,7 +12,8 @@ DEV_KEY = "for-development-only-for-development-only"
 WELCOME = """
 Inkwell is up at http://127.0.0.1:{port} (interactive documentation at /docs). Try:
 
-curl -i http://127.0.0.1:{port}/notes/ -H 'Content-Type: application/json' -d '{{"title": "Ink", "description": "Buy a bottle"}}'
+curl -i http://127.0.0.1:{port}/notes/ -H 'Content-Type: application/json' \\
+  -d '{{"title": "Ink", "description": "Buy a bottle"}}'
 curl http://127.0.0.1:{port}/notes/
 """
 

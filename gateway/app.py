@@ -57,8 +57,7 @@ async def resources(settings: GatewaySettings) -> AsyncIterator[Gateway]:
     """The resources of one gateway; on leaving, what was handed to the publisher is drained first."""
     replies = Replies()
     publisher = Publisher(settings, replies)
-    queries = Queries(settings.database_url, settings.read_connections, settings.read_timeout_seconds)
-    await queries.open()
+    queries = Queries(settings)
     publishing = asyncio.create_task(publisher.run())
     try:
         yield Gateway(settings, queries, publisher, replies, CommandUrls(settings))
@@ -66,4 +65,4 @@ async def resources(settings: GatewaySettings) -> AsyncIterator[Gateway]:
         await publisher.drain(settings.publish_timeout_seconds)
         publishing.cancel()
         await asyncio.wait({publishing})
-        await queries.close()
+        queries.close()

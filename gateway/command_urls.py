@@ -2,13 +2,15 @@
 
 import base64
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
 from itsdangerous import BadData, URLSafeSerializer
 
 from gateway.settings import GatewaySettings
 from shared.contracts import Command
+
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +34,7 @@ class CommandUrls:
 
     def url(self, command: Command, *, confirmed: bool) -> str:
         """The path of a command's resource."""
-        issued_at = int(command.time.timestamp() * 1000)
+        issued_at = (command.time - EPOCH) // timedelta(microseconds=1)
         command_id = base64.urlsafe_b64encode(command.id.bytes).decode()
         token = self._serializer.dumps([command_id, command.owner, issued_at, command.fingerprint, int(confirmed)])
         return f"/commands/{token}"
@@ -48,7 +50,7 @@ class CommandUrls:
         return CommandTicket(
             UUID(bytes=base64.urlsafe_b64decode(command_id)),
             ticket_owner,
-            datetime.fromtimestamp(issued_at / 1000, UTC),
+            EPOCH + timedelta(microseconds=issued_at),
             fingerprint,
             bool(confirmed),
         )

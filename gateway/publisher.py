@@ -101,7 +101,7 @@ class Publisher:
         try:
             while backlog:
                 await self._connected.wait()
-                if batch := _take(backlog):
+                if batch := take(backlog):
                     await self._hand_over(partition, batch)
         finally:
             del self._flushing[partition]
@@ -135,7 +135,7 @@ class Publisher:
             await self._channel.default_exchange.publish(message, queue, mandatory=True)
 
 
-def _take(backlog: dict[Attempt, None]) -> list[Attempt]:
+def take(backlog: dict[Attempt, None]) -> list[Attempt]:
     """Takes the next message's attempts out of a backlog and marks them as handed over."""
     batch: list[Attempt] = []
     size = 0

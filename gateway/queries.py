@@ -4,27 +4,27 @@ Nothing here holds a connection or a transaction while it waits for anything but
 """
 
 import asyncio
-from collections.abc import Awaitable
+from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any
 from uuid import UUID
 
 import asyncpg
 import structlog
-from pydantic import PostgresDsn, Secret
 from sqlalchemy import BigInteger, Select, Uuid, bindparam, func, literal_column, select
 from sqlalchemy.dialects.postgresql.asyncpg import dialect
 
+from gateway.connections import Connections
 from gateway.errors import ProblemError
+from gateway.settings import GatewaySettings
 from shared.contracts import Outcome
-from shared.database import SESSION_SETTINGS, driver_url
 from shared.tables import NOTE_FIELDS, commands, note_json, notes
 
-CONNECTION_LIFETIME_SECONDS = 300.0
 READ_FAILURES = (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError)
 
+NO_LIMIT = nullcontext()
+
 log = structlog.get_logger()
-T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,66 +67,48 @@ FIND_OUTCOME = Query.compiled(
 )
 
 
+PING = Query.compiled(select(literal_column("1")))
+
+
 class Queries:
     """Answers reads within their deadline, or ends the request with a problem 503."""
 
-    def __init__(self, url: Secret[PostgresDsn], connections: int, timeout_seconds: float) -> None:
-        self._timeout_seconds = timeout_seconds
-        self._lists = asyncio.Semaphore(connections - 1)
-        self._pool = asyncpg.create_pool(
-            driver_url(url, "postgresql"),
-            min_size=0,
-            max_size=connections,
-            max_inactive_connection_lifetime=CONNECTION_LIFETIME_SECONDS,
-            timeout=timeout_seconds,
-            command_timeout=timeout_seconds,
-            server_settings={**SESSION_SETTINGS, "application_name": "inkwell-gateway"},
-            reset=_keep_session,
-        )
+    def __init__(self, settings: GatewaySettings) -> None:
+        self._timeout_seconds = settings.read_timeout_seconds
+        self._connections = Connections(settings.database_url, settings.read_connections)
+        self._lists = asyncio.Semaphore(settings.read_connections - 1)
 
-    async def open(self) -> None:
-        """Makes ready to connect; Postgres need not be there."""
-        await self._pool
-
-    async def close(self) -> None:
+    def close(self) -> None:
         """Closes the connections."""
-        self._pool.terminate()
+        self._connections.close()
 
     async def find_note(self, owner: int, note_id: int) -> str | None:
         """A note as JSON."""
-        arguments = FIND_NOTE.arguments(owner=owner, note_id=note_id)
-        return await self._answer(self._pool.fetchval(FIND_NOTE.sql, *arguments))
+        rows = await self._fetch(FIND_NOTE, owner=owner, note_id=note_id)
+        return rows[0][0] if rows else None
 
     async def list_notes(self, owner: int, skip: int, limit: int) -> str:
         """A page of notes in id order, as a JSON array; lists leave a connection for everything else."""
-        arguments = LIST_NOTES.arguments(owner=owner, skip=skip, limit=limit)
-
-        async def page() -> str:
-            async with self._lists:
-                return str(await self._pool.fetchval(LIST_NOTES.sql, *arguments))
-
-        return await self._answer(page())
+        rows = await self._fetch(LIST_NOTES, self._lists, owner=owner, skip=skip, limit=limit)
+        return str(rows[0][0])
 
     async def find_outcome(self, owner: int, command_id: UUID) -> Outcome | None:
         """What has been committed about a command."""
-        arguments = FIND_OUTCOME.arguments(owner=owner, command_id=command_id)
-        row = await self._answer(self._pool.fetchrow(FIND_OUTCOME.sql, *arguments))
-        return Outcome.model_validate(dict(row)) if row else None
+        rows = await self._fetch(FIND_OUTCOME, owner=owner, command_id=command_id)
+        return Outcome.model_validate(dict(rows[0])) if rows else None
 
     async def ping(self) -> None:
         """Asks Postgres for a sign of life."""
-        await self._answer(self._pool.fetchval("select 1"))
+        await self._fetch(PING)
 
-    async def _answer(self, answer: Awaitable[T]) -> T:
+    async def _fetch(
+        self, query: Query, room: AbstractAsyncContextManager[None] = NO_LIMIT, **arguments: object
+    ) -> list[asyncpg.Record]:
         try:
-            async with asyncio.timeout(self._timeout_seconds):
-                return await answer
+            async with asyncio.timeout(self._timeout_seconds), room, self._connections.one() as connection:
+                return await connection.fetch(query.sql, *query.arguments(**arguments))
         except READ_FAILURES as error:
             log.warning("read not answered: Postgres is away or unwilling", error=type(error).__name__)
             raise ProblemError(
                 503, "database_unavailable", "The database does not answer; try again", headers={"Retry-After": "1"}
             ) from error
-
-
-async def _keep_session(_: "asyncpg.Connection[asyncpg.Record]") -> None:
-    """Spares the round trip that resets a session: nothing here leaves anything behind in one."""

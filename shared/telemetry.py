@@ -32,8 +32,9 @@ def configure_logging(settings: ServiceSettings, service: str) -> None:
         )
     )
     logging.basicConfig(handlers=[handler], level=settings.log_level.upper(), force=True)
-    for library in ("aio_pika", "aiormq", "alembic"):
-        logging.getLogger(library).setLevel(logging.WARNING)
+    logging.getLogger("alembic").setLevel(logging.WARNING)
+    for library in ("aio_pika", "aiormq"):  # `messaging` says the same once, without the tracebacks
+        logging.getLogger(library).setLevel(logging.CRITICAL)
     structlog.contextvars.bind_contextvars(service=service)
 
 

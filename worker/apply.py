@@ -4,7 +4,7 @@ Lock, look up, fold in memory, store. The owners' rows are locked before the inb
 decide a command of theirs in between; after the locks nothing in the store can fail for a reason of the data.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 from uuid import UUID
 
@@ -28,7 +28,7 @@ from sqlalchemy.sql.type_api import TypeEngine
 
 from shared.contracts import BadCommand, Command, CreateNote, Outcome, OutcomeStatus, reused_key
 from shared.tables import commands, note_json, notes, users
-from worker.handlers import Decision, Fold, Note, failed
+from worker.handlers import Decision, Fold, Note, failed, may_act
 
 Decided = tuple[Command | BadCommand, Decision]
 
@@ -55,8 +55,10 @@ async def apply_batch(engine: AsyncEngine, batch: Sequence[Command | BadCommand]
         good = [command for command in batch if not isinstance(command, BadCommand)]
         owners = await lock_owners(connection, good)
         known = await find_outcomes(connection, batch)
-        fresh = [command for command in batch if command.id not in known]
-        fold = Fold(owners, await lock_notes(connection, good), await draw_note_ids(connection, fresh))
+        fresh = first_deliveries(command for command in batch if command.id not in known)
+        before = await lock_notes(connection, good)
+        creates = [c for c in fresh if isinstance(c, CreateNote) and may_act(c, owners)]
+        fold = Fold(owners, before, await draw_note_ids(connection, len(creates)))
         try:
             fold.run(fresh)
         except Exception as error:  # a handler may raise anything; it must not pass for a fault of Postgres
@@ -80,6 +82,14 @@ def outcome_for(command: Command | BadCommand, outcome: Outcome) -> Outcome:
     return reused_key(command.id)
 
 
+def first_deliveries(batch: Iterable[Command | BadCommand]) -> list[Command | BadCommand]:
+    """The commands without those whose id came before in the batch, which have no effect of their own."""
+    first: dict[UUID, Command | BadCommand] = {}
+    for command in batch:
+        first.setdefault(command.id, command)
+    return list(first.values())
+
+
 async def lock_owners(connection: AsyncConnection, batch: Sequence[Command]) -> dict[int, int]:
     """The credentials version of each owner in the batch who exists; nobody else writes for them until the end."""
     ids = sorted({command.owner for command in batch})
@@ -99,9 +109,8 @@ async def lock_notes(connection: AsyncConnection, batch: Sequence[Command]) -> d
     return {row.id: Note(*row) for row in await connection.execute(LOCK_NOTES, arrays)}
 
 
-async def draw_note_ids(connection: AsyncConnection, batch: Sequence[Command | BadCommand]) -> Iterator[int]:
-    """A new id for each note that the batch may create."""
-    count = len({command.id for command in batch if isinstance(command, CreateNote)})
+async def draw_note_ids(connection: AsyncConnection, count: int) -> Iterator[int]:
+    """So many ids for new notes, ascending."""
     return iter((await connection.execute(DRAW_NOTE_IDS, {"count": count})).scalars().all())
 
 

@@ -94,6 +94,11 @@ def delete_note(command: DeleteNote, note: Note | None) -> Decision:
     return Decision(OutcomeStatus.APPLIED, HTTPStatus.NO_CONTENT, note_id=command.data.note_id)
 
 
+def may_act(command: Command, owners: Mapping[int, int]) -> bool:
+    """Whether the command's owner exists and still has the credentials that it was authorised with."""
+    return owners.get(command.owner) == command.credentials_version
+
+
 def refuse_target(command: ReplaceNote | DeleteNote, note: Note | None) -> Rejection | None:
     """Why the command must leave this note alone, if it must; another owner's note does not exist."""
     if note is None or note.owner_id != command.owner:
@@ -113,22 +118,21 @@ class Fold:
     new_ids: Iterator[int]
     after: dict[int, Note | None] = field(default_factory=dict)
     decided: dict[UUID, tuple[Command | BadCommand, Decision]] = field(default_factory=dict)
-    """The commands that get their outcome in this batch, each once."""
+    """The commands that get their outcome in this batch."""
 
     def run(self, commands: Sequence[Command | BadCommand]) -> None:
-        """Decides the commands in order; a second delivery of an id has no effect of its own."""
+        """Decides the commands, each of another id, in order."""
         for command in commands:
-            if command.id not in self.decided:
-                decision = self.decide(command)
-                self.decided[command.id] = command, decision
-                if decision.status is OutcomeStatus.APPLIED and decision.note_id is not None:
-                    self.after[decision.note_id] = decision.note
+            decision = self.decide(command)
+            self.decided[command.id] = command, decision
+            if decision.status is OutcomeStatus.APPLIED and decision.note_id is not None:
+                self.after[decision.note_id] = decision.note
 
     def decide(self, command: Command | BadCommand) -> Decision:
         """One command's decision on the state as the commands before it left it."""
         if isinstance(command, BadCommand):
             return failed(command.reason)
-        if self.owners.get(command.owner) != command.credentials_version:
+        if not may_act(command, self.owners):
             return rejected(Rejection.CREDENTIALS_OUTDATED)
         match command:
             case CreateNote():

@@ -65,6 +65,7 @@ def _grant() -> None:
         op.execute(CREATE_ROLE.format(role=role))
     op.execute("grant select on users, notes, commands, alembic_version to inkwell_gateway, inkwell_worker")
     op.execute("grant insert, update, delete on users, notes, commands to inkwell_worker")
+    op.execute("grant usage on sequence notes_id_seq to inkwell_worker")
 
 
 def downgrade() -> None:

@@ -1,0 +1,74 @@
+"""A few fixed connections to Postgres, for reads alone.
+
+A connection that fails, or on which a read was given up, is dropped and replaced: nothing waits for a server that
+does not answer to a cancel request either, and no session is used again in an unknown state.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+import asyncpg
+from pydantic import PostgresDsn, Secret
+
+from shared.database import CONNECT_TIMEOUT_SECONDS, SESSION_SETTINGS, driver_url
+
+LIFETIME_SECONDS = 300.0
+"""After so long a connection is replaced, so that a primary that moved is found again."""
+
+
+@dataclass(slots=True)
+class Slot:
+    """A place for one connection, which is made when it is first needed."""
+
+    connection: "asyncpg.Connection[asyncpg.Record] | None" = None
+    expires_at: float = 0.0
+
+    def drop(self) -> None:
+        """Closes the connection at once, without a word to the server."""
+        if self.connection:
+            self.connection.terminate()
+        self.connection = None
+
+
+class Connections:
+    """Hands out its connections one at a time each; the one used last goes first, so its caches are warm."""
+
+    def __init__(self, url: Secret[PostgresDsn], size: int) -> None:
+        self._url = driver_url(url, "postgresql")
+        self._slots = [Slot() for _ in range(size)]
+        self._free: asyncio.LifoQueue[Slot] = asyncio.LifoQueue()
+        for slot in self._slots:
+            self._free.put_nowait(slot)
+
+    def close(self) -> None:
+        """Closes every connection."""
+        for slot in self._slots:
+            slot.drop()
+
+    @asynccontextmanager
+    async def one(self) -> AsyncIterator["asyncpg.Connection[asyncpg.Record]"]:
+        """A connection for the block; the caller sets the deadline. Raises what asyncpg raises."""
+        slot = await self._free.get()
+        try:
+            yield slot.connection if self._is_usable(slot) and slot.connection else await self._connect(slot)
+        except BaseException:
+            slot.drop()
+            raise
+        finally:
+            self._free.put_nowait(slot)
+
+    def _is_usable(self, slot: Slot) -> bool:
+        if slot.connection and (slot.connection.is_closed() or asyncio.get_running_loop().time() > slot.expires_at):
+            slot.drop()
+        return slot.connection is not None
+
+    async def _connect(self, slot: Slot) -> "asyncpg.Connection[asyncpg.Record]":
+        slot.connection = await asyncpg.connect(
+            self._url,
+            timeout=CONNECT_TIMEOUT_SECONDS,
+            server_settings={**SESSION_SETTINGS, "application_name": "inkwell-gateway"},
+        )
+        slot.expires_at = asyncio.get_running_loop().time() + LIFETIME_SECONDS
+        return slot.connection

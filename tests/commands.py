@@ -1,0 +1,43 @@
+"""Commands as a gateway builds them, for tests that need no gateway."""
+
+from datetime import UTC, datetime
+from typing import Any
+from uuid import uuid4
+
+from uuid_utils.compat import uuid7
+
+from shared.contracts import (
+    CreateNote,
+    DeleteNote,
+    NoteReplacement,
+    NoteTarget,
+    NoteText,
+    ReplaceNote,
+)
+from shared.tables import IMPLICIT_OWNER
+
+
+def attributes() -> dict[str, Any]:
+    """The envelope of a fresh command."""
+    return {
+        "id": uuid7(),
+        "time": datetime.now(UTC),
+        "owner": IMPLICIT_OWNER,
+        "credentials_version": 1,
+        "fingerprint": "same",
+        "attempt_id": uuid4(),
+    }
+
+
+def create(title: str = "Ink", description: str = "", **envelope: Any) -> CreateNote:
+    data = NoteText(title=title, description=description)
+    return CreateNote.model_validate(attributes() | envelope | {"data": data})
+
+
+def replace(note_id: int, title: str = "Pen", if_match: tuple[int, ...] | None = None, **envelope: Any) -> ReplaceNote:
+    data = NoteReplacement(note_id=note_id, title=title, description="", if_match=if_match)
+    return ReplaceNote.model_validate(attributes() | envelope | {"data": data})
+
+
+def delete(note_id: int, if_match: tuple[int, ...] | None = None, **envelope: Any) -> DeleteNote:
+    return DeleteNote.model_validate(attributes() | envelope | {"data": NoteTarget(note_id=note_id, if_match=if_match)})

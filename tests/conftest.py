@@ -1,0 +1,131 @@
+"""Fixtures: real servers for the session; a database and a queue prefix of its own for each test."""
+
+import os
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from uuid import uuid4
+
+import aio_pika
+import asyncpg
+import httpx
+import pytest
+from sqlalchemy import make_url
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from dev.services import Services, services
+from gateway.settings import GatewaySettings
+from shared.database import create_engine
+from shared.messaging import Topology
+from tests import harness
+from worker.settings import WorkerSettings
+
+ROOT = Path(__file__).parent.parent
+PARTITIONS = 2
+
+
+@pytest.fixture(scope="session")
+def servers() -> Iterator[Services]:
+    with services() as running:
+        yield running
+
+
+def with_database(url: str, name: str, role: str | None = None) -> str:
+    parsed = make_url(url).set(database=name)
+    if role:
+        parsed = parsed.set(username=role, password=role)
+    return parsed.render_as_string(hide_password=False)
+
+
+@pytest.fixture(scope="session")
+async def template(servers: Services) -> AsyncIterator[str]:
+    """A migrated database that each test's database is a copy of."""
+    name = f"inkwell_template_{uuid4().hex[:12]}"
+    admin = await asyncpg.connect(servers.database_url)
+    await admin.execute((ROOT / "dev/roles.sql").read_text())
+    await admin.execute(f"create database {name}")
+    alembic(with_database(servers.database_url, name), "upgrade", "head")
+    yield name
+    await admin.execute(f"drop database {name} with (force)")
+    await admin.close()
+
+
+def alembic(database_url: str, *arguments: str) -> str:
+    """Runs Alembic as an operator does; what it prints."""
+    environment = {**os.environ, "INKWELL_DATABASE_URL": database_url}
+    command = [sys.executable, "-m", "alembic", *arguments]
+    return subprocess.run(command, env=environment, cwd=ROOT, check=True, capture_output=True, text=True).stdout
+
+
+@pytest.fixture
+async def database_url(servers: Services, template: str) -> AsyncIterator[str]:
+    """The URL of a fresh database, as the role that owns the tables."""
+    name = f"inkwell_test_{uuid4().hex[:12]}"
+    admin = await asyncpg.connect(servers.database_url)
+    await admin.execute(f"create database {name} template {template}")
+    yield with_database(servers.database_url, name)
+    await admin.execute(f"drop database {name} with (force)")
+    await admin.close()
+
+
+@pytest.fixture
+async def database(database_url: str) -> AsyncIterator["asyncpg.Connection[asyncpg.Record]"]:
+    """A connection to the test's database as the owner of the tables."""
+    connection = await asyncpg.connect(database_url)
+    yield connection
+    await connection.close()
+
+
+@pytest.fixture
+async def queue_prefix(servers: Services) -> AsyncIterator[str]:
+    """A prefix for the test's queues, which are deleted after it."""
+    prefix = f"test-{uuid4().hex[:12]}"
+    yield prefix
+    topology = Topology(prefix, PARTITIONS)
+    async with await aio_pika.connect(servers.broker_url) as connection:
+        channel = await connection.channel()
+        for name in (*map(topology.command_queue, range(PARTITIONS)), topology.dead_letter_queue):
+            await channel.queue_delete(name)
+
+
+@pytest.fixture
+def gateway_settings(servers: Services, database_url: str, queue_prefix: str) -> GatewaySettings:
+    return GatewaySettings.model_validate(
+        {
+            "database_url": with_database(database_url, make_url(database_url).database or "", "inkwell_gateway"),
+            "broker_url": servers.broker_url,
+            "queue_prefix": queue_prefix,
+            "partitions": PARTITIONS,
+            "signing_keys": ("a-key-that-is-used-in-the-tests-only",),
+            "fingerprint_key": "another-key-that-is-used-in-the-tests-only",
+        }
+    )
+
+
+@pytest.fixture
+def worker_settings(servers: Services, database_url: str, queue_prefix: str) -> WorkerSettings:
+    return WorkerSettings.model_validate(
+        {
+            "database_url": with_database(database_url, make_url(database_url).database or "", "inkwell_worker"),
+            "broker_url": servers.broker_url,
+            "queue_prefix": queue_prefix,
+            "partitions": PARTITIONS,
+        }
+    )
+
+
+@pytest.fixture
+async def engine(worker_settings: WorkerSettings) -> AsyncIterator[AsyncEngine]:
+    """The worker's engine on the test's database."""
+    async with harness.disposing(create_engine(worker_settings.database_url, "test", connections=4)) as engine:
+        yield engine
+
+
+@pytest.fixture
+async def client(
+    gateway_settings: GatewaySettings, worker_settings: WorkerSettings
+) -> AsyncIterator[httpx.AsyncClient]:
+    """A client of a gateway and a worker that run together."""
+    async with harness.worker(worker_settings), harness.gateway(gateway_settings) as client:
+        yield client

@@ -1,0 +1,96 @@
+"""What the tests run Inkwell with: both services in the test's event loop, on real servers, over real HTTP."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from typing import TypeVar
+
+import httpx
+import uvicorn
+from fastapi import FastAPI
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from gateway.app import create_app
+from gateway.settings import GatewaySettings
+from shared.database import create_engine
+from worker.consumer import Consumer
+from worker.settings import WorkerSettings
+
+T = TypeVar("T")
+
+
+async def eventually(
+    condition: Callable[[], Awaitable[T | None]], *, within_seconds: float = 20.0, every_seconds: float = 0.05
+) -> T:
+    """The condition's first true result; fails when it is still false after the time."""
+    async with asyncio.timeout(within_seconds):
+        while not (result := await condition()):
+            await asyncio.sleep(every_seconds)
+        return result
+
+
+class Server(uvicorn.Server):
+    """A server that leaves the signals to pytest."""
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+@asynccontextmanager
+async def serving(app: FastAPI) -> AsyncIterator[str]:
+    """Serves the app on a free port of loopback; the value is its base URL."""
+    server = Server(uvicorn.Config(app, port=0, log_config=None, access_log=False, timeout_graceful_shutdown=5))
+    task = asyncio.create_task(server.serve())
+    await eventually(lambda: _is_started(server, task))
+    try:
+        yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
+    finally:
+        server.should_exit = True
+        await task
+
+
+async def _is_started(server: uvicorn.Server, task: asyncio.Task[None]) -> bool:
+    if task.done():
+        await task
+    return server.started
+
+
+@asynccontextmanager
+async def gateway(settings: GatewaySettings) -> AsyncIterator[httpx.AsyncClient]:
+    """A running gateway, and a client for it."""
+    async with (
+        serving(create_app(settings)) as url,
+        httpx.AsyncClient(base_url=url, timeout=30) as client,
+    ):
+        yield client
+
+
+@asynccontextmanager
+async def worker(settings: WorkerSettings) -> AsyncIterator[Consumer]:
+    """A worker that consumes; stopped as SIGTERM stops one."""
+    engine = create_engine(settings.database_url, "inkwell-worker", connections=2)
+    consumer = Consumer(settings, engine)
+    running = asyncio.create_task(consumer.run())
+    try:
+        await eventually(lambda: _is_consuming(consumer, running))
+        yield consumer
+    finally:
+        consumer.stop()
+        await running
+        await engine.dispose()
+
+
+async def _is_consuming(consumer: Consumer, running: asyncio.Task[None]) -> bool:
+    if running.done():
+        await running
+    return consumer.consuming
+
+
+@asynccontextmanager
+async def disposing(engine: AsyncEngine) -> AsyncIterator[AsyncEngine]:
+    """An engine that is closed at the end of the block."""
+    try:
+        yield engine
+    finally:
+        await engine.dispose()

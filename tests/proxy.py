@@ -1,0 +1,80 @@
+"""A TCP link between a service and a server that can be cut, frozen and slowed."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+
+
+class Proxy:
+    """Forwards a port of loopback to an address while the link is whole."""
+
+    def __init__(self, host: str, port: int) -> None:
+        self._target = host, port
+        self._server: asyncio.Server | None = None
+        self._links: set[asyncio.StreamWriter] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._flowing = {"up": asyncio.Event(), "down": asyncio.Event()}
+        self.delay_seconds = 0.0
+        self.port = 0
+        self.thaw()
+
+    async def start(self) -> None:
+        """Listens, on the same port as before."""
+        self._server = await asyncio.start_server(self._accept, "127.0.0.1", self.port)
+        self.port = self._server.sockets[0].getsockname()[1]
+
+    async def cut(self) -> None:
+        """Closes every connection and refuses new ones until `start`."""
+        if self._server:
+            self._server.close()
+        for link in list(self._links):
+            link.transport.abort()
+        self._links.clear()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def freeze(self, *directions: str) -> None:
+        """Holds what flows to the server ("up") or from it ("down"), or both; nobody is told, as when half-open."""
+        for direction in directions or ("up", "down"):
+            self._flowing[direction].clear()
+
+    def thaw(self) -> None:
+        """Lets everything flow again, in order."""
+        for flowing in self._flowing.values():
+            flowing.set()
+
+    async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            server_reader, server_writer = await asyncio.open_connection(*self._target)
+        except OSError:
+            writer.transport.abort()
+            return
+        self._links |= {writer, server_writer}
+        for direction, source, sink in (("up", reader, server_writer), ("down", server_reader, writer)):
+            task = asyncio.create_task(self._pump(direction, source, sink))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+
+    async def _pump(self, direction: str, source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
+        with suppress(OSError):
+            while chunk := await source.read(65536):
+                await asyncio.sleep(self.delay_seconds)
+                await self._flowing[direction].wait()
+                sink.write(chunk)
+                await sink.drain()
+        with suppress(OSError, RuntimeError):
+            sink.close()
+        self._links.discard(sink)
+
+
+@asynccontextmanager
+async def proxy_to(host: str, port: int) -> AsyncIterator[Proxy]:
+    """A proxy for the block."""
+    proxy = Proxy(host, port)
+    await proxy.start()
+    try:
+        yield proxy
+    finally:
+        proxy.thaw()
+        await proxy.cut()

@@ -1,0 +1,291 @@
+"""The wire: what was ever sent is read for ever, and no bad message takes its neighbours along."""
+
+import json
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import pytest
+from pydantic import ValidationError
+
+from shared.contracts import (
+    BadCommand,
+    Command,
+    CreateNote,
+    DeleteNote,
+    NewerVersionError,
+    NoteReplacement,
+    NoteTarget,
+    NoteText,
+    Outcome,
+    OutcomeStatus,
+    Rejection,
+    ReplaceNote,
+    Reply,
+    Unreadable,
+    decode_batch,
+    decode_replies,
+    encode_batch,
+    encode_command,
+    encode_replies,
+)
+
+GOLDEN = Path(__file__).parent.parent / "contracts"
+
+
+def command_id(number: int) -> UUID:
+    return UUID(f"019b2c3d-4e5f-7a6b-8c7d-00000000000{number}")
+
+
+def attempt_id(number: int) -> UUID:
+    return UUID(f"5f0e1d2c-3b4a-4958-8776-00000000000{number}")
+
+
+def fingerprint(number: int) -> str:
+    return f"0123456789abcdef0123456789abcde{number}"
+
+
+def envelope(number: int) -> dict[str, Any]:
+    return {
+        "id": command_id(number),
+        "time": datetime(2026, 7, 1, 12, 30, 45, 123456, tzinfo=UTC),
+        "owner": 1,
+        "credentials_version": 1,
+        "fingerprint": fingerprint(number - 1),
+        "attempt_id": attempt_id(number),
+    }
+
+
+TRACE = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
+CREATE = CreateNote(**envelope(1), data=NoteText(title="Ink", description="Buy a bottle — blue 🖋"))
+REPLACE = ReplaceNote(**envelope(2), data=NoteReplacement(note_id=7, title="Pen", description=""))
+REPLACE_IF_MATCH = ReplaceNote(
+    **envelope(3), traceparent=TRACE, data=NoteReplacement(note_id=7, title="Pen", description="", if_match=(2, 3))
+)
+DELETE = DeleteNote(**envelope(4), data=NoteTarget(note_id=7))
+COMMANDS: list[Command] = [CREATE, REPLACE, REPLACE_IF_MATCH, DELETE]
+
+REPLIES = [
+    Reply(
+        attempt_id=attempt_id(1),
+        outcome=Outcome(
+            id=command_id(1),
+            status=OutcomeStatus.APPLIED,
+            http_status=201,
+            note_id=7,
+            note_version=1,
+            body='{"id":7,"title":"Ink"}',
+            fingerprint=fingerprint(0),
+            attempt_id=attempt_id(1),
+        ),
+    ),
+    Reply(
+        attempt_id=attempt_id(2),
+        outcome=Outcome(
+            id=command_id(2),
+            status=OutcomeStatus.REJECTED,
+            http_status=404,
+            reason=Rejection.NOTE_NOT_FOUND,
+            note_id=7,
+            fingerprint=fingerprint(1),
+            attempt_id=attempt_id(2),
+        ),
+    ),
+    Reply(attempt_id=attempt_id(3), outcome=None),
+]
+
+
+def event(command: Command = CREATE, **members: object) -> dict[str, Any]:
+    """A command as it travels, with some members replaced."""
+    travelling: dict[str, Any] = json.loads(encode_command(command))
+    return travelling | members
+
+
+def batch(*events: object) -> bytes:
+    return json.dumps(events).encode()
+
+
+def batch_with_raw_title(raw_title: bytes) -> bytes:
+    """A bad command between two good ones; its title is not what `json.dumps` would write."""
+    bad = json.dumps(event(REPLACE, data={"note_id": 7, "title": "@", "description": ""})).encode()
+    return encode_batch([encode_command(CREATE), bad.replace(b'"@"', raw_title), encode_command(DELETE)])
+
+
+def test_golden_commands_are_read() -> None:
+    assert decode_batch((GOLDEN / "commands.v1.json").read_bytes()) == COMMANDS
+
+
+def test_golden_replies_are_read() -> None:
+    assert decode_replies((GOLDEN / "replies.v1.json").read_bytes()) == REPLIES
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command.type)
+def test_command_is_read_as_it_was_written(command: Command) -> None:
+    assert decode_batch(encode_batch([encode_command(command)])) == [command]
+
+
+@pytest.mark.parametrize("reply", REPLIES, ids=["applied", "rejected", "look it up"])
+def test_reply_is_read_as_it_was_written(reply: Reply) -> None:
+    assert decode_replies(encode_replies([reply])) == [reply]
+
+
+def test_reply_of_another_shape_is_refused() -> None:
+    with pytest.raises(ValidationError):
+        decode_replies(b'{"outcome": null}')
+
+
+def test_empty_batch_has_no_commands() -> None:
+    assert decode_batch(b"[]") == []
+
+
+def test_unknown_members_are_ignored() -> None:
+    newer = event(REPLACE, priority=3, extension={"a": [1]})
+    newer["data"]["colour"] = "blue"
+
+    assert decode_batch(batch(newer)) == [REPLACE]
+
+
+def test_unknown_members_are_ignored_beside_a_bad_command() -> None:
+    newer = event(REPLACE, priority=3, extension={"a": [1]})
+    newer["data"]["colour"] = "blue"
+
+    assert decode_batch(batch(newer, event(type="note.paint")))[0] == REPLACE
+
+
+@pytest.mark.parametrize("command", [CREATE, REPLACE, DELETE], ids=lambda command: command.type)
+def test_newer_version_of_a_known_type_is_not_decided(command: Command) -> None:
+    with pytest.raises(NewerVersionError, match=command.type):
+        decode_batch(batch(event(CREATE), event(command, dataversion=2)))
+
+
+def test_newer_version_is_not_decided_whatever_its_data_look_like() -> None:
+    with pytest.raises(NewerVersionError):
+        decode_batch(batch(event(dataversion=2, data={"headline": "Ink"})))
+
+
+@pytest.mark.parametrize("unknown", ["note.paint", "", None, 1, ["note.create"], "\ud800"])
+def test_unknown_type_is_a_bad_command(unknown: object) -> None:
+    received = decode_batch(batch(event(type=unknown)))
+
+    assert received == [BadCommand(CREATE.id, "unknown_type", json.dumps(event(type=unknown)))]
+
+
+def test_missing_type_is_a_bad_command() -> None:
+    untyped = event()
+    del untyped["type"]
+
+    assert decode_batch(batch(untyped)) == [BadCommand(CREATE.id, "unknown_type", json.dumps(untyped))]
+
+
+@pytest.mark.parametrize(
+    "members",
+    [
+        {"data": None},
+        {"data": []},
+        {"data": {"title": "Ink"}},
+        {"data": {"title": 1, "description": ""}},
+        {"data": {"title": "\0", "description": ""}},
+        {"owner": "somebody"},
+        {"owner": None},
+        {"owner": 2**63},
+        {"credentialsversion": "first"},
+        {"time": "yesterday"},
+        {"time": "2026-07-01T12:30:45"},
+        {"time": "1999-12-31T23:59:59Z"},
+        {"time": "9999-12-31T23:59:59-23:59"},
+        {"attemptid": "x"},
+        {"fingerprint": None},
+        {"fingerprint": "\0"},
+        {"specversion": "2.0"},
+        {"dataversion": 0},
+        {"dataversion": "1"},
+        {"dataversion": None},
+    ],
+    ids=json.dumps,
+)
+def test_bad_data_is_a_bad_command_that_keeps_its_id_and_content(members: dict[str, object]) -> None:
+    bad = event(**members)
+
+    received = decode_batch(batch(event(REPLACE), bad, event(DELETE)))
+
+    assert received == [REPLACE, BadCommand(CREATE.id, "invalid_command", json.dumps(bad)), DELETE]
+
+
+@pytest.mark.parametrize("bad_id", [None, 1, "", "x", [], {}, "\ud800", str(CREATE.id)[:-1]])
+def test_event_without_a_command_id_is_unreadable(bad_id: object) -> None:
+    received = decode_batch(batch(event(REPLACE), event(id=bad_id), event(DELETE)))
+
+    assert received == [REPLACE, Unreadable(json.dumps(event(id=bad_id)).encode()), DELETE]
+
+
+@pytest.mark.parametrize("something", [None, 1, "x", [], {}])
+def test_what_is_no_event_is_unreadable(something: object) -> None:
+    assert decode_batch(batch(event(REPLACE), something)) == [REPLACE, Unreadable(json.dumps(something).encode())]
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"not JSON",
+        b"[",
+        b"{}",
+        b"null",
+        b'"x"',
+        b"NaN",
+        b"\xff\xfe",
+        b"[" * 100_000,
+        encode_command(CREATE),
+        encode_batch([encode_command(CREATE)])[:-1],
+    ],
+    ids=["empty", "text", "broken", "object", "null", "string", "NaN", "bytes", "deep", "no batch", "cut off"],
+)
+def test_what_is_no_batch_is_unreadable_as_a_whole(body: bytes) -> None:
+    assert decode_batch(body) == [Unreadable(body)]
+
+
+@pytest.mark.parametrize(
+    "raw_title",
+    [b'"\\ud800"', b'"\\udc00\\ud800"', b"NaN", b"Infinity", b"-Infinity", b"1e999", b"9" * 5000],
+    ids=["surrogate", "swapped surrogates", "NaN", "Infinity", "-Infinity", "huge float", "huge integer"],
+)
+def test_text_that_cannot_be_stored_is_a_bad_command_among_good_ones(raw_title: bytes) -> None:
+    before, bad, after = decode_batch(batch_with_raw_title(raw_title))
+
+    assert (before, after) == (CREATE, DELETE)
+    assert isinstance(bad, BadCommand)
+    assert (bad.id, bad.reason) == (REPLACE.id, "invalid_command")
+    assert is_storable_json(bad.content)
+
+
+@pytest.mark.parametrize("raw", [b'"\\ud800"', b"NaN", b"1e999"])
+def test_command_beside_a_strange_event_is_read(raw: bytes) -> None:
+    first, strange = decode_batch(encode_batch([encode_command(CREATE), b'{"id": %b}' % raw]))
+
+    assert first == CREATE
+    assert isinstance(strange, Unreadable)
+
+
+@pytest.mark.parametrize("member", ["fingerprint", "source", "traceparent"])
+def test_command_that_was_read_can_be_written_again(member: str) -> None:
+    [received] = decode_batch(batch(event(**{member: "\ud800"})))
+
+    assert isinstance(received, BadCommand) or encode_command(received)
+
+
+def test_nesting_of_any_depth_is_survived() -> None:
+    for depth in range(1, 1200):
+        nested = encode_command(CREATE).replace(b'"owner":1', b'"owner":' + b"[" * depth + b"]" * depth)
+
+        [received] = decode_batch(encode_batch([nested]))
+
+        assert isinstance(received, BadCommand | Unreadable)
+
+
+def is_storable_json(content: str) -> bool:
+    """Whether Postgres takes it as JSON, which knows neither NaN nor Infinity."""
+    constants: list[str] = []
+    json.loads(content, parse_constant=constants.append)
+    content.encode()
+    return not constants

@@ -1,0 +1,179 @@
+"""Migrations, the rights that they give, and what a worker does about a schema that is behind."""
+
+import os
+import subprocess
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import TypeAlias
+from uuid import uuid4
+
+import asyncpg
+import pytest
+from sqlalchemy import make_url
+
+from dev.services import Services
+from gateway.settings import GatewaySettings
+from shared.database import SchemaBehindError, driver_url, require_current_schema
+from worker.settings import WorkerSettings
+
+ROOT = Path(__file__).parent.parent.parent
+Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
+
+WRITES = {
+    "users": ["insert into users default values", "update users set credentials_version = 2", "delete from users"],
+    "notes": [
+        "insert into notes (owner_id, title, description, created_date, updated_date, version)"
+        " values (1, '', '', now(), now(), 1)",
+        "update notes set title = ''",
+        "delete from notes",
+    ],
+    "commands": [
+        "insert into commands (id, status, http_status) values (gen_random_uuid(), 'applied', 200)",
+        "update commands set status = 'failed'",
+        "delete from commands",
+    ],
+}
+SCHEMA_CHANGES = ["drop table notes", "truncate notes", "alter table notes add colour text", "create table t (id int)"]
+
+
+@pytest.fixture
+async def empty_database_url(servers: Services) -> AsyncIterator[str]:
+    """The URL of a database in which nothing was ever migrated."""
+    name = f"inkwell_empty_{uuid4().hex[:12]}"
+    admin = await asyncpg.connect(servers.database_url)
+    await admin.execute(f"create database {name}")
+    yield make_url(servers.database_url).set(database=name).render_as_string(hide_password=False)
+    await admin.execute(f"drop database {name} with (force)")
+    await admin.close()
+
+
+@pytest.fixture
+async def as_gateway(gateway_settings: GatewaySettings) -> AsyncIterator[Connection]:
+    """A connection to the test's database as the gateway has it."""
+    connection = await asyncpg.connect(driver_url(gateway_settings.database_url, "postgresql"))
+    yield connection
+    await connection.close()
+
+
+@pytest.fixture
+async def as_worker(worker_settings: WorkerSettings) -> AsyncIterator[Connection]:
+    """A connection to the test's database as the worker has it."""
+    connection = await asyncpg.connect(driver_url(worker_settings.database_url, "postgresql"))
+    yield connection
+    await connection.close()
+
+
+def run(database_url: str, *arguments: str, **environment: str) -> "subprocess.CompletedProcess[str]":
+    """Runs a Python module as a process, as an operator does."""
+    return subprocess.run(  # noqa: S603 - runs Inkwell itself
+        [sys.executable, "-m", *arguments],
+        env={**os.environ, "INKWELL_DATABASE_URL": database_url, **environment},
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+
+
+def alembic(database_url: str, *arguments: str) -> str:
+    """Runs Alembic; what it prints."""
+    ended = run(database_url, "alembic", *arguments)
+    assert ended.returncode == 0, ended.stderr
+    return ended.stdout
+
+
+async def test_models_and_migrations_agree(database_url: str) -> None:
+    assert "No new upgrade operations detected" in alembic(database_url, "check")
+
+
+async def test_migrations_go_down_and_up_again(empty_database_url: str) -> None:
+    alembic(empty_database_url, "upgrade", "head")
+    alembic(empty_database_url, "downgrade", "base")
+    assert await table_names(empty_database_url) == {"alembic_version"}
+
+    alembic(empty_database_url, "upgrade", "head")
+
+    assert await table_names(empty_database_url) == {"alembic_version", "users", "notes", "commands"}
+    assert "No new upgrade operations detected" in alembic(empty_database_url, "check")
+
+
+async def test_upgrade_of_a_migrated_database_changes_nothing(
+    database_url: str, database: Connection
+) -> None:
+    await database.execute(WRITES["notes"][0])
+
+    alembic(database_url, "upgrade", "head")
+
+    assert await database.fetchval("select count(*) from notes") == 1
+
+
+async def table_names(database_url: str) -> set[str]:
+    connection = await asyncpg.connect(database_url)
+    rows = await connection.fetch("select tablename from pg_tables where schemaname = 'public'")
+    await connection.close()
+    return {row["tablename"] for row in rows}
+
+
+@pytest.mark.parametrize("table", WRITES)
+async def test_gateway_cannot_write(as_gateway: Connection, table: str) -> None:
+    for statement in WRITES[table]:
+        with pytest.raises(asyncpg.InsufficientPrivilegeError):
+            await as_gateway.execute(statement)
+
+
+async def test_gateway_can_read(as_gateway: Connection) -> None:
+    for table in WRITES:
+        await as_gateway.fetch(f"select * from {table}")  # noqa: S608 - a constant
+
+
+async def test_worker_cannot_change_the_schema(as_worker: Connection) -> None:
+    for statement in SCHEMA_CHANGES:
+        with pytest.raises(asyncpg.InsufficientPrivilegeError):
+            await as_worker.execute(statement)
+
+
+async def test_gateway_cannot_change_the_schema(as_gateway: Connection) -> None:
+    for statement in SCHEMA_CHANGES:
+        with pytest.raises(asyncpg.InsufficientPrivilegeError):
+            await as_gateway.execute(statement)
+
+
+async def test_worker_refuses_a_database_that_was_never_migrated(
+    empty_database_url: str, servers: Services, queue_prefix: str
+) -> None:
+    ended = run_worker(empty_database_url, servers.broker_url, queue_prefix)
+
+    assert ended.returncode == 3
+    assert "alembic upgrade head" in ended.stderr
+
+
+async def test_worker_refuses_a_schema_that_is_behind(
+    database_url: str, worker_settings: WorkerSettings, servers: Services, queue_prefix: str
+) -> None:
+    alembic(database_url, "downgrade", "base")
+
+    ended = run_worker(driver_url(worker_settings.database_url, "postgresql"), servers.broker_url, queue_prefix)
+
+    assert ended.returncode == 3
+    assert "alembic upgrade head" in ended.stderr
+
+
+def run_worker(database_url: str, broker_url: str, queue_prefix: str) -> "subprocess.CompletedProcess[str]":
+    return run(
+        database_url,
+        "worker",
+        INKWELL_BROKER_URL=broker_url,
+        INKWELL_QUEUE_PREFIX=queue_prefix,
+        INKWELL_WORKER_HEALTH_PORT="0",
+    )
+
+
+def test_schema_that_a_newer_version_made_is_accepted() -> None:
+    require_current_schema("9999")
+
+
+def test_schema_of_no_version_is_behind() -> None:
+    with pytest.raises(SchemaBehindError, match="alembic upgrade head"):
+        require_current_schema(None)

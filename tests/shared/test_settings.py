@@ -1,0 +1,116 @@
+"""Wrong settings, as an operator meets them: the process ends at once and names what to mend."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from gateway.settings import GatewaySettings
+
+ROOT = Path(__file__).parent.parent.parent
+SECRET = "hunter2-hunter2"
+KEY = "a-key-that-is-used-in-the-tests-only"
+GOOD = {
+    "INKWELL_DATABASE_URL": f"postgresql://inkwell:{SECRET}@127.0.0.1:1/inkwell",
+    "INKWELL_BROKER_URL": f"amqp://inkwell:{SECRET}@127.0.0.1:1/",
+    "INKWELL_SIGNING_KEYS": KEY,
+    "INKWELL_FINGERPRINT_KEY": KEY,
+}
+
+WRONG_IN_BOTH = [
+    ("INKWELL_DATABASE_URL", None),
+    ("INKWELL_DATABASE_URL", ""),
+    ("INKWELL_DATABASE_URL", SECRET),
+    ("INKWELL_DATABASE_URL", f"mysql://inkwell:{SECRET}@127.0.0.1/inkwell"),
+    ("INKWELL_BROKER_URL", None),
+    ("INKWELL_BROKER_URL", f"http://inkwell:{SECRET}@127.0.0.1/"),
+    ("INKWELL_BROKER_URL", f"amqp://inkwell:{SECRET}@127.0.0.1:port/"),
+    ("INKWELL_PARTITIONS", SECRET),
+    ("INKWELL_QUEUE_PREFIX", "Ink.Well"),
+]
+WRONG_IN_GATEWAY = [
+    ("INKWELL_SIGNING_KEYS", None),
+    ("INKWELL_SIGNING_KEYS", SECRET),
+    ("INKWELL_SIGNING_KEYS", f"{KEY},{SECRET}"),
+    ("INKWELL_FINGERPRINT_KEY", None),
+    ("INKWELL_FINGERPRINT_KEY", SECRET),
+    ("INKWELL_WAIT_SECONDS", "nan"),
+]
+WRONG_IN_WORKER = [("INKWELL_BATCH_COMMANDS", "0"), ("INKWELL_DRAIN_TIMEOUT_SECONDS", "inf")]
+
+
+def run(*arguments: str, **changes: str | None) -> "subprocess.CompletedProcess[str]":
+    """Runs a Python module as a process with good settings but for the changes; None takes one away."""
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith("INKWELL_")}
+    environment = {name: value for name, value in (inherited | GOOD | changes).items() if value is not None}
+    command = [sys.executable, "-m", *arguments]
+    return subprocess.run(  # noqa: S603 - runs Inkwell itself
+        command, env=environment, cwd=ROOT, capture_output=True, text=True, timeout=30, check=False
+    )
+
+
+def assert_refused(ended: "subprocess.CompletedProcess[str]", *names: str) -> None:
+    """Exit code 2, nothing on stdout, one line on stderr that names the settings, and no secret in it."""
+    assert (ended.returncode, ended.stdout) == (2, "")
+    assert len(ended.stderr.splitlines()) == 1
+    assert all(name in ended.stderr for name in names)
+    assert SECRET not in ended.stderr
+    assert KEY not in ended.stderr
+
+
+@pytest.mark.parametrize(
+    ("service", "name", "value"),
+    [
+        *[("gateway", *setting) for setting in WRONG_IN_BOTH + WRONG_IN_GATEWAY],
+        *[("worker", *setting) for setting in WRONG_IN_BOTH + WRONG_IN_WORKER],
+    ],
+)
+def test_wrong_setting_is_named_and_its_value_is_not_shown(service: str, name: str, value: str | None) -> None:
+    assert_refused(run(service, **{name: value}), name)
+
+
+def test_every_wrong_setting_has_its_line() -> None:
+    ended = run("gateway", INKWELL_DATABASE_URL=None, INKWELL_PORT="http", INKWELL_FINGERPRINT_KEY=SECRET)
+
+    assert ended.returncode == 2
+    lines = sorted(ended.stderr.splitlines())
+    names = ["INKWELL_DATABASE_URL", "INKWELL_FINGERPRINT_KEY", "INKWELL_PORT"]
+    assert [line.split(": ")[1] for line in lines] == names
+    assert SECRET not in ended.stderr
+
+
+def test_note_limits_that_do_not_fit_into_a_body_are_named() -> None:
+    ended = run("gateway", INKWELL_TITLE_MAX_LENGTH="1024", INKWELL_BODY_LIMIT_BYTES="1024")
+
+    assert_refused(
+        ended, "INKWELL_TITLE_MAX_LENGTH", "INKWELL_DESCRIPTION_MAX_LENGTH", "INKWELL_BODY_LIMIT_BYTES"
+    )
+
+
+def test_note_limits_must_fit_into_a_body_in_any_script() -> None:
+    escaped_emoji = len('"\\ud83d\\ude00"') - 2  # what most JSON writers make of one character
+    fitting = 60_000 // escaped_emoji
+    assert settings(description_max_length=fitting - 50).description_max_length == fitting - 50
+
+    with pytest.raises(ValidationError, match="INKWELL_BODY_LIMIT_BYTES"):
+        settings(description_max_length=66_000 // escaped_emoji)
+
+
+def settings(**changes: int) -> GatewaySettings:
+    names = {name.removeprefix("INKWELL_").lower(): value for name, value in GOOD.items()}
+    return GatewaySettings.model_validate({**names, **changes})
+
+
+@pytest.mark.parametrize("value", [None, "", SECRET, f"mysql://inkwell:{SECRET}@127.0.0.1/inkwell"])
+def test_migrator_names_its_wrong_database_url(value: str | None) -> None:
+    assert_refused(run("alembic", "upgrade", "head", INKWELL_DATABASE_URL=value), "INKWELL_DATABASE_URL")
+
+
+def test_settings_show_no_secret() -> None:
+    shown = repr(settings()) + str(settings()) + settings().model_dump_json()
+
+    assert SECRET not in shown
+    assert KEY not in shown

@@ -1,0 +1,183 @@
+"""What the worker makes of messages, good and bad, on a real broker and a real Postgres."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+
+import aio_pika
+import pytest
+from asyncpg import Connection, Record
+
+from dev.services import Services
+from shared.contracts import COMMANDS_CONTENT_TYPE, Command, CreateNote, encode_batch, encode_command
+from shared.messaging import Topology
+from tests import harness
+from tests.commands import create
+from tests.harness import eventually
+from worker import handlers
+from worker.consumer import Consumer
+from worker.handlers import Decision
+from worker.settings import WorkerSettings
+
+Publish = Callable[[Sequence[bytes]], Awaitable[None]]
+
+POISON_TRIGGER = """
+create function refuse() returns trigger language plpgsql as $$
+begin
+  raise exception 'poisoned' using errcode = 'check_violation';
+end $$;
+create constraint trigger poison after insert on notes initially deferred
+  for each row when (new.title = 'poison') execute function refuse();
+"""
+
+
+@pytest.fixture
+async def channel(servers: Services, worker_settings: WorkerSettings) -> AsyncIterator[aio_pika.abc.AbstractChannel]:
+    async with await aio_pika.connect(servers.broker_url) as connection:
+        channel = await connection.channel(on_return_raises=True)
+        await Topology(worker_settings.queue_prefix, worker_settings.partitions).declare(channel)
+        yield channel
+
+
+@pytest.fixture
+def publish(channel: aio_pika.abc.AbstractChannel, worker_settings: WorkerSettings) -> Publish:
+    """Publishes one message to the first partition, made of these events."""
+    queue = Topology(worker_settings.queue_prefix, worker_settings.partitions).command_queue(0)
+
+    async def publish(events: Sequence[bytes]) -> None:
+        message = aio_pika.Message(encode_batch(events), content_type=COMMANDS_CONTENT_TYPE)
+        await channel.default_exchange.publish(message, queue)
+
+    return publish
+
+
+async def outcomes(database: "Connection[Record]") -> dict[str, int]:
+    rows = await database.fetch("select status, count(*) from commands group by status")
+    return {row["status"]: row["count"] for row in rows}
+
+
+def encoded(commands: Sequence[Command]) -> list[bytes]:
+    return [encode_command(command) for command in commands]
+
+
+async def test_poison_in_a_batch_of_500_fails_alone(
+    publish: Publish, database: "Connection[Record]", worker_settings: WorkerSettings
+) -> None:
+    await database.execute(POISON_TRIGGER)
+    poison = create("poison")
+    await publish(encoded([create() for _ in range(250)] + [poison] + [create() for _ in range(249)]))
+
+    async with harness.worker(worker_settings):
+        await eventually(lambda: _equals(database, {"applied": 499, "failed": 1}))
+
+    row = await database.fetchrow("select id, reason, command from commands where status = 'failed'")
+    assert row
+    assert (row["id"], row["reason"]) == (poison.id, "data_error")
+    assert json.loads(row["command"]) == json.loads(encode_command(poison))
+    assert await database.fetchval("select count(*) from notes") == 499
+
+
+async def test_command_whose_handler_raises_fails_alone(
+    publish: Publish, database: "Connection[Record]", worker_settings: WorkerSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(handlers, "create_note", raising_for("poison"))
+    await publish(encoded([create(), create("poison"), create()]))
+
+    async with harness.worker(worker_settings):
+        await eventually(lambda: _equals(database, {"applied": 2, "failed": 1}))
+
+    assert await database.fetchval("select reason from commands where status = 'failed'") == "handler_error"
+
+
+async def test_second_command_that_fails_in_the_same_way_is_not_failed_but_waits_for_the_cause_to_go(
+    publish: Publish, database: "Connection[Record]", worker_settings: WorkerSettings
+) -> None:
+    await database.execute(POISON_TRIGGER)
+    await publish(encoded([create(), create("poison"), create("poison"), create()]))
+
+    async with harness.worker(worker_settings):
+        await eventually(lambda: _equals(database, {"applied": 1, "failed": 1}))
+        await asyncio.sleep(1)
+        assert await outcomes(database) == {"applied": 1, "failed": 1}
+        await database.execute("drop trigger poison on notes")
+        await eventually(lambda: _equals(database, {"applied": 3, "failed": 1}))
+
+
+async def test_unreadable_goes_to_the_dead_letter_queue_and_its_neighbours_are_applied(
+    publish: Publish,
+    channel: aio_pika.abc.AbstractChannel,
+    database: "Connection[Record]",
+    worker_settings: WorkerSettings,
+) -> None:
+    no_id, bad_data = b'{"type": "note.create"}', json.loads(encode_command(create()))
+    bad_data["data"] = {"title": 1}
+    await publish([*encoded([create()]), no_id, json.dumps(bad_data).encode(), *encoded([create()])])
+    await publish([b"\xff not json"])
+
+    async with harness.worker(worker_settings):
+        await eventually(lambda: _equals(database, {"applied": 2, "failed": 1}))
+        queue = await channel.get_queue(Topology(worker_settings.queue_prefix, 2).dead_letter_queue)
+        first, second = [await _next(queue) for _ in range(2)]
+
+    assert (json.loads(first), second) == (json.loads(no_id), b"[\xff not json]")
+
+
+async def test_newer_version_of_a_known_type_is_neither_failed_nor_lost(
+    publish: Publish,
+    channel: aio_pika.abc.AbstractChannel,
+    database: "Connection[Record]",
+    worker_settings: WorkerSettings,
+) -> None:
+    newer = json.loads(encode_command(create()))
+    newer["dataversion"] = 2
+    await publish([json.dumps(newer).encode()])
+
+    async with harness.worker(worker_settings) as consumer:
+        await eventually(lambda: _false(consumer))
+        assert await outcomes(database) == {}
+
+    queue = Topology(worker_settings.queue_prefix, 2).command_queue(0)
+
+    async def waiting() -> int | None:
+        return (await channel.declare_queue(queue, passive=True)).declaration_result.message_count
+
+    assert await eventually(waiting) == 1
+
+
+async def test_batch_that_was_committed_but_not_acknowledged_has_one_effect(
+    publish: Publish, database: "Connection[Record]", worker_settings: WorkerSettings
+) -> None:
+    command = create()
+    for _ in range(2):  # what the broker does when the acknowledgement is lost
+        await publish(encoded([command]))
+        async with harness.worker(worker_settings):
+            await eventually(lambda: _equals(database, {"applied": 1}))
+
+    assert await database.fetchval("select count(*) from notes") == 1
+
+
+def raising_for(title: str) -> Callable[[CreateNote, int], Decision]:
+    """`create_note`, with a bug for one title."""
+    create_note = handlers.create_note
+
+    def create_note_with_a_bug(command: CreateNote, note_id: int) -> Decision:
+        if command.data.title == title:
+            raise RuntimeError("a bug")
+        return create_note(command, note_id)
+
+    return create_note_with_a_bug
+
+
+async def _equals(database: "Connection[Record]", expected: dict[str, int]) -> bool:
+    return await outcomes(database) == expected
+
+
+async def _false(consumer: Consumer) -> bool:
+    return not consumer.consuming
+
+
+async def _next(queue: aio_pika.abc.AbstractQueue) -> bytes:
+    async def message() -> aio_pika.abc.AbstractIncomingMessage | None:
+        return await queue.get(fail=False, no_ack=True)
+
+    return (await eventually(message)).body
