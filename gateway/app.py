@@ -10,8 +10,8 @@ from fastapi import FastAPI
 from gateway import health
 from gateway.command_urls import CommandUrls
 from gateway.dependencies import Gateway
-from gateway.errors import install_error_handlers
-from gateway.middleware import UniformRequests
+from gateway.errors import Problem, declare_problems, install_error_handlers
+from gateway.middleware import LimitedBodies, UniformRequests
 from gateway.publisher import Publisher
 from gateway.queries import Queries
 from gateway.replies import Replies
@@ -42,13 +42,15 @@ def create_app(settings: GatewaySettings | None = None) -> FastAPI:
         summary="Notes whose accepted writes are never lost",
         lifespan=lifespan,
         redirect_slashes=False,
-        max_body_size=settings.body_limit_bytes,
+        responses={422: {"model": Problem}},
     )
+    app.add_middleware(LimitedBodies, limit_bytes=settings.body_limit_bytes)
     app.add_middleware(UniformRequests)
     install_error_handlers(app)
     app.include_router(notes_router(NoteBody(settings)))
     app.include_router(commands.router)
     app.include_router(health.router)
+    declare_problems(app)
     return app
 
 

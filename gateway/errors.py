@@ -35,7 +35,8 @@ FIELD_CODES = {
     "less_than_equal": "out_of_range",
     "value_error": "invalid_value",
 }
-STATUS_CODES = {404: "not_found", 405: "method_not_allowed", 413: "body_too_large"}
+PROBLEM_JSON = "application/problem+json"
+STATUS_CODES = {404: "not_found", 405: "method_not_allowed"}
 
 
 Responses = dict[int | str, dict[str, Any]]
@@ -91,7 +92,7 @@ class ProblemError(Exception):
             self.problem.model_dump(exclude_none=True),
             self.problem.status,
             self.headers,
-            media_type="application/problem+json",
+            media_type=PROBLEM_JSON,
         )
 
 
@@ -115,6 +116,21 @@ def _field_error(error: ErrorDetails, part: str | None) -> FieldError:
     pointer = "".join("/" + step.replace("~", "~0").replace("/", "~1") for step in location)
     detail = str(error["msg"]).removeprefix("Value error, ")
     return FieldError(pointer=pointer, code=FIELD_CODES.get(error["type"], error["type"]), detail=detail)
+
+
+def declare_problems(app: FastAPI) -> None:
+    """Makes the app's OpenAPI document tell the media type of its errors."""
+    generate = app.openapi
+
+    def openapi() -> dict[str, Any]:
+        if app.openapi_schema is None:
+            paths = generate()["paths"].values()
+            responses = [operation["responses"] for operations in paths for operation in operations.values()]
+            for response in (each[status] for each in responses for status in each if status >= "400"):
+                response["content"] = {PROBLEM_JSON: response["content"].pop("application/json")}
+        return app.openapi_schema or {}
+
+    app.openapi = openapi  # type: ignore[method-assign]  # FastAPI's documented way to extend it
 
 
 def install_error_handlers(app: FastAPI) -> None:

@@ -120,13 +120,11 @@ class Publisher:
             _refuse(batch, NotAcceptedError)
         except BROKER_ERRORS as error:
             log.warning("commands unconfirmed", commands=len(batch), error=type(error).__name__)
-            _refuse(batch, UnconfirmedError)
-        except asyncio.CancelledError:
-            _refuse(batch, UnconfirmedError)
-            raise
         else:
             for attempt in batch:
                 attempt.confirm()
+        finally:
+            _refuse(batch, UnconfirmedError)  # whoever has no answer yet, whatever happened
 
     async def _publish(self, message: Message, queue: str) -> None:
         if self._channel is None:

@@ -108,7 +108,15 @@ class Queries:
             async with asyncio.timeout(self._timeout_seconds), room, self._connections.one() as connection:
                 return await connection.fetch(query.sql, *query.arguments(**arguments))
         except READ_FAILURES as error:
-            log.warning("read not answered: Postgres is away or unwilling", error=type(error).__name__)
+            log.warning("read not answered: Postgres is away or unwilling", **reason(error))
             raise ProblemError(
                 503, "database_unavailable", "The database does not answer; try again", headers={"Retry-After": "1"}
             ) from error
+
+
+def reason(error: BaseException) -> dict[str, str]:
+    """What the log says of a failed read."""
+    if isinstance(error, asyncpg.UndefinedTableError | asyncpg.UndefinedColumnError):
+        hint = "the schema is behind: run `alembic upgrade head` with the migrator's INKWELL_DATABASE_URL"
+        return {"error": type(error).__name__, "hint": hint}
+    return {"error": type(error).__name__}

@@ -6,11 +6,11 @@ from typing import Annotated, Literal
 from uuid import UUID
 
 from fastapi import Path, Query, Request
-from pydantic import BaseModel, Field, JsonValue, ValidationError, create_model
+from pydantic import AfterValidator, BaseModel, Field, JsonValue, ValidationError, create_model
 
 from gateway.errors import ProblemError, invalid
 from gateway.settings import GatewaySettings
-from shared.contracts import NoteText, StorableText
+from shared.contracts import NoteText, storable
 
 INT64 = 2**63
 
@@ -51,12 +51,13 @@ class NoteBody:
     """Reads a note from a request body, within the lengths that the settings allow."""
 
     def __init__(self, settings: GatewaySettings) -> None:
+        stored = AfterValidator(storable)
         self._model: type[NoteText] = create_model(
             "NoteIn",
             __doc__="What a client writes of a note.",
             __base__=_Strict,
-            title=Annotated[StorableText, Field(max_length=settings.title_max_length)],
-            description=Annotated[StorableText, Field(max_length=settings.description_max_length)],
+            title=Annotated[str, Field(max_length=settings.title_max_length), stored],
+            description=Annotated[str, Field(max_length=settings.description_max_length), stored],
         )
 
     async def __call__(self, request: Request) -> NoteText:
@@ -84,7 +85,8 @@ class _Strict(NoteText, extra="forbid"):
 
 def require_json(request: Request) -> None:
     """Raises ProblemError 415 unless the body is declared as JSON in UTF-8."""
-    media_type, _, parameters = request.headers.get("content-type", "").lower().partition(";")
+    declared = ",".join(request.headers.getlist("content-type"))
+    media_type, _, parameters = declared.lower().partition(";")
     charset = parameters.strip().removeprefix("charset=").strip('"')
     if media_type.strip() != "application/json" or charset not in ("", "utf-8"):
         raise ProblemError(

@@ -8,6 +8,8 @@ from pydantic_settings import NoDecode
 from shared.settings import ServiceSettings
 
 MIN_KEY_CHARACTERS = 32
+ESCAPED_CHARACTER_BYTES = 12
+NAMES_BYTES = 100
 
 
 def _comma_separated(value: object) -> object:
@@ -55,9 +57,11 @@ class GatewaySettings(ServiceSettings):
 
     @model_validator(mode="after")
     def _a_note_fits_into_a_body(self) -> Self:
-        if self.title_max_length + self.description_max_length > self.body_limit_bytes // 2:
+        characters = self.title_max_length + self.description_max_length
+        if characters * ESCAPED_CHARACTER_BYTES + NAMES_BYTES > self.body_limit_bytes:
             raise ValueError(
-                "INKWELL_TITLE_MAX_LENGTH + INKWELL_DESCRIPTION_MAX_LENGTH must be at most half of "
-                "INKWELL_BODY_LIMIT_BYTES, or a note within the limits would not fit into a request"
+                "INKWELL_TITLE_MAX_LENGTH + INKWELL_DESCRIPTION_MAX_LENGTH are too large for "
+                f"INKWELL_BODY_LIMIT_BYTES: a character may take {ESCAPED_CHARACTER_BYTES} bytes in JSON, "
+                "so a note within the limits would not fit into a request"
             )
         return self

@@ -15,13 +15,13 @@ from gateway.dependencies import Gateway
 from gateway.errors import ProblemError, problem_of
 from gateway.publisher import NotAcceptedError, UnconfirmedError
 from gateway.schemas import CommandState
-from shared.contracts import Command, CreateNote, DeleteNote, Outcome, OutcomeStatus, ReplaceNote
+from shared.contracts import Command, Outcome, OutcomeStatus
 from shared.tables import IMPLICIT_OWNER
 
 IMPLICIT_CREDENTIALS_VERSION = 1
 LOOK_UP_TIMEOUT_SECONDS = 1.0
 
-CommandT = TypeVar("CommandT", CreateNote, ReplaceNote, DeleteNote)
+CommandT = TypeVar("CommandT", bound=Command)
 
 
 def new_command(gateway: Gateway, model: type[CommandT], data: BaseModel) -> CommandT:

@@ -5,6 +5,7 @@ that can is a new `dataversion` of the type, which an older worker refuses to to
 """
 
 import json
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -20,13 +21,16 @@ MAX_MESSAGE_COMMANDS = 500
 MAX_MESSAGE_BYTES = 1024 * 1024
 
 
-def _storable(text: str) -> str:
+def storable(text: str) -> str:
+    """The text, where Postgres can store it; raises ValueError otherwise."""
     if "\0" in text:
         raise ValueError("must not contain the character U+0000")
+    if any("\ud800" <= character <= "\udfff" for character in text):
+        raise ValueError("must not contain a lone surrogate")
     return text
 
 
-StorableText = Annotated[str, AfterValidator(_storable)]
+StorableText = Annotated[str, AfterValidator(storable)]
 """Text that Postgres can store."""
 Int64 = Annotated[int, Field(ge=-(2**63), le=2**63 - 1)]
 Instant = Annotated[AwareDatetime, Field(ge=datetime(2000, 1, 1, tzinfo=UTC), lt=datetime(9000, 1, 1, tzinfo=UTC))]
@@ -58,13 +62,13 @@ class Envelope(BaseModel):
 
     specversion: Literal["1.0"] = "1.0"
     id: UUID
-    source: str = "/inkwell/gateway"
+    source: StorableText = "/inkwell/gateway"
     time: Instant
     owner: Int64
     credentials_version: Annotated[int, Field(alias="credentialsversion")]
     fingerprint: StorableText
     attempt_id: Annotated[UUID, Field(alias="attemptid")]
-    traceparent: str | None = None
+    traceparent: StorableText | None = None
 
 
 class CreateNote(Envelope):
@@ -149,7 +153,7 @@ class Reply(BaseModel, frozen=True):
     """The hint that an attempt is decided; without an outcome it says only "look it up"."""
 
     attempt_id: UUID
-    outcome: Outcome | None
+    outcome: Outcome | None = None
 
 
 _REPLIES: TypeAdapter[list[Reply]] = TypeAdapter(list[Reply])
@@ -162,6 +166,8 @@ class BadCommand:
     id: UUID
     reason: Literal["invalid_command", "unknown_type"]
     content: str
+    envelope: Envelope | None = None
+    """Whose it is and who waits for it, where at least that can be read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,12 +207,25 @@ def decode_batch(body: bytes) -> Sequence[Received]:
 
 def _decode_each(body: bytes) -> list[Received]:
     try:
-        events = json.loads(body, parse_constant=str)
+        events = json.loads(body, parse_constant=_no_number, parse_float=_number, parse_int=_number)
+        if isinstance(events, list):
+            return [_decode_event(event) for event in events]
     except (ValueError, RecursionError):
-        return [Unreadable(body)]
-    if not isinstance(events, list):
-        return [Unreadable(body)]
-    return [_decode_event(event) for event in events]
+        pass
+    return [Unreadable(body)]
+
+
+def _number(text: str) -> float | None:
+    """A number that can be written again; the others, which no command has, become null."""
+    try:
+        number = float(text) if {".", "e", "E"} & set(text) else int(text)
+    except ValueError:  # more digits than Python converts
+        return None
+    return number if math.isfinite(number) else None
+
+
+def _no_number(_: str) -> None:
+    """NaN and Infinity, which are no JSON."""
 
 
 def _decode_event(event: object) -> Received:
@@ -219,13 +238,20 @@ def _decode_event(event: object) -> Received:
         return Unreadable(content.encode())
     known, version = _VERSIONS.get(str(event.get("type"))), event.get("dataversion", 1)
     if known is None:
-        return BadCommand(command_id, "unknown_type", content)
+        return BadCommand(command_id, "unknown_type", content, _envelope(event))
     if isinstance(version, int) and version > known:
         raise NewerVersionError(f"{event['type']} version {version}; this worker knows {known}")
     try:
         return _COMMAND.validate_python(event)
     except ValidationError:
-        return BadCommand(command_id, "invalid_command", content)
+        return BadCommand(command_id, "invalid_command", content, _envelope(event))
+
+
+def _envelope(event: dict[str, object]) -> Envelope | None:
+    try:
+        return Envelope.model_validate(event)
+    except ValidationError:
+        return None
 
 
 def encode_replies(replies: Sequence[Reply]) -> bytes:

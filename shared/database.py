@@ -12,6 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_en
 
 CONNECT_TIMEOUT_SECONDS = 5.0
 STATEMENT_TIMEOUT_SECONDS = 30.0
+EXIT_SCHEMA_BEHIND = 3
 SESSION_SETTINGS = {
     "timezone": "UTC",
     "statement_timeout": str(int(STATEMENT_TIMEOUT_SECONDS * 1000)),

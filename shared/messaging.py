@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import aio_pika
 import structlog
 from aio_pika.abc import AbstractChannel, AbstractConnection
-from aio_pika.exceptions import AMQPError
+from aio_pika.exceptions import AMQPError, ChannelInvalidStateError
 from pamqp.common import FieldTable
 from pydantic import AmqpDsn, Secret
 
@@ -20,7 +20,7 @@ SETUP_TIMEOUT_SECONDS = 10.0
 CLOSE_TIMEOUT_SECONDS = 5.0
 MAX_BACKOFF_SECONDS = 5.0
 COMMAND_QUEUE_BYTES = 1024 * 1024 * 1024
-BROKER_ERRORS = (AMQPError, OSError, TimeoutError)
+BROKER_ERRORS = (AMQPError, ChannelInvalidStateError, OSError, TimeoutError)
 """What a broken or unwilling broker raises."""
 
 log = structlog.get_logger()
@@ -49,10 +49,14 @@ class Topology:
     async def declare(self, channel: AbstractChannel) -> None:
         """Creates what is missing; raises ChannelPreconditionFailed where a queue has other arguments."""
         for partition in range(self.partitions):
-            await channel.declare_queue(
-                self.command_queue(partition), durable=True, arguments=_command_queue_arguments(channel)
-            )
+            await self.declare_partition(channel, partition)
         await channel.declare_queue(self.dead_letter_queue, durable=True, arguments={"x-queue-type": "quorum"})
+
+    async def declare_partition(self, channel: AbstractChannel, partition: int) -> None:
+        """Creates one partition's queue where it is missing."""
+        await channel.declare_queue(
+            self.command_queue(partition), durable=True, arguments=_command_queue_arguments(channel)
+        )
 
 
 def _command_queue_arguments(channel: AbstractChannel) -> FieldTable:

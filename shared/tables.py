@@ -81,6 +81,14 @@ commands = Table(
     CheckConstraint("status in ('applied', 'rejected', 'failed')", name="status"),
 )
 
+# A worker writes here before it tries a command that may be what killed the workers before it.
+attempt_marks = Table(
+    "attempt_marks",
+    metadata,
+    Column("command_id", Uuid, primary_key=True),
+    Column("process_id", Uuid, primary_key=True, comment="one life of a worker process"),
+)
+
 NOTE_FIELDS = ("id", "title", "description", "created_date", "updated_date", "version")
 
 

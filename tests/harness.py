@@ -73,7 +73,7 @@ async def worker(settings: WorkerSettings) -> AsyncIterator[Consumer]:
     consumer = Consumer(settings, engine)
     running = asyncio.create_task(consumer.run())
     try:
-        await eventually(lambda: _is_consuming(consumer, running))
+        await eventually(lambda: _is_consuming(consumer, running, settings.partitions))
         yield consumer
     finally:
         consumer.stop()
@@ -81,10 +81,10 @@ async def worker(settings: WorkerSettings) -> AsyncIterator[Consumer]:
         await engine.dispose()
 
 
-async def _is_consuming(consumer: Consumer, running: asyncio.Task[None]) -> bool:
+async def _is_consuming(consumer: Consumer, running: asyncio.Task[None], partitions: int) -> bool:
     if running.done():
         await running
-    return consumer.consuming
+    return len(consumer.partitions) == partitions
 
 
 @asynccontextmanager

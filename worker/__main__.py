@@ -10,14 +10,12 @@ import structlog
 import uvicorn
 import uvloop
 
-from shared.database import SchemaBehindError, create_engine
+from shared.database import EXIT_SCHEMA_BEHIND, SchemaBehindError, create_engine
 from shared.settings import load_settings
 from shared.telemetry import configure_logging
 from worker.consumer import Consumer
 from worker.health import create_health_app
 from worker.settings import WorkerSettings
-
-EXIT_SCHEMA_BEHIND = 3
 
 log = structlog.get_logger()
 

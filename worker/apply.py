@@ -10,6 +10,7 @@ from uuid import UUID
 
 from sqlalchemy import (
     Text,
+    Uuid,
     bindparam,
     case,
     cast,
@@ -27,7 +28,7 @@ from sqlalchemy.sql.selectable import TableValuedAlias
 from sqlalchemy.sql.type_api import TypeEngine
 
 from shared.contracts import BadCommand, Command, CreateNote, Outcome, OutcomeStatus, reused_key
-from shared.tables import commands, note_json, notes, users
+from shared.tables import attempt_marks, commands, note_json, notes, users
 from worker.handlers import Decision, Fold, Note, failed, may_act
 
 Decided = tuple[Command | BadCommand, Decision]
@@ -73,6 +74,19 @@ async def record_failure(engine: AsyncEngine, command: Command | BadCommand, rea
     fold.decided[command.id] = command, failed(reason)
     async with engine.begin() as connection:
         return (await store(connection, fold))[command.id]
+
+
+async def mark_attempt(engine: AsyncEngine, command_id: UUID, process_id: UUID) -> int:
+    """Commits that this process is about to try the command; in how many processes' hands it has been so far."""
+    async with engine.begin() as connection:
+        await connection.execute(MARK_ATTEMPT, {"command_id": command_id, "process_id": process_id})
+        return int((await connection.execute(COUNT_MARKS, {"command_id": command_id})).scalar_one())
+
+
+async def clear_marks(engine: AsyncEngine, command_ids: Sequence[UUID]) -> None:
+    """Forgets the marks of commands that have their outcome."""
+    async with engine.begin() as connection:
+        await connection.execute(CLEAR_MARKS, {"ids": command_ids})
 
 
 def outcome_for(command: Command | BadCommand, outcome: Outcome) -> Outcome:
@@ -141,15 +155,16 @@ def _outcome_row(command: Command | BadCommand, decision: Decision) -> Row:
         "http_status": decision.http_status,
         "note_id": decision.note_id,
     }
+    if envelope := command.envelope if isinstance(command, BadCommand) else command:
+        row |= {
+            "owner_id": envelope.owner,
+            "fingerprint": envelope.fingerprint,
+            "attempt_id": envelope.attempt_id,
+            "issued_at": envelope.time,
+        }
     if isinstance(command, BadCommand):
         return row | {"command": command.content}
-    row |= {
-        "type": command.type,
-        "owner_id": command.owner,
-        "fingerprint": command.fingerprint,
-        "attempt_id": command.attempt_id,
-        "issued_at": command.time,
-    }
+    row["type"] = command.type
     if decision.status is OutcomeStatus.FAILED:
         row["command"] = command.model_dump_json(exclude_none=True)
     if decision.note:
@@ -215,6 +230,9 @@ LOCK_OWNERS = (
 FIND_OUTCOMES = select(*_STORED_COLUMNS).where(
     commands.c.id == func.any(bindparam("ids", type_=ARRAY(commands.c.id.type)))
 )
+MARK_ATTEMPT = insert(attempt_marks).on_conflict_do_nothing()
+COUNT_MARKS = select(func.count()).where(attempt_marks.c.command_id == bindparam("command_id", type_=Uuid()))
+CLEAR_MARKS = delete(attempt_marks).where(attempt_marks.c.command_id == func.any(bindparam("ids", type_=ARRAY(Uuid()))))
 LOCK_NOTES = _lock_notes_statement()
 DRAW_NOTE_IDS = text("select nextval('notes_id_seq') from generate_series(1, :count)")
 STORE = _store_statement()

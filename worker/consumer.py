@@ -5,101 +5,41 @@ consumer nor requeues a message, since both give the next ones to somebody else 
 """
 
 import asyncio
-from collections import defaultdict
 from contextlib import suppress
-from dataclasses import dataclass, field
+from functools import partial
 
 import structlog
-from aio_pika.abc import AbstractChannel, AbstractIncomingMessage
+from aio_pika.abc import AbstractChannel, AbstractConnection
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from shared.contracts import BadCommand, Command, NewerVersionError, Outcome, Received, Reply, Unreadable, decode_batch
+from shared.contracts import Outcome
 from shared.database import check_schema
 from shared.messaging import (
-    MAX_BACKOFF_SECONDS,
+    BROKER_ERRORS,
     SETUP_TIMEOUT_SECONDS,
     Topology,
     jittered,
     keep_running,
     open_connection,
 )
+from worker.deliveries import Batch, Deliveries, PartitionBlockedError
 from worker.failures import Kind, RepeatedBugError, Settlement, describe, kind_of
 from worker.outbox import Outbox
 from worker.settings import WorkerSettings
 
 PATIENCE_SECONDS = 15.0
 """How long a batch is tried again before its messages go back to the broker for another worker to try."""
+BATCH_TIMEOUT_SECONDS = 120.0
+"""A batch that takes longer is stuck, whatever the reason; its session is given up."""
+BLOCKED_PAUSE_SECONDS = 30.0
+WATCH_INTERVAL_SECONDS = 5.0
 
 log = structlog.get_logger()
 
 
 class HandBackError(Exception):
-    """The messages in hand must go back to the broker, in order: close the channel."""
-
-
-@dataclass(slots=True)
-class Batch:
-    """Some messages in the order of their delivery, and the commands in them."""
-
-    messages: list[AbstractIncomingMessage] = field(default_factory=list)
-    received: list[tuple[str | None, Received]] = field(default_factory=list)
-    """Each with the address that wants its reply."""
-
-    def add(self, message: AbstractIncomingMessage) -> None:
-        """Adds a message; raises NewerVersionError where it needs a newer worker."""
-        self.received += [(message.reply_to, received) for received in decode_batch(message.body)]
-        self.messages.append(message)
-
-    @property
-    def commands(self) -> list[Command | BadCommand]:
-        """What can be settled."""
-        return [received for _, received in self.received if not isinstance(received, Unreadable)]
-
-    @property
-    def unreadable(self) -> list[bytes]:
-        """What cannot."""
-        return [received.content for _, received in self.received if isinstance(received, Unreadable)]
-
-    def replies(self, outcomes: list[Outcome]) -> dict[str, list[Reply]]:
-        """The replies for each gateway, from the outcomes of `commands`."""
-        replies: dict[str, list[Reply]] = defaultdict(list)
-        settled = [(to, received) for to, received in self.received if not isinstance(received, Unreadable)]
-        for (reply_to, command), outcome in zip(settled, outcomes, strict=True):
-            if reply_to and not isinstance(command, BadCommand):
-                replies[reply_to].append(Reply(attempt_id=command.attempt_id, outcome=outcome))
-        return replies
-
-
-class Deliveries:
-    """What the broker delivered on one channel, until the channel or the worker ends."""
-
-    def __init__(self) -> None:
-        self._messages: asyncio.Queue[AbstractIncomingMessage | None] = asyncio.Queue()
-        self._ended = False
-
-    async def put(self, message: AbstractIncomingMessage) -> None:
-        """Keeps a delivery; must not wait before it has, or a later one could overtake."""
-        self._messages.put_nowait(message)
-
-    def end(self) -> None:
-        """Nothing more is to be taken: what waits here belongs to the broker again."""
-        self._ended = True
-        self._messages.put_nowait(None)
-
-    async def take(self, commands: int) -> Batch | None:
-        """Waits for a message and takes those that are there, up to the one that completes so many commands.
-
-        None when the deliveries have ended. Raises NewerVersionError where a message needs a newer worker.
-        """
-        batch = Batch()
-        message = await self._messages.get()
-        while message and not self._ended:
-            batch.add(message)
-            if self._messages.empty() or len(batch.received) >= commands:
-                return batch
-            message = self._messages.get_nowait()
-        return None
+    """The messages in hand must go back to the broker, in order: close their channels."""
 
 
 class Consumer:
@@ -111,19 +51,28 @@ class Consumer:
         self._topology = Topology(settings.queue_prefix, settings.partitions)
         self._outbox = Outbox(settings.broker_url, self._topology)
         self._settlement = Settlement(engine)
-        self._deliveries: Deliveries | None = None
+        self._deliveries = Deliveries()
+        self._holding: dict[int, asyncio.Event] = {}
+        """The partitions that this worker subscribes to; the event tells to let go of one."""
+        self._blocked: set[int] = set()
         self._stopping = asyncio.Event()
+        self._batch_since: float | None = None
 
     @property
-    def consuming(self) -> bool:
-        """Whether the broker has this worker as a consumer."""
-        return self._deliveries is not None
+    def partitions(self) -> set[int]:
+        """The partitions that the broker has this worker as a consumer of."""
+        return set(self._holding)
+
+    @property
+    def stuck(self) -> bool:
+        """Whether a batch has been in hand for longer than its timeout should allow."""
+        now = asyncio.get_running_loop().time()
+        return self._batch_since is not None and now - self._batch_since > 2 * BATCH_TIMEOUT_SECONDS
 
     def stop(self) -> None:
         """Takes no new batch; `run` returns when the one in hand is committed and acknowledged."""
         self._stopping.set()
-        if self._deliveries:
-            self._deliveries.end()
+        self._deliveries.end()
 
     async def run(self) -> None:
         """Consumes until `stop`; raises SchemaBehindError where the database lacks migrations."""
@@ -146,38 +95,72 @@ class Consumer:
             except (SQLAlchemyError, OSError) as error:
                 log.warning(
                     "Postgres does not answer; commands wait in their queues and Inkwell tries again by itself",
-                    error=type(error).__name__,
+                    error=describe(error),
                 )
                 await self._pause(jittered(failures))
                 failures += 1
 
     async def _session(self) -> None:
-        """One channel's life: returns when the worker stops or hands back, raises when the broker ends it."""
+        """One connection's life: returns when the worker stops or hands back, raises when the broker ends it."""
         if self._stopping.is_set():
             return
         async with open_connection(self._settings.broker_url, "inkwell-worker consuming") as connection:
-            deliveries = Deliveries()
-            async with asyncio.timeout(SETUP_TIMEOUT_SECONDS):
-                channel = await connection.channel(publisher_confirms=False)
-                await self._subscribe(channel, deliveries)
-            self._deliveries = deliveries
-            log.info("consuming", partitions=self._topology.partitions)
+            deliveries = self._deliveries = Deliveries()
+            connection.close_callbacks.add(lambda *_: deliveries.end())
+            holders = [
+                asyncio.create_task(keep_running(partial(self._hold, connection, partition), f"partition {partition}"))
+                for partition in range(self._topology.partitions)
+            ]
             try:
                 await self._consume(deliveries)
             finally:
-                self._deliveries = None
+                for holder in holders:
+                    holder.cancel()
+                await asyncio.wait(holders)
+
+    async def _hold(self, connection: AbstractConnection, partition: int) -> None:
+        """Subscribes to a partition until it must let go; raises when the broker ends the subscription."""
+        if partition in self._blocked:
+            await asyncio.sleep(BLOCKED_PAUSE_SECONDS)
+            self._blocked.discard(partition)
+        let_go = asyncio.Event()
+        async with asyncio.timeout(SETUP_TIMEOUT_SECONDS):
+            channel = await connection.channel(publisher_confirms=False)
+            await self._subscribe(channel, partition, let_go)
+        self._holding[partition] = let_go
+        log.info("consuming", partition=partition)
+        try:
+            await self._watch(channel, partition, let_go)
+        finally:
+            del self._holding[partition]
+            self._deliveries.drop(partition)
+            with suppress(*BROKER_ERRORS):
                 async with asyncio.timeout(SETUP_TIMEOUT_SECONDS):
                     await channel.close()
+        if connection.is_closed:
+            await asyncio.Future()  # the session ends, and this with it
+        raise ConnectionError("the broker ended the subscription")
 
-    async def _subscribe(self, channel: AbstractChannel, deliveries: Deliveries) -> None:
-        await self._topology.declare(channel)
+    async def _subscribe(self, channel: AbstractChannel, partition: int, let_go: asyncio.Event) -> None:
+        await self._topology.declare_partition(channel, partition)
         await channel.set_qos(prefetch_count=self._settings.prefetch_messages)
-        channel.close_callbacks.add(lambda *_: deliveries.end())
+        channel.close_callbacks.add(lambda *_: let_go.set())
         underlay = await channel.get_underlay_channel()
-        underlay.on_consumer_cancel_callbacks.add(lambda _: deliveries.end())
-        for partition in range(self._topology.partitions):
-            queue = await channel.get_queue(self._topology.command_queue(partition), ensure=False)
-            await queue.consume(deliveries.put)
+        underlay.on_consumer_cancel_callbacks.add(lambda _: let_go.set())
+        queue = await channel.get_queue(self._topology.command_queue(partition), ensure=False)
+        await queue.consume(self._deliveries.receiver(partition))
+
+    async def _watch(self, channel: AbstractChannel, partition: int, let_go: asyncio.Event) -> None:
+        """Returns when the subscription has ended, also where the broker did not say so."""
+        while not let_go.is_set():
+            with suppress(TimeoutError):
+                await asyncio.wait_for(let_go.wait(), WATCH_INTERVAL_SECONDS)
+                return
+            async with asyncio.timeout(SETUP_TIMEOUT_SECONDS):
+                queue = await channel.declare_queue(self._topology.command_queue(partition), passive=True)
+            if not queue.declaration_result.consumer_count:
+                log.warning("the broker has forgotten this consumer; subscribing again", partition=partition)
+                return
 
     async def _consume(self, deliveries: Deliveries) -> None:
         while True:
@@ -186,48 +169,76 @@ class Consumer:
                 if batch is None:
                     break
                 await self._settle(batch)
-            except (NewerVersionError, RepeatedBugError) as error:
+            except PartitionBlockedError as error:
+                self._let_go(error)
+            except RepeatedBugError as error:
                 log.error(
-                    "paused: nothing is lost or failed; upgrade or mend the worker and it goes on by itself",
-                    error=f"{type(error).__name__}: {error}",
+                    "paused: several commands fail in the same way, and no more of them are failed; "
+                    "mend the cause and the worker goes on by itself",
+                    error=str(error),
                 )
-                await self._pause(MAX_BACKOFF_SECONDS)
+                await self._pause(BLOCKED_PAUSE_SECONDS / 6)
                 return
             except HandBackError:
                 return
         if not self._stopping.is_set():
-            raise ConnectionError("the broker ended the deliveries")
+            raise ConnectionError("the broker closed the connection")
+
+    def _let_go(self, error: PartitionBlockedError) -> None:
+        log.error(
+            "partition paused: its next command is of a newer version; upgrade the workers first. Nothing is lost",
+            partition=error.partition,
+            error=str(error),
+            next_try_in_seconds=BLOCKED_PAUSE_SECONDS,
+        )
+        self._deliveries.drop(error.partition)
+        if let_go := self._holding.get(error.partition):
+            self._blocked.add(error.partition)
+            let_go.set()
 
     async def _settle(self, batch: Batch) -> None:
         """Settles a batch, then acknowledges it, then replies."""
-        started = asyncio.get_running_loop().time()
-        outcomes = await self._outcomes(batch.commands)
-        for content in batch.unreadable:
-            await self._outbox.dead_letter(content)
-        await batch.messages[-1].ack(multiple=True)
-        for reply_to, replies in batch.replies(outcomes).items():
-            await self._outbox.reply(reply_to, replies)
+        started = self._batch_since = asyncio.get_running_loop().time()
+        try:
+            async with asyncio.timeout(BATCH_TIMEOUT_SECONDS):
+                outcomes = await self._outcomes(batch)
+                for content in batch.unreadable:
+                    await self._outbox.dead_letter(content)
+                await self._acknowledge(batch)
+                for reply_to, replies in batch.replies(outcomes).items():
+                    await self._outbox.reply(reply_to, replies)
+        finally:
+            self._batch_since = None
         log.info(
             "batch settled",
             commands=len(outcomes),
-            messages=len(batch.messages),
-            redelivered=sum(bool(message.redelivered) for message in batch.messages),
+            messages=len(batch.deliveries),
+            redelivered=sum(bool(delivery.message.redelivered) for delivery in batch.deliveries),
             milliseconds=round((asyncio.get_running_loop().time() - started) * 1000, 1),
         )
 
-    async def _outcomes(self, commands: list[Command | BadCommand]) -> list[Outcome]:
+    async def _acknowledge(self, batch: Batch) -> None:
+        for message in batch.last_of_each_partition():
+            try:
+                await message.ack(multiple=True)
+            except BROKER_ERRORS as error:
+                log.info("acknowledgement dropped; what comes again has no second effect", error=type(error).__name__)
+
+    async def _outcomes(self, batch: Batch) -> list[Outcome]:
         """The committed outcomes; a transient failure is waited out for a while, then handed back."""
         patience_ends = asyncio.get_running_loop().time() + PATIENCE_SECONDS
         failures = 0
         while True:
             try:
-                return await self._settlement.settle(commands)
+                if batch.careful:
+                    return await self._settlement.settle_carefully(batch.commands)
+                return await self._settlement.settle(batch.commands)
             except Exception as error:
                 if kind_of(error) is not Kind.TRANSIENT:
                     raise
                 log.warning(
                     "batch not applied; it stays unacknowledged and is tried again",
-                    commands=len(commands),
+                    commands=len(batch.commands),
                     error=describe(error),
                 )
             await self._pause(jittered(failures))

@@ -3,22 +3,34 @@
 rejected    an outcome of the fold, never an exception
 unreadable  no command id can be read: the dead-letter queue gets it
 bug         a handler raised, or Postgres refused the data: the culprit becomes a `failed` row
-newer       a command of a newer version: nothing is failed, the worker waits to be upgraded
+newer       a command of a newer version: its partition is paused until the worker is upgraded
+killer      every worker that tried the command died: it becomes a `failed` row
 transient   everything else, known or not: nothing is lost or decided, the batch is tried again
 """
 
 from collections.abc import Sequence
 from enum import Enum, auto
+from traceback import format_tb
+from uuid import uuid4
 
 import asyncpg
 import structlog
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from shared.contracts import BadCommand, Command, NewerVersionError, Outcome
-from worker.apply import ConflictError, HandlerError, apply_batch, record_failure
+from shared.contracts import BadCommand, Command, Outcome
+from worker.apply import (
+    ConflictError,
+    HandlerError,
+    apply_batch,
+    clear_marks,
+    mark_attempt,
+    record_failure,
+)
 
 DATA_ERROR_CLASSES = ("22", "23")
+MAX_LIVES = 5
+"""How many processes may die of a command."""
 
 log = structlog.get_logger()
 
@@ -27,8 +39,7 @@ class Kind(Enum):
     """What the worker does about an exception of a batch."""
 
     BUG = auto()
-    NEWER = auto()
-    CONFLICT = auto()
+    PAUSE = auto()
     TRANSIENT = auto()
 
 
@@ -43,10 +54,8 @@ def kind_of(error: Exception) -> Kind:
             return Kind.BUG
         case DBAPIError() if _is_data_error(error):
             return Kind.BUG
-        case ConflictError():
-            return Kind.CONFLICT
-        case NewerVersionError() | RepeatedBugError():
-            return Kind.NEWER
+        case RepeatedBugError():
+            return Kind.PAUSE
         case _:
             return Kind.TRANSIENT
 
@@ -63,6 +72,7 @@ class Settlement:
 
     def __init__(self, engine: AsyncEngine) -> None:
         self._engine = engine
+        self._process_id = uuid4()
         self._last_bug: str | None = None
 
     async def settle(self, batch: Sequence[Command | BadCommand]) -> list[Outcome]:
@@ -71,7 +81,7 @@ class Settlement:
         Raises RepeatedBugError, or the exception of a transient failure; the batch may be settled again then.
         """
         try:
-            outcomes = await self._apply(batch)
+            outcomes = await apply_batch(self._engine, batch)
         except Exception as error:
             if kind_of(error) is not Kind.BUG:
                 raise
@@ -79,17 +89,38 @@ class Settlement:
         self._last_bug = None
         return outcomes
 
-    async def _apply(self, batch: Sequence[Command | BadCommand]) -> list[Outcome]:
+    async def settle_carefully(self, batch: Sequence[Command | BadCommand]) -> list[Outcome]:
+        """As `settle`, for a message that came back often: one by one, and what kills the worker is failed.
+
+        A command that MAX_LIVES processes tried, none of which lived to give it an outcome, is not tried again.
+        Transient failures do not count, since the process survives them.
+        """
+        outcomes = []
+        for command in batch:
+            if await mark_attempt(self._engine, command.id, self._process_id) > MAX_LIVES:
+                outcomes.append(await self._fail_killer(command))
+            else:
+                outcomes += await self._settle_one_by_one([command])
+        await clear_marks(self._engine, [command.id for command in batch])
+        return outcomes
+
+    async def _fail_killer(self, command: Command | BadCommand) -> Outcome:
         try:
-            return await apply_batch(self._engine, batch)
-        except ConflictError:
-            return await apply_batch(self._engine, batch)
+            outcome = await record_failure(self._engine, command, "worker_killed")
+        except ConflictError:  # it has its outcome, and only the acknowledgement was lost
+            return (await apply_batch(self._engine, [command]))[0]
+        log.error(
+            "command failed and is kept as a dead letter: every worker that tried it died; its neighbours are applied",
+            command_id=str(command.id),
+            workers=MAX_LIVES,
+        )
+        return outcome
 
     async def _settle_one_by_one(self, batch: Sequence[Command | BadCommand]) -> list[Outcome]:
         outcomes = []
         for command in batch:
             try:
-                outcomes += await self._apply([command])
+                outcomes += await apply_batch(self._engine, [command])
             except Exception as error:
                 if kind_of(error) is not Kind.BUG:
                     raise
@@ -107,9 +138,14 @@ class Settlement:
             command_id=str(command.id),
             reason=outcome.reason,
             error=bug,
-            exc_info=error if isinstance(error, HandlerError) else None,
+            stack=_stack(error),
         )
         return outcome
+
+
+def _stack(error: Exception) -> str | None:
+    """Where a handler raised; without the message, which may repeat what users wrote."""
+    return "".join(format_tb(error.__cause__.__traceback__)) if error.__cause__ else None
 
 
 def _reason(error: Exception) -> str:

@@ -1,4 +1,4 @@
-"""The worker's probes. Live: the event loop turns. Ready: the broker has it as a consumer."""
+"""The worker's probes. Live: the consuming progresses. Ready: the broker has it as a consumer."""
 
 from starlette.applications import Starlette
 from starlette.requests import Request
@@ -9,14 +9,16 @@ from worker.consumer import Consumer
 
 
 def create_health_app(consumer: Consumer) -> Starlette:
-    """`/health/live` answers 200; `/health/ready` answers 503 while the worker does not consume."""
+    """`/health/live` answers 503 when the consuming is stuck, `/health/ready` while the worker does not consume."""
 
     async def live(_: Request) -> JSONResponse:
+        if consumer.stuck:
+            return JSONResponse({"status": "stuck"}, status_code=503)
         return JSONResponse({"status": "live"})
 
     async def ready(_: Request) -> JSONResponse:
-        if consumer.consuming:
-            return JSONResponse({"status": "consuming"})
-        return JSONResponse({"status": "not consuming"}, status_code=503)
+        consuming = bool(consumer.partitions)
+        status = "consuming" if consuming else "not consuming"
+        return JSONResponse({"status": status, "partitions": sorted(consumer.partitions)}, 200 if consuming else 503)
 
     return Starlette(routes=[Route("/health/live", live), Route("/health/ready", ready)])

@@ -38,6 +38,7 @@ class Outbox:
             async with asyncio.timeout(SETUP_TIMEOUT_SECONDS):
                 replies = await connection.channel(publisher_confirms=False)
                 dead_letters = await connection.channel(publisher_confirms=True, on_return_raises=True)
+                await self._topology.declare(dead_letters)
             self._replies, self._dead_letters = replies, dead_letters
             try:
                 await asyncio.wait(

@@ -25,7 +25,7 @@ BODY: Responses = {
 
 def notes_router(note_body: NoteBody) -> APIRouter:
     """The routes of `/notes`; request bodies are read by `note_body`."""
-    router = APIRouter(prefix="/notes", tags=["notes"], responses={422: {"model": Problem}})
+    router = APIRouter(prefix="/notes", tags=["notes"])
     body = Depends(note_body)
 
     @router.post("", status_code=201, response_model=Note, responses=WRITE | BODY, openapi_extra=note_body.openapi)

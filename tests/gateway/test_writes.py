@@ -192,7 +192,7 @@ async def test_lost_reply_is_made_up_for_by_one_look_at_the_database(
 
     monkeypatch.setattr("worker.outbox.Outbox.reply", lose)
     async with harness.worker(worker_settings), harness.gateway(through(gateway_settings)) as client:
-        assert (await client.post("/notes/", json=NOTE)).status_code == 201
+        await eventually(lambda: created(client))
 
 
 async def test_burst_is_answered_completely_each_with_its_own_note(client: httpx.AsyncClient) -> None:

@@ -20,6 +20,7 @@ from shared.contracts import (
     NoteText,
     Outcome,
     OutcomeStatus,
+    Received,
     Rejection,
     ReplaceNote,
     Reply,
@@ -166,16 +167,18 @@ def test_newer_version_is_not_decided_whatever_its_data_look_like() -> None:
 
 @pytest.mark.parametrize("unknown", ["note.paint", "", None, 1, ["note.create"], "\ud800"])
 def test_unknown_type_is_a_bad_command(unknown: object) -> None:
-    received = decode_batch(batch(event(type=unknown)))
+    [received] = decode_batch(batch(event(type=unknown)))
 
-    assert received == [BadCommand(CREATE.id, "unknown_type", json.dumps(event(type=unknown)))]
+    assert_bad(received, "unknown_type", event(type=unknown))
 
 
 def test_missing_type_is_a_bad_command() -> None:
     untyped = event()
     del untyped["type"]
 
-    assert decode_batch(batch(untyped)) == [BadCommand(CREATE.id, "unknown_type", json.dumps(untyped))]
+    [received] = decode_batch(batch(untyped))
+
+    assert_bad(received, "unknown_type", untyped)
 
 
 @pytest.mark.parametrize(
@@ -205,11 +208,17 @@ def test_missing_type_is_a_bad_command() -> None:
     ids=json.dumps,
 )
 def test_bad_data_is_a_bad_command_that_keeps_its_id_and_content(members: dict[str, object]) -> None:
-    bad = event(**members)
+    bad = event() | members
 
-    received = decode_batch(batch(event(REPLACE), bad, event(DELETE)))
+    before, received, after = decode_batch(batch(event(REPLACE), bad, event(DELETE)))
 
-    assert received == [REPLACE, BadCommand(CREATE.id, "invalid_command", json.dumps(bad)), DELETE]
+    assert (before, after) == (REPLACE, DELETE)
+    assert_bad(received, "invalid_command", bad)
+
+
+def assert_bad(received: Received, reason: str, sent: dict[str, Any]) -> None:
+    assert isinstance(received, BadCommand)
+    assert (received.id, received.reason, json.loads(received.content)) == (CREATE.id, reason, sent)
 
 
 @pytest.mark.parametrize("bad_id", [None, 1, "", "x", [], {}, "\ud800", str(CREATE.id)[:-1]])
@@ -269,9 +278,18 @@ def test_command_beside_a_strange_event_is_read(raw: bytes) -> None:
 
 @pytest.mark.parametrize("member", ["fingerprint", "source", "traceparent"])
 def test_command_that_was_read_can_be_written_again(member: str) -> None:
-    [received] = decode_batch(batch(event(**{member: "\ud800"})))
+    [received] = decode_batch(batch(event() | {member: "\ud800"}))
 
+    assert not isinstance(received, Unreadable)
     assert isinstance(received, BadCommand) or encode_command(received)
+
+
+@pytest.mark.parametrize("member", ["fingerprint", "source", "traceparent"])
+def test_envelope_of_a_bad_command_can_be_written_again(member: str) -> None:
+    [received] = decode_batch(batch(event(data=None) | {member: "\ud800"}))
+
+    assert isinstance(received, BadCommand)
+    assert received.envelope is None or received.envelope.model_dump_json()
 
 
 def test_nesting_of_any_depth_is_survived() -> None:

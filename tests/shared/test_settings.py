@@ -1,5 +1,6 @@
 """Wrong settings, as an operator meets them: the process ends at once and names what to mend."""
 
+import json
 import os
 import subprocess
 import sys
@@ -9,6 +10,8 @@ import pytest
 from pydantic import ValidationError
 
 from gateway.settings import GatewaySettings
+from shared.settings import ServiceSettings, load_settings
+from worker.settings import WorkerSettings
 
 ROOT = Path(__file__).parent.parent.parent
 SECRET = "hunter2-hunter2"
@@ -47,29 +50,59 @@ def run(*arguments: str, **changes: str | None) -> "subprocess.CompletedProcess[
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("INKWELL_")}
     environment = {name: value for name, value in (inherited | GOOD | changes).items() if value is not None}
     command = [sys.executable, "-m", *arguments]
-    return subprocess.run(  # noqa: S603 - runs Inkwell itself
-        command, env=environment, cwd=ROOT, capture_output=True, text=True, timeout=30, check=False
-    )
+    return subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
 
 
 def assert_refused(ended: "subprocess.CompletedProcess[str]", *names: str) -> None:
     """Exit code 2, nothing on stdout, one line on stderr that names the settings, and no secret in it."""
     assert (ended.returncode, ended.stdout) == (2, "")
-    assert len(ended.stderr.splitlines()) == 1
-    assert all(name in ended.stderr for name in names)
-    assert SECRET not in ended.stderr
-    assert KEY not in ended.stderr
+    assert_one_line_names(ended.stderr, *names)
+
+
+def assert_one_line_names(stderr: str, *names: str) -> None:
+    assert len(stderr.splitlines()) == 1
+    assert all(name in stderr for name in names)
+    assert SECRET not in stderr
+    assert KEY not in stderr
+
+
+@pytest.mark.parametrize("value", [None, f"mysql://inkwell:{SECRET}@127.0.0.1/inkwell"])
+@pytest.mark.parametrize("service", ["gateway", "worker"])
+def test_service_ends_and_names_its_wrong_setting(service: str, value: str | None) -> None:
+    assert_refused(run(service, INKWELL_DATABASE_URL=value), "INKWELL_DATABASE_URL")
+
+
+@pytest.mark.parametrize("value", [None, SECRET])
+def test_migrator_ends_and_names_its_wrong_setting(value: str | None) -> None:
+    assert_refused(run("alembic", "upgrade", "head", INKWELL_DATABASE_URL=value), "INKWELL_DATABASE_URL")
 
 
 @pytest.mark.parametrize(
     ("service", "name", "value"),
     [
-        *[("gateway", *setting) for setting in WRONG_IN_BOTH + WRONG_IN_GATEWAY],
-        *[("worker", *setting) for setting in WRONG_IN_BOTH + WRONG_IN_WORKER],
+        *[(GatewaySettings, *setting) for setting in WRONG_IN_BOTH + WRONG_IN_GATEWAY],
+        *[(WorkerSettings, *setting) for setting in WRONG_IN_BOTH + WRONG_IN_WORKER],
     ],
 )
-def test_wrong_setting_is_named_and_its_value_is_not_shown(service: str, name: str, value: str | None) -> None:
-    assert_refused(run(service, **{name: value}), name)
+def test_wrong_setting_is_named_and_its_value_is_not_shown(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    service: type[ServiceSettings],
+    name: str,
+    value: str | None,
+) -> None:
+    for good_name, good_value in GOOD.items():
+        monkeypatch.setenv(good_name, good_value)
+    if value is None:
+        monkeypatch.delenv(name)
+    else:
+        monkeypatch.setenv(name, value)
+
+    with pytest.raises(SystemExit) as ended:
+        load_settings(service)
+
+    assert ended.value.code == 2
+    assert_one_line_names(capsys.readouterr().err, name)
 
 
 def test_every_wrong_setting_has_its_line() -> None:
@@ -85,28 +118,20 @@ def test_every_wrong_setting_has_its_line() -> None:
 def test_note_limits_that_do_not_fit_into_a_body_are_named() -> None:
     ended = run("gateway", INKWELL_TITLE_MAX_LENGTH="1024", INKWELL_BODY_LIMIT_BYTES="1024")
 
-    assert_refused(
-        ended, "INKWELL_TITLE_MAX_LENGTH", "INKWELL_DESCRIPTION_MAX_LENGTH", "INKWELL_BODY_LIMIT_BYTES"
-    )
+    assert_refused(ended, "INKWELL_TITLE_MAX_LENGTH", "INKWELL_DESCRIPTION_MAX_LENGTH", "INKWELL_BODY_LIMIT_BYTES")
 
 
 def test_note_limits_must_fit_into_a_body_in_any_script() -> None:
-    escaped_emoji = len('"\\ud83d\\ude00"') - 2  # what most JSON writers make of one character
-    fitting = 60_000 // escaped_emoji
-    assert settings(description_max_length=fitting - 50).description_max_length == fitting - 50
+    bytes_of_an_emoji = len(json.dumps("🖋")) - 2
+    settings(description_max_length=60_000 // bytes_of_an_emoji - 50)
 
     with pytest.raises(ValidationError, match="INKWELL_BODY_LIMIT_BYTES"):
-        settings(description_max_length=66_000 // escaped_emoji)
+        settings(description_max_length=66_000 // bytes_of_an_emoji)
 
 
 def settings(**changes: int) -> GatewaySettings:
     names = {name.removeprefix("INKWELL_").lower(): value for name, value in GOOD.items()}
     return GatewaySettings.model_validate({**names, **changes})
-
-
-@pytest.mark.parametrize("value", [None, "", SECRET, f"mysql://inkwell:{SECRET}@127.0.0.1/inkwell"])
-def test_migrator_names_its_wrong_database_url(value: str | None) -> None:
-    assert_refused(run("alembic", "upgrade", "head", INKWELL_DATABASE_URL=value), "INKWELL_DATABASE_URL")
 
 
 def test_settings_show_no_secret() -> None:

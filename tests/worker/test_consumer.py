@@ -15,7 +15,6 @@ from tests import harness
 from tests.commands import create
 from tests.harness import eventually
 from worker import handlers
-from worker.consumer import Consumer
 from worker.handlers import Decision
 from worker.settings import WorkerSettings
 
@@ -122,7 +121,7 @@ async def test_unreadable_goes_to_the_dead_letter_queue_and_its_neighbours_are_a
     assert (json.loads(first), second) == (json.loads(no_id), b"[\xff not json]")
 
 
-async def test_newer_version_of_a_known_type_is_neither_failed_nor_lost(
+async def test_newer_version_of_a_known_type_pauses_its_partition_and_no_other(
     publish: Publish,
     channel: aio_pika.abc.AbstractChannel,
     database: "Connection[Record]",
@@ -130,18 +129,22 @@ async def test_newer_version_of_a_known_type_is_neither_failed_nor_lost(
 ) -> None:
     newer = json.loads(encode_command(create()))
     newer["dataversion"] = 2
-    await publish([json.dumps(newer).encode()])
+    topology = Topology(worker_settings.queue_prefix, 2)
+    queue = topology.command_queue(0)
 
     async with harness.worker(worker_settings) as consumer:
-        await eventually(lambda: _false(consumer))
-        assert await outcomes(database) == {}
-
-    queue = Topology(worker_settings.queue_prefix, 2).command_queue(0)
+        await publish([json.dumps(newer).encode()])
+        await publish(encoded([create("behind the newer one")]))
+        await eventually(lambda: _equal(consumer.partitions, {1}))
+        other = aio_pika.Message(encode_batch(encoded([create("in another partition")])))
+        await channel.default_exchange.publish(other, topology.command_queue(1))
+        await eventually(lambda: _equals(database, {"applied": 1}))
+        assert await database.fetchval("select title from notes") == "in another partition"
 
     async def waiting() -> int | None:
         return (await channel.declare_queue(queue, passive=True)).declaration_result.message_count
 
-    assert await eventually(waiting) == 1
+    assert await eventually(waiting) == 2
 
 
 async def test_batch_that_was_committed_but_not_acknowledged_has_one_effect(
@@ -172,8 +175,8 @@ async def _equals(database: "Connection[Record]", expected: dict[str, int]) -> b
     return await outcomes(database) == expected
 
 
-async def _false(consumer: Consumer) -> bool:
-    return not consumer.consuming
+async def _equal(left: object, right: object) -> bool:
+    return left == right
 
 
 async def _next(queue: aio_pika.abc.AbstractQueue) -> bytes:

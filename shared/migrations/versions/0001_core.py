@@ -55,6 +55,12 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("id", name="commands_pkey"),
         sa.CheckConstraint("status in ('applied', 'rejected', 'failed')", name="commands_status_check"),
     )
+    op.create_table(
+        "attempt_marks",
+        sa.Column("command_id", sa.Uuid, nullable=False),
+        sa.Column("process_id", sa.Uuid, nullable=False, comment="one life of a worker process"),
+        sa.PrimaryKeyConstraint("command_id", "process_id", name="attempt_marks_pkey"),
+    )
     op.execute("insert into users default values")
     _grant()
 
@@ -65,11 +71,13 @@ def _grant() -> None:
         op.execute(CREATE_ROLE.format(role=role))
     op.execute("grant select on users, notes, commands, alembic_version to inkwell_gateway, inkwell_worker")
     op.execute("grant insert, update, delete on users, notes, commands to inkwell_worker")
+    op.execute("grant select, insert, delete on attempt_marks to inkwell_worker")
     op.execute("grant usage on sequence notes_id_seq to inkwell_worker")
 
 
 def downgrade() -> None:
     """Drops the tables; the roles stay, since other databases of the server may use them."""
+    op.drop_table("attempt_marks")
     op.drop_table("commands")
     op.drop_table("notes")
     op.drop_table("users")

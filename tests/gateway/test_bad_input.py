@@ -1,0 +1,295 @@
+"""Bad requests: each is refused with a problem that tells what is wrong, before anything is published."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from typing import Any
+
+import httpx
+import pytest
+
+from gateway.settings import GatewaySettings
+from tests import harness
+
+JSON = {"content-type": "application/json"}
+LIMIT = 64 * 1024
+NOTE = {"title": "Ink", "description": "Buy a bottle"}
+WRITES = [("POST", "/notes"), ("PUT", "/notes/1")]
+
+
+def note(**members: object) -> bytes:
+    return json.dumps(NOTE | members).encode()
+
+
+INVALID = {
+    "empty object": (b"{}", [("/body/title", "missing"), ("/body/description", "missing")]),
+    "no title": (b'{"description": ""}', [("/body/title", "missing")]),
+    "no description": (b'{"title": ""}', [("/body/description", "missing")]),
+    "unknown field": (note(colour="blue"), [("/body/colour", "unknown_field")]),
+    "id in the body": (note(id=1), [("/body/id", "unknown_field")]),
+    "slash and tilde": (note(**{"a/b~c": 1}), [("/body/a~1b~0c", "unknown_field")]),
+    "field without a name": (note(**{"": 1}), [("/body/", "unknown_field")]),
+    "title is a number": (note(title=1), [("/body/title", "wrong_type")]),
+    "title is null": (note(title=None), [("/body/title", "wrong_type")]),
+    "title is a list": (note(title=["Ink"]), [("/body/title", "wrong_type")]),
+    "title is an object": (note(title={}), [("/body/title", "wrong_type")]),
+    "title is true": (note(title=True), [("/body/title", "wrong_type")]),
+    "description is a number": (note(description=1.5), [("/body/description", "wrong_type")]),
+    "body is a list": (b"[]", [("/body", "wrong_type")]),
+    "body is a list of notes": (b"[" + note() + b"]", [("/body", "wrong_type")]),
+    "body is a string": (b'"Ink"', [("/body", "wrong_type")]),
+    "body is a number": (b"1", [("/body", "wrong_type")]),
+    "body is null": (b"null", [("/body", "wrong_type")]),
+    "long title": (note(title="a" * 51), [("/body/title", "too_long")]),
+    "long description": (note(description="a" * 201), [("/body/description", "too_long")]),
+    "both too long": (
+        note(title="a" * 51, description="a" * 201),
+        [("/body/title", "too_long"), ("/body/description", "too_long")],
+    ),
+    "U+0000 in title": (note(title="a\0"), [("/body/title", "invalid_value")]),
+    "U+0000 in description": (note(description="\0"), [("/body/description", "invalid_value")]),
+    "title is NaN": (b'{"title": NaN, "description": ""}', [("/body/title", "wrong_type")]),
+    "body is NaN": (b"NaN", [("/body", "wrong_type")]),
+    "title is Infinity": (b'{"title": -Infinity, "description": ""}', [("/body/title", "wrong_type")]),
+    "title is a huge number": (b'{"title": 1e999, "description": ""}', [("/body/title", "wrong_type")]),
+    "all at once": (
+        note(title=1, description="\0", colour="blue"),
+        [("/body/title", "wrong_type"), ("/body/description", "invalid_value"), ("/body/colour", "unknown_field")],
+    ),
+}
+
+NOT_JSON = {
+    "empty": b"",
+    "white space": b" \n",
+    "cut off": b'{"title":',
+    "text after the end": note() + b"x",
+    "single quotes": b"{'title': 'Ink', 'description': ''}",
+    "trailing comma": b'{"title": "Ink", "description": "",}',
+    "form": b"title=Ink&description=",
+    "lone surrogate": b'{"title": "\\ud800", "description": ""}',
+    "lone low surrogate": b'{"title": "\\udc00", "description": ""}',
+    "surrogates in the wrong order": b'{"title": "", "description": "\\udc00\\ud800"}',
+    "lone surrogate in a name": b'{"title": "", "description": "", "\\ud800": 1}',
+    "lone surrogate as bytes": b'{"title": "\xed\xa0\x80", "description": ""}',
+    "latin-1": '{"title": "é", "description": ""}'.encode("latin-1"),
+    "utf-16": '{"title": "", "description": ""}'.encode("utf-16"),
+    "byte order mark": b"\xef\xbb\xbf" + note(),
+    "U+0000 bytes": b"\0\0\0",
+    "control character": b'{"title": "a\nb", "description": ""}',
+    "deeply nested": b"[" * 60_000,
+    "deeply nested and closed": b"[" * 30_000 + b"]" * 30_000,
+    "deeply nested title": b'{"description": "", "title": ' + b'{"a":' * 10_000,
+    "too many digits": b'{"description": "", "title": ' + b"9" * 5000 + b"}",
+}
+
+TOO_LARGE = {
+    "long description": note(description="a" * LIMIT),
+    "one byte too many": note().ljust(LIMIT + 1),
+    "deeply nested": b"[" * 100_000,
+    "not JSON": b"a" * 10 * LIMIT,
+}
+
+NOT_INTEGERS = ["abc", "1.5", "%00", "1%00", "1e3", "0x1", "--1", "true", "%20", "%ff", "1;2", "1,2", "٣"]
+BEYOND_64_BITS = [str(2**63), str(-(2**63) - 1), "9" * 1000, "9" * 5000]
+
+
+@pytest.fixture(scope="module")
+async def gateway() -> AsyncIterator[httpx.AsyncClient]:
+    """A client of a gateway with nothing behind it: what is refused here, the gateway refuses by itself."""
+    settings = GatewaySettings.model_validate(
+        {
+            "database_url": "postgresql://nobody:nothing@127.0.0.1:1/nowhere",
+            "broker_url": "amqp://nobody:nothing@127.0.0.1:1/",
+            "signing_keys": ("a-key-that-is-used-in-the-tests-only",),
+            "fingerprint_key": "another-key-that-is-used-in-the-tests-only",
+            "publish_timeout_seconds": 0.2,
+            "body_limit_bytes": LIMIT,
+        }
+    )
+    async with harness.gateway(settings) as client:
+        yield client
+
+
+def assert_problem(response: httpx.Response, status: int, code: str) -> None:
+    assert (response.status_code, response.headers["content-type"]) == (status, "application/problem+json")
+    problem = response.json()
+    assert (problem["status"], problem["code"]) == (status, code)
+    assert isinstance(problem["title"], str)
+    assert isinstance(problem["detail"], str)
+
+
+def assert_invalid(response: httpx.Response, *errors: tuple[str, str]) -> None:
+    """A problem 422 with these errors, each a pointer and a code."""
+    assert_problem(response, 422, "validation_failed")
+    problem: dict[str, Any] = response.json()
+    assert [(error["pointer"], error["code"]) for error in problem["errors"]] == list(errors)
+    assert all(error["detail"] for error in problem["errors"])
+
+
+@pytest.mark.parametrize(("method", "path"), WRITES)
+@pytest.mark.parametrize(("body", "errors"), INVALID.values(), ids=INVALID.keys())
+async def test_invalid_note_is_refused_with_a_pointer_to_each_error(
+    gateway: httpx.AsyncClient, method: str, path: str, body: bytes, errors: list[tuple[str, str]]
+) -> None:
+    assert_invalid(await gateway.request(method, path, content=body, headers=JSON), *errors)
+
+
+@pytest.mark.parametrize(("method", "path"), WRITES)
+@pytest.mark.parametrize("body", NOT_JSON.values(), ids=NOT_JSON.keys())
+async def test_body_that_is_not_json_is_refused(
+    gateway: httpx.AsyncClient, method: str, path: str, body: bytes
+) -> None:
+    assert_problem(await gateway.request(method, path, content=body, headers=JSON), 400, "invalid_json")
+
+
+@pytest.mark.parametrize(("method", "path"), WRITES)
+@pytest.mark.parametrize("body", TOO_LARGE.values(), ids=TOO_LARGE.keys())
+async def test_body_that_says_it_is_too_large_is_refused(
+    gateway: httpx.AsyncClient, method: str, path: str, body: bytes
+) -> None:
+    assert_problem(await gateway.request(method, path, content=body, headers=JSON), 413, "body_too_large")
+
+
+@pytest.mark.parametrize(("method", "path"), WRITES)
+@pytest.mark.parametrize("body", TOO_LARGE.values(), ids=TOO_LARGE.keys())
+async def test_body_that_turns_out_too_large_is_refused(
+    gateway: httpx.AsyncClient, method: str, path: str, body: bytes
+) -> None:
+    async def chunks() -> AsyncIterator[bytes]:
+        for start in range(0, len(body), 8192):
+            yield body[start : start + 8192]
+
+    assert_problem(await gateway.request(method, path, content=chunks(), headers=JSON), 413, "body_too_large")
+
+
+async def test_body_that_never_ends_is_refused_when_it_is_too_large(gateway: httpx.AsyncClient) -> None:
+    stream, writer = await asyncio.open_connection(gateway.base_url.host, gateway.base_url.port)
+    writer.write(
+        b"POST /notes HTTP/1.1\r\nHost: inkwell\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n"
+    )
+    writer.write(b"2000\r\n" + b" " * 0x2000 + b"\r\n")
+    for _ in range(LIMIT // 0x2000):
+        writer.write(b"2000\r\n" + b" " * 0x2000 + b"\r\n")
+
+    async with asyncio.timeout(10):
+        status_line = await stream.readline()
+
+    writer.close()
+    assert status_line.startswith(b"HTTP/1.1 413 ")
+
+
+@pytest.mark.parametrize(("method", "path"), WRITES)
+@pytest.mark.parametrize(
+    "content_types",
+    [
+        [],
+        [""],
+        ["text/plain"],
+        ["text/json"],
+        ["application/x-www-form-urlencoded"],
+        ["multipart/form-data; boundary=x"],
+        ["application/jsonp"],
+        ["application/problem+json"],
+        ["application/json; charset=latin-1"],
+        ["application/json; charset=utf-16"],
+        ["application/json, text/plain"],
+        ["application/json", "text/plain"],
+    ],
+    ids=" and ".join,
+)
+async def test_body_that_is_not_declared_as_json_is_refused(
+    gateway: httpx.AsyncClient, method: str, path: str, content_types: list[str]
+) -> None:
+    headers = [("content-type", content_type) for content_type in content_types]
+
+    response = await gateway.request(method, path, content=note(), headers=headers)
+
+    assert_problem(response, 415, "unsupported_media_type")
+
+
+@pytest.mark.parametrize(
+    "content_type", ["APPLICATION/JSON", "application/json;charset=UTF-8", 'application/json; charset="utf-8"']
+)
+async def test_every_spelling_of_json_is_read(gateway: httpx.AsyncClient, content_type: str) -> None:
+    response = await gateway.post("/notes", content=b"{}", headers={"content-type": content_type})
+
+    assert_problem(response, 422, "validation_failed")
+
+
+@pytest.mark.parametrize("method", ["GET", "PUT", "DELETE"])
+@pytest.mark.parametrize("note_id", NOT_INTEGERS)
+async def test_id_that_is_no_integer_is_refused(gateway: httpx.AsyncClient, method: str, note_id: str) -> None:
+    body = NOTE if method == "PUT" else None
+
+    response = await gateway.request(method, f"/notes/{note_id}", json=body)
+
+    assert_invalid(response, ("/path/note_id", "not_an_integer"))
+
+
+@pytest.mark.parametrize("method", ["GET", "PUT", "DELETE"])
+@pytest.mark.parametrize("note_id", BEYOND_64_BITS, ids=lambda note_id: note_id[:20])
+async def test_id_beyond_64_bits_is_refused(gateway: httpx.AsyncClient, method: str, note_id: str) -> None:
+    body = NOTE if method == "PUT" else None
+
+    response = await gateway.request(method, f"/notes/{note_id}", json=body)
+
+    assert_invalid(response, ("/path/note_id", "out_of_range"))
+
+
+@pytest.mark.parametrize("name", ["skip", "limit"])
+@pytest.mark.parametrize("value", ["", "abc", "1.5", "1e3", "null", "%00", "%ff", "1,2"])
+async def test_page_that_is_no_integer_is_refused(gateway: httpx.AsyncClient, name: str, value: str) -> None:
+    assert_invalid(await gateway.get(f"/notes?{name}={value}"), (f"/query/{name}", "not_an_integer"))
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("skip", "-1"),
+        ("skip", str(2**63)),
+        ("skip", "9" * 5000),
+        ("limit", "0"),
+        ("limit", "-1"),
+        ("limit", "1001"),
+        ("limit", str(2**63)),
+        ("limit", "9" * 5000),
+    ],
+    ids=lambda value: value[:20],
+)
+async def test_page_out_of_range_is_refused(gateway: httpx.AsyncClient, name: str, value: str) -> None:
+    assert_invalid(await gateway.get(f"/notes?{name}={value}"), (f"/query/{name}", "out_of_range"))
+
+
+async def test_every_wrong_parameter_is_named(gateway: httpx.AsyncClient) -> None:
+    response = await gateway.get("/notes?skip=-1&limit=x")
+
+    assert_invalid(response, ("/query/skip", "out_of_range"), ("/query/limit", "not_an_integer"))
+
+
+@pytest.mark.parametrize("token", ["x", "%00", "%ff", "a.b", "WzFd.AAAA", "x" * 5000, "é", "🖋"])
+async def test_command_url_that_nobody_signed_is_not_found(gateway: httpx.AsyncClient, token: str) -> None:
+    assert_problem(await gateway.get(f"/commands/{token}"), 404, "command_not_found")
+
+
+async def test_refused_requests_write_nothing(client: httpx.AsyncClient, database: Any) -> None:
+    first = (await client.post("/notes", json=NOTE)).json()
+    bodies = [body for body, _ in INVALID.values()] + [*NOT_JSON.values(), *TOO_LARGE.values()]
+
+    for body in bodies:
+        for method, path in ("POST", "/notes"), ("PUT", f"/notes/{first['id']}"):
+            assert (await client.request(method, path, content=body, headers=JSON)).is_client_error
+    for note_id in NOT_INTEGERS + BEYOND_64_BITS:
+        assert (await client.delete(f"/notes/{note_id}")).is_client_error
+
+    # The writes of one owner are applied in order: had one of those been published, it would be seen by now.
+    last = (await client.post("/notes", json=NOTE)).json()
+    assert (await client.get("/notes")).json() == [first, last]
+    assert await database.fetchval("select count(*) from commands") == 2
+
+
+async def test_of_a_member_that_comes_twice_the_last_counts(client: httpx.AsyncClient) -> None:
+    body = b'{"title": "Ink", "title": "Pen", "description": ""}'
+
+    created = await client.post("/notes", content=body, headers=JSON)
+
+    assert (created.status_code, created.json()["title"]) == (201, "Pen")

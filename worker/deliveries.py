@@ -1,0 +1,141 @@
+"""What the broker has delivered and nobody has settled yet, and the batches that are made of it."""
+
+import asyncio
+from collections import defaultdict, deque
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+
+from aio_pika.abc import AbstractIncomingMessage
+
+from shared.contracts import BadCommand, Command, NewerVersionError, Outcome, Received, Reply, Unreadable, decode_batch
+
+CAREFUL_AFTER_DELIVERIES = 3
+"""A message that came back more often may be killing its workers; it is handled alone and command by command."""
+
+
+Receiver = Callable[[AbstractIncomingMessage], Awaitable[None]]
+
+
+class PartitionBlockedError(Exception):
+    """The next message of a partition needs a newer worker."""
+
+    def __init__(self, partition: int, error: NewerVersionError) -> None:
+        super().__init__(str(error))
+        self.partition = partition
+
+
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    """A message, and the partition whose channel it must be acknowledged on."""
+
+    partition: int
+    message: AbstractIncomingMessage
+
+    @property
+    def times_returned(self) -> int:
+        """How often the broker has taken the message back; 4.x counts disconnects under either name."""
+        headers = self.message.headers
+        return max(int(str(headers.get(name, 0))) for name in ("x-delivery-count", "x-acquired-count"))
+
+
+@dataclass(slots=True)
+class Batch:
+    """Some deliveries in their order, and the commands in them."""
+
+    deliveries: list[Delivery] = field(default_factory=list)
+    received: list[tuple[str | None, Received]] = field(default_factory=list)
+    """Each with the address that wants its reply."""
+    careful: bool = False
+    """Whether to run its commands one by one, each after a mark."""
+
+    def add(self, delivery: Delivery) -> None:
+        """Adds a delivery; raises NewerVersionError where it needs a newer worker."""
+        received = decode_batch(delivery.message.body)
+        self.received += [(delivery.message.reply_to, each) for each in received]
+        self.deliveries.append(delivery)
+
+    @property
+    def commands(self) -> list[Command | BadCommand]:
+        """What can be settled."""
+        return [received for _, received in self.received if not isinstance(received, Unreadable)]
+
+    @property
+    def unreadable(self) -> list[bytes]:
+        """What cannot."""
+        return [received.content for _, received in self.received if isinstance(received, Unreadable)]
+
+    def replies(self, outcomes: list[Outcome]) -> dict[str, list[Reply]]:
+        """The replies for each gateway, from the outcomes of `commands`."""
+        replies: dict[str, list[Reply]] = defaultdict(list)
+        settled = [(to, received) for to, received in self.received if not isinstance(received, Unreadable)]
+        for (reply_to, command), outcome in zip(settled, outcomes, strict=True):
+            envelope = command.envelope if isinstance(command, BadCommand) else command
+            if reply_to and envelope:
+                replies[reply_to].append(Reply(attempt_id=envelope.attempt_id, outcome=outcome))
+        return replies
+
+    def last_of_each_partition(self) -> list[AbstractIncomingMessage]:
+        """The messages whose acknowledgement acknowledges all the others."""
+        return list({delivery.partition: delivery.message for delivery in self.deliveries}.values())
+
+
+class Deliveries:
+    """The deliveries of one connection, in the order in which they came, until the connection or the worker ends."""
+
+    def __init__(self) -> None:
+        self._waiting: deque[Delivery] = deque()
+        self._changed = asyncio.Event()
+        self._ended = False
+        self._receivers: dict[int, Receiver] = {}
+
+    def receiver(self, partition: int) -> Receiver:
+        """A callback for a new consumer of a partition, until `drop`."""
+
+        async def receive(message: AbstractIncomingMessage) -> None:
+            # Without an await before it is kept, or a later message could overtake.
+            if self._receivers.get(partition) is receive:
+                self._waiting.append(Delivery(partition, message))
+                self._changed.set()
+
+        self._receivers[partition] = receive
+        return receive
+
+    def drop(self, partition: int) -> None:
+        """Forgets what waits of a partition and what still comes: it belongs to the broker again."""
+        self._receivers.pop(partition, None)
+        self._waiting = deque(delivery for delivery in self._waiting if delivery.partition != partition)
+
+    def end(self) -> None:
+        """Nothing more is to be taken."""
+        self._ended = True
+        self._changed.set()
+
+    async def take(self, commands: int) -> Batch | None:
+        """Waits for a delivery and takes those that are there, up to the one that completes so many commands.
+
+        None when the deliveries have ended. Raises PartitionBlockedError where the next one needs a newer worker.
+        """
+        while not self._waiting and not self._ended:
+            self._changed.clear()
+            await self._changed.wait()
+        batch = Batch()
+        while self._waiting and not self._ended and len(batch.received) < commands and not batch.careful:
+            if not self._take_next(batch):
+                break
+        return None if self._ended else batch
+
+    def _take_next(self, batch: Batch) -> bool:
+        """Moves the next delivery into the batch, unless it must start a batch of its own."""
+        delivery = self._waiting[0]
+        careful = delivery.times_returned > CAREFUL_AFTER_DELIVERIES
+        if careful and batch.deliveries:
+            return False
+        try:
+            batch.add(delivery)
+        except NewerVersionError as error:
+            if batch.deliveries:
+                return False
+            raise PartitionBlockedError(delivery.partition, error) from error
+        batch.careful = careful
+        self._waiting.popleft()
+        return True
