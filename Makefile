@@ -41,5 +41,5 @@ format: .venv/made ## write the code in the project's format
 	@.uv/bin/pip install --quiet uv==0.13.9
 
 .venv/made: pyproject.toml uv.lock | $(UV)
-	@$(UV) sync --frozen --quiet
+	@$(UV) sync --frozen --quiet --compile-bytecode
 	@touch $@

@@ -1,16 +1,19 @@
 """Runs a gateway: `python -m gateway`."""
 
 import asyncio
-import signal
+import socket
 import sys
+from types import FrameType
 
+import asyncpg
 import structlog
 import uvicorn
-from sqlalchemy.exc import SQLAlchemyError
+from fastapi import FastAPI
 
 from gateway.app import create_app
+from gateway.dependencies import Gateway
 from gateway.settings import GatewaySettings
-from shared.database import EXIT_SCHEMA_BEHIND, SchemaBehindError, check_schema, create_engine
+from shared.database import EXIT_SCHEMA_BEHIND, SchemaBehindError, check_schema
 from shared.settings import load_settings
 from shared.telemetry import configure_logging
 
@@ -25,8 +28,9 @@ def main() -> None:
     configure_logging(settings, "inkwell-gateway")
     if asyncio.run(schema_is_behind(settings)):
         sys.exit(EXIT_SCHEMA_BEHIND)
+    app = create_app(settings)
     config = uvicorn.Config(
-        create_app(settings),
+        app,
         host=settings.host,
         port=settings.port,
         loop="uvloop",
@@ -36,25 +40,47 @@ def main() -> None:
         server_header=False,
         timeout_graceful_shutdown=int(settings.drain_timeout_seconds),
     )
-    # uvicorn raises the signal again when it has stopped; a graceful stop is to exit with 0.
-    signal.signal(signal.SIGTERM, lambda *_: None)
-    signal.signal(signal.SIGINT, lambda *_: None)
-    uvicorn.Server(config).run()
+    GatewayServer(config, app, settings.drain_delay_seconds).run()
+
+
+class GatewayServer(uvicorn.Server):
+    """Stops in order: turns not ready, answers the writes that wait, refuses connections, finishes the others."""
+
+    def __init__(self, config: uvicorn.Config, app: FastAPI, delay_seconds: float) -> None:
+        super().__init__(config)
+        self._app = app
+        self._delay_seconds = delay_seconds
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """As uvicorn does."""
+        self._loop = asyncio.get_running_loop()
+        await super().startup(sockets)
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """The first signal drains; a second one stops at once."""
+        gateway: Gateway | None = getattr(self._app.state, "gateway", None)
+        if self._loop is None or gateway is None or gateway.draining.is_set():
+            super().handle_exit(sig, frame)
+        else:
+            self._loop.call_soon_threadsafe(self._drain, gateway)
+
+    def _drain(self, gateway: Gateway) -> None:
+        log.info("draining: not ready, waiting writes are answered", seconds=self._delay_seconds)
+        gateway.drain()
+        asyncio.get_running_loop().call_later(self._delay_seconds, setattr, self, "should_exit", True)
 
 
 async def schema_is_behind(settings: GatewaySettings) -> bool:
     """Whether the database is known to lack migrations; one that does not answer is not waited for."""
-    engine = create_engine(settings.database_url, "inkwell-gateway", connections=1)
     try:
-        async with asyncio.timeout(SCHEMA_CHECK_SECONDS), engine.connect() as connection:
-            await check_schema(connection)
+        async with asyncio.timeout(SCHEMA_CHECK_SECONDS):
+            await check_schema(settings.database_url, "inkwell-gateway")
     except SchemaBehindError as error:
         log.error("the database's schema is behind", error=str(error))
         return True
-    except (SQLAlchemyError, OSError) as error:
+    except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as error:
         log.warning("Postgres does not answer yet; starting without it", error=type(error).__name__)
-    finally:
-        await engine.dispose()
     return False
 
 

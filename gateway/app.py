@@ -62,7 +62,7 @@ async def resources(settings: GatewaySettings) -> AsyncIterator[Gateway]:
     queries = Queries(settings)
     publishing = asyncio.create_task(publisher.run())
     try:
-        yield Gateway(settings, queries, publisher, replies, CommandUrls(settings))
+        yield Gateway(settings, queries, publisher, replies, CommandUrls(settings), asyncio.Event())
     finally:
         await publisher.drain(settings.publish_timeout_seconds)
         publishing.cancel()

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import asyncpg
 from pydantic import PostgresDsn, Secret
 
-from shared.database import CONNECT_TIMEOUT_SECONDS, SESSION_SETTINGS, driver_url
+from shared.database import connect
 
 LIFETIME_SECONDS = 300.0
 """After so long a connection is replaced, so that a primary that moved is found again."""
@@ -36,7 +36,7 @@ class Connections:
     """Hands out its connections one at a time each; the one used last goes first, so its caches are warm."""
 
     def __init__(self, url: Secret[PostgresDsn], size: int) -> None:
-        self._url = driver_url(url, "postgresql")
+        self._url = url
         self._slots = [Slot() for _ in range(size)]
         self._free: asyncio.LifoQueue[Slot] = asyncio.LifoQueue()
         for slot in self._slots:
@@ -65,10 +65,6 @@ class Connections:
         return slot.connection is not None
 
     async def _connect(self, slot: Slot) -> "asyncpg.Connection[asyncpg.Record]":
-        slot.connection = await asyncpg.connect(
-            self._url,
-            timeout=CONNECT_TIMEOUT_SECONDS,
-            server_settings={**SESSION_SETTINGS, "application_name": "inkwell-gateway"},
-        )
+        slot.connection = await connect(self._url, "inkwell-gateway")
         slot.expires_at = asyncio.get_running_loop().time() + LIFETIME_SECONDS
         return slot.connection

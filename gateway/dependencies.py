@@ -1,5 +1,6 @@
 """What a request may use: every process-wide resource of the gateway, made by the app's lifespan."""
 
+import asyncio
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -24,6 +25,13 @@ class Gateway:
     replies: Replies
     """Writes that wait for their outcome."""
     command_urls: CommandUrls
+    draining: asyncio.Event
+    """Set when the gateway is about to stop: it is not ready, and no write waits for its outcome."""
+
+    def drain(self) -> None:
+        """Has every waiting write answered with what is known of it now."""
+        self.draining.set()
+        self.replies.look_up_now()
 
 
 async def current_gateway(request: Request) -> Gateway:

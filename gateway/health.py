@@ -29,6 +29,8 @@ async def ready(gateway: CurrentGateway) -> Response:
         "broker": "up" if gateway.publisher.connected else "down",
         "database": "up" if await answers(gateway) else "down",
     }
+    if gateway.draining.is_set():
+        return JSONResponse({"status": "draining", "dependencies": dependencies}, 503)
     return JSONResponse({"status": "ready", "dependencies": dependencies})
 
 

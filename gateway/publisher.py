@@ -25,6 +25,8 @@ from shared.messaging import (
     open_connection,
 )
 
+BLOCKED_CHECK_SECONDS = 1.0
+
 log = structlog.get_logger()
 
 
@@ -77,7 +79,9 @@ class Publisher:
     async def drain(self, timeout_seconds: float) -> None:
         """Waits until every backlog is handed over and confirmed, but not longer than this."""
         if self._flushing:
-            await asyncio.wait(self._flushing.values(), timeout=timeout_seconds)
+            _, late = await asyncio.wait(self._flushing.values(), timeout=timeout_seconds)
+            for task in late:
+                task.cancel()
 
     async def _session(self) -> None:
         async with open_connection(self._broker_url, "inkwell-gateway") as connection:
@@ -101,10 +105,21 @@ class Publisher:
         try:
             while backlog:
                 await self._connected.wait()
-                if batch := take(backlog):
+                if await self._is_open() and (batch := take(backlog)):
                     await self._hand_over(partition, batch)
         finally:
             del self._flushing[partition]
+
+    async def _is_open(self) -> bool:
+        """Whether the broker takes messages: while an alarm blocks the connection, commands can be withdrawn."""
+        try:
+            async with asyncio.timeout(BLOCKED_CHECK_SECONDS):
+                if self._channel:
+                    await (await self._channel.get_underlay_channel()).connection.ready()
+        except BROKER_ERRORS:
+            await asyncio.sleep(BLOCKED_CHECK_SECONDS / 10)  # until the session has noticed, too
+            return False
+        return self._connected.is_set()
 
     async def _hand_over(self, partition: int, batch: list[Attempt]) -> None:
         message = Message(

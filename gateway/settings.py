@@ -51,8 +51,11 @@ class GatewaySettings(ServiceSettings):
     command_retention_days: Annotated[
         int, Field(ge=1, le=365, description="Days after which a command's URL without an outcome is gone (410)")
     ] = 7
+    drain_delay_seconds: Annotated[
+        float, Field(ge=0, le=60, description="Time on SIGTERM between being not ready and refusing connections")
+    ] = 1.0
     drain_timeout_seconds: Annotated[
-        float, Field(gt=0, le=600, description="Time to answer the requests in hand on SIGTERM")
+        float, Field(ge=1, le=600, description="Time to answer the requests in hand on SIGTERM")
     ] = 20.0
 
     @model_validator(mode="after")

@@ -49,8 +49,8 @@ async def perform(gateway: Gateway, command: Command) -> Response:
     Raises ProblemError 503 `not_accepted` where it certainly has no effect and 504 `unconfirmed` where nobody
     can tell.
     """
-    loop = asyncio.get_running_loop()
-    wait_ends = loop.time() + gateway.settings.wait_seconds
+    wait_seconds = 0.0 if gateway.draining.is_set() else gateway.settings.wait_seconds
+    wait_ends = asyncio.get_running_loop().time() + wait_seconds
     with gateway.replies.expected(command) as attempt:
         try:
             await gateway.publisher.publish(attempt)

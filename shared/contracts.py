@@ -219,9 +219,9 @@ def _number(text: str) -> float | None:
     """A number that can be written again; the others, which no command has, become null."""
     try:
         number = float(text) if {".", "e", "E"} & set(text) else int(text)
-    except ValueError:  # more digits than Python converts
+        return number if math.isfinite(number) else None
+    except (ValueError, OverflowError):  # more digits than Python converts
         return None
-    return number if math.isfinite(number) else None
 
 
 def _no_number(_: str) -> None:

@@ -28,6 +28,9 @@ from sqlalchemy import (
 )
 from sqlalchemy.sql.elements import ColumnElement
 
+SCHEMA_REVISION = "0001"
+"""The last migration that this code needs; revisions are numbered, so that older ones sort before it."""
+
 IMPLICIT_OWNER = 1
 """The owner of every note until there are accounts; the first migration creates it."""
 

@@ -16,7 +16,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from dev.services import Services, services
 from gateway.settings import GatewaySettings
-from shared.database import create_engine
+from shared.engine import create_engine
 from shared.messaging import Topology
 from tests import harness
 from worker.settings import WorkerSettings

@@ -12,7 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from gateway.app import create_app
 from gateway.settings import GatewaySettings
-from shared.database import create_engine
+from shared.engine import create_engine
 from worker.consumer import Consumer
 from worker.settings import WorkerSettings
 

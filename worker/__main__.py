@@ -10,7 +10,8 @@ import structlog
 import uvicorn
 import uvloop
 
-from shared.database import EXIT_SCHEMA_BEHIND, SchemaBehindError, create_engine
+from shared.database import EXIT_SCHEMA_BEHIND, SchemaBehindError
+from shared.engine import create_engine
 from shared.settings import load_settings
 from shared.telemetry import configure_logging
 from worker.consumer import Consumer

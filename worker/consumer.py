@@ -8,9 +8,9 @@ import asyncio
 from contextlib import suppress
 from functools import partial
 
+import asyncpg
 import structlog
 from aio_pika.abc import AbstractChannel, AbstractConnection
-from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from shared.contracts import Outcome
@@ -47,7 +47,6 @@ class Consumer:
 
     def __init__(self, settings: WorkerSettings, engine: AsyncEngine) -> None:
         self._settings = settings
-        self._engine = engine
         self._topology = Topology(settings.queue_prefix, settings.partitions)
         self._outbox = Outbox(settings.broker_url, self._topology)
         self._settlement = Settlement(engine)
@@ -89,16 +88,16 @@ class Consumer:
         failures = 0
         while not self._stopping.is_set():
             try:
-                async with self._engine.connect() as connection:
-                    await check_schema(connection)
-                    return
-            except (SQLAlchemyError, OSError) as error:
+                await check_schema(self._settings.database_url, "inkwell-worker")
+            except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as error:
                 log.warning(
                     "Postgres does not answer; commands wait in their queues and Inkwell tries again by itself",
                     error=describe(error),
                 )
                 await self._pause(jittered(failures))
                 failures += 1
+            else:
+                return
 
     async def _session(self) -> None:
         """One connection's life: returns when the worker stops or hands back, raises when the broker ends it."""

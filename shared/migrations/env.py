@@ -8,7 +8,7 @@ from pydantic import PostgresDsn, Secret, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 from sqlalchemy import Connection, text
 
-from shared.database import create_engine
+from shared.engine import create_engine
 from shared.tables import metadata
 
 MIGRATION_LOCK = 0x1E7C_0DE5

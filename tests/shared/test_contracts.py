@@ -256,8 +256,17 @@ def test_what_is_no_batch_is_unreadable_as_a_whole(body: bytes) -> None:
 
 @pytest.mark.parametrize(
     "raw_title",
-    [b'"\\ud800"', b'"\\udc00\\ud800"', b"NaN", b"Infinity", b"-Infinity", b"1e999", b"9" * 5000],
-    ids=["surrogate", "swapped surrogates", "NaN", "Infinity", "-Infinity", "huge float", "huge integer"],
+    [b'"\\ud800"', b'"\\udc00\\ud800"', b"NaN", b"Infinity", b"-Infinity", b"1e999", b"9" * 400, b"9" * 5000],
+    ids=[
+        "surrogate",
+        "swapped surrogates",
+        "NaN",
+        "Infinity",
+        "-Infinity",
+        "huge float",
+        "big integer",
+        "huge integer",
+    ],
 )
 def test_text_that_cannot_be_stored_is_a_bad_command_among_good_ones(raw_title: bytes) -> None:
     before, bad, after = decode_batch(batch_with_raw_title(raw_title))

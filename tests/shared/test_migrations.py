@@ -14,8 +14,8 @@ from sqlalchemy import make_url
 
 from dev.services import Services
 from gateway.settings import GatewaySettings
-from shared.database import SchemaBehindError, driver_url, require_current_schema
-from shared.tables import metadata
+from shared.database import SchemaBehindError, check_schema
+from shared.tables import SCHEMA_REVISION, metadata
 from worker.settings import WorkerSettings
 
 ROOT = Path(__file__).parent.parent.parent
@@ -51,7 +51,7 @@ async def empty_database_url(servers: Services) -> AsyncIterator[str]:
 @pytest.fixture
 async def as_gateway(gateway_settings: GatewaySettings) -> AsyncIterator[Connection]:
     """A connection to the test's database as the gateway has it."""
-    connection = await asyncpg.connect(driver_url(gateway_settings.database_url, "postgresql"))
+    connection = await asyncpg.connect(str(gateway_settings.database_url.get_secret_value()))
     yield connection
     await connection.close()
 
@@ -59,7 +59,7 @@ async def as_gateway(gateway_settings: GatewaySettings) -> AsyncIterator[Connect
 @pytest.fixture
 async def as_worker(worker_settings: WorkerSettings) -> AsyncIterator[Connection]:
     """A connection to the test's database as the worker has it."""
-    connection = await asyncpg.connect(driver_url(worker_settings.database_url, "postgresql"))
+    connection = await asyncpg.connect(str(worker_settings.database_url.get_secret_value()))
     yield connection
     await connection.close()
 
@@ -151,7 +151,7 @@ async def test_worker_refuses_a_schema_that_is_behind(
 ) -> None:
     alembic(database_url, "downgrade", "base")
 
-    ended = run_worker(driver_url(worker_settings.database_url, "postgresql"), servers.broker_url, queue_prefix)
+    ended = run_worker(str(worker_settings.database_url.get_secret_value()), servers.broker_url, queue_prefix)
 
     assert ended.returncode == 3
     assert "alembic upgrade head" in ended.stderr
@@ -167,10 +167,20 @@ def run_worker(database_url: str, broker_url: str, queue_prefix: str) -> "subpro
     )
 
 
-def test_schema_that_a_newer_version_made_is_accepted() -> None:
-    require_current_schema("9999")
+async def test_schema_that_a_newer_version_made_is_accepted(
+    database: Connection, gateway_settings: GatewaySettings
+) -> None:
+    await database.execute("update alembic_version set version_num = '9999'")
+
+    await check_schema(gateway_settings.database_url, "test")
 
 
-def test_schema_of_no_version_is_behind() -> None:
+async def test_schema_that_is_not_there_is_behind(database: Connection, gateway_settings: GatewaySettings) -> None:
+    await database.execute("drop table alembic_version")
+
     with pytest.raises(SchemaBehindError, match="alembic upgrade head"):
-        require_current_schema(None)
+        await check_schema(gateway_settings.database_url, "test")
+
+
+def test_the_revision_that_the_code_needs_is_the_newest_migration(database_url: str) -> None:
+    assert alembic(database_url, "heads").split()[0] == SCHEMA_REVISION

@@ -1,0 +1,19 @@
+"""SQLAlchemy's engine, for those who write; apart from `database`, because a gateway need not load it."""
+
+from functools import partial
+
+from pydantic import PostgresDsn, Secret
+from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+
+from shared.database import CONNECT_TIMEOUT_SECONDS, connect
+
+
+def create_engine(url: Secret[PostgresDsn], application_name: str, connections: int) -> AsyncEngine:
+    """An engine over the sessions that `connect` makes; it connects on first use."""
+    return create_async_engine(
+        "postgresql+asyncpg://",
+        async_creator=partial(connect, url, application_name),
+        pool_size=connections,
+        max_overflow=0,
+        pool_timeout=CONNECT_TIMEOUT_SECONDS,
+    )

@@ -1,0 +1,15 @@
+"""A running stack for each test, on the session's servers."""
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from dev.services import Services
+from tests.system.stack import Stack, running_stack
+
+
+@pytest.fixture
+async def stack(servers: Services, database_url: str, queue_prefix: str, tmp_path: Path) -> AsyncIterator[Stack]:
+    async with running_stack(database_url, servers.broker_url, queue_prefix, tmp_path, wait_seconds="0.5") as stack:
+        yield stack

@@ -1,0 +1,21 @@
+"""A worker with a bug: a note called "deadly" kills the process. The bug is a patch; the worker knows nothing of it."""
+
+import os
+import signal
+
+from shared.contracts import CreateNote
+from worker import handlers
+from worker.__main__ import main
+from worker.handlers import Decision
+
+create_note = handlers.create_note
+
+
+def deadly_create_note(command: CreateNote, note_id: int) -> Decision:
+    if command.data.title == "deadly":
+        os.kill(os.getpid(), signal.SIGKILL)
+    return create_note(command, note_id)
+
+
+handlers.create_note = deadly_create_note
+main()

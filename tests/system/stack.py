@@ -1,0 +1,237 @@
+"""Inkwell as whole processes on servers of its own, which the tests may kill, pause and starve."""
+
+import asyncio
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import asyncpg
+import httpx
+
+from tests.harness import eventually
+from tests.proxy import Proxy, proxy_to
+
+ROOT = Path(__file__).parent.parent.parent
+KEY = "a-key-that-is-used-in-the-tests-only"
+
+
+def free_port() -> int:
+    """A port of loopback that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+class Process:
+    """One service as a process of its own, with its log in a file."""
+
+    def __init__(self, command: list[str], environment: dict[str, str], log: Path, ready_url: str) -> None:
+        self._command = command
+        self._environment = environment
+        self._log = log
+        self._ready_url = ready_url
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def variant(self, command: list[str]) -> "Process":
+        """Another command in its place."""
+        return Process(command, self._environment, self._log, self._ready_url)
+
+    async def start(self, *, ready: bool = True) -> None:
+        """Starts it, and waits until it is ready."""
+        environment = {**os.environ, **self._environment}
+        with self._log.open("ab") as log:
+            self._process = subprocess.Popen(  # noqa: ASYNC220 - starts at once, and must outlive the loop
+                self._command, env=environment, cwd=ROOT, stderr=log, stdout=log
+            )
+        if ready:
+            await eventually(self._is_ready)
+
+    async def _is_ready(self) -> bool:
+        async with httpx.AsyncClient(timeout=5) as client:
+            try:
+                return (await client.get(self._ready_url)).status_code == 200
+            except httpx.TransportError:
+                return False
+
+    @property
+    def running(self) -> bool:
+        return self._process is not None and self._process.poll() is None
+
+    @property
+    def pid(self) -> int:
+        assert self._process
+        return self._process.pid
+
+    async def stop(self, signal_number: int = signal.SIGTERM) -> int:
+        """Sends the signal and waits for the end; the exit code."""
+        assert self._process
+        if self._process.poll() is None:
+            self._process.send_signal(signal_number)
+        return await asyncio.to_thread(self._process.wait, 60)
+
+    async def kill(self) -> None:
+        """Kill -9."""
+        await self.stop(signal.SIGKILL)
+
+    def events(self, event: str | None = None) -> list[dict[str, Any]]:
+        """What it has logged, or only the events of this text."""
+        return [each for each in self._events() if event is None or each.get("event") == event]
+
+    def _events(self) -> Iterator[dict[str, Any]]:
+        for line in self._log.read_text(errors="replace").splitlines():
+            try:
+                yield json.loads(line)
+            except ValueError:
+                yield {"event": line}
+
+
+@dataclass
+class Stack:
+    """A gateway and a worker as processes, their links through proxies, and clients' view of them."""
+
+    gateway: Process
+    worker: Process
+    client: httpx.AsyncClient
+    database: "asyncpg.Connection[asyncpg.Record]"
+    links: dict[str, Proxy]
+    """By `gateway-broker`, `gateway-database`, `worker-broker` and `worker-database`."""
+    environment: dict[str, str]
+    queue_prefix: str
+
+
+@dataclass
+class Load:
+    """Writes from several clients at once, and what they were answered, by title."""
+
+    client: httpx.AsyncClient
+    answers: dict[str, httpx.Response | None] = field(default_factory=dict)
+    """None where the answer never came."""
+    slowest_seconds: float = 0.0
+    _stopping: bool = False
+
+    @asynccontextmanager
+    async def running(self, clients: int = 8) -> AsyncIterator["Load"]:
+        """Writes during the block."""
+        tasks = [asyncio.create_task(self._write()) for _ in range(clients)]
+        try:
+            yield self
+        finally:
+            self._stopping = True
+            await asyncio.gather(*tasks)
+
+    async def _write(self) -> None:
+        loop = asyncio.get_running_loop()
+        while not self._stopping:
+            title, started = uuid4().hex, loop.time()
+            self.answers[title] = None
+            try:
+                self.answers[title] = await self.client.post("/notes/", json={"title": title, "description": ""})
+            except httpx.TransportError:
+                await asyncio.sleep(0.05)
+            self.slowest_seconds = max(self.slowest_seconds, loop.time() - started)
+            await asyncio.sleep(0.01)
+
+    def titles(self, *statuses: int) -> set[str]:
+        """The titles that were answered with one of the statuses."""
+        return {title for title, answer in self.answers.items() if answer and answer.status_code in statuses}
+
+    @property
+    def accepted(self) -> set[str]:
+        return self.titles(201, 202)
+
+    @property
+    def statuses(self) -> dict[int, int]:
+        """How often each status was answered; 0 stands for none."""
+        counts: dict[int, int] = {}
+        for answer in self.answers.values():
+            status = answer.status_code if answer else 0
+            counts[status] = counts.get(status, 0) + 1
+        return counts
+
+
+async def check(load: Load, stack: Stack, *, within_seconds: float = 30.0) -> None:
+    """Every accepted write has exactly one effect, none that was refused has any, and nothing failed."""
+
+    async def all_applied() -> bool:
+        return load.accepted <= await written(stack.database)
+
+    await eventually(all_applied, within_seconds=within_seconds, every_seconds=0.5)
+    assert load.accepted, load.statuses
+    assert not load.titles(503) & await written(stack.database)
+    assert await stack.database.fetchval("select count(*) - count(distinct title) from notes") == 0
+    assert await stack.database.fetchval("select count(*) from commands where status = 'failed'") == 0
+    assert not await idle_in_transaction(stack.database)
+
+
+async def written(database: "asyncpg.Connection[asyncpg.Record]") -> set[str]:
+    """The titles of the notes that exist."""
+    return {row["title"] for row in await database.fetch("select title from notes")}
+
+
+async def idle_in_transaction(database: "asyncpg.Connection[asyncpg.Record]") -> int:
+    """How many sessions hold a transaction open and do nothing."""
+    count = await database.fetchval(
+        "select count(*) from pg_stat_activity where state like 'idle in transaction%' and datname = current_database()"
+        " and state_change < now() - interval '1 second'"
+    )
+    return int(count)
+
+
+@asynccontextmanager
+async def running_stack(
+    database_url: str, broker_url: str, queue_prefix: str, folder: Path, **settings: str
+) -> AsyncIterator[Stack]:
+    """A stack for the block; settings are INKWELL_ variables in lower case."""
+    async with AsyncExitStack() as exits:
+        links: dict[str, Proxy] = {}
+        environments: dict[str, dict[str, str]] = {}
+        for service in ("gateway", "worker"):
+            urls = {"database": role_url(database_url, f"inkwell_{service}"), "broker": broker_url}
+            environments[service] = {"INKWELL_QUEUE_PREFIX": queue_prefix, "INKWELL_PARTITIONS": "2"}
+            for name, url in urls.items():
+                target = httpx.URL(url)
+                proxy = await exits.enter_async_context(proxy_to(target.host, target.port or 0))
+                links[f"{service}-{name}"] = proxy
+                moved = str(target.copy_with(host="127.0.0.1", port=proxy.port))
+                environments[service][f"INKWELL_{name.upper()}_URL"] = moved
+        gateway_port, health_port = str(free_port()), str(free_port())
+        common = {f"INKWELL_{name.upper()}": value for name, value in settings.items()} | {
+            "INKWELL_SIGNING_KEYS": KEY,
+            "INKWELL_FINGERPRINT_KEY": KEY,
+            "INKWELL_PORT": gateway_port,
+            "INKWELL_WORKER_HEALTH_PORT": health_port,
+            "INKWELL_LOG_FORMAT": "json",
+        }
+        base_url = f"http://127.0.0.1:{gateway_port}"
+        ready = {"gateway": base_url, "worker": f"http://127.0.0.1:{health_port}"}
+        gateway, worker = [
+            Process(
+                [sys.executable, "-m", service],
+                common | environments[service],
+                folder / f"{service}.log",
+                f"{ready[service]}/health/ready",
+            )
+            for service in ("gateway", "worker")
+        ]
+        database = await asyncpg.connect(database_url)
+        exits.push_async_callback(database.close)
+        client = await exits.enter_async_context(httpx.AsyncClient(base_url=base_url, timeout=30))
+        stack = Stack(gateway, worker, client, database, links, common | environments["worker"], queue_prefix)
+        for process in (gateway, worker):
+            await process.start()
+            exits.push_async_callback(process.kill)
+        yield stack
+
+
+def role_url(database_url: str, role: str) -> str:
+    """The same database as another role, whose password is its name."""
+    return str(httpx.URL(database_url).copy_with(username=role, password=role))

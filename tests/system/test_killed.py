@@ -1,0 +1,139 @@
+"""Kill -9 of the services at the worst moments."""
+
+import asyncio
+import random
+import sys
+
+from gateway.command_urls import CommandUrls
+from gateway.settings import GatewaySettings
+from shared.contracts import CreateNote
+from tests.commands import create
+from tests.harness import eventually
+from tests.system.stack import Load, Process, Stack, check
+
+KILLS = 20
+SLOW_STORE = """
+create function slow() returns trigger language plpgsql as $$ begin perform pg_sleep(0.05); return null; end $$;
+create trigger slow after insert on commands for each statement execute function slow();
+"""
+SLOW_COMMIT = """
+create function slow() returns trigger language plpgsql as $$ begin perform pg_sleep(2); return null; end $$;
+create constraint trigger slow after insert on notes initially deferred
+  for each row when (new.title = 'slow') execute function slow();
+"""
+
+
+async def test_worker_killed_under_load_again_and_again_loses_and_repeats_nothing(stack: Stack) -> None:
+    await stack.database.execute(SLOW_STORE)
+    async with Load(stack.client).running() as load:
+        for _ in range(KILLS):
+            await kill_while_it_settles(stack)
+
+    await check(load, stack)
+
+
+async def test_worker_killed_between_commit_and_acknowledgement_repeats_nothing(stack: Stack) -> None:
+    stack.links["worker-broker"].freeze("up")  # the worker's acknowledgement does not arrive
+    created = await stack.client.post("/notes/", json={"title": "once", "description": ""})
+    await eventually(lambda: is_applied(stack, 1))
+    await stack.worker.kill()
+    stack.links["worker-broker"].thaw()
+    await stack.links["worker-broker"].cut()
+    await stack.links["worker-broker"].start()
+
+    before = len(stack.worker.events())
+    await stack.worker.start()
+
+    await eventually(lambda: redelivered(stack, before))
+    assert await stack.database.fetchval("select count(*) from notes") == 1
+    assert created.status_code in (201, 202)
+
+
+async def test_worker_killed_during_commit_repeats_nothing(stack: Stack) -> None:
+    await stack.database.execute(SLOW_COMMIT)
+    accepted = await stack.client.post("/notes/", json={"title": "slow", "description": ""})
+    assert accepted.status_code == 202
+
+    async def committing() -> bool:
+        running = "select count(*) from pg_stat_activity where query ilike 'commit%' and state = 'active'"
+        return bool(await stack.database.fetchval(running))
+
+    await eventually(committing)
+    await stack.worker.kill()
+    before = len(stack.worker.events())
+    await stack.worker.start()
+
+    await eventually(lambda: redelivered(stack, before))
+    await eventually(lambda: is_applied(stack, 1))
+    assert await stack.database.fetchval("select count(*) from notes") == 1
+
+
+async def test_gateway_killed_between_confirm_and_answer_leaves_one_effect_and_a_url_that_tells(stack: Stack) -> None:
+    await stack.worker.stop()
+    writing = asyncio.create_task(stack.client.post("/notes/", json={"title": "orphan", "description": ""}))
+    await asyncio.sleep(0.3)
+    await stack.gateway.kill()
+    await asyncio.gather(writing, return_exceptions=True)
+    assert isinstance(writing.exception(), Exception)
+
+    await stack.worker.start()
+    await eventually(lambda: is_applied(stack, 1))
+    await stack.gateway.start()
+
+    row = await stack.database.fetchrow("select id, fingerprint, issued_at from commands")
+    assert row
+    command: CreateNote = create(id=row["id"], fingerprint=row["fingerprint"], time=row["issued_at"])
+    environment = {name.removeprefix("INKWELL_").lower(): value for name, value in stack.environment.items()}
+    url = CommandUrls(GatewaySettings.model_validate(environment)).url(command, confirmed=True)
+    assert (await stack.client.get(url)).json()["status"] == "applied"
+    assert await stack.database.fetchval("select count(*) from notes") == 1
+
+
+async def test_command_that_kills_every_worker_is_failed_and_its_neighbours_are_applied(stack: Stack) -> None:
+    await stack.worker.stop()
+    for title in ("before", "deadly", "after"):
+        assert (await stack.client.post("/notes/", json={"title": title, "description": ""})).status_code == 202
+    deadly = stack.worker.variant([sys.executable, "-m", "tests.system.deadly_worker"])
+
+    deaths = 0
+    while not await is_failed(stack):
+        await deadly.start(ready=False)
+        await eventually(lambda: is_dead_or_has_failed_it(deadly, stack))
+        deaths += not deadly.running
+    await eventually(lambda: is_applied(stack, 2))
+
+    assert 5 <= deaths <= 10
+    assert await stack.database.fetchval("select reason from commands where status = 'failed'") == "worker_killed"
+    assert await stack.database.fetchval("select string_agg(title, ',' order by id) from notes") == "before,after"
+    await deadly.kill()
+
+
+async def kill_while_it_settles(stack: Stack) -> None:
+    """Kills the worker at a random moment of its work; its successor gets what it had in hand again."""
+    settled = len(stack.worker.events("batch settled"))
+
+    async def works() -> bool:
+        return len(stack.worker.events("batch settled")) > settled
+
+    await eventually(works)
+    await asyncio.sleep(random.uniform(0, 0.1))  # noqa: S311 - no secret
+    await stack.worker.kill()
+    before = len(stack.worker.events())
+    await stack.worker.start()
+    await eventually(lambda: redelivered(stack, before))
+
+
+async def redelivered(stack: Stack, start: int) -> bool:
+    return any(event.get("redelivered", 0) > 0 for event in stack.worker.events()[start:])
+
+
+async def is_applied(stack: Stack, count: int) -> bool:
+    return bool(await stack.database.fetchval("select count(*) from commands where status = 'applied'") >= count)
+
+
+async def is_dead_or_has_failed_it(worker: Process, stack: Stack) -> bool:
+    return not worker.running or await is_failed(stack)
+
+
+async def is_failed(stack: Stack) -> bool:
+    return bool(await stack.database.fetchval("select count(*) from commands where status = 'failed'"))
