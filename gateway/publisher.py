@@ -23,6 +23,7 @@ from shared.messaging import (
     Topology,
     keep_running,
     open_connection,
+    until_lost,
 )
 
 BLOCKED_CHECK_SECONDS = 1.0
@@ -93,7 +94,7 @@ class Publisher:
             self._connected.set()
             log.info("publishing", partitions=self._topology.partitions)
             try:
-                await channel.closed()
+                await until_lost(connection, channel)
             finally:
                 self._connected.clear()
                 self._replies.look_up_now()

@@ -6,6 +6,7 @@ import zlib
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
+from traceback import format_tb
 
 import aio_pika
 import structlog
@@ -19,6 +20,7 @@ HEARTBEAT_SECONDS = 10
 SETUP_TIMEOUT_SECONDS = 10.0
 CLOSE_TIMEOUT_SECONDS = 5.0
 MAX_BACKOFF_SECONDS = 5.0
+LOST_CHECK_SECONDS = 1.0
 COMMAND_QUEUE_BYTES = 1024 * 1024 * 1024
 BROKER_ERRORS = (AMQPError, ChannelInvalidStateError, OSError, TimeoutError)
 """What a broken or unwilling broker raises."""
@@ -81,18 +83,36 @@ def _broker_major_version(channel: AbstractChannel) -> int:
 @asynccontextmanager
 async def open_connection(url: Secret[AmqpDsn], name: str) -> AsyncIterator[AbstractConnection]:
     """A connection that the block may use until either side closes it."""
-    async with asyncio.timeout(SETUP_TIMEOUT_SECONDS):
-        connection = await aio_pika.connect(
-            str(url.get_secret_value()),
-            heartbeat=HEARTBEAT_SECONDS,
-            client_properties={"connection_name": name},
-        )
+    try:
+        async with asyncio.timeout(SETUP_TIMEOUT_SECONDS):
+            connection = await aio_pika.connect(
+                str(url.get_secret_value()),
+                heartbeat=HEARTBEAT_SECONDS,
+                client_properties={"connection_name": name},
+            )
+    except StopAsyncIteration as error:  # aiormq, where the peer hangs up during the handshake
+        raise ConnectionError("the broker hung up during the handshake") from error
     try:
         yield connection
     finally:
         with suppress(*BROKER_ERRORS):
             async with asyncio.timeout(CLOSE_TIMEOUT_SECONDS):
                 await connection.close()
+
+
+async def until_lost(connection: AbstractConnection, *channels: AbstractChannel) -> None:
+    """Returns when the connection or one of the channels is gone, also where no callback tells so."""
+    closing = [asyncio.ensure_future(channel.closed()) for channel in channels]
+    try:
+        while connection.transport and not connection.transport.connection.is_closed:
+            if any(channel.is_closed for channel in channels):
+                return
+            pause = asyncio.ensure_future(asyncio.sleep(LOST_CHECK_SECONDS))
+            await asyncio.wait([*closing, pause], return_when=asyncio.FIRST_COMPLETED)
+            pause.cancel()
+    finally:
+        for future in closing:
+            future.cancel()
 
 
 def jittered(failures: int) -> float:
@@ -102,7 +122,7 @@ def jittered(failures: int) -> float:
 
 
 async def keep_running(session: Callable[[], Awaitable[None]], name: str) -> None:
-    """Runs a broker session again whenever the broker ends it, until cancelled or the session returns.
+    """Runs a broker session again whenever it ends in an exception, until cancelled or the session returns.
 
     The pause between two starts grows while they fail at once and starts anew after a session that held.
     """
@@ -111,7 +131,7 @@ async def keep_running(session: Callable[[], Awaitable[None]], name: str) -> Non
         started = asyncio.get_running_loop().time()
         try:
             return await session()
-        except BROKER_ERRORS as error:
+        except Exception as error:  # noqa: BLE001 - the library raises more than broker errors; nothing may end this
             if asyncio.get_running_loop().time() - started > MAX_BACKOFF_SECONDS:
                 failures = 0
             pause = jittered(failures)
@@ -119,7 +139,8 @@ async def keep_running(session: Callable[[], Awaitable[None]], name: str) -> Non
             log.warning(
                 "no broker session; Inkwell tries again by itself",
                 connection=name,
-                error=f"{type(error).__name__}: {error}",
+                error=f"{type(error).__name__}: {error}" if isinstance(error, BROKER_ERRORS) else type(error).__name__,
+                stack=None if isinstance(error, BROKER_ERRORS) else "".join(format_tb(error.__traceback__)),
                 retry_in_seconds=round(pause, 2),
             )
             await asyncio.sleep(pause)

@@ -22,6 +22,7 @@ from shared.messaging import (
     jittered,
     keep_running,
     open_connection,
+    until_lost,
 )
 from worker.deliveries import Batch, Deliveries, PartitionBlockedError
 from worker.failures import Kind, RepeatedBugError, Settlement, describe, kind_of
@@ -105,17 +106,18 @@ class Consumer:
             return
         async with open_connection(self._settings.broker_url, "inkwell-worker consuming") as connection:
             deliveries = self._deliveries = Deliveries()
-            connection.close_callbacks.add(lambda *_: deliveries.end())
             holders = [
                 asyncio.create_task(keep_running(partial(self._hold, connection, partition), f"partition {partition}"))
                 for partition in range(self._topology.partitions)
             ]
+            lost = asyncio.create_task(until_lost(connection))
+            lost.add_done_callback(lambda _: deliveries.end())
             try:
                 await self._consume(deliveries)
             finally:
-                for holder in holders:
-                    holder.cancel()
-                await asyncio.wait(holders)
+                for task in (lost, *holders):
+                    task.cancel()
+                await asyncio.wait([lost, *holders])
 
     async def _hold(self, connection: AbstractConnection, partition: int) -> None:
         """Subscribes to a partition until it must let go; raises when the broker ends the subscription."""
@@ -136,8 +138,6 @@ class Consumer:
             with suppress(*BROKER_ERRORS):
                 async with asyncio.timeout(SETUP_TIMEOUT_SECONDS):
                     await channel.close()
-        if connection.is_closed:
-            await asyncio.Future()  # the session ends, and this with it
         raise ConnectionError("the broker ended the subscription")
 
     async def _subscribe(self, channel: AbstractChannel, partition: int, let_go: asyncio.Event) -> None:

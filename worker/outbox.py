@@ -12,7 +12,7 @@ from aio_pika.abc import AbstractChannel
 from pydantic import AmqpDsn, Secret
 
 from shared.contracts import Reply, encode_replies
-from shared.messaging import BROKER_ERRORS, SETUP_TIMEOUT_SECONDS, Topology, keep_running, open_connection
+from shared.messaging import BROKER_ERRORS, SETUP_TIMEOUT_SECONDS, Topology, keep_running, open_connection, until_lost
 
 REPLY_TIMEOUT_SECONDS = 1.0
 MAX_REPLY_BYTES = 256 * 1024
@@ -41,10 +41,7 @@ class Outbox:
                 await self._topology.declare(dead_letters)
             self._replies, self._dead_letters = replies, dead_letters
             try:
-                await asyncio.wait(
-                    [asyncio.ensure_future(channel.closed()) for channel in (replies, dead_letters)],
-                    return_when=asyncio.FIRST_COMPLETED,
-                )
+                await until_lost(connection, replies, dead_letters)
             finally:
                 self._replies = self._dead_letters = None
         raise ConnectionError("the broker closed the publishing channel")

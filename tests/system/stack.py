@@ -41,9 +41,9 @@ class Process:
         self._ready_url = ready_url
         self._process: subprocess.Popen[bytes] | None = None
 
-    def variant(self, command: list[str]) -> "Process":
-        """Another command in its place."""
-        return Process(command, self._environment, self._log, self._ready_url)
+    def variant(self, command: list[str] | None = None, **environment: str) -> "Process":
+        """Another command, or the same with other settings, in its place."""
+        return Process(command or self._command, self._environment | environment, self._log, self._ready_url)
 
     async def start(self, *, ready: bool = True) -> None:
         """Starts it, and waits until it is ready."""
@@ -101,11 +101,44 @@ class Stack:
     gateway: Process
     worker: Process
     client: httpx.AsyncClient
-    database: "asyncpg.Connection[asyncpg.Record]"
+    database_url: str
     links: dict[str, Proxy]
     """By `gateway-broker`, `gateway-database`, `worker-broker` and `worker-database`."""
     environment: dict[str, str]
     queue_prefix: str
+
+    async def query(self, sql: str) -> list[asyncpg.Record]:
+        """The rows, over a connection of its own: the former one may have been part of a fault."""
+        connection = await asyncpg.connect(self.database_url, timeout=5)
+        try:
+            return await connection.fetch(sql)
+        finally:
+            connection.terminate()
+
+    async def script(self, sql: str) -> None:
+        """Runs several statements."""
+        connection = await asyncpg.connect(self.database_url, timeout=5)
+        try:
+            await connection.execute(sql)
+        finally:
+            connection.terminate()
+
+    async def value(self, sql: str) -> Any:
+        """The first value of the first row."""
+        return (await self.query(sql))[0][0]
+
+    async def titles(self) -> set[str]:
+        """The titles of the notes that exist."""
+        return {row["title"] for row in await self.query("select title from notes")}
+
+    async def idle_in_transaction(self) -> int:
+        """How many sessions hold a transaction open and do nothing."""
+        return int(
+            await self.value(
+                "select count(*) from pg_stat_activity where state like 'idle in transaction%' "
+                "and datname = current_database() and state_change < now() - interval '1 second'"
+            )
+        )
 
 
 @dataclass
@@ -162,28 +195,14 @@ async def check(load: Load, stack: Stack, *, within_seconds: float = 30.0) -> No
     """Every accepted write has exactly one effect, none that was refused has any, and nothing failed."""
 
     async def all_applied() -> bool:
-        return load.accepted <= await written(stack.database)
+        return load.accepted <= await stack.titles()
 
     await eventually(all_applied, within_seconds=within_seconds, every_seconds=0.5)
     assert load.accepted, load.statuses
-    assert not load.titles(503) & await written(stack.database)
-    assert await stack.database.fetchval("select count(*) - count(distinct title) from notes") == 0
-    assert await stack.database.fetchval("select count(*) from commands where status = 'failed'") == 0
-    assert not await idle_in_transaction(stack.database)
-
-
-async def written(database: "asyncpg.Connection[asyncpg.Record]") -> set[str]:
-    """The titles of the notes that exist."""
-    return {row["title"] for row in await database.fetch("select title from notes")}
-
-
-async def idle_in_transaction(database: "asyncpg.Connection[asyncpg.Record]") -> int:
-    """How many sessions hold a transaction open and do nothing."""
-    count = await database.fetchval(
-        "select count(*) from pg_stat_activity where state like 'idle in transaction%' and datname = current_database()"
-        " and state_change < now() - interval '1 second'"
-    )
-    return int(count)
+    assert not load.titles(503) & await stack.titles()
+    assert await stack.value("select count(*) - count(distinct title) from notes") == 0
+    assert await stack.value("select count(*) from commands where status = 'failed'") == 0
+    assert not await stack.idle_in_transaction()
 
 
 @asynccontextmanager
@@ -222,10 +241,8 @@ async def running_stack(
             )
             for service in ("gateway", "worker")
         ]
-        database = await asyncpg.connect(database_url)
-        exits.push_async_callback(database.close)
         client = await exits.enter_async_context(httpx.AsyncClient(base_url=base_url, timeout=30))
-        stack = Stack(gateway, worker, client, database, links, common | environments["worker"], queue_prefix)
+        stack = Stack(gateway, worker, client, database_url, links, common | environments["worker"], queue_prefix)
         for process in (gateway, worker):
             await process.start()
             exits.push_async_callback(process.kill)

@@ -24,7 +24,7 @@ create constraint trigger slow after insert on notes initially deferred
 
 
 async def test_worker_killed_under_load_again_and_again_loses_and_repeats_nothing(stack: Stack) -> None:
-    await stack.database.execute(SLOW_STORE)
+    await stack.script(SLOW_STORE)
     async with Load(stack.client).running() as load:
         for _ in range(KILLS):
             await kill_while_it_settles(stack)
@@ -45,18 +45,18 @@ async def test_worker_killed_between_commit_and_acknowledgement_repeats_nothing(
     await stack.worker.start()
 
     await eventually(lambda: redelivered(stack, before))
-    assert await stack.database.fetchval("select count(*) from notes") == 1
+    assert await stack.value("select count(*) from notes") == 1
     assert created.status_code in (201, 202)
 
 
 async def test_worker_killed_during_commit_repeats_nothing(stack: Stack) -> None:
-    await stack.database.execute(SLOW_COMMIT)
+    await stack.script(SLOW_COMMIT)
     accepted = await stack.client.post("/notes/", json={"title": "slow", "description": ""})
     assert accepted.status_code == 202
 
     async def committing() -> bool:
         running = "select count(*) from pg_stat_activity where query ilike 'commit%' and state = 'active'"
-        return bool(await stack.database.fetchval(running))
+        return bool(await stack.value(running))
 
     await eventually(committing)
     await stack.worker.kill()
@@ -65,7 +65,7 @@ async def test_worker_killed_during_commit_repeats_nothing(stack: Stack) -> None
 
     await eventually(lambda: redelivered(stack, before))
     await eventually(lambda: is_applied(stack, 1))
-    assert await stack.database.fetchval("select count(*) from notes") == 1
+    assert await stack.value("select count(*) from notes") == 1
 
 
 async def test_gateway_killed_between_confirm_and_answer_leaves_one_effect_and_a_url_that_tells(stack: Stack) -> None:
@@ -80,13 +80,12 @@ async def test_gateway_killed_between_confirm_and_answer_leaves_one_effect_and_a
     await eventually(lambda: is_applied(stack, 1))
     await stack.gateway.start()
 
-    row = await stack.database.fetchrow("select id, fingerprint, issued_at from commands")
-    assert row
+    [row] = await stack.query("select id, fingerprint, issued_at from commands")
     command: CreateNote = create(id=row["id"], fingerprint=row["fingerprint"], time=row["issued_at"])
     environment = {name.removeprefix("INKWELL_").lower(): value for name, value in stack.environment.items()}
     url = CommandUrls(GatewaySettings.model_validate(environment)).url(command, confirmed=True)
     assert (await stack.client.get(url)).json()["status"] == "applied"
-    assert await stack.database.fetchval("select count(*) from notes") == 1
+    assert await stack.value("select count(*) from notes") == 1
 
 
 async def test_command_that_kills_every_worker_is_failed_and_its_neighbours_are_applied(stack: Stack) -> None:
@@ -103,8 +102,8 @@ async def test_command_that_kills_every_worker_is_failed_and_its_neighbours_are_
     await eventually(lambda: is_applied(stack, 2))
 
     assert 5 <= deaths <= 10
-    assert await stack.database.fetchval("select reason from commands where status = 'failed'") == "worker_killed"
-    assert await stack.database.fetchval("select string_agg(title, ',' order by id) from notes") == "before,after"
+    assert await stack.value("select reason from commands where status = 'failed'") == "worker_killed"
+    assert await stack.value("select string_agg(title, ',' order by id) from notes") == "before,after"
     await deadly.kill()
 
 
@@ -128,7 +127,7 @@ async def redelivered(stack: Stack, start: int) -> bool:
 
 
 async def is_applied(stack: Stack, count: int) -> bool:
-    return bool(await stack.database.fetchval("select count(*) from commands where status = 'applied'") >= count)
+    return bool(await stack.value("select count(*) from commands where status = 'applied'") >= count)
 
 
 async def is_dead_or_has_failed_it(worker: Process, stack: Stack) -> bool:
@@ -136,4 +135,4 @@ async def is_dead_or_has_failed_it(worker: Process, stack: Stack) -> bool:
 
 
 async def is_failed(stack: Stack) -> bool:
-    return bool(await stack.database.fetchval("select count(*) from commands where status = 'failed'"))
+    return bool(await stack.value("select count(*) from commands where status = 'failed'"))

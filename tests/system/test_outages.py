@@ -1,0 +1,319 @@
+"""Postgres and the broker fail under load, one way after the other; Inkwell keeps its promises and comes back."""
+
+import asyncio
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import asyncpg
+import docker
+import httpx
+import pytest
+from testcontainers.core.container import DockerContainer
+from testcontainers.core.wait_strategies import LogMessageWaitStrategy
+
+from dev.services import POSTGRES_IMAGE, RABBITMQ_IMAGE
+from tests.harness import eventually
+from tests.system.stack import ROOT, Load, Stack, check, free_port, running_stack
+
+PAUSE_SECONDS = 60.0
+SHORT_SECONDS = 6.0
+WAIT_SECONDS = 0.5
+PUBLISH_TIMEOUT_SECONDS = 5.0
+SMALL_DISK = "size=32m"
+
+
+@dataclass(frozen=True)
+class Servers:
+    """Containers that the tests may break, on ports that stay the same."""
+
+    postgres: DockerContainer
+    rabbitmq: DockerContainer
+    database_url: str
+    broker_url: str
+
+    async def psql(self, *statements: str) -> None:
+        connection = await asyncpg.connect(self.database_url)
+        try:
+            for statement in statements:
+                await connection.execute(statement)
+        finally:
+            await connection.close()
+
+    async def rabbitmqctl(self, *arguments: str) -> None:
+        result = await asyncio.to_thread(self.rabbitmq.exec, ["rabbitmqctl", *arguments])
+        assert result.exit_code == 0, result.output
+
+
+@pytest.fixture(scope="module")
+def breakable() -> Iterator[Servers]:
+    try:
+        docker.from_env().ping()
+    except docker.errors.DockerException:
+        pytest.skip("breaking servers needs a Docker engine")
+    postgres_port, rabbitmq_port = free_port(), free_port()
+    postgres = (
+        DockerContainer(POSTGRES_IMAGE)
+        .with_env("POSTGRES_USER", "inkwell")
+        .with_env("POSTGRES_PASSWORD", "inkwell")
+        .with_tmpfs_mount("/small", SMALL_DISK)
+        .with_bind_ports(5432, postgres_port)
+        .waiting_for(LogMessageWaitStrategy("database system is ready to accept connections.*", times=2))
+    )
+    rabbitmq = (
+        DockerContainer(RABBITMQ_IMAGE)
+        .with_kwargs(hostname="rabbitmq")
+        .with_bind_ports(5672, rabbitmq_port)
+        .waiting_for(LogMessageWaitStrategy("Server startup complete"))
+    )
+    with postgres, rabbitmq:
+        yield Servers(
+            postgres,
+            rabbitmq,
+            f"postgresql://inkwell:inkwell@127.0.0.1:{postgres_port}/inkwell",
+            f"amqp://guest:guest@127.0.0.1:{rabbitmq_port}/",
+        )
+
+
+@pytest.fixture
+async def stack(breakable: Servers, tmp_path: Path) -> AsyncIterator[Stack]:
+    name = f"test_{uuid4().hex[:12]}"
+    await breakable.psql(f"create database {name}")
+    await breakable.psql((ROOT / "dev/roles.sql").read_text())
+    database_url = str(httpx.URL(breakable.database_url).copy_with(path=f"/{name}"))
+    migrate = [sys.executable, "-m", "alembic", "upgrade", "head"]
+    await asyncio.to_thread(
+        subprocess.run, migrate, env={"INKWELL_DATABASE_URL": database_url}, cwd=ROOT, check=True, capture_output=True
+    )
+    prefix = name.replace("_", "-")
+    async with running_stack(
+        database_url, breakable.broker_url, prefix, tmp_path, wait_seconds=str(WAIT_SECONDS)
+    ) as stack:
+        yield stack
+
+
+Fault = Callable[[Servers, Stack], Awaitable[None]]
+
+
+async def postgres_restarts(servers: Servers, _: Stack) -> None:
+    await asyncio.to_thread(servers.postgres.get_wrapped_container().restart, timeout=10)
+
+
+async def postgres_is_killed(servers: Servers, _: Stack) -> None:
+    await asyncio.to_thread(servers.postgres.get_wrapped_container().kill)
+    await asyncio.sleep(SHORT_SECONDS)
+    await asyncio.to_thread(servers.postgres.get_wrapped_container().start)
+
+
+async def postgres_is_paused(servers: Servers, _: Stack) -> None:
+    async with paused(servers.postgres):
+        await asyncio.sleep(PAUSE_SECONDS)
+
+
+async def database_links_are_half_open(_: Servers, stack: Stack) -> None:
+    links = [stack.links["worker-database"], stack.links["gateway-database"]]
+    for link in links:
+        link.freeze()
+    await asyncio.sleep(SHORT_SECONDS)
+    for link in links:
+        await link.cut()
+        link.thaw()
+        await link.start()
+
+
+async def postgres_is_read_only(servers: Servers, _: Stack) -> None:
+    await servers.psql("alter system set default_transaction_read_only = on", "select pg_reload_conf()")
+    await asyncio.sleep(SHORT_SECONDS)
+    writable = "set default_transaction_read_only = off"
+    await servers.psql(writable, "alter system reset default_transaction_read_only", "select pg_reload_conf()")
+
+
+async def grant_is_revoked(_: Servers, stack: Stack) -> None:
+    await stack.script("revoke insert on commands from inkwell_worker")
+    await asyncio.sleep(SHORT_SECONDS)
+    await stack.script("grant insert on commands to inkwell_worker")
+
+
+async def disk_is_full(servers: Servers, stack: Stack) -> None:
+    def run(command: str) -> None:
+        servers.postgres.exec(["bash", "-c", command])
+
+    await asyncio.to_thread(run, "mkdir -p /small/space && chown postgres /small/space")
+    with_space = await asyncpg.connect(stack.database_url)
+    await with_space.execute("create tablespace small location '/small/space'")
+    await with_space.execute("alter table commands set tablespace small")
+    await asyncio.to_thread(run, "dd if=/dev/zero of=/small/filler bs=64k")
+    await eventually(lambda: logged(stack, "53100"))
+    await asyncio.sleep(SHORT_SECONDS)
+    await asyncio.to_thread(run, "rm /small/filler")
+    await with_space.close()
+
+
+POSTGRES_FAULTS: dict[Fault, str] = {
+    postgres_restarts: "",
+    postgres_is_killed: "",
+    postgres_is_paused: "",
+    database_links_are_half_open: "",
+    postgres_is_read_only: "25006",
+    grant_is_revoked: "42501",
+    disk_is_full: "53100",
+}
+
+
+@pytest.mark.parametrize("fault", POSTGRES_FAULTS, ids=lambda fault: fault.__name__)
+async def test_while(fault: Fault, breakable: Servers, stack: Stack) -> None:
+    """Writes are answered 202 throughout, nothing fails, and all is applied within 30 s of the fault's end."""
+    async with Load(stack.client).running() as load:
+        await eventually(lambda: wrote(load, stack))
+        await fault(breakable, stack)
+        await asyncio.sleep(1)
+
+    assert set(load.statuses) <= {201, 202}, load.statuses
+    assert load.slowest_seconds < WAIT_SECONDS + PUBLISH_TIMEOUT_SECONDS + 1
+    assert load.titles(202)
+    assert await logged(stack, POSTGRES_FAULTS[fault])
+    await check(load, stack)
+
+
+async def broker_restarts(servers: Servers, _: Stack) -> None:
+    await asyncio.to_thread(servers.rabbitmq.get_wrapped_container().restart, timeout=20)
+
+
+async def broker_is_killed(servers: Servers, _: Stack) -> None:
+    await asyncio.to_thread(servers.rabbitmq.get_wrapped_container().kill)
+    await asyncio.sleep(SHORT_SECONDS)
+    await asyncio.to_thread(servers.rabbitmq.get_wrapped_container().start)
+
+
+async def broker_is_paused(servers: Servers, _: Stack) -> None:
+    async with paused(servers.rabbitmq):
+        await asyncio.sleep(PAUSE_SECONDS)
+
+
+async def broker_has_a_memory_alarm(servers: Servers, _: Stack) -> None:
+    await servers.rabbitmqctl("set_vm_memory_high_watermark", "absolute", "1MB")
+    await asyncio.sleep(2 * SHORT_SECONDS)
+    await servers.rabbitmqctl("set_vm_memory_high_watermark", "0.6")
+
+
+async def broker_links_are_half_open(_: Servers, stack: Stack) -> None:
+    links = [stack.links["worker-broker"], stack.links["gateway-broker"]]
+    for link in links:
+        link.freeze()
+    await asyncio.sleep(SHORT_SECONDS)
+    for link in links:
+        await link.cut()
+        link.thaw()
+        await link.start()
+
+
+BROKER_FAULTS = [
+    broker_restarts,
+    broker_is_killed,
+    broker_is_paused,
+    broker_has_a_memory_alarm,
+    broker_links_are_half_open,
+]
+
+
+@pytest.mark.parametrize("fault", BROKER_FAULTS, ids=lambda fault: fault.__name__)
+async def test_when(fault: Fault, breakable: Servers, stack: Stack) -> None:
+    """Reads go on, each request meets its deadline, all comes back within 30 s, and what was unknown is told."""
+    reads: list[int] = []
+    async with Load(stack.client).running() as load, reading(stack.client, reads):
+        await eventually(lambda: wrote(load, stack))
+        await fault(breakable, stack)
+        await eventually(lambda: create(stack), within_seconds=30)
+
+    assert set(reads) == {200}
+    assert set(load.statuses) <= {201, 202, 503, 504}, load.statuses
+    assert load.titles(503, 504), "the fault was not felt"
+    assert load.slowest_seconds < WAIT_SECONDS + PUBLISH_TIMEOUT_SECONDS + 1
+    await check(load, stack)
+    await told_truthfully(load, stack)
+
+
+async def test_deleted_queue_is_declared_and_consumed_again(breakable: Servers, stack: Stack) -> None:
+    assert await create(stack)
+    for partition in range(2):
+        await breakable.rabbitmqctl("delete_queue", f"{stack.queue_prefix}.commands.v1.{partition}")
+
+    await eventually(lambda: create(stack), within_seconds=30)
+    assert stack.worker.running
+    assert stack.gateway.running
+
+
+async def test_delivery_that_the_broker_takes_back_for_its_age_has_one_effect(breakable: Servers, stack: Stack) -> None:
+    for setting in ("consumer_timeout, 2000", "channel_tick_interval, 500"):
+        await breakable.rabbitmqctl("eval", f"application:set_env(rabbit, {setting}).")
+    await stack.worker.stop()
+    await stack.worker.start()
+    lock = await asyncpg.connect(stack.database_url)
+    await lock.execute("begin; lock table users in access exclusive mode")
+    assert (await stack.client.post("/notes/", json={"title": "held", "description": ""})).status_code == 202
+    await eventually(lambda: logged(stack, "the broker ended the subscription"))
+    await lock.close()
+
+    await eventually(lambda: exists("held", stack), within_seconds=30)
+    await eventually(lambda: create(stack), within_seconds=30)
+    assert await stack.value("select count(*) from notes where title = 'held'") == 1
+    for setting in ("consumer_timeout, 1800000", "channel_tick_interval, 60000"):
+        await breakable.rabbitmqctl("eval", f"application:set_env(rabbit, {setting}).")
+
+
+@asynccontextmanager
+async def paused(container: DockerContainer) -> AsyncIterator[None]:
+    """Stops every process of a container for the block, sockets and all."""
+    await asyncio.to_thread(container.get_wrapped_container().pause)
+    try:
+        yield
+    finally:
+        await asyncio.to_thread(container.get_wrapped_container().unpause)
+
+
+@asynccontextmanager
+async def reading(client: httpx.AsyncClient, statuses: list[int]) -> AsyncIterator[None]:
+    """Reads all the time, and keeps the statuses."""
+
+    async def read() -> None:
+        while True:
+            statuses.append((await client.get("/notes/?limit=1")).status_code)
+            await asyncio.sleep(0.1)
+
+    async with AsyncExitStack() as exits:
+        task = asyncio.create_task(read())
+        exits.callback(task.cancel)
+        yield
+
+
+async def told_truthfully(load: Load, stack: Stack) -> None:
+    """The URL of each unconfirmed write says `applied` where it has an effect, and `unknown` where it has none."""
+    titles = await stack.titles()
+    for title in load.titles(504):
+        answer = load.answers[title]
+        assert answer
+        state: dict[str, Any] = (await stack.client.get(answer.json()["command"])).json()
+        assert state["status"] == ("applied" if title in titles else "unknown")
+
+
+async def wrote(load: Load, stack: Stack) -> bool:
+    return len(load.titles(201) & await stack.titles()) > 10
+
+
+async def create(stack: Stack) -> bool:
+    response = await stack.client.post("/notes/", json={"title": uuid4().hex, "description": ""})
+    return response.status_code == 201
+
+
+async def exists(title: str, stack: Stack) -> bool:
+    return title in await stack.titles()
+
+
+async def logged(stack: Stack, text: str) -> bool:
+    """Whether the worker has logged trouble that contains the text."""
+    return any(text in str(event) for event in stack.worker.events() if event.get("level") == "warning")
