@@ -1,8 +1,10 @@
 """What `make up`, `make down`, `make logs` and `make dev` do: `python -m dev COMMAND`."""
 
+import argparse
 import os
 import subprocess
 import sys
+from typing import NoReturn
 
 from honcho.manager import Manager
 
@@ -33,7 +35,8 @@ def up() -> int:
         if code := subprocess.call([*compose, *step]):
             print("not everything is healthy; `make logs` tells why", file=sys.stderr)
             return code
-    print(WELCOME.format(port=os.environ.get("INKWELL_PORT", "8000")))
+    published = subprocess.check_output([*compose, "port", "gateway", "8000"], text=True)
+    print(WELCOME.format(port=published.strip().rpartition(":")[2]))
     return 0
 
 
@@ -42,9 +45,9 @@ def down() -> int:
     return subprocess.call(["docker", "compose", "down"])
 
 
-def logs() -> int:
+def logs() -> NoReturn:
     """Follows the stack's logs."""
-    return subprocess.call(["docker", "compose", "logs", "--follow", "--tail=100"])
+    os.execvp("docker", ["docker", "compose", "logs", "--follow", "--tail=100"])  # noqa: S606 - Ctrl-C is Docker's
 
 
 def dev() -> int:
@@ -69,4 +72,6 @@ def dev() -> int:
 COMMANDS = {"up": up, "down": down, "logs": logs, "dev": dev}
 
 if __name__ == "__main__":
-    sys.exit(COMMANDS[sys.argv[1]]())
+    parser = argparse.ArgumentParser(prog="python -m dev")
+    parser.add_argument("command", choices=COMMANDS)
+    sys.exit(COMMANDS[parser.parse_args().command]())

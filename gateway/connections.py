@@ -10,9 +10,10 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 import asyncpg
-from pydantic import PostgresDsn, Secret
+from pydantic import Secret
 
 from shared.database import connect
+from shared.settings import DatabaseUrl
 
 LIFETIME_SECONDS = 300.0
 """After so long a connection is replaced, so that a primary that moved is found again."""
@@ -35,7 +36,7 @@ class Slot:
 class Connections:
     """Hands out its connections one at a time each; the one used last goes first, so its caches are warm."""
 
-    def __init__(self, url: Secret[PostgresDsn], size: int) -> None:
+    def __init__(self, url: Secret[DatabaseUrl], size: int) -> None:
         self._url = url
         self._slots = [Slot() for _ in range(size)]
         self._free: asyncio.LifoQueue[Slot] = asyncio.LifoQueue()

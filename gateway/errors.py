@@ -12,6 +12,7 @@ from pydantic_core import ErrorDetails
 from starlette.exceptions import HTTPException
 from starlette.routing import Match
 
+from gateway.queries import DatabaseUnavailableError
 from shared.contracts import Outcome, OutcomeStatus, Rejection
 
 REJECTION_DETAIL = {
@@ -139,6 +140,11 @@ def install_error_handlers(app: FastAPI) -> None:
     @app.exception_handler(ProblemError)
     async def on_problem(_: Request, error: ProblemError) -> JSONResponse:
         return error.response()
+
+    @app.exception_handler(DatabaseUnavailableError)
+    async def on_database_unavailable(_: Request, __: DatabaseUnavailableError) -> JSONResponse:
+        detail = "The database did not answer; try again"
+        return ProblemError(503, "database_unavailable", detail, headers={"Retry-After": "1"}).response()
 
     @app.exception_handler(RequestValidationError)
     async def on_invalid_parameters(_: Request, error: RequestValidationError) -> JSONResponse:

@@ -9,7 +9,7 @@ from fastapi import APIRouter, Response
 from fastapi.responses import JSONResponse
 
 from gateway.dependencies import CurrentGateway, Gateway
-from gateway.errors import ProblemError
+from gateway.queries import DatabaseUnavailableError
 
 PING_TIMEOUT_SECONDS = 1.0
 
@@ -39,6 +39,6 @@ async def answers(gateway: Gateway) -> bool:
     try:
         async with asyncio.timeout(PING_TIMEOUT_SECONDS):
             await gateway.queries.ping()
-    except (TimeoutError, ProblemError):
+    except (TimeoutError, DatabaseUnavailableError):
         return False
     return True

@@ -21,6 +21,7 @@ from shared.messaging import (
     REPLY_TO,
     SETUP_TIMEOUT_SECONDS,
     Topology,
+    broker_call,
     keep_running,
     open_connection,
     until_lost,
@@ -146,7 +147,8 @@ class Publisher:
         if self._channel is None:
             raise ConnectionError("not connected to the broker")
         async with asyncio.timeout(self._timeout_seconds):
-            await self._channel.default_exchange.publish(message, queue, mandatory=True)
+            with broker_call():
+                await self._channel.default_exchange.publish(message, queue, mandatory=True)
 
 
 def take(backlog: dict[Attempt, None]) -> list[Attempt]:

@@ -15,7 +15,6 @@ from sqlalchemy import BigInteger, Select, Uuid, bindparam, func, literal_column
 from sqlalchemy.dialects.postgresql.asyncpg import dialect
 
 from gateway.connections import Connections
-from gateway.errors import ProblemError
 from gateway.settings import GatewaySettings
 from shared.contracts import Outcome
 from shared.tables import NOTE_FIELDS, commands, note_json, notes
@@ -70,8 +69,12 @@ FIND_OUTCOME = Query.compiled(
 PING = Query.compiled(select(literal_column("1")))
 
 
+class DatabaseUnavailableError(Exception):
+    """Postgres did not answer a read within its deadline, or refused to."""
+
+
 class Queries:
-    """Answers reads within their deadline, or ends the request with a problem 503."""
+    """Answers reads within their deadline, or raises DatabaseUnavailableError."""
 
     def __init__(self, settings: GatewaySettings) -> None:
         self._timeout_seconds = settings.read_timeout_seconds
@@ -109,9 +112,7 @@ class Queries:
                 return await connection.fetch(query.sql, *query.arguments(**arguments))
         except READ_FAILURES as error:
             log.warning("read not answered: Postgres is away or unwilling", **reason(error))
-            raise ProblemError(
-                503, "database_unavailable", "The database does not answer; try again", headers={"Retry-After": "1"}
-            ) from error
+            raise DatabaseUnavailableError from error
 
 
 def reason(error: BaseException) -> dict[str, str]:

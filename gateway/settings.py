@@ -2,7 +2,7 @@
 
 from typing import Annotated, Self
 
-from pydantic import BeforeValidator, Field, SecretStr, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, model_validator
 from pydantic_settings import NoDecode
 
 from shared.settings import ServiceSettings
@@ -16,7 +16,13 @@ def _comma_separated(value: object) -> object:
     return [part.strip() for part in value.split(",")] if isinstance(value, str) else value
 
 
-Key = Annotated[SecretStr, Field(min_length=MIN_KEY_CHARACTERS)]
+def _long_enough(key: SecretStr) -> SecretStr:
+    if len(key) < MIN_KEY_CHARACTERS:
+        raise ValueError(f"must have at least {MIN_KEY_CHARACTERS} characters, not {len(key)}")
+    return key
+
+
+Key = Annotated[SecretStr, AfterValidator(_long_enough)]
 
 
 class GatewaySettings(ServiceSettings):

@@ -14,6 +14,7 @@ from uuid_utils.compat import uuid7
 from gateway.dependencies import Gateway
 from gateway.errors import ProblemError, problem_of
 from gateway.publisher import NotAcceptedError, UnconfirmedError
+from gateway.queries import DatabaseUnavailableError
 from gateway.schemas import CommandState
 from shared.contracts import Command, Outcome, OutcomeStatus
 from shared.tables import IMPLICIT_OWNER
@@ -73,7 +74,7 @@ async def look_up(gateway: Gateway, command: Command) -> Outcome | None:
     try:
         async with asyncio.timeout(LOOK_UP_TIMEOUT_SECONDS):
             return await gateway.queries.find_outcome(command.owner, command.id)
-    except (TimeoutError, ProblemError):
+    except (TimeoutError, DatabaseUnavailableError):
         return None
 
 

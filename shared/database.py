@@ -1,8 +1,9 @@
 """Postgres: how a service connects, and whether the schema is one it can work with."""
 
 import asyncpg
-from pydantic import PostgresDsn, Secret
+from pydantic import Secret
 
+from shared.settings import DatabaseUrl
 from shared.tables import SCHEMA_REVISION
 
 CONNECT_TIMEOUT_SECONDS = 5.0
@@ -28,7 +29,7 @@ class SchemaBehindError(Exception):
         )
 
 
-async def connect(url: Secret[PostgresDsn], application_name: str) -> "asyncpg.Connection[asyncpg.Record]":
+async def connect(url: Secret[DatabaseUrl], application_name: str) -> "asyncpg.Connection[asyncpg.Record]":
     """A session in UTC whose every statement has a deadline; the URL may say all that libpq's may."""
     _, _, address = str(url.get_secret_value()).partition("://")
     return await asyncpg.connect(
@@ -39,7 +40,7 @@ async def connect(url: Secret[PostgresDsn], application_name: str) -> "asyncpg.C
     )
 
 
-async def check_schema(url: Secret[PostgresDsn], application_name: str) -> None:
+async def check_schema(url: Secret[DatabaseUrl], application_name: str) -> None:
     """Raises SchemaBehindError where migrations are missing, or asyncpg's errors while Postgres is away.
 
     A newer schema is accepted: the database is expanded first and contracted last.

@@ -2,13 +2,14 @@
 
 from functools import partial
 
-from pydantic import PostgresDsn, Secret
+from pydantic import Secret
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from shared.database import CONNECT_TIMEOUT_SECONDS, connect
+from shared.settings import DatabaseUrl
 
 
-def create_engine(url: Secret[PostgresDsn], application_name: str, connections: int) -> AsyncEngine:
+def create_engine(url: Secret[DatabaseUrl], application_name: str, connections: int) -> AsyncEngine:
     """An engine over the sessions that `connect` makes; it connects on first use."""
     return create_async_engine(
         "postgresql+asyncpg://",

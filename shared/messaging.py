@@ -3,10 +3,9 @@
 import asyncio
 import random
 import zlib
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
-from traceback import format_tb
 
 import aio_pika
 import structlog
@@ -57,47 +56,64 @@ class Topology:
     async def declare_partition(self, channel: AbstractChannel, partition: int) -> None:
         """Creates one partition's queue where it is missing."""
         await channel.declare_queue(
-            self.command_queue(partition), durable=True, arguments=_command_queue_arguments(channel)
+            self.command_queue(partition), durable=True, arguments=await _command_queue_arguments(channel)
         )
 
 
-def _command_queue_arguments(channel: AbstractChannel) -> FieldTable:
+async def _command_queue_arguments(channel: AbstractChannel) -> FieldTable:
     arguments: FieldTable = {
         "x-queue-type": "quorum",
         "x-single-active-consumer": True,
         "x-overflow": "reject-publish",
         "x-max-length-bytes": COMMAND_QUEUE_BYTES,
     }
-    if _broker_major_version(channel) >= 4:
+    if await _broker_major_version(channel) >= 4:
         # 4.x counts a mere disconnect as a delivery and would drop a command after 20; 3.x discards at -1.
         arguments["x-delivery-limit"] = -1
     return arguments
 
 
-def _broker_major_version(channel: AbstractChannel) -> int:
-    transport = getattr(channel, "_connection").transport  # noqa: B009 - aio-pika shows it nowhere else
-    version = transport.connection.server_properties["version"]
+async def _broker_major_version(channel: AbstractChannel) -> int:
+    version = (await channel.get_underlay_channel()).connection.server_properties["version"]
     return int((version.decode() if isinstance(version, bytes) else str(version)).split(".")[0])
+
+
+@contextmanager
+def broker_call() -> Iterator[None]:
+    """Whatever the AMQP library raises in the block, as a broker error.
+
+    When a connection ends it also raises bare exceptions, and cancellations that nobody asked for.
+    """
+    try:
+        yield
+    except asyncio.CancelledError as error:
+        task = asyncio.current_task()
+        if task and task.cancelling():
+            raise
+        raise ConnectionError("the connection was lost") from error
+    except BROKER_ERRORS:
+        raise
+    except Exception as error:
+        raise ConnectionError(f"{type(error).__name__} in the AMQP library") from error
 
 
 @asynccontextmanager
 async def open_connection(url: Secret[AmqpDsn], name: str) -> AsyncIterator[AbstractConnection]:
     """A connection that the block may use until either side closes it."""
-    try:
-        async with asyncio.timeout(SETUP_TIMEOUT_SECONDS):
+    async with asyncio.timeout(SETUP_TIMEOUT_SECONDS):
+        with broker_call():
             connection = await aio_pika.connect(
                 str(url.get_secret_value()),
                 heartbeat=HEARTBEAT_SECONDS,
                 client_properties={"connection_name": name},
             )
-    except StopAsyncIteration as error:  # aiormq, where the peer hangs up during the handshake
-        raise ConnectionError("the broker hung up during the handshake") from error
     try:
         yield connection
     finally:
         with suppress(*BROKER_ERRORS):
             async with asyncio.timeout(CLOSE_TIMEOUT_SECONDS):
-                await connection.close()
+                with broker_call():
+                    await connection.close()
 
 
 async def until_lost(connection: AbstractConnection, *channels: AbstractChannel) -> None:
@@ -130,8 +146,9 @@ async def keep_running(session: Callable[[], Awaitable[None]], name: str) -> Non
     while True:
         started = asyncio.get_running_loop().time()
         try:
-            return await session()
-        except Exception as error:  # noqa: BLE001 - the library raises more than broker errors; nothing may end this
+            with broker_call():
+                return await session()
+        except BROKER_ERRORS as error:
             if asyncio.get_running_loop().time() - started > MAX_BACKOFF_SECONDS:
                 failures = 0
             pause = jittered(failures)
@@ -139,8 +156,8 @@ async def keep_running(session: Callable[[], Awaitable[None]], name: str) -> Non
             log.warning(
                 "no broker session; Inkwell tries again by itself",
                 connection=name,
-                error=f"{type(error).__name__}: {error}" if isinstance(error, BROKER_ERRORS) else type(error).__name__,
-                stack=None if isinstance(error, BROKER_ERRORS) else "".join(format_tb(error.__traceback__)),
+                error=f"{type(error).__name__}: {error}",
+                cause=type(error.__cause__).__name__ if error.__cause__ else None,
                 retry_in_seconds=round(pause, 2),
             )
             await asyncio.sleep(pause)

@@ -3,10 +3,16 @@
 import sys
 from typing import Annotated, Literal, NoReturn, TypeVar
 
-from pydantic import AmqpDsn, Field, PostgresDsn, Secret, ValidationError
+from pydantic import AmqpDsn, Field, PostgresDsn, Secret, UrlConstraints, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
 EXIT_BAD_SETTING = 2
+
+
+class DatabaseUrl(PostgresDsn):
+    """A Postgres URL as libpq knows it."""
+
+    _constraints = UrlConstraints(host_required=True, allowed_schemes=["postgresql", "postgres"])
 
 
 class ServiceSettings(BaseSettings):
@@ -14,7 +20,7 @@ class ServiceSettings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix="INKWELL_", frozen=True, extra="ignore")
 
-    database_url: Annotated[Secret[PostgresDsn], Field(description="Postgres, as postgresql://user:password@host/name")]
+    database_url: Annotated[Secret[DatabaseUrl], Field(description="Postgres, as postgresql://user:password@host/name")]
     broker_url: Annotated[
         Secret[AmqpDsn], Field(description="RabbitMQ, as amqp:// or amqps://user:password@host/vhost")
     ]
@@ -49,7 +55,8 @@ def load_settings(settings_class: type[SettingsT]) -> SettingsT:
 def _sentence(location: tuple[int | str, ...], message: str) -> str:
     if not location:
         return message.removeprefix("Value error, ")
-    return f"INKWELL_{str(location[0]).upper()}: {message.removeprefix('Value error, ')}"
+    which = "".join(f"[{step}]" for step in location[1:])
+    return f"INKWELL_{str(location[0]).upper()}{which}: {message.removeprefix('Value error, ')}"
 
 
 def _refuse(*problems: str) -> NoReturn:

@@ -34,13 +34,15 @@ async def run(settings: WorkerSettings) -> int:
     consumer = Consumer(settings, engine)
     health = asyncio.create_task(serve_health(consumer, settings))
     consuming = asyncio.create_task(consumer.run())
-    stop_on_signals(consumer, consuming, settings.drain_timeout_seconds)
+    stopping = stop_on_signals(consumer, consuming, settings.drain_timeout_seconds)
     try:
         await consuming
     except SchemaBehindError as error:
         log.error("the database's schema is behind", error=str(error))
         return EXIT_SCHEMA_BEHIND
     except asyncio.CancelledError:
+        if not stopping.is_set():
+            raise
         log.warning("drain timeout: what was not committed is delivered again")
     finally:
         health.cancel()
@@ -50,17 +52,23 @@ async def run(settings: WorkerSettings) -> int:
     return 0
 
 
-def stop_on_signals(consumer: Consumer, consuming: asyncio.Task[None], drain_timeout_seconds: float) -> None:
-    """SIGTERM and SIGINT finish the batch in hand; after the timeout it is dropped, and delivered again later."""
+def stop_on_signals(consumer: Consumer, consuming: asyncio.Task[None], drain_timeout_seconds: float) -> asyncio.Event:
+    """SIGTERM and SIGINT finish the batch in hand; after the timeout it is dropped, and delivered again later.
+
+    The event tells that such a signal has come.
+    """
     loop = asyncio.get_running_loop()
+    stopping = asyncio.Event()
 
     def stop() -> None:
         log.info("stopping after the batch in hand")
+        stopping.set()
         consumer.stop()
         loop.call_later(drain_timeout_seconds, consuming.cancel)
 
     for signal_number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(signal_number, stop)
+    return stopping
 
 
 class HealthServer(uvicorn.Server):

@@ -77,10 +77,17 @@ async def record_failure(engine: AsyncEngine, command: Command | BadCommand, rea
 
 
 async def mark_attempt(engine: AsyncEngine, command_id: UUID, process_id: UUID) -> int:
-    """Commits that this process is about to try the command; in how many processes' hands it has been so far."""
+    """Commits that this process is about to try the command; how many others left such a mark and no outcome."""
+    mark = {"command_id": command_id, "process_id": process_id}
     async with engine.begin() as connection:
-        await connection.execute(MARK_ATTEMPT, {"command_id": command_id, "process_id": process_id})
-        return int((await connection.execute(COUNT_MARKS, {"command_id": command_id})).scalar_one())
+        await connection.execute(MARK_ATTEMPT, mark)
+        return int((await connection.execute(COUNT_OTHER_MARKS, mark)).scalar_one())
+
+
+async def unmark_attempt(engine: AsyncEngine, command_id: UUID, process_id: UUID) -> None:
+    """Takes this process's mark back: it has survived its attempt."""
+    async with engine.begin() as connection:
+        await connection.execute(UNMARK_ATTEMPT, {"command_id": command_id, "process_id": process_id})
 
 
 async def clear_marks(engine: AsyncEngine, command_ids: Sequence[UUID]) -> None:
@@ -231,7 +238,10 @@ FIND_OUTCOMES = select(*_STORED_COLUMNS).where(
     commands.c.id == func.any(bindparam("ids", type_=ARRAY(commands.c.id.type)))
 )
 MARK_ATTEMPT = insert(attempt_marks).on_conflict_do_nothing()
-COUNT_MARKS = select(func.count()).where(attempt_marks.c.command_id == bindparam("command_id", type_=Uuid()))
+_MARKED_COMMAND = attempt_marks.c.command_id == bindparam("command_id", type_=Uuid())
+_MARKING_PROCESS = bindparam("process_id", type_=Uuid())
+COUNT_OTHER_MARKS = select(func.count()).where(_MARKED_COMMAND, attempt_marks.c.process_id != _MARKING_PROCESS)
+UNMARK_ATTEMPT = delete(attempt_marks).where(_MARKED_COMMAND, attempt_marks.c.process_id == _MARKING_PROCESS)
 CLEAR_MARKS = delete(attempt_marks).where(attempt_marks.c.command_id == func.any(bindparam("ids", type_=ARRAY(Uuid()))))
 LOCK_NOTES = _lock_notes_statement()
 DRAW_NOTE_IDS = text("select nextval('notes_id_seq') from generate_series(1, :count)")

@@ -19,6 +19,7 @@ from shared.messaging import (
     BROKER_ERRORS,
     SETUP_TIMEOUT_SECONDS,
     Topology,
+    broker_call,
     jittered,
     keep_running,
     open_connection,
@@ -106,6 +107,8 @@ class Consumer:
             return
         async with open_connection(self._settings.broker_url, "inkwell-worker consuming") as connection:
             deliveries = self._deliveries = Deliveries()
+            if self._stopping.is_set():  # while it connected
+                return
             holders = [
                 asyncio.create_task(keep_running(partial(self._hold, connection, partition), f"partition {partition}"))
                 for partition in range(self._topology.partitions)
@@ -219,7 +222,8 @@ class Consumer:
     async def _acknowledge(self, batch: Batch) -> None:
         for message in batch.last_of_each_partition():
             try:
-                await message.ack(multiple=True)
+                with broker_call():
+                    await message.ack(multiple=True)
             except BROKER_ERRORS as error:
                 log.info("acknowledgement dropped; what comes again has no second effect", error=type(error).__name__)
 

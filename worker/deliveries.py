@@ -34,8 +34,8 @@ class Delivery:
     @property
     def times_returned(self) -> int:
         """How often the broker has taken the message back; 4.x counts disconnects under either name."""
-        headers = self.message.headers
-        return max(int(str(headers.get(name, 0))) for name in ("x-delivery-count", "x-acquired-count"))
+        counts = [self.message.headers.get(name) for name in ("x-delivery-count", "x-acquired-count")]
+        return max((count for count in counts if isinstance(count, int)), default=0)
 
 
 @dataclass(slots=True)

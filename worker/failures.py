@@ -1,4 +1,4 @@
-"""What a failure is and what the worker does about it, decided in one place.
+"""What the worker does about each kind of failure, and which kind the exception of a batch is.
 
 rejected    an outcome of the fold, never an exception
 unreadable  no command id can be read: the dead-letter queue gets it
@@ -9,6 +9,7 @@ transient   everything else, known or not: nothing is lost or decided, the batch
 """
 
 from collections.abc import Sequence
+from contextlib import suppress
 from enum import Enum, auto
 from traceback import format_tb
 from uuid import uuid4
@@ -26,6 +27,7 @@ from worker.apply import (
     clear_marks,
     mark_attempt,
     record_failure,
+    unmark_attempt,
 )
 
 DATA_ERROR_CLASSES = ("22", "23")
@@ -97,12 +99,20 @@ class Settlement:
         """
         outcomes = []
         for command in batch:
-            if await mark_attempt(self._engine, command.id, self._process_id) > MAX_LIVES:
+            if await mark_attempt(self._engine, command.id, self._process_id) >= MAX_LIVES:
                 outcomes.append(await self._fail_killer(command))
             else:
-                outcomes += await self._settle_one_by_one([command])
+                outcomes += await self._survive(command)
         await clear_marks(self._engine, [command.id for command in batch])
         return outcomes
+
+    async def _survive(self, command: Command | BadCommand) -> list[Outcome]:
+        try:
+            return await self._settle_one_by_one([command])
+        except BaseException:  # also when cancelled: in every case the process lives to tell
+            with suppress(Exception):
+                await unmark_attempt(self._engine, command.id, self._process_id)
+            raise
 
     async def _fail_killer(self, command: Command | BadCommand) -> Outcome:
         try:

@@ -73,25 +73,25 @@ def create_note(command: CreateNote, note_id: int) -> Decision:
 
 def replace_note(command: ReplaceNote, note: Note | None) -> Decision:
     """The note with a new text; its `updated_date` never goes back, whatever the gateways' clocks say."""
-    rejection = refuse_target(command, note)
-    if rejection or note is None:
-        return rejected(rejection or Rejection.NOTE_NOT_FOUND, command.data.note_id)
+    target = target_of(command, note)
+    if isinstance(target, Rejection):
+        return rejected(target, command.data.note_id)
     changed = replace(
-        note,
+        target,
         title=command.data.title,
         description=command.data.description,
-        updated_date=max(command.time, note.updated_date),
-        version=note.version + 1,
+        updated_date=max(command.time, target.updated_date),
+        version=target.version + 1,
     )
-    return Decision(OutcomeStatus.APPLIED, HTTPStatus.OK, note_id=note.id, note=changed)
+    return Decision(OutcomeStatus.APPLIED, HTTPStatus.OK, note_id=target.id, note=changed)
 
 
 def delete_note(command: DeleteNote, note: Note | None) -> Decision:
     """No note any more."""
-    rejection = refuse_target(command, note)
-    if rejection:
-        return rejected(rejection, command.data.note_id)
-    return Decision(OutcomeStatus.APPLIED, HTTPStatus.NO_CONTENT, note_id=command.data.note_id)
+    target = target_of(command, note)
+    if isinstance(target, Rejection):
+        return rejected(target, command.data.note_id)
+    return Decision(OutcomeStatus.APPLIED, HTTPStatus.NO_CONTENT, note_id=target.id)
 
 
 def may_act(command: Command, owners: Mapping[int, int]) -> bool:
@@ -99,13 +99,13 @@ def may_act(command: Command, owners: Mapping[int, int]) -> bool:
     return owners.get(command.owner) == command.credentials_version
 
 
-def refuse_target(command: ReplaceNote | DeleteNote, note: Note | None) -> Rejection | None:
-    """Why the command must leave this note alone, if it must; another owner's note does not exist."""
+def target_of(command: ReplaceNote | DeleteNote, note: Note | None) -> Note | Rejection:
+    """The note that the command may change, or why it must not; another owner's note does not exist."""
     if note is None or note.owner_id != command.owner:
         return Rejection.NOTE_NOT_FOUND
     if command.data.if_match is not None and note.version not in command.data.if_match:
         return Rejection.PRECONDITION_FAILED
-    return None
+    return note
 
 
 @dataclass(slots=True)

@@ -12,7 +12,15 @@ from aio_pika.abc import AbstractChannel
 from pydantic import AmqpDsn, Secret
 
 from shared.contracts import Reply, encode_replies
-from shared.messaging import BROKER_ERRORS, SETUP_TIMEOUT_SECONDS, Topology, keep_running, open_connection, until_lost
+from shared.messaging import (
+    BROKER_ERRORS,
+    SETUP_TIMEOUT_SECONDS,
+    Topology,
+    broker_call,
+    keep_running,
+    open_connection,
+    until_lost,
+)
 
 REPLY_TIMEOUT_SECONDS = 1.0
 MAX_REPLY_BYTES = 256 * 1024
@@ -67,4 +75,5 @@ class Outbox:
     async def _publish(self, channel: AbstractChannel | None, message: Message, queue: str, *, mandatory: bool) -> None:
         if channel is None:
             raise ConnectionError("not connected to the broker")
-        await channel.default_exchange.publish(message, queue, mandatory=mandatory)
+        with broker_call():
+            await channel.default_exchange.publish(message, queue, mandatory=mandatory)

@@ -11,6 +11,7 @@ from shared.tables import IMPLICIT_OWNER
 
 JSON = "application/json"
 NOT_FOUND: Responses = {404: {"model": Problem, "description": "Note not found"}}
+READ: Responses = {503: {"model": Problem, "description": "The database does not answer; try again"}}
 WRITE: Responses = {
     202: {"model": CommandState, "description": "Accepted; ask its Location what became of it"},
     500: {"model": Problem, "description": "Accepted, no effect, kept for an operator"},
@@ -33,12 +34,12 @@ def notes_router(note_body: NoteBody) -> APIRouter:
         """Adds a note."""
         return await perform(gateway, new_command(gateway, CreateNote, note))
 
-    @router.get("", response_model=list[Note])
+    @router.get("", response_model=list[Note], responses=READ)
     async def list_notes(gateway: CurrentGateway, skip: Skip = 0, limit: Limit = 100) -> Response:
         """Notes in the order of their ids."""
         return Response(await gateway.queries.list_notes(IMPLICIT_OWNER, skip, limit), media_type=JSON)
 
-    @router.get("/{note_id}", response_model=Note, responses=NOT_FOUND)
+    @router.get("/{note_id}", response_model=Note, responses=READ | NOT_FOUND)
     async def get_note(gateway: CurrentGateway, note_id: NoteId) -> Response:
         """One note."""
         note = await gateway.queries.find_note(IMPLICIT_OWNER, note_id)

@@ -4,11 +4,12 @@ import asyncio
 import sys
 
 from alembic import context
-from pydantic import PostgresDsn, Secret, ValidationError
+from pydantic import Secret, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 from sqlalchemy import Connection, text
 
 from shared.engine import create_engine
+from shared.settings import DatabaseUrl
 from shared.tables import metadata
 
 MIGRATION_LOCK = 0x1E7C_0DE5
@@ -19,7 +20,7 @@ class MigratorSettings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix="INKWELL_", frozen=True, extra="ignore")
 
-    database_url: Secret[PostgresDsn]
+    database_url: Secret[DatabaseUrl]
 
 
 def migrate(connection: Connection) -> None:
