@@ -15,6 +15,8 @@ class Proxy:
         self._tasks: set[asyncio.Task[None]] = set()
         self._flowing = {"up": asyncio.Event(), "down": asyncio.Event()}
         self.delay_seconds = 0.0
+        self.hang_up_after_bytes: int | None = None
+        """Once so many bytes have come from the server, the next connection ends; then the link is whole again."""
         self.port = 0
         self.thaw()
 
@@ -57,8 +59,14 @@ class Proxy:
             task.add_done_callback(self._tasks.discard)
 
     async def _pump(self, direction: str, source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
+        passed = 0
         with suppress(OSError):
             while chunk := await source.read(65536):
+                passed += len(chunk)
+                if direction == "down" and self.hang_up_after_bytes is not None and passed > self.hang_up_after_bytes:
+                    sink.write(chunk[: len(chunk) - (passed - self.hang_up_after_bytes)])
+                    self.hang_up_after_bytes = None
+                    break
                 await asyncio.sleep(self.delay_seconds)
                 await self._flowing[direction].wait()
                 sink.write(chunk)

@@ -74,7 +74,7 @@ class Settlement:
 
     def __init__(self, engine: AsyncEngine) -> None:
         self._engine = engine
-        self._process_id = uuid4()
+        self.process_id = uuid4()
         self._last_bug: str | None = None
 
     async def settle(self, batch: Sequence[Command | BadCommand]) -> list[Outcome]:
@@ -99,7 +99,7 @@ class Settlement:
         """
         outcomes = []
         for command in batch:
-            if await mark_attempt(self._engine, command.id, self._process_id) >= MAX_LIVES:
+            if await mark_attempt(self._engine, command.id, self.process_id) >= MAX_LIVES:
                 outcomes.append(await self._fail_killer(command))
             else:
                 outcomes += await self._survive(command)
@@ -111,7 +111,7 @@ class Settlement:
             return await self._settle_one_by_one([command])
         except BaseException:  # also when cancelled: in every case the process lives to tell
             with suppress(Exception):
-                await unmark_attempt(self._engine, command.id, self._process_id)
+                await unmark_attempt(self._engine, command.id, self.process_id)
             raise
 
     async def _fail_killer(self, command: Command | BadCommand) -> Outcome:

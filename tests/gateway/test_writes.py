@@ -129,6 +129,23 @@ async def test_without_the_broker_reads_work_and_writes_are_certainly_not_accept
     assert await database.fetchval("select count(*) from notes where title = 'refused'") == 0
 
 
+async def test_broker_that_hangs_up_at_any_point_of_the_handshake_is_tried_again(
+    gateway_settings: GatewaySettings, broker_link: Proxy
+) -> None:
+    async with harness.gateway(through(gateway_settings, broker=broker_link)) as client:
+        for received_bytes in (0, 400, 563, 570, 620):
+            broker_link.hang_up_after_bytes = received_bytes
+            await broker_link.cut()
+            await broker_link.start()
+            await eventually(lambda: hung_up(broker_link))
+        await eventually(lambda: has_broker(client))
+        assert (await client.post("/notes/", json=NOTE)).status_code == 202
+
+
+async def hung_up(link: Proxy) -> bool:
+    return link.hang_up_after_bytes is None
+
+
 async def test_starts_without_the_broker(gateway_settings: GatewaySettings, broker_link: Proxy) -> None:
     await broker_link.cut()
     async with harness.gateway(through(gateway_settings, broker=broker_link)) as client:

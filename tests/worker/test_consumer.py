@@ -3,18 +3,23 @@
 import asyncio
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from typing import Any
 
 import aio_pika
 import pytest
 from asyncpg import Connection, Record
+from yarl import URL
 
 from dev.services import Services
 from shared.contracts import COMMANDS_CONTENT_TYPE, Command, CreateNote, encode_batch, encode_command
+from shared.engine import create_engine
 from shared.messaging import Topology
 from tests import harness
 from tests.commands import create
 from tests.harness import eventually
+from tests.proxy import proxy_to
 from worker import handlers
+from worker.consumer import Consumer
 from worker.handlers import Decision
 from worker.settings import WorkerSettings
 
@@ -145,6 +150,37 @@ async def test_newer_version_of_a_known_type_pauses_its_partition_and_no_other(
         return (await channel.declare_queue(queue, passive=True)).declaration_result.message_count
 
     assert await eventually(waiting) == 2
+
+
+@pytest.mark.parametrize("count", ["abc", {"a": 1}, -1])
+async def test_strange_delivery_count_is_no_reason_to_stop(
+    channel: aio_pika.abc.AbstractChannel,
+    database: "Connection[Record]",
+    worker_settings: WorkerSettings,
+    count: Any,
+) -> None:
+    message = aio_pika.Message(encode_batch(encoded([create()])), headers={"x-delivery-count": count})
+    await channel.default_exchange.publish(message, Topology(worker_settings.queue_prefix, 2).command_queue(0))
+
+    async with harness.worker(worker_settings):
+        await eventually(lambda: _equals(database, {"applied": 1}))
+
+
+async def test_worker_told_to_stop_while_it_connects_stops(worker_settings: WorkerSettings) -> None:
+    url = URL(str(worker_settings.broker_url.get_secret_value()))
+    async with proxy_to(str(url.host), url.port or 5672) as link:
+        link.freeze("down")
+        slow = worker_settings.model_dump() | {"broker_url": str(url.with_host("127.0.0.1").with_port(link.port))}
+        settings = WorkerSettings.model_validate(slow)
+        async with harness.disposing(create_engine(settings.database_url, "test", connections=2)) as engine:
+            consumer = Consumer(settings, engine)
+            running = asyncio.create_task(consumer.run())
+            await asyncio.wait([running], timeout=1)
+            consumer.stop()
+            link.thaw()
+
+            await asyncio.wait_for(running, 5)
+    assert not consumer.partitions
 
 
 async def test_batch_that_was_committed_but_not_acknowledged_has_one_effect(

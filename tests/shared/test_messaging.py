@@ -1,0 +1,64 @@
+"""The topology, and what the AMQP library does when a connection dies."""
+
+import asyncio
+
+import pytest
+
+from shared.messaging import Topology, broker_call, jittered
+
+
+def test_owner_keeps_its_partition_in_every_version() -> None:
+    topology = Topology("inkwell", 8)
+
+    assert [topology.partition_of(owner) for owner in (1, 2, 3, 1000, 2**40)] == [7, 5, 3, 7, 1]
+
+
+def test_owners_spread_over_the_partitions() -> None:
+    topology = Topology("inkwell", 8)
+    counts = [0] * 8
+    for owner in range(8000):
+        counts[topology.partition_of(owner)] += 1
+
+    assert min(counts) > 800
+
+
+async def test_cancellation_that_nobody_asked_for_is_a_broker_error() -> None:
+    future = asyncio.get_running_loop().create_future()
+    future.cancel()
+
+    with pytest.raises(ConnectionError), broker_call():
+        await future
+
+
+async def test_cancellation_of_the_task_stays_one() -> None:
+    async def wait() -> None:
+        with broker_call():
+            await asyncio.sleep(60)
+
+    task = asyncio.create_task(wait())
+    await asyncio.sleep(0)
+    task.cancel()
+
+    with pytest.raises(asyncio.CancelledError):
+        await task
+
+
+async def test_deadline_within_a_broker_call_stays_a_timeout() -> None:
+    async def wait() -> None:
+        async with asyncio.timeout(0.01):
+            with broker_call():
+                await asyncio.sleep(60)
+
+    with pytest.raises(TimeoutError):
+        await wait()
+
+
+@pytest.mark.parametrize("error", [Exception(), RuntimeError("not opened"), StopAsyncIteration()])
+def test_anything_else_is_a_broker_error(error: Exception) -> None:
+    with pytest.raises(ConnectionError), broker_call():
+        raise error
+
+
+def test_pauses_grow_to_their_limit_and_never_beyond() -> None:
+    assert all(0 < jittered(failures) <= 5 for failures in range(100))
+    assert max(jittered(20) for _ in range(20)) > 4
