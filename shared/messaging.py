@@ -6,6 +6,7 @@ import zlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
+from traceback import format_tb
 
 import aio_pika
 import structlog
@@ -94,7 +95,7 @@ def broker_call() -> Iterator[None]:
     except BROKER_ERRORS:
         raise
     except Exception as error:
-        raise ConnectionError(f"{type(error).__name__} in the AMQP library") from error
+        raise ConnectionError(f"unexpected {type(error).__name__}") from error
 
 
 @asynccontextmanager
@@ -157,7 +158,7 @@ async def keep_running(session: Callable[[], Awaitable[None]], name: str) -> Non
                 "no broker session; Inkwell tries again by itself",
                 connection=name,
                 error=f"{type(error).__name__}: {error}",
-                cause=type(error.__cause__).__name__ if error.__cause__ else None,
+                stack="".join(format_tb(error.__cause__.__traceback__)) if error.__cause__ else None,
                 retry_in_seconds=round(pause, 2),
             )
             await asyncio.sleep(pause)

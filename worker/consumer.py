@@ -237,7 +237,7 @@ class Consumer:
                     return await self._settlement.settle_carefully(batch.commands)
                 return await self._settlement.settle(batch.commands)
             except Exception as error:
-                if kind_of(error) is not Kind.TRANSIENT:
+                if kind_of(error) is Kind.PAUSE:
                     raise
                 log.warning(
                     "batch not applied; it stays unacknowledged and is tried again",
