@@ -2,7 +2,7 @@
 UV := $(shell uv --version >/dev/null 2>&1 && command -v uv || echo .uv/bin/uv)
 RUN := $(UV) run --frozen --no-sync
 
-.PHONY: up down logs dev test check format
+.PHONY: up down logs dev test outages check format
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -23,6 +23,9 @@ dev: .venv/made ## run from the source, reloading on change
 test: .venv/made ## run every test on a real Postgres and a real RabbitMQ
 	$(RUN) coverage run -m pytest
 	$(RUN) coverage report
+
+outages: .venv/made ## break and kill everything, with long pauses
+	PAUSE_SECONDS=60 $(RUN) pytest tests/system
 
 check: .venv/made ## format, lint, types, import rules
 	$(RUN) ruff format --check .
