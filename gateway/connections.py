@@ -34,14 +34,13 @@ class Slot:
 
 
 class Connections:
-    """Hands out its connections one at a time each; the one used last goes first, so its caches are warm."""
+    """Hands out its connections in the order of asking; the one used last goes first, so its caches are warm."""
 
     def __init__(self, url: Secret[DatabaseUrl], size: int) -> None:
         self._url = url
         self._slots = [Slot() for _ in range(size)]
-        self._free: asyncio.LifoQueue[Slot] = asyncio.LifoQueue()
-        for slot in self._slots:
-            self._free.put_nowait(slot)
+        self._free = list(self._slots)
+        self._places = asyncio.Semaphore(size)
 
     def close(self) -> None:
         """Closes every connection."""
@@ -51,14 +50,15 @@ class Connections:
     @asynccontextmanager
     async def one(self) -> AsyncIterator["asyncpg.Connection[asyncpg.Record]"]:
         """A connection for the block; the caller sets the deadline. Raises what asyncpg raises."""
-        slot = await self._free.get()
-        try:
-            yield slot.connection if self._is_usable(slot) and slot.connection else await self._connect(slot)
-        except BaseException:
-            slot.drop()
-            raise
-        finally:
-            self._free.put_nowait(slot)
+        async with self._places:
+            slot = self._free.pop()
+            try:
+                yield slot.connection if self._is_usable(slot) and slot.connection else await self._connect(slot)
+            except BaseException:
+                slot.drop()
+                raise
+            finally:
+                self._free.append(slot)
 
     def _is_usable(self, slot: Slot) -> bool:
         if slot.connection and (slot.connection.is_closed() or asyncio.get_running_loop().time() > slot.expires_at):
