@@ -10,7 +10,7 @@ from collections.abc import Iterable
 
 import structlog
 from aio_pika import DeliveryMode, Message
-from aio_pika.abc import AbstractChannel
+from aio_pika.abc import AbstractChannel, AbstractConnection
 from aio_pika.exceptions import DeliveryError
 
 from gateway.replies import Attempt, Replies
@@ -18,16 +18,17 @@ from gateway.settings import GatewaySettings
 from shared.contracts import COMMANDS_CONTENT_TYPE, MAX_MESSAGE_BYTES, MAX_MESSAGE_COMMANDS, encode_batch
 from shared.messaging import (
     BROKER_ERRORS,
+    LOST_CHECK_SECONDS,
     REPLY_TO,
     SETUP_TIMEOUT_SECONDS,
     Topology,
     broker_call,
+    is_blocked,
+    is_open,
     keep_running,
     open_connection,
     until_lost,
 )
-
-BLOCKED_CHECK_SECONDS = 1.0
 
 log = structlog.get_logger()
 
@@ -51,6 +52,7 @@ class Publisher:
         self._backlogs: list[dict[Attempt, None]] = [{} for _ in range(settings.partitions)]
         self._flushing: dict[int, asyncio.Task[None]] = {}
         self._channel: AbstractChannel | None = None
+        self._connection: AbstractConnection | None = None
         self._connected = asyncio.Event()
 
     @property
@@ -91,11 +93,11 @@ class Publisher:
                 channel = await connection.channel(publisher_confirms=True, on_return_raises=True)
                 await self._topology.declare(channel)
                 await self._replies.listen(channel)
-            self._channel = channel
+            self._channel, self._connection = channel, connection
             self._connected.set()
             log.info("publishing", partitions=self._topology.partitions)
             try:
-                await until_lost(connection, channel)
+                await until_lost(connection, self._topology, channel)
             finally:
                 self._connected.clear()
                 self._replies.look_up_now()
@@ -107,21 +109,18 @@ class Publisher:
         try:
             while backlog:
                 await self._connected.wait()
-                if await self._is_open() and (batch := take(backlog)):
+                if not await self._is_open():
+                    await asyncio.sleep(LOST_CHECK_SECONDS)
+                elif batch := take(backlog):
                     await self._hand_over(partition, batch)
         finally:
             del self._flushing[partition]
 
     async def _is_open(self) -> bool:
         """Whether the broker takes messages: while an alarm blocks the connection, commands can be withdrawn."""
-        try:
-            async with asyncio.timeout(BLOCKED_CHECK_SECONDS):
-                if self._channel:
-                    await (await self._channel.get_underlay_channel()).connection.ready()
-        except BROKER_ERRORS:
-            await asyncio.sleep(BLOCKED_CHECK_SECONDS / 10)  # until the session has noticed, too
+        if self._connection is None or self._channel is None or await is_blocked(self._connection):
             return False
-        return self._connected.is_set()
+        return self._connected.is_set() and is_open(self._connection) and not self._channel.is_closed
 
     async def _hand_over(self, partition: int, batch: list[Attempt]) -> None:
         message = Message(

@@ -7,12 +7,12 @@ from shared.settings import DatabaseUrl
 from shared.tables import SCHEMA_REVISION
 
 CONNECT_TIMEOUT_SECONDS = 5.0
-STATEMENT_TIMEOUT_SECONDS = 30.0
+STATEMENT_TIMEOUT_SECONDS = 10.0
 EXIT_SCHEMA_BEHIND = 3
 SESSION_SETTINGS = {
     "timezone": "UTC",
-    "statement_timeout": str(int(STATEMENT_TIMEOUT_SECONDS * 1000)),
-    "idle_in_transaction_session_timeout": "60000",
+    # A session whose client vanished in a transaction holds its locks until then, and its successor waits for them.
+    "idle_in_transaction_session_timeout": str(int(STATEMENT_TIMEOUT_SECONDS * 1000)),
     "tcp_keepalives_idle": "10",
     "tcp_keepalives_interval": "5",
     "tcp_keepalives_count": "3",
@@ -29,14 +29,17 @@ class SchemaBehindError(Exception):
         )
 
 
-async def connect(url: Secret[DatabaseUrl], application_name: str) -> "asyncpg.Connection[asyncpg.Record]":
-    """A session in UTC whose every statement has a deadline; the URL may say all that libpq's may."""
+async def connect(
+    url: Secret[DatabaseUrl], application_name: str, statement_timeout_seconds: float | None = STATEMENT_TIMEOUT_SECONDS
+) -> "asyncpg.Connection[asyncpg.Record]":
+    """A session in UTC, whose statements have a deadline unless it is None; the URL may say all that libpq's may."""
     _, _, address = str(url.get_secret_value()).partition("://")
+    deadline = {"statement_timeout": str(int((statement_timeout_seconds or 0) * 1000))}
     return await asyncpg.connect(
         f"postgresql://{address}",
         timeout=CONNECT_TIMEOUT_SECONDS,
-        command_timeout=STATEMENT_TIMEOUT_SECONDS,
-        server_settings={**SESSION_SETTINGS, "application_name": application_name},
+        command_timeout=statement_timeout_seconds,
+        server_settings=SESSION_SETTINGS | deadline | {"application_name": application_name},
     )
 
 

@@ -18,9 +18,12 @@ from pydantic import AmqpDsn, Secret
 REPLY_TO = "amq.rabbitmq.reply-to"
 HEARTBEAT_SECONDS = 10
 SETUP_TIMEOUT_SECONDS = 10.0
-CLOSE_TIMEOUT_SECONDS = 5.0
+CLOSE_TIMEOUT_SECONDS = 2.0
 MAX_BACKOFF_SECONDS = 5.0
-LOST_CHECK_SECONDS = 1.0
+LOST_CHECK_SECONDS = 0.5
+PROBE_EVERY_CHECKS = 10
+PROBE_TIMEOUT_SECONDS = 5.0
+BLOCKED_CHECK_SECONDS = 0.1
 COMMAND_QUEUE_BYTES = 1024 * 1024 * 1024
 BROKER_ERRORS = (AMQPError, ChannelInvalidStateError, OSError, TimeoutError)
 """What a broken or unwilling broker raises."""
@@ -53,6 +56,12 @@ class Topology:
         for partition in range(self.partitions):
             await self.declare_partition(channel, partition)
         await channel.declare_queue(self.dead_letter_queue, durable=True, arguments={"x-queue-type": "quorum"})
+
+    async def probe(self, channel: AbstractChannel) -> None:
+        """Asks the broker for a sign of life on the channel; raises a broker error where none comes."""
+        async with asyncio.timeout(PROBE_TIMEOUT_SECONDS):
+            with broker_call():
+                await channel.declare_queue(self.dead_letter_queue, passive=True)
 
     async def declare_partition(self, channel: AbstractChannel, partition: int) -> None:
         """Creates one partition's queue where it is missing."""
@@ -117,19 +126,37 @@ async def open_connection(url: Secret[AmqpDsn], name: str) -> AsyncIterator[Abst
                     await connection.close()
 
 
-async def until_lost(connection: AbstractConnection, *channels: AbstractChannel) -> None:
-    """Returns when the connection or one of the channels is gone, also where no callback tells so."""
-    closing = [asyncio.ensure_future(channel.closed()) for channel in channels]
-    try:
-        while connection.transport and not connection.transport.connection.is_closed:
-            if any(channel.is_closed for channel in channels):
+async def until_lost(connection: AbstractConnection, topology: Topology, *channels: AbstractChannel) -> None:
+    """Returns when the connection or one of the channels is gone, also where nobody tells so.
+
+    A peer that has vanished is found by asking it something, long before its missing heartbeats are.
+    """
+    checks = 0
+    while is_open(connection) and not any(channel.is_closed for channel in channels):
+        await asyncio.sleep(LOST_CHECK_SECONDS)
+        checks += 1
+        if checks % PROBE_EVERY_CHECKS == 0 and not await is_blocked(connection):
+            try:
+                await asyncio.gather(*(topology.probe(channel) for channel in channels))
+            except BROKER_ERRORS:
                 return
-            pause = asyncio.ensure_future(asyncio.sleep(LOST_CHECK_SECONDS))
-            await asyncio.wait([*closing, pause], return_when=asyncio.FIRST_COMPLETED)
-            pause.cancel()
-    finally:
-        for future in closing:
-            future.cancel()
+
+
+def is_open(connection: AbstractConnection) -> bool:
+    """Whether the connection has not been closed, as far as this side knows."""
+    return connection.transport is not None and not connection.transport.connection.is_closed
+
+
+async def is_blocked(connection: AbstractConnection) -> bool:
+    """Whether the broker has said that it takes no messages at present, for want of memory or disk."""
+    if connection.transport is None:
+        return False
+    try:
+        async with asyncio.timeout(BLOCKED_CHECK_SECONDS):
+            await connection.transport.connection.ready()
+    except TimeoutError:
+        return True
+    return False
 
 
 def jittered(failures: int) -> float:

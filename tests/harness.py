@@ -69,7 +69,7 @@ async def gateway(settings: GatewaySettings) -> AsyncIterator[httpx.AsyncClient]
 @asynccontextmanager
 async def worker(settings: WorkerSettings) -> AsyncIterator[Consumer]:
     """A worker that consumes; stopped as SIGTERM stops one."""
-    engine = create_engine(settings.database_url, "inkwell-worker", connections=2)
+    engine = create_engine(settings.database_url, "inkwell-worker", connections=1)
     consumer = Consumer(settings, engine)
     running = asyncio.create_task(consumer.run())
     try:

@@ -41,6 +41,12 @@ class Proxy:
         for direction in directions or ("up", "down"):
             self._flowing[direction].clear()
 
+    def strand(self) -> None:
+        """Makes every connection half-open for good: nobody is told, and nothing flows but on new ones."""
+        self.freeze()
+        self._flowing = {"up": asyncio.Event(), "down": asyncio.Event()}
+        self.thaw()
+
     def thaw(self) -> None:
         """Lets everything flow again, in order."""
         for flowing in self._flowing.values():
@@ -59,7 +65,7 @@ class Proxy:
             task.add_done_callback(self._tasks.discard)
 
     async def _pump(self, direction: str, source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
-        passed = 0
+        passed, flowing = 0, self._flowing[direction]
         with suppress(OSError):
             while chunk := await source.read(65536):
                 passed += len(chunk)
@@ -68,7 +74,7 @@ class Proxy:
                     self.hang_up_after_bytes = None
                     break
                 await asyncio.sleep(self.delay_seconds)
-                await self._flowing[direction].wait()
+                await flowing.wait()
                 sink.write(chunk)
                 await sink.drain()
         with suppress(OSError, RuntimeError):

@@ -30,7 +30,7 @@ def main() -> None:
 
 async def run(settings: WorkerSettings) -> int:
     """The worker's life; the exit code."""
-    engine = create_engine(settings.database_url, "inkwell-worker", connections=2)
+    engine = create_engine(settings.database_url, "inkwell-worker", connections=1)
     consumer = Consumer(settings, engine)
     health = asyncio.create_task(serve_health(consumer, settings))
     consuming = asyncio.create_task(consumer.run())

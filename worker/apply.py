@@ -4,7 +4,9 @@ Lock, look up, fold in memory, store. The owners' rows are locked before the inb
 decide a command of theirs in between; after the locks nothing in the store can fail for a reason of the data.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+import asyncio
+from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
+from contextlib import asynccontextmanager
 from typing import Any
 from uuid import UUID
 
@@ -34,6 +36,7 @@ from worker.handlers import Decision, Fold, Note, failed, may_act
 Decided = tuple[Command | BadCommand, Decision]
 
 
+TRANSACTION_TIMEOUT_SECONDS = 10.0
 Row = dict[str, object]
 Columns = dict[str, TypeEngine[Any]]
 
@@ -46,13 +49,20 @@ class ConflictError(Exception):
     """Another transaction decided one of the commands first; running the batch again sees its outcome."""
 
 
+@asynccontextmanager
+async def transaction(engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
+    """A transaction with a deadline for the whole of it; a connection that misses it is dropped, never waited for."""
+    async with asyncio.timeout(TRANSACTION_TIMEOUT_SECONDS), engine.begin() as connection:
+        yield connection
+
+
 async def apply_batch(engine: AsyncEngine, batch: Sequence[Command | BadCommand]) -> list[Outcome]:
     """The committed outcome of each command of the batch, in order; all of them in one transaction.
 
     Raises ConflictError, HandlerError, or whatever Postgres or the driver raised; then nothing is committed,
     unless it was the COMMIT itself that failed. Running the batch again settles which.
     """
-    async with engine.begin() as connection:
+    async with transaction(engine) as connection:
         good = [command for command in batch if not isinstance(command, BadCommand)]
         owners = await lock_owners(connection, good)
         known = await find_outcomes(connection, batch)
@@ -72,27 +82,27 @@ async def record_failure(engine: AsyncEngine, command: Command | BadCommand, rea
     """Gives a command that cannot be applied its `failed` row, with the whole command for an operator."""
     fold = Fold(owners={}, before={}, new_ids=iter(()))
     fold.decided[command.id] = command, failed(reason)
-    async with engine.begin() as connection:
+    async with transaction(engine) as connection:
         return (await store(connection, fold))[command.id]
 
 
 async def mark_attempt(engine: AsyncEngine, command_id: UUID, process_id: UUID) -> int:
     """Commits that this process is about to try the command; how many others left such a mark and no outcome."""
     mark = {"command_id": command_id, "process_id": process_id}
-    async with engine.begin() as connection:
+    async with transaction(engine) as connection:
         await connection.execute(MARK_ATTEMPT, mark)
         return int((await connection.execute(COUNT_OTHER_MARKS, mark)).scalar_one())
 
 
 async def unmark_attempt(engine: AsyncEngine, command_id: UUID, process_id: UUID) -> None:
     """Takes this process's mark back: it has survived its attempt."""
-    async with engine.begin() as connection:
+    async with transaction(engine) as connection:
         await connection.execute(UNMARK_ATTEMPT, {"command_id": command_id, "process_id": process_id})
 
 
 async def clear_marks(engine: AsyncEngine, command_ids: Sequence[UUID]) -> None:
     """Forgets the marks of commands that have their outcome."""
-    async with engine.begin() as connection:
+    async with transaction(engine) as connection:
         await connection.execute(CLEAR_MARKS, {"ids": command_ids})
 
 

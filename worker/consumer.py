@@ -17,6 +17,8 @@ from shared.contracts import Outcome
 from shared.database import check_schema
 from shared.messaging import (
     BROKER_ERRORS,
+    CLOSE_TIMEOUT_SECONDS,
+    PROBE_TIMEOUT_SECONDS,
     SETUP_TIMEOUT_SECONDS,
     Topology,
     broker_call,
@@ -113,7 +115,7 @@ class Consumer:
                 asyncio.create_task(keep_running(partial(self._hold, connection, partition), f"partition {partition}"))
                 for partition in range(self._topology.partitions)
             ]
-            lost = asyncio.create_task(until_lost(connection))
+            lost = asyncio.create_task(until_lost(connection, self._topology))
             lost.add_done_callback(lambda _: deliveries.end())
             try:
                 await self._consume(deliveries)
@@ -135,11 +137,14 @@ class Consumer:
         log.info("consuming", partition=partition)
         try:
             await self._watch(channel, partition, let_go)
+        except TimeoutError:  # the broker is gone without a word, and the whole connection with it
+            self._deliveries.end()
+            raise
         finally:
             del self._holding[partition]
             self._deliveries.drop(partition)
             with suppress(*BROKER_ERRORS):
-                async with asyncio.timeout(SETUP_TIMEOUT_SECONDS):
+                async with asyncio.timeout(CLOSE_TIMEOUT_SECONDS):
                     await channel.close()
         raise ConnectionError("the broker ended the subscription")
 
@@ -158,7 +163,7 @@ class Consumer:
             with suppress(TimeoutError):
                 await asyncio.wait_for(let_go.wait(), WATCH_INTERVAL_SECONDS)
                 return
-            async with asyncio.timeout(SETUP_TIMEOUT_SECONDS):
+            async with asyncio.timeout(PROBE_TIMEOUT_SECONDS):
                 queue = await channel.declare_queue(self._topology.command_queue(partition), passive=True)
             if not queue.declaration_result.consumer_count:
                 log.warning("the broker has forgotten this consumer; subscribing again", partition=partition)

@@ -49,7 +49,7 @@ class Outbox:
                 await self._topology.declare(dead_letters)
             self._replies, self._dead_letters = replies, dead_letters
             try:
-                await until_lost(connection, replies, dead_letters)
+                await until_lost(connection, self._topology, dead_letters)
             finally:
                 self._replies = self._dead_letters = None
         raise ConnectionError("the broker closed the publishing channel")

@@ -27,13 +27,16 @@ def migrate(connection: Connection) -> None:
     """Runs the migrations that Alembic was asked for; a second migrator waits for the first."""
     context.configure(connection=connection, target_metadata=metadata, compare_server_default=True)
     with context.begin_transaction():
+        connection.execute(text("set local idle_in_transaction_session_timeout = 0"))
         connection.execute(text("select pg_advisory_xact_lock(:lock)"), {"lock": MIGRATION_LOCK})
         context.run_migrations()
 
 
 async def run() -> None:
     """Connects with INKWELL_DATABASE_URL and migrates."""
-    engine = create_engine(MigratorSettings().database_url, "inkwell-migrate", connections=1)
+    engine = create_engine(
+        MigratorSettings().database_url, "inkwell-migrate", connections=1, statement_timeout_seconds=None
+    )
     async with engine.connect() as connection:
         await connection.run_sync(migrate)
         await connection.commit()
