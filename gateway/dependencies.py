@@ -11,6 +11,7 @@ from gateway.publisher import Publisher
 from gateway.queries import Queries
 from gateway.replies import Replies
 from gateway.settings import GatewaySettings
+from shared.tables import IMPLICIT_OWNER
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,3 +42,11 @@ async def current_gateway(request: Request) -> Gateway:
 
 
 CurrentGateway = Annotated[Gateway, Depends(current_gateway)]
+
+
+async def current_owner() -> int:
+    """The owner that the request acts for; every request is the implicit owner's."""
+    return IMPLICIT_OWNER
+
+
+CurrentOwner = Annotated[int, Depends(current_owner)]

@@ -17,7 +17,6 @@ from gateway.publisher import NotAcceptedError, UnconfirmedError
 from gateway.queries import DatabaseUnavailableError
 from gateway.schemas import CommandState
 from shared.contracts import Command, Outcome, OutcomeStatus
-from shared.tables import IMPLICIT_OWNER
 
 IMPLICIT_CREDENTIALS_VERSION = 1
 LOOK_UP_TIMEOUT_SECONDS = 1.0
@@ -25,12 +24,12 @@ LOOK_UP_TIMEOUT_SECONDS = 1.0
 CommandT = TypeVar("CommandT", bound=Command)
 
 
-def new_command(gateway: Gateway, model: type[CommandT], data: BaseModel) -> CommandT:
-    """A command for the implicit owner, issued now."""
+def new_command(gateway: Gateway, owner: int, model: type[CommandT], data: BaseModel) -> CommandT:
+    """A command of the owner, issued now."""
     return model(
         id=uuid7(),
         time=datetime.now(UTC),
-        owner=IMPLICIT_OWNER,
+        owner=owner,
         credentials_version=IMPLICIT_CREDENTIALS_VERSION,
         fingerprint=fingerprint(gateway, data),
         attempt_id=uuid4(),

@@ -7,20 +7,19 @@ from typing import Literal
 from fastapi import APIRouter, Request, Response
 
 from gateway.command_urls import CommandTicket
-from gateway.dependencies import CurrentGateway, Gateway
+from gateway.dependencies import CurrentGateway, CurrentOwner, Gateway
 from gateway.errors import Problem, ProblemError
 from gateway.schemas import Answer, CommandState
 from gateway.writes import answer
 from shared.contracts import reused_key
-from shared.tables import IMPLICIT_OWNER
 
 router = APIRouter(prefix="/commands", tags=["commands"])
 
 
 @router.get("/{token}", responses={404: {"model": Problem}, 410: {"model": Problem}})
-async def get_command(request: Request, gateway: CurrentGateway, token: str) -> CommandState:
+async def get_command(request: Request, gateway: CurrentGateway, owner: CurrentOwner, token: str) -> CommandState:
     """The state of a write; `answer` is what it would have been answered, had it waited."""
-    ticket = gateway.command_urls.read(token, IMPLICIT_OWNER)
+    ticket = gateway.command_urls.read(token, owner)
     if ticket is None:
         raise ProblemError(404, "command_not_found", "Command not found")
     outcome = await gateway.queries.find_outcome(ticket.owner, ticket.command_id)

@@ -2,12 +2,11 @@
 
 from fastapi import APIRouter, Depends, Response
 
-from gateway.dependencies import CurrentGateway
+from gateway.dependencies import CurrentGateway, CurrentOwner
 from gateway.errors import Problem, ProblemError, Responses
 from gateway.schemas import CommandState, Limit, Note, NoteBody, NoteId, Skip
 from gateway.writes import new_command, perform
 from shared.contracts import CreateNote, DeleteNote, NoteReplacement, NoteTarget, NoteText, ReplaceNote
-from shared.tables import IMPLICIT_OWNER
 
 JSON = "application/json"
 NOT_FOUND: Responses = {404: {"model": Problem, "description": "Note not found"}}
@@ -30,32 +29,34 @@ def notes_router(note_body: NoteBody) -> APIRouter:
     body = Depends(note_body)
 
     @router.post("", status_code=201, response_model=Note, responses=WRITE | BODY, openapi_extra=note_body.openapi)
-    async def create_note(gateway: CurrentGateway, note: NoteText = body) -> Response:
+    async def create_note(gateway: CurrentGateway, owner: CurrentOwner, note: NoteText = body) -> Response:
         """Adds a note."""
-        return await perform(gateway, new_command(gateway, CreateNote, note))
+        return await perform(gateway, new_command(gateway, owner, CreateNote, note))
 
     @router.get("", response_model=list[Note], responses=READ)
-    async def list_notes(gateway: CurrentGateway, skip: Skip = 0, limit: Limit = 100) -> Response:
+    async def list_notes(gateway: CurrentGateway, owner: CurrentOwner, skip: Skip = 0, limit: Limit = 100) -> Response:
         """Notes in the order of their ids."""
-        return Response(await gateway.queries.list_notes(IMPLICIT_OWNER, skip, limit), media_type=JSON)
+        return Response(await gateway.queries.list_notes(owner, skip, limit), media_type=JSON)
 
     @router.get("/{note_id}", response_model=Note, responses=READ | NOT_FOUND)
-    async def get_note(gateway: CurrentGateway, note_id: NoteId) -> Response:
+    async def get_note(gateway: CurrentGateway, owner: CurrentOwner, note_id: NoteId) -> Response:
         """One note."""
-        note = await gateway.queries.find_note(IMPLICIT_OWNER, note_id)
+        note = await gateway.queries.find_note(owner, note_id)
         if note is None:
             raise ProblemError(404, "note_not_found", "Note not found")
         return Response(note, media_type=JSON)
 
     @router.put("/{note_id}", response_model=Note, responses=WRITE | NOT_FOUND | BODY, openapi_extra=note_body.openapi)
-    async def replace_note(gateway: CurrentGateway, note_id: NoteId, note: NoteText = body) -> Response:
+    async def replace_note(
+        gateway: CurrentGateway, owner: CurrentOwner, note_id: NoteId, note: NoteText = body
+    ) -> Response:
         """Gives a note a new title and description; `created_date` stays."""
         data = NoteReplacement(note_id=note_id, title=note.title, description=note.description)
-        return await perform(gateway, new_command(gateway, ReplaceNote, data))
+        return await perform(gateway, new_command(gateway, owner, ReplaceNote, data))
 
     @router.delete("/{note_id}", status_code=204, responses=WRITE | NOT_FOUND)
-    async def delete_note(gateway: CurrentGateway, note_id: NoteId) -> Response:
+    async def delete_note(gateway: CurrentGateway, owner: CurrentOwner, note_id: NoteId) -> Response:
         """Removes a note."""
-        return await perform(gateway, new_command(gateway, DeleteNote, NoteTarget(note_id=note_id)))
+        return await perform(gateway, new_command(gateway, owner, DeleteNote, NoteTarget(note_id=note_id)))
 
     return router
