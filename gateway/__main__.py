@@ -38,6 +38,7 @@ def main() -> None:
         log_config=None,
         access_log=False,
         server_header=False,
+        proxy_headers=False,
         timeout_graceful_shutdown=int(settings.drain_timeout_seconds),
     )
     GatewayServer(config, app, settings.drain_delay_seconds).run()

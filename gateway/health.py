@@ -5,10 +5,10 @@ No dependency takes a gateway out of rotation: without Postgres it takes writes,
 
 import asyncio
 
-from fastapi import APIRouter, Response
+from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse
 
-from gateway.dependencies import CurrentGateway, Gateway
+from gateway.dependencies import Gateway, gateway_of
 from gateway.queries import DatabaseUnavailableError
 
 PING_TIMEOUT_SECONDS = 1.0
@@ -23,8 +23,9 @@ async def live() -> dict[str, str]:
 
 
 @router.get("/ready")
-async def ready(gateway: CurrentGateway) -> Response:
+async def ready(request: Request) -> Response:
     """Answers 200 until the gateway drains; the body tells which dependency is down."""
+    gateway = gateway_of(request)
     dependencies = {
         "broker": "up" if gateway.publisher.connected else "down",
         "database": "up" if await answers(gateway) else "down",

@@ -5,18 +5,16 @@ Nothing here holds a connection or a transaction while it waits for anything but
 
 import asyncio
 from contextlib import AbstractAsyncContextManager, nullcontext
-from dataclasses import dataclass
-from typing import Any
 from uuid import UUID
 
 import asyncpg
 import structlog
-from sqlalchemy import BigInteger, Select, Uuid, bindparam, func, literal_column, select
-from sqlalchemy.dialects.postgresql.asyncpg import dialect
+from sqlalchemy import BigInteger, Uuid, bindparam, func, literal_column, select
 
-from gateway.connections import Connections
 from gateway.settings import GatewaySettings
+from shared.connections import Connections
 from shared.contracts import Outcome
+from shared.database import Statement
 from shared.tables import NOTE_FIELDS, commands, note_json, notes
 
 READ_FAILURES = (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError)
@@ -26,27 +24,9 @@ NO_LIMIT = nullcontext()
 log = structlog.get_logger()
 
 
-@dataclass(frozen=True, slots=True)
-class Query:
-    """A statement compiled for asyncpg, which numbers its parameters."""
-
-    sql: str
-    parameters: tuple[str, ...]
-
-    @classmethod
-    def compiled(cls, statement: Select[Any]) -> "Query":
-        """Compiles a statement with named parameters."""
-        compiled = statement.compile(dialect=dialect())  # type: ignore[no-untyped-call]
-        return cls(str(compiled), tuple(compiled.positiontup or ()))
-
-    def arguments(self, **values: object) -> list[object]:
-        """The parameters in the order of their numbers."""
-        return [values[name] for name in self.parameters]
-
-
 _PRINTED_NOTE = note_json(notes, {name: notes.c[name] for name in NOTE_FIELDS})
 _OWNER = bindparam("owner", type_=BigInteger)
-FIND_NOTE = Query.compiled(
+FIND_NOTE = Statement.compiled(
     select(_PRINTED_NOTE).where(notes.c.id == bindparam("note_id", type_=BigInteger), notes.c.owner_id == _OWNER)
 )
 _PAGE = (
@@ -58,15 +38,15 @@ _PAGE = (
     .subquery()
 )
 _JOINED = func.coalesce(func.string_agg(_PAGE.c.note, literal_column("','")), literal_column("''"))
-LIST_NOTES = Query.compiled(select(func.concat(literal_column("'['"), _JOINED, literal_column("']'"))))
-FIND_OUTCOME = Query.compiled(
+LIST_NOTES = Statement.compiled(select(func.concat(literal_column("'['"), _JOINED, literal_column("']'"))))
+FIND_OUTCOME = Statement.compiled(
     select(*(commands.c[name] for name in Outcome.model_fields)).where(
         commands.c.id == bindparam("command_id", type_=Uuid), commands.c.owner_id == _OWNER
     )
 )
 
 
-PING = Query.compiled(select(literal_column("1")))
+PING = Statement.compiled(select(literal_column("1")))
 
 
 class DatabaseUnavailableError(Exception):
@@ -78,7 +58,7 @@ class Queries:
 
     def __init__(self, settings: GatewaySettings) -> None:
         self._timeout_seconds = settings.read_timeout_seconds
-        self._connections = Connections(settings.database_url, settings.read_connections)
+        self._connections = Connections(settings.database_url, "inkwell-gateway", settings.read_connections)
         self._lists = asyncio.Semaphore(settings.read_connections - 1)
 
     def close(self) -> None:
@@ -105,11 +85,11 @@ class Queries:
         await self._fetch(PING)
 
     async def _fetch(
-        self, query: Query, room: AbstractAsyncContextManager[None] = NO_LIMIT, **arguments: object
+        self, query: Statement, room: AbstractAsyncContextManager[None] = NO_LIMIT, **arguments: object
     ) -> list[asyncpg.Record]:
         try:
             async with asyncio.timeout(self._timeout_seconds), room, self._connections.one() as connection:
-                return await connection.fetch(query.sql, *query.arguments(**arguments))
+                return await query.fetch(connection, **arguments)
         except READ_FAILURES as error:
             log.warning("read not answered: Postgres is away or unwilling", **reason(error))
             raise DatabaseUnavailableError from error

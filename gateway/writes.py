@@ -2,29 +2,29 @@
 
 import asyncio
 import hashlib
+from collections.abc import Callable
 from datetime import UTC, datetime
+from functools import partial
 from http import HTTPStatus
-from typing import TypeVar
 from uuid import uuid4
 
-from fastapi import Response
+from fastapi import Request, Response
 from pydantic import BaseModel
 from uuid_utils.compat import uuid7
 
-from gateway.dependencies import Gateway
+from gateway.dependencies import Gateway, gateway_of, owner_of
 from gateway.errors import ProblemError, problem_of
 from gateway.publisher import NotAcceptedError, UnconfirmedError
 from gateway.queries import DatabaseUnavailableError
+from gateway.replies import Attempt
 from gateway.schemas import CommandState
 from shared.contracts import Command, Outcome, OutcomeStatus
 
 IMPLICIT_CREDENTIALS_VERSION = 1
 LOOK_UP_TIMEOUT_SECONDS = 1.0
 
-CommandT = TypeVar("CommandT", bound=Command)
 
-
-def new_command(gateway: Gateway, owner: int, model: type[CommandT], data: BaseModel) -> CommandT:
+def new_command(gateway: Gateway, owner: int, model: type[Command], data: BaseModel) -> Command:
     """A command of the owner, issued now."""
     return model(
         id=uuid7(),
@@ -43,29 +43,42 @@ def fingerprint(gateway: Gateway, data: BaseModel) -> str:
     return hashlib.blake2b(data.model_dump_json().encode(), digest_size=16, key=key[:64]).hexdigest()
 
 
-async def perform(gateway: Gateway, command: Command) -> Response:
-    """Publishes the command and answers with its outcome, or 202 where none is known within the wait.
+async def perform(request: Request, model: type[Command], data: BaseModel) -> Response:
+    """Publishes the request's command and answers with its outcome, or 202 where none is known within the wait.
 
     Raises ProblemError 503 `not_accepted` where it certainly has no effect and 504 `unconfirmed` where nobody
     can tell.
     """
+    gateway = gateway_of(request)
+    command = new_command(gateway, owner_of(request), model, data)
     wait_seconds = 0.0 if gateway.draining.is_set() else gateway.settings.wait_seconds
     wait_ends = asyncio.get_running_loop().time() + wait_seconds
     with gateway.replies.expected(command) as attempt:
-        try:
-            await gateway.publisher.publish(attempt)
-            async with asyncio.timeout_at(wait_ends):
-                outcome = await attempt.decided
-        except TimeoutError:
-            outcome = None
-        except NotAcceptedError:
-            raise not_accepted() from None
-        except UnconfirmedError:
-            raise unconfirmed(gateway.command_urls.url(command, confirmed=False)) from None
-    outcome = outcome or await look_up(gateway, command)
+        await publish(gateway, attempt)
+        outcome = await outcome_of(gateway, attempt, wait_ends) if wait_seconds else None
     if outcome is None:
         return accepted(gateway, command)
-    return answer(outcome, gateway.command_urls.url(command, confirmed=True))
+    return answer(outcome, partial(gateway.command_urls.url, command, confirmed=True))
+
+
+async def publish(gateway: Gateway, attempt: Attempt) -> None:
+    """Returns when the broker has confirmed the attempt, or its outcome came first; raises as `perform`."""
+    try:
+        await gateway.publisher.publish(attempt)
+    except NotAcceptedError:
+        raise not_accepted() from None
+    except UnconfirmedError:
+        raise unconfirmed(gateway.command_urls.url(attempt.command, confirmed=False)) from None
+
+
+async def outcome_of(gateway: Gateway, attempt: Attempt, deadline: float) -> Outcome | None:
+    """What the reply says; without one in time, what one look finds committed."""
+    try:
+        async with asyncio.timeout_at(deadline):
+            outcome = await attempt.decided
+    except TimeoutError:
+        outcome = None
+    return outcome or await look_up(gateway, attempt.command)
 
 
 async def look_up(gateway: Gateway, command: Command) -> Outcome | None:
@@ -77,10 +90,10 @@ async def look_up(gateway: Gateway, command: Command) -> Outcome | None:
         return None
 
 
-def answer(outcome: Outcome, command_url: str) -> Response:
-    """The response that a committed outcome is."""
+def answer(outcome: Outcome, command_url: Callable[[], str]) -> Response:
+    """The response that a committed outcome is; only few of them need the command's URL."""
     if outcome.status is not OutcomeStatus.APPLIED:
-        return problem_of(outcome, command_url).response()
+        return problem_of(outcome, command_url()).response()
     headers = {"Location": f"/notes/{outcome.note_id}"} if outcome.http_status == HTTPStatus.CREATED else None
     return Response(outcome.body, outcome.http_status, headers, media_type="application/json" if outcome.body else None)
 

@@ -1,7 +1,13 @@
-"""Postgres: how a service connects, and whether the schema is one it can work with."""
+"""Postgres: how a service connects, what it runs there, and whether the schema is one it can work with."""
+
+from dataclasses import dataclass
+from typing import TypeAlias
 
 import asyncpg
 from pydantic import Secret
+from sqlalchemy.dialects.postgresql.asyncpg import dialect
+from sqlalchemy.sql import ClauseElement
+from sqlalchemy.sql.compiler import SQLCompiler
 
 from shared.settings import DatabaseUrl
 from shared.tables import SCHEMA_REVISION
@@ -9,6 +15,7 @@ from shared.tables import SCHEMA_REVISION
 CONNECT_TIMEOUT_SECONDS = 5.0
 STATEMENT_TIMEOUT_SECONDS = 10.0
 EXIT_SCHEMA_BEHIND = 3
+Session: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
 SESSION_SETTINGS = {
     "timezone": "UTC",
     # A session whose client vanished in a transaction holds its locks until then, and its successor waits for them.
@@ -29,9 +36,28 @@ class SchemaBehindError(Exception):
         )
 
 
+@dataclass(frozen=True, slots=True)
+class Statement:
+    """SQL that SQLAlchemy wrote and asyncpg runs: compiled once, prepared once on each connection."""
+
+    sql: str
+    parameters: tuple[str, ...]
+
+    @classmethod
+    def compiled(cls, clause: ClauseElement) -> "Statement":
+        """Compiles a statement whose parameters have names."""
+        compiled = clause.compile(dialect=dialect())  # type: ignore[no-untyped-call]
+        assert isinstance(compiled, SQLCompiler)  # noqa: S101 - as every statement is compiled
+        return cls(str(compiled), tuple(compiled.positiontup or ()))
+
+    async def fetch(self, session: Session, **values: object) -> list[asyncpg.Record]:
+        """The rows; raises what asyncpg raises, and KeyError where a parameter has no value."""
+        return await session.fetch(self.sql, *[values[name] for name in self.parameters])
+
+
 async def connect(
     url: Secret[DatabaseUrl], application_name: str, statement_timeout_seconds: float | None = STATEMENT_TIMEOUT_SECONDS
-) -> "asyncpg.Connection[asyncpg.Record]":
+) -> Session:
     """A session in UTC, whose statements have a deadline unless it is None; the URL may say all that libpq's may."""
     _, _, address = str(url.get_secret_value()).partition("://")
     deadline = {"statement_timeout": str(int((statement_timeout_seconds or 0) * 1000))}

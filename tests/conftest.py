@@ -12,11 +12,10 @@ import asyncpg
 import httpx
 import pytest
 from sqlalchemy import make_url
-from sqlalchemy.ext.asyncio import AsyncEngine
 
 from dev.services import Services, services
 from gateway.settings import GatewaySettings
-from shared.engine import create_engine
+from shared.connections import Connections
 from shared.messaging import Topology
 from tests import harness
 from worker.settings import WorkerSettings
@@ -116,10 +115,11 @@ def worker_settings(servers: Services, database_url: str, queue_prefix: str) -> 
 
 
 @pytest.fixture
-async def engine(worker_settings: WorkerSettings) -> AsyncIterator[AsyncEngine]:
-    """The worker's engine on the test's database."""
-    async with harness.disposing(create_engine(worker_settings.database_url, "test", connections=4)) as engine:
-        yield engine
+def connections(worker_settings: WorkerSettings) -> Iterator[Connections]:
+    """The worker's connections to the test's database."""
+    connections = Connections(worker_settings.database_url, "test", size=4)
+    yield connections
+    connections.close()
 
 
 @pytest.fixture

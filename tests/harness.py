@@ -8,11 +8,10 @@ from typing import TypeVar
 import httpx
 import uvicorn
 from fastapi import FastAPI
-from sqlalchemy.ext.asyncio import AsyncEngine
 
 from gateway.app import create_app
 from gateway.settings import GatewaySettings
-from shared.engine import create_engine
+from shared.connections import Connections
 from worker.consumer import Consumer
 from worker.settings import WorkerSettings
 
@@ -69,8 +68,8 @@ async def gateway(settings: GatewaySettings) -> AsyncIterator[httpx.AsyncClient]
 @asynccontextmanager
 async def worker(settings: WorkerSettings) -> AsyncIterator[Consumer]:
     """A worker that consumes; stopped as SIGTERM stops one."""
-    engine = create_engine(settings.database_url, "inkwell-worker", connections=1)
-    consumer = Consumer(settings, engine)
+    connections = Connections(settings.database_url, "inkwell-worker", size=1)
+    consumer = Consumer(settings, connections)
     running = asyncio.create_task(consumer.run())
     try:
         await eventually(lambda: _is_consuming(consumer, running, settings.partitions))
@@ -78,19 +77,10 @@ async def worker(settings: WorkerSettings) -> AsyncIterator[Consumer]:
     finally:
         consumer.stop()
         await running
-        await engine.dispose()
+        connections.close()
 
 
 async def _is_consuming(consumer: Consumer, running: asyncio.Task[None], partitions: int) -> bool:
     if running.done():
         await running
     return len(consumer.partitions) == partitions
-
-
-@asynccontextmanager
-async def disposing(engine: AsyncEngine) -> AsyncIterator[AsyncEngine]:
-    """An engine that is closed at the end of the block."""
-    try:
-        yield engine
-    finally:
-        await engine.dispose()

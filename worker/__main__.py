@@ -10,8 +10,8 @@ import structlog
 import uvicorn
 import uvloop
 
+from shared.connections import Connections
 from shared.database import EXIT_SCHEMA_BEHIND, SchemaBehindError
-from shared.engine import create_engine
 from shared.settings import load_settings
 from shared.telemetry import configure_logging
 from worker.consumer import Consumer
@@ -30,8 +30,8 @@ def main() -> None:
 
 async def run(settings: WorkerSettings) -> int:
     """The worker's life; the exit code."""
-    engine = create_engine(settings.database_url, "inkwell-worker", connections=1)
-    consumer = Consumer(settings, engine)
+    connections = Connections(settings.database_url, "inkwell-worker", size=1)
+    consumer = Consumer(settings, connections)
     health = asyncio.create_task(serve_health(consumer, settings))
     consuming = asyncio.create_task(consumer.run())
     stopping = stop_on_signals(consumer, consuming, settings.drain_timeout_seconds)
@@ -47,7 +47,7 @@ async def run(settings: WorkerSettings) -> int:
     finally:
         health.cancel()
         await asyncio.wait({health})
-        await engine.dispose()
+        connections.close()
     log.info("stopped")
     return 0
 

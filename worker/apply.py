@@ -10,6 +10,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 from uuid import UUID
 
+import asyncpg
 from sqlalchemy import (
     Text,
     Uuid,
@@ -24,12 +25,13 @@ from sqlalchemy import (
     update,
 )
 from sqlalchemy.dialects.postgresql import ARRAY, insert
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
-from sqlalchemy.sql.base import Executable
+from sqlalchemy.sql import ClauseElement
 from sqlalchemy.sql.selectable import TableValuedAlias
 from sqlalchemy.sql.type_api import TypeEngine
 
+from shared.connections import Connections
 from shared.contracts import BadCommand, Command, CreateNote, Outcome, OutcomeStatus, reused_key
+from shared.database import Session, Statement
 from shared.tables import attempt_marks, commands, note_json, notes, users
 from worker.handlers import Decision, Fold, Note, failed, may_act
 
@@ -50,60 +52,64 @@ class ConflictError(Exception):
 
 
 @asynccontextmanager
-async def transaction(engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
-    """A transaction with a deadline for the whole of it; a connection that misses it is dropped, never waited for."""
-    async with asyncio.timeout(TRANSACTION_TIMEOUT_SECONDS), engine.begin() as connection:
-        yield connection
+async def transaction(connections: Connections) -> AsyncIterator[Session]:
+    """A transaction with a deadline for the whole of it; whatever goes wrong, its connection is dropped with it."""
+    async with asyncio.timeout(TRANSACTION_TIMEOUT_SECONDS), connections.one() as session:
+        transaction = session.transaction()
+        await transaction.start()
+        yield session
+        await transaction.commit()
 
 
-async def apply_batch(engine: AsyncEngine, batch: Sequence[Command | BadCommand]) -> list[Outcome]:
+async def apply_batch(connections: Connections, batch: Sequence[Command | BadCommand]) -> list[Outcome]:
     """The committed outcome of each command of the batch, in order; all of them in one transaction.
 
     Raises ConflictError, HandlerError, or whatever Postgres or the driver raised; then nothing is committed,
     unless it was the COMMIT itself that failed. Running the batch again settles which.
     """
-    async with transaction(engine) as connection:
+    async with transaction(connections) as session:
         good = [command for command in batch if not isinstance(command, BadCommand)]
-        owners = await lock_owners(connection, good)
-        known = await find_outcomes(connection, batch)
+        owners = await lock_owners(session, good)
+        known = await find_outcomes(session, batch)
         fresh = first_deliveries(command for command in batch if command.id not in known)
-        before = await lock_notes(connection, good)
+        before = await lock_notes(session, good)
         creates = [c for c in fresh if isinstance(c, CreateNote) and may_act(c, owners)]
-        fold = Fold(owners, before, await draw_note_ids(connection, len(creates)))
+        fold = Fold(owners, before, await draw_note_ids(session, len(creates)))
         try:
             fold.run(fresh)
         except Exception as error:  # a handler may raise anything; it must not pass for a fault of Postgres
             raise HandlerError from error
-        known |= await store(connection, fold)
+        known |= await store(session, fold)
     return [outcome_for(command, known[command.id]) for command in batch]
 
 
-async def record_failure(engine: AsyncEngine, command: Command | BadCommand, reason: str) -> Outcome:
+async def record_failure(connections: Connections, command: Command | BadCommand, reason: str) -> Outcome:
     """Gives a command that cannot be applied its `failed` row, with the whole command for an operator."""
     fold = Fold(owners={}, before={}, new_ids=iter(()))
     fold.decided[command.id] = command, failed(reason)
-    async with transaction(engine) as connection:
-        return (await store(connection, fold))[command.id]
+    async with transaction(connections) as session:
+        return (await store(session, fold))[command.id]
 
 
-async def mark_attempt(engine: AsyncEngine, command_id: UUID, process_id: UUID) -> int:
+async def mark_attempt(connections: Connections, command_id: UUID, process_id: UUID) -> int:
     """Commits that this process is about to try the command; how many others left such a mark and no outcome."""
     mark = {"command_id": command_id, "process_id": process_id}
-    async with transaction(engine) as connection:
-        await connection.execute(MARK_ATTEMPT, mark)
-        return int((await connection.execute(COUNT_OTHER_MARKS, mark)).scalar_one())
+    async with transaction(connections) as session:
+        await MARK_ATTEMPT.fetch(session, **mark)
+        [marks] = await COUNT_OTHER_MARKS.fetch(session, **mark)
+        return int(marks[0])
 
 
-async def unmark_attempt(engine: AsyncEngine, command_id: UUID, process_id: UUID) -> None:
+async def unmark_attempt(connections: Connections, command_id: UUID, process_id: UUID) -> None:
     """Takes this process's mark back: it has survived its attempt."""
-    async with transaction(engine) as connection:
-        await connection.execute(UNMARK_ATTEMPT, {"command_id": command_id, "process_id": process_id})
+    async with transaction(connections) as session:
+        await UNMARK_ATTEMPT.fetch(session, command_id=command_id, process_id=process_id)
 
 
-async def clear_marks(engine: AsyncEngine, command_ids: Sequence[UUID]) -> None:
+async def clear_marks(connections: Connections, command_ids: Sequence[UUID]) -> None:
     """Forgets the marks of commands that have their outcome."""
-    async with transaction(engine) as connection:
-        await connection.execute(CLEAR_MARKS, {"ids": command_ids})
+    async with transaction(connections) as session:
+        await CLEAR_MARKS.fetch(session, ids=command_ids)
 
 
 def outcome_for(command: Command | BadCommand, outcome: Outcome) -> Outcome:
@@ -121,43 +127,49 @@ def first_deliveries(batch: Iterable[Command | BadCommand]) -> list[Command | Ba
     return list(first.values())
 
 
-async def lock_owners(connection: AsyncConnection, batch: Sequence[Command]) -> dict[int, int]:
+async def lock_owners(session: Session, batch: Sequence[Command]) -> dict[int, int]:
     """The credentials version of each owner in the batch who exists; nobody else writes for them until the end."""
     ids = sorted({command.owner for command in batch})
-    return {row.id: row.credentials_version for row in await connection.execute(LOCK_OWNERS, {"ids": ids})}
+    return {row["id"]: row["credentials_version"] for row in await LOCK_OWNERS.fetch(session, ids=ids)}
 
 
-async def find_outcomes(connection: AsyncConnection, batch: Sequence[Command | BadCommand]) -> dict[UUID, Outcome]:
+async def find_outcomes(session: Session, batch: Sequence[Command | BadCommand]) -> dict[UUID, Outcome]:
     """The outcomes that commands of the batch already have, by id."""
-    rows = await connection.execute(FIND_OUTCOMES, {"ids": sorted({command.id for command in batch})})
-    return {row.id: Outcome.model_validate(row) for row in rows}
+    rows = await FIND_OUTCOMES.fetch(session, ids=[command.id for command in batch])
+    return _outcomes(rows)
 
 
-async def lock_notes(connection: AsyncConnection, batch: Sequence[Command]) -> dict[int, Note]:
+async def lock_notes(session: Session, batch: Sequence[Command]) -> dict[int, Note]:
     """The notes that the batch is about, of the owners who ask, locked in id order."""
-    targets = sorted({(c.data.note_id, c.owner) for c in batch if not isinstance(c, CreateNote)})
-    arrays = {"target_id": [note_id for note_id, _ in targets], "target_owner_id": [owner for _, owner in targets]}
-    return {row.id: Note(*row) for row in await connection.execute(LOCK_NOTES, arrays)}
+    targets = {(c.data.note_id, c.owner) for c in batch if not isinstance(c, CreateNote)}
+    if not targets:
+        return {}
+    ids, owners = zip(*targets, strict=True)
+    return {row["id"]: Note(*row) for row in await LOCK_NOTES.fetch(session, target_id=ids, target_owner_id=owners)}
 
 
-async def draw_note_ids(connection: AsyncConnection, count: int) -> Iterator[int]:
+async def draw_note_ids(session: Session, count: int) -> Iterator[int]:
     """So many ids for new notes, ascending."""
-    return iter((await connection.execute(DRAW_NOTE_IDS, {"count": count})).scalars().all())
+    return iter([row[0] for row in await DRAW_NOTE_IDS.fetch(session, count=count)] if count else [])
 
 
-async def store(connection: AsyncConnection, fold: Fold) -> dict[UUID, Outcome]:
+async def store(session: Session, fold: Fold) -> dict[UUID, Outcome]:
     """Writes what the fold changed and decided, in one statement; raises ConflictError for a decided command."""
     decided = [fold.decided[command_id] for command_id in sorted(fold.decided)]
-    parameters = {
+    rows = await STORE.fetch(
+        session,
         **_arrays("created", _NOTE, [_note_row(note) for note in fold.created]),
         **_arrays("changed", _NOTE, [_note_row(note) for note in fold.changed]),
         **_arrays("outcome", _OUTCOME, [_outcome_row(*each) for each in decided]),
-        "deleted": fold.deleted,
-    }
-    rows = (await connection.execute(STORE, parameters)).all()
+        deleted=fold.deleted,
+    )
     if len(rows) != len(decided):
         raise ConflictError
-    return {row.id: Outcome.model_validate(row) for row in rows}
+    return _outcomes(rows)
+
+
+def _outcomes(rows: Iterable[asyncpg.Record]) -> dict[UUID, Outcome]:
+    return {row["id"]: Outcome.model_validate(dict(row)) for row in rows}
 
 
 def _note_row(note: Note) -> Row:
@@ -210,13 +222,13 @@ _OUTCOME: Columns = {
 _STORED_COLUMNS = tuple(commands.c[name] for name in Outcome.model_fields)
 
 
-def _lock_notes_statement() -> Executable:
+def _lock_notes() -> ClauseElement:
     target = _rows("target", {"id": notes.c.id.type, "owner_id": notes.c.owner_id.type})
     mine = (notes.c.id == target.c.id) & (notes.c.owner_id == target.c.owner_id)
     return select(*notes.c).join_from(notes, target, mine).order_by(notes.c.id).with_for_update(of=notes)
 
 
-def _store_statement() -> Executable:
+def _store() -> ClauseElement:
     created, changed, outcome = _rows("created", _NOTE), _rows("changed", _NOTE), _rows("outcome", _OUTCOME)
     insert_notes = insert(notes).from_select(list(_NOTE), select(created))
     new_values = {name: changed.c[name] for name in ("title", "description", "updated_date", "version")}
@@ -238,21 +250,28 @@ def _store_statement() -> Executable:
     )
 
 
-LOCK_OWNERS = (
+_MARKED_COMMAND = attempt_marks.c.command_id == bindparam("command_id", type_=Uuid())
+_MARKING_PROCESS = bindparam("process_id", type_=Uuid())
+
+LOCK_OWNERS = Statement.compiled(
     select(users.c.id, users.c.credentials_version)
     .where(users.c.id == func.any(bindparam("ids", type_=ARRAY(users.c.id.type))))
     .order_by(users.c.id)
     .with_for_update(key_share=True)
 )
-FIND_OUTCOMES = select(*_STORED_COLUMNS).where(
-    commands.c.id == func.any(bindparam("ids", type_=ARRAY(commands.c.id.type)))
+FIND_OUTCOMES = Statement.compiled(
+    select(*_STORED_COLUMNS).where(commands.c.id == func.any(bindparam("ids", type_=ARRAY(commands.c.id.type))))
 )
-MARK_ATTEMPT = insert(attempt_marks).on_conflict_do_nothing()
-_MARKED_COMMAND = attempt_marks.c.command_id == bindparam("command_id", type_=Uuid())
-_MARKING_PROCESS = bindparam("process_id", type_=Uuid())
-COUNT_OTHER_MARKS = select(func.count()).where(_MARKED_COMMAND, attempt_marks.c.process_id != _MARKING_PROCESS)
-UNMARK_ATTEMPT = delete(attempt_marks).where(_MARKED_COMMAND, attempt_marks.c.process_id == _MARKING_PROCESS)
-CLEAR_MARKS = delete(attempt_marks).where(attempt_marks.c.command_id == func.any(bindparam("ids", type_=ARRAY(Uuid()))))
-LOCK_NOTES = _lock_notes_statement()
-DRAW_NOTE_IDS = text("select nextval('notes_id_seq') from generate_series(1, :count)")
-STORE = _store_statement()
+LOCK_NOTES = Statement.compiled(_lock_notes())
+DRAW_NOTE_IDS = Statement.compiled(text("select nextval('notes_id_seq') from generate_series(1, :count)"))
+STORE = Statement.compiled(_store())
+MARK_ATTEMPT = Statement.compiled(insert(attempt_marks).on_conflict_do_nothing())
+COUNT_OTHER_MARKS = Statement.compiled(
+    select(func.count()).where(_MARKED_COMMAND, attempt_marks.c.process_id != _MARKING_PROCESS)
+)
+UNMARK_ATTEMPT = Statement.compiled(
+    delete(attempt_marks).where(_MARKED_COMMAND, attempt_marks.c.process_id == _MARKING_PROCESS)
+)
+CLEAR_MARKS = Statement.compiled(
+    delete(attempt_marks).where(attempt_marks.c.command_id == func.any(bindparam("ids", type_=ARRAY(Uuid()))))
+)

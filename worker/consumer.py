@@ -11,8 +11,8 @@ from functools import partial
 import asyncpg
 import structlog
 from aio_pika.abc import AbstractChannel, AbstractConnection
-from sqlalchemy.ext.asyncio import AsyncEngine
 
+from shared.connections import Connections
 from shared.contracts import Outcome
 from shared.database import check_schema
 from shared.messaging import (
@@ -49,11 +49,11 @@ class HandBackError(Exception):
 class Consumer:
     """Consumes until told to stop; comes back by itself when the broker or Postgres was away."""
 
-    def __init__(self, settings: WorkerSettings, engine: AsyncEngine) -> None:
+    def __init__(self, settings: WorkerSettings, connections: Connections) -> None:
         self._settings = settings
         self._topology = Topology(settings.queue_prefix, settings.partitions)
         self._outbox = Outbox(settings.broker_url, self._topology)
-        self._settlement = Settlement(engine)
+        self._settlement = Settlement(connections)
         self._deliveries = Deliveries()
         self._holding: dict[int, asyncio.Event] = {}
         """The partitions that this worker subscribes to; the event tells to let go of one."""

@@ -16,9 +16,8 @@ from uuid import uuid4
 
 import asyncpg
 import structlog
-from sqlalchemy.exc import DBAPIError
-from sqlalchemy.ext.asyncio import AsyncEngine
 
+from shared.connections import Connections
 from shared.contracts import BadCommand, Command, Outcome
 from worker.apply import (
     ConflictError,
@@ -54,7 +53,7 @@ def kind_of(error: Exception) -> Kind:
     match error:
         case HandlerError():
             return Kind.BUG
-        case DBAPIError() if _is_data_error(error):
+        case asyncpg.PostgresError() if str(error.sqlstate)[:2] in DATA_ERROR_CLASSES:
             return Kind.BUG
         case RepeatedBugError():
             return Kind.PAUSE
@@ -62,18 +61,11 @@ def kind_of(error: Exception) -> Kind:
             return Kind.TRANSIENT
 
 
-def _is_data_error(error: DBAPIError) -> bool:
-    if error.orig is None:
-        return False
-    refused_by_driver = isinstance(error.orig.__cause__, asyncpg.DataError)
-    return refused_by_driver or str(getattr(error.orig, "sqlstate", None))[:2] in DATA_ERROR_CLASSES
-
-
 class Settlement:
     """Settles batches: all their commands in one transaction, or one by one to find the one at fault."""
 
-    def __init__(self, engine: AsyncEngine) -> None:
-        self._engine = engine
+    def __init__(self, connections: Connections) -> None:
+        self._connections = connections
         self.process_id = uuid4()
         self._last_bug: str | None = None
 
@@ -83,7 +75,7 @@ class Settlement:
         Raises RepeatedBugError, or the exception of a transient failure; the batch may be settled again then.
         """
         try:
-            outcomes = await apply_batch(self._engine, batch)
+            outcomes = await apply_batch(self._connections, batch)
         except Exception as error:
             if kind_of(error) is not Kind.BUG:
                 raise
@@ -99,11 +91,11 @@ class Settlement:
         """
         outcomes = []
         for command in batch:
-            if await mark_attempt(self._engine, command.id, self.process_id) >= MAX_LIVES:
+            if await mark_attempt(self._connections, command.id, self.process_id) >= MAX_LIVES:
                 outcomes.append(await self._fail_killer(command))
             else:
                 outcomes += await self._survive(command)
-        await clear_marks(self._engine, [command.id for command in batch])
+        await clear_marks(self._connections, [command.id for command in batch])
         return outcomes
 
     async def _survive(self, command: Command | BadCommand) -> list[Outcome]:
@@ -111,14 +103,14 @@ class Settlement:
             return await self._settle_one_by_one([command])
         except BaseException:  # also when cancelled: in every case the process lives to tell
             with suppress(Exception):
-                await unmark_attempt(self._engine, command.id, self.process_id)
+                await unmark_attempt(self._connections, command.id, self.process_id)
             raise
 
     async def _fail_killer(self, command: Command | BadCommand) -> Outcome:
         try:
-            outcome = await record_failure(self._engine, command, "worker_killed")
+            outcome = await record_failure(self._connections, command, "worker_killed")
         except ConflictError:  # it has its outcome, and only the acknowledgement was lost
-            return (await apply_batch(self._engine, [command]))[0]
+            return (await apply_batch(self._connections, [command]))[0]
         log.error(
             "command failed and is kept as a dead letter: every worker that tried it died; its neighbours are applied",
             command_id=str(command.id),
@@ -130,7 +122,7 @@ class Settlement:
         outcomes = []
         for command in batch:
             try:
-                outcomes += await apply_batch(self._engine, [command])
+                outcomes += await apply_batch(self._connections, [command])
             except Exception as error:
                 if kind_of(error) is not Kind.BUG:
                     raise
@@ -141,7 +133,7 @@ class Settlement:
         bug = describe(error)
         if bug == self._last_bug:
             raise RepeatedBugError(bug)
-        outcome = await record_failure(self._engine, command, _reason(error))
+        outcome = await record_failure(self._connections, command, _reason(error))
         self._last_bug = bug
         log.error(
             "command failed and is kept as a dead letter; its neighbours are applied",
@@ -164,6 +156,6 @@ def _reason(error: Exception) -> str:
 
 def describe(error: Exception) -> str:
     """The failure without what users wrote, which Postgres repeats in its messages."""
-    cause = error.__cause__ if isinstance(error, HandlerError) else getattr(error, "orig", None)
+    cause = error.__cause__ or error if isinstance(error, HandlerError) else error
     sqlstate = getattr(cause, "sqlstate", None)
-    return type(cause or error).__name__ + (f" {sqlstate}" if sqlstate else "")
+    return type(cause).__name__ + (f" {sqlstate}" if sqlstate else "")

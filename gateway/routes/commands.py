@@ -7,7 +7,7 @@ from typing import Literal
 from fastapi import APIRouter, Request, Response
 
 from gateway.command_urls import CommandTicket
-from gateway.dependencies import CurrentGateway, CurrentOwner, Gateway
+from gateway.dependencies import Gateway, gateway_of, owner_of
 from gateway.errors import Problem, ProblemError
 from gateway.schemas import Answer, CommandState
 from gateway.writes import answer
@@ -17,9 +17,10 @@ router = APIRouter(prefix="/commands", tags=["commands"])
 
 
 @router.get("/{token}", responses={404: {"model": Problem}, 410: {"model": Problem}})
-async def get_command(request: Request, gateway: CurrentGateway, owner: CurrentOwner, token: str) -> CommandState:
+async def get_command(request: Request, token: str) -> CommandState:
     """The state of a write; `answer` is what it would have been answered, had it waited."""
-    ticket = gateway.command_urls.read(token, owner)
+    gateway = gateway_of(request)
+    ticket = gateway.command_urls.read(token, owner_of(request))
     if ticket is None:
         raise ProblemError(404, "command_not_found", "Command not found")
     outcome = await gateway.queries.find_outcome(ticket.owner, ticket.command_id)
@@ -27,7 +28,7 @@ async def get_command(request: Request, gateway: CurrentGateway, owner: CurrentO
         return undecided(gateway, ticket)
     if outcome.fingerprint != ticket.fingerprint:
         outcome = reused_key(outcome.id)
-    original = original_answer(answer(outcome, request.url.path))
+    original = original_answer(answer(outcome, lambda: request.url.path))
     return CommandState(id=ticket.command_id, issued_at=ticket.issued_at, status=outcome.status, answer=original)
 
 

@@ -2,13 +2,15 @@
 
 import asyncio
 import sys
+from functools import partial
 
 from alembic import context
 from pydantic import Secret, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 from sqlalchemy import Connection, text
+from sqlalchemy.ext.asyncio import create_async_engine
 
-from shared.engine import create_engine
+from shared.database import connect
 from shared.settings import DatabaseUrl
 from shared.tables import metadata
 
@@ -34,9 +36,8 @@ def migrate(connection: Connection) -> None:
 
 async def run() -> None:
     """Connects with INKWELL_DATABASE_URL and migrates."""
-    engine = create_engine(
-        MigratorSettings().database_url, "inkwell-migrate", connections=1, statement_timeout_seconds=None
-    )
+    url = MigratorSettings().database_url
+    engine = create_async_engine("postgresql+asyncpg://", async_creator=partial(connect, url, "inkwell-migrate", None))
     async with engine.connect() as connection:
         await connection.run_sync(migrate)
         await connection.commit()

@@ -9,8 +9,8 @@ from uuid import UUID
 from asyncpg import Connection, Record
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from sqlalchemy.ext.asyncio import AsyncEngine
 
+from shared.connections import Connections
 from shared.contracts import Command, Outcome
 from tests.commands import create, delete, replace
 from worker.apply import apply_batch
@@ -56,20 +56,20 @@ def partitioned(draw: st.DrawFn) -> list[list[Command]]:
 @settings(max_examples=60, deadline=None, suppress_health_check=SLOW_ON_PURPOSE)
 @given(batches=partitioned())
 async def test_any_partition_gives_the_same_notes_and_outcomes_as_one_by_one(
-    engine: AsyncEngine, database: "Connection[Record]", batches: list[list[Command]]
+    connections: Connections, database: "Connection[Record]", batches: list[list[Command]]
 ) -> None:
     one_by_one = [[command] for batch in batches for command in batch]
 
-    assert await run(engine, database, batches) == await run(engine, database, one_by_one)
+    assert await run(connections, database, batches) == await run(connections, database, one_by_one)
 
 
 async def run(
-    engine: AsyncEngine, database: "Connection[Record]", batches: Sequence[Sequence[Command]]
+    connections: Connections, database: "Connection[Record]", batches: Sequence[Sequence[Command]]
 ) -> tuple[list[Outcome], list[Record], list[Record]]:
     """The outcomes, the notes and the commands' rows that the batches leave in an empty database."""
     await database.execute("truncate users, notes, commands restart identity")
     await database.execute("insert into users default values; insert into users default values")
-    outcomes = [outcome for batch in batches for outcome in await apply_batch(engine, batch)]
+    outcomes = [outcome for batch in batches for outcome in await apply_batch(connections, batch)]
     notes = await database.fetch("select * from notes order by id")
     rows = await database.fetch(
         "select id, owner_id, fingerprint, attempt_id, status, reason, body from commands order by id"

@@ -11,8 +11,8 @@ from asyncpg import Connection, Record
 from yarl import URL
 
 from dev.services import Services
+from shared.connections import Connections
 from shared.contracts import COMMANDS_CONTENT_TYPE, Command, CreateNote, encode_batch, encode_command
-from shared.engine import create_engine
 from shared.messaging import Topology
 from tests import harness
 from tests.commands import create
@@ -172,14 +172,15 @@ async def test_worker_told_to_stop_while_it_connects_stops(worker_settings: Work
         link.freeze("down")
         slow = worker_settings.model_dump() | {"broker_url": str(url.with_host("127.0.0.1").with_port(link.port))}
         settings = WorkerSettings.model_validate(slow)
-        async with harness.disposing(create_engine(settings.database_url, "test", connections=2)) as engine:
-            consumer = Consumer(settings, engine)
-            running = asyncio.create_task(consumer.run())
-            await asyncio.wait([running], timeout=1)
-            consumer.stop()
-            link.thaw()
+        connections = Connections(settings.database_url, "test", size=1)
+        consumer = Consumer(settings, connections)
+        running = asyncio.create_task(consumer.run())
+        await asyncio.wait([running], timeout=1)
+        consumer.stop()
+        link.thaw()
 
-            await asyncio.wait_for(running, 5)
+        await asyncio.wait_for(running, 5)
+        connections.close()
     assert not consumer.partitions
 
 

@@ -1,10 +1,9 @@
 """Which failures count, and what they do to a command."""
 
 import pytest
-from asyncpg import Connection, Record
-from sqlalchemy.exc import DBAPIError
-from sqlalchemy.ext.asyncio import AsyncEngine
+from asyncpg import Connection, InsufficientPrivilegeError, Record
 
+from shared.connections import Connections
 from tests.commands import create
 from worker.apply import mark_attempt
 from worker.failures import MAX_LIVES, Settlement, kind_of
@@ -12,13 +11,13 @@ from worker.failures import MAX_LIVES, Settlement, kind_of
 
 @pytest.mark.parametrize("lives", [MAX_LIVES - 1, MAX_LIVES])
 async def test_command_is_failed_when_so_many_processes_left_a_mark_and_no_outcome(
-    engine: AsyncEngine, database: "Connection[Record]", lives: int
+    connections: Connections, database: "Connection[Record]", lives: int
 ) -> None:
     command = create()
-    for dead in [Settlement(engine) for _ in range(lives)]:
-        await mark_attempt(engine, command.id, dead.process_id)
+    for dead in [Settlement(connections) for _ in range(lives)]:
+        await mark_attempt(connections, command.id, dead.process_id)
 
-    [outcome] = await Settlement(engine).settle_carefully([command])
+    [outcome] = await Settlement(connections).settle_carefully([command])
 
     assert (outcome.status, outcome.reason) == (
         ("failed", "worker_killed") if lives == MAX_LIVES else ("applied", None)
@@ -27,29 +26,29 @@ async def test_command_is_failed_when_so_many_processes_left_a_mark_and_no_outco
 
 
 async def test_transient_failure_does_not_count_as_a_death_however_many_workers_meet_it(
-    engine: AsyncEngine, database: "Connection[Record]"
+    connections: Connections, database: "Connection[Record]"
 ) -> None:
     command = create()
     await database.execute("revoke insert on notes from inkwell_worker")
-    for settlement in [Settlement(engine) for _ in range(2 * MAX_LIVES)]:
-        with pytest.raises(DBAPIError):
+    for settlement in [Settlement(connections) for _ in range(2 * MAX_LIVES)]:
+        with pytest.raises(InsufficientPrivilegeError):
             await settlement.settle_carefully([command])
     await database.execute("grant insert on notes to inkwell_worker")
 
-    [outcome] = await Settlement(engine).settle_carefully([command])
+    [outcome] = await Settlement(connections).settle_carefully([command])
 
     assert outcome.status == "applied"
 
 
-async def test_command_that_failed_and_comes_again_keeps_its_outcome(engine: AsyncEngine) -> None:
+async def test_command_that_failed_and_comes_again_keeps_its_outcome(connections: Connections) -> None:
     command = create()
-    for dead in [Settlement(engine) for _ in range(MAX_LIVES)]:
-        await mark_attempt(engine, command.id, dead.process_id)
-    first = await Settlement(engine).settle_carefully([command])
-    for dead in [Settlement(engine) for _ in range(MAX_LIVES)]:
-        await mark_attempt(engine, command.id, dead.process_id)
+    for dead in [Settlement(connections) for _ in range(MAX_LIVES)]:
+        await mark_attempt(connections, command.id, dead.process_id)
+    first = await Settlement(connections).settle_carefully([command])
+    for dead in [Settlement(connections) for _ in range(MAX_LIVES)]:
+        await mark_attempt(connections, command.id, dead.process_id)
 
-    assert await Settlement(engine).settle_carefully([command]) == first
+    assert await Settlement(connections).settle_carefully([command]) == first
 
 
 @pytest.mark.parametrize("error", [OSError(), TimeoutError(), RuntimeError("from a library"), ValueError(), KeyError()])

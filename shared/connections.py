@@ -9,10 +9,9 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
-import asyncpg
 from pydantic import Secret
 
-from shared.database import connect
+from shared.database import Session, connect
 from shared.settings import DatabaseUrl
 
 LIFETIME_SECONDS = 300.0
@@ -23,7 +22,7 @@ LIFETIME_SECONDS = 300.0
 class Slot:
     """A place for one connection, which is made when it is first needed."""
 
-    connection: "asyncpg.Connection[asyncpg.Record] | None" = None
+    connection: "Session | None" = None
     expires_at: float = 0.0
 
     def drop(self) -> None:
@@ -36,8 +35,9 @@ class Slot:
 class Connections:
     """Hands out its connections in the order of asking; the one used last goes first, so its caches are warm."""
 
-    def __init__(self, url: Secret[DatabaseUrl], size: int) -> None:
+    def __init__(self, url: Secret[DatabaseUrl], application_name: str, size: int) -> None:
         self._url = url
+        self._application_name = application_name
         self._slots = [Slot() for _ in range(size)]
         self._free = list(self._slots)
         self._places = asyncio.Semaphore(size)
@@ -48,7 +48,7 @@ class Connections:
             slot.drop()
 
     @asynccontextmanager
-    async def one(self) -> AsyncIterator["asyncpg.Connection[asyncpg.Record]"]:
+    async def one(self) -> AsyncIterator[Session]:
         """A connection for the block; the caller sets the deadline. Raises what asyncpg raises."""
         async with self._places:
             slot = self._free.pop()
@@ -65,7 +65,7 @@ class Connections:
             slot.drop()
         return slot.connection is not None
 
-    async def _connect(self, slot: Slot) -> "asyncpg.Connection[asyncpg.Record]":
-        slot.connection = await connect(self._url, "inkwell-gateway")
+    async def _connect(self, slot: Slot) -> Session:
+        slot.connection = await connect(self._url, self._application_name)
         slot.expires_at = asyncio.get_running_loop().time() + LIFETIME_SECONDS
         return slot.connection

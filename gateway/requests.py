@@ -1,0 +1,139 @@
+"""What a request says: each part of it is read, validated and documented by one reader.
+
+The routes run as plain functions of the request, because FastAPI's dependency solver and exit stacks cost more
+than a read; FastAPI still routes, documents and handles the errors.
+"""
+
+from collections.abc import Callable, Coroutine
+from http import HTTPStatus
+from typing import Annotated, Any, Generic, Literal, Protocol, TypeVar
+
+from fastapi import Request, Response
+from fastapi.routing import APIRoute
+from pydantic import AfterValidator, BaseModel, Field, ValidationError, create_model
+
+from gateway.errors import ProblemError, invalid
+from gateway.settings import GatewaySettings
+from shared.contracts import Int64, NoteText, storable
+
+ModelT = TypeVar("ModelT", bound=BaseModel)
+
+
+class PlainRoute(APIRoute):
+    """A route whose endpoint takes the request alone and makes the whole response."""
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        """The endpoint itself."""
+        if self.dependant.dependencies:
+            raise TypeError(f"{self.name} declares dependencies, which a plain route would not run")
+        return self.endpoint
+
+
+class Reader(Protocol):
+    """Reads a part of a request."""
+
+    @property
+    def openapi(self) -> dict[str, Any]:
+        """The part as members of an OpenAPI operation."""
+
+
+def described_by(*readers: Reader) -> dict[str, Any]:
+    """The parts that an operation reads, for a route's `openapi_extra`."""
+    described: dict[str, Any] = {}
+    for reader in readers:
+        for member, part in reader.openapi.items():
+            described[member] = described.get(member, []) + part if isinstance(part, list) else part
+    return described
+
+
+class Parameters(Generic[ModelT]):
+    """Reads the parameters of the path or of the query into a model."""
+
+    def __init__(self, model: type[ModelT], location: Literal["path", "query"]) -> None:
+        self._model = model
+        self._location = location
+
+    def of(self, request: Request) -> ModelT:
+        """The parameters; raises ProblemError 422."""
+        given = request.path_params if self._location == "path" else dict(request.query_params)
+        try:
+            return self._model.model_validate(given)
+        except ValidationError as error:
+            errors = error.errors(include_url=False, include_input=False)
+        raise invalid(errors, part=self._location)
+
+    @property
+    def openapi(self) -> dict[str, Any]:
+        """The parameters."""
+        schema = self._model.model_json_schema()
+        required = schema.get("required", ())
+        return {
+            "parameters": [
+                {"name": name, "in": self._location, "required": name in required, "schema": each}
+                for name, each in schema["properties"].items()
+            ]
+        }
+
+
+class NotePath(BaseModel):
+    """Which note a request is about."""
+
+    note_id: Int64
+
+
+class Page(BaseModel):
+    """Which notes of a list are wanted."""
+
+    skip: Annotated[int, Field(ge=0, le=2**63 - 1, description="How many notes to leave out")] = 0
+    limit: Annotated[int, Field(ge=1, le=1000, description="How many notes to return at most")] = 100
+
+
+NOTE_PATH = Parameters(NotePath, "path")
+PAGE = Parameters(Page, "query")
+
+
+class NoteBody:
+    """Reads a note from a request body, within the lengths that the settings allow."""
+
+    def __init__(self, settings: GatewaySettings) -> None:
+        stored = AfterValidator(storable)
+        self._model: type[NoteText] = create_model(
+            "NoteIn",
+            __doc__="What a client writes of a note.",
+            __base__=_Strict,
+            title=Annotated[str, Field(max_length=settings.title_max_length), stored],
+            description=Annotated[str, Field(max_length=settings.description_max_length), stored],
+        )
+
+    async def of(self, request: Request) -> NoteText:
+        """The note; raises ProblemError 415, 400 or 422."""
+        require_json(request)
+        body = await request.body()
+        try:
+            return self._model.model_validate_json(body)
+        except ValidationError as error:
+            errors = error.errors(include_url=False, include_input=False)
+        if errors[0]["type"] == "json_invalid":
+            raise ProblemError(HTTPStatus.BAD_REQUEST, "invalid_json", errors[0]["msg"])
+        raise invalid(errors, part="body")
+
+    @property
+    def openapi(self) -> dict[str, Any]:
+        """The request body."""
+        schema = self._model.model_json_schema()
+        return {"requestBody": {"required": True, "content": {"application/json": {"schema": schema}}}}
+
+
+class _Strict(NoteText, extra="forbid"):
+    pass
+
+
+def require_json(request: Request) -> None:
+    """Raises ProblemError 415 unless the body is declared as JSON in UTF-8."""
+    declared = ",".join(request.headers.getlist("content-type"))
+    media_type, _, parameters = declared.lower().partition(";")
+    charset = parameters.strip().removeprefix("charset=").strip('"')
+    if media_type.strip() != "application/json" or charset not in ("", "utf-8"):
+        raise ProblemError(
+            HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "unsupported_media_type", "Send the body as application/json"
+        )
