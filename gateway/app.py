@@ -9,15 +9,15 @@ from fastapi import FastAPI
 
 from gateway import health
 from gateway.command_urls import CommandUrls
+from gateway.conditions import Conditions
 from gateway.dependencies import Gateway
 from gateway.errors import Problem, declare_problems, install_error_handlers
 from gateway.middleware import LimitedBodies, UniformRequests
 from gateway.publisher import Publisher
 from gateway.queries import Queries
 from gateway.replies import Replies
-from gateway.requests import NoteBody
-from gateway.routes import commands
-from gateway.routes.notes import notes_router
+from gateway.requests import NoteBodies
+from gateway.routes import commands, notes
 from gateway.settings import GatewaySettings
 from shared.settings import load_settings
 from shared.telemetry import configure_logging
@@ -48,7 +48,8 @@ def create_app(settings: GatewaySettings | None = None) -> FastAPI:
     app.add_middleware(LimitedBodies, limit_bytes=settings.body_limit_bytes)
     app.add_middleware(UniformRequests)
     install_error_handlers(app)
-    app.include_router(notes_router(NoteBody(settings)))
+    app.include_router(notes.reads)
+    app.include_router(notes.writes_router(NoteBodies(settings), Conditions(settings)))
     app.include_router(commands.router)
     app.include_router(health.router)
     declare_problems(app)

@@ -13,8 +13,8 @@ from gateway.settings import GatewaySettings
 from shared.contracts import Command
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-HEAD = struct.Struct(">16sqq?")
-"""Command id, owner, microseconds since the epoch, confirmed; the fingerprint follows."""
+HEAD = struct.Struct(">16s16sqq?")
+"""Command id, attempt id, owner, microseconds since the epoch, confirmed; the fingerprint follows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +22,7 @@ class CommandTicket:
     """What a command's URL holds."""
 
     command_id: UUID
+    attempt_id: UUID
     owner: int
     issued_at: datetime
     fingerprint: str
@@ -39,8 +40,8 @@ class CommandUrls:
     def url(self, command: Command, *, confirmed: bool) -> str:
         """The path of a command's resource."""
         issued_at = (command.time - EPOCH) // timedelta(microseconds=1)
-        ticket = HEAD.pack(command.id.bytes, command.owner, issued_at, confirmed) + command.fingerprint.encode()
-        return f"/commands/{self._signer.sign(base64_encode(ticket)).decode()}"
+        head = HEAD.pack(command.id.bytes, command.attempt_id.bytes, command.owner, issued_at, confirmed)
+        return f"/commands/{self._signer.sign(base64_encode(head + command.fingerprint.encode())).decode()}"
 
     def read(self, token: str, owner: int) -> CommandTicket | None:
         """What the URL holds; None unless this deployment signed it for this owner."""
@@ -48,8 +49,14 @@ class CommandUrls:
             ticket = base64_decode(self._signer.unsign(token))
         except BadData:
             return None
-        command_id, ticket_owner, issued_at, confirmed = HEAD.unpack_from(ticket)
+        command_id, attempt_id, ticket_owner, issued_at, confirmed = HEAD.unpack_from(ticket)
         if ticket_owner != owner:
             return None
-        issued = EPOCH + timedelta(microseconds=issued_at)
-        return CommandTicket(UUID(bytes=command_id), owner, issued, ticket[HEAD.size :].decode(), confirmed)
+        return CommandTicket(
+            command_id=UUID(bytes=command_id),
+            attempt_id=UUID(bytes=attempt_id),
+            owner=owner,
+            issued_at=EPOCH + timedelta(microseconds=issued_at),
+            fingerprint=ticket[HEAD.size :].decode(),
+            confirmed=confirmed,
+        )

@@ -1,6 +1,6 @@
 """Every error a client can get, as problem+json (RFC 9457) with a stable `code`, rendered in one place."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from http import HTTPStatus
 from typing import Any
 
@@ -97,13 +97,19 @@ class ProblemError(Exception):
         )
 
 
-def problem_of(outcome: Outcome, command_url: str) -> ProblemError:
+def problem_of(outcome: Outcome, command_url: Callable[[], str], headers: Mapping[str, str]) -> ProblemError:
     """The problem that a rejected or failed outcome is."""
     if outcome.status is OutcomeStatus.FAILED:
         detail = "The write was accepted, has had no effect and is kept for an operator; ask the command's URL"
-        return ProblemError(outcome.http_status, "command_failed", detail, command=command_url)
+        return ProblemError(outcome.http_status, "command_failed", detail, headers=headers, command=command_url())
     reason = Rejection(outcome.reason or "")
-    return ProblemError(outcome.http_status, reason, REJECTION_DETAIL[reason])
+    return ProblemError(outcome.http_status, reason, REJECTION_DETAIL[reason], headers=headers)
+
+
+def invalid_header(name: str, expected: str) -> ProblemError:
+    """The problem of a header that cannot be understood and must not be ignored."""
+    error = FieldError(pointer=f"/header/{name.lower()}", code="invalid_value", detail=f"{name} must be {expected}")
+    return ProblemError(400, "invalid_header", error.detail, errors=[error])
 
 
 def invalid(errors: Sequence[ErrorDetails], part: str | None = None) -> ProblemError:

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 import structlog
 from aio_pika import DeliveryMode, Message
 from aio_pika.abc import AbstractChannel, AbstractConnection
-from aio_pika.exceptions import DeliveryError
+from aio_pika.exceptions import DeliveryError, PublishError
 
 from gateway.replies import Attempt, Replies
 from gateway.settings import GatewaySettings
@@ -37,8 +37,49 @@ class NotAcceptedError(Exception):
     """The broker does not have the command and never will: it has no effect."""
 
 
+class OverloadedError(NotAcceptedError):
+    """Nor has it room for it."""
+
+
 class UnconfirmedError(Exception):
     """Nobody can tell whether the broker has the command."""
+
+
+class Backlog:
+    """A partition's attempts that the broker has not been handed, in order."""
+
+    def __init__(self) -> None:
+        self._attempts: dict[Attempt, None] = {}
+        self.size = 0
+        """Bytes."""
+
+    def __bool__(self) -> bool:
+        return bool(self._attempts)
+
+    def add(self, attempt: Attempt) -> None:
+        """Puts an attempt at the end."""
+        self._attempts[attempt] = None
+        self.size += len(attempt.encoded)
+
+    def withdraw(self, attempt: Attempt) -> None:
+        """Takes an attempt out, if it is still there."""
+        if attempt in self._attempts:
+            del self._attempts[attempt]
+            self.size -= len(attempt.encoded)
+
+    def take(self) -> list[Attempt]:
+        """Takes the next message's attempts out and marks them as handed over."""
+        batch: list[Attempt] = []
+        size = 0
+        for attempt in self._attempts:
+            size += len(attempt.encoded) + 1
+            if batch and (size > MAX_MESSAGE_BYTES or len(batch) == MAX_MESSAGE_COMMANDS):
+                break
+            batch.append(attempt)
+        for attempt in batch:
+            self.withdraw(attempt)
+            attempt.handed_over = True
+        return batch
 
 
 class Publisher:
@@ -47,9 +88,10 @@ class Publisher:
     def __init__(self, settings: GatewaySettings, replies: Replies) -> None:
         self._broker_url = settings.broker_url
         self._timeout_seconds = settings.publish_timeout_seconds
-        self._topology = Topology(settings.queue_prefix, settings.partitions)
+        self._topology = Topology.of(settings)
         self._replies = replies
-        self._backlogs: list[dict[Attempt, None]] = [{} for _ in range(settings.partitions)]
+        self._backlog_limit_bytes = settings.backlog_limit_bytes
+        self._backlogs = [Backlog() for _ in range(settings.partitions)]
         self._flushing: dict[int, asyncio.Task[None]] = {}
         self._channel: AbstractChannel | None = None
         self._connection: AbstractConnection | None = None
@@ -63,17 +105,19 @@ class Publisher:
     async def publish(self, attempt: Attempt) -> None:
         """Returns when the broker has confirmed the attempt's command, or its outcome came first.
 
-        Raises NotAcceptedError or UnconfirmedError, at the latest after the publish timeout.
+        Raises OverloadedError, NotAcceptedError or UnconfirmedError, at the latest after the publish timeout.
         """
+        if sum(backlog.size for backlog in self._backlogs) + len(attempt.encoded) > self._backlog_limit_bytes:
+            raise OverloadedError
         partition = self._topology.partition_of(attempt.command.owner)
-        self._backlogs[partition][attempt] = None
+        self._backlogs[partition].add(attempt)
         if partition not in self._flushing:
             self._flushing[partition] = asyncio.create_task(self._flush(partition))
         try:
             async with asyncio.timeout(self._timeout_seconds):
                 await attempt.confirmed
         except TimeoutError:
-            self._backlogs[partition].pop(attempt, None)
+            self._backlogs[partition].withdraw(attempt)
             raise (UnconfirmedError if attempt.handed_over else NotAcceptedError) from None
 
     async def run(self) -> None:
@@ -111,7 +155,7 @@ class Publisher:
                 await self._connected.wait()
                 if not await self._is_open():
                     await asyncio.sleep(LOST_CHECK_SECONDS)
-                elif batch := take(backlog):
+                elif batch := backlog.take():
                     await self._hand_over(partition, batch)
         finally:
             del self._flushing[partition]
@@ -133,7 +177,7 @@ class Publisher:
             await self._publish(message, self._topology.command_queue(partition))
         except DeliveryError as error:  # a nack, or a return: the broker's word that it has none of them
             log.warning("commands refused by the broker", commands=len(batch), error=type(error).__name__)
-            _refuse(batch, NotAcceptedError)
+            _refuse(batch, NotAcceptedError if isinstance(error, PublishError) else OverloadedError)
         except BROKER_ERRORS as error:
             log.warning("commands unconfirmed", commands=len(batch), error=type(error).__name__)
         else:
@@ -148,21 +192,6 @@ class Publisher:
         async with asyncio.timeout(self._timeout_seconds):
             with broker_call():
                 await self._channel.default_exchange.publish(message, queue, mandatory=True)
-
-
-def take(backlog: dict[Attempt, None]) -> list[Attempt]:
-    """Takes the next message's attempts out of a backlog and marks them as handed over."""
-    batch: list[Attempt] = []
-    size = 0
-    for attempt in backlog:
-        size += len(attempt.encoded) + 1
-        if batch and (size > MAX_MESSAGE_BYTES or len(batch) == MAX_MESSAGE_COMMANDS):
-            break
-        batch.append(attempt)
-    for attempt in batch:
-        del backlog[attempt]
-        attempt.handed_over = True
-    return batch
 
 
 def _refuse(batch: Iterable[Attempt], error: type[Exception]) -> None:

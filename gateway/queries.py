@@ -27,7 +27,9 @@ log = structlog.get_logger()
 _PRINTED_NOTE = note_json(notes, {name: notes.c[name] for name in NOTE_FIELDS})
 _OWNER = bindparam("owner", type_=BigInteger)
 FIND_NOTE = Statement.compiled(
-    select(_PRINTED_NOTE).where(notes.c.id == bindparam("note_id", type_=BigInteger), notes.c.owner_id == _OWNER)
+    select(_PRINTED_NOTE, notes.c.version).where(
+        notes.c.id == bindparam("note_id", type_=BigInteger), notes.c.owner_id == _OWNER
+    )
 )
 _PAGE = (
     select(_PRINTED_NOTE.label("note"))
@@ -65,10 +67,10 @@ class Queries:
         """Closes the connections."""
         self._connections.close()
 
-    async def find_note(self, owner: int, note_id: int) -> str | None:
-        """A note as JSON."""
+    async def find_note(self, owner: int, note_id: int) -> tuple[str, int] | None:
+        """A note as JSON, and its version."""
         rows = await self._fetch(FIND_NOTE, owner=owner, note_id=note_id)
-        return rows[0][0] if rows else None
+        return (rows[0][0], rows[0][1]) if rows else None
 
     async def list_notes(self, owner: int, skip: int, limit: int) -> str:
         """A page of notes in id order, as a JSON array; lists leave a connection for everything else."""

@@ -55,6 +55,11 @@ class Replies:
     def __init__(self) -> None:
         self._waiting: dict[UUID, Attempt] = {}
 
+    @property
+    def waiting(self) -> int:
+        """How many attempts wait now."""
+        return len(self._waiting)
+
     @contextmanager
     def expected(self, command: Command) -> Iterator[Attempt]:
         """An attempt whose reply is listened for; registered before anything is published."""

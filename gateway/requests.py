@@ -92,22 +92,16 @@ NOTE_PATH = Parameters(NotePath, "path")
 PAGE = Parameters(Page, "query")
 
 
-class NoteBody:
-    """Reads a note from a request body, within the lengths that the settings allow."""
+class Body(Generic[ModelT]):
+    """Reads a JSON body into a model."""
 
-    def __init__(self, settings: GatewaySettings) -> None:
-        stored = AfterValidator(storable)
-        self._model: type[NoteText] = create_model(
-            "NoteIn",
-            __doc__="What a client writes of a note.",
-            __base__=_Strict,
-            title=Annotated[str, Field(max_length=settings.title_max_length), stored],
-            description=Annotated[str, Field(max_length=settings.description_max_length), stored],
-        )
+    def __init__(self, model: type[ModelT], *media_types: str) -> None:
+        self._model = model
+        self._media_types = media_types
 
-    async def of(self, request: Request) -> NoteText:
-        """The note; raises ProblemError 415, 400 or 422."""
-        require_json(request)
+    async def of(self, request: Request) -> ModelT:
+        """The body; raises ProblemError 415, 400 or 422."""
+        self._require_media_type(request)
         body = await request.body()
         try:
             return self._model.model_validate_json(body)
@@ -121,19 +115,45 @@ class NoteBody:
     def openapi(self) -> dict[str, Any]:
         """The request body."""
         schema = self._model.model_json_schema()
-        return {"requestBody": {"required": True, "content": {"application/json": {"schema": schema}}}}
+        return {"requestBody": {"required": True, "content": {each: {"schema": schema} for each in self._media_types}}}
+
+    def _require_media_type(self, request: Request) -> None:
+        declared = ",".join(request.headers.getlist("content-type"))
+        media_type, _, parameters = declared.lower().partition(";")
+        charset = parameters.strip().removeprefix("charset=").strip('"')
+        if media_type.strip() not in self._media_types or charset not in ("", "utf-8"):
+            detail = f"Send the body as {' or '.join(self._media_types)}"
+            headers = {"Accept-Patch": ", ".join(self._media_types)} if request.method == "PATCH" else None
+            raise ProblemError(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "unsupported_media_type", detail, headers=headers)
 
 
-class _Strict(NoteText, extra="forbid"):
+class NoteBodies:
+    """Readers of notes and of changes of notes, within the lengths that the settings allow."""
+
+    def __init__(self, settings: GatewaySettings) -> None:
+        title = Annotated[str, Field(max_length=settings.title_max_length), AfterValidator(storable)]
+        description = Annotated[str, Field(max_length=settings.description_max_length), AfterValidator(storable)]
+        note: type[NoteText] = create_model(
+            "NoteIn",
+            __doc__="What a client writes of a note.",
+            __base__=_StrictText,
+            title=title,
+            description=description,
+        )
+        patch: type[BaseModel] = create_model(
+            "NotePatch",
+            __doc__="A merge patch (RFC 7396) of a note, none of whose members can be removed.",
+            __base__=_Strict,
+            title=(title, None),
+            description=(description, None),
+        )
+        self.note = Body(note, "application/json")
+        self.patch = Body(patch, "application/merge-patch+json", "application/json")
+
+
+class _Strict(BaseModel, extra="forbid"):
     pass
 
 
-def require_json(request: Request) -> None:
-    """Raises ProblemError 415 unless the body is declared as JSON in UTF-8."""
-    declared = ",".join(request.headers.getlist("content-type"))
-    media_type, _, parameters = declared.lower().partition(";")
-    charset = parameters.strip().removeprefix("charset=").strip('"')
-    if media_type.strip() != "application/json" or charset not in ("", "utf-8"):
-        raise ProblemError(
-            HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "unsupported_media_type", "Send the body as application/json"
-        )
+class _StrictText(NoteText, extra="forbid"):
+    pass

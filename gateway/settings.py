@@ -54,9 +54,15 @@ class GatewaySettings(ServiceSettings):
     title_max_length: Annotated[int, Field(ge=1, le=10_000, description="Characters in a title")] = 50
     description_max_length: Annotated[int, Field(ge=1, le=1_000_000, description="Characters in a description")] = 200
     body_limit_bytes: Annotated[int, Field(ge=1024, le=1024 * 1024, description="Bytes in a request body")] = 64 * 1024
-    command_retention_days: Annotated[
-        int, Field(ge=1, le=365, description="Days after which a command's URL without an outcome is gone (410)")
-    ] = 7
+    require_preconditions: Annotated[
+        bool, Field(description="Whether a change of a note without If-Match is refused (428)")
+    ] = False
+    waiters_limit: Annotated[
+        int, Field(ge=0, description="Requests that wait for an outcome; the ones above get their 202 at once")
+    ] = 10_000
+    backlog_limit_bytes: Annotated[
+        int, Field(ge=4096, description="Bytes of commands that wait for the broker; writes above them are refused")
+    ] = 64 * 1024 * 1024
     drain_delay_seconds: Annotated[
         float, Field(ge=0, le=60, description="Time on SIGTERM between being not ready and refusing connections")
     ] = 1.0

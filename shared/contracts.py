@@ -44,15 +44,34 @@ class NoteText(BaseModel, frozen=True):
     description: StorableText
 
 
-class NoteTarget(BaseModel, frozen=True):
-    """Which note a command is about, and in which versions of it the command may have an effect."""
+class Preconditions(BaseModel, frozen=True):
+    """The versions of a note in which a command may have an effect; without one, in every version."""
+
+    if_match: tuple[int, ...] | None = None
+    if_none_match: tuple[int, ...] | Literal["*"] | None = None
+
+    def allow(self, version: int) -> bool:
+        """Whether the command may have an effect on this version."""
+        if self.if_match is not None and version not in self.if_match:
+            return False
+        return self.if_none_match is None or (self.if_none_match != "*" and version not in self.if_none_match)
+
+
+class NoteTarget(Preconditions, frozen=True):
+    """Which note a command is about."""
 
     note_id: Int64
-    if_match: tuple[int, ...] | None = None
 
 
 class NoteReplacement(NoteTarget, NoteText, frozen=True):
     """A note's new text."""
+
+
+class NotePatch(NoteTarget, frozen=True):
+    """The parts of a note that get a new text; the others stay."""
+
+    title: StorableText | None = None
+    description: StorableText | None = None
 
 
 class Envelope(BaseModel):
@@ -69,6 +88,10 @@ class Envelope(BaseModel):
     fingerprint: StorableText
     attempt_id: Annotated[UUID, Field(alias="attemptid")]
     traceparent: StorableText | None = None
+    replayed_at: Annotated[Instant | None, Field(alias="replayedat")] = None
+    """When an operator sent a failed command again; only such a delivery may change its outcome."""
+    replay_forced: Annotated[bool | None, Field(alias="replayforced")] = None
+    """Whether the replay shall have its effect also where a later command has touched the note."""
 
 
 class CreateNote(Envelope):
@@ -83,20 +106,28 @@ class ReplaceNote(Envelope):
     """Give a note a new title and description."""
 
     type: Literal["note.replace"] = "note.replace"
-    dataversion: Literal[1] = 1
+    dataversion: Literal[1, 2] = 2  # 2 knows if_none_match
     data: NoteReplacement
+
+
+class PatchNote(Envelope):
+    """Change parts of a note."""
+
+    type: Literal["note.patch"] = "note.patch"
+    dataversion: Literal[1] = 1
+    data: NotePatch
 
 
 class DeleteNote(Envelope):
     """Remove a note."""
 
     type: Literal["note.delete"] = "note.delete"
-    dataversion: Literal[1] = 1
+    dataversion: Literal[1, 2] = 2  # 2 knows if_none_match
     data: NoteTarget
 
 
-Command = CreateNote | ReplaceNote | DeleteNote
-_COMMAND_TYPES: tuple[type[Command], ...] = (CreateNote, ReplaceNote, DeleteNote)
+Command = CreateNote | ReplaceNote | PatchNote | DeleteNote
+_COMMAND_TYPES: tuple[type[Command], ...] = (CreateNote, ReplaceNote, PatchNote, DeleteNote)
 _VERSIONS = {model.model_fields["type"].default: model.model_fields["dataversion"].default for model in _COMMAND_TYPES}
 _COMMAND: TypeAdapter[Command] = TypeAdapter(Annotated[Command, Field(discriminator="type")])
 _COMMANDS: TypeAdapter[list[Command]] = TypeAdapter(list[Annotated[Command, Field(discriminator="type")]])
@@ -143,10 +174,12 @@ class Outcome(BaseModel):
     attempt_id: UUID | None = None
 
 
-def reused_key(command_id: UUID) -> Outcome:
-    """What a request is told whose id another, different request has used; it is stored nowhere."""
+def outcome_for(fingerprint: str, outcome: Outcome) -> Outcome:
+    """What the request with this fingerprint is told: the outcome, unless it is another request's of the same id."""
+    if fingerprint == outcome.fingerprint:
+        return outcome
     reason = Rejection.IDEMPOTENCY_KEY_REUSED
-    return Outcome(id=command_id, status=OutcomeStatus.REJECTED, http_status=REJECTION_STATUS[reason], reason=reason)
+    return Outcome(id=outcome.id, status=OutcomeStatus.REJECTED, http_status=REJECTION_STATUS[reason], reason=reason)
 
 
 class Reply(BaseModel, frozen=True):

@@ -15,6 +15,8 @@ from aio_pika.exceptions import AMQPError, ChannelInvalidStateError
 from pamqp.common import FieldTable
 from pydantic import AmqpDsn, Secret
 
+from shared.settings import ServiceSettings
+
 REPLY_TO = "amq.rabbitmq.reply-to"
 HEARTBEAT_SECONDS = 10
 SETUP_TIMEOUT_SECONDS = 10.0
@@ -24,7 +26,6 @@ LOST_CHECK_SECONDS = 0.5
 PROBE_EVERY_CHECKS = 10
 PROBE_TIMEOUT_SECONDS = 5.0
 BLOCKED_CHECK_SECONDS = 0.1
-COMMAND_QUEUE_BYTES = 1024 * 1024 * 1024
 BROKER_ERRORS = (AMQPError, ChannelInvalidStateError, OSError, TimeoutError)
 """What a broken or unwilling broker raises."""
 
@@ -37,6 +38,12 @@ class Topology:
 
     prefix: str
     partitions: int
+    queue_limit_bytes: int = 1024 * 1024 * 1024
+
+    @classmethod
+    def of(cls, settings: ServiceSettings) -> "Topology":
+        """The queues that the settings name."""
+        return cls(settings.queue_prefix, settings.partitions, settings.queue_limit_bytes)
 
     @property
     def dead_letter_queue(self) -> str:
@@ -66,21 +73,20 @@ class Topology:
     async def declare_partition(self, channel: AbstractChannel, partition: int) -> None:
         """Creates one partition's queue where it is missing."""
         await channel.declare_queue(
-            self.command_queue(partition), durable=True, arguments=await _command_queue_arguments(channel)
+            self.command_queue(partition), durable=True, arguments=await self._command_queue_arguments(channel)
         )
 
-
-async def _command_queue_arguments(channel: AbstractChannel) -> FieldTable:
-    arguments: FieldTable = {
-        "x-queue-type": "quorum",
-        "x-single-active-consumer": True,
-        "x-overflow": "reject-publish",
-        "x-max-length-bytes": COMMAND_QUEUE_BYTES,
-    }
-    if await _broker_major_version(channel) >= 4:
-        # 4.x counts a mere disconnect as a delivery and would drop a command after 20; 3.x discards at -1.
-        arguments["x-delivery-limit"] = -1
-    return arguments
+    async def _command_queue_arguments(self, channel: AbstractChannel) -> FieldTable:
+        arguments: FieldTable = {
+            "x-queue-type": "quorum",
+            "x-single-active-consumer": True,
+            "x-overflow": "reject-publish",
+            "x-max-length-bytes": self.queue_limit_bytes,
+        }
+        if await _broker_major_version(channel) >= 4:
+            # 4.x counts a mere disconnect as a delivery and would drop a command after 20; 3.x discards at -1.
+            arguments["x-delivery-limit"] = -1
+        return arguments
 
 
 async def _broker_major_version(channel: AbstractChannel) -> int:

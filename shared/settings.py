@@ -1,9 +1,9 @@
 """Settings both services need, and the one way in which a service loads its settings."""
 
 import sys
-from typing import Annotated, Literal, NoReturn, TypeVar
+from typing import Annotated, Literal, NoReturn, Self, TypeVar
 
-from pydantic import AmqpDsn, Field, PostgresDsn, Secret, UrlConstraints, ValidationError
+from pydantic import AmqpDsn, Field, PostgresDsn, Secret, UrlConstraints, ValidationError, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
 EXIT_BAD_SETTING = 2
@@ -30,6 +30,15 @@ class ServiceSettings(BaseSettings):
     queue_prefix: Annotated[
         str, Field(pattern=r"^[a-z][a-z0-9-]{0,62}$", description="First part of every queue's name")
     ] = "inkwell"
+    command_max_age_days: Annotated[
+        float, Field(gt=0, le=365, description="Days after which a command that waits is not applied any more")
+    ] = 3.0
+    command_retention_days: Annotated[
+        float, Field(gt=0, le=3650, description="Days for which outcomes are kept; at least twice the greatest age")
+    ] = 7.0
+    queue_limit_bytes: Annotated[
+        int, Field(ge=4096, description="Bytes of commands that a queue takes; counts when the queues are made")
+    ] = 1024 * 1024 * 1024
     log_level: Annotated[
         Literal["debug", "info", "warning", "error"], Field(description="Least severe event to log")
     ] = "info"
@@ -37,6 +46,15 @@ class ServiceSettings(BaseSettings):
         Literal["auto", "json", "console"],
         Field(description="`auto` is `console` on a terminal and `json` elsewhere"),
     ] = "auto"
+
+    @model_validator(mode="after")
+    def _outcomes_outlive_their_commands(self) -> Self:
+        if self.command_retention_days < 2 * self.command_max_age_days:
+            raise ValueError(
+                "INKWELL_COMMAND_RETENTION_DAYS must be at least twice INKWELL_COMMAND_MAX_AGE_DAYS: a command that "
+                "comes after its outcome was pruned would have a second effect"
+            )
+        return self
 
 
 SettingsT = TypeVar("SettingsT", bound=ServiceSettings)

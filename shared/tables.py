@@ -25,10 +25,11 @@ from sqlalchemy import (
     Uuid,
     func,
     select,
+    text,
 )
 from sqlalchemy.sql.elements import ColumnElement
 
-SCHEMA_REVISION = "0001"
+SCHEMA_REVISION = "0002"
 """The last migration that this code needs; revisions are numbered, so that older ones sort before it."""
 
 IMPLICIT_OWNER = 1
@@ -81,6 +82,9 @@ commands = Table(
     Column("note_version", Integer),
     Column("body", Text, comment="the answer's body, byte for byte"),
     Column("command", JSON, comment="the whole command, kept where it failed"),
+    Column("replayed_at", DateTime(timezone=True), comment="when an operator last sent it again"),
+    Index("commands_decided_at_idx", "decided_at", postgresql_where=text("status <> 'failed'")),
+    Index("commands_failed_idx", "decided_at", postgresql_where=text("status = 'failed'")),
     CheckConstraint("status in ('applied', 'rejected', 'failed')", name="status"),
 )
 

@@ -7,6 +7,7 @@ decide a command of theirs in between; after the locks nothing in the store can 
 import asyncio
 from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from contextlib import asynccontextmanager
+from datetime import datetime
 from typing import Any
 from uuid import UUID
 
@@ -20,6 +21,7 @@ from sqlalchemy import (
     column,
     delete,
     func,
+    literal_column,
     select,
     text,
     update,
@@ -30,10 +32,10 @@ from sqlalchemy.sql.selectable import TableValuedAlias
 from sqlalchemy.sql.type_api import TypeEngine
 
 from shared.connections import Connections
-from shared.contracts import BadCommand, Command, CreateNote, Outcome, OutcomeStatus, reused_key
+from shared.contracts import BadCommand, Command, CreateNote, Outcome, OutcomeStatus, outcome_for
 from shared.database import Session, Statement
 from shared.tables import attempt_marks, commands, note_json, notes, users
-from worker.handlers import Decision, Fold, Note, failed, may_act
+from worker.handlers import NEVER, Decision, Fold, Note
 
 Decided = tuple[Command | BadCommand, Decision]
 
@@ -61,33 +63,36 @@ async def transaction(connections: Connections) -> AsyncIterator[Session]:
         await transaction.commit()
 
 
-async def apply_batch(connections: Connections, batch: Sequence[Command | BadCommand]) -> list[Outcome]:
+async def apply_batch(
+    connections: Connections, batch: Sequence[Command | BadCommand], expired_before: datetime = NEVER
+) -> list[Outcome]:
     """The committed outcome of each command of the batch, in order; all of them in one transaction.
 
-    Raises ConflictError, HandlerError, or whatever Postgres or the driver raised; then nothing is committed,
-    unless it was the COMMIT itself that failed. Running the batch again settles which.
+    A command that was issued before `expired_before` fails. Raises ConflictError, HandlerError, or whatever Postgres
+    or the driver raised; then nothing is committed, unless it was the COMMIT itself that failed. Running the batch
+    again settles which.
     """
     async with transaction(connections) as session:
         good = [command for command in batch if not isinstance(command, BadCommand)]
         owners = await lock_owners(session, good)
         known = await find_outcomes(session, batch)
-        fresh = first_deliveries(command for command in batch if command.id not in known)
         before = await lock_notes(session, good)
-        creates = [c for c in fresh if isinstance(c, CreateNote) and may_act(c, owners)]
-        fold = Fold(owners, before, await draw_note_ids(session, len(creates)))
+        fresh = first_deliveries(command for command in batch if may_decide(command, known.get(command.id)))
+        fold = Fold(owners, before, known, expired_before)
+        fold.new_ids = await draw_note_ids(session, sum(fold.creates(command) for command in fresh))
         try:
             fold.run(fresh)
         except Exception as error:  # a handler may raise anything; it must not pass for a fault of Postgres
             raise HandlerError from error
-        known |= await store(session, fold)
-    return [outcome_for(command, known[command.id]) for command in batch]
+        outcomes = known | await store(session, fold)
+    return [told(command, outcomes[command.id]) for command in batch]
 
 
 async def record_failure(connections: Connections, command: Command | BadCommand, reason: str) -> Outcome:
     """Gives a command that cannot be applied its `failed` row, with the whole command for an operator."""
-    fold = Fold(owners={}, before={}, new_ids=iter(()))
-    fold.decided[command.id] = command, failed(reason)
     async with transaction(connections) as session:
+        fold = Fold({}, await lock_notes(session, [] if isinstance(command, BadCommand) else [command]))
+        fold.decided[command.id] = command, fold.failed(command, reason)
         return (await store(session, fold))[command.id]
 
 
@@ -112,11 +117,20 @@ async def clear_marks(connections: Connections, command_ids: Sequence[UUID]) -> 
         await CLEAR_MARKS.fetch(session, ids=command_ids)
 
 
-def outcome_for(command: Command | BadCommand, outcome: Outcome) -> Outcome:
-    """The outcome that answers this delivery: the command's, unless the id came with another request."""
-    if isinstance(command, BadCommand) or command.fingerprint == outcome.fingerprint:
-        return outcome
-    return reused_key(command.id)
+def may_decide(command: Command | BadCommand, outcome: Outcome | None) -> bool:
+    """Whether the command has no outcome yet, or is the replay of one that failed."""
+    return outcome is None or (outcome.status is OutcomeStatus.FAILED and replayed_at(command) is not None)
+
+
+def replayed_at(command: Command | BadCommand) -> datetime | None:
+    """When an operator sent the command again."""
+    envelope = command.envelope if isinstance(command, BadCommand) else command
+    return envelope.replayed_at if envelope else None
+
+
+def told(command: Command | BadCommand, outcome: Outcome) -> Outcome:
+    """What this delivery's sender is told."""
+    return outcome if isinstance(command, BadCommand) else outcome_for(command.fingerprint, outcome)
 
 
 def first_deliveries(batch: Iterable[Command | BadCommand]) -> list[Command | BadCommand]:
@@ -183,6 +197,8 @@ def _outcome_row(command: Command | BadCommand, decision: Decision) -> Row:
         "reason": decision.reason,
         "http_status": decision.http_status,
         "note_id": decision.note_id,
+        "note_version": decision.note_version,
+        "replayed_at": replayed_at(command),
     }
     if envelope := command.envelope if isinstance(command, BadCommand) else command:
         row |= {
@@ -197,7 +213,7 @@ def _outcome_row(command: Command | BadCommand, decision: Decision) -> Row:
     if decision.status is OutcomeStatus.FAILED:
         row["command"] = command.model_dump_json(exclude_none=True)
     if decision.note:
-        row |= {name: getattr(decision.note, name) for name in _PRINTED} | {"note_version": decision.note.version}
+        row |= {name: getattr(decision.note, name) for name in _PRINTED}
     return row
 
 
@@ -238,11 +254,16 @@ def _store() -> ClauseElement:
     body = note_json(outcome, {**printed, "id": outcome.c.note_id, "version": outcome.c.note_version})
     columns = {name: outcome.c[name] for name in _OUTCOME if name in commands.c} | {
         "command": cast(outcome.c.command, commands.c.command.type),
-        "body": case((outcome.c.note_version.is_not(None), body)),
+        "body": case((outcome.c.title.is_not(None), body)),
     }
     insert_outcomes = insert(commands).from_select(list(columns), select(*columns.values()))
+    replayed = insert_outcomes.excluded
     return (
-        insert_outcomes.on_conflict_do_nothing()
+        insert_outcomes.on_conflict_do_update(
+            index_elements=[commands.c.id],
+            set_={name: replayed[name] for name in columns if name != "id"} | {"decided_at": func.now()},
+            where=(commands.c.status == literal_column("'failed'")) & replayed.replayed_at.is_not(None),
+        )
         .returning(*_STORED_COLUMNS)
         .add_cte(
             insert_notes.cte("created_notes"), update_notes.cte("changed_notes"), delete_notes.cte("deleted_notes")

@@ -6,6 +6,7 @@ consumer nor requeues a message, since both give the next ones to somebody else 
 
 import asyncio
 from contextlib import suppress
+from datetime import timedelta
 from functools import partial
 
 import asyncpg
@@ -51,9 +52,9 @@ class Consumer:
 
     def __init__(self, settings: WorkerSettings, connections: Connections) -> None:
         self._settings = settings
-        self._topology = Topology(settings.queue_prefix, settings.partitions)
+        self._topology = Topology.of(settings)
         self._outbox = Outbox(settings.broker_url, self._topology)
-        self._settlement = Settlement(connections)
+        self._settlement = Settlement(connections, timedelta(days=settings.command_max_age_days))
         self._deliveries = Deliveries()
         self._holding: dict[int, asyncio.Event] = {}
         """The partitions that this worker subscribes to; the event tells to let go of one."""

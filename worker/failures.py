@@ -10,6 +10,7 @@ transient   everything else, known or not: nothing is lost or decided, the batch
 
 from collections.abc import Sequence
 from contextlib import suppress
+from datetime import UTC, datetime, timedelta
 from enum import Enum, auto
 from traceback import format_tb
 from uuid import uuid4
@@ -30,6 +31,7 @@ from worker.apply import (
 )
 
 DATA_ERROR_CLASSES = ("22", "23")
+FOREVER = timedelta(days=20_000)
 MAX_LIVES = 5
 """How many processes may die of a command."""
 
@@ -64,8 +66,9 @@ def kind_of(error: Exception) -> Kind:
 class Settlement:
     """Settles batches: all their commands in one transaction, or one by one to find the one at fault."""
 
-    def __init__(self, connections: Connections) -> None:
+    def __init__(self, connections: Connections, max_age: timedelta = FOREVER) -> None:
         self._connections = connections
+        self._max_age = max_age
         self.process_id = uuid4()
         self._last_bug: str | None = None
 
@@ -75,7 +78,7 @@ class Settlement:
         Raises RepeatedBugError, or the exception of a transient failure; the batch may be settled again then.
         """
         try:
-            outcomes = await apply_batch(self._connections, batch)
+            outcomes = await self._apply(batch)
         except Exception as error:
             if kind_of(error) is not Kind.BUG:
                 raise
@@ -98,6 +101,9 @@ class Settlement:
         await clear_marks(self._connections, [command.id for command in batch])
         return outcomes
 
+    async def _apply(self, batch: Sequence[Command | BadCommand]) -> list[Outcome]:
+        return await apply_batch(self._connections, batch, datetime.now(UTC) - self._max_age)
+
     async def _survive(self, command: Command | BadCommand) -> list[Outcome]:
         try:
             return await self._settle_one_by_one([command])
@@ -110,7 +116,7 @@ class Settlement:
         try:
             outcome = await record_failure(self._connections, command, "worker_killed")
         except ConflictError:  # it has its outcome, and only the acknowledgement was lost
-            return (await apply_batch(self._connections, [command]))[0]
+            return (await self._apply([command]))[0]
         log.error(
             "command failed and is kept as a dead letter: every worker that tried it died; its neighbours are applied",
             command_id=str(command.id),
@@ -122,7 +128,7 @@ class Settlement:
         outcomes = []
         for command in batch:
             try:
-                outcomes += await apply_batch(self._connections, [command])
+                outcomes += await self._apply([command])
             except Exception as error:
                 if kind_of(error) is not Kind.BUG:
                     raise

@@ -5,7 +5,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import datetime
+from datetime import UTC, datetime
 from http import HTTPStatus
 from typing import assert_never
 from uuid import UUID
@@ -16,10 +16,16 @@ from shared.contracts import (
     Command,
     CreateNote,
     DeleteNote,
+    Outcome,
     OutcomeStatus,
+    PatchNote,
     Rejection,
     ReplaceNote,
 )
+
+NEVER = datetime(1970, 1, 1, tzinfo=UTC)
+"""Before every command."""
+Change = ReplaceNote | PatchNote | DeleteNote
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,16 +51,18 @@ class Decision:
     note_id: int | None = None
     note: Note | None = None
     """The note after the command, which is also the answer's body; None where there is none."""
+    note_version: int | None = None
+    """The version that the answer tells."""
 
 
-def rejected(reason: Rejection, note_id: int | None = None) -> Decision:
+def applied(status: HTTPStatus, note: Note) -> Decision:
+    """The command has made the note what it is now."""
+    return Decision(OutcomeStatus.APPLIED, status, note_id=note.id, note=note, note_version=note.version)
+
+
+def rejected(reason: Rejection, note_id: int | None = None, note_version: int | None = None) -> Decision:
     """The command has no effect, and never will."""
-    return Decision(OutcomeStatus.REJECTED, REJECTION_STATUS[reason], reason, note_id)
-
-
-def failed(reason: str) -> Decision:
-    """The command has no effect and is kept for an operator."""
-    return Decision(OutcomeStatus.FAILED, HTTPStatus.INTERNAL_SERVER_ERROR, reason)
+    return Decision(OutcomeStatus.REJECTED, REJECTION_STATUS[reason], reason, note_id, note_version=note_version)
 
 
 def create_note(command: CreateNote, note_id: int) -> Decision:
@@ -68,43 +76,52 @@ def create_note(command: CreateNote, note_id: int) -> Decision:
         updated_date=command.time,
         version=1,
     )
-    return Decision(OutcomeStatus.APPLIED, HTTPStatus.CREATED, note_id=note_id, note=note)
+    return applied(HTTPStatus.CREATED, note)
 
 
-def replace_note(command: ReplaceNote, note: Note | None) -> Decision:
-    """The note with a new text; its `updated_date` never goes back, whatever the gateways' clocks say."""
-    target = target_of(command, note)
-    if isinstance(target, Rejection):
-        return rejected(target, command.data.note_id)
-    changed = replace(
-        target,
-        title=command.data.title,
-        description=command.data.description,
-        updated_date=max(command.time, target.updated_date),
-        version=target.version + 1,
-    )
-    return Decision(OutcomeStatus.APPLIED, HTTPStatus.OK, note_id=target.id, note=changed)
+def replace_note(command: ReplaceNote, note: Note) -> Decision:
+    """The note with a new text."""
+    return applied(HTTPStatus.OK, changed(note, command, command.data.title, command.data.description))
 
 
-def delete_note(command: DeleteNote, note: Note | None) -> Decision:
+def patch_note(command: PatchNote, note: Note) -> Decision:
+    """The note with a new text where the command has one."""
+    title, description = command.data.title, command.data.description
+    title = note.title if title is None else title
+    description = note.description if description is None else description
+    return applied(HTTPStatus.OK, changed(note, command, title, description))
+
+
+def delete_note(_: DeleteNote, note: Note) -> Decision:
     """No note any more."""
-    target = target_of(command, note)
-    if isinstance(target, Rejection):
-        return rejected(target, command.data.note_id)
-    return Decision(OutcomeStatus.APPLIED, HTTPStatus.NO_CONTENT, note_id=target.id)
+    return Decision(OutcomeStatus.APPLIED, HTTPStatus.NO_CONTENT, note_id=note.id)
 
 
-def may_act(command: Command, owners: Mapping[int, int]) -> bool:
-    """Whether the command's owner exists and still has the credentials that it was authorised with."""
-    return owners.get(command.owner) == command.credentials_version
+def change_note(command: Change, note: Note) -> Decision:
+    """What the command makes of a note that it may change."""
+    match command:
+        case ReplaceNote():
+            return replace_note(command, note)
+        case PatchNote():
+            return patch_note(command, note)
+        case DeleteNote():
+            return delete_note(command, note)
+        case _:
+            assert_never(command)
 
 
-def target_of(command: ReplaceNote | DeleteNote, note: Note | None) -> Note | Rejection:
+def changed(note: Note, command: Command, title: str, description: str) -> Note:
+    """The note's next version; its `updated_date` never goes back, whatever the gateways' clocks say."""
+    updated_date = max(command.time, note.updated_date)
+    return replace(note, title=title, description=description, updated_date=updated_date, version=note.version + 1)
+
+
+def target_of(command: Change, note: Note | None) -> Note | Decision:
     """The note that the command may change, or why it must not; another owner's note does not exist."""
     if note is None or note.owner_id != command.owner:
-        return Rejection.NOTE_NOT_FOUND
-    if command.data.if_match is not None and note.version not in command.data.if_match:
-        return Rejection.PRECONDITION_FAILED
+        return rejected(Rejection.NOTE_NOT_FOUND, command.data.note_id)
+    if not command.data.allow(note.version):
+        return rejected(Rejection.PRECONDITION_FAILED, note.id, note.version)
     return note
 
 
@@ -115,7 +132,11 @@ class Fold:
     owners: Mapping[int, int]
     """The credentials version of each owner that exists."""
     before: Mapping[int, Note]
-    new_ids: Iterator[int]
+    failures: Mapping[UUID, Outcome] = field(default_factory=dict)
+    """The failed outcomes of the commands that are replayed."""
+    expired_before: datetime = NEVER
+    """A command that was issued earlier is too old to be applied."""
+    new_ids: Iterator[int] = field(default_factory=lambda: iter(()))
     after: dict[int, Note | None] = field(default_factory=dict)
     decided: dict[UUID, tuple[Command | BadCommand, Decision]] = field(default_factory=dict)
     """The commands that get their outcome in this batch."""
@@ -131,18 +152,46 @@ class Fold:
     def decide(self, command: Command | BadCommand) -> Decision:
         """One command's decision on the state as the commands before it left it."""
         if isinstance(command, BadCommand):
-            return failed(command.reason)
-        if not may_act(command, self.owners):
+            return self.failed(command, command.reason)
+        if refused := self.refusal(command):
+            return refused
+        if isinstance(command, CreateNote):
+            return create_note(command, next(self.new_ids))
+        target = target_of(command, self._note(command.data.note_id))
+        return target if isinstance(target, Decision) else change_note(command, target)
+
+    def refusal(self, command: Command) -> Decision | None:
+        """Why the command must not even look at a note, if so."""
+        if (command.replayed_at or command.time) < self.expired_before:
+            return self.failed(command, "expired")
+        if self._is_superseded(command):
+            return self.failed(command, "superseded")
+        if self.owners.get(command.owner) != command.credentials_version:
             return rejected(Rejection.CREDENTIALS_OUTDATED)
-        match command:
-            case CreateNote():
-                return create_note(command, next(self.new_ids))
-            case ReplaceNote():
-                return replace_note(command, self._note(command.data.note_id))
-            case DeleteNote():
-                return delete_note(command, self._note(command.data.note_id))
-            case _:
-                assert_never(command)
+        return None
+
+    def creates(self, command: Command | BadCommand) -> bool:
+        """Whether the command needs an id for a new note."""
+        return isinstance(command, CreateNote) and self.refusal(command) is None
+
+    def failed(self, command: Command | BadCommand, reason: str) -> Decision:
+        """The command has no effect and is kept for an operator, with the version that its note has now."""
+        http_status = HTTPStatus.INTERNAL_SERVER_ERROR
+        if isinstance(command, BadCommand | CreateNote):
+            return Decision(OutcomeStatus.FAILED, http_status, reason)
+        note_id, version = command.data.note_id, self._version_for(command)
+        return Decision(OutcomeStatus.FAILED, http_status, reason, note_id, note_version=version)
+
+    def _is_superseded(self, command: Command) -> bool:
+        """Whether somebody has touched the note between the command's failure and its replay."""
+        failure = self.failures.get(command.id)
+        if failure is None or command.replay_forced or isinstance(command, CreateNote):
+            return False
+        return failure.note_version != self._version_for(command)
+
+    def _version_for(self, command: Change) -> int | None:
+        note = self._note(command.data.note_id)
+        return note.version if note and note.owner_id == command.owner else None
 
     def _note(self, note_id: int) -> Note | None:
         return self.after[note_id] if note_id in self.after else self.before.get(note_id)

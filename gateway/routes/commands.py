@@ -1,5 +1,6 @@
 """Commands: what became of a write that was answered before its outcome was known."""
 
+import asyncio
 import json
 from datetime import UTC, datetime, timedelta
 from typing import Literal
@@ -9,27 +10,56 @@ from fastapi import APIRouter, Request, Response
 from gateway.command_urls import CommandTicket
 from gateway.dependencies import Gateway, gateway_of, owner_of
 from gateway.errors import Problem, ProblemError
+from gateway.preferences import PREFER, Preferences
+from gateway.requests import PlainRoute, described_by
 from gateway.schemas import Answer, CommandState
-from gateway.writes import answer
-from shared.contracts import reused_key
+from gateway.writes import answer, patience
+from shared.contracts import Outcome, outcome_for
 
-router = APIRouter(prefix="/commands", tags=["commands"])
+FIRST_POLL_SECONDS = 0.05
+LAST_POLL_SECONDS = 1.0
+TOKEN = {"parameters": [{"name": "token", "in": "path", "required": True, "schema": {"type": "string"}}]}
+
+router = APIRouter(prefix="/commands", tags=["commands"], route_class=PlainRoute)
 
 
-@router.get("/{token}", responses={404: {"model": Problem}, 410: {"model": Problem}})
-async def get_command(request: Request, token: str) -> CommandState:
+@router.get(
+    "/{token}",
+    response_model=CommandState,
+    responses={404: {"model": Problem}, 410: {"model": Problem}, 503: {"model": Problem}},
+    openapi_extra={"parameters": TOKEN["parameters"] + described_by(PREFER)["parameters"]},
+)
+async def get_command(request: Request) -> Response:
     """The state of a write; `answer` is what it would have been answered, had it waited."""
-    gateway = gateway_of(request)
-    ticket = gateway.command_urls.read(token, owner_of(request))
+    gateway, preferences = gateway_of(request), PREFER.of(request)
+    ticket = gateway.command_urls.read(request.path_params["token"], owner_of(request))
     if ticket is None:
         raise ProblemError(404, "command_not_found", "Command not found")
-    outcome = await gateway.queries.find_outcome(ticket.owner, ticket.command_id)
+    outcome = await awaited(gateway, ticket, preferences)
+    state = undecided(gateway, ticket) if outcome is None else decided(ticket, outcome, request.url.path)
+    headers = Preferences(wait_seconds=preferences.wait_seconds).applied_to(200)
     if outcome is None:
-        return undecided(gateway, ticket)
-    if outcome.fingerprint != ticket.fingerprint:
-        outcome = reused_key(outcome.id)
-    original = original_answer(answer(outcome, lambda: request.url.path))
-    return CommandState(id=ticket.command_id, issued_at=ticket.issued_at, status=outcome.status, answer=original)
+        headers["Retry-After"] = "1"
+    return Response(state.model_dump_json(), headers=headers, media_type="application/json")
+
+
+async def awaited(gateway: Gateway, ticket: CommandTicket, preferences: Preferences) -> Outcome | None:
+    """The outcome, looked for until the client's wait is over; holds nothing between two looks."""
+    now = asyncio.get_running_loop().time
+    ends, pause = now() + (patience(gateway, preferences) if preferences.wait_seconds else 0.0), FIRST_POLL_SECONDS
+    while True:
+        outcome = await gateway.queries.find_outcome(ticket.owner, ticket.command_id)
+        if outcome or now() + pause > ends or gateway.draining.is_set():
+            return outcome
+        await asyncio.sleep(pause)
+        pause = min(2 * pause, LAST_POLL_SECONDS)
+
+
+def decided(ticket: CommandTicket, outcome: Outcome, url: str) -> CommandState:
+    """The state of a command with an outcome, as the request is told it whose URL this is."""
+    own = outcome_for(ticket.fingerprint, outcome)
+    original = original_answer(answer(own, ticket.attempt_id, lambda: url))
+    return CommandState(id=ticket.command_id, issued_at=ticket.issued_at, status=own.status, answer=original)
 
 
 def undecided(gateway: Gateway, ticket: CommandTicket) -> CommandState:

@@ -1,66 +1,103 @@
 """Notes: reads come straight from Postgres, writes leave as commands."""
 
+import hashlib
+from typing import Any
+
 from fastapi import APIRouter, Request, Response
 
+from gateway.conditions import Cached, Conditions, etag, not_modified
 from gateway.dependencies import gateway_of, owner_of
 from gateway.errors import Problem, ProblemError, Responses
-from gateway.requests import NOTE_PATH, PAGE, NoteBody, PlainRoute, described_by
+from gateway.idempotency import IDEMPOTENCY_KEY
+from gateway.preferences import PREFER
+from gateway.requests import NOTE_PATH, PAGE, NoteBodies, PlainRoute, described_by
 from gateway.schemas import CommandState, Note
 from gateway.writes import perform
-from shared.contracts import CreateNote, DeleteNote, NoteReplacement, NoteTarget, ReplaceNote
+from shared.contracts import CreateNote, DeleteNote, NotePatch, NoteReplacement, NoteTarget, PatchNote, ReplaceNote
 
 JSON = "application/json"
 NOT_FOUND: Responses = {404: {"model": Problem, "description": "Note not found"}}
-READ: Responses = {503: {"model": Problem, "description": "The database does not answer; try again"}}
+READ: Responses = {
+    304: {"description": "The client has it already"},
+    503: {"model": Problem, "description": "The database does not answer; try again"},
+}
 WRITE: Responses = {
     202: {"model": CommandState, "description": "Accepted; ask its Location what became of it"},
     500: {"model": Problem, "description": "Accepted, no effect, kept for an operator"},
-    503: {"model": Problem, "description": "Not accepted: certainly no effect"},
-    504: {"model": Problem, "description": "Unconfirmed: ask the command's URL"},
+    503: {"model": Problem, "description": "Not accepted, or overloaded: certainly no effect"},
+    504: {"model": Problem, "description": "Unconfirmed: repeat it with its key, or ask the command's URL"},
 }
 BODY: Responses = {
     status: {"model": Problem, "description": description}
     for status, description in {400: "Not JSON", 413: "Too large", 415: "Not declared as JSON"}.items()
 }
+CHANGE: Responses = NOT_FOUND | {
+    412: {"model": Problem, "description": "The note is in another version, which `ETag` tells"},
+    428: {"model": Problem, "description": "This deployment demands If-Match"},
+}
 
 
-def notes_router(note_body: NoteBody) -> APIRouter:
-    """The routes of `/notes`; request bodies are read by `note_body`."""
+reads = APIRouter(prefix="/notes", tags=["notes"], route_class=PlainRoute)
+
+
+@reads.get("", response_model=list[Note], responses=READ, openapi_extra=described_by(PAGE, Cached()))
+async def list_notes(request: Request) -> Response:
+    """Notes in the order of their ids."""
+    page = PAGE.of(request)
+    notes = await gateway_of(request).queries.list_notes(owner_of(request), page.skip, page.limit)
+    digest = hashlib.blake2b(notes.encode(), digest_size=12).hexdigest()
+    return cacheable(request, notes, f'"{digest}"')
+
+
+@reads.get(
+    "/{note_id}", response_model=Note, responses=READ | NOT_FOUND, openapi_extra=described_by(NOTE_PATH, Cached())
+)
+async def get_note(request: Request) -> Response:
+    """One note."""
+    found = await gateway_of(request).queries.find_note(owner_of(request), NOTE_PATH.of(request).note_id)
+    if found is None:
+        raise ProblemError(404, "note_not_found", "Note not found")
+    note, version = found
+    return cacheable(request, note, etag(version))
+
+
+def cacheable(request: Request, text: str, tag: str) -> Response:
+    """The text with its entity tag, or 304 where the client has it."""
+    if not_modified(request, tag):
+        return Response(status_code=304, headers={"ETag": tag})
+    return Response(text, headers={"ETag": tag}, media_type=JSON)
+
+
+def writes_router(bodies: NoteBodies, conditions: Conditions) -> APIRouter:
+    """The writes, whose bodies and conditions are read so."""
     router = APIRouter(prefix="/notes", tags=["notes"], route_class=PlainRoute)
-    replacing = described_by(NOTE_PATH, note_body)
+    creating = described_by(PREFER, IDEMPOTENCY_KEY, bodies.note)
+    deleting = described_by(NOTE_PATH, conditions, PREFER, IDEMPOTENCY_KEY)
+    replacing, patching = deleting | bodies.note.openapi, deleting | bodies.patch.openapi
 
-    @router.post(
-        "", status_code=201, response_model=Note, responses=WRITE | BODY, openapi_extra=described_by(note_body)
-    )
+    @router.post("", status_code=201, response_model=Note, responses=WRITE | BODY, openapi_extra=creating)
     async def create_note(request: Request) -> Response:
         """Adds a note."""
-        return await perform(request, CreateNote, await note_body.of(request))
+        return await perform(request, CreateNote, await bodies.note.of(request))
 
-    @router.get("", response_model=list[Note], responses=READ, openapi_extra=described_by(PAGE))
-    async def list_notes(request: Request) -> Response:
-        """Notes in the order of their ids."""
-        page = PAGE.of(request)
-        notes = await gateway_of(request).queries.list_notes(owner_of(request), page.skip, page.limit)
-        return Response(notes, media_type=JSON)
-
-    @router.get("/{note_id}", response_model=Note, responses=READ | NOT_FOUND, openapi_extra=described_by(NOTE_PATH))
-    async def get_note(request: Request) -> Response:
-        """One note."""
-        note = await gateway_of(request).queries.find_note(owner_of(request), NOTE_PATH.of(request).note_id)
-        if note is None:
-            raise ProblemError(404, "note_not_found", "Note not found")
-        return Response(note, media_type=JSON)
-
-    @router.put("/{note_id}", response_model=Note, responses=WRITE | NOT_FOUND | BODY, openapi_extra=replacing)
+    @router.put("/{note_id}", response_model=Note, responses=WRITE | CHANGE | BODY, openapi_extra=replacing)
     async def replace_note(request: Request) -> Response:
         """Gives a note a new title and description; `created_date` stays."""
-        note_id, note = NOTE_PATH.of(request).note_id, await note_body.of(request)
-        data = NoteReplacement(note_id=note_id, title=note.title, description=note.description)
-        return await perform(request, ReplaceNote, data)
+        target, note = target_of(request), await bodies.note.of(request)
+        return await perform(request, ReplaceNote, NoteReplacement(**target, **dict(note)))
 
-    @router.delete("/{note_id}", status_code=204, responses=WRITE | NOT_FOUND, openapi_extra=described_by(NOTE_PATH))
+    @router.patch("/{note_id}", response_model=Note, responses=WRITE | CHANGE | BODY, openapi_extra=patching)
+    async def patch_note(request: Request) -> Response:
+        """Changes the members of a note that the body has (RFC 7396)."""
+        target, patch = target_of(request), await bodies.patch.of(request)
+        return await perform(request, PatchNote, NotePatch(**target, **dict(patch)))
+
+    @router.delete("/{note_id}", status_code=204, responses=WRITE | CHANGE, openapi_extra=deleting)
     async def delete_note(request: Request) -> Response:
         """Removes a note."""
-        return await perform(request, DeleteNote, NoteTarget(note_id=NOTE_PATH.of(request).note_id))
+        return await perform(request, DeleteNote, NoteTarget(**target_of(request)))
+
+    def target_of(request: Request) -> dict[str, Any]:
+        return {"note_id": NOTE_PATH.of(request).note_id, **dict(conditions.of(request))}
 
     return router

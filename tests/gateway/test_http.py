@@ -26,7 +26,7 @@ PATHS = ["/notes", "/notes/2", "command", "/health/live", "/health/ready", "/ope
 NOT_FOUND_PATHS = ["/", "/nope", "/notes/1/2", "/Notes", "/commands", "/health"]
 ALLOWED = {
     "/notes": {"GET", "HEAD", "POST"},
-    "/notes/2": {"GET", "HEAD", "PUT", "DELETE"},
+    "/notes/2": {"GET", "HEAD", "PUT", "PATCH", "DELETE"},
     "command": {"GET", "HEAD"},
     "/health/live": {"GET", "HEAD"},
     "/health/ready": {"GET", "HEAD"},

@@ -15,11 +15,13 @@ from shared.contracts import (
     CreateNote,
     DeleteNote,
     NewerVersionError,
+    NotePatch,
     NoteReplacement,
     NoteTarget,
     NoteText,
     Outcome,
     OutcomeStatus,
+    PatchNote,
     Received,
     Rejection,
     ReplaceNote,
@@ -65,7 +67,20 @@ REPLACE_IF_MATCH = ReplaceNote(
     **envelope(3), traceparent=TRACE, data=NoteReplacement(note_id=7, title="Pen", description="", if_match=(2, 3))
 )
 DELETE = DeleteNote(**envelope(4), data=NoteTarget(note_id=7))
-COMMANDS: list[Command] = [CREATE, REPLACE, REPLACE_IF_MATCH, DELETE]
+REPLACE_IF_NONE_MATCH = ReplaceNote(
+    **envelope(5), data=NoteReplacement(note_id=7, title="Pen", description="", if_none_match=(4,))
+)
+PATCH = PatchNote(**envelope(6), data=NotePatch(note_id=7, description="Two bottles", if_match=(3,)))
+REPLAY = DeleteNote(
+    **envelope(7),
+    replayed_at=datetime(2026, 7, 2, 8, 0, tzinfo=UTC),
+    replay_forced=True,
+    data=NoteTarget(note_id=7, if_none_match="*"),
+)
+FIRST_COMMANDS: list[Command] = [
+    command.model_copy(update={"dataversion": 1}) for command in (CREATE, REPLACE, REPLACE_IF_MATCH, DELETE)
+]
+COMMANDS: list[Command] = [CREATE, REPLACE, REPLACE_IF_MATCH, DELETE, REPLACE_IF_NONE_MATCH, PATCH, REPLAY]
 
 REPLIES = [
     Reply(
@@ -113,15 +128,16 @@ def batch_with_raw_title(raw_title: bytes) -> bytes:
     return encode_batch([encode_command(CREATE), bad.replace(b'"@"', raw_title), encode_command(DELETE)])
 
 
-def test_golden_commands_are_read() -> None:
-    assert decode_batch((GOLDEN / "commands.v1.json").read_bytes()) == COMMANDS
+@pytest.mark.parametrize(("file", "commands"), [("commands.v1", FIRST_COMMANDS), ("commands.v2", COMMANDS)])
+def test_golden_commands_are_read(file: str, commands: list[Command]) -> None:
+    assert decode_batch((GOLDEN / f"{file}.json").read_bytes()) == commands
 
 
 def test_golden_replies_are_read() -> None:
     assert decode_replies((GOLDEN / "replies.v1.json").read_bytes()) == REPLIES
 
 
-@pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command.type)
+@pytest.mark.parametrize("command", COMMANDS + FIRST_COMMANDS, ids=lambda command: command.type)
 def test_command_is_read_as_it_was_written(command: Command) -> None:
     assert decode_batch(encode_batch([encode_command(command)])) == [command]
 
@@ -154,10 +170,10 @@ def test_unknown_members_are_ignored_beside_a_bad_command() -> None:
     assert decode_batch(batch(newer, event(type="note.paint")))[0] == REPLACE
 
 
-@pytest.mark.parametrize("command", [CREATE, REPLACE, DELETE], ids=lambda command: command.type)
+@pytest.mark.parametrize("command", [CREATE, REPLACE, PATCH, DELETE], ids=lambda command: command.type)
 def test_newer_version_of_a_known_type_is_not_decided(command: Command) -> None:
     with pytest.raises(NewerVersionError, match=command.type):
-        decode_batch(batch(event(CREATE), event(command, dataversion=2)))
+        decode_batch(batch(event(CREATE), event(command, dataversion=command.dataversion + 1)))
 
 
 def test_newer_version_is_not_decided_whatever_its_data_look_like() -> None:

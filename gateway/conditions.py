@@ -1,0 +1,103 @@
+"""Entity tags and the conditions on them: `ETag`, `If-Match` and `If-None-Match` (RFC 9110 §8.8.3 and §13)."""
+
+import re
+from typing import Any
+
+from fastapi import Request
+
+from gateway.errors import ProblemError, invalid_header
+from gateway.settings import GatewaySettings
+from shared.contracts import Preconditions
+
+_TAG = re.compile(r'\s*(W/)?"([\x21\x23-\x7e\x80-\xff]*)"\s*(?:,|$)')
+_VERSION = re.compile(r"[1-9][0-9]{0,9}")
+NO_CONDITIONS = Preconditions()
+
+
+def etag(version: int) -> str:
+    """The strong entity tag of a note in this version."""
+    return f'"{version}"'
+
+
+def not_modified(request: Request, tag: str) -> bool:
+    """Whether the client has what the tag stands for, by weak comparison."""
+    header = _header(request, "if-none-match")
+    if header is None:
+        return False
+    return header == "*" or tag in [f'"{opaque}"' for _, opaque in _tags("If-None-Match", header)]
+
+
+class Conditions:
+    """Reads the conditions of a change; without one, and where the settings demand one, raises 428."""
+
+    def __init__(self, settings: GatewaySettings) -> None:
+        self._required = settings.require_preconditions
+
+    def of(self, request: Request) -> Preconditions:
+        """The versions in which the change may have its effect; raises ProblemError 400 or 428."""
+        match, none_match = _header(request, "if-match"), _header(request, "if-none-match")
+        if match is None and self._required:
+            raise ProblemError(428, "precondition_required", "Say with If-Match which version of the note you change")
+        if match is None and none_match is None:
+            return NO_CONDITIONS
+        wanted = None if match in {None, "*"} else _versions("If-Match", match, weak=False)
+        unwanted = _versions("If-None-Match", none_match, weak=True) if none_match not in {None, "*"} else none_match
+        return Preconditions.model_validate({"if_match": wanted, "if_none_match": unwanted})
+
+    @property
+    def openapi(self) -> dict[str, Any]:
+        """The headers."""
+        schema = {"type": "string", "examples": ['"3"', "*"]}
+        return {
+            "parameters": [
+                {
+                    "name": "If-Match",
+                    "in": "header",
+                    "required": self._required,
+                    "description": "Entity tags: change the note only in one of these versions, else 412",
+                    "schema": schema,
+                },
+                {
+                    "name": "If-None-Match",
+                    "in": "header",
+                    "description": "Entity tags: change the note only in none of these versions, else 412",
+                    "schema": schema,
+                },
+            ]
+        }
+
+
+class Cached:
+    """Documents the condition of a read, which `not_modified` decides."""
+
+    @property
+    def openapi(self) -> dict[str, Any]:
+        """The header."""
+        description = "Entity tags that the client has: 304 where the answer is still one of them"
+        schema = {"type": "string", "examples": ['"3"']}
+        return {"parameters": [{"name": "If-None-Match", "in": "header", "description": description, "schema": schema}]}
+
+
+def _header(request: Request, name: str) -> str | None:
+    values = request.headers.getlist(name) if name in request.headers else None
+    return None if values is None else ",".join(values).strip()
+
+
+def _tags(name: str, header: str) -> list[tuple[bool, str]]:
+    """The entity tags of a header, each with whether it is weak; raises ProblemError 400."""
+    tags, position = [], 0
+    while position < len(header):
+        match = _TAG.match(header, position)
+        if match is None:
+            break
+        tags.append((bool(match[1]), match[2]))
+        position = match.end()
+    if position < len(header) or not tags or header.endswith(","):
+        raise invalid_header(name, 'a list of entity tags such as "3", or *')
+    return tags
+
+
+def _versions(name: str, header: str | None, *, weak: bool) -> tuple[int, ...]:
+    """The versions that the tags stand for; a tag that no note can have stands for none."""
+    tags = _tags(name, header or "")
+    return tuple(int(tag) for is_weak, tag in tags if (weak or not is_weak) and _VERSION.fullmatch(tag))
