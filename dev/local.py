@@ -77,6 +77,7 @@ def up(given: Services | None) -> str:
     supervisor = Supervisor(_state())
     if supervisor.is_running:
         supervisor.control("stop", "gateway", "worker")
+    print(f"starting Postgres, RabbitMQ, gateway and worker; their files are in {supervisor.folder}", flush=True)
     environment = _environment()
     _require_free(environment["INKWELL_PORT"])
     ports = _ports(supervisor)
@@ -103,11 +104,13 @@ def down() -> None:
 def stop(service: str) -> None:
     """Stops one service of the stack."""
     Supervisor(_state()).control("stop", service)
+    print(f"{service} is stopped")
 
 
 def start(service: str) -> None:
     """Starts it again."""
     Supervisor(_state()).control("start", service)
+    print(f"{service} is started")
 
 
 def logs() -> NoReturn:
