@@ -13,7 +13,7 @@ from dev.supervised import Program
 SERVER = Path("/usr/lib/rabbitmq/bin/rabbitmq-server")
 """Where Debian and Fedora keep it; their wrapper on the PATH insists on an account of its own."""
 POLICY = Path("/usr/sbin/policy-rc.d")
-MISSING = """rabbitmq-server is missing, and it takes root to install it. Run this, then try again:
+MISSING = """rabbitmq-server is missing, and could not be installed from here. Run this, then try again:
 
 sudo apt-get install rabbitmq-server
 
@@ -88,4 +88,4 @@ def _without_system_services() -> Iterator[None]:
         if not had_policy:
             POLICY.unlink()
     if shutil.which("systemctl"):
-        subprocess.call(["systemctl", "--quiet", "disable", "rabbitmq-server"])
+        subprocess.call(["systemctl", "--quiet", "disable", "rabbitmq-server", "epmd.socket", "epmd"])

@@ -64,5 +64,5 @@ def _demanded() -> Backend | None:
 def _containers_unless(reason: str | None) -> Backend:
     if reason is None:
         return containers
-    print(f"{reason}; using processes of this machine instead")
+    print(f"{reason}; using processes of this machine instead", flush=True)
     return local

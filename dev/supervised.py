@@ -12,7 +12,7 @@ from pathlib import Path
 
 from dev.backend import ROOT, UnavailableError
 
-START_TIMEOUT_SECONDS = 90.0
+START_TIMEOUT_SECONDS = 60.0
 STOP_TIMEOUT_SECONDS = 120.0
 
 
@@ -32,6 +32,8 @@ class Program:
         """Its section of the configuration."""
         # Supervisor cannot quote what `environment=` holds, but reads a command as the shell does.
         command = shlex.join(["env", *(f"{name}={value}" for name, value in self.environment.items()), *self.command])
+        for comment in (" #", " ;"):
+            command = command.replace(comment, f" ''{comment[1]}")
         settings = {
             "command": command,
             "directory": str(self.folder),
@@ -90,7 +92,7 @@ class Supervisor:
     def wait_for(self, program: str, is_ready: Callable[[], bool]) -> None:
         """Returns when the program is ready; shows the end of its log when it is not in time."""
         if not _until(is_ready, START_TIMEOUT_SECONDS):
-            end = "\n".join(self.log(program).read_text(errors="replace").splitlines()[-20:])
+            end = "\n".join(self.log(program).read_text(errors="replace").splitlines()[-10:])
             raise UnavailableError(f"{end}\n{program} is not ready; the end of {self.log(program)} is above")
 
     def _ask(self, *arguments: str) -> subprocess.CompletedProcess[str]:
