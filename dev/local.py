@@ -77,7 +77,7 @@ def up(given: Services | None) -> str:
     supervisor = Supervisor(_state())
     if supervisor.is_running:
         supervisor.control("stop", "gateway", "worker")
-    print(f"starting Postgres, RabbitMQ, gateway and worker; their files are in {supervisor.folder}", flush=True)
+    print(f"starting processes; their data and logs are in {supervisor.folder}", flush=True)
     environment = _environment()
     _require_free(environment["INKWELL_PORT"])
     ports = _ports(supervisor)
