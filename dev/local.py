@@ -63,8 +63,7 @@ def servers() -> Iterator[Services]:
             _wait_for_servers(supervisor, ports)
             yield ports.services
         finally:
-            if supervisor.is_running:
-                supervisor.stop()
+            supervisor.stop()
 
 
 def is_running() -> bool:
@@ -96,8 +95,7 @@ def up(given: Services | None) -> str:
 
 def down() -> None:
     """Stops the stack; the data stay in its folder."""
-    if is_running():
-        Supervisor(_state()).stop()
+    Supervisor(_state()).stop()
     print(f"nothing is running; the data are in {_state()}")
 
 

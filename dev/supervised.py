@@ -2,11 +2,13 @@
 
 import os
 import shlex
+import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from configparser import RawConfigParser
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -83,11 +85,14 @@ class Supervisor:
             raise UnavailableError(f"{result.stdout.strip()}; `make logs` may tell why")
 
     def stop(self) -> None:
-        """Stops every program and the daemon; returns when nothing is left."""
-        pid = int(self._ask("pid").stdout)
-        self.control("shutdown")
-        if not _until(lambda: not _exists(pid), STOP_TIMEOUT_SECONDS):
-            raise UnavailableError(f"supervisord (process {pid}) does not stop")
+        """Stops every program and the daemon, where they run; returns when nothing is left."""
+        with _uninterrupted():
+            if not self.is_running:
+                return
+            pid = int(self._ask("pid").stdout)
+            self.control("shutdown")
+            if not _until(lambda: not _exists(pid), STOP_TIMEOUT_SECONDS):
+                raise UnavailableError(f"supervisord (process {pid}) does not stop")
 
     def wait_for(self, program: str, is_ready: Callable[[], bool]) -> None:
         """Returns when the program is ready; shows the end of its log when it is not in time."""
@@ -126,6 +131,16 @@ def _until(condition: Callable[[], bool], timeout_seconds: float) -> bool:
             return False
         time.sleep(0.1)
     return True
+
+
+@contextmanager
+def _uninterrupted() -> Iterator[None]:
+    """Ignores Ctrl-C, here and in what is started here: the second one would leave everything running."""
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _exists(pid: int) -> bool:
