@@ -49,9 +49,9 @@ async def awaited(gateway: Gateway, ticket: CommandTicket, preferences: Preferen
     ends, pause = now() + (patience(gateway, preferences) if preferences.wait_seconds else 0.0), FIRST_POLL_SECONDS
     while True:
         outcome = await gateway.queries.find_outcome(ticket.owner, ticket.command_id)
-        if outcome or now() + pause > ends or gateway.draining.is_set():
+        if outcome or now() >= ends or gateway.draining.is_set():
             return outcome
-        await asyncio.sleep(pause)
+        await asyncio.sleep(min(pause, ends - now()))
         pause = min(2 * pause, LAST_POLL_SECONDS)
 
 
@@ -72,5 +72,6 @@ def undecided(gateway: Gateway, ticket: CommandTicket) -> CommandState:
 
 def original_answer(response: Response) -> Answer:
     """A response as a member of the command's state."""
-    headers = {name.title(): value for name, value in response.headers.items() if name != "content-length"}
+    names = {name: "ETag" if name == "etag" else name.title() for name in response.headers if name != "content-length"}
+    headers = {names[name]: response.headers[name] for name in names}
     return Answer(status=response.status_code, headers=headers, body=json.loads(bytes(response.body) or b"null"))
