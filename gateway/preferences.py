@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from fastapi import Request
@@ -30,6 +30,10 @@ class Preferences:
         if self.wait_seconds is not None:
             return self.wait_seconds
         return 0.0 if self.respond_async else default_seconds
+
+    def kept(self, wait_seconds: float) -> "Preferences":
+        """What is kept of them where the wait was so long: without room for waiting, not the client's wait."""
+        return self if wait_seconds == self.wait_seconds else replace(self, wait_seconds=None)
 
     def applied_to(self, status: int) -> dict[str, str]:
         """The `Preference-Applied` header of an answer to a write; errors have none."""

@@ -45,7 +45,7 @@ async def perform(request: Request, model: type[Command], data: BaseModel) -> Re
             wait_ends = 0.0
         outcome = await outcome_of(gateway, attempt, wait_ends) if wait_seconds else None
     if outcome is None:
-        return accepted(gateway, command, preferences)
+        return accepted(gateway, command, preferences.kept(wait_seconds))
     url = partial(gateway.command_urls.url, command, confirmed=True)
     return answer(outcome, command.attempt_id, url, preferences)
 
