@@ -65,6 +65,14 @@ async def test_full_backlog_refuses_writes_at_once_and_they_never_have_an_effect
     assert await database.fetchval("select string_agg(title, ',') from notes") == "last"
 
 
+async def test_empty_backlog_takes_a_command_of_any_size(
+    gateway_settings: GatewaySettings, worker_settings: WorkerSettings
+) -> None:
+    small = with_settings(gateway_settings, backlog_limit_bytes=4096, description_max_length=5000)
+    async with harness.worker(worker_settings), harness.gateway(small) as client:
+        assert (await client.post("/notes", json={"title": "long", "description": "x" * 5000})).status_code == 201
+
+
 async def test_overload_is_not_kept_for_its_key(
     gateway_settings: GatewaySettings, worker_settings: WorkerSettings
 ) -> None:

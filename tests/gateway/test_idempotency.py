@@ -19,6 +19,12 @@ from worker.settings import WorkerSettings
 
 NOTE = {"title": "Ink", "description": "Buy a bottle"}
 OTHER = {"title": "Pen", "description": ""}
+COMMANDS_OF_KEY_K = [
+    ("note.create", "69bee017-d4fb-5996-bcce-3814db65dd6e", "e8f76b1dc4f7c870858651f7fee69309"),
+    ("note.delete", "4ef0cf01-af81-5566-b46f-ae50100e1de9", "9a84a935239361287ce8817351307466"),
+    ("note.patch", "faffe990-8e93-540e-b6a9-cf144a596fda", "695cedf52b42157bf3c61889609f27b2"),
+    ("note.replace", "f2831027-5a90-5010-a641-e51da6c395a8", "259a7a7bb0ec78a0ae9a682e9e578d70"),
+]
 CHANGES: list[tuple[str, Any]] = [("PUT", NOTE), ("PATCH", {"title": "Pen"}), ("DELETE", None)]
 
 
@@ -151,6 +157,19 @@ async def test_one_key_names_another_command_for_each_method_and_note(shared_cli
 
     assert [answer.status_code for answer in answers] == [201, 200, 200, 204, 200, 200, 204]
     assert not any("idempotent-replayed" in answer.headers for answer in answers)
+
+
+async def test_key_and_request_name_the_same_command_in_every_version(
+    client: httpx.AsyncClient, database: "Connection[Record]"
+) -> None:
+    """A retry may reach a newer gateway; so these values must never change."""
+    await client.post("/notes", json=NOTE, headers=key("k"))
+    await client.put("/notes/1?x=1", json=OTHER, headers=key("k") | {"If-Match": '"1"'})
+    await client.patch("/notes/1", json={"title": "Pen"}, headers=key("k"))
+    await client.delete("/notes/1", headers=key("k") | {"If-None-Match": "*"})
+
+    rows = await database.fetch("select type, id::text, fingerprint from commands order by type")
+    assert [tuple(row) for row in rows] == COMMANDS_OF_KEY_K
 
 
 async def test_attempts_at_the_same_time_have_one_effect_and_one_answer(shared_client: httpx.AsyncClient) -> None:
