@@ -1,25 +1,72 @@
 """One key, many attempts: over two gateways, while services die, links break and queues fill."""
 
 import asyncio
+import random
+import signal
 from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, field
 from pathlib import Path
+from uuid import uuid4
 
 import httpx
 import pytest
 
 from dev.services import Services
 from tests.harness import decided, eventually
-from tests.system.stack import Load, Stack, check, running_stack
+from tests.system.stack import Load, Process, Stack, check, running_stack
 
 NOTE = {"title": "once", "description": ""}
 OTHER = {"title": "other", "description": ""}
 KEY = {"Idempotency-Key": '"the key"', "Prefer": "wait=25"}
 ATTEMPTS = 50
 PUBLISH_TIMEOUT_SECONDS = 1.5
+VICTIMS = [
+    ("worker", signal.SIGKILL),
+    ("gateway", signal.SIGTERM),
+    ("worker", signal.SIGTERM),
+    ("gateway", signal.SIGKILL),
+    ("worker", signal.SIGKILL),
+]
 SLOW_STORE = """
 create function slow() returns trigger language plpgsql as $$ begin perform pg_sleep(1); return null; end $$;
 create trigger slow after insert on commands for each statement execute function slow();
 """
+
+
+@dataclass
+class Retrying:
+    """Clients that repeat each request with its key until it is answered 201, and then once more elsewhere."""
+
+    clients: list[httpx.AsyncClient]
+    answers: dict[str, list[httpx.Response]] = field(default_factory=dict)
+    """By title."""
+    _stopping: bool = False
+
+    @asynccontextmanager
+    async def running(self, count: int = 8) -> AsyncIterator[None]:
+        """Writes during the block, and finishes what was begun."""
+        tasks = [asyncio.create_task(self._write()) for _ in range(count)]
+        try:
+            yield
+        finally:
+            self._stopping = True
+            await asyncio.gather(*tasks)
+
+    async def _write(self) -> None:
+        while not self._stopping:
+            title = uuid4().hex
+            self.answers[title] = [await self._created(title), await self._created(title)]
+
+    async def _created(self, title: str) -> httpx.Response:
+        while True:
+            with suppress(httpx.TransportError):
+                note, headers = {"title": title, "description": ""}, {"Idempotency-Key": title}
+                answer = await random.choice(self.clients).post("/notes", json=note, headers=headers)  # noqa: S311
+                if answer.status_code == 201:
+                    return answer
+                assert answer.status_code in {202, 503, 504}, answer.text
+            await asyncio.sleep(0.05)
 
 
 @pytest.fixture
@@ -86,6 +133,24 @@ async def test_attempt_whose_gateway_is_killed_can_be_repeated_at_another(
     assert {(answer.status_code, answer.text) for answer in answers} == {(201, answers[0].text)}
     assert all("idempotent-replayed" in answer.headers for answer in answers)
     assert await stack.titles() == {"once"}
+
+
+async def test_requests_repeated_until_they_are_answered_have_one_effect_each_through_kills(
+    stack: Stack, clients: list[httpx.AsyncClient]
+) -> None:
+    retrying = Retrying(clients)
+    async with retrying.running():
+        for victim, signal_number in VICTIMS:
+            process: Process = getattr(stack, victim)
+            await asyncio.sleep(random.uniform(0.2, 0.6))  # noqa: S311 - no secret
+            await process.stop(signal_number)
+            await process.start()
+
+    assert len(retrying.answers) > len(VICTIMS)
+    for title, answers in retrying.answers.items():
+        assert {answer.text for answer in answers} == {answers[0].text}, title
+    assert await stack.titles() == set(retrying.answers)
+    assert await stack.value("select count(*) - count(distinct title) from notes") == 0
 
 
 async def test_sender_of_another_body_alone_is_refused(stack: Stack, clients: list[httpx.AsyncClient]) -> None:
