@@ -46,6 +46,17 @@ async def test_full_queue_refuses_writes_until_there_is_room_and_exactly_the_acc
     assert titles[:-1] == [title for title, answer in answers.items() if answer.status_code == 202]
 
 
+async def test_queue_keeps_the_limit_it_was_made_with_when_the_setting_changes(
+    gateway_settings: GatewaySettings, worker_settings: WorkerSettings
+) -> None:
+    async with harness.gateway(with_settings(gateway_settings, queue_limit_bytes=100_000)) as client:
+        assert (await client.post("/notes", json=note("first"), headers=ASYNC)).status_code == 202
+
+    async with harness.worker(worker_settings), harness.gateway(gateway_settings) as client:
+        assert (await client.post("/notes", json=note("second"))).status_code == 201
+        assert len((await client.get("/notes")).json()) == 2
+
+
 async def test_full_backlog_refuses_writes_at_once_and_they_never_have_an_effect(
     gateway_settings: GatewaySettings, worker_settings: WorkerSettings, database: "Connection[Record]"
 ) -> None:
