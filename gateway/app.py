@@ -12,7 +12,7 @@ from gateway.command_urls import CommandUrls
 from gateway.conditions import Conditions
 from gateway.dependencies import Gateway
 from gateway.errors import Problem, declare_problems, install_error_handlers
-from gateway.middleware import LimitedBodies, UniformRequests
+from gateway.middleware import LimitedBodies, LimitedHeaders, UniformRequests
 from gateway.publisher import Publisher
 from gateway.queries import Queries
 from gateway.replies import Replies
@@ -21,6 +21,8 @@ from gateway.routes import commands, notes
 from gateway.settings import GatewaySettings
 from shared.settings import load_settings
 from shared.telemetry import configure_logging
+
+HEADERS_LIMIT_BYTES = 32 * 1024
 
 
 def create_app(settings: GatewaySettings | None = None) -> FastAPI:
@@ -47,6 +49,7 @@ def create_app(settings: GatewaySettings | None = None) -> FastAPI:
         responses={422: {"model": Problem}},
     )
     app.add_middleware(LimitedBodies, limit_bytes=settings.body_limit_bytes)
+    app.add_middleware(LimitedHeaders, limit_bytes=HEADERS_LIMIT_BYTES)
     app.add_middleware(UniformRequests)
     install_error_handlers(app)
     app.include_router(notes.reads)

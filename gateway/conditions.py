@@ -9,7 +9,9 @@ from gateway.errors import ProblemError, invalid_header
 from gateway.settings import GatewaySettings
 from shared.contracts import Preconditions
 
-_TAG = re.compile(r'\s*(W/)?"([\x21\x23-\x7e\x80-\xff]*)"\s*(?:,|$)')
+_TAG = re.compile(r'(W/)?"([\x21\x23-\x7e\x80-\xff]*)"')
+_LIST = re.compile(rf"[ \t]*(?:{_TAG.pattern}[ \t]*)?(?:,[ \t]*(?:{_TAG.pattern}[ \t]*)?)*")
+"""Tags with commas between them; some elements may be empty (RFC 9110 §5.6.1.2)."""
 _VERSION = re.compile(r"[1-9][0-9]{0,9}")
 NO_CONDITIONS = Preconditions()
 
@@ -85,16 +87,10 @@ def _header(request: Request, name: str) -> str | None:
 
 def _tags(name: str, header: str) -> list[tuple[bool, str]]:
     """The entity tags of a header, each with whether it is weak; raises ProblemError 400."""
-    tags, position = [], 0
-    while position < len(header):
-        match = _TAG.match(header, position)
-        if match is None:
-            break
-        tags.append((bool(match[1]), match[2]))
-        position = match.end()
-    if position < len(header) or not tags or header.endswith(","):
+    tags = _TAG.findall(header) if _LIST.fullmatch(header) else []
+    if not tags:
         raise invalid_header(name, 'a list of entity tags such as "3", or *')
-    return tags
+    return [(bool(weak), opaque) for weak, opaque in tags]
 
 
 def _versions(name: str, header: str | None, *, weak: bool) -> tuple[int, ...]:

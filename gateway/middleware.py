@@ -23,6 +23,26 @@ class UniformRequests:
         await self.app(scope, receive, send)
 
 
+class LimitedHeaders:
+    """Refuses a request whose headers are over the limit with 431: some of them travel with the command."""
+
+    def __init__(self, app: ASGIApp, limit_bytes: int) -> None:
+        self.app = app
+        self.limit_bytes = limit_bytes
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Passes the request on."""
+        if (
+            scope["type"] == "http"
+            and sum(len(name) + len(value) for name, value in scope["headers"]) > self.limit_bytes
+        ):
+            detail = f"The headers are larger than {self.limit_bytes} bytes"
+            too_large = ProblemError(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, "headers_too_large", detail)
+            await too_large.response()(scope, receive, send)
+        else:
+            await self.app(scope, receive, send)
+
+
 class LimitedBodies:
     """Refuses a request body over the limit with 413: at once where its length is declared, else while it comes."""
 

@@ -2,12 +2,14 @@
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from fastapi import Request
 
 MAX_WAIT_SECONDS = 30
+_STATED = re.compile(r'(?:[^,"]|"(?:[^"\\]|\\.)*"?)+')
+"""One preference; a comma in quotes does not end it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,12 +31,17 @@ class Preferences:
             return self.wait_seconds
         return 0.0 if self.respond_async else default_seconds
 
+    def kept(self, wait_seconds: float) -> "Preferences":
+        """What is kept of them where the wait was so long: without room for waiting, not the client's wait."""
+        return self if wait_seconds == self.wait_seconds else replace(self, wait_seconds=None)
+
     def applied_to(self, status: int) -> dict[str, str]:
         """The `Preference-Applied` header of an answer to a write; errors have none."""
+        returned = status in {200, 201, 204} if self.minimal else self.return_ and status in {200, 201}
         preferences = [
             *(["respond-async"] if self.respond_async and status == 202 else []),
             *([f"wait={self.wait_seconds}"] if self.wait_seconds is not None else []),
-            *([f"return={self.return_}"] if self.return_ and status != 202 else []),
+            *([f"return={self.return_}"] if returned else []),
         ]
         return {"Preference-Applied": ", ".join(preferences)} if preferences and status < 300 else {}
 
@@ -52,8 +59,8 @@ class Prefer:
         stated = dict(reversed(list(_preferences(",".join(request.headers.getlist("prefer"))))))
         wait, returned = stated.get("wait", ""), stated.get("return")
         return Preferences(
-            respond_async="respond-async" in stated,
-            wait_seconds=min(int(wait), MAX_WAIT_SECONDS) if re.fullmatch(r"[0-9]{1,9}", wait) else None,
+            respond_async=stated.get("respond-async") == "",
+            wait_seconds=min(int(wait), MAX_WAIT_SECONDS) if re.fullmatch(r"[0-9]{1,99}", wait) else None,
             return_=returned if returned in ("minimal", "representation") else None,
         )
 
@@ -69,7 +76,7 @@ class Prefer:
 
 
 def _preferences(header: str) -> Iterator[tuple[str, str]]:
-    for stated in header.split(","):
+    for stated in _STATED.findall(header):
         name, _, value = stated.partition(";")[0].partition("=")
         yield name.strip().lower(), value.strip().strip('"')
 

@@ -107,7 +107,8 @@ class Publisher:
 
         Raises OverloadedError, NotAcceptedError or UnconfirmedError, at the latest after the publish timeout.
         """
-        if sum(backlog.size for backlog in self._backlogs) + len(attempt.encoded) > self._backlog_limit_bytes:
+        waiting = sum(backlog.size for backlog in self._backlogs)
+        if waiting and waiting + len(attempt.encoded) > self._backlog_limit_bytes:  # an empty one takes any command
             raise OverloadedError
         partition = self._topology.partition_of(attempt.command.owner)
         self._backlogs[partition].add(attempt)

@@ -54,11 +54,21 @@ class Replies:
 
     def __init__(self) -> None:
         self._waiting: dict[UUID, Attempt] = {}
+        self._polls = 0
 
     @property
     def waiting(self) -> int:
-        """How many attempts wait now."""
-        return len(self._waiting)
+        """How many attempts and polls wait now."""
+        return len(self._waiting) + self._polls
+
+    @contextmanager
+    def polled(self) -> Iterator[None]:
+        """Counts a poll, which waits for an outcome as an attempt does."""
+        self._polls += 1
+        try:
+            yield
+        finally:
+            self._polls -= 1
 
     @contextmanager
     def expected(self, command: Command) -> Iterator[Attempt]:

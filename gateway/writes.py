@@ -42,9 +42,11 @@ async def perform(request: Request, model: type[Command], data: BaseModel) -> Re
     wait_ends = asyncio.get_running_loop().time() + wait_seconds
     with gateway.replies.expected(command) as attempt:
         await publish(gateway, attempt, may_repeat=key is not None)
+        if gateway.draining.is_set():  # since the wait was chosen
+            wait_ends = 0.0
         outcome = await outcome_of(gateway, attempt, wait_ends) if wait_seconds else None
     if outcome is None:
-        return accepted(gateway, command, preferences)
+        return accepted(gateway, command, preferences.kept(wait_seconds))
     url = partial(gateway.command_urls.url, command, confirmed=True)
     return answer(outcome, command.attempt_id, url, preferences)
 

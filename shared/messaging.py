@@ -11,7 +11,7 @@ from traceback import format_tb
 import aio_pika
 import structlog
 from aio_pika.abc import AbstractChannel, AbstractConnection
-from aio_pika.exceptions import AMQPError, ChannelInvalidStateError
+from aio_pika.exceptions import AMQPError, ChannelInvalidStateError, ChannelNotFoundEntity
 from pamqp.common import FieldTable
 from pydantic import AmqpDsn, Secret
 
@@ -59,7 +59,7 @@ class Topology:
         return zlib.crc32(str(owner).encode()) % self.partitions
 
     async def declare(self, channel: AbstractChannel) -> None:
-        """Creates what is missing; raises ChannelPreconditionFailed where a queue has other arguments."""
+        """Creates what is missing."""
         for partition in range(self.partitions):
             await self.declare_partition(channel, partition)
         await channel.declare_queue(self.dead_letter_queue, durable=True, arguments={"x-queue-type": "quorum"})
@@ -71,10 +71,11 @@ class Topology:
                 await channel.declare_queue(self.dead_letter_queue, passive=True)
 
     async def declare_partition(self, channel: AbstractChannel, partition: int) -> None:
-        """Creates one partition's queue where it is missing."""
-        await channel.declare_queue(
-            self.command_queue(partition), durable=True, arguments=await self._command_queue_arguments(channel)
-        )
+        """Creates one partition's queue where it is missing; one that is there keeps the limit it was made with."""
+        queue = self.command_queue(partition)
+        if not await exists(channel, queue):
+            arguments = await self._command_queue_arguments(channel)
+            await channel.declare_queue(queue, durable=True, arguments=arguments)
 
     async def _command_queue_arguments(self, channel: AbstractChannel) -> FieldTable:
         arguments: FieldTable = {
@@ -87,6 +88,17 @@ class Topology:
             # 4.x counts a mere disconnect as a delivery and would drop a command after 20; 3.x discards at -1.
             arguments["x-delivery-limit"] = -1
         return arguments
+
+
+async def exists(channel: AbstractChannel, queue: str) -> bool:
+    """Whether the broker has the queue; asked on a channel of its own, since the answer no closes it."""
+    asking = await (await channel.get_underlay_channel()).connection.channel()
+    try:
+        await asking.queue_declare(queue, passive=True)
+    except ChannelNotFoundEntity:
+        return False
+    await asking.close()
+    return True
 
 
 async def _broker_major_version(channel: AbstractChannel) -> int:

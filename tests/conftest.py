@@ -4,7 +4,7 @@ import os
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, asynccontextmanager
 from pathlib import Path
 from typing import TypeVar
 from uuid import uuid4
@@ -79,15 +79,58 @@ def alembic(database_url: str, *arguments: str) -> str:
     return subprocess.run(command, env=environment, cwd=ROOT, check=True, capture_output=True, text=True).stdout
 
 
-@pytest.fixture
-async def database_url(servers: Services, template: str) -> AsyncIterator[str]:
-    """The URL of a fresh database, as the role that owns the tables."""
+@asynccontextmanager
+async def fresh_database(servers: Services, template: str) -> AsyncIterator[str]:
+    """The URL of a database of the block's own, as the role that owns the tables."""
     name = f"inkwell_test_{uuid4().hex[:12]}"
     admin = await asyncpg.connect(servers.database_url)
     await admin.execute(f"create database {name} template {template}")
     yield with_database(servers.database_url, name)
     await admin.execute(f"drop database {name} with (force)")
     await admin.close()
+
+
+@asynccontextmanager
+async def fresh_prefix(servers: Services) -> AsyncIterator[str]:
+    """A prefix for the block's queues, which are deleted after it."""
+    prefix = f"test-{uuid4().hex[:12]}"
+    yield prefix
+    topology = Topology(prefix, PARTITIONS)
+    async with await aio_pika.connect(servers.broker_url) as connection:
+        channel = await connection.channel()
+        for name in (*map(topology.command_queue, range(PARTITIONS)), topology.dead_letter_queue):
+            await channel.queue_delete(name)
+
+
+def settings_of_gateway(servers: Services, database_url: str, queue_prefix: str) -> GatewaySettings:
+    return GatewaySettings.model_validate(
+        {
+            "database_url": with_database(database_url, make_url(database_url).database or "", "inkwell_gateway"),
+            "broker_url": servers.broker_url,
+            "queue_prefix": queue_prefix,
+            "partitions": PARTITIONS,
+            "signing_keys": ("a-key-that-is-used-in-the-tests-only",),
+            "fingerprint_key": "another-key-that-is-used-in-the-tests-only",
+        }
+    )
+
+
+def settings_of_worker(servers: Services, database_url: str, queue_prefix: str) -> WorkerSettings:
+    return WorkerSettings.model_validate(
+        {
+            "database_url": with_database(database_url, make_url(database_url).database or "", "inkwell_worker"),
+            "broker_url": servers.broker_url,
+            "queue_prefix": queue_prefix,
+            "partitions": PARTITIONS,
+        }
+    )
+
+
+@pytest.fixture
+async def database_url(servers: Services, template: str) -> AsyncIterator[str]:
+    """The URL of a fresh database, as the role that owns the tables."""
+    async with fresh_database(servers, template) as url:
+        yield url
 
 
 @pytest.fixture
@@ -101,39 +144,18 @@ async def database(database_url: str) -> AsyncIterator["asyncpg.Connection[async
 @pytest.fixture
 async def queue_prefix(servers: Services) -> AsyncIterator[str]:
     """A prefix for the test's queues, which are deleted after it."""
-    prefix = f"test-{uuid4().hex[:12]}"
-    yield prefix
-    topology = Topology(prefix, PARTITIONS)
-    async with await aio_pika.connect(servers.broker_url) as connection:
-        channel = await connection.channel()
-        for name in (*map(topology.command_queue, range(PARTITIONS)), topology.dead_letter_queue):
-            await channel.queue_delete(name)
+    async with fresh_prefix(servers) as prefix:
+        yield prefix
 
 
 @pytest.fixture
 def gateway_settings(servers: Services, database_url: str, queue_prefix: str) -> GatewaySettings:
-    return GatewaySettings.model_validate(
-        {
-            "database_url": with_database(database_url, make_url(database_url).database or "", "inkwell_gateway"),
-            "broker_url": servers.broker_url,
-            "queue_prefix": queue_prefix,
-            "partitions": PARTITIONS,
-            "signing_keys": ("a-key-that-is-used-in-the-tests-only",),
-            "fingerprint_key": "another-key-that-is-used-in-the-tests-only",
-        }
-    )
+    return settings_of_gateway(servers, database_url, queue_prefix)
 
 
 @pytest.fixture
 def worker_settings(servers: Services, database_url: str, queue_prefix: str) -> WorkerSettings:
-    return WorkerSettings.model_validate(
-        {
-            "database_url": with_database(database_url, make_url(database_url).database or "", "inkwell_worker"),
-            "broker_url": servers.broker_url,
-            "queue_prefix": queue_prefix,
-            "partitions": PARTITIONS,
-        }
-    )
+    return settings_of_worker(servers, database_url, queue_prefix)
 
 
 @pytest.fixture
@@ -151,3 +173,12 @@ async def client(
     """A client of a gateway and a worker that run together."""
     async with harness.worker(worker_settings), harness.gateway(gateway_settings) as client:
         yield client
+
+
+@pytest.fixture(scope="module")
+async def shared_client(servers: Services, template: str) -> AsyncIterator[httpx.AsyncClient]:
+    """As `client`, for the tests of a module that do not mind each other's notes."""
+    async with fresh_database(servers, template) as url, fresh_prefix(servers) as prefix:
+        worker = harness.worker(settings_of_worker(servers, url, prefix))
+        async with worker, harness.gateway(settings_of_gateway(servers, url, prefix)) as client:
+            yield client

@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import httpx
 import uvicorn
@@ -26,6 +26,16 @@ async def eventually(
         while not (result := await condition()):
             await asyncio.sleep(every_seconds)
         return result
+
+
+async def decided(client: httpx.AsyncClient, url: str) -> dict[str, Any]:
+    """The state of a command, as its URL tells it, once there is an outcome."""
+
+    async def state() -> dict[str, Any] | None:
+        state: dict[str, Any] = (await client.get(url)).json()
+        return state if state["answer"] else None
+
+    return await eventually(state)
 
 
 class Server(uvicorn.Server):

@@ -35,24 +35,26 @@ async def get_command(request: Request) -> Response:
     ticket = gateway.command_urls.read(request.path_params["token"], owner_of(request))
     if ticket is None:
         raise ProblemError(404, "command_not_found", "Command not found")
-    outcome = await awaited(gateway, ticket, preferences)
+    wait_seconds = patience(gateway, preferences) if preferences.wait_seconds else 0.0
+    outcome = await awaited(gateway, ticket, wait_seconds)
     state = undecided(gateway, ticket) if outcome is None else decided(ticket, outcome, request.url.path)
-    headers = Preferences(wait_seconds=preferences.wait_seconds).applied_to(200)
+    headers = Preferences(wait_seconds=preferences.wait_seconds).kept(wait_seconds).applied_to(200)
     if outcome is None:
         headers["Retry-After"] = "1"
     return Response(state.model_dump_json(), headers=headers, media_type="application/json")
 
 
-async def awaited(gateway: Gateway, ticket: CommandTicket, preferences: Preferences) -> Outcome | None:
-    """The outcome, looked for until the client's wait is over; holds nothing between two looks."""
+async def awaited(gateway: Gateway, ticket: CommandTicket, wait_seconds: float) -> Outcome | None:
+    """The outcome, looked for until the wait is over; holds nothing between two looks."""
     now = asyncio.get_running_loop().time
-    ends, pause = now() + (patience(gateway, preferences) if preferences.wait_seconds else 0.0), FIRST_POLL_SECONDS
-    while True:
-        outcome = await gateway.queries.find_outcome(ticket.owner, ticket.command_id)
-        if outcome or now() + pause > ends or gateway.draining.is_set():
-            return outcome
-        await asyncio.sleep(pause)
-        pause = min(2 * pause, LAST_POLL_SECONDS)
+    ends, pause = now() + wait_seconds, FIRST_POLL_SECONDS
+    with gateway.replies.polled():
+        while True:
+            outcome = await gateway.queries.find_outcome(ticket.owner, ticket.command_id)
+            if outcome or now() >= ends or gateway.draining.is_set():
+                return outcome
+            await asyncio.sleep(min(pause, ends - now()))
+            pause = min(2 * pause, LAST_POLL_SECONDS)
 
 
 def decided(ticket: CommandTicket, outcome: Outcome, url: str) -> CommandState:
@@ -72,5 +74,6 @@ def undecided(gateway: Gateway, ticket: CommandTicket) -> CommandState:
 
 def original_answer(response: Response) -> Answer:
     """A response as a member of the command's state."""
-    headers = {name.title(): value for name, value in response.headers.items() if name != "content-length"}
+    names = {name: "ETag" if name == "etag" else name.title() for name in response.headers if name != "content-length"}
+    headers = {names[name]: response.headers[name] for name in names}
     return Answer(status=response.status_code, headers=headers, body=json.loads(bytes(response.body) or b"null"))

@@ -162,6 +162,13 @@ async def test_body_that_turns_out_too_large_is_refused(
     assert_problem(await gateway.request(method, path, content=chunks(), headers=JSON), 413, "body_too_large")
 
 
+@pytest.mark.parametrize("method", ["GET", "PUT", "PATCH", "DELETE"])
+async def test_headers_that_are_too_large_are_refused(gateway: httpx.AsyncClient, method: str) -> None:
+    tags = {"If-Match": ",".join(['"1"'] * 10_000)}
+
+    assert_problem(await gateway.request(method, "/notes/1", headers=tags), 431, "headers_too_large")
+
+
 async def test_body_that_never_ends_is_refused_when_it_is_too_large(gateway: httpx.AsyncClient) -> None:
     stream, writer = await asyncio.open_connection(gateway.base_url.host, gateway.base_url.port)
     writer.write(

@@ -13,6 +13,7 @@ from asyncpg import Connection, Record
 from sqlalchemy import make_url
 from yarl import URL
 
+from gateway.app import create_app
 from gateway.command_urls import CommandUrls
 from gateway.settings import GatewaySettings
 from tests import harness
@@ -199,6 +200,23 @@ async def test_write_whose_confirm_is_lost_is_unconfirmed_and_its_url_tells_what
         assert (await client.get(url)).json()["status"] == "unknown"
         async with harness.worker(worker_settings):
             await eventually(lambda: has_status(client, url, "applied"))
+
+
+async def test_write_whose_confirm_comes_while_the_gateway_drains_does_not_wait_for_its_outcome(
+    gateway_settings: GatewaySettings, broker_link: Proxy
+) -> None:
+    app = create_app(through(gateway_settings, broker=broker_link))
+    async with harness.serving(app) as base_url, httpx.AsyncClient(base_url=base_url, timeout=40) as client:
+        await eventually(lambda: has_broker(client))
+        broker_link.freeze("down")
+        write = asyncio.create_task(client.post("/notes/", json=NOTE, headers={"Prefer": "wait=30"}))
+        await asyncio.sleep(0.3)
+        app.state.gateway.drain()
+        broker_link.thaw()
+
+        answer = await write
+    assert answer.status_code == 202
+    assert answer.elapsed < timedelta(seconds=DEADLINE_SECONDS)
 
 
 async def test_lost_reply_is_made_up_for_by_one_look_at_the_database(

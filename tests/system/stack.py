@@ -45,6 +45,11 @@ class Process:
         """Another command, or the same with other settings, in its place."""
         return Process(command or self._command, self._environment | environment, self._log, self._ready_url)
 
+    def twin(self, port: int) -> "Process":
+        """The same gateway on another port."""
+        environment = self._environment | {"INKWELL_PORT": str(port)}
+        return Process(self._command, environment, self._log, f"http://127.0.0.1:{port}/health/ready")
+
     async def start(self, *, ready: bool = True) -> None:
         """Starts it, and waits until it is ready."""
         environment = {**os.environ, **self._environment}
@@ -106,6 +111,18 @@ class Stack:
     """By `gateway-broker`, `gateway-database`, `worker-broker` and `worker-database`."""
     environment: dict[str, str]
     queue_prefix: str
+
+    @asynccontextmanager
+    async def second_gateway(self) -> AsyncIterator[httpx.AsyncClient]:
+        """A client of a second gateway, which runs for the block."""
+        port = free_port()
+        gateway = self.gateway.twin(port)
+        await gateway.start()
+        try:
+            async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=30) as client:
+                yield client
+        finally:
+            await gateway.kill()
 
     async def query(self, sql: str) -> list[asyncpg.Record]:
         """The rows, over a connection of its own: the former one may have been part of a fault."""

@@ -26,6 +26,7 @@ PAUSE_SECONDS = float(os.environ.get("PAUSE_SECONDS", "20"))
 SHORT_SECONDS = 6.0
 WAIT_SECONDS = 0.5
 PUBLISH_TIMEOUT_SECONDS = 5.0
+WITHDRAWN = 1000
 SMALL_DISK = "size=32m"
 
 pytestmark = pytest.mark.needs_docker
@@ -227,6 +228,23 @@ async def test_when(fault: Fault, breakable: Servers, stack: Stack) -> None:
     await told_truthfully(load, stack)
 
 
+async def test_writes_withdrawn_while_the_broker_is_blocked_never_act(breakable: Servers, stack: Stack) -> None:
+    await eventually(lambda: create(stack))
+    await breakable.rabbitmqctl("set_vm_memory_high_watermark", "absolute", "1MB")
+    await eventually(lambda: is_withdrawn(stack))
+    titles = [uuid4().hex for _ in range(WITHDRAWN)]
+    at_once = httpx.Limits(max_connections=WITHDRAWN)
+    async with httpx.AsyncClient(base_url=stack.client.base_url, limits=at_once, timeout=60) as client:
+        answers = await asyncio.gather(
+            *(client.post("/notes/", json={"title": title, "description": ""}) for title in titles)
+        )
+    await breakable.rabbitmqctl("set_vm_memory_high_watermark", "0.6")
+
+    await eventually(lambda: create(stack), within_seconds=30)
+    assert {(answer.status_code, answer.json()["code"]) for answer in answers} == {(503, "not_accepted")}
+    assert not set(titles) & await stack.titles()
+
+
 async def test_deleted_queue_is_declared_and_consumed_again(breakable: Servers, stack: Stack) -> None:
     assert await create(stack)
     for partition in range(2):
@@ -297,6 +315,12 @@ async def wrote(load: Load, stack: Stack) -> bool:
 async def create(stack: Stack) -> bool:
     response = await stack.client.post("/notes/", json={"title": uuid4().hex, "description": ""})
     return response.status_code == 201
+
+
+async def is_withdrawn(stack: Stack) -> bool:
+    """Whether the gateway knows that it is blocked: a write is refused, and not unconfirmed."""
+    response = await stack.client.post("/notes/", json={"title": uuid4().hex, "description": ""})
+    return response.status_code == 503
 
 
 async def exists(title: str, stack: Stack) -> bool:

@@ -1,0 +1,237 @@
+"""One key, many attempts: over two gateways, while services die, links break and queues fill."""
+
+import asyncio
+import random
+import signal
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from uuid import uuid4
+
+import httpx
+import pytest
+
+from dev.services import Services
+from tests.harness import decided, eventually
+from tests.system.stack import Load, Process, Stack, check, running_stack
+
+NOTE = {"title": "once", "description": ""}
+OTHER = {"title": "other", "description": ""}
+KEY = {"Idempotency-Key": '"the key"', "Prefer": "wait=25"}
+ATTEMPTS = 50
+PUBLISH_TIMEOUT_SECONDS = 1.5
+VICTIMS = [
+    ("worker", signal.SIGKILL),
+    ("gateway", signal.SIGTERM),
+    ("worker", signal.SIGTERM),
+    ("gateway", signal.SIGKILL),
+    ("worker", signal.SIGKILL),
+]
+SLOW_STORE = """
+create function slow() returns trigger language plpgsql as $$ begin perform pg_sleep(1); return null; end $$;
+create trigger slow after insert on commands for each statement execute function slow();
+"""
+
+
+@dataclass
+class Retrying:
+    """Clients that repeat each request with its key until it is answered 201, and then once more elsewhere."""
+
+    clients: list[httpx.AsyncClient]
+    answers: dict[str, list[httpx.Response]] = field(default_factory=dict)
+    """By title."""
+    _stopping: bool = False
+
+    @asynccontextmanager
+    async def running(self, count: int = 8) -> AsyncIterator[None]:
+        """Writes during the block, and finishes what was begun."""
+        tasks = [asyncio.create_task(self._write()) for _ in range(count)]
+        try:
+            yield
+        finally:
+            self._stopping = True
+            await asyncio.gather(*tasks)
+
+    async def _write(self) -> None:
+        while not self._stopping:
+            title = uuid4().hex
+            self.answers[title] = [await self._created(title), await self._created(title)]
+
+    async def _created(self, title: str) -> httpx.Response:
+        while True:
+            with suppress(httpx.TransportError):
+                note, headers = {"title": title, "description": ""}, {"Idempotency-Key": title}
+                answer = await random.choice(self.clients).post("/notes", json=note, headers=headers)  # noqa: S311
+                if answer.status_code == 201:
+                    return answer
+                assert answer.status_code in {202, 503, 504}, answer.text
+            await asyncio.sleep(0.05)
+
+
+@pytest.fixture
+async def clients(stack: Stack) -> AsyncIterator[list[httpx.AsyncClient]]:
+    """A client of each of two gateways."""
+    async with stack.second_gateway() as second:
+        yield [stack.client, second]
+
+
+@pytest.fixture
+async def impatient(servers: Services, database_url: str, queue_prefix: str, tmp_path: Path) -> AsyncIterator[Stack]:
+    """A stack that waits neither long for a confirm nor for an outcome, and whose queues are short."""
+    settings = {
+        "wait_seconds": "0.1",
+        "publish_timeout_seconds": str(PUBLISH_TIMEOUT_SECONDS),
+        "queue_limit_bytes": "20000",
+    }
+    async with running_stack(database_url, servers.broker_url, queue_prefix, tmp_path, **settings) as stack:
+        yield stack
+
+
+async def attempt(clients: Sequence[httpx.AsyncClient], count: int) -> list[httpx.Response]:
+    """The answers to so many attempts at once, by turns at each gateway."""
+    return await asyncio.gather(
+        *(clients[each % len(clients)].post("/notes", json=NOTE, headers=KEY) for each in range(count))
+    )
+
+
+async def assert_one_effect(stack: Stack, answers: list[httpx.Response]) -> None:
+    """The note exists once, and every answer is that it was created, one of them for the first time."""
+    [note] = (await stack.client.get("/notes")).json()
+    assert {(answer.status_code, answer.text) for answer in answers} == {(201, answers[0].text)}
+    assert answers[0].json() == note
+    assert sum("idempotent-replayed" not in answer.headers for answer in answers) == 1
+
+
+async def test_attempts_at_two_gateways_at_once_have_one_effect(stack: Stack, clients: list[httpx.AsyncClient]) -> None:
+    await assert_one_effect(stack, await attempt(clients, ATTEMPTS))
+
+
+async def test_attempts_whose_worker_is_killed_have_one_effect(stack: Stack, clients: list[httpx.AsyncClient]) -> None:
+    await stack.script(SLOW_STORE)
+    attempts = asyncio.create_task(attempt(clients, ATTEMPTS))
+    await eventually(lambda: is_storing(stack))
+    await stack.worker.kill()
+    await stack.worker.start()
+
+    await assert_one_effect(stack, await attempts)
+
+
+async def test_attempt_whose_gateway_is_killed_can_be_repeated_at_another(
+    stack: Stack, clients: list[httpx.AsyncClient]
+) -> None:
+    await stack.worker.stop()
+    lost = asyncio.create_task(stack.client.post("/notes", json=NOTE, headers=KEY))
+    await asyncio.sleep(0.3)
+    await stack.gateway.kill()
+    await asyncio.gather(lost, return_exceptions=True)
+    await stack.worker.start()
+    repeated = await attempt(clients[1:], 2)
+    await stack.gateway.start()
+
+    answers = repeated + await attempt(clients, 2)
+    assert {(answer.status_code, answer.text) for answer in answers} == {(201, answers[0].text)}
+    assert all("idempotent-replayed" in answer.headers for answer in answers)
+    assert await stack.titles() == {"once"}
+
+
+async def test_requests_repeated_until_they_are_answered_have_one_effect_each_through_kills(
+    stack: Stack, clients: list[httpx.AsyncClient]
+) -> None:
+    retrying = Retrying(clients)
+    async with retrying.running():
+        for victim, signal_number in VICTIMS:
+            process: Process = getattr(stack, victim)
+            await asyncio.sleep(random.uniform(0.2, 0.6))  # noqa: S311 - no secret
+            await process.stop(signal_number)
+            await process.start()
+
+    assert len(retrying.answers) > len(VICTIMS)
+    for title, answers in retrying.answers.items():
+        assert {answer.text for answer in answers} == {answers[0].text}, title
+    assert await stack.titles() == set(retrying.answers)
+    assert await stack.value("select count(*) - count(distinct title) from notes") == 0
+
+
+async def test_sender_of_another_body_alone_is_refused(stack: Stack, clients: list[httpx.AsyncClient]) -> None:
+    [first] = await attempt(clients, 1)
+    at_once = KEY | {"Prefer": "respond-async"}
+    others = [
+        asyncio.create_task(client.post("/notes", json=OTHER, headers=headers))
+        for client in clients
+        for headers in (KEY, at_once)
+    ]
+    answers = await attempt(clients, ATTEMPTS)
+
+    await assert_one_effect(stack, [first, *answers])
+    for other in await asyncio.gather(*others):
+        if other.status_code == 202:
+            state = await decided(stack.client, other.headers["location"])
+            assert (state["status"], state["answer"]["status"]) == ("rejected", 422)
+            assert state["answer"]["body"]["code"] == "idempotency_key_reused"
+        else:
+            assert (other.status_code, other.json()["code"]) == (422, "idempotency_key_reused")
+
+
+@pytest.mark.parametrize("fault", ["confirm held", "message held", "connection lost"])
+async def test_write_cut_off_before_its_confirm_is_unconfirmed_and_its_key_gives_one_effect(
+    impatient: Stack, fault: str
+) -> None:
+    stack = impatient
+    await eventually(lambda: takes_writes(stack))
+    await stack.worker.stop()
+    link = stack.links["gateway-broker"]
+    link.freeze("up" if fault == "message held" else "down")
+    writing = asyncio.create_task(stack.client.post("/notes", json=NOTE, headers=KEY))
+    if fault == "connection lost":
+        await asyncio.sleep(0.3)
+        await link.cut()
+        await link.start()
+    unconfirmed = await writing
+    url = unconfirmed.json()["command"]
+
+    assert (unconfirmed.status_code, unconfirmed.json()["code"]) == (504, "unconfirmed")
+    assert 1 <= int(unconfirmed.headers["retry-after"]) <= 5
+    assert unconfirmed.elapsed.total_seconds() < PUBLISH_TIMEOUT_SECONDS + 1
+    assert (await stack.client.get(url)).json()["status"] == "unknown"
+
+    link.thaw()
+    await stack.worker.start()
+    repeated = await eventually(lambda: written(stack))
+    state = await decided(stack.client, url)
+    assert (state["status"], state["answer"]["body"]) == ("applied", repeated.json())
+    assert await stack.value("select count(*) from notes where title = 'once'") == 1
+
+
+async def test_full_queue_refuses_writes_and_exactly_the_accepted_are_applied(impatient: Stack) -> None:
+    stack = impatient
+    await stack.worker.stop()
+    async with Load(stack.client).running() as load:
+        await eventually(lambda: refused(load, 20))
+    assert set(load.statuses) == {202, 503}
+    codes = {answer.json()["code"] for answer in load.answers.values() if answer and answer.status_code == 503}
+    assert codes == {"overloaded"}
+    assert (await stack.client.get("/notes")).json() == []
+
+    await stack.worker.start()
+    await check(load, stack)
+    assert await stack.titles() == load.accepted
+    await eventually(lambda: takes_writes(stack))
+
+
+async def is_storing(stack: Stack) -> bool:
+    running = "select count(*) from pg_stat_activity where wait_event = 'PgSleep' and datname = current_database()"
+    return bool(await stack.value(running))
+
+
+async def takes_writes(stack: Stack) -> bool:
+    return (await stack.client.post("/notes", json=OTHER)).status_code == 201
+
+
+async def written(stack: Stack) -> httpx.Response | None:
+    answer = await stack.client.post("/notes", json=NOTE, headers=KEY)
+    return answer if answer.status_code == 201 else None
+
+
+async def refused(load: Load, count: int) -> bool:
+    return len(load.titles(503)) >= count
