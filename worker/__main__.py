@@ -1,4 +1,4 @@
-"""Runs a worker: `python -m worker`."""
+"""Runs a worker: `python -m worker`; with arguments, what an operator asks for."""
 
 import asyncio
 import signal
@@ -14,6 +14,7 @@ from shared.connections import Connections
 from shared.database import EXIT_SCHEMA_BEHIND, SchemaBehindError
 from shared.settings import load_settings
 from shared.telemetry import configure_logging
+from worker.command_line import operate, read_arguments
 from worker.consumer import Consumer
 from worker.health import create_health_app
 from worker.settings import WorkerSettings
@@ -23,9 +24,10 @@ log = structlog.get_logger()
 
 def main() -> None:
     """Consumes until SIGTERM or SIGINT; exits with 2 for a wrong setting and 3 for a schema that is behind."""
+    arguments = read_arguments(sys.argv[1:])
     settings = load_settings(WorkerSettings)
     configure_logging(settings, "inkwell-worker")
-    sys.exit(uvloop.run(run(settings)))
+    sys.exit(uvloop.run(operate(arguments, settings) if arguments.action else run(settings)))
 
 
 async def run(settings: WorkerSettings) -> int:
