@@ -14,6 +14,7 @@ from uuid import UUID
 
 from aio_pika import DeliveryMode, Message
 from aio_pika.abc import AbstractChannel
+from aio_pika.exceptions import PublishError
 from sqlalchemy import DateTime, bindparam, func, literal_column, null, or_, select, update
 from sqlalchemy.dialects.postgresql import ARRAY
 
@@ -91,7 +92,8 @@ async def send(settings: WorkerSettings, rows: Iterable[Row], at: datetime, *, f
                 await publish(channel, topology.command_queue(topology.partition_of(row["owner"])), event)
                 sent += 1
     except BROKER_ERRORS as error:
-        raise NotSentError(f"the broker did not take it ({type(error).__name__}); {sent} were sent before") from error
+        why = "has no queue for it" if isinstance(error, PublishError) else f"did not take it ({type(error).__name__})"
+        raise NotSentError(f"the broker {why}; {sent} were sent before") from error
     return sent
 
 
