@@ -9,11 +9,9 @@ from uuid_utils.compat import uuid7
 from shared.contracts import (
     CreateNote,
     DeleteNote,
-    NotePatch,
     NoteReplacement,
     NoteTarget,
     NoteText,
-    PatchNote,
     ReplaceNote,
 )
 from shared.tables import IMPLICIT_OWNER
@@ -39,13 +37,6 @@ def create(title: str = "Ink", description: str = "", **envelope: Any) -> Create
 def replace(note_id: int, title: str = "Pen", if_match: tuple[int, ...] | None = None, **envelope: Any) -> ReplaceNote:
     data = NoteReplacement(note_id=note_id, title=title, description="", if_match=if_match)
     return ReplaceNote.model_validate(attributes() | envelope | {"data": data})
-
-
-def patch(
-    note_id: int, title: str | None = None, if_match: tuple[int, ...] | None = None, **envelope: Any
-) -> PatchNote:
-    data = NotePatch(note_id=note_id, title=title, if_match=if_match)
-    return PatchNote.model_validate(attributes() | envelope | {"data": data})
 
 
 def delete(note_id: int, if_match: tuple[int, ...] | None = None, **envelope: Any) -> DeleteNote:
