@@ -85,6 +85,8 @@ async def operate(arguments: Namespace, settings: WorkerSettings) -> int:
         return complain(str(error), EXIT_SCHEMA_BEHIND)
     except NotSentError as error:
         return complain(str(error))
+    except BrokenPipeError:  # whoever reads the output has seen enough
+        return EXIT_NOT_DONE
     except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as error:
         return complain(f"Postgres does not answer ({describe(error)})")
     return code
