@@ -20,6 +20,7 @@ REJECTION_DETAIL = {
     Rejection.PRECONDITION_FAILED: "The note is not in the version that the request asks for",
     Rejection.CREDENTIALS_OUTDATED: "The credentials were changed or revoked after they were issued",
     Rejection.IDEMPOTENCY_KEY_REUSED: "The key was used before with another request",
+    Rejection.DISCARDED: "The write failed, and an operator has discarded it; it has no effect and never will",
 }
 FIELD_CODES = {
     "missing": "missing",

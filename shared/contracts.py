@@ -140,6 +140,7 @@ class Rejection(StrEnum):
     PRECONDITION_FAILED = "precondition_failed"
     CREDENTIALS_OUTDATED = "credentials_outdated"
     IDEMPOTENCY_KEY_REUSED = "idempotency_key_reused"
+    DISCARDED = "discarded"
 
 
 REJECTION_STATUS = {
@@ -147,6 +148,7 @@ REJECTION_STATUS = {
     Rejection.PRECONDITION_FAILED: HTTPStatus.PRECONDITION_FAILED,
     Rejection.CREDENTIALS_OUTDATED: HTTPStatus.UNAUTHORIZED,
     Rejection.IDEMPOTENCY_KEY_REUSED: HTTPStatus.UNPROCESSABLE_ENTITY,
+    Rejection.DISCARDED: HTTPStatus.GONE,
 }
 
 

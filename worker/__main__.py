@@ -1,4 +1,4 @@
-"""Runs a worker: `python -m worker`."""
+"""Runs a worker: `python -m worker`; with arguments, what an operator asks for."""
 
 import asyncio
 import signal
@@ -14,8 +14,10 @@ from shared.connections import Connections
 from shared.database import EXIT_SCHEMA_BEHIND, SchemaBehindError
 from shared.settings import load_settings
 from shared.telemetry import configure_logging
+from worker.command_line import operate, read_arguments
 from worker.consumer import Consumer
 from worker.health import create_health_app
+from worker.housekeeping import Housekeeping
 from worker.settings import WorkerSettings
 
 log = structlog.get_logger()
@@ -23,9 +25,10 @@ log = structlog.get_logger()
 
 def main() -> None:
     """Consumes until SIGTERM or SIGINT; exits with 2 for a wrong setting and 3 for a schema that is behind."""
+    arguments = read_arguments(sys.argv[1:])
     settings = load_settings(WorkerSettings)
     configure_logging(settings, "inkwell-worker")
-    sys.exit(uvloop.run(run(settings)))
+    sys.exit(uvloop.run(operate(arguments, settings) if arguments.action else run(settings)))
 
 
 async def run(settings: WorkerSettings) -> int:
@@ -33,8 +36,9 @@ async def run(settings: WorkerSettings) -> int:
     connections = Connections(settings.database_url, "inkwell-worker", size=1)
     consumer = Consumer(settings, connections)
     health = asyncio.create_task(serve_health(consumer, settings))
+    pruning = asyncio.create_task(Housekeeping(settings).run())
     consuming = asyncio.create_task(consumer.run())
-    stopping = stop_on_signals(consumer, consuming, settings.drain_timeout_seconds)
+    stopping = stop_on_signals(consumer, pruning, consuming, settings.drain_timeout_seconds)
     try:
         await consuming
     except SchemaBehindError as error:
@@ -46,13 +50,16 @@ async def run(settings: WorkerSettings) -> int:
         log.warning("drain timeout: what was not committed is delivered again")
     finally:
         health.cancel()
-        await asyncio.wait({health})
+        pruning.cancel()
+        await asyncio.wait({health, pruning})
         connections.close()
     log.info("stopped")
     return 0
 
 
-def stop_on_signals(consumer: Consumer, consuming: asyncio.Task[None], drain_timeout_seconds: float) -> asyncio.Event:
+def stop_on_signals(
+    consumer: Consumer, pruning: asyncio.Task[None], consuming: asyncio.Task[None], drain_timeout_seconds: float
+) -> asyncio.Event:
     """SIGTERM and SIGINT finish the batch in hand; after the timeout it is dropped, and delivered again later.
 
     The event tells that such a signal has come.
@@ -63,6 +70,7 @@ def stop_on_signals(consumer: Consumer, consuming: asyncio.Task[None], drain_tim
     def stop() -> None:
         log.info("stopping after the batch in hand")
         stopping.set()
+        pruning.cancel()
         consumer.stop()
         loop.call_later(drain_timeout_seconds, consuming.cancel)
 

@@ -1,4 +1,4 @@
-"""Applies a batch of commands in one transaction: the only SQL that writes.
+"""Applies a batch of commands in one transaction: the only SQL that writes notes.
 
 Lock, look up, fold in memory, store. The owners' rows are locked before the inbox is read, so nobody else can
 decide a command of theirs in between; after the locks nothing in the store can fail for a reason of the data.

@@ -27,6 +27,7 @@ from worker.apply import (
     clear_marks,
     mark_attempt,
     record_failure,
+    replayed_at,
     unmark_attempt,
 )
 
@@ -137,10 +138,11 @@ class Settlement:
 
     async def _fail(self, command: Command | BadCommand, error: Exception) -> Outcome:
         bug = describe(error)
-        if bug == self._last_bug:
+        is_replay = replayed_at(command) is not None  # it has failed before, and must not hold up the others
+        if bug == self._last_bug and not is_replay:
             raise RepeatedBugError(bug)
         outcome = await record_failure(self._connections, command, _reason(error))
-        self._last_bug = bug
+        self._last_bug = self._last_bug if is_replay else bug
         log.error(
             "command failed and is kept as a dead letter; its neighbours are applied",
             command_id=str(command.id),

@@ -175,12 +175,13 @@ class Fold:
         return isinstance(command, CreateNote) and self.refusal(command) is None
 
     def failed(self, command: Command | BadCommand, reason: str) -> Decision:
-        """The command has no effect and is kept for an operator, with the version that its note has now."""
+        """The command has no effect and is kept for an operator, with the version of its note when it first failed."""
         http_status = HTTPStatus.INTERNAL_SERVER_ERROR
         if isinstance(command, BadCommand | CreateNote):
             return Decision(OutcomeStatus.FAILED, http_status, reason)
-        note_id, version = command.data.note_id, self._version_for(command)
-        return Decision(OutcomeStatus.FAILED, http_status, reason, note_id, note_version=version)
+        failure = self.failures.get(command.id)
+        version = failure.note_version if failure else self._version_for(command)
+        return Decision(OutcomeStatus.FAILED, http_status, reason, command.data.note_id, note_version=version)
 
     def _is_superseded(self, command: Command) -> bool:
         """Whether somebody has touched the note between the command's failure and its replay."""

@@ -72,6 +72,13 @@ def test_service_ends_and_names_its_wrong_setting(service: str, value: str | Non
     assert_refused(run(service, INKWELL_DATABASE_URL=value), "INKWELL_DATABASE_URL")
 
 
+@pytest.mark.parametrize("service", ["gateway", "worker"])
+def test_retention_under_which_a_late_delivery_would_act_twice_is_named(service: str) -> None:
+    ended = run(service, INKWELL_COMMAND_MAX_AGE_DAYS="4")
+
+    assert_refused(ended, "INKWELL_COMMAND_RETENTION_DAYS", "INKWELL_COMMAND_MAX_AGE_DAYS")
+
+
 @pytest.mark.parametrize("value", [None, SECRET])
 def test_migrator_ends_and_names_its_wrong_setting(value: str | None) -> None:
     assert_refused(run("alembic", "upgrade", "head", INKWELL_DATABASE_URL=value), "INKWELL_DATABASE_URL")
@@ -139,3 +146,10 @@ def test_settings_show_no_secret() -> None:
 
     assert SECRET not in shown
     assert KEY not in shown
+
+
+@pytest.mark.parametrize("service", [GatewaySettings, WorkerSettings])
+def test_readme_names_every_setting(service: type[ServiceSettings]) -> None:
+    table = (ROOT / "README.md").read_text()
+
+    assert [name for name in service.model_fields if f"| `INKWELL_{name.upper()}` |" not in table] == []

@@ -12,7 +12,7 @@ from uuid import uuid4
 import httpx
 import pytest
 
-from dev.services import Services
+from dev.backend import Services
 from tests.harness import decided, eventually
 from tests.system.stack import Load, Process, Stack, check, running_stack
 

@@ -19,6 +19,12 @@ SLOW_STORE = """
 create function slow() returns trigger language plpgsql as $$ begin perform pg_sleep(0.3); return null; end $$;
 create trigger slow after insert on commands for each statement execute function slow();
 """
+SLOW_PRUNING = """
+create function slow() returns trigger language plpgsql as $$ begin perform pg_sleep(60); return null; end $$;
+create trigger slow after delete on commands for each statement execute function slow();
+insert into commands (id, status, http_status, decided_at)
+  values (gen_random_uuid(), 'applied', 201, now() - interval '8 days');
+"""
 NOTE = b'{"title": "gone", "description": ""}'
 CLIENTS = 1000
 
@@ -32,6 +38,16 @@ async def test_worker_stopped_under_load_finishes_its_batch_and_exits_with_0(sta
 
     assert "drain timeout" not in str(stack.worker.events())
     await check(load, stack)
+
+
+async def test_worker_stopped_while_it_prunes_stops_at_once(stack: Stack) -> None:
+    await stack.worker.stop()
+    await stack.script(SLOW_PRUNING)
+    await stack.worker.start()
+    await eventually(lambda: is_pruning(stack))
+
+    async with asyncio.timeout(5):
+        assert await stack.worker.stop() == 0
 
 
 async def test_gateway_stopped_under_load_resets_no_accepted_request_and_exits_with_0(stack: Stack) -> None:
@@ -131,3 +147,8 @@ def sessions(state: str, application: str = "%") -> str:
 def resident_bytes(pid: int) -> int:
     """What a process holds in memory."""
     return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * 4096
+
+
+async def is_pruning(stack: Stack) -> bool:
+    running = "select count(*) from pg_stat_activity where query ilike '%delete from commands%' and state = 'active'"
+    return bool(await stack.value(running + " and pid <> pg_backend_pid()"))

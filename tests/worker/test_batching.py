@@ -11,56 +11,105 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from shared.connections import Connections
-from shared.contracts import Command, Outcome
-from tests.commands import create, delete, replace
+from shared.contracts import Command, CreateNote, DeleteNote, Outcome, PatchNote, ReplaceNote
+from tests.commands import create
 from worker.apply import apply_batch
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
+EXPIRED_BEFORE = START + timedelta(seconds=1)
+REPLAYED_AT = START + timedelta(seconds=9)
 # Each example empties the one database by itself, and a busy machine is no reason to fail.
 SLOW_ON_PURPOSE = [HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
 OWNERS = st.sampled_from([1, 2, 99])
 NOTE_IDS = st.integers(1, 6)
 TEXTS = st.sampled_from(["a", "b", "🖋"])
-IF_MATCH = st.none() | st.tuples(st.integers(1, 3))
+VERSIONS = st.none() | st.tuples(st.integers(1, 3))
 # Few ids and fingerprints, so that redeliveries and reused keys happen.
-COMMAND_IDS = st.integers(1, 8).map(lambda number: UUID(int=number))
+REPEATED_IDS = st.uuids() | st.integers(1, 8).map(lambda number: UUID(int=number))
 FINGERPRINTS = st.sampled_from(["one", "one", "one", "two"])
+MODELS: tuple[type[Command], ...] = (CreateNote, CreateNote, ReplaceNote, PatchNote, DeleteNote)
+
+Batches = list[list[Command]]
 
 
 @st.composite
-def commands(draw: st.DrawFn) -> Command:
+def commands(draw: st.DrawFn, ids: st.SearchStrategy[UUID]) -> Command:
     envelope: dict[str, Any] = {
-        "id": draw(COMMAND_IDS | st.uuids()),
+        "id": draw(ids),
         "attempt_id": draw(st.uuids()),
         "owner": draw(OWNERS),
         "credentials_version": draw(st.sampled_from([1, 1, 1, 2])),
         "fingerprint": draw(FINGERPRINTS),
         "time": START + timedelta(seconds=draw(st.integers(0, 5))),
     }
-    kind = draw(st.sampled_from(["create", "replace", "delete"]))
-    if kind == "create":
+    model = draw(st.sampled_from(MODELS))
+    if model is CreateNote:
         return create(draw(TEXTS), **envelope)
-    if kind == "replace":
-        return replace(draw(NOTE_IDS), draw(TEXTS), draw(IF_MATCH), **envelope)
-    return delete(draw(NOTE_IDS), draw(IF_MATCH), **envelope)
+    return model.model_validate(envelope | {"data": draw(changes(model))})
 
 
 @st.composite
-def partitioned(draw: st.DrawFn) -> list[list[Command]]:
-    sequence = draw(st.lists(commands(), min_size=1, max_size=16))
-    cuts = draw(st.sets(st.integers(1, len(sequence))))
+def changes(draw: st.DrawFn, model: type[Command]) -> dict[str, Any]:
+    """What a change says: which note, in which versions, and as much text as its type has."""
+    data = {
+        "note_id": draw(NOTE_IDS),
+        "if_match": draw(VERSIONS),
+        "if_none_match": draw(VERSIONS | st.sampled_from([None, "*"])),
+    }
+    if model is ReplaceNote:
+        return data | {"title": draw(TEXTS), "description": draw(TEXTS)}
+    if model is PatchNote:
+        return data | {"title": draw(st.none() | TEXTS), "description": draw(st.none() | TEXTS)}
+    return data
+
+
+def cut(draw: st.DrawFn, sequence: list[Command]) -> Batches:
+    cuts = draw(st.sets(st.integers(1, max(1, len(sequence)))))
     bounds = sorted({0, *cuts, len(sequence)})
     return [sequence[start:end] for start, end in pairwise(bounds)]
+
+
+@st.composite
+def partitioned(draw: st.DrawFn) -> Batches:
+    """Any commands, redeliveries among them."""
+    return cut(draw, draw(st.lists(commands(REPEATED_IDS), min_size=1, max_size=16)))
+
+
+@st.composite
+def with_replays(draw: st.DrawFn) -> Batches:
+    """Commands of which some expire, and later the replays of some of them between new ones; each replayed once.
+
+    An operator can replay only what has failed before, so a replay is never in the batch of its original.
+    """
+    first = draw(st.lists(commands(st.uuids()), min_size=1, max_size=12, unique_by=lambda command: command.id))
+    replayed = draw(st.lists(st.sampled_from(first), max_size=6, unique_by=lambda command: command.id))
+    forced = [draw(st.sampled_from([None, True])) for _ in replayed]
+    replays = [
+        command.model_copy(update={"replayed_at": REPLAYED_AT, "replay_forced": force})
+        for command, force in zip(replayed, forced, strict=True)
+    ]
+    later = draw(st.permutations(replays + draw(st.lists(commands(st.uuids()), max_size=6))))
+    return cut(draw, first) + cut(draw, list(later))
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=SLOW_ON_PURPOSE)
 @given(batches=partitioned())
 async def test_any_partition_gives_the_same_notes_and_outcomes_as_one_by_one(
-    connections: Connections, database: "Connection[Record]", batches: list[list[Command]]
+    connections: Connections, database: "Connection[Record]", batches: Batches
 ) -> None:
-    one_by_one = [[command] for batch in batches for command in batch]
+    assert await run(connections, database, batches) == await run(connections, database, one_by_one(batches))
 
-    assert await run(connections, database, batches) == await run(connections, database, one_by_one)
+
+@settings(max_examples=60, deadline=None, suppress_health_check=SLOW_ON_PURPOSE)
+@given(batches=with_replays())
+async def test_replays_in_any_partition_give_the_same_notes_and_outcomes_as_one_by_one(
+    connections: Connections, database: "Connection[Record]", batches: Batches
+) -> None:
+    assert await run(connections, database, batches) == await run(connections, database, one_by_one(batches))
+
+
+def one_by_one(batches: Batches) -> Batches:
+    return [[command] for batch in batches for command in batch]
 
 
 async def run(
@@ -69,9 +118,10 @@ async def run(
     """The outcomes, the notes and the commands' rows that the batches leave in an empty database."""
     await database.execute("truncate users, notes, commands restart identity")
     await database.execute("insert into users default values; insert into users default values")
-    outcomes = [outcome for batch in batches for outcome in await apply_batch(connections, batch)]
+    outcomes = [outcome for batch in batches for outcome in await apply_batch(connections, batch, EXPIRED_BEFORE)]
     notes = await database.fetch("select * from notes order by id")
     rows = await database.fetch(
-        "select id, owner_id, fingerprint, attempt_id, status, reason, body from commands order by id"
+        "select id, owner_id, fingerprint, attempt_id, status, reason, note_version, replayed_at, body, command::text "
+        "from commands order by id"
     )
     return outcomes, notes, rows

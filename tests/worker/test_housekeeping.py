@@ -1,0 +1,160 @@
+"""Which outcomes are forgotten, when, and by whom."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from datetime import timedelta
+from uuid import uuid4
+
+import pytest
+from asyncpg import Connection, Record
+from sqlalchemy import make_url
+
+from shared.connections import Connections
+from tests.commands import create
+from tests.harness import eventually
+from tests.proxy import proxy_to
+from worker import housekeeping
+from worker.apply import apply_batch, mark_attempt, record_failure
+from worker.housekeeping import Housekeeping, prune
+from worker.settings import WorkerSettings
+
+RETENTION = timedelta(days=7)
+INTERVAL_SECONDS = 0.1
+
+
+@asynccontextmanager
+async def tidying(settings: WorkerSettings) -> AsyncIterator[None]:
+    running = asyncio.create_task(Housekeeping(settings, INTERVAL_SECONDS).run())
+    try:
+        yield
+    finally:
+        running.cancel()
+        await asyncio.wait({running})
+
+
+async def add(database: "Connection[Record]", status: str, age: timedelta, count: int = 1) -> None:
+    """Rows that were decided so long ago."""
+    await database.execute(
+        "insert into commands (id, status, http_status, decided_at) "
+        "select gen_random_uuid(), $1, 200, now() - $2::interval from generate_series(1, $3)",
+        status,
+        age,
+        count,
+    )
+
+
+async def has(database: "Connection[Record]", rows: int) -> bool:
+    return bool(await database.fetchval("select count(*) = $1 from commands", rows))
+
+
+async def test_old_outcomes_are_pruned_and_young_and_failed_ones_stay(
+    worker_settings: WorkerSettings, database: "Connection[Record]"
+) -> None:
+    old, young = RETENTION + timedelta(minutes=1), RETENTION - timedelta(minutes=1)
+    for status in ("applied", "rejected", "failed"):
+        await add(database, status, old)
+        await add(database, status, young)
+
+    async with tidying(worker_settings):
+        await eventually(lambda: has(database, 4))
+        await asyncio.sleep(3 * INTERVAL_SECONDS)
+
+    left = await database.fetch(
+        "select status, decided_at < now() - $1::interval from commands order by 1, 2", RETENTION
+    )
+    assert [tuple(row) for row in left] == [
+        ("applied", False),
+        ("failed", False),
+        ("failed", True),
+        ("rejected", False),
+    ]
+
+
+async def test_many_are_pruned_in_small_steps_whether_or_not_they_are_of_one_time(
+    connections: Connections, database: "Connection[Record]", monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(housekeeping, "ROWS_PER_DELETE", 10)
+    await database.execute("create table steps (rows int)")
+    await database.execute("grant insert on steps to inkwell_worker")
+    await database.execute(
+        "create function count_step() returns trigger language plpgsql as "
+        "$$ begin insert into steps select count(*) from gone; return null; end $$; "
+        "create trigger count_step after delete on commands referencing old table as gone "
+        "for each statement execute function count_step()"
+    )
+    await add(database, "applied", timedelta(days=8), 35)
+    for days in range(9, 40):
+        await add(database, "rejected", timedelta(days=days))
+
+    async with connections.one() as session:
+        assert await prune(session, RETENTION) == 66
+
+    assert await has(database, 0)
+    assert [row["rows"] for row in await database.fetch("select rows from steps")] == [10] * 6 + [6]
+
+
+async def test_one_of_two_workers_prunes_and_the_other_takes_over(
+    worker_settings: WorkerSettings, database: "Connection[Record]"
+) -> None:
+    async with AsyncExitStack() as second:
+        async with tidying(worker_settings):
+            first_pid = await eventually(lambda: pruner(database))
+            await second.enter_async_context(tidying(worker_settings))
+            await asyncio.sleep(5 * INTERVAL_SECONDS)
+            assert await pruner(database) == first_pid
+
+        await eventually(lambda: other_pruner(database, first_pid))
+        await add(database, "applied", timedelta(days=8))
+        await eventually(lambda: has(database, 0))
+
+
+async def test_comes_back_after_postgres_was_away(
+    worker_settings: WorkerSettings, database: "Connection[Record]"
+) -> None:
+    url = make_url(str(worker_settings.database_url.get_secret_value()))
+    async with proxy_to(str(url.host), url.port or 5432) as link:
+        moved = url.set(host="127.0.0.1", port=link.port).render_as_string(hide_password=False)
+        settings = WorkerSettings.model_validate(worker_settings.model_dump() | {"database_url": moved})
+        async with tidying(settings):
+            await eventually(lambda: pruner(database))
+            await link.cut()
+            await add(database, "applied", timedelta(days=8))
+            await asyncio.sleep(3 * INTERVAL_SECONDS)
+            assert await has(database, 1)
+            await link.start()
+            await eventually(lambda: has(database, 0))
+
+
+async def test_marks_of_decided_commands_are_forgotten_but_not_of_those_that_may_still_kill(
+    worker_settings: WorkerSettings, connections: Connections, database: "Connection[Record]"
+) -> None:
+    applied, failed, undecided = create(), create(), create()
+    await apply_batch(connections, [applied])
+    await record_failure(connections, failed, "worker_killed")
+    for command in (applied, failed, undecided):
+        await mark_attempt(connections, command.id, uuid4())
+
+    async with tidying(worker_settings):
+        await eventually(lambda: has_marks(database, 2))
+
+    marked = {row[0] for row in await database.fetch("select command_id from attempt_marks")}
+    assert marked == {failed.id, undecided.id}
+
+
+async def pruner(database: "Connection[Record]") -> int | None:
+    """The backend that holds the lock; fails where there are two."""
+    holders = await database.fetch(
+        "select pid from pg_locks where locktype = 'advisory' and granted "
+        "and database = (select oid from pg_database where datname = current_database())"
+    )
+    assert len(holders) <= 1
+    return holders[0]["pid"] if holders else None
+
+
+async def other_pruner(database: "Connection[Record]", pid: int) -> bool:
+    return await pruner(database) not in (None, pid)
+
+
+async def has_marks(database: "Connection[Record]", marks: int) -> bool:
+    return bool(await database.fetchval("select count(*) = $1 from attempt_marks", marks))

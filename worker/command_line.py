@@ -1,0 +1,214 @@
+"""What an operator types: `python -m worker`, and after it nothing, `dead-letters …` or `commands …`.
+
+Answers go to stdout, as a table or (`--json`) one JSON object a line; what prevents an answer goes to stderr.
+Exit codes: 0 all that was asked is done, 1 some of it is not, 2 wrong arguments or settings, 3 schema behind.
+"""
+
+import json
+import sys
+from argparse import ArgumentParser, Namespace
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
+from typing import Any
+from uuid import UUID
+
+import asyncpg
+from pydantic_core import to_json
+
+from shared.database import EXIT_SCHEMA_BEHIND, SchemaBehindError, Session, check_schema, connect
+from worker.dead_letters import (
+    NotSentError,
+    Row,
+    decided,
+    discard,
+    find_commands,
+    list_failed,
+    send,
+    why_not_failed,
+    why_not_replay,
+)
+from worker.failures import describe
+from worker.settings import WorkerSettings
+
+APPLICATION_NAME = "inkwell-worker operator"
+EXIT_DONE = 0
+EXIT_NOT_DONE = 1
+
+
+def read_arguments(arguments: Sequence[str]) -> Namespace:
+    """What to do: `action` is None where the worker is to run. Exits with 2 and a usage line for wrong arguments."""
+    parser = ArgumentParser("python -m worker", description="Without a subject: runs a worker until SIGTERM.")
+    parser.set_defaults(action=None)
+    subjects = parser.add_subparsers(title="subjects", metavar="SUBJECT")
+    add_dead_letters(subjects.add_parser("dead-letters", help="commands that failed and are kept"))
+    verbs = subjects.add_parser("commands", help="commands in every state").add_subparsers(required=True)
+    add_verb(verbs, "show", show_command, "what became of a command; never what its user wrote").add_argument(
+        "id", type=UUID
+    )
+    return parser.parse_args(arguments)
+
+
+def add_dead_letters(parser: ArgumentParser) -> None:
+    """The verbs for dead letters."""
+    verbs = parser.add_subparsers(title="verbs", metavar="VERB", required=True)
+    add_verb(verbs, "list", list_letters, "all of them, without what their users wrote")
+    show = add_verb(verbs, "show", show_letter, "one with the whole command, which holds what its user wrote")
+    show.add_argument("id", type=UUID)
+    replay = add_verb(verbs, "replay", replay_letters, "send them again and tell what they become")
+    replay.add_argument("--force", action="store_true", help="also where the note was touched since")
+    discards = add_verb(verbs, "discard", discard_letters, "give them up: they become `rejected` for ever")
+    for verb in (replay, discards):
+        which = verb.add_mutually_exclusive_group(required=True)
+        which.add_argument("ids", nargs="*", type=UUID, default=[], metavar="ID")
+        which.add_argument("--all", action="store_true", help="every dead letter")
+        verb.add_argument("--dry-run", action="store_true", help="only tell what would happen")
+
+
+def add_verb(verbs: Any, name: str, action: object, summary: str) -> ArgumentParser:  # noqa: ANN401 - argparse's own
+    """A verb that prints a table, or JSON where it is asked to."""
+    parser: ArgumentParser = verbs.add_parser(name, help=summary, description=summary)
+    parser.add_argument("--json", action="store_true", help="one JSON object a line")
+    parser.set_defaults(action=action)
+    return parser
+
+
+async def operate(arguments: Namespace, settings: WorkerSettings) -> int:
+    """Does what the arguments ask for; the exit code."""
+    try:
+        await check_schema(settings.database_url, APPLICATION_NAME)
+        session = await connect(settings.database_url, APPLICATION_NAME)
+        try:
+            code: int = await arguments.action(arguments, settings, session)
+        finally:
+            session.terminate()
+    except SchemaBehindError as error:
+        return complain(str(error), EXIT_SCHEMA_BEHIND)
+    except NotSentError as error:
+        return complain(str(error))
+    except BrokenPipeError:  # whoever reads the output has seen enough
+        return EXIT_NOT_DONE
+    except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as error:
+        return complain(f"Postgres does not answer ({describe(error)})")
+    return code
+
+
+async def list_letters(arguments: Namespace, _: WorkerSettings, session: Session) -> int:
+    """Prints every dead letter on a line."""
+    show_rows(await list_failed(session), as_json=arguments.json)
+    return EXIT_DONE
+
+
+async def show_letter(arguments: Namespace, _: WorkerSettings, session: Session) -> int:
+    """Prints everything about one dead letter."""
+    row = (await find_commands(session, [arguments.id])).get(arguments.id)
+    if row is None or why_not_failed(row):
+        return complain(f"{arguments.id} is no dead letter: {why_not_failed(row)}")
+    show_one({**row, "command": json.loads(row["command"])}, as_json=arguments.json)
+    return EXIT_DONE
+
+
+async def show_command(arguments: Namespace, _: WorkerSettings, session: Session) -> int:
+    """Prints what became of one command."""
+    row = (await find_commands(session, [arguments.id])).get(arguments.id)
+    if row is None:
+        return complain(f"{arguments.id} has no outcome: it waits in its queue, was pruned, or never was")
+    show_one({name: value for name, value in row.items() if name != "command"}, as_json=arguments.json)
+    return EXIT_DONE
+
+
+async def replay_letters(arguments: Namespace, settings: WorkerSettings, session: Session) -> int:
+    """Sends dead letters again and prints what became of each."""
+    rows = await named(arguments, session)
+    refused = {each: why for each, row in rows.items() if (why := why_not_replay(row, force=arguments.force))}
+    sound = [row for each, row in rows.items() if row and each not in refused]
+    if arguments.dry_run:
+        results = [result(row["id"], "would be sent again") for row in sound]
+    else:
+        results = await replayed(settings, session, sound, force=arguments.force)
+    results += [result(each, "refused", why) for each, why in refused.items()]
+    show_rows(results, as_json=arguments.json)
+    return exit_code(results, "applied", "rejected", "would be sent again")
+
+
+async def replayed(settings: WorkerSettings, session: Session, rows: Sequence[Row], *, force: bool) -> list[Row]:
+    """What sending them again came to, for each."""
+    if not rows:
+        return []
+    at = datetime.now(UTC)
+    await send(settings, rows, at, force=force)
+    complain(f"{len(rows)} sent; waiting for their outcomes")
+    became = {row["id"]: row async for row in decided(session, [row["id"] for row in rows], at)}
+    undecided = {"status": "not decided yet", "reason": "ask again with `commands show`"}
+    outcomes = [(row["id"], became.get(row["id"], undecided)) for row in rows]
+    return [result(each, outcome["status"], outcome["reason"]) for each, outcome in outcomes]
+
+
+async def discard_letters(arguments: Namespace, _: WorkerSettings, session: Session) -> int:
+    """Gives dead letters up and prints which."""
+    rows = await named(arguments, session)
+    refused = {each: why for each, row in rows.items() if (why := why_not_failed(row))}
+    letters = [each for each in rows if each not in refused]
+    if arguments.dry_run:
+        results = [result(each, "would be discarded") for each in letters]
+    else:
+        discarded = await discard(session, letters)
+        results = [result(each, "discarded" if each in discarded else "not failed any more") for each in letters]
+    results += [result(each, "refused", why) for each, why in refused.items()]
+    show_rows(results, as_json=arguments.json)
+    return exit_code(results, "discarded", "would be discarded")
+
+
+async def named(arguments: Namespace, session: Session) -> dict[UUID, Row | None]:
+    """The commands that the arguments name, each once and in their order; None where there is no row."""
+    ids = [row["id"] for row in await list_failed(session)] if arguments.all else arguments.ids
+    rows = await find_commands(session, ids)
+    return {each: rows.get(each) for each in ids}
+
+
+def result(command_id: UUID, outcome: str, reason: str | None = None) -> Row:
+    """What became of one of the commands."""
+    return {"id": command_id, "result": outcome, "reason": reason}
+
+
+def exit_code(results: Iterable[Row], *good: str) -> int:
+    """Whether all that was asked is done."""
+    return EXIT_DONE if all(each["result"] in good for each in results) else EXIT_NOT_DONE
+
+
+def show_rows(rows: Sequence[Row], *, as_json: bool) -> None:
+    """Prints the rows: one JSON object a line, or a table."""
+    if as_json:
+        for row in rows:
+            print(to_json(row).decode())
+    elif rows:
+        lines = [
+            [name.replace("_", " ") for name in rows[0]],
+            *(list(map(printed, row.values())) for row in rows),
+        ]
+        widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+        for line in lines:
+            print("  ".join(map(str.ljust, line, widths)).rstrip())
+
+
+def show_one(row: Row, *, as_json: bool) -> None:
+    """Prints one row: a JSON object on a line, or a line for each of its columns."""
+    if as_json:
+        return show_rows([row], as_json=True)
+    for name, value in row.items():
+        print(f"{name.replace('_', ' ')}: {printed(value)}")
+    return None
+
+
+def printed(value: object) -> str:
+    """A value as people read it."""
+    if isinstance(value, datetime):
+        return value.isoformat(" ", "seconds")
+    if isinstance(value, dict):
+        return json.dumps(value, indent=2)
+    return "-" if value is None else str(value)
+
+
+def complain(sentence: str, code: int = EXIT_NOT_DONE) -> int:
+    """Tells on stderr what is in the way; the exit code."""
+    print(sentence, file=sys.stderr)
+    return code

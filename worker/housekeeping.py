@@ -1,0 +1,102 @@
+"""Forgets old outcomes, so that `commands` does not grow for ever; failed commands are an operator's to forget.
+
+One worker at a time does it, the one that holds an advisory lock, on a connection of its own. It deletes little at
+once and rests longer than it works, so that the writes hardly notice.
+"""
+
+import asyncio
+from datetime import timedelta
+
+import structlog
+from sqlalchemy import DateTime, Interval, bindparam, delete, func, literal_column, select, text
+
+from shared.database import Session, Statement, connect
+from shared.tables import attempt_marks, commands
+from worker.failures import describe
+from worker.handlers import NEVER
+from worker.settings import WorkerSettings
+
+INTERVAL_SECONDS = 60.0
+ROWS_PER_DELETE = 1000
+REST_PER_WORK = 19
+"""So many times as long as a delete took is the rest after it: housekeeping takes a twentieth of one connection's time."""
+
+log = structlog.get_logger()
+
+
+class Housekeeping:
+    """Runs beside the consuming, which never waits for it and never fails with it."""
+
+    def __init__(self, settings: WorkerSettings, interval_seconds: float = INTERVAL_SECONDS) -> None:
+        self._database_url = settings.database_url
+        self._retention = timedelta(days=settings.command_retention_days)
+        self._interval_seconds = interval_seconds
+
+    async def run(self) -> None:
+        """Tidies up again and again until cancelled; whatever goes wrong is logged and tried again."""
+        while True:
+            try:
+                await self._session()
+            except Exception as error:  # noqa: BLE001 - transient, known or not; the consuming shall not hear of it
+                log.warning("old outcomes not pruned; Inkwell tries again by itself", error=describe(error))
+            await asyncio.sleep(self._interval_seconds)
+
+    async def _session(self) -> None:
+        """One connection's life: returns where another worker prunes, or tidies up until the first failure."""
+        session = await connect(self._database_url, "inkwell-worker housekeeping")
+        try:
+            [(is_pruner,)] = await TRY_LOCK.fetch(session)
+            if not is_pruner:
+                return
+            log.info("this worker prunes old outcomes", retention_days=self._retention / timedelta(days=1))
+            while True:
+                await self._tidy(session)
+                await asyncio.sleep(self._interval_seconds)
+        finally:
+            session.terminate()
+
+    async def _tidy(self, session: Session) -> None:
+        started = asyncio.get_running_loop().time()
+        await FORGET_MARKS.fetch(session)
+        if rows := await prune(session, self._retention):
+            seconds = asyncio.get_running_loop().time() - started
+            log.info("old outcomes pruned", rows=rows, seconds=round(seconds, 1))
+
+
+async def prune(session: Session, retention: timedelta) -> int:
+    """Deletes the outcomes older than the retention, other than failed ones, in small steps; how many they were."""
+    now = asyncio.get_running_loop().time
+    pruned, since = 0, NEVER
+    while True:
+        started = now()
+        [(rows, last)] = await PRUNE.fetch(session, retention=retention, since=since, limit=ROWS_PER_DELETE)
+        pruned += int(rows)
+        if rows < ROWS_PER_DELETE:
+            return pruned
+        since = last
+        await asyncio.sleep(REST_PER_WORK * (now() - started))
+
+
+_SINCE = bindparam("since", type_=DateTime(timezone=True))
+_OLD = (
+    select(commands.c.id)
+    .where(
+        commands.c.status != literal_column("'failed'"),
+        commands.c.decided_at >= _SINCE,  # without it each step would pass over what the steps before it deleted
+        commands.c.decided_at < func.now() - bindparam("retention", type_=Interval()),
+    )
+    .order_by(commands.c.decided_at)
+    .limit(bindparam("limit"))
+)
+_PRUNED = delete(commands).where(commands.c.id.in_(_OLD)).returning(commands.c.decided_at).cte("pruned")
+
+TRY_LOCK = Statement.compiled(text("select pg_try_advisory_lock(hashtext('inkwell housekeeping'))"))
+PRUNE = Statement.compiled(select(func.count(), func.max(_PRUNED.c.decided_at)))
+# A failed command's marks stay: its replay may be what kills the workers now.
+FORGET_MARKS = Statement.compiled(
+    delete(attempt_marks).where(
+        select(commands.c.id)
+        .where(commands.c.id == attempt_marks.c.command_id, commands.c.status != literal_column("'failed'"))
+        .exists()
+    )
+)
