@@ -31,11 +31,10 @@ class Preferences:
 
     def applied_to(self, status: int) -> dict[str, str]:
         """The `Preference-Applied` header of an answer to a write; errors have none."""
-        returned = self.return_ and status != 202 and (self.minimal or status != 204)
         preferences = [
             *(["respond-async"] if self.respond_async and status == 202 else []),
             *([f"wait={self.wait_seconds}"] if self.wait_seconds is not None else []),
-            *([f"return={self.return_}"] if returned else []),
+            *([f"return={self.return_}"] if self.return_ and status != 202 else []),
         ]
         return {"Preference-Applied": ", ".join(preferences)} if preferences and status < 300 else {}
 

@@ -10,7 +10,7 @@ from fastapi import APIRouter, Request, Response
 from gateway.command_urls import CommandTicket
 from gateway.dependencies import Gateway, gateway_of, owner_of
 from gateway.errors import ProblemError
-from gateway.openapi import GET_COMMAND, HEADERS
+from gateway.openapi import GET_COMMAND
 from gateway.preferences import PREFER, Preferences
 from gateway.requests import PlainRoute, described_by
 from gateway.schemas import Answer, CommandState
@@ -73,6 +73,5 @@ def undecided(gateway: Gateway, ticket: CommandTicket) -> CommandState:
 
 def original_answer(response: Response) -> Answer:
     """A response as a member of the command's state."""
-    spelled = {name.lower(): name for name in (*HEADERS, "Content-Type")}
-    headers = {spelled[name]: value for name, value in response.headers.items() if name in spelled}
+    headers = {name.title(): value for name, value in response.headers.items() if name != "content-length"}
     return Answer(status=response.status_code, headers=headers, body=json.loads(bytes(response.body) or b"null"))
