@@ -2,13 +2,13 @@
 UV := $(shell uv --version >/dev/null 2>&1 && command -v uv || echo .uv/bin/uv)
 RUN := $(UV) run --frozen --no-sync
 
-.PHONY: up down logs dev test outages check format
+.PHONY: help up down logs stop-worker start-worker dev test smoke outages check format
 .DEFAULT_GOAL := help
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
 
-up: .venv/made ## start everything in containers and wait until it is healthy
+up: .venv/made ## start everything and wait until it is healthy; in containers, or without Docker
 	@$(RUN) python -m dev up
 
 down: .venv/made ## stop everything; the data stays
@@ -17,12 +17,19 @@ down: .venv/made ## stop everything; the data stays
 logs: .venv/made ## follow the logs
 	@$(RUN) python -m dev logs
 
+stop-worker start-worker: .venv/made
+	@$(RUN) python -m dev $@
+
 dev: .venv/made ## run from the source, reloading on change
 	@$(RUN) python -m dev dev
 
 test: .venv/made ## run every test on a real Postgres and a real RabbitMQ
 	$(RUN) coverage run -m pytest
 	$(RUN) coverage report
+
+smoke: .venv/made ## the README's lines and a few tests without Docker
+	@$(RUN) python -m dev.smoke
+	BACKEND=local $(RUN) pytest tests/gateway/test_notes.py tests/worker/test_consumer.py tests/system/test_killed.py
 
 outages: .venv/made ## break and kill everything, with long pauses
 	PAUSE_SECONDS=60 $(RUN) pytest tests/system

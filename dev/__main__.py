@@ -4,11 +4,11 @@ import argparse
 import os
 import subprocess
 import sys
-from typing import NoReturn
 
 from honcho.manager import Manager
 
-from dev.services import from_environment, services
+from dev.backend import UnavailableError
+from dev.services import backend_in_use, backend_to_start, from_environment, services
 
 DEV_KEY = "for-development-only-for-development-only"
 WELCOME = """
@@ -20,37 +20,34 @@ curl http://127.0.0.1:{port}/notes/
 """
 
 
-def up() -> int:
-    """Builds and starts the stack; returns when every container is healthy."""
-    compose = ["docker", "compose"]
-    if from_environment():
+def up() -> None:
+    """Starts the stack; returns when all of it is healthy."""
+    if given := from_environment():
         print("using the Postgres and the RabbitMQ that INKWELL_DATABASE_URL and INKWELL_BROKER_URL name")
-        steps = [
-            ["run", "--build", "--rm", "--no-deps", "migrate"],
-            ["up", "-d", "--wait", "--no-deps", "gateway", "worker"],
-        ]
-    else:
-        steps = [["up", "--build", "-d", "--wait"]]
-    for step in steps:
-        if code := subprocess.call([*compose, *step]):
-            print("not everything is healthy; `make logs` tells why", file=sys.stderr)
-            return code
-    published = subprocess.check_output([*compose, "port", "gateway", "8000"], text=True)
-    print(WELCOME.format(port=published.strip().rpartition(":")[2]))
-    return 0
+    print(WELCOME.format(port=backend_to_start().up(given)))
 
 
-def down() -> int:
-    """Stops the stack; the data stays in its volumes."""
-    return subprocess.call(["docker", "compose", "down"])
+def down() -> None:
+    """Stops the stack; its data stay."""
+    backend_in_use().down()
 
 
-def logs() -> NoReturn:
+def logs() -> None:
     """Follows the stack's logs."""
-    os.execvp("docker", ["docker", "compose", "logs", "--follow", "--tail=100"])  # noqa: S606 - Ctrl-C is Docker's
+    backend_in_use().logs()
 
 
-def dev() -> int:
+def stop_worker() -> None:
+    """Stops the worker, to see what the gateway does without one."""
+    backend_in_use().stop("worker")
+
+
+def start_worker() -> None:
+    """Starts the worker again."""
+    backend_in_use().start("worker")
+
+
+def dev() -> None:
     """Runs gateway and worker from the source and restarts each when its code changes."""
     with services() as urls:
         environment = {
@@ -66,12 +63,22 @@ def dev() -> int:
         manager.add_process("gateway", reload, env=environment)
         manager.add_process("worker", "watchfiles 'python -m worker' worker shared", env=environment)
         manager.loop()
-        return manager.returncode or 0
+    sys.exit(manager.returncode or 0)
 
 
-COMMANDS = {"up": up, "down": down, "logs": logs, "dev": dev}
+COMMANDS = {
+    "up": up,
+    "down": down,
+    "logs": logs,
+    "dev": dev,
+    "stop-worker": stop_worker,
+    "start-worker": start_worker,
+}
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(prog="python -m dev")
     parser.add_argument("command", choices=COMMANDS)
-    sys.exit(COMMANDS[parser.parse_args().command]())
+    try:
+        COMMANDS[parser.parse_args().command]()
+    except UnavailableError as error:
+        sys.exit(str(error))

@@ -1,26 +1,15 @@
-"""A Postgres and a RabbitMQ to develop and test with; where they come from is decided here and nowhere else.
+"""Where Postgres, RabbitMQ and the stack run is decided here and nowhere else.
 
-The URLs of the environment, where both are given; else containers that live as long as they are needed.
+Servers are those that the URLs of the environment name, where both are given. Else BACKEND=docker or BACKEND=local
+decides. Else it is containers, or local processes where Docker does not answer or cannot get the images.
 """
 
 import os
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from contextlib import contextmanager
 
-from testcontainers.core.container import DockerContainer
-from testcontainers.core.wait_strategies import LogMessageWaitStrategy
-
-POSTGRES_IMAGE = "postgres:17"
-RABBITMQ_IMAGE = "rabbitmq:4-management"
-
-
-@dataclass(frozen=True, slots=True)
-class Services:
-    """Where Postgres and RabbitMQ are; the database role may create databases, tables and roles."""
-
-    database_url: str
-    broker_url: str
+from dev import containers, local
+from dev.backend import Backend, Services, UnavailableError
 
 
 def from_environment() -> Services | None:
@@ -31,38 +20,49 @@ def from_environment() -> Services | None:
 
 @contextmanager
 def services() -> Iterator[Services]:
-    """Services for the block: the environment's, or containers that are removed at its end."""
+    """Services for the block: the environment's, or some that are removed at its end."""
     if given := from_environment():
         yield given
         return
-    with ExitStack() as stack:
-        postgres = stack.enter_context(_postgres())
-        rabbitmq = stack.enter_context(_rabbitmq())
-        yield Services(
-            f"postgresql://inkwell:inkwell@{_address(postgres, 5432)}/inkwell",
-            f"amqp://guest:guest@{_address(rabbitmq, 5672)}/",
-        )
+    with (_demanded() or _containers_unless(containers.no_servers())).servers() as started:
+        yield started
 
 
-def _postgres() -> DockerContainer:
-    ready = LogMessageWaitStrategy("database system is ready to accept connections.*", times=2)
-    return (
-        DockerContainer(POSTGRES_IMAGE)
-        .with_env("POSTGRES_USER", "inkwell")
-        .with_env("POSTGRES_PASSWORD", "inkwell")
-        .with_exposed_ports(5432)
-        .waiting_for(ready)
-    )
+def no_docker() -> str | None:
+    """Why nothing may be run in containers here; None where it may."""
+    return "BACKEND=local" if _demanded() is local else containers.no_servers()
 
 
-def _rabbitmq() -> DockerContainer:
-    return (
-        DockerContainer(RABBITMQ_IMAGE)
-        .with_kwargs(hostname="rabbitmq")
-        .with_exposed_ports(5672)
-        .waiting_for(LogMessageWaitStrategy("Server startup complete"))
-    )
+def backend_to_start() -> Backend:
+    """Where `make up` starts the stack, or renews the one that runs."""
+    if local.is_running():
+        return _demanded() or local
+    return _demanded() or _containers_unless(containers.no_stack(from_environment()))
 
 
-def _address(container: DockerContainer, port: int) -> str:
-    return f"{container.get_container_host_ip()}:{container.get_exposed_port(port)}"
+def backend_in_use() -> Backend:
+    """Where `make up` has started the stack."""
+    if local.is_running():
+        return _demanded() or local
+    return _demanded() or _containers_unless(containers.no_engine())
+
+
+def _demanded() -> Backend | None:
+    match os.environ.get("BACKEND"):
+        case None | "":
+            return None
+        case "local":
+            return local
+        case "docker":
+            if reason := containers.no_engine():
+                raise UnavailableError(f"BACKEND=docker, but {reason}")
+            return containers
+        case unknown:
+            raise UnavailableError(f"BACKEND={unknown} is unknown; it is `docker`, `local`, or not set")
+
+
+def _containers_unless(reason: str | None) -> Backend:
+    if reason is None:
+        return containers
+    print(f"{reason}; using processes of this machine instead", flush=True)
+    return local

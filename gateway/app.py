@@ -36,6 +36,7 @@ def create_app(settings: GatewaySettings | None = None) -> FastAPI:
             app.state.gateway = gateway
             gc.collect()
             gc.freeze()
+            gc.set_threshold(20_000, 50, 50)
             yield
 
     app = FastAPI(

@@ -21,6 +21,7 @@ from gateway.publisher import NotAcceptedError, OverloadedError, UnconfirmedErro
 from gateway.queries import DatabaseUnavailableError
 from gateway.replies import Attempt
 from gateway.schemas import CommandState
+from gateway.settings import GatewaySettings
 from shared.contracts import Command, Outcome, OutcomeStatus, outcome_for
 
 IMPLICIT_CREDENTIALS_VERSION = 1
@@ -57,16 +58,19 @@ def new_command(request: Request, model: type[Command], data: BaseModel, key: st
         time=datetime.now(UTC),
         owner=owner,
         credentials_version=IMPLICIT_CREDENTIALS_VERSION,
-        fingerprint=fingerprint(gateway, data, request.scope["query_string"]),
+        fingerprint=fingerprint(gateway.settings, data, request.scope["query_string"]),
         attempt_id=uuid4(),
         data=data,
     )
 
 
-def fingerprint(gateway: Gateway, data: BaseModel, query: bytes) -> str:
-    """A keyed hash of what the request asks for; without the key nobody can guess the request from it."""
-    key = gateway.settings.fingerprint_key.get_secret_value().encode()
-    asked = data.model_dump_json().encode() + b"?" + query
+def fingerprint(settings: GatewaySettings, data: BaseModel, query: bytes) -> str:
+    """A keyed hash of what the request asks for; without the key nobody can guess the request from it.
+
+    Gateways of different versions must agree on it, or a retry that meets the other one is refused.
+    """
+    key = settings.fingerprint_key.get_secret_value().encode()
+    asked = data.model_dump_json(exclude_none=True).encode() + b"?" + query
     return hashlib.blake2b(asked, digest_size=16, key=key[:64]).hexdigest()
 
 

@@ -3,8 +3,10 @@
 import os
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
+from typing import TypeVar
 from uuid import uuid4
 
 import aio_pika
@@ -13,7 +15,8 @@ import httpx
 import pytest
 from sqlalchemy import make_url
 
-from dev.services import Services, services
+from dev.backend import Services, UnavailableError
+from dev.services import no_docker, services
 from gateway.settings import GatewaySettings
 from shared.connections import Connections
 from shared.messaging import Topology
@@ -22,12 +25,31 @@ from worker.settings import WorkerSettings
 
 ROOT = Path(__file__).parent.parent
 PARTITIONS = 2
+T = TypeVar("T")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    needing = [item for item in items if item.get_closest_marker("needs_docker")]
+    if needing and (reason := _or_exit(no_docker)):
+        for item in needing:
+            item.add_marker(pytest.mark.skip(reason=f"needs Docker: {reason}"))
 
 
 @pytest.fixture(scope="session")
-def servers() -> Iterator[Services]:
-    with services() as running:
+def servers(pytestconfig: pytest.Config) -> Iterator[Services]:
+    capture = pytestconfig.pluginmanager.getplugin("capturemanager")
+    with ExitStack() as stack:
+        with capture.global_and_fixture_disabled():  # it may have to say what it installs
+            running = _or_exit(lambda: stack.enter_context(services()))
         yield running
+
+
+def _or_exit(get: Callable[[], T]) -> T:
+    """What is missing on the machine is told once, not by every test."""
+    try:
+        return get()
+    except UnavailableError as error:
+        pytest.exit(str(error), returncode=1)
 
 
 def with_database(url: str, name: str, role: str | None = None) -> str:

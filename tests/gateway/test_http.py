@@ -11,7 +11,7 @@ import pytest
 from sqlalchemy import make_url
 from uuid_utils.compat import uuid7
 
-from dev.services import Services
+from dev.backend import Services
 from gateway.command_urls import CommandUrls
 from gateway.settings import GatewaySettings
 from shared.contracts import DeleteNote, NoteTarget

@@ -12,7 +12,7 @@ import asyncpg
 import pytest
 from sqlalchemy import make_url
 
-from dev.services import Services
+from dev.backend import Services
 from gateway.settings import GatewaySettings
 from shared.database import SchemaBehindError, check_schema
 from shared.tables import SCHEMA_REVISION, metadata

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from dev.services import Services
+from dev.backend import Services
 from tests.system.stack import Stack, running_stack
 
 

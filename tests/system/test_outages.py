@@ -12,13 +12,12 @@ from typing import Any
 from uuid import uuid4
 
 import asyncpg
-import docker
 import httpx
 import pytest
 from testcontainers.core.container import DockerContainer
 from testcontainers.core.wait_strategies import LogMessageWaitStrategy
 
-from dev.services import POSTGRES_IMAGE, RABBITMQ_IMAGE
+from dev.containers import POSTGRES_IMAGE, RABBITMQ_IMAGE
 from tests.harness import eventually
 from tests.system.stack import ROOT, Load, Stack, check, free_port, running_stack
 
@@ -28,6 +27,8 @@ SHORT_SECONDS = 6.0
 WAIT_SECONDS = 0.5
 PUBLISH_TIMEOUT_SECONDS = 5.0
 SMALL_DISK = "size=32m"
+
+pytestmark = pytest.mark.needs_docker
 
 
 @dataclass(frozen=True)
@@ -54,10 +55,6 @@ class Servers:
 
 @pytest.fixture(scope="module")
 def breakable() -> Iterator[Servers]:
-    try:
-        docker.from_env().ping()
-    except docker.errors.DockerException:
-        pytest.skip("breaking servers needs a Docker engine")
     postgres_port, rabbitmq_port = free_port(), free_port()
     postgres = (
         DockerContainer(POSTGRES_IMAGE)

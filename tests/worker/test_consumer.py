@@ -10,7 +10,7 @@ import pytest
 from asyncpg import Connection, Record
 from yarl import URL
 
-from dev.services import Services
+from dev.backend import Services
 from shared.connections import Connections
 from shared.contracts import COMMANDS_CONTENT_TYPE, Command, CreateNote, encode_batch, encode_command
 from shared.messaging import Topology

@@ -1,0 +1,116 @@
+"""Postgres, RabbitMQ and Inkwell in containers: Testcontainers for a block, Compose for the stack."""
+
+import os
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+from typing import NoReturn
+
+from testcontainers.core.container import DockerContainer
+from testcontainers.core.wait_strategies import LogMessageWaitStrategy
+
+from dev.backend import ROOT, Services, UnavailableError
+
+POSTGRES_IMAGE = "postgres:17"
+RABBITMQ_IMAGE = "rabbitmq:4-management"
+COMPOSE = ["docker", "compose", "--project-directory", str(ROOT)]
+ENGINE_TIMEOUT_SECONDS = 15
+
+
+def no_engine() -> str | None:
+    """Why there are no containers here, where no Docker engine with Compose answers."""
+    try:
+        subprocess.run(["docker", "compose", "ls"], check=True, capture_output=True, timeout=ENGINE_TIMEOUT_SECONDS)
+    except (OSError, subprocess.SubprocessError):
+        return "no Docker engine with Compose answers"
+    return None
+
+
+@cache
+def no_servers() -> str | None:
+    """Why there are no servers in containers here: the above, or images that cannot be had."""
+    return no_engine() or next(filter(None, map(_no_image, (POSTGRES_IMAGE, RABBITMQ_IMAGE))), None)
+
+
+def no_stack(given: Services | None) -> str | None:
+    """Why Compose cannot start the stack here: the above, or an image that cannot be built."""
+    if reason := no_engine() if given else no_servers():
+        return reason
+    return "Docker cannot build Inkwell's image" if subprocess.call([*COMPOSE, "build"]) else None
+
+
+def _no_image(image: str) -> str | None:
+    if subprocess.run(["docker", "image", "inspect", image], check=False, capture_output=True).returncode == 0:
+        return None
+    return f"Docker cannot get the image {image}" if subprocess.call(["docker", "pull", image]) else None
+
+
+@contextmanager
+def servers() -> Iterator[Services]:
+    """Containers that are removed at the end of the block."""
+    with _postgres() as postgres, _rabbitmq() as rabbitmq:
+        yield Services(
+            f"postgresql://inkwell:inkwell@{_address(postgres, 5432)}/inkwell",
+            f"amqp://guest:guest@{_address(rabbitmq, 5672)}/",
+        )
+
+
+def _postgres() -> DockerContainer:
+    ready = LogMessageWaitStrategy("database system is ready to accept connections.*", times=2)
+    return (
+        DockerContainer(POSTGRES_IMAGE)
+        .with_env("POSTGRES_USER", "inkwell")
+        .with_env("POSTGRES_PASSWORD", "inkwell")
+        .with_exposed_ports(5432)
+        .waiting_for(ready)
+    )
+
+
+def _rabbitmq() -> DockerContainer:
+    return (
+        DockerContainer(RABBITMQ_IMAGE)
+        .with_kwargs(hostname="rabbitmq")
+        .with_exposed_ports(5672)
+        .waiting_for(LogMessageWaitStrategy("Server startup complete"))
+    )
+
+
+def _address(container: DockerContainer, port: int) -> str:
+    return f"{container.get_container_host_ip()}:{container.get_exposed_port(port)}"
+
+
+def up(given: Services | None) -> str:
+    """Starts the stack; the gateway's port, once every container is healthy."""
+    if given:
+        _compose("run", "--build", "--rm", "--no-deps", "migrate")
+        _compose("up", "-d", "--wait", "--no-deps", "gateway", "worker")
+    else:
+        _compose("up", "--build", "-d", "--wait")
+    published = subprocess.check_output([*COMPOSE, "port", "gateway", "8000"], text=True)
+    return published.strip().rpartition(":")[2]
+
+
+def down() -> None:
+    """Stops the stack; the data stay in its volumes."""
+    _compose("down")
+
+
+def stop(service: str) -> None:
+    """Stops one service of the stack."""
+    _compose("stop", service)
+
+
+def start(service: str) -> None:
+    """Starts it again."""
+    _compose("start", service)
+
+
+def logs() -> NoReturn:
+    """Follows the stack's logs."""
+    os.execvp("docker", [*COMPOSE, "logs", "--follow", "--tail=100"])  # noqa: S606 - Ctrl-C is Docker's
+
+
+def _compose(*arguments: str) -> None:
+    if subprocess.call([*COMPOSE, *arguments]):
+        raise UnavailableError(f"`docker compose {arguments[0]}` has failed; `make logs` may tell why")

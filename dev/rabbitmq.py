@@ -1,0 +1,91 @@
+"""RabbitMQ as a private node: the system's program with a name, ports, a cookie and folders of its own, on loopback."""
+
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from dev.backend import UnavailableError
+from dev.supervised import Program
+
+SERVER = Path("/usr/lib/rabbitmq/bin/rabbitmq-server")
+"""Where Debian and Fedora keep it; their wrapper on the PATH insists on an account of its own."""
+POLICY = Path("/usr/sbin/policy-rc.d")
+MISSING = """rabbitmq-server is missing, and could not be installed from here. Run this, then try again:
+
+sudo apt-get install rabbitmq-server
+
+Where there is no apt-get: install RabbitMQ 3.10 or newer another way, or start Docker."""
+
+
+def programs(folder: Path, port: int, distribution_port: int, epmd_port: int) -> list[Program]:
+    """The node, and the port mapper that it would otherwise start itself and leave running."""
+    server, home = installed(), folder / "rabbitmq"
+    home.mkdir(exist_ok=True)
+    (home / "rabbitmq.conf").write_text(f"listeners.tcp.local = 127.0.0.1:{port}\n")
+    (home / "enabled_plugins").write_text("[].\n")
+    epmd = {"ERL_EPMD_ADDRESS": "127.0.0.1", "ERL_EPMD_PORT": str(epmd_port)}
+    node = {
+        "HOME": str(home),  # for the cookie
+        "RABBITMQ_NODENAME": "inkwell@localhost",
+        "RABBITMQ_DIST_PORT": str(distribution_port),
+        "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": "-start_epmd false -kernel inet_dist_use_interface {127,0,0,1}",
+        "RABBITMQ_CONF_ENV_FILE": "/dev/null",
+        "RABBITMQ_CONFIG_FILE": str(home / "rabbitmq.conf"),
+        "RABBITMQ_ADVANCED_CONFIG_FILE": str(home / "advanced.config"),
+        "RABBITMQ_ENABLED_PLUGINS_FILE": str(home / "enabled_plugins"),
+        "RABBITMQ_MNESIA_BASE": str(home),
+        "RABBITMQ_LOG_BASE": str(home),
+        "RABBITMQ_LOGS": "-",
+    }
+    return [
+        Program("epmd", ["epmd"], epmd, folder),
+        Program("rabbitmq", [server], epmd | node, folder),
+    ]
+
+
+def installed() -> str:
+    """The path of the server, which is installed first where that is possible."""
+    if not _find():
+        _install()
+    if not (found := _find()):
+        raise UnavailableError(MISSING)
+    return found
+
+
+def _find() -> str | None:
+    return str(SERVER) if SERVER.exists() else shutil.which("rabbitmq-server")
+
+
+def _install() -> None:
+    if shutil.which("brew"):
+        print("RabbitMQ is missing; installing it with `brew install rabbitmq`", flush=True)
+        subprocess.call(["brew", "install", "rabbitmq"])
+    elif shutil.which("apt-get") and not os.geteuid():
+        print("RabbitMQ is missing; installing it with `apt-get install rabbitmq-server`", flush=True)
+        with _without_system_services():
+            _apt_get("update")
+            _apt_get("install", "--yes", "--no-install-recommends", "rabbitmq-server")
+
+
+def _apt_get(*arguments: str) -> None:
+    environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
+    subprocess.call(["apt-get", "--quiet", "--quiet", *arguments], env=environment)
+
+
+@contextmanager
+def _without_system_services() -> Iterator[None]:
+    """Keeps Debian from starting what it installs, now and at the next boot."""
+    had_policy = POLICY.exists()
+    if not had_policy:
+        POLICY.write_text("#!/bin/sh\nexit 101\n")
+        POLICY.chmod(0o755)
+    try:
+        yield
+    finally:
+        if not had_policy:
+            POLICY.unlink()
+    if shutil.which("systemctl"):
+        subprocess.call(["systemctl", "--quiet", "disable", "rabbitmq-server", "epmd.socket", "epmd"])

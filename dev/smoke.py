@@ -1,0 +1,76 @@
+"""`make smoke`: the lines that the README tells to paste, without Docker, on data of their own."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from dev.backend import ROOT
+from dev.local import Ports
+
+EXPECTED = [
+    "HTTP/1.1 201",
+    '"version":1}',
+    '"version":2}',
+    "HTTP/1.1 204",
+    "note_not_found",
+    "HTTP/1.1 202",
+    '"pending"',
+    '"applied"',
+]
+"""What the README's lines must print, in this order."""
+
+
+def main() -> None:
+    """Fails where a line fails, prints something else, or leaves a process running."""
+    with TemporaryDirectory(prefix="inkwell-") as name:
+        state, port = Path(name), str(Ports.free().postgres)
+        state.chmod(0o711)
+        environment = {**os.environ, "BACKEND": "local", "INKWELL_STATE": name, "INKWELL_PORT": port}
+        try:
+            _bash("make up", environment)
+            _expect(EXPECTED, "".join(_bash(line, environment) for line in _readme_lines(port)))
+            _bash("make down", environment)
+            _expect_nothing_left(name)
+            _bash("make up", environment)
+            _expect(['"Paper"'], _bash(f"curl -s http://127.0.0.1:{port}/notes/", environment))
+        finally:
+            _bash("make down", environment)
+        _expect_nothing_left(name)
+
+
+def _readme_lines(port: str) -> list[str]:
+    text = (ROOT / "README.md").read_text()
+    chapter = text[text.index("\n## Try it") : text.index("\n## The API")]
+    return re.findall(r"```bash\n(.*?)```", chapter.replace("127.0.0.1:8000", f"127.0.0.1:{port}"), re.DOTALL)
+
+
+def _bash(script: str, environment: dict[str, str]) -> str:
+    command = ["bash", "-xeuo", "pipefail", "-c", script]
+    output = subprocess.run(command, check=True, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True).stdout
+    print(output, flush=True)
+    return output
+
+
+def _expect(fragments: list[str], output: str) -> None:
+    for fragment in fragments:
+        _, found, output = output.partition(fragment)
+        if not found:
+            sys.exit(f"the output lacks {fragment}, or has it too early")
+
+
+def _expect_nothing_left(mark: str) -> None:
+    """Whatever has been started since has the mark in its environment or in its arguments."""
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            known = (process / "environ").read_bytes() + (process / "cmdline").read_bytes()
+        except OSError:
+            continue  # has ended
+        if mark.encode() in known:
+            sys.exit(f"process {process.name} is left: {known[:200]!r}")
+
+
+if __name__ == "__main__":
+    main()

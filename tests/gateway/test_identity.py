@@ -1,0 +1,44 @@
+"""What gateways of different versions must agree on, or a retry that meets another one acts twice or is refused."""
+
+from uuid import UUID
+
+import pytest
+from pydantic import BaseModel
+
+from gateway.idempotency import command_id
+from gateway.settings import GatewaySettings
+from gateway.writes import fingerprint
+from shared.contracts import NotePatch, NoteReplacement, NoteTarget, NoteText
+
+
+@pytest.mark.parametrize(
+    ("owner", "command_type", "note_id", "key", "expected"),
+    [
+        (1, "note.create", None, "8e03978e-40d5-43dd-bc93", "aa624837-ed67-596a-9786-5e6d56e6a89e"),
+        (1, "note.replace", 7, "8e03978e-40d5-43dd-bc93", "f949a2a0-c42d-54f7-9adb-24b074e7acec"),
+        (64, "note.delete", 2**63 - 1, 'a "quoted" key', "3a754989-fb93-56f0-b7af-c33c5dad6f27"),
+    ],
+)
+def test_key_names_the_same_command_in_every_version(
+    owner: int, command_type: str, note_id: int | None, key: str, expected: str
+) -> None:
+    assert command_id(owner, command_type, note_id, key) == UUID(expected)
+
+
+@pytest.mark.parametrize(
+    ("data", "query", "expected"),
+    [
+        (NoteText(title="Ink", description="Buy a bottle — blue 🖋"), b"", "57834d6f7bb9ff51a8bfdabe505665db"),
+        (
+            NoteReplacement(note_id=7, title="Pen", description="", if_match=(2, 3)),
+            b"",
+            "881b5d6277e874418bb6e66ca067a6bf",
+        ),
+        (NotePatch(note_id=7, description="Two", if_none_match="*"), b"", "2a37f713ae29cab5b4ac25d77fbdd6a9"),
+        (NoteTarget(note_id=7), b"dry=1", "2cfef2525cd77e930108af53d2664f7e"),
+    ],
+)
+def test_request_has_the_same_fingerprint_in_every_version(
+    gateway_settings: GatewaySettings, data: BaseModel, query: bytes, expected: str
+) -> None:
+    assert fingerprint(gateway_settings, data, query) == expected
