@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from dev.services import Services
+from dev.backend import Services
 from tests.harness import eventually
 from tests.system.stack import ROOT, Stack, running_stack
 
