@@ -11,8 +11,9 @@ from gateway import health
 from gateway.command_urls import CommandUrls
 from gateway.conditions import Conditions
 from gateway.dependencies import Gateway
-from gateway.errors import Problem, declare_problems, install_error_handlers
+from gateway.errors import install_error_handlers
 from gateway.middleware import LimitedBodies, LimitedHeaders, UniformRequests
+from gateway.openapi import DESCRIPTION, EVERY, declare_problems, operation_id
 from gateway.publisher import Publisher
 from gateway.queries import Queries
 from gateway.replies import Replies
@@ -43,10 +44,12 @@ def create_app(settings: GatewaySettings | None = None) -> FastAPI:
     app = FastAPI(
         title="Async Notes API",
         summary="Notes whose accepted writes are never lost",
+        description=DESCRIPTION,
         lifespan=lifespan,
         redirect_slashes=False,
         telemetry={"tracing": False, "metrics": False, "logs": False},  # asks for it on every request, also in vain
-        responses={422: {"model": Problem}},
+        responses=EVERY,
+        generate_unique_id_function=operation_id,
     )
     app.add_middleware(LimitedBodies, limit_bytes=settings.body_limit_bytes)
     app.add_middleware(LimitedHeaders, limit_bytes=HEADERS_LIMIT_BYTES)

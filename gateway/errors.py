@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from http import HTTPStatus
-from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
@@ -39,10 +38,6 @@ FIELD_CODES = {
 }
 PROBLEM_JSON = "application/problem+json"
 STATUS_CODES = {404: "not_found", 405: "method_not_allowed"}
-
-
-Responses = dict[int | str, dict[str, Any]]
-"""What FastAPI calls `responses`."""
 
 
 class FieldError(BaseModel):
@@ -124,21 +119,6 @@ def _field_error(error: ErrorDetails, part: str | None) -> FieldError:
     pointer = "".join("/" + step.replace("~", "~0").replace("/", "~1") for step in location)
     detail = str(error["msg"]).removeprefix("Value error, ")
     return FieldError(pointer=pointer, code=FIELD_CODES.get(error["type"], error["type"]), detail=detail)
-
-
-def declare_problems(app: FastAPI) -> None:
-    """Makes the app's OpenAPI document tell the media type of its errors."""
-    generate = app.openapi
-
-    def openapi() -> dict[str, Any]:
-        if app.openapi_schema is None:
-            paths = generate()["paths"].values()
-            responses = [operation["responses"] for operations in paths for operation in operations.values()]
-            for response in (each[status] for each in responses for status in each if status >= "400"):
-                response["content"] = {PROBLEM_JSON: response["content"].pop("application/json")}
-        return app.openapi_schema or {}
-
-    app.openapi = openapi  # type: ignore[method-assign]  # FastAPI's documented way to extend it
 
 
 def install_error_handlers(app: FastAPI) -> None:

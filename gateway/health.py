@@ -9,6 +9,7 @@ from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse
 
 from gateway.dependencies import Gateway, gateway_of
+from gateway.openapi import READY
 from gateway.queries import DatabaseUnavailableError
 
 PING_TIMEOUT_SECONDS = 1.0
@@ -22,7 +23,7 @@ async def live() -> dict[str, str]:
     return {"status": "live"}
 
 
-@router.get("/ready")
+@router.get("/ready", responses=READY)
 async def ready(request: Request) -> Response:
     """Answers 200 until the gateway drains; the body tells which dependency is down."""
     gateway = gateway_of(request)

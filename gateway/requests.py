@@ -13,6 +13,7 @@ from fastapi.routing import APIRoute
 from pydantic import AfterValidator, BaseModel, Field, ValidationError, create_model
 
 from gateway.errors import ProblemError, invalid
+from gateway.schemas import NOTE_TEXT
 from gateway.settings import GatewaySettings
 from shared.contracts import Int64, NoteText, storable
 
@@ -151,9 +152,9 @@ class NoteBodies:
         self.patch = Body(patch, "application/merge-patch+json", "application/json")
 
 
-class _Strict(BaseModel, extra="forbid"):
+class _Strict(BaseModel, extra="forbid", json_schema_extra={"examples": [{"title": "Blue ink"}]}):
     pass
 
 
-class _StrictText(NoteText, extra="forbid"):
+class _StrictText(NoteText, extra="forbid", json_schema_extra={"examples": [NOTE_TEXT]}):
     pass

@@ -6,8 +6,15 @@ from uuid import UUID
 
 from pydantic import BaseModel, JsonValue
 
+TIME = "2026-11-22T15:25:31.342946+00:00"
+NOTE_TEXT = {"title": "Ink", "description": "Buy a bottle"}
+NOTE = {"id": 1, **NOTE_TEXT, "created_date": TIME, "updated_date": TIME, "version": 1}
+PENDING = {"id": "01a203dc-cb4e-7573-81ba-d03f29afccf3", "issued_at": TIME, "status": "pending", "answer": None}
+ANSWER = {"status": 201, "headers": {"ETag": '"1"', "Location": "/notes/1"}, "body": NOTE}
+"""Examples."""
 
-class Note(BaseModel):
+
+class Note(BaseModel, json_schema_extra={"examples": [NOTE]}):
     """A note."""
 
     id: int
@@ -26,7 +33,9 @@ class Answer(BaseModel):
     body: JsonValue
 
 
-class CommandState(BaseModel):
+class CommandState(
+    BaseModel, json_schema_extra={"examples": [PENDING, PENDING | {"status": "applied", "answer": ANSWER}]}
+):
     """What has become of an accepted write."""
 
     id: UUID

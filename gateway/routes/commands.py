@@ -9,7 +9,8 @@ from fastapi import APIRouter, Request, Response
 
 from gateway.command_urls import CommandTicket
 from gateway.dependencies import Gateway, gateway_of, owner_of
-from gateway.errors import Problem, ProblemError
+from gateway.errors import ProblemError
+from gateway.openapi import GET_COMMAND
 from gateway.preferences import PREFER, Preferences
 from gateway.requests import PlainRoute, described_by
 from gateway.schemas import Answer, CommandState
@@ -26,7 +27,7 @@ router = APIRouter(prefix="/commands", tags=["commands"], route_class=PlainRoute
 @router.get(
     "/{token}",
     response_model=CommandState,
-    responses={404: {"model": Problem}, 410: {"model": Problem}, 503: {"model": Problem}},
+    responses=GET_COMMAND,
     openapi_extra={"parameters": TOKEN["parameters"] + described_by(PREFER)["parameters"]},
 )
 async def get_command(request: Request) -> Response:

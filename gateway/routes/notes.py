@@ -7,40 +7,20 @@ from fastapi import APIRouter, Request, Response
 
 from gateway.conditions import Cached, Conditions, etag, not_modified
 from gateway.dependencies import gateway_of, owner_of
-from gateway.errors import Problem, ProblemError, Responses
+from gateway.errors import ProblemError
 from gateway.idempotency import IDEMPOTENCY_KEY
+from gateway.openapi import CREATE_NOTE, DELETE_NOTE, GET_NOTE, LIST_NOTES, PATCH_NOTE, REPLACE_NOTE
 from gateway.preferences import PREFER
 from gateway.requests import NOTE_PATH, PAGE, NoteBodies, PlainRoute, described_by
-from gateway.schemas import CommandState, Note
+from gateway.schemas import Note
 from gateway.writes import perform
 from shared.contracts import CreateNote, DeleteNote, NotePatch, NoteReplacement, NoteTarget, PatchNote, ReplaceNote
 
 JSON = "application/json"
-NOT_FOUND: Responses = {404: {"model": Problem, "description": "Note not found"}}
-READ: Responses = {
-    304: {"description": "The client has it already"},
-    503: {"model": Problem, "description": "The database does not answer; try again"},
-}
-WRITE: Responses = {
-    202: {"model": CommandState, "description": "Accepted; ask its Location what became of it"},
-    500: {"model": Problem, "description": "Accepted, no effect, kept for an operator"},
-    503: {"model": Problem, "description": "Not accepted, or overloaded: certainly no effect"},
-    504: {"model": Problem, "description": "Unconfirmed: repeat it with its key, or ask the command's URL"},
-}
-BODY: Responses = {
-    status: {"model": Problem, "description": description}
-    for status, description in {400: "Not JSON", 413: "Too large", 415: "Not declared as JSON"}.items()
-}
-CHANGE: Responses = NOT_FOUND | {
-    412: {"model": Problem, "description": "The note is in another version, which `ETag` tells"},
-    428: {"model": Problem, "description": "This deployment demands If-Match"},
-}
-
-
 reads = APIRouter(prefix="/notes", tags=["notes"], route_class=PlainRoute)
 
 
-@reads.get("", response_model=list[Note], responses=READ, openapi_extra=described_by(PAGE, Cached()))
+@reads.get("", response_model=list[Note], responses=LIST_NOTES, openapi_extra=described_by(PAGE, Cached()))
 async def list_notes(request: Request) -> Response:
     """Notes in the order of their ids."""
     page = PAGE.of(request)
@@ -49,9 +29,7 @@ async def list_notes(request: Request) -> Response:
     return cacheable(request, notes, f'"{digest}"')
 
 
-@reads.get(
-    "/{note_id}", response_model=Note, responses=READ | NOT_FOUND, openapi_extra=described_by(NOTE_PATH, Cached())
-)
+@reads.get("/{note_id}", response_model=Note, responses=GET_NOTE, openapi_extra=described_by(NOTE_PATH, Cached()))
 async def get_note(request: Request) -> Response:
     """One note."""
     found = await gateway_of(request).queries.find_note(owner_of(request), NOTE_PATH.of(request).note_id)
@@ -75,24 +53,24 @@ def writes_router(bodies: NoteBodies, conditions: Conditions) -> APIRouter:
     deleting = described_by(NOTE_PATH, conditions, PREFER, IDEMPOTENCY_KEY)
     replacing, patching = deleting | bodies.note.openapi, deleting | bodies.patch.openapi
 
-    @router.post("", status_code=201, response_model=Note, responses=WRITE | BODY, openapi_extra=creating)
+    @router.post("", status_code=201, response_model=Note, responses=CREATE_NOTE, openapi_extra=creating)
     async def create_note(request: Request) -> Response:
         """Adds a note."""
         return await perform(request, CreateNote, await bodies.note.of(request))
 
-    @router.put("/{note_id}", response_model=Note, responses=WRITE | CHANGE | BODY, openapi_extra=replacing)
+    @router.put("/{note_id}", response_model=Note, responses=REPLACE_NOTE, openapi_extra=replacing)
     async def replace_note(request: Request) -> Response:
         """Gives a note a new title and description; `created_date` stays."""
         target, note = target_of(request), await bodies.note.of(request)
         return await perform(request, ReplaceNote, NoteReplacement(**target, **dict(note)))
 
-    @router.patch("/{note_id}", response_model=Note, responses=WRITE | CHANGE | BODY, openapi_extra=patching)
+    @router.patch("/{note_id}", response_model=Note, responses=PATCH_NOTE, openapi_extra=patching)
     async def patch_note(request: Request) -> Response:
         """Changes the members of a note that the body has (RFC 7396)."""
         target, patch = target_of(request), await bodies.patch.of(request)
         return await perform(request, PatchNote, NotePatch(**target, **dict(patch)))
 
-    @router.delete("/{note_id}", status_code=204, responses=WRITE | CHANGE, openapi_extra=deleting)
+    @router.delete("/{note_id}", status_code=204, responses=DELETE_NOTE, openapi_extra=deleting)
     async def delete_note(request: Request) -> Response:
         """Removes a note."""
         return await perform(request, DeleteNote, NoteTarget(**target_of(request)))

@@ -3,7 +3,6 @@
 import asyncio
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime
-from typing import Any
 from uuid import uuid4
 
 import asyncpg
@@ -223,20 +222,6 @@ async def stated_limits(client: httpx.AsyncClient) -> list[tuple[int, int]]:
     operations = [paths["/notes"]["post"], paths["/notes/{note_id}"]["put"]]
     bodies = [operation["requestBody"]["content"]["application/json"]["schema"] for operation in operations]
     return [tuple(body["properties"][name]["maxLength"] for name in ("title", "description")) for body in bodies]
-
-
-async def test_openapi_declares_problems_as_problems(reader: httpx.AsyncClient) -> None:
-    paths: dict[str, Any] = (await reader.get("/openapi.json")).json()["paths"]
-
-    declared = {
-        media_type
-        for operations in paths.values()
-        for operation in operations.values()
-        for status, response in operation["responses"].items()
-        if status.startswith(("4", "5"))
-        for media_type in response["content"]
-    }
-    assert declared == {"application/problem+json"}
 
 
 async def test_limits_count_characters_and_are_exact(

@@ -1,0 +1,140 @@
+"""What the API answers, declared for OpenAPI: each status, its headers, and the codes that a problem may have.
+
+Each operation's answers are one value here, which its route names; the tests hold them against a running gateway.
+"""
+
+from typing import Any
+
+from fastapi import FastAPI
+from fastapi.routing import APIRoute
+from pydantic.json_schema import models_json_schema
+
+from gateway.errors import PROBLEM_JSON, Problem
+from gateway.schemas import CommandState
+
+Responses = dict[int | str, dict[str, Any]]
+"""What FastAPI calls `responses`."""
+
+DESCRIPTION = """\
+A write is answered with its outcome, or with 202 and the URL of its command. Every error is a problem (RFC 9457);
+its `code` is stable, `title` and `detail` are for people. A path that is not here is 404 `not_found`, a method that a
+path lacks 405 `method_not_allowed` with `Allow`, and any other refusal by the web framework `bad_request`.
+
+Every path works with and without its trailing slash, and HEAD wherever GET does.
+"""
+
+CODES = {
+    "invalid_json": (400, "The body is not JSON"),
+    "invalid_header": (400, "A header that must not be ignored cannot be understood"),
+    "credentials_outdated": (401, "The credentials have changed; cannot occur yet, there are no accounts"),
+    "note_not_found": (404, "There is no such note"),
+    "command_not_found": (404, "This deployment has not signed such a URL"),
+    "command_gone": (410, "No outcome, and older than outcomes are kept"),
+    "precondition_failed": (412, "The note is in another version, which `ETag` tells"),
+    "body_too_large": (413, "The body is over the limit"),
+    "unsupported_media_type": (415, "The body is not declared as JSON in UTF-8"),
+    "validation_failed": (422, "A field or a parameter is wrong; `errors` says which"),
+    "idempotency_key_reused": (422, "The key was used with another request"),
+    "precondition_required": (428, "This deployment demands If-Match"),
+    "command_failed": (500, "Accepted, no effect, kept for an operator; `command` is its URL"),
+    "internal_error": (500, "A bug in the gateway, which it has logged"),
+    "not_accepted": (503, "The broker did not take the write, which certainly has no effect: repeat it"),
+    "overloaded": (503, "Too many writes wait already; this one certainly has no effect: repeat it later"),
+    "database_unavailable": (503, "Postgres does not answer; try again"),
+    "unconfirmed": (504, "Unknown: repeat it with its key, or ask `command`, its URL"),
+}
+"""The status and the meaning of each code that an operation may answer with."""
+
+HEADERS = {
+    "Accept-Patch": "The media types that a patch may have",
+    "ETag": "The entity tag of what was answered or, with 412, of the note as it is",
+    "Idempotent-Replayed": "`true` where this is the outcome of an earlier request with the same key",
+    "Location": "The new note or, with 202, the command",
+    "Preference-Applied": "The preferences that were honoured",
+    "Retry-After": "Seconds to wait before the next try; with 504 only where the request had a key",
+}
+CODE_HEADERS = {
+    "precondition_failed": ["ETag"],
+    "not_accepted": ["Retry-After"],
+    "overloaded": ["Retry-After"],
+    "database_unavailable": ["Retry-After"],
+    "unconfirmed": ["Retry-After"],
+}
+
+
+def answer(description: str, *headers: str, **members: object) -> dict[str, Any]:
+    """A response that may have these headers."""
+    declared = {name: {"description": HEADERS[name], "schema": {"type": "string"}} for name in headers}
+    return {"description": description, **({"headers": declared} if declared else {}), **members}
+
+
+def problems(*codes: str, headers: tuple[str, ...] = ()) -> Responses:
+    """The responses that the codes have, one for each status; all of them may have these headers."""
+    statuses = dict.fromkeys(CODES[code][0] for code in codes)
+    return {status: _problem([code for code in codes if CODES[code][0] == status], headers) for status in statuses}
+
+
+def _problem(codes: list[str], headers: tuple[str, ...]) -> dict[str, Any]:
+    own_headers = [name for code in codes for name in CODE_HEADERS.get(code, [])]
+    schema = {"allOf": [{"$ref": "#/components/schemas/Problem"}], "properties": {"code": {"enum": codes}}}
+    description = ". ".join(f"`{code}`: {CODES[code][1]}" for code in codes)
+    return answer(description, *headers, *own_headers, content={PROBLEM_JSON: {"schema": schema}})
+
+
+def _read(*codes: str) -> Responses:
+    return {
+        200: answer("What was asked for", "ETag"),
+        304: answer("The client has it already", "ETag"),
+    } | problems("invalid_header", *codes, "validation_failed", "internal_error", "database_unavailable")
+
+
+def _write(*codes: str) -> Responses:
+    accepted = answer(
+        "Accepted; it will be applied, and `Location` tells its outcome",
+        *("Location", "Retry-After", "Preference-Applied"),
+        model=CommandState,
+    )
+    refused = ("invalid_header", *codes, "body_too_large", "validation_failed", "idempotency_key_reused")
+    undecided = ("not_accepted", "overloaded", "unconfirmed")
+    decided = problems("credentials_outdated", "command_failed", "internal_error", headers=("Idempotent-Replayed",))
+    return {202: accepted} | decided | problems(*refused, *undecided)
+
+
+WRITTEN = ("Preference-Applied", "Idempotent-Replayed")
+BODY = ("invalid_json", "unsupported_media_type")
+CHANGE = problems("note_not_found", "precondition_failed", headers=("Idempotent-Replayed",))
+CHANGED: Responses = {
+    200: answer("The note as it is now", "ETag", *WRITTEN),
+    204: answer("It has happened; without a body, as preferred", "ETag", *WRITTEN),
+}
+
+LIST_NOTES = _read()
+GET_NOTE = _read("note_not_found")
+CREATE_NOTE = {201: answer("The note", "Location", "ETag", *WRITTEN)} | _write(*BODY)
+REPLACE_NOTE = CHANGED | CHANGE | _write(*BODY, "precondition_required")
+PATCH_NOTE = REPLACE_NOTE | problems("unsupported_media_type", headers=("Accept-Patch",))
+DELETE_NOTE = {204: answer("It is gone", *WRITTEN)} | CHANGE | _write("precondition_required")
+GET_COMMAND = {200: answer("The state of the write", "Retry-After", "Preference-Applied")} | problems(
+    "command_not_found", "command_gone", "internal_error", "database_unavailable"
+)
+EVERY = problems("internal_error")
+READY: Responses = {503: {"description": "Stopping", "content": {"application/json": {}}}}
+
+
+def operation_id(route: APIRoute) -> str:
+    """The endpoint's name as clients in most languages have their functions: `createNote`."""
+    first, *others = route.name.split("_")
+    return first + "".join(map(str.capitalize, others))
+
+
+def declare_problems(app: FastAPI) -> None:
+    """Adds the model of problems to the app's OpenAPI document."""
+    generate = app.openapi
+
+    def openapi() -> dict[str, Any]:
+        if app.openapi_schema is None:
+            _, schema = models_json_schema([(Problem, "serialization")], ref_template="#/components/schemas/{model}")
+            generate()["components"]["schemas"] |= schema["$defs"]
+        return app.openapi_schema or {}
+
+    app.openapi = openapi  # type: ignore[method-assign]  # FastAPI's documented way to extend it

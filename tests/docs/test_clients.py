@@ -1,0 +1,77 @@
+"""The clients of docs/clients.md, run as they stand there while the gateway's link to the broker is cut."""
+
+import asyncio
+import os
+import re
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from dev.backend import Services
+from tests.harness import eventually
+from tests.system.stack import ROOT, Stack, running_stack
+
+RECIPES = dict(
+    re.findall(r"^```(python|bash)\n(.*?)^```", (ROOT / "docs/clients.md").read_text(), re.DOTALL | re.MULTILINE)
+)
+INTERPRETERS = {"python": sys.executable, "bash": "bash"}
+
+
+@pytest.fixture(params=["0", "5"], ids=["which answers 202", "which waits"])
+async def stack(
+    request: pytest.FixtureRequest, servers: Services, database_url: str, queue_prefix: str, tmp_path: Path
+) -> AsyncIterator[Stack]:
+    """With a gateway that never waits for outcomes, so that the client has to, and with a usual one."""
+    async with running_stack(
+        database_url, servers.broker_url, queue_prefix, tmp_path, wait_seconds=request.param
+    ) as stack:
+        await eventually(lambda: has_broker(stack))
+        yield stack
+
+
+@pytest.mark.parametrize("language", INTERPRETERS)
+async def test_recipe_writes_one_note_although_the_broker_is_cut_off_before_it_can_confirm(
+    stack: Stack, language: str, tmp_path: Path
+) -> None:
+    link = stack.links["gateway-broker"]
+    link.freeze("down")
+    running = asyncio.create_task(run(language, str(stack.client.base_url), tmp_path))
+    await eventually(lambda: has_a_note(stack))
+    await link.cut()
+    await eventually(lambda: has_told_that_it_does_not_know(stack))
+    link.thaw()
+    await link.start()
+
+    answer = await running
+
+    assert '"title":"Ink"' in answer
+    assert await stack.value("select count(*) from notes") == 1
+
+
+async def run(language: str, url: str, folder: Path) -> str:
+    """What the recipe prints when it has ended well."""
+    process = await asyncio.create_subprocess_exec(
+        INTERPRETERS[language],
+        *("-c", RECIPES[language]),
+        env=os.environ | {"INKWELL_URL": url},
+        cwd=folder,
+        stdout=asyncio.subprocess.PIPE,
+    )
+    async with asyncio.timeout(90):
+        output, _ = await process.communicate()
+    assert process.returncode == 0
+    return output.decode()
+
+
+async def has_broker(stack: Stack) -> bool:
+    return bool((await stack.client.get("/health/ready")).json()["dependencies"]["broker"] == "up")
+
+
+async def has_a_note(stack: Stack) -> bool:
+    return bool(await stack.value("select exists(select from notes)"))
+
+
+async def has_told_that_it_does_not_know(stack: Stack) -> bool:
+    return bool(stack.gateway.events("commands unconfirmed"))

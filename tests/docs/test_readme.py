@@ -1,0 +1,27 @@
+"""The README's tables list what there is."""
+
+import re
+from pathlib import Path
+
+from gateway.openapi import CODES
+from gateway.settings import GatewaySettings
+from worker.settings import WorkerSettings
+
+README = (Path(__file__).parent.parent.parent / "README.md").read_text()
+
+
+def test_readme_lists_the_codes_with_their_statuses() -> None:
+    listed = re.findall(r"^\| `([a-z_]+)` \| (\d+) \|", README, re.MULTILINE)
+
+    elsewhere = {"not_found": "404", "method_not_allowed": "405"}
+    assert dict(listed) == {code: str(status) for code, (status, _) in CODES.items()} | elsewhere
+
+
+def test_readme_lists_the_settings_with_their_defaults() -> None:
+    listed = dict(re.findall(r"^\| `(INKWELL_\w+)` \| `?([^|`]+)`? \|", README, re.MULTILINE))
+
+    fields = GatewaySettings.model_fields | WorkerSettings.model_fields
+    assert listed.keys() == {f"INKWELL_{name.upper()}" for name in fields}
+    for name, field in fields.items():
+        default = "required" if field.is_required() else str(field.default).removesuffix(".0").lower()
+        assert listed[f"INKWELL_{name.upper()}"].removesuffix(".0") == default
