@@ -19,7 +19,7 @@ from worker.settings import WorkerSettings
 INTERVAL_SECONDS = 60.0
 ROWS_PER_DELETE = 1000
 REST_PER_WORK = 19
-"""So many times as long as a delete took is the rest after it: housekeeping takes a twentieth of one connection's time."""
+"""The rest after a delete takes so many times as long as it did: a twentieth of one connection is at work."""
 
 log = structlog.get_logger()
 
