@@ -30,12 +30,14 @@ CODES = {
     "note_not_found": (404, "There is no such note"),
     "command_not_found": (404, "This deployment has not signed such a URL"),
     "command_gone": (410, "No outcome, and older than outcomes are kept"),
+    "discarded": (410, "It had failed, and an operator has discarded it; no effect"),
     "precondition_failed": (412, "The note is in another version, which `ETag` tells"),
     "body_too_large": (413, "The body is over the limit"),
     "unsupported_media_type": (415, "The body is not declared as JSON in UTF-8"),
     "validation_failed": (422, "A field or a parameter is wrong; `errors` says which"),
     "idempotency_key_reused": (422, "The key was used with another request"),
     "precondition_required": (428, "This deployment demands If-Match"),
+    "headers_too_large": (431, "The headers are over the limit"),
     "command_failed": (500, "Accepted, no effect, kept for an operator; `command` is its URL"),
     "internal_error": (500, "A bug in the gateway, which it has logged"),
     "not_accepted": (503, "The broker did not take the write, which certainly has no effect: repeat it"),
@@ -96,7 +98,9 @@ def _write(*codes: str) -> Responses:
     )
     refused = ("invalid_header", *codes, "body_too_large", "validation_failed", "idempotency_key_reused")
     undecided = ("not_accepted", "overloaded", "unconfirmed")
-    decided = problems("credentials_outdated", "command_failed", "internal_error", headers=("Idempotent-Replayed",))
+    decided = problems(
+        *("credentials_outdated", "discarded", "command_failed", "internal_error"), headers=("Idempotent-Replayed",)
+    )
     return {202: accepted} | decided | problems(*refused, *undecided)
 
 
@@ -117,7 +121,7 @@ DELETE_NOTE = {204: answer("It is gone", *WRITTEN)} | CHANGE | _write("precondit
 GET_COMMAND = {200: answer("The state of the write", "Retry-After", "Preference-Applied")} | problems(
     "command_not_found", "command_gone", "internal_error", "database_unavailable"
 )
-EVERY = problems("internal_error")
+EVERY = problems("headers_too_large", "internal_error")
 READY: Responses = {503: {"description": "Stopping", "content": {"application/json": {}}}}
 
 

@@ -36,6 +36,10 @@ POISON = """
     create table keepers (note_id bigint references notes);
     insert into keepers select id from notes;
 """
+DISCARD = """
+    update commands set status = 'rejected', reason = 'discarded', http_status = 410, note_version = null
+    where status = 'failed'
+"""
 NOWHERE = {
     "database_url": "postgresql://nobody:nothing@127.0.0.1:1/nowhere",
     "broker_url": "amqp://nobody:nothing@127.0.0.1:1/",
@@ -114,6 +118,9 @@ async def test_document_declares_exactly_what_gateways_answer(
 ) -> None:
     async with harness.worker(worker_settings), watched(witness, gateway_settings) as client:
         await read(client, gateway_settings)
+        for path, operations in witness.document["paths"].items():
+            for method in operations:
+                await client.request(method, path, headers={"Long": "a" * 40_000})
         for method, _ in WRITES:
             await write(client, method)
         await fail(client, database)
@@ -165,9 +172,9 @@ async def write(client: httpx.AsyncClient, method: str) -> None:
 
 
 async def fail(client: httpx.AsyncClient, database: "Connection[Record]") -> None:
-    """Commands that are refused for the owner's credentials, and commands that fail."""
+    """Commands that are refused for the owner's credentials, and commands that fail and are discarded."""
     path = (await client.post("/notes", json=NOTE)).headers["location"]
-    for key, change in (("outdated", OUTDATE), ("poison", POISON)):
+    for key, change in (("outdated", OUTDATE), ("poison", POISON), ("poison", DISCARD)):
         await database.execute(change)
         for method, _ in WRITES * 2:
             target, body = "/notes" if method == "POST" else path, body_of(method, title="poison")
