@@ -20,6 +20,11 @@ class Proxy:
         self.port = 0
         self.thaw()
 
+    @property
+    def in_use(self) -> bool:
+        """Whether there is a connection."""
+        return bool(self._links)
+
     async def start(self) -> None:
         """Listens, on the same port as before."""
         self._server = await asyncio.start_server(self._accept, "127.0.0.1", self.port)

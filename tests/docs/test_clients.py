@@ -11,6 +11,7 @@ import pytest
 
 from dev.backend import Services
 from tests.harness import eventually
+from tests.proxy import Proxy, proxy_to
 from tests.system.stack import ROOT, Stack, running_stack
 
 RECIPES = dict(
@@ -35,16 +36,20 @@ async def stack(
 async def test_recipe_writes_one_note_although_the_broker_is_cut_off_before_it_can_confirm(
     stack: Stack, language: str, tmp_path: Path
 ) -> None:
-    link = stack.links["gateway-broker"]
-    link.freeze("down")
-    running = asyncio.create_task(run(language, str(stack.client.base_url), tmp_path))
-    await eventually(lambda: has_a_note(stack))
-    await link.cut()
-    await eventually(lambda: has_told_that_it_does_not_know(stack))
-    link.thaw()
-    await link.start()
+    link, gateway = stack.links["gateway-broker"], stack.client.base_url
+    async with proxy_to(gateway.host, gateway.port or 80) as front:
+        front.freeze("up")
+        running = asyncio.create_task(run(language, f"http://127.0.0.1:{front.port}", tmp_path))
+        await eventually(lambda: has_client(front))
+        link.freeze("down")
+        front.thaw()
+        await eventually(lambda: has_a_note(stack))
+        await link.cut()
+        await eventually(lambda: has_told_that_it_does_not_know(stack))
+        link.thaw()
+        await link.start()
 
-    answer = await running
+        answer = await running
 
     assert '"title":"Ink"' in answer
     assert await stack.value("select count(*) from notes") == 1
@@ -67,6 +72,10 @@ async def run(language: str, url: str, folder: Path) -> str:
 
 async def has_broker(stack: Stack) -> bool:
     return bool((await stack.client.get("/health/ready")).json()["dependencies"]["broker"] == "up")
+
+
+async def has_client(front: Proxy) -> bool:
+    return front.in_use
 
 
 async def has_a_note(stack: Stack) -> bool:
