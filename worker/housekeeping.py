@@ -1,7 +1,7 @@
 """Forgets old outcomes, so that `commands` does not grow for ever; failed commands are an operator's to forget.
 
 One worker at a time does it, the one that holds an advisory lock, on a connection of its own. It deletes little at
-once and rests longer than it works, so that the writes hardly notice.
+once and rests much longer than it works, so that the writes hardly notice.
 """
 
 import asyncio
@@ -19,7 +19,7 @@ from worker.settings import WorkerSettings
 INTERVAL_SECONDS = 60.0
 ROWS_PER_DELETE = 1000
 REST_PER_WORK = 19
-"""The rest after a delete takes so many times as long as it did: a twentieth of one connection is at work."""
+"""So many times as long as a delete took is the rest after it, so that it has a twentieth of one connection's time."""
 
 log = structlog.get_logger()
 
