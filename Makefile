@@ -2,7 +2,7 @@
 UV := $(shell uv --version >/dev/null 2>&1 && command -v uv || echo .uv/bin/uv)
 RUN := $(UV) run --frozen --no-sync
 
-.PHONY: help up down logs stop-worker start-worker dev test smoke outages check format
+.PHONY: help up down logs stop-worker start-worker dev test smoke outages bench bench-quick check format
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -33,6 +33,12 @@ smoke: .venv/made ## the README's lines and a few tests without Docker
 
 outages: .venv/made ## break and kill everything, with long pauses
 	PAUSE_SECONDS=60 $(RUN) pytest tests/system
+
+bench: .venv/made ## compare with the same API without a queue; writes docs/performance.md, takes half an hour
+	$(RUN) python -m bench --write
+
+bench-quick: .venv/made ## the same in three minutes, and only prints
+	$(RUN) python -m bench --connections 64 --owners 1 --rounds 2 --seconds 2 --trouble
 
 check: .venv/made ## format, lint, types, import rules
 	$(RUN) ruff format --check .

@@ -1,0 +1,110 @@
+"""Measures every contender in turn, round after round, and then in trouble: `python -m bench`."""
+
+import argparse
+import asyncio
+import sys
+import time
+from pathlib import Path
+
+from bench.contenders import Contender, running
+from bench.load import require_tools
+from bench.machine import describe
+from bench.measure import measure
+from bench.plots import draw
+from bench.report import page, problems, tables
+from bench.results import Measurement, Results, Series
+from bench.scenarios import ALL_PARTITIONS, CONNECTIONS, SCENARIOS, Cell, cells
+from bench.targets import judged
+from bench.troubles import CONTENDERS, TROUBLES, endure
+from dev.backend import Services, UnavailableError
+from dev.services import services
+
+LATEST = Path(__file__).parent / "results" / "latest.json"
+DOCS = Path(__file__).parent.parent / "docs"
+
+
+def main() -> int:
+    """Measures, prints, saves; 1 where a measurement proves nothing or a write was lost."""
+    options = arguments()
+    results = Results.load(options.read) if options.read else measured(options)
+    print(tables(results), judged(results), sep="\n")
+    if options.write:
+        draw(results, DOCS / "performance")
+        results.save(DOCS / "performance" / "results.json")
+        (DOCS / "performance.md").write_text(page(results))
+    for problem in problems(results):
+        print(problem, file=sys.stderr)
+    return 1 if problems(results) else 0
+
+
+def arguments() -> argparse.Namespace:
+    """What the command line says."""
+    parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
+    parser.add_argument("--scenario", nargs="*", choices=SCENARIOS, default=list(SCENARIOS))
+    parser.add_argument("--connections", nargs="+", type=int, default=list(CONNECTIONS))
+    parser.add_argument("--owners", nargs="+", type=int, default=[1, ALL_PARTITIONS])
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--seconds", type=int, default=4, help="of each measurement")
+    parser.add_argument("--trouble", nargs="*", choices=TROUBLES, default=list(TROUBLES))
+    parser.add_argument("--write", action="store_true", help="docs/performance.md and its plots")
+    parser.add_argument("--read", type=Path, metavar="JSON", help="take an earlier run's results instead of measuring")
+    return parser.parse_args()
+
+
+def measured(options: argparse.Namespace) -> Results:
+    """A run, which is also saved."""
+    require_tools()
+    try:
+        with services() as urls:
+            results = asyncio.run(run(urls, options))
+    except UnavailableError as error:
+        raise SystemExit(str(error)) from error
+    results.save(LATEST)
+    return results
+
+
+async def run(urls: Services, options: argparse.Namespace) -> Results:
+    """Everything that the options ask for."""
+    machine = await describe(urls)
+    async with running(urls) as (stage, contenders):
+        measurements = await rounds(plan(options), contenders, options.seconds)
+        troubles: list[Series] = []
+        for trouble in options.trouble:
+            for name in CONTENDERS:
+                say(f"trouble: {trouble}, {name}")
+                troubles.append(await endure(trouble, contenders[name], stage))
+    return Results(machine, options.rounds, options.seconds, measurements, troubles)
+
+
+def plan(options: argparse.Namespace) -> list[tuple[int, Cell]]:
+    """What to measure in which round; contenders take turns within a round."""
+    return [
+        (number, cell)
+        for number in range(options.rounds)
+        for scenario in options.scenario
+        for connections in options.connections
+        if connections in SCENARIOS[scenario].connections
+        for cell in cells(scenario, connections, options.owners)
+    ]
+
+
+async def rounds(steps: list[tuple[int, Cell]], contenders: dict[str, Contender], seconds: int) -> list[Measurement]:
+    """The measurements, one at a time."""
+    measurements: list[Measurement] = []
+    started = time.monotonic()
+    for done, (number, cell) in enumerate(steps):
+        measurements.append(await measure(cell, contenders[cell.contender], number, seconds))
+        left = (time.monotonic() - started) / (done + 1) * (len(steps) - done - 1)
+        what = f"{cell.scenario}, {cell.contender}, {cell.owners} owners, {cell.connections} connections"
+        rate = f"{measurements[-1].requests_per_second:,.0f}/s"
+        say(f"{left / 60:.0f} min left; {what}: {rate} {measurements[-1].problem or ''}")
+    return measurements
+
+
+def say(text: str) -> None:
+    """How far it is."""
+    print(text, file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

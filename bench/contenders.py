@@ -1,0 +1,177 @@
+"""Everybody who is measured, as running processes: one HTTP process each, and a database each on one server."""
+
+import asyncio
+import os
+import socket
+import sys
+from asyncio.subprocess import Process
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field, replace
+from uuid import uuid4
+
+import aio_pika
+import asyncpg
+import httpx
+import psutil
+from sqlalchemy import make_url
+
+from bench.database import Database, Schema
+from bench.servers import Server
+from dev.backend import Services
+from shared.messaging import Topology
+
+DIRECT = "direct"
+INKWELL = "Inkwell"
+INKWELL_202 = "Inkwell, 202"
+NAIVE = "naive queue"
+BARE = "bare FastAPI"
+
+KEY = "for-measuring-only-for-measuring-only"
+PARTITIONS = 8
+START_SECONDS = 30.0
+UVICORN = ("uvicorn", "--loop", "uvloop", "--http", "httptools", "--no-access-log", "--log-level", "error")
+
+
+@dataclass(frozen=True, slots=True)
+class Contender:
+    """One way to serve the API."""
+
+    name: str
+    url: str
+    processes: list[psutil.Process]
+    """Everything that works for it, the servers it needs included."""
+    database: Database | None = None
+    headers: dict[str, str] = field(default_factory=dict)
+    """What its requests state."""
+
+    async def ready(self) -> "Contender":
+        """Waits until a note can be created."""
+        async with asyncio.timeout(START_SECONDS), httpx.AsyncClient(base_url=self.url, timeout=10) as client:
+            while await _status(client) != 201:
+                await asyncio.sleep(0.1)
+        return self
+
+
+async def _status(client: httpx.AsyncClient) -> int:
+    try:
+        note = {"title": "", "description": ""}
+        return (await client.post("/notes/", json=note, headers={"X-Owner": "1"})).status_code
+    except httpx.TransportError:
+        return 0
+
+
+class Stage:
+    """Starts the contenders; whatever it made is gone when its exits are taken."""
+
+    def __init__(self, services: Services, exits: AsyncExitStack) -> None:
+        self.services = services
+        self.postgres = Server(services.database_url)
+        self.rabbitmq = Server(services.broker_url)
+        self._run = uuid4().hex[:8]
+        self._exits = exits
+
+    async def contenders(self) -> list[Contender]:
+        """All of them, ready."""
+        return [*await self._direct(), *await self._inkwell(), *await self._naive(), *await self._bare()]
+
+    async def _direct(self) -> list[Contender]:
+        database = await self._database("direct", Schema.DIRECT)
+        url, process = await self._serve("bench.direct.app:app", BENCH_DATABASE_URL=database.url)
+        contender = Contender(DIRECT, url, [process, *self.postgres.processes], database)
+        return [await contender.ready()]
+
+    async def _inkwell(self) -> list[Contender]:
+        """Clients that wait for the outcome, and clients that ask for 202 after the broker's confirm."""
+        database = await self._database("inkwell", Schema.INKWELL)
+        topology = Topology(f"bench-{self._run}", PARTITIONS)
+        settings = {
+            "INKWELL_DATABASE_URL": database.url,
+            "INKWELL_BROKER_URL": self.services.broker_url,
+            "INKWELL_QUEUE_PREFIX": topology.prefix,
+            "INKWELL_PARTITIONS": str(PARTITIONS),
+            "INKWELL_SIGNING_KEYS": KEY,
+            "INKWELL_FINGERPRINT_KEY": KEY,
+            "INKWELL_WORKER_HEALTH_PORT": str(free_port()),
+            "INKWELL_LOG_LEVEL": "error",
+        }
+        migration = await start("alembic", "upgrade", "head", **settings)
+        await migration.wait()
+        queues = (*map(topology.command_queue, range(PARTITIONS)), topology.dead_letter_queue)
+        self._exits.push_async_callback(self._delete_queues, *queues)
+        worker = await self._start("worker", **settings)
+        url, gateway = await self._serve("bench.inkwell:create_app", "--factory", **settings)
+        processes = [gateway, worker, *self.postgres.processes, *self.rabbitmq.processes]
+        waiting = await Contender(INKWELL, url, processes, database).ready()
+        return [waiting, replace(waiting, name=INKWELL_202, headers={"Prefer": "respond-async"})]
+
+    async def _naive(self) -> list[Contender]:
+        database = await self._database("naive", Schema.NAIVE)
+        settings = {
+            "BENCH_DATABASE_URL": database.url,
+            "BENCH_BROKER_URL": self.services.broker_url,
+            "BENCH_QUEUE": f"bench-{self._run}.naive",
+        }
+        self._exits.push_async_callback(self._delete_queues, settings["BENCH_QUEUE"])
+        worker = await self._start("bench.limit.naive_worker", **settings)
+        url, gateway = await self._serve("bench.limit.naive:app", **settings)
+        processes = [gateway, worker, *self.postgres.processes, *self.rabbitmq.processes]
+        return [await Contender(NAIVE, url, processes, database).ready()]
+
+    async def _bare(self) -> list[Contender]:
+        url, process = await self._serve("bench.limit.framework:app")
+        return [await Contender(BARE, url, [process]).ready()]
+
+    async def _database(self, name: str, schema: Schema) -> Database:
+        """A new database, dropped at the end."""
+        name = f"bench_{name}_{self._run}"
+        admin = await asyncpg.connect(self.services.database_url)
+        self._exits.push_async_callback(admin.close)
+        await admin.execute(f"create database {name}")
+        self._exits.push_async_callback(admin.execute, f"drop database {name} with (force)")
+        url = make_url(self.services.database_url).set(database=name).render_as_string(hide_password=False)
+        return Database(url, await asyncpg.connect(url), schema)
+
+    async def _delete_queues(self, *names: str) -> None:
+        async with await aio_pika.connect(self.services.broker_url) as connection:
+            channel = await connection.channel()
+            for name in names:
+                await channel.queue_delete(name)
+
+    async def _serve(self, *app: str, **settings: str) -> tuple[str, psutil.Process]:
+        port = str(free_port())
+        return f"http://127.0.0.1:{port}", await self._start(*UVICORN, *app, "--port", port, **settings)
+
+    async def _start(self, *module: str, **settings: str) -> psutil.Process:
+        process = await start(*module, **settings)
+        self._exits.push_async_callback(stop, process)
+        return psutil.Process(process.pid)
+
+
+@asynccontextmanager
+async def running(services: Services) -> AsyncIterator[tuple[Stage, dict[str, Contender]]]:
+    """All contenders by name, for the block."""
+    async with AsyncExitStack() as exits:
+        stage = Stage(services, exits)
+        yield stage, {contender.name: contender for contender in await stage.contenders()}
+
+
+async def start(*module: str, **settings: str) -> Process:
+    """A Python module as a process; what it says goes to this one's stderr."""
+    return await asyncio.create_subprocess_exec(
+        sys.executable, "-m", *module, env={**os.environ, **settings}, stdout=sys.stderr
+    )
+
+
+async def stop(process: Process) -> None:
+    """Ends the process."""
+    if process.returncode is None:
+        process.terminate()
+    await process.wait()
+
+
+def free_port() -> int:
+    """A port of loopback that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])

@@ -1,0 +1,94 @@
+"""A contender's database: the same notes for everybody before, and how many were written after."""
+
+import asyncio
+from dataclasses import dataclass
+from enum import Enum
+
+import asyncpg
+
+SETTLE_SECONDS = 120.0
+QUIET_SECONDS = 0.3
+SLOW = """
+create or replace function slow() returns trigger language plpgsql as
+$$ begin perform pg_sleep(0.1); return null; end $$;
+create or replace trigger slow before insert or update on notes for each statement execute function slow()
+"""
+NOT_SLOW = "drop trigger if exists slow on notes"
+AUTOVACUUM_TRANSACTIONS = 10
+COUNT = "select count(*) from notes"
+
+
+class Schema(Enum):
+    """Tables to empty, what a note has beside its text, and a number that grows by one with each replacement.
+
+    Where notes have no version that number is the server's transactions that wrote; nobody else writes meanwhile
+    but autovacuum.
+    """
+
+    DIRECT = "notes", "created_date", "now()", "select pg_snapshot_xmax(pg_current_snapshot())::text::bigint"
+    INKWELL = (
+        "notes, commands",
+        "owner_id, created_date, updated_date, version",
+        "1 + (id - 1) % {owners}, now(), now(), 1",
+        "select coalesce(sum(version), 0)::bigint from notes",
+    )
+    NAIVE = "notes", "created_date", "now()", "select 0"
+
+    def __init__(self, tables: str, columns: str, values: str, replaced: str) -> None:
+        self.tables = tables
+        self.columns = columns
+        self.values = values
+        self.replaced = replaced
+
+
+@dataclass(frozen=True, slots=True)
+class Database:
+    """A database on the common server, over a connection that only the bench uses."""
+
+    url: str
+    connection: "asyncpg.Connection[asyncpg.Record]"
+    schema: Schema
+
+    async def reset(self, owners: int, notes_per_owner: int, *, slow: bool = False) -> None:
+        """Notes with ids from 1, dealt out to the owners in turn, and nothing else; fast again unless `slow`."""
+        values = self.schema.values.format(owners=owners)
+        await self.connection.execute(f"truncate {self.schema.tables} restart identity; {NOT_SLOW}")
+        if self.schema is Schema.INKWELL:
+            await self.connection.execute(
+                f"insert into users (id) select generate_series(2, {owners}) on conflict do nothing"
+            )
+        await self.connection.execute(
+            f"insert into notes (title, description, {self.schema.columns}) "
+            f"select 'Ink', 'A note that was there before', {values} "
+            f"from generate_series(1, {owners * notes_per_owner}) as id"
+        )
+        await self.connection.execute("vacuum analyze notes")
+        if slow:
+            await self.slow_down()
+
+    async def slow_down(self) -> None:
+        """From now on every statement that inserts or updates notes takes 100 ms longer."""
+        await self.connection.execute(SLOW)
+
+    async def speed_up(self) -> None:
+        """Ends `slow_down`."""
+        await self.connection.execute(NOT_SLOW)
+
+    async def written(self, method: str) -> int:
+        """How many notes were created (POST) or replaced (PUT), counted from anywhere."""
+        return int(await self.connection.fetchval(COUNT if method == "POST" else self.schema.replaced))
+
+    def overcounted(self, method: str) -> int:
+        """How many there may be too many in `written`."""
+        return AUTOVACUUM_TRANSACTIONS if method == "PUT" and self.schema is Schema.DIRECT else 0
+
+    async def settled(self, method: str, expected: int) -> int:
+        """What is `written` when so many are and no more come; what there is when they do not all come in time."""
+        seen = -1
+        deadline = asyncio.get_running_loop().time() + SETTLE_SECONDS
+        while asyncio.get_running_loop().time() < deadline:
+            before, seen = seen, await self.written(method)
+            if seen >= expected and seen == before:
+                break
+            await asyncio.sleep(QUIET_SECONDS)
+        return seen

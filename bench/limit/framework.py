@@ -1,0 +1,19 @@
+"""FastAPI's own limit: the routes answer a fixed note and do nothing else."""
+
+from fastapi import FastAPI, Response
+
+NOTE = b'{"id":1,"title":"Ink","description":"","created_date":"2026-01-01T00:00:00+00:00"}'
+
+app = FastAPI(telemetry={"tracing": False, "metrics": False, "logs": False})
+
+
+@app.post("/notes/")
+async def create_note() -> Response:
+    """Stores nothing."""
+    return Response(NOTE, 201, media_type="application/json")
+
+
+@app.get("/notes/{note_id}")
+async def read_note(note_id: int) -> Response:  # noqa: ARG001 - FastAPI parses it all the same
+    """Looks nothing up."""
+    return Response(NOTE, media_type="application/json")

@@ -1,0 +1,26 @@
+-- wrk: sends the same few requests in turn, and ends with one line of JSON.
+-- Arguments: method, path (its {id} becomes 1, 2, …), how many requests, owners, the file with a note.
+local requests, turn = {}, 0
+
+function init(args)
+  local owners, note = tonumber(args[4]), io.open(args[5]):read("a")
+  for id = 1, tonumber(args[3]) do
+    local path = args[2]:gsub("{id}", id)
+    wrk.headers["X-Owner"] = 1 + (id - 1) % owners
+    requests[id] = wrk.format(args[1], path, nil, args[1] ~= "GET" and note or nil)
+  end
+end
+
+function request()
+  turn = turn % #requests + 1
+  return requests[turn]
+end
+
+function done(summary, latency)
+  local errors = summary.errors
+  io.write(string.format(
+    '\n{"requests": %d, "microseconds": %d, "p50": %d, "p99": %d, "refused": %d, "broken": %d}\n',
+    summary.requests, summary.duration, latency:percentile(50), latency:percentile(99),
+    errors.status, errors.connect + errors.read + errors.write + errors.timeout
+  ))
+end

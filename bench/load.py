@@ -1,0 +1,101 @@
+"""The load: connections that are kept busy, each with one request at a time.
+
+wrk costs least; h2load also tells of each single answer when it came.
+"""
+
+import asyncio
+import json
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import NamedTemporaryFile
+
+from bench.contenders import Contender
+from bench.scenarios import Scenario
+
+SCRIPT = Path(__file__).with_name("load.lua")
+NOTE = Path(__file__).with_name("note.json")
+PACKAGES = {"wrk": "wrk", "h2load": "nghttp2-client"}
+ANSWER_SECONDS = 30
+
+
+@dataclass(frozen=True, slots=True)
+class Answers:
+    """What wrk has seen."""
+
+    requests: int
+    seconds: float
+    p50_ms: float
+    p99_ms: float
+    refused: int
+    """Answers of 400 and above."""
+    broken: int
+    """Connections that failed, and answers that did not come."""
+
+    @property
+    def good(self) -> int:
+        """How many requests were answered as they should be."""
+        return self.requests - self.refused
+
+
+def require_tools() -> None:
+    """Ends the process with a sentence where a load generator is missing."""
+    for tool, package in PACKAGES.items():
+        if not shutil.which(tool):
+            raise SystemExit(f"{tool} is missing; on Debian and Ubuntu: apt-get install {package}")
+
+
+async def run_wrk(to: Contender, scenario: Scenario, owners: int, connections: int, seconds: float) -> Answers:
+    """Keeps the connections busy for so long."""
+    requests = max(1, scenario.notes_per_owner) * owners
+    options = ["-t1", f"-c{connections}", f"-d{seconds}s", f"--timeout={ANSWER_SECONDS}s", f"-s{SCRIPT}"]
+    arguments = [scenario.method, scenario.path, str(requests), str(owners), str(NOTE)]
+    output = await run("wrk", *options, *_headers(to), to.url, "--", *arguments)
+    seen = json.loads(output.splitlines()[-1])
+    return Answers(
+        requests=seen["requests"],
+        seconds=seen["microseconds"] / 1e6,
+        p50_ms=seen["p50"] / 1e3,
+        p99_ms=seen["p99"] / 1e3,
+        refused=seen["refused"],
+        broken=seen["broken"],
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """One answer that h2load has seen."""
+
+    time: float
+    """When it was complete, in seconds since the epoch."""
+    status: int
+    seconds: float
+
+
+async def run_h2load(to: Contender, connections: int, extent: str) -> list[Answer]:
+    """Creates notes for so many seconds (`-D20`), or so many of them (`-n5000`)."""
+    with NamedTemporaryFile(suffix=".tsv") as log:
+        options = ["--h1", f"-c{connections}", extent, f"-d{NOTE}", f"--log-file={log.name}"]
+        await run("h2load", *options, *_headers(to), "-HX-Owner: 1", f"{to.url}/notes/")
+        return [_answer(*map(int, line.split())) for line in log]
+
+
+def _answer(started: int, status: int, lasted: int) -> Answer:
+    """From a line of h2load's log, in microseconds."""
+    return Answer((started + lasted) / 1e6, status, lasted / 1e6)
+
+
+def _headers(to: Contender) -> list[str]:
+    headers = {"Content-Type": "application/json"} | to.headers
+    return [f"-H{name}: {value}" for name, value in headers.items()]
+
+
+async def run(*command: str) -> str:
+    """What a tool prints; raises RuntimeError where it fails."""
+    process = await asyncio.create_subprocess_exec(
+        *command, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT
+    )
+    output, _ = await process.communicate()
+    if process.returncode:
+        raise RuntimeError(f"{command[0]} failed: {output.decode()}")
+    return output.decode()

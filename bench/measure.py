@@ -1,0 +1,44 @@
+"""One measurement: the same notes, a warm-up, the load, and a look whether what was answered was also written."""
+
+from bench.contenders import Contender
+from bench.load import Answers, run_wrk
+from bench.results import Measurement
+from bench.scenarios import SCENARIOS, Cell
+from bench.servers import cpu_seconds
+
+WARM_UP_SECONDS = 1
+
+
+async def measure(cell: Cell, contender: Contender, number: int, seconds: int) -> Measurement:
+    """A measurement of the round with this number; every accepted write is there before it returns.
+
+    So the CPU is that of all the work, also of what the worker does after a 202.
+    """
+    scenario = SCENARIOS[cell.scenario]
+    if contender.database:
+        await contender.database.reset(cell.owners, scenario.notes_per_owner, slow=scenario.slow_database)
+    _, before = await _load(cell, contender, WARM_UP_SECONDS, 0)
+    cpu_before = cpu_seconds(contender.processes)
+    answers, written = await _load(cell, contender, seconds, before or 0)
+    return Measurement(
+        cell,
+        number,
+        requests_per_second=answers.requests / answers.seconds,
+        p50_ms=answers.p50_ms,
+        p99_ms=answers.p99_ms,
+        cpu_seconds_per_1000=1000 * (cpu_seconds(contender.processes) - cpu_before) / max(1, answers.requests),
+        answered=answers.good,
+        refused=answers.refused,
+        broken=answers.broken,
+        written=None if written is None else written - (before or 0),
+        uncounted=cell.connections + (contender.database.overcounted(scenario.method) if contender.database else 0),
+    )
+
+
+async def _load(cell: Cell, contender: Contender, seconds: int, before: int) -> tuple[Answers, int | None]:
+    """The answers, and all that is written when nothing is under way any more; None where nothing writes."""
+    scenario = SCENARIOS[cell.scenario]
+    answers = await run_wrk(contender, scenario, cell.owners, cell.connections, seconds)
+    if contender.database is None or scenario.method == "GET":
+        return answers, None
+    return answers, await contender.database.settled(scenario.method, before + answers.good)

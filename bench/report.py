@@ -1,0 +1,75 @@
+"""The tables, as Markdown: the terminal and docs/performance.md get the same ones."""
+
+from pathlib import Path
+from string import Template
+
+from bench.contenders import DIRECT
+from bench.results import Results
+from bench.scenarios import SCENARIOS, Cell
+from bench.targets import judged
+from bench.troubles import TROUBLES
+
+TEMPLATE = Path(__file__).with_name("performance.template.md")
+
+HEADER = """\
+| connections | contender | owners | requests/s | CPU | p50 | p99 | requests/s | p50 ms | p99 ms |
+|---:|---|---:|---|---|---|---|---:|---:|---:|
+"""
+
+
+def tables(results: Results) -> str:
+    """One table for each scenario."""
+    return "\n".join(_table(results, name) for name in SCENARIOS if _cells(results, name))
+
+
+def _cells(results: Results, scenario: str) -> list[Cell]:
+    return [cell for cell in results.cells() if cell.scenario == scenario]
+
+
+def _table(results: Results, scenario: str) -> str:
+    cells = sorted(_cells(results, scenario), key=lambda cell: cell.connections)
+    rows = "".join(_row(results, cell) for cell in cells)
+    return f"### {SCENARIOS[scenario].title}\n\n{HEADER}{rows}"
+
+
+def _row(results: Results, cell: Cell) -> str:
+    ratios = [
+        str(results.ratio(cell, DIRECT, metric) or "") if cell.contender != DIRECT else "1"
+        for metric in ("requests_per_second", "cpu_seconds_per_1000", "p50_ms", "p99_ms")
+    ]
+    absolute = [
+        f"{results.spread(cell, metric).median:,.{digits}f}"
+        for metric, digits in (("requests_per_second", 0), ("p50_ms", 2), ("p99_ms", 2))
+    ]
+    return f"| {' | '.join([str(cell.connections), cell.contender, str(cell.owners), *ratios, *absolute])} |\n"
+
+
+def problems(results: Results) -> list[str]:
+    """A sentence for each measurement that proves nothing, and for each trouble that lost something."""
+    measured = [f"{each.cell}, round {each.round}: {each.problem}" for each in results.measurements if each.problem]
+    return measured + [f"{each.trouble}, {each.contender}: {each.problem}" for each in results.troubles if each.problem]
+
+
+def page(results: Results) -> str:
+    """docs/performance.md."""
+    return Template(TEMPLATE.read_text()).substitute(
+        targets=judged(results).strip(),
+        rounds=results.rounds,
+        seconds=results.seconds,
+        machine="\n".join(f"| {name} | {value} |" for name, value in results.machine.items()),
+        tables=tables(results).strip(),
+        troubles="\n".join(_trouble(results, name) for name in TROUBLES).strip(),
+    )
+
+
+def _trouble(results: Results, name: str) -> str:
+    contenders = [each for each in results.troubles if each.trouble == name]
+    if not contenders:
+        return ""
+    rows = "".join(
+        f"| {each.contender} | {each.accepted:,} | {each.written:,} | {each.settled_seconds:.1f} s |\n"
+        for each in contenders
+    )
+    header = "| contender | accepted | written | everything written after the load by |\n|---|---:|---:|---:|\n"
+    title = TROUBLES[name].title
+    return f"### {title}\n\n![{title}](performance/{name}.svg)\n\n{header}{rows}"

@@ -1,0 +1,131 @@
+"""What a run has found, and what follows from it: ratios of each round, their median and their spread."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+
+from pydantic import TypeAdapter
+
+from bench.scenarios import Cell
+
+
+@dataclass(frozen=True, slots=True)
+class Measurement:
+    """What one contender did in one round."""
+
+    cell: Cell
+    round: int
+    requests_per_second: float
+    p50_ms: float
+    p99_ms: float
+    cpu_seconds_per_1000: float
+    answered: int
+    """Requests that were answered with 2xx."""
+    refused: int
+    broken: int
+    written: int | None
+    """Notes created or replaced meanwhile; None where nothing is written."""
+    uncounted: int
+    """So many may be written beyond those answered: requests that were under way when the load ended."""
+
+    @property
+    def problem(self) -> str | None:
+        """Why the measurement proves nothing, if so."""
+        if self.refused or self.broken or not self.answered:
+            return f"{self.refused} refused, {self.broken} broken, {self.answered} answered"
+        if self.written is not None and not 0 <= self.written - self.answered <= self.uncounted:
+            return f"{self.answered} answered, but {self.written} written"
+        return None
+
+
+@dataclass(frozen=True, slots=True)
+class Spread:
+    """The median of the rounds, and how far they lie apart."""
+
+    median: float
+    low: float
+    high: float
+
+    @classmethod
+    def of(cls, values: Iterable[float]) -> "Spread":
+        """Over at least one value."""
+        ordered = sorted(values)
+        return cls(median(ordered), ordered[0], ordered[-1])
+
+    def __str__(self) -> str:
+        return f"{self.median:.2f} ({self.low:.2f} to {self.high:.2f})"
+
+
+def times(factor: float) -> str:
+    """A ratio as people write it."""
+    return f"{factor:g} ×"  # noqa: RUF001 - the sign is meant
+
+
+@dataclass(frozen=True, slots=True)
+class Series:
+    """One contender in trouble, in slices of time."""
+
+    trouble: str
+    contender: str
+    seconds: list[float]
+    """When each slice begins, after the begin of the load."""
+    answers: dict[int, list[float]]
+    """Answers per second, by status."""
+    p50_ms: list[float | None]
+    """Of the answers that came in the slice; None where none came."""
+    p99_ms: list[float | None]
+    accepted: int
+    """Requests that were answered with 2xx."""
+    written: int
+    settled_seconds: float
+    """How long after the load had ended the last write was there."""
+
+    @property
+    def problem(self) -> str | None:
+        """What was lost, if anything; writes without an answer, or with one that knows no outcome, may be there."""
+        return f"{self.accepted} accepted, but {self.written} written" if self.written < self.accepted else None
+
+
+@dataclass(frozen=True, slots=True)
+class Results:
+    """A whole run."""
+
+    machine: dict[str, str]
+    rounds: int
+    seconds: int
+    measurements: list[Measurement]
+    troubles: list[Series]
+
+    def cells(self) -> list[Cell]:
+        """What was measured, in the order of measuring."""
+        return list(dict.fromkeys(each.cell for each in self.measurements))
+
+    def spread(self, cell: Cell, metric: str) -> Spread:
+        """A metric of the cell."""
+        return Spread.of(self._rounds(cell, metric).values())
+
+    def ratio(self, cell: Cell, to: str, metric: str) -> Spread | None:
+        """A metric of the cell against another contender's in the same rounds; None where that was not measured."""
+        base = next((each for each in self.cells() if _same_load(each, cell) and each.contender == to), None)
+        if base is None:
+            return None
+        bases = self._rounds(base, metric)
+        return Spread.of(value / bases[number] for number, value in self._rounds(cell, metric).items())
+
+    def _rounds(self, cell: Cell, metric: str) -> dict[int, float]:
+        return {each.round: getattr(each, metric) for each in self.measurements if each.cell == cell}
+
+    def save(self, path: Path) -> None:
+        """Writes everything as JSON."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(TypeAdapter(Results).dump_json(self, indent=1) + b"\n")
+
+    @staticmethod
+    def load(path: Path) -> "Results":
+        """What `save` has written."""
+        return TypeAdapter(Results).validate_json(path.read_bytes())
+
+
+def _same_load(one: Cell, other: Cell) -> bool:
+    return (one.scenario, one.connections) == (other.scenario, other.connections)

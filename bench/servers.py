@@ -1,0 +1,72 @@
+"""Postgres and RabbitMQ as processes of this machine, whether or not they run in containers."""
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+
+import docker
+import psutil
+from docker.errors import DockerException
+from docker.models.containers import Container
+from sqlalchemy import make_url
+
+
+class Server:
+    """Whoever serves the port of a URL."""
+
+    def __init__(self, url: str) -> None:
+        port = make_url(url).port
+        self._containers = [each for each in _containers() if _publishes(each, port)]
+        pids = {each.attrs["State"]["Pid"] for each in self._containers} or _listeners(port)
+        if not pids:
+            raise SystemExit(f"nobody can be seen listening on port {port}: run the bench beside the servers, as root")
+        self.processes = [psutil.Process(pid) for pid in pids]
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Stops the server for the block, in the middle of whatever it does."""
+        members = [] if self._containers else tree(self.processes)
+        for container in self._containers:
+            container.pause()
+        for process in members:
+            process.suspend()
+        try:
+            yield
+        finally:
+            for process in members:
+                process.resume()
+            for container in self._containers:
+                container.unpause()
+
+
+def tree(roots: Iterable[psutil.Process]) -> list[psutil.Process]:
+    """The processes and all that descend from them."""
+    return [process for root in roots for process in (root, *root.children(recursive=True))]
+
+
+def cpu_seconds(roots: Iterable[psutil.Process]) -> float:
+    """What the processes and all their children, also the ended ones, have used so far."""
+    seconds = 0.0
+    for process in tree(roots):
+        with suppress(psutil.NoSuchProcess):
+            seconds += sum(process.cpu_times()[:4])
+    return seconds
+
+
+def _containers() -> list[Container]:
+    try:
+        return docker.from_env().containers.list()
+    except DockerException:
+        return []
+
+
+def _publishes(container: Container, port: int | None) -> bool:
+    bindings = [binding for published in container.ports.values() for binding in published or ()]
+    return any(binding["HostPort"] == str(port) for binding in bindings)
+
+
+def _listeners(port: int | None) -> set[int]:
+    return {
+        each.pid
+        for each in psutil.net_connections("tcp")
+        if each.status == psutil.CONN_LISTEN and each.laddr and each.laddr.port == port and each.pid
+    }
