@@ -51,7 +51,7 @@ def ratios(results: Results, metric: str, label: str, path: Path) -> None:
             axes.set(title=SCENARIOS[scenario].title, xlabel="connections", xscale="log", yscale="log")
             axes.axhline(1, color=COLOURS[DIRECT], linewidth=1)
             _lines(axes, results, [cell for cell in results.cells() if cell.scenario == scenario], metric)
-        row[0].legend(fontsize=7, frameon=False)
+        row[0].figure.legend(*row[0].get_legend_handles_labels(), loc="outside right upper", frameon=False)
 
 
 def _lines(axes: Axes, results: Results, cells: list[Cell], metric: str) -> None:

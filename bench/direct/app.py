@@ -17,7 +17,7 @@ from sqlalchemy import Column, DateTime, Integer, MetaData, Select, String, Tabl
 from sqlalchemy.schema import CreateTable
 
 POOL_SIZE = 10
-"""asyncpg's default. More connections serve no more requests on a small machine, and fewer serve less."""
+"""asyncpg's default; 5, 20 and 40 made no clear difference on two cores."""
 
 database = Database(os.environ["BENCH_DATABASE_URL"], min_size=POOL_SIZE, max_size=POOL_SIZE)
 metadata = MetaData()
