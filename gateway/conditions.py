@@ -1,11 +1,11 @@
 """Entity tags and the conditions on them: `ETag`, `If-Match` and `If-None-Match` (RFC 9110 §8.8.3 and §13)."""
 
 import re
-from typing import Any
 
 from fastapi import Request
 
 from gateway.errors import ProblemError, invalid_header
+from gateway.openapi import Part
 from gateway.settings import GatewaySettings
 from shared.contracts import Preconditions
 
@@ -47,7 +47,7 @@ class Conditions:
         return Preconditions.model_validate({"if_match": wanted, "if_none_match": unwanted})
 
     @property
-    def openapi(self) -> dict[str, Any]:
+    def openapi(self) -> Part:
         """The headers."""
         schema = {"type": "string", "examples": ['"3"', "*"]}
         return {
@@ -73,7 +73,7 @@ class Cached:
     """Documents the condition of a read, which `not_modified` decides."""
 
     @property
-    def openapi(self) -> dict[str, Any]:
+    def openapi(self) -> Part:
         """The header."""
         description = "Entity tags that the client has: 304 where the answer is still one of them"
         schema = {"type": "string", "examples": ['"3"']}

@@ -5,13 +5,13 @@ The key decides the command's id, and the worker's inbox does the rest; the gate
 
 import json
 import re
-from typing import Any
 from uuid import UUID, uuid5
 
 from fastapi import Request
 from uuid_utils.compat import uuid7
 
 from gateway.errors import invalid_header
+from gateway.openapi import Part
 
 NAMESPACE = UUID("3d1c44de-6b5c-4e4b-8f4e-7c2a5a0d9e61")
 _KEY = re.compile(r'"((?:[\x20\x21\x23-\x5b\x5d-\x7e]|\\["\\]){1,255})"|([\x21\x23-\x7e][\x20-\x7e]{0,254})')
@@ -31,7 +31,7 @@ class IdempotencyKey:
         return re.sub(r"\\(.)", r"\1", match[1]) if match[1] is not None else str(match[2])
 
     @property
-    def openapi(self) -> dict[str, Any]:
+    def openapi(self) -> Part:
         """The header."""
         description = (
             "Makes the request safe to repeat: the same key with the same request has one effect and one outcome for "

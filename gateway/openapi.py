@@ -12,7 +12,9 @@ from pydantic.json_schema import models_json_schema
 from gateway.errors import PROBLEM_JSON, Problem
 from gateway.schemas import CommandState
 
-Responses = dict[int | str, dict[str, Any]]
+Part = dict[str, Any]
+"""A part of an OpenAPI document."""
+Responses = dict[int | str, Part]
 """What FastAPI calls `responses`."""
 
 DESCRIPTION = """\
@@ -64,7 +66,7 @@ CODE_HEADERS = {
 }
 
 
-def answer(description: str, *headers: str, **members: object) -> dict[str, Any]:
+def answer(description: str, *headers: str, **members: object) -> Part:
     """A response that may have these headers."""
     declared = {name: {"description": HEADERS[name], "schema": {"type": "string"}} for name in headers}
     return {"description": description, **({"headers": declared} if declared else {}), **members}
@@ -76,7 +78,7 @@ def problems(*codes: str, headers: tuple[str, ...] = ()) -> Responses:
     return {status: _problem([code for code in codes if CODES[code][0] == status], headers) for status in statuses}
 
 
-def _problem(codes: list[str], headers: tuple[str, ...]) -> dict[str, Any]:
+def _problem(codes: list[str], headers: tuple[str, ...]) -> Part:
     own_headers = [name for code in codes for name in CODE_HEADERS.get(code, [])]
     schema = {"allOf": [{"$ref": "#/components/schemas/Problem"}], "properties": {"code": {"enum": codes}}}
     description = ". ".join(f"`{code}`: {CODES[code][1]}" for code in codes)
@@ -135,7 +137,7 @@ def declare_problems(app: FastAPI) -> None:
     """Adds the model of problems to the app's OpenAPI document."""
     generate = app.openapi
 
-    def openapi() -> dict[str, Any]:
+    def openapi() -> Part:
         if app.openapi_schema is None:
             _, schema = models_json_schema([(Problem, "serialization")], ref_template="#/components/schemas/{model}")
             generate()["components"]["schemas"] |= schema["$defs"]

@@ -3,9 +3,10 @@
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Any
 
 from fastapi import Request
+
+from gateway.openapi import Part
 
 MAX_WAIT_SECONDS = 30
 _STATED = re.compile(r'(?:[^,"]|"(?:[^"\\]|\\.)*"?)+')
@@ -65,7 +66,7 @@ class Prefer:
         )
 
     @property
-    def openapi(self) -> dict[str, Any]:
+    def openapi(self) -> Part:
         """The header."""
         description = (
             "`respond-async`: 202 as soon as the write is accepted. `wait=N`: wait up to N seconds (0 to 30) for the "

@@ -13,6 +13,7 @@ from fastapi.routing import APIRoute
 from pydantic import AfterValidator, BaseModel, Field, ValidationError, create_model
 
 from gateway.errors import ProblemError, invalid
+from gateway.openapi import Part
 from gateway.schemas import NOTE_TEXT
 from gateway.settings import GatewaySettings
 from shared.contracts import Int64, NoteText, storable
@@ -34,13 +35,13 @@ class Reader(Protocol):
     """Reads a part of a request."""
 
     @property
-    def openapi(self) -> dict[str, Any]:
+    def openapi(self) -> Part:
         """The part as members of an OpenAPI operation."""
 
 
-def described_by(*readers: Reader) -> dict[str, Any]:
+def described_by(*readers: Reader) -> Part:
     """The parts that an operation reads, for a route's `openapi_extra`."""
-    described: dict[str, Any] = {}
+    described: Part = {}
     for reader in readers:
         for member, part in reader.openapi.items():
             described[member] = described.get(member, []) + part if isinstance(part, list) else part
@@ -64,7 +65,7 @@ class Parameters(Generic[ModelT]):
         raise invalid(errors, part=self._location)
 
     @property
-    def openapi(self) -> dict[str, Any]:
+    def openapi(self) -> Part:
         """The parameters."""
         schema = self._model.model_json_schema()
         required = schema.get("required", ())
@@ -113,7 +114,7 @@ class Body(Generic[ModelT]):
         raise invalid(errors, part="body")
 
     @property
-    def openapi(self) -> dict[str, Any]:
+    def openapi(self) -> Part:
         """The request body."""
         schema = self._model.model_json_schema()
         return {"requestBody": {"required": True, "content": {each: {"schema": schema} for each in self._media_types}}}
