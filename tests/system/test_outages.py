@@ -21,7 +21,7 @@ from dev.containers import POSTGRES_IMAGE, RABBITMQ_IMAGE
 from tests.harness import eventually
 from tests.system.stack import ROOT, Load, Stack, check, free_port, running_stack
 
-PAUSE_SECONDS = float(os.environ.get("PAUSE_SECONDS", "20"))
+PAUSE_SECONDS = float(os.environ.get("PAUSE_SECONDS", "10"))
 """Longer than the worker's patience; `make outages` pauses for a minute."""
 SHORT_SECONDS = 6.0
 WAIT_SECONDS = 0.5
