@@ -1,6 +1,7 @@
 """Kill -9 of the services at the worst moments."""
 
 import asyncio
+import os
 import random
 import sys
 
@@ -11,7 +12,7 @@ from tests.commands import create
 from tests.harness import eventually
 from tests.system.stack import Load, Process, Stack, check
 
-KILLS = 20
+KILLS = int(os.environ.get("KILLS", "8"))
 SLOW_STORE = """
 create function slow() returns trigger language plpgsql as $$ begin perform pg_sleep(0.05); return null; end $$;
 create trigger slow after insert on commands for each statement execute function slow();

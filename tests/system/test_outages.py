@@ -202,12 +202,13 @@ async def broker_links_are_half_open(_: Servers, stack: Stack) -> None:
     await asyncio.sleep(1)
 
 
+LONG = pytest.mark.long
 BROKER_FAULTS = [
     broker_restarts,
-    broker_is_killed,
+    pytest.param(broker_is_killed, marks=LONG),
     broker_is_paused,
-    broker_has_a_memory_alarm,
-    broker_links_are_half_open,
+    pytest.param(broker_has_a_memory_alarm, marks=LONG),
+    pytest.param(broker_links_are_half_open, marks=LONG),
 ]
 
 
@@ -228,6 +229,7 @@ async def test_when(fault: Fault, breakable: Servers, stack: Stack) -> None:
     await told_truthfully(load, stack)
 
 
+@pytest.mark.long
 async def test_writes_withdrawn_while_the_broker_is_blocked_never_act(breakable: Servers, stack: Stack) -> None:
     await eventually(lambda: create(stack))
     await breakable.rabbitmqctl("set_vm_memory_high_watermark", "absolute", "1MB")
