@@ -23,7 +23,7 @@ stop-worker start-worker: .venv/made
 dev: .venv/made ## run from the source, reloading on change
 	@$(RUN) python -m dev dev
 
-test: .venv/made ## run every test on a real Postgres and a real RabbitMQ
+test: .venv/made ## run the tests on a real Postgres and a real RabbitMQ
 	$(RUN) coverage run -m pytest
 	$(RUN) coverage report
 
@@ -31,7 +31,7 @@ smoke: .venv/made ## the README's lines and a few tests without Docker
 	@$(RUN) python -m dev.smoke
 	BACKEND=local $(RUN) pytest tests/gateway/test_notes.py tests/worker/test_consumer.py tests/system/test_killed.py
 
-outages: .venv/made ## break and kill everything, with long pauses
+outages: .venv/made ## break and kill everything: all of it, with long pauses
 	PAUSE_SECONDS=60 KILLS=20 $(RUN) pytest -m "" tests/system
 
 bench: .venv/made ## compare with the same API without a queue; writes docs/performance.md, takes half an hour
