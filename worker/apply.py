@@ -91,7 +91,8 @@ async def apply_batch(
 async def record_failure(connections: Connections, command: Command | BadCommand, reason: str) -> Outcome:
     """Gives a command that cannot be applied its `failed` row, with the whole command for an operator."""
     async with transaction(connections) as session:
-        fold = Fold({}, await lock_notes(session, [] if isinstance(command, BadCommand) else [command]))
+        known = await find_outcomes(session, [command])
+        fold = Fold({}, await lock_notes(session, [] if isinstance(command, BadCommand) else [command]), known)
         fold.decided[command.id] = command, fold.failed(command, reason)
         return (await store(session, fold))[command.id]
 

@@ -1,11 +1,13 @@
 """Which failures count, and what they do to a command."""
 
+from datetime import UTC, datetime
+
 import pytest
 from asyncpg import Connection, InsufficientPrivilegeError, Record
 
 from shared.connections import Connections
-from tests.commands import create
-from worker.apply import mark_attempt
+from tests.commands import create, replace
+from worker.apply import apply_batch, mark_attempt, record_failure
 from worker.failures import MAX_LIVES, Settlement, kind_of
 
 
@@ -54,3 +56,16 @@ async def test_command_that_failed_and_comes_again_keeps_its_outcome(connections
 @pytest.mark.parametrize("error", [OSError(), TimeoutError(), RuntimeError("from a library"), ValueError(), KeyError()])
 def test_what_is_not_known_is_transient(error: Exception) -> None:
     assert kind_of(error).name == "TRANSIENT"
+
+
+async def test_forced_replay_that_fails_again_does_not_let_a_later_one_pass_unforced(connections: Connections) -> None:
+    command = replace(1)
+    await apply_batch(connections, [create()])
+    await record_failure(connections, command, "handler_error")
+    await apply_batch(connections, [replace(1)])
+    again = {"replayed_at": datetime.now(UTC)}
+    await record_failure(connections, command.model_copy(update=again | {"replay_forced": True}), "handler_error")
+
+    [outcome] = await apply_batch(connections, [command.model_copy(update=again)])
+
+    assert (outcome.status, outcome.reason) == ("failed", "superseded")
