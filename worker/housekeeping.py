@@ -13,7 +13,7 @@ from sqlalchemy import DateTime, Interval, bindparam, delete, func, literal_colu
 from shared.database import Session, Statement, connect
 from shared.tables import attempt_marks, commands
 from worker.failures import describe
-from worker.handlers import NEVER
+from worker.fold import NEVER
 from worker.settings import WorkerSettings
 
 INTERVAL_SECONDS = 60.0
