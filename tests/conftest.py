@@ -111,6 +111,7 @@ def settings_of_gateway(servers: Services, database_url: str, queue_prefix: str)
             "partitions": PARTITIONS,
             "signing_keys": ("a-key-that-is-used-in-the-tests-only",),
             "fingerprint_key": "another-key-that-is-used-in-the-tests-only",
+            "auth": "none",
         }
     )
 

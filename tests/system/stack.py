@@ -243,6 +243,7 @@ async def running_stack(
         common = {f"INKWELL_{name.upper()}": value for name, value in settings.items()} | {
             "INKWELL_SIGNING_KEYS": KEY,
             "INKWELL_FINGERPRINT_KEY": KEY,
+            "INKWELL_AUTH": "none",
             "INKWELL_PORT": gateway_port,
             "INKWELL_WORKER_HEALTH_PORT": health_port,
             "INKWELL_LOG_FORMAT": "json",
