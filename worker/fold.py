@@ -144,16 +144,15 @@ class Fold:
 
     def refusal(self, command: Command) -> Decision | None:
         """Why the command must not even look at what it is about, if so."""
+        if not isinstance(command, RegisterUser) and self.users.get(command.owner) is None:
+            return rejected(Rejection.CREDENTIALS_OUTDATED)  # and nothing is kept of what its user wrote
         if (command.replayed_at or command.time) < self.expired_before:
             return self.failed(command, "expired")
         if self._is_superseded(command):
             return self.failed(command, "superseded")
-        if isinstance(command, RegisterUser):
-            return None
         owner = self.users.get(command.owner)
-        if owner is None or owner.credentials_version != command.credentials_version:
-            return rejected(Rejection.CREDENTIALS_OUTDATED)
-        return None
+        outdated = owner and owner.credentials_version != command.credentials_version
+        return rejected(Rejection.CREDENTIALS_OUTDATED) if outdated else None
 
     def failed(self, command: Command | BadCommand, reason: str) -> Decision:
         """The command has no effect and is kept for an operator, with the version of its note when it first failed."""
