@@ -25,6 +25,7 @@ from worker.settings import WorkerSettings
 
 ROOT = Path(__file__).parent.parent
 PARTITIONS = 2
+SIGNING_IN = {"auth": "password", "login_limit": "1000/second", "registration_limit": "1000/second"}
 T = TypeVar("T")
 
 
@@ -102,7 +103,7 @@ async def fresh_prefix(servers: Services) -> AsyncIterator[str]:
             await channel.queue_delete(name)
 
 
-def settings_of_gateway(servers: Services, database_url: str, queue_prefix: str) -> GatewaySettings:
+def settings_of_gateway(servers: Services, database_url: str, queue_prefix: str, **changes: object) -> GatewaySettings:
     return GatewaySettings.model_validate(
         {
             "database_url": with_database(database_url, make_url(database_url).database or "", "inkwell_gateway"),
@@ -113,6 +114,7 @@ def settings_of_gateway(servers: Services, database_url: str, queue_prefix: str)
             "fingerprint_key": "another-key-that-is-used-in-the-tests-only",
             "auth": "none",
         }
+        | changes
     )
 
 
@@ -152,6 +154,21 @@ async def queue_prefix(servers: Services) -> AsyncIterator[str]:
 @pytest.fixture
 def gateway_settings(servers: Services, database_url: str, queue_prefix: str) -> GatewaySettings:
     return settings_of_gateway(servers, database_url, queue_prefix)
+
+
+@pytest.fixture
+def password_settings(gateway_settings: GatewaySettings) -> GatewaySettings:
+    """Of a gateway whose users sign in, as often as they like."""
+    return GatewaySettings.model_validate(gateway_settings.model_dump() | SIGNING_IN)
+
+
+@pytest.fixture
+async def users_client(
+    password_settings: GatewaySettings, worker_settings: WorkerSettings
+) -> AsyncIterator[httpx.AsyncClient]:
+    """As `client`, with users who sign in."""
+    async with harness.worker(worker_settings), harness.gateway(password_settings) as client:
+        yield client
 
 
 @pytest.fixture
