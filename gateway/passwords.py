@@ -12,7 +12,7 @@ from pydantic import SecretStr
 
 from gateway.errors import overloaded
 
-NOBODYS_HASH = "$argon2id$v=19$m=65536,t=3,p=4$bm9ib2R5IGhhcyBpdA$bm8gcGFzc3dvcmQgaGFzaGVzIHRvIHRoaXMgdmFsdWU"
+NOBODYS_HASH = "$argon2id$v=19$m=65536,t=3,p=4$bm9ib2R5IGhhcyBpdC4uLg$bm8gcGFzc3dvcmQgaGFzaGVzIHRvIHRoaXMgdmFsdWU"
 """Verified against where there is no user, so that the answer takes as long."""
 WAITING_LIMIT = 50
 T = TypeVar("T")

@@ -194,6 +194,16 @@ async def client(
 
 
 @pytest.fixture(scope="module")
+async def shared_users_client(servers: Services, template: str) -> AsyncIterator[httpx.AsyncClient]:
+    """As `users_client`, for the tests of a module that do not mind each other's users."""
+    async with fresh_database(servers, template) as url, fresh_prefix(servers) as prefix:
+        worker = harness.worker(settings_of_worker(servers, url, prefix))
+        gateway = harness.gateway(settings_of_gateway(servers, url, prefix, **SIGNING_IN))
+        async with worker, gateway as client:
+            yield client
+
+
+@pytest.fixture(scope="module")
 async def shared_client(servers: Services, template: str) -> AsyncIterator[httpx.AsyncClient]:
     """As `client`, for the tests of a module that do not mind each other's notes."""
     async with fresh_database(servers, template) as url, fresh_prefix(servers) as prefix:
