@@ -35,7 +35,8 @@ def bearer(token: str) -> dict[str, str]:
 async def sign_up(client: httpx.AsyncClient, name: str = "", password: str = PASSWORD) -> Person:
     """Somebody new, who has signed in."""
     name = name or f"user-{uuid4().hex[:12]}"
-    registered = await client.post("/users/", json={"name": name, "password": password})
+    patiently = {"Prefer": "wait=30"}
+    registered = await client.post("/users/", json={"name": name, "password": password}, headers=patiently)
     assert registered.status_code == 201, registered.text
     return Person(registered.json()["id"], name, await sign_in(client, name, password))
 
