@@ -49,7 +49,9 @@ class Server(uvicorn.Server):
 @asynccontextmanager
 async def serving(app: FastAPI) -> AsyncIterator[str]:
     """Serves the app on a free port of loopback; the value is its base URL."""
-    server = Server(uvicorn.Config(app, port=0, log_config=None, access_log=False, timeout_graceful_shutdown=5))
+    server = Server(
+        uvicorn.Config(app, port=0, log_config=None, access_log=False, proxy_headers=False, timeout_graceful_shutdown=5)
+    )
     task = asyncio.create_task(server.serve())
     await eventually(lambda: _is_started(server, task))
     try:

@@ -47,6 +47,7 @@ async def settings(servers: Services, template: str) -> AsyncIterator[GatewaySet
             "broker_url": "amqp://guest:guest@127.0.0.1:1/",
             "signing_keys": ("a-key-that-is-used-in-the-tests-only",),
             "fingerprint_key": "another-key-that-is-used-in-the-tests-only",
+            "auth": "none",
         }
     )
     await admin.execute(f"drop database {name} with (force)")
