@@ -172,7 +172,11 @@ class Consumer:
         underlay = await channel.get_underlay_channel()
         underlay.on_consumer_cancel_callbacks.add(lambda _: let_go.set())
         queue = await channel.get_queue(self._topology.command_queue(partition), ensure=False)
-        await queue.consume(self._deliveries.receiver(partition), arguments={"x-priority": priority})
+        await queue.consume(
+            self._deliveries.receiver(partition),
+            arguments={"x-priority": priority},
+            consumer_tag=f"slot-{self.slot}",  # for whoever looks at the broker
+        )
 
     async def _watch(self, channel: AbstractChannel, partition: int, let_go: asyncio.Event) -> None:
         """Returns when the subscription has ended, also where the broker did not say so."""
