@@ -6,6 +6,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from math import ceil
 
 import aio_pika
+import httpx
 import pytest
 from asyncpg import Connection, Record
 from sqlalchemy import make_url
@@ -20,6 +21,7 @@ from tests.harness import eventually
 from tests.proxy import Proxy, proxy_to
 from worker import sharing
 from worker.consumer import Consumer
+from worker.health import create_health_app
 from worker.settings import WorkerSettings
 from worker.sharing import STANDBY_PRIORITY, Sharing, priorities_of
 
@@ -195,6 +197,19 @@ async def test_worker_that_can_have_no_slot_stands_by_and_consumes_all_the_same(
         await publish()
         await eventually(lambda: has_notes(database, 1))
         assert consumer.slot is None
+
+
+async def test_worker_that_stands_by_is_ready_and_tells_its_slot(worker_settings: WorkerSettings) -> None:
+    async with AsyncExitStack() as running:
+        for _ in range(PARTITIONS):
+            await running.enter_async_context(Worker(worker_settings).running())
+        consumer = await running.enter_async_context(harness.worker(worker_settings))
+        app = httpx.ASGITransport(create_health_app(consumer))
+        client = await running.enter_async_context(httpx.AsyncClient(transport=app, base_url="http://worker"))
+        answer = await client.get("/health/ready")
+
+    assert answer.status_code == 200
+    assert answer.json() == {"status": "consuming", "slot": PARTITIONS, "partitions": [0, 1]}
 
 
 @asynccontextmanager
