@@ -64,9 +64,9 @@ async def template(servers: Services) -> AsyncIterator[str]:
     """A migrated database that each test's database is a copy of."""
     name = f"inkwell_template_{uuid4().hex[:12]}"
     admin = await asyncpg.connect(servers.database_url)
-    await admin.execute((ROOT / "dev/roles.sql").read_text())
     await admin.execute(f"create database {name}")
-    alembic(with_database(servers.database_url, name), "upgrade", "head")
+    await harness.create_roles(with_database(servers.database_url, name))
+    alembic(with_database(servers.database_url, name, "inkwell_migrator"), "upgrade", "head")
     yield name
     await admin.execute(f"drop database {name} with (force)")
     await admin.close()
@@ -81,10 +81,17 @@ def alembic(database_url: str, *arguments: str) -> str:
 
 @asynccontextmanager
 async def fresh_database(servers: Services, template: str) -> AsyncIterator[str]:
-    """The URL of a database of the block's own, as the role that owns the tables."""
+    """The URL of a database of the block's own, as an administrator."""
     name = f"inkwell_test_{uuid4().hex[:12]}"
     admin = await asyncpg.connect(servers.database_url)
-    await admin.execute(f"create database {name} template {template}")
+    await admin.execute(f"create database {name} template {template} owner inkwell_migrator")
+    # Everything comes with a template but the rights on the database itself.
+    await admin.execute(
+        "update pg_database set datacl = original.datacl from pg_database original"
+        " where pg_database.datname = $1 and original.datname = $2",
+        name,
+        template,
+    )
     yield with_database(servers.database_url, name)
     await admin.execute(f"drop database {name} with (force)")
     await admin.close()
@@ -100,13 +107,14 @@ async def fresh_prefix(servers: Services) -> AsyncIterator[str]:
         channel = await connection.channel()
         for name in (*map(topology.command_queue, range(PARTITIONS)), topology.dead_letter_queue):
             await channel.queue_delete(name)
+        await channel.exchange_delete(topology.commands_exchange)
 
 
 def settings_of_gateway(servers: Services, database_url: str, queue_prefix: str) -> GatewaySettings:
     return GatewaySettings.model_validate(
         {
             "database_url": with_database(database_url, make_url(database_url).database or "", "inkwell_gateway"),
-            "broker_url": servers.broker_url,
+            "broker_url": servers.broker_url_of("gateway"),
             "queue_prefix": queue_prefix,
             "partitions": PARTITIONS,
             "signing_keys": ("a-key-that-is-used-in-the-tests-only",),
@@ -119,7 +127,7 @@ def settings_of_worker(servers: Services, database_url: str, queue_prefix: str) 
     return WorkerSettings.model_validate(
         {
             "database_url": with_database(database_url, make_url(database_url).database or "", "inkwell_worker"),
-            "broker_url": servers.broker_url,
+            "broker_url": servers.broker_url_of("worker"),
             "queue_prefix": queue_prefix,
             "partitions": PARTITIONS,
         }
@@ -128,14 +136,14 @@ def settings_of_worker(servers: Services, database_url: str, queue_prefix: str) 
 
 @pytest.fixture
 async def database_url(servers: Services, template: str) -> AsyncIterator[str]:
-    """The URL of a fresh database, as the role that owns the tables."""
+    """The URL of a fresh database, as an administrator."""
     async with fresh_database(servers, template) as url:
         yield url
 
 
 @pytest.fixture
 async def database(database_url: str) -> AsyncIterator["asyncpg.Connection[asyncpg.Record]"]:
-    """A connection to the test's database as the owner of the tables."""
+    """A connection to the test's database as an administrator."""
     connection = await asyncpg.connect(database_url)
     yield connection
     await connection.close()
@@ -149,7 +157,17 @@ async def queue_prefix(servers: Services) -> AsyncIterator[str]:
 
 
 @pytest.fixture
-def gateway_settings(servers: Services, database_url: str, queue_prefix: str) -> GatewaySettings:
+def queue_limit_bytes() -> int:
+    """How many bytes the test's queues take."""
+    return 1024 * 1024 * 1024
+
+
+@pytest.fixture
+async def gateway_settings(
+    servers: Services, database_url: str, queue_prefix: str, queue_limit_bytes: int
+) -> GatewaySettings:
+    """Of a gateway whose queues are there, as after a worker has run."""
+    await harness.declare(servers, Topology(queue_prefix, PARTITIONS, queue_limit_bytes))
     return settings_of_gateway(servers, database_url, queue_prefix)
 
 

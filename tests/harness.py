@@ -3,19 +3,41 @@
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
 from typing import Any, TypeVar
 
+import aio_pika
+import asyncpg
 import httpx
 import uvicorn
 from fastapi import FastAPI
 
+from dev.backend import Services
 from gateway.app import create_app
 from gateway.settings import GatewaySettings
 from shared.connections import Connections
+from shared.messaging import Topology
 from worker.consumer import Consumer
 from worker.settings import WorkerSettings
 
+ROLES_SQL = (Path(__file__).parent.parent / "dev/roles.sql").read_text()
 T = TypeVar("T")
+
+
+async def create_roles(database_url: str) -> None:
+    """Inkwell's roles, each with its name as its password, and their rights on the database."""
+    passwords = {f"inkwell.{role}_password": f"inkwell_{role}" for role in ("migrator", "worker", "gateway")}
+    administrator = await asyncpg.connect(database_url, server_settings=passwords)
+    try:
+        await administrator.execute(ROLES_SQL)
+    finally:
+        await administrator.close()
+
+
+async def declare(servers: Services, topology: Topology) -> None:
+    """Declares the queues, as the worker does."""
+    async with await aio_pika.connect(servers.broker_url_of("worker")) as connection:
+        await topology.declare(await connection.channel())
 
 
 async def eventually(
