@@ -20,6 +20,7 @@ begin
   execute format('revoke all on database %I from public', current_database());
   execute format('grant connect on database %I to inkwell_worker, inkwell_gateway', current_database());
   revoke create on schema public from public;
+  revoke execute on function lo_creat(integer), lo_create(oid), lo_from_bytea(oid, bytea) from public;
 
   -- What an administrator made before there was a migrator; the tables' sequences go with them.
   for relation in

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import TypeVar
 from uuid import uuid4
 
-import aio_pika
 import asyncpg
 import httpx
 import pytest
@@ -102,12 +101,7 @@ async def fresh_prefix(servers: Services) -> AsyncIterator[str]:
     """A prefix for the block's queues, which are deleted after it."""
     prefix = f"test-{uuid4().hex[:12]}"
     yield prefix
-    topology = Topology(prefix, PARTITIONS)
-    async with await aio_pika.connect(servers.broker_url) as connection:
-        channel = await connection.channel()
-        for name in (*map(topology.command_queue, range(PARTITIONS)), topology.dead_letter_queue):
-            await channel.queue_delete(name)
-        await channel.exchange_delete(topology.commands_exchange)
+    await harness.delete(servers, Topology(prefix, PARTITIONS))
 
 
 def settings_of_gateway(servers: Services, database_url: str, queue_prefix: str) -> GatewaySettings:

@@ -40,6 +40,21 @@ async def declare(servers: Services, topology: Topology) -> None:
         await topology.declare(await connection.channel())
 
 
+async def delete_queue(servers: Services, name: str) -> None:
+    """Deletes a queue, as an administrator."""
+    async with await aio_pika.connect(servers.broker_url) as connection:
+        await (await connection.channel()).queue_delete(name)
+
+
+async def delete(servers: Services, topology: Topology) -> None:
+    """Deletes the queues, as an administrator."""
+    async with await aio_pika.connect(servers.broker_url) as connection:
+        channel = await connection.channel()
+        for name in (*map(topology.command_queue, range(topology.partitions)), topology.dead_letter_queue):
+            await channel.queue_delete(name)
+        await channel.exchange_delete(topology.commands_exchange)
+
+
 async def eventually(
     condition: Callable[[], Awaitable[T | None]], *, within_seconds: float = 20.0, every_seconds: float = 0.05
 ) -> T:
