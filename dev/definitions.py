@@ -12,7 +12,7 @@ ANY_PREFIX = "[a-z][a-z0-9-]*"
 
 
 def definitions(settings: Mapping[str, str]) -> str:
-    """The definitions with the prefix and the passwords of these settings, or with those for development."""
+    """The definitions with the prefix and the passwords of these settings."""
     script = str(ROOT / "dev/definitions.sh")
     return subprocess.check_output(["sh", script], env={"PATH": os.environ["PATH"], **settings}, text=True)
 

@@ -5,8 +5,8 @@ cat <<EOF
 {
   "vhosts": [{"name": "/"}],
   "users": [
-    {"name": "inkwell_gateway", "password": "${RABBITMQ_GATEWAY_PASSWORD:-development-only}", "tags": ""},
-    {"name": "inkwell_worker", "password": "${RABBITMQ_WORKER_PASSWORD:-development-only}", "tags": ""}
+    {"name": "inkwell_gateway", "password": "${RABBITMQ_GATEWAY_PASSWORD:?}", "tags": ""},
+    {"name": "inkwell_worker", "password": "${RABBITMQ_WORKER_PASSWORD:?}", "tags": ""}
   ],
   "permissions": [
     {

@@ -4,16 +4,15 @@
 do $$
 declare
   role text;
+  password text;
   relation regclass;
 begin
   foreach role in array array['migrator', 'worker', 'gateway'] loop
     if not exists (select from pg_roles where rolname = 'inkwell_' || role) then
       execute format('create role %I', 'inkwell_' || role);
     end if;
-    execute format(
-      'alter role %I login password %L', 'inkwell_' || role,
-      coalesce(nullif(current_setting(format('inkwell.%s_password', role), true), ''), 'development-only')
-    );
+    password := current_setting(format('inkwell.%s_password', role));
+    execute format('alter role %I login password %L', 'inkwell_' || role, password);
   end loop;
 
   execute format('alter database %I owner to inkwell_migrator', current_database());
