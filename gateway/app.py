@@ -11,7 +11,9 @@ from gateway import health
 from gateway.command_urls import CommandUrls
 from gateway.conditions import Conditions
 from gateway.dependencies import Gateway
+from gateway.docs import install_docs
 from gateway.errors import install_error_handlers
+from gateway.headers import install_headers
 from gateway.middleware import LimitedBodies, LimitedHeaders, UniformRequests
 from gateway.openapi import DESCRIPTION, EVERY, declare_problems, operation_id
 from gateway.publisher import Publisher
@@ -46,6 +48,9 @@ def create_app(settings: GatewaySettings | None = None) -> FastAPI:
         summary="Notes whose accepted writes are never lost",
         description=DESCRIPTION,
         lifespan=lifespan,
+        openapi_url="/openapi.json" if settings.docs else None,
+        docs_url=None,
+        redoc_url=None,
         redirect_slashes=False,
         telemetry={"tracing": False, "metrics": False, "logs": False},  # asks for it on every request, also in vain
         responses=EVERY,
@@ -55,11 +60,14 @@ def create_app(settings: GatewaySettings | None = None) -> FastAPI:
     app.add_middleware(LimitedHeaders, limit_bytes=HEADERS_LIMIT_BYTES)
     app.add_middleware(UniformRequests)
     install_error_handlers(app)
+    install_headers(app, settings.cors_origins)
     app.include_router(notes.reads)
     app.include_router(notes.writes_router(NoteBodies(settings), Conditions(settings)))
     app.include_router(commands.router)
     app.include_router(health.router)
     declare_problems(app)
+    if settings.docs:
+        install_docs(app)
     return app
 
 
