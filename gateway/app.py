@@ -14,7 +14,7 @@ from gateway.dependencies import Gateway
 from gateway.docs import install_docs
 from gateway.errors import install_error_handlers
 from gateway.headers import install_headers
-from gateway.middleware import LimitedBodies, LimitedHeaders, UniformRequests
+from gateway.middleware import LimitedBodies, LimitedHeads, UniformRequests
 from gateway.openapi import DESCRIPTION, EVERY, declare_problems, operation_id
 from gateway.publisher import Publisher
 from gateway.queries import Queries
@@ -24,8 +24,6 @@ from gateway.routes import commands, notes
 from gateway.settings import GatewaySettings
 from shared.settings import load_settings
 from shared.telemetry import configure_logging
-
-HEADERS_LIMIT_BYTES = 32 * 1024
 
 
 def create_app(settings: GatewaySettings | None = None) -> FastAPI:
@@ -57,7 +55,7 @@ def create_app(settings: GatewaySettings | None = None) -> FastAPI:
         generate_unique_id_function=operation_id,
     )
     app.add_middleware(LimitedBodies, limit_bytes=settings.body_limit_bytes)
-    app.add_middleware(LimitedHeaders, limit_bytes=HEADERS_LIMIT_BYTES)
+    app.add_middleware(LimitedHeads)
     app.add_middleware(UniformRequests)
     install_error_handlers(app)
     install_headers(app, settings.cors_origins)

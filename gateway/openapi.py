@@ -31,10 +31,12 @@ CODES = {
     "credentials_outdated": (401, "The credentials have changed; cannot occur yet, there are no accounts"),
     "note_not_found": (404, "There is no such note"),
     "command_not_found": (404, "This deployment has not signed such a URL"),
+    "request_timeout": (408, "The body has not arrived in time"),
     "command_gone": (410, "No outcome, and older than outcomes are kept"),
     "discarded": (410, "It had failed, and an operator has discarded it; no effect"),
     "precondition_failed": (412, "The note is in another version, which `ETag` tells"),
     "body_too_large": (413, "The body is over the limit"),
+    "uri_too_long": (414, "Path and query are over the limit"),
     "unsupported_media_type": (415, "The body is not declared as JSON in UTF-8"),
     "validation_failed": (422, "A field or a parameter is wrong; `errors` says which"),
     "idempotency_key_reused": (422, "The key was used with another request"),
@@ -107,7 +109,7 @@ def _write(*codes: str) -> Responses:
 
 
 WRITTEN = ("Preference-Applied", "Idempotent-Replayed")
-BODY = ("invalid_json", "unsupported_media_type")
+BODY = ("invalid_json", "request_timeout", "unsupported_media_type")
 CHANGE = problems("note_not_found", "precondition_failed", headers=("Idempotent-Replayed",))
 CHANGED: Responses = {
     200: answer("The note as it is now", "ETag", *WRITTEN),
@@ -123,7 +125,7 @@ DELETE_NOTE = {204: answer("It is gone", *WRITTEN)} | CHANGE | _write("precondit
 GET_COMMAND = {200: answer("The state of the write", "Retry-After", "Preference-Applied")} | problems(
     "command_not_found", "command_gone", "internal_error", "database_unavailable"
 )
-EVERY = problems("headers_too_large", "internal_error")
+EVERY = problems("uri_too_long", "headers_too_large", "internal_error")
 READY: Responses = {503: {"description": "Stopping", "content": {"application/json": {}}}}
 
 

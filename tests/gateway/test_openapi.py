@@ -121,6 +121,7 @@ async def test_document_declares_exactly_what_gateways_answer(
         for path, operations in witness.document["paths"].items():
             for method in operations:
                 await client.request(method, path, headers={"Long": "a" * 40_000})
+                await client.request(method, path, params={"long": "a" * 10_000})
         for method, _ in WRITES:
             await write(client, method)
         await fail(client, database)
