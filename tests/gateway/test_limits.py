@@ -6,6 +6,8 @@ from contextlib import asynccontextmanager
 
 import httpx
 import pytest
+from uvicorn._types import ASGI3Application
+from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
 from gateway import middleware, protocol
 from gateway.settings import GatewaySettings
@@ -156,3 +158,24 @@ async def test_body_that_does_not_come_is_refused(
 
     assert answer.startswith(b"HTTP/1.1 408 ")
     assert b'"code":"request_timeout"' in answer
+
+
+async def test_client_that_leaves_in_the_middle_of_its_body_is_no_bug(
+    gateway: httpx.AsyncClient, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    handled = asyncio.Event()
+    run = RequestResponseCycle.run_asgi
+
+    async def noticed(cycle: RequestResponseCycle, app: ASGI3Application) -> None:
+        await run(cycle, app)
+        handled.set()
+
+    monkeypatch.setattr(RequestResponseCycle, "run_asgi", noticed)
+    async with connected(gateway) as (_, writer):
+        writer.write(UPLOAD % 100 + b"{")
+        await writer.drain()
+
+    async with asyncio.timeout(10):
+        await handled.wait()
+
+    assert "Exception in ASGI application" not in caplog.text
