@@ -41,11 +41,13 @@ CODES = {
     "note_not_found": (404, "There is no such note"),
     "command_not_found": (404, "This deployment has not signed such a URL"),
     "token_not_found": (404, "There is no such personal token"),
+    "request_timeout": (408, "The body has not arrived in time"),
     "name_taken": (409, "Another user has this name, perhaps in other letters"),
     "command_gone": (410, "No outcome, and older than outcomes are kept"),
     "discarded": (410, "It had failed, and an operator has discarded it; no effect"),
     "precondition_failed": (412, "The note is in another version, which `ETag` tells"),
     "body_too_large": (413, "The body is over the limit"),
+    "uri_too_long": (414, "Path and query are over the limit"),
     "unsupported_media_type": (415, "The body is not declared as JSON in UTF-8"),
     "validation_failed": (422, "A field or a parameter is wrong; `errors` says which"),
     "idempotency_key_reused": (422, "The key was used with another request"),
@@ -130,7 +132,7 @@ def _command(*codes: str, admission: tuple[str, ...] = ()) -> Responses:
 
 
 WRITTEN = ("Preference-Applied", "Idempotent-Replayed")
-BODY = ("invalid_json", "unsupported_media_type")
+BODY = ("invalid_json", "request_timeout", "unsupported_media_type")
 CHANGE = problems("note_not_found", "precondition_failed", headers=("Idempotent-Replayed",))
 CHANGED: Responses = {
     200: answer("The note as it is now", "ETag", *WRITTEN),
@@ -173,7 +175,7 @@ _FORM = {
     },
 }
 FORM: Part = {"requestBody": {"required": True, "content": {"application/x-www-form-urlencoded": {"schema": _FORM}}}}
-EVERY = problems("headers_too_large", "internal_error")
+EVERY = problems("uri_too_long", "headers_too_large", "internal_error")
 READY: Responses = {503: {"description": "Stopping", "content": {"application/json": {}}}}
 
 

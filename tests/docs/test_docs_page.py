@@ -1,0 +1,75 @@
+"""The documentation page in a real browser that reaches nothing but the gateway."""
+
+import shutil
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from typing import Self
+
+import httpx
+import pytest
+from playwright.async_api import ConsoleMessage, Page, Response, async_playwright
+
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium: apt-get install chromium")
+
+
+@dataclass
+class Reader:
+    """Somebody who reads the documentation and tries things out."""
+
+    page: Page
+    requested: list[str] = field(default_factory=list)
+    """The URLs that the page has asked for."""
+    complaints: list[str] = field(default_factory=list)
+    """The warnings and errors on the browser's console; it says there, too, what the page's policy has stopped."""
+
+    @classmethod
+    async def at(cls, page: Page, url: str) -> Self:
+        """Opens the documentation, and waits until it is there."""
+        reader = cls(page)
+        page.on("request", lambda request: reader.requested.append(request.url))
+        page.on("console", reader.listen)
+        page.on("pageerror", lambda error: reader.complaints.append(str(error)))
+        await page.goto(f"{url}/docs")
+        await page.locator("#operations-notes-listNotes").wait_for()
+        return reader
+
+    def listen(self, message: ConsoleMessage) -> None:
+        if message.type in {"warning", "error"}:
+            self.complaints.append(message.text)
+
+    async def try_out(self, operation: str) -> Response:
+        """Has the page send the operation's request as it stands; what the gateway answers."""
+        block = self.page.locator(f"#operations-{operation}")
+        await block.locator(".opblock-summary-control").click()
+        await block.get_by_role("button", name="Try it out").click()
+        async with self.page.expect_response(is_of_the_api) as answered:
+            await block.get_by_role("button", name="Execute").click()
+        await block.locator(".live-responses-table .response-col_status").first.wait_for()
+        return await answered.value
+
+
+def is_of_the_api(response: Response) -> bool:
+    return "/docs" not in response.url and "/openapi.json" not in response.url
+
+
+@pytest.fixture
+async def page() -> AsyncIterator[Page]:
+    async with async_playwright() as playwright:
+        browser = await playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield await browser.new_page()
+        await browser.close()
+
+
+async def test_page_loads_and_tries_out_without_leaving_its_origin(page: Page, client: httpx.AsyncClient) -> None:
+    origin = str(client.base_url).rstrip("/")
+    created = await client.post("/notes", json={"title": "Ink", "description": "Buy a bottle"})
+    reader = await Reader.at(page, origin)
+
+    answer = await reader.try_out("notes-listNotes")
+
+    assert answer.status == 200
+    assert await answer.json() == [created.json()]
+    assert "Buy a bottle" in await page.locator(".live-responses-table").inner_text()
+    assert [url for url in reader.requested if not url.startswith((f"{origin}/", "data:"))] == []
+    assert reader.complaints == []
