@@ -9,6 +9,8 @@ import httpx
 import pytest
 from playwright.async_api import ConsoleMessage, Page, Response, async_playwright
 
+from tests.accounts import PASSWORD, sign_up
+
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium: apt-get install chromium")
 
@@ -48,6 +50,17 @@ class Reader:
         await block.locator(".live-responses-table .response-col_status").first.wait_for()
         return await answered.value
 
+    async def sign_in(self, name: str, password: str) -> None:
+        """Uses the Authorize button, and asks for every scope."""
+        await self.page.get_by_role("button", name="Authorize").first.click()
+        form = self.page.locator(".auth-container").filter(has_text="OAuth2")
+        await form.locator("input[data-name=username]").or_(form.locator("#oauth_username")).first.fill(name)
+        await form.locator("input[type=password]").first.fill(password)
+        await form.get_by_text("select all", exact=True).click()
+        await form.locator("button.authorize").click()
+        await form.get_by_text("Logout").wait_for()
+        await self.page.get_by_role("button", name="Close").first.click()
+
 
 def is_of_the_api(response: Response) -> bool:
     return "/docs" not in response.url and "/openapi.json" not in response.url
@@ -72,4 +85,16 @@ async def test_page_loads_and_tries_out_without_leaving_its_origin(page: Page, c
     assert await answer.json() == [created.json()]
     assert "Buy a bottle" in await page.locator(".live-responses-table").inner_text()
     assert [url for url in reader.requested if not url.startswith((f"{origin}/", "data:"))] == []
+    assert reader.complaints == []
+
+
+async def test_authorize_button_signs_in(page: Page, users_client: httpx.AsyncClient) -> None:
+    ada = await sign_up(users_client, "Ada")
+    created = await users_client.post("/notes", json={"title": "Ink", "description": ""}, headers=ada.headers)
+    reader = await Reader.at(page, str(users_client.base_url).rstrip("/"))
+
+    await reader.sign_in("Ada", PASSWORD)
+    answer = await reader.try_out("notes-listNotes")
+
+    assert (answer.status, await answer.json()) == (200, [created.json()])
     assert reader.complaints == []
