@@ -59,24 +59,34 @@ def create_app(settings: GatewaySettings | None = None) -> FastAPI:
         responses=EVERY,
         generate_unique_id_function=operation_id,
     )
+    install_middleware(app, settings)
+    install_error_handlers(app)
+    install_routes(app, settings)
+    return app
+
+
+def install_middleware(app: FastAPI, settings: GatewaySettings) -> None:
+    """What every request passes; the last one that is added is the first to see it."""
     app.add_middleware(LimitedBodies, limit_bytes=settings.body_limit_bytes)
     app.add_middleware(LimitedHeads)
     app.add_middleware(UniformRequests)
     if settings.trusted_proxies:
         app.add_middleware(ProxyHeadersMiddleware, trusted_hosts=[str(proxy) for proxy in settings.trusted_proxies])
-    install_error_handlers(app)
     install_headers(app, settings.cors_origins)
+
+
+def install_routes(app: FastAPI, settings: GatewaySettings) -> None:
+    """Every route, and what documents them."""
+    has_users = settings.auth == "password"
     app.include_router(notes.reads)
     app.include_router(notes.writes_router(NoteBodies(settings), Conditions(settings)))
     app.include_router(commands.router)
-    if settings.auth == "password":
-        app.include_router(users.router)
-        app.include_router(auth.router)
+    for router in (users.router, auth.router) if has_users else ():
+        app.include_router(router)
     app.include_router(health.router)
-    extend_document(app, has_users=settings.auth == "password")
+    extend_document(app, has_users=has_users)
     if settings.docs:
         install_docs(app)
-    return app
 
 
 @asynccontextmanager

@@ -55,7 +55,9 @@ _OUTCOME = select(*(commands.c[name] for name in Outcome.model_fields)).where(
     commands.c.id == bindparam("command_id", type_=Uuid)
 )
 FIND_OUTCOME = Statement.compiled(_OUTCOME.where(commands.c.owner_id == _OWNER))
-FIND_REGISTRATION = Statement.compiled(_OUTCOME.where(commands.c.type == literal_column("'user.register'")))
+# Until it is applied a registration is nobody's, from then on its user's.
+_IS_REGISTRATION = (commands.c.owner_id == _OWNER) | (commands.c.type == literal_column("'user.register'"))
+FIND_REGISTRATION = Statement.compiled(_OUTCOME.where(_IS_REGISTRATION))
 
 FIND_USER = Statement.compiled(select(*(users.c[name] for name in PublicUser.model_fields)).where(_IS_CALLER))
 FIND_PASSWORD = Statement.compiled(select(users.c.password_hash).where(_IS_CALLER))
