@@ -11,6 +11,7 @@ from dev.backend import ROOT
 from dev.local import Ports
 
 EXPECTED = [
+    '"name":"ada"',
     "HTTP/1.1 201",
     '"version":1}',
     '"version":2}',
@@ -21,6 +22,11 @@ EXPECTED = [
     '"applied"',
 ]
 """What the README's lines must print, in this order."""
+SIGN_IN_AND_LIST = r"""
+TOKEN=$(curl -s http://127.0.0.1:8000/auth/token -d username=ada -d 'password=correct horse battery' |
+  sed -E 's/.*"access_token":"([^"]+)".*/\1/')
+curl -s http://127.0.0.1:8000/notes/ -H "Authorization: Bearer $TOKEN"
+"""
 
 
 def main() -> None:
@@ -31,20 +37,21 @@ def main() -> None:
         environment = {**os.environ, "BACKEND": "local", "INKWELL_STATE": name, "INKWELL_PORT": port}
         try:
             _bash("make up", environment)
-            _expect(EXPECTED, "".join(_bash(line, environment) for line in _readme_lines(port)))
+            _expect(EXPECTED, _bash(_readme_lines(port), environment))
             _bash("make down", environment)
             _expect_nothing_left(name)
             _bash("make up", environment)
-            _expect(['"Paper"'], _bash(f"curl -s http://127.0.0.1:{port}/notes/", environment))
+            _expect(['"title":"Paper"'], _bash(SIGN_IN_AND_LIST.replace("8000", port), environment))
         finally:
             _bash("make down", environment)
         _expect_nothing_left(name)
 
 
-def _readme_lines(port: str) -> list[str]:
+def _readme_lines(port: str) -> str:
     text = (ROOT / "README.md").read_text()
     chapter = text[text.index("\n## Try it") : text.index("\n## The API")]
-    return re.findall(r"```bash\n(.*?)```", chapter.replace("127.0.0.1:8000", f"127.0.0.1:{port}"), re.DOTALL)
+    blocks = re.findall(r"```bash\n(.*?)```", chapter.replace("127.0.0.1:8000", f"127.0.0.1:{port}"), re.DOTALL)
+    return "".join(blocks)
 
 
 def _bash(script: str, environment: dict[str, str]) -> str:

@@ -5,12 +5,16 @@ from dataclasses import dataclass
 
 from fastapi import Request
 
+from gateway.access_tokens import AccessTokens
+from gateway.authentication import Authentication
+from gateway.caller import Caller
 from gateway.command_urls import CommandUrls
+from gateway.passwords import Passwords
 from gateway.publisher import Publisher
 from gateway.queries import Queries
 from gateway.replies import Replies
 from gateway.settings import GatewaySettings
-from shared.tables import IMPLICIT_OWNER
+from gateway.throttles import Throttles
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +29,10 @@ class Gateway:
     replies: Replies
     """Writes that wait for their outcome."""
     command_urls: CommandUrls
+    authentication: Authentication
+    access_tokens: AccessTokens
+    passwords: Passwords
+    throttles: Throttles
     draining: asyncio.Event
     """Set when the gateway is about to stop: it is not ready, and no write waits for its outcome."""
 
@@ -40,6 +48,7 @@ def gateway_of(request: Request) -> Gateway:
     return gateway
 
 
-def owner_of(_: Request) -> int:
-    """The owner that the request acts for; every request is the implicit owner's."""
-    return IMPLICIT_OWNER
+def caller_of(request: Request) -> Caller:
+    """Who calls, as the route's rule has found; only where it demands credentials."""
+    caller: Caller = request.state.caller
+    return caller

@@ -1,5 +1,6 @@
 """Every error a client can get, as problem+json (RFC 9457) with a stable `code`, rendered in one place."""
 
+import random
 from collections.abc import Callable, Mapping, Sequence
 from http import HTTPStatus
 
@@ -9,9 +10,10 @@ from fastapi.responses import JSONResponse
 from pydantic import BaseModel
 from pydantic_core import ErrorDetails
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 from starlette.routing import Match
 
-from gateway.queries import DatabaseUnavailableError
+from gateway.queries import CredentialsOutdatedError, DatabaseUnavailableError
 from shared.contracts import Outcome, OutcomeStatus, Rejection
 
 REJECTION_DETAIL = {
@@ -19,12 +21,18 @@ REJECTION_DETAIL = {
     Rejection.PRECONDITION_FAILED: "The note is not in the version that the request asks for",
     Rejection.CREDENTIALS_OUTDATED: "The credentials were changed or revoked after they were issued",
     Rejection.IDEMPOTENCY_KEY_REUSED: "The key was used before with another request",
+    Rejection.NAME_TAKEN: "Another user has this name, perhaps in other letters",
+    Rejection.TOKEN_NOT_FOUND: "Personal token not found",
     Rejection.DISCARDED: "The write failed, and an operator has discarded it; it has no effect and never will",
 }
 FIELD_CODES = {
     "missing": "missing",
     "extra_forbidden": "unknown_field",
     "string_too_long": "too_long",
+    "string_too_short": "too_short",
+    "too_short": "too_short",
+    "too_long": "too_long",
+    "enum": "invalid_value",
     "string_type": "wrong_type",
     "model_type": "wrong_type",
     "model_attributes_type": "wrong_type",
@@ -36,6 +44,9 @@ FIELD_CODES = {
     "less_than_equal": "out_of_range",
     "value_error": "invalid_value",
 }
+REALM = 'Bearer realm="inkwell"'
+CHALLENGE = {"WWW-Authenticate": f'{REALM}, error="invalid_token"'}
+MAX_RETRY_AFTER_SECONDS = 5
 PROBLEM_JSON = "application/problem+json"
 STATUS_CODES = {404: "not_found", 405: "method_not_allowed"}
 
@@ -99,7 +110,30 @@ def problem_of(outcome: Outcome, command_url: Callable[[], str], headers: Mappin
         detail = "The write was accepted, has had no effect and is kept for an operator; ask the command's URL"
         return ProblemError(outcome.http_status, "command_failed", detail, headers=headers, command=command_url())
     reason = Rejection(outcome.reason or "")
+    if reason is Rejection.CREDENTIALS_OUTDATED:
+        headers = {**headers, **CHALLENGE}
     return ProblemError(outcome.http_status, reason, REJECTION_DETAIL[reason], headers=headers)
+
+
+def unauthenticated(code: str, detail: str) -> ProblemError:
+    """401 with the challenge that RFC 6750 demands; its `error` is left out where there were no credentials."""
+    headers = {"WWW-Authenticate": REALM} if code == "not_authenticated" else CHALLENGE
+    return ProblemError(HTTPStatus.UNAUTHORIZED, code, detail, headers=headers)
+
+
+def overloaded() -> ProblemError:
+    """503: the request has no effect, because too many wait already."""
+    return ProblemError(
+        HTTPStatus.SERVICE_UNAVAILABLE,
+        "overloaded",
+        "Too many requests wait already; this one has no effect and can be repeated freely, later",
+        headers=retry_after(),
+    )
+
+
+def retry_after() -> dict[str, str]:
+    """Seconds until a retry is welcome; drawn, so that the refused do not all come back at once."""
+    return {"Retry-After": str(random.randint(1, MAX_RETRY_AFTER_SECONDS))}  # noqa: S311 - keeps no secret
 
 
 def invalid_header(name: str, expected: str) -> ProblemError:
@@ -133,6 +167,11 @@ def install_error_handlers(app: FastAPI) -> None:
         detail = "The database did not answer; try again"
         return ProblemError(503, "database_unavailable", detail, headers={"Retry-After": "1"}).response()
 
+    @app.exception_handler(CredentialsOutdatedError)
+    async def on_credentials_outdated(_: Request, __: CredentialsOutdatedError) -> JSONResponse:
+        reason = Rejection.CREDENTIALS_OUTDATED
+        return unauthenticated(reason, REJECTION_DETAIL[reason]).response()
+
     @app.exception_handler(RequestValidationError)
     async def on_invalid_parameters(_: Request, error: RequestValidationError) -> JSONResponse:
         return invalid(error.errors()).response()
@@ -142,6 +181,10 @@ def install_error_handlers(app: FastAPI) -> None:
         code = STATUS_CODES.get(error.status_code, "bad_request")
         headers = {"Allow": allowed_methods(request)} if error.status_code == 405 else error.headers
         return ProblemError(error.status_code, code, error.detail, headers=headers).response()
+
+    @app.exception_handler(ClientDisconnect)
+    async def on_disconnect(_: Request, __: ClientDisconnect) -> JSONResponse:
+        return ProblemError(400, "bad_request", "The request ended early").response()  # nobody is there to read it
 
     @app.exception_handler(Exception)
     async def on_bug(_: Request, __: Exception) -> JSONResponse:

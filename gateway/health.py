@@ -11,19 +11,21 @@ from fastapi.responses import JSONResponse
 from gateway.dependencies import Gateway, gateway_of
 from gateway.openapi import READY
 from gateway.queries import DatabaseUnavailableError
+from gateway.requests import PlainRoute
+from gateway.rules import OPEN
 
 PING_TIMEOUT_SECONDS = 1.0
 
-router = APIRouter(prefix="/health", tags=["health"])
+router = APIRouter(prefix="/health", tags=["health"], route_class=PlainRoute)
 
 
-@router.get("/live")
-async def live() -> dict[str, str]:
+@router.get("/live", openapi_extra=OPEN.openapi)
+async def live(_: Request) -> Response:
     """Answers 200 while the process can answer at all."""
-    return {"status": "live"}
+    return JSONResponse({"status": "live"})
 
 
-@router.get("/ready", responses=READY)
+@router.get("/ready", responses=READY, openapi_extra=OPEN.openapi)
 async def ready(request: Request) -> Response:
     """Answers 200 until the gateway drains; the body tells which dependency is down."""
     gateway = gateway_of(request)

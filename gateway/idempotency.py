@@ -43,11 +43,14 @@ class IdempotencyKey:
         }
 
 
-def command_id(owner: int, command_type: str, note_id: int | None, key: str | None) -> UUID:
-    """The command's id: drawn, or where there is a key the same for each attempt of this owner at this request."""
+def command_id(scope: int | str, command_type: str, target: int | str | None, key: str | None) -> UUID:
+    """The command's id: drawn, or where there is a key the same for each attempt at this request in this scope.
+
+    The scope is the owner, so that the keys of two owners never meet.
+    """
     if key is None:
         return uuid7()
-    return uuid5(NAMESPACE, json.dumps([owner, command_type, note_id, key]))
+    return uuid5(NAMESPACE, json.dumps([scope, command_type, target, key]))
 
 
 IDEMPOTENCY_KEY = IdempotencyKey()

@@ -11,6 +11,7 @@ from pydantic.json_schema import models_json_schema
 
 from gateway.errors import PROBLEM_JSON, Problem
 from gateway.schemas import CommandState
+from shared.contracts import Scope
 
 Part = dict[str, Any]
 """A part of an OpenAPI document."""
@@ -28,22 +29,35 @@ Every path works with and without its trailing slash, and HEAD wherever GET does
 CODES = {
     "invalid_json": (400, "The body is not JSON"),
     "invalid_header": (400, "A header that must not be ignored cannot be understood"),
-    "credentials_outdated": (401, "The credentials have changed; cannot occur yet, there are no accounts"),
+    "invalid_request": (400, "The form lacks a parameter, or has one twice"),
+    "unsupported_grant_type": (400, "The grant type is not `password`"),
+    "invalid_scope": (400, "There is no such scope"),
+    "invalid_grant": (400, "The name or the password is wrong"),
+    "not_authenticated": (401, "There are no credentials"),
+    "invalid_token": (401, "The token is expired, revoked, or not one of this deployment's"),
+    "credentials_outdated": (401, "The password was changed, or the user is gone"),
+    "insufficient_scope": (403, "The token lacks the scope that the operation needs"),
+    "wrong_password": (403, "The current password is another"),
     "note_not_found": (404, "There is no such note"),
     "command_not_found": (404, "This deployment has not signed such a URL"),
+    "token_not_found": (404, "There is no such personal token"),
+    "request_timeout": (408, "The body has not arrived in time"),
+    "name_taken": (409, "Another user has this name, perhaps in other letters"),
     "command_gone": (410, "No outcome, and older than outcomes are kept"),
     "discarded": (410, "It had failed, and an operator has discarded it; no effect"),
     "precondition_failed": (412, "The note is in another version, which `ETag` tells"),
     "body_too_large": (413, "The body is over the limit"),
+    "uri_too_long": (414, "Path and query are over the limit"),
     "unsupported_media_type": (415, "The body is not declared as JSON in UTF-8"),
     "validation_failed": (422, "A field or a parameter is wrong; `errors` says which"),
     "idempotency_key_reused": (422, "The key was used with another request"),
     "precondition_required": (428, "This deployment demands If-Match"),
+    "too_many_requests": (429, "Too many tries from this address; `Retry-After` tells when the next one counts"),
     "headers_too_large": (431, "The headers are over the limit"),
     "command_failed": (500, "Accepted, no effect, kept for an operator; `command` is its URL"),
     "internal_error": (500, "A bug in the gateway, which it has logged"),
     "not_accepted": (503, "The broker did not take the write, which certainly has no effect: repeat it"),
-    "overloaded": (503, "Too many writes wait already; this one certainly has no effect: repeat it later"),
+    "overloaded": (503, "Too many requests wait already; this one certainly has no effect: repeat it later"),
     "database_unavailable": (503, "Postgres does not answer; try again"),
     "unconfirmed": (504, "Unknown: repeat it with its key, or ask `command`, its URL"),
 }
@@ -56,9 +70,15 @@ HEADERS = {
     "Location": "The new note or, with 202, the command",
     "Preference-Applied": "The preferences that were honoured",
     "Retry-After": "Seconds to wait before the next try; with 504 only where the request had a key",
+    "WWW-Authenticate": "The challenge of RFC 6750",
 }
 CODE_HEADERS = {
     "precondition_failed": ["ETag"],
+    "not_authenticated": ["WWW-Authenticate"],
+    "invalid_token": ["WWW-Authenticate"],
+    "credentials_outdated": ["WWW-Authenticate"],
+    "insufficient_scope": ["WWW-Authenticate"],
+    "too_many_requests": ["Retry-After"],
     "not_accepted": ["Retry-After"],
     "overloaded": ["Retry-After"],
     "database_unavailable": ["Retry-After"],
@@ -85,14 +105,21 @@ def _problem(codes: list[str], headers: tuple[str, ...]) -> Part:
     return answer(description, *headers, *own_headers, content={PROBLEM_JSON: {"schema": schema}})
 
 
+UNADMITTED = ("not_authenticated", "invalid_token", "credentials_outdated", "insufficient_scope")
+
+
 def _read(*codes: str) -> Responses:
     return {
         200: answer("What was asked for", "ETag"),
         304: answer("The client has it already", "ETag"),
-    } | problems("invalid_header", *codes, "validation_failed", "internal_error", "database_unavailable")
+    } | problems("invalid_header", *UNADMITTED, *codes, "validation_failed", "internal_error", "database_unavailable")
 
 
 def _write(*codes: str) -> Responses:
+    return _command(*codes, admission=(*UNADMITTED, "database_unavailable"))
+
+
+def _command(*codes: str, admission: tuple[str, ...] = ()) -> Responses:
     accepted = answer(
         "Accepted; it will be applied, and `Location` tells its outcome",
         *("Location", "Retry-After", "Preference-Applied"),
@@ -100,14 +127,12 @@ def _write(*codes: str) -> Responses:
     )
     refused = ("invalid_header", *codes, "body_too_large", "validation_failed", "idempotency_key_reused")
     undecided = ("not_accepted", "overloaded", "unconfirmed")
-    decided = problems(
-        *("credentials_outdated", "discarded", "command_failed", "internal_error"), headers=("Idempotent-Replayed",)
-    )
+    decided = problems(*admission, "discarded", "command_failed", "internal_error", headers=("Idempotent-Replayed",))
     return {202: accepted} | decided | problems(*refused, *undecided)
 
 
 WRITTEN = ("Preference-Applied", "Idempotent-Replayed")
-BODY = ("invalid_json", "unsupported_media_type")
+BODY = ("invalid_json", "request_timeout", "unsupported_media_type")
 CHANGE = problems("note_not_found", "precondition_failed", headers=("Idempotent-Replayed",))
 CHANGED: Responses = {
     200: answer("The note as it is now", "ETag", *WRITTEN),
@@ -121,10 +146,62 @@ REPLACE_NOTE = CHANGED | CHANGE | _write(*BODY, "precondition_required")
 PATCH_NOTE = REPLACE_NOTE | problems("unsupported_media_type", headers=("Accept-Patch",))
 DELETE_NOTE = {204: answer("It is gone", *WRITTEN)} | CHANGE | _write("precondition_required")
 GET_COMMAND = {200: answer("The state of the write", "Retry-After", "Preference-Applied")} | problems(
-    "command_not_found", "command_gone", "internal_error", "database_unavailable"
+    *UNADMITTED, "command_not_found", "command_gone", "internal_error", "database_unavailable"
 )
-EVERY = problems("headers_too_large", "internal_error")
+REGISTER_USER = {201: answer("The user", "Location", *WRITTEN)} | _command(*BODY, "name_taken", "too_many_requests")
+GET_USER = problems(*UNADMITTED, "internal_error", "database_unavailable")
+CHANGE_USER = {
+    200: answer("The user as it is now", *WRITTEN),
+    204: answer("It has happened; without a body, as preferred", *WRITTEN),
+} | _write(*BODY, "wrong_password", "name_taken", "too_many_requests")
+CHANGE_USER |= problems("unsupported_media_type", headers=("Accept-Patch",))
+DELETE_USER = {204: answer("It is gone", *WRITTEN)} | _write()
+ISSUE_TOKEN = problems(
+    *("invalid_request", "unsupported_grant_type", "invalid_scope", "invalid_grant", "too_many_requests"),
+    *("body_too_large", "internal_error", "overloaded", "database_unavailable"),
+)
+CREATE_TOKEN = {201: answer("The personal token", "Location", *WRITTEN)} | _write(*BODY)
+LIST_TOKENS = GET_USER
+GET_TOKEN = problems(*UNADMITTED, "token_not_found", "validation_failed", "internal_error", "database_unavailable")
+REVOKE_TOKEN = {204: answer("It is gone", *WRITTEN)} | _write("token_not_found")
+_FORM = {
+    "type": "object",
+    "required": ["username", "password"],
+    "properties": {
+        "grant_type": {"type": "string", "enum": ["password"], "default": "password"},
+        "username": {"type": "string"},
+        "password": {"type": "string", "format": "password"},
+        "scope": {"type": "string", "description": "Scopes with spaces between them; all where there is none"},
+    },
+}
+FORM: Part = {"requestBody": {"required": True, "content": {"application/x-www-form-urlencoded": {"schema": _FORM}}}}
+EVERY = problems("uri_too_long", "headers_too_large", "internal_error")
 READY: Responses = {503: {"description": "Stopping", "content": {"application/json": {}}}}
+
+
+SECURITY_SCHEMES: Part = {
+    "password": {
+        "type": "oauth2",
+        "description": "An access token for a name and a password",
+        "flows": {
+            "password": {
+                "tokenUrl": "/auth/token",
+                "scopes": {
+                    Scope.READ.value: "Read notes",
+                    Scope.WRITE.value: "Write notes, and ask what became of it",
+                    Scope.ACCOUNT.value: "Change the account and its personal tokens",
+                },
+            }
+        },
+    },
+    "personalToken": {"type": "http", "scheme": "bearer", "description": "A personal token, for scripts"},
+}
+
+
+def _forget_security(document: Part) -> None:
+    for operations in document["paths"].values():
+        for operation in operations.values():
+            operation.pop("security", None)
 
 
 def operation_id(route: APIRoute) -> str:
@@ -133,14 +210,19 @@ def operation_id(route: APIRoute) -> str:
     return first + "".join(map(str.capitalize, others))
 
 
-def declare_problems(app: FastAPI) -> None:
-    """Adds the model of problems to the app's OpenAPI document."""
+def extend_document(app: FastAPI, *, has_users: bool) -> None:
+    """Adds to the app's OpenAPI document the model of problems, and how users sign in."""
     generate = app.openapi
 
     def openapi() -> Part:
         if app.openapi_schema is None:
+            document = generate()
             _, schema = models_json_schema([(Problem, "serialization")], ref_template="#/components/schemas/{model}")
-            generate()["components"]["schemas"] |= schema["$defs"]
+            document["components"]["schemas"] |= schema["$defs"]
+            if has_users:
+                document["components"]["securitySchemes"] = SECURITY_SCHEMES
+            else:
+                _forget_security(document)
         return app.openapi_schema or {}
 
     app.openapi = openapi  # type: ignore[method-assign]  # FastAPI's documented way to extend it

@@ -5,17 +5,19 @@ Nothing here holds a connection or a transaction while it waits for anything but
 
 import asyncio
 from contextlib import AbstractAsyncContextManager, nullcontext
+from dataclasses import dataclass
 from uuid import UUID
 
 import asyncpg
 import structlog
-from sqlalchemy import BigInteger, Uuid, bindparam, func, literal_column, select
+from sqlalchemy import BigInteger, Integer, Text, Uuid, bindparam, case, func, literal_column, select
 
+from gateway.caller import Caller
 from gateway.settings import GatewaySettings
 from shared.connections import Connections
-from shared.contracts import Outcome
+from shared.contracts import NOBODY, Outcome, PublicToken, PublicUser, Scope
 from shared.database import Statement
-from shared.tables import NOTE_FIELDS, commands, note_json, notes
+from shared.tables import NOTE_FIELDS, commands, note_json, notes, personal_tokens, users
 
 READ_FAILURES = (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError)
 
@@ -24,12 +26,19 @@ NO_LIMIT = nullcontext()
 log = structlog.get_logger()
 
 
-_PRINTED_NOTE = note_json(notes, {name: notes.c[name] for name in NOTE_FIELDS})
 _OWNER = bindparam("owner", type_=BigInteger)
+_FOLDED_NAME = bindparam("folded_name", type_=Text)
+_IS_LIVE = users.c.deleted_date.is_(None)
+# Every read starts from its caller: no row means that the credentials are outdated, whatever else there is.
+_IS_CALLER = (
+    (users.c.id == _OWNER) & (users.c.credentials_version == bindparam("credentials_version", type_=Integer)) & _IS_LIVE
+)
+_PRINTED_NOTE = note_json(notes, {name: notes.c[name] for name in NOTE_FIELDS})
+_MY_NOTE = (notes.c.owner_id == users.c.id) & (notes.c.id == bindparam("note_id", type_=BigInteger))
 FIND_NOTE = Statement.compiled(
-    select(_PRINTED_NOTE, notes.c.version).where(
-        notes.c.id == bindparam("note_id", type_=BigInteger), notes.c.owner_id == _OWNER
-    )
+    select(case((notes.c.id.is_not(None), _PRINTED_NOTE)), notes.c.version)
+    .join_from(users, notes, _MY_NOTE, isouter=True)
+    .where(_IS_CALLER)
 )
 _PAGE = (
     select(_PRINTED_NOTE.label("note"))
@@ -40,19 +49,60 @@ _PAGE = (
     .subquery()
 )
 _JOINED = func.coalesce(func.string_agg(_PAGE.c.note, literal_column("','")), literal_column("''"))
-LIST_NOTES = Statement.compiled(select(func.concat(literal_column("'['"), _JOINED, literal_column("']'"))))
-FIND_OUTCOME = Statement.compiled(
-    select(*(commands.c[name] for name in Outcome.model_fields)).where(
-        commands.c.id == bindparam("command_id", type_=Uuid), commands.c.owner_id == _OWNER
+_NOTES = select(func.concat(literal_column("'['"), _JOINED, literal_column("']'"))).scalar_subquery()
+LIST_NOTES = Statement.compiled(select(_NOTES).select_from(users).where(_IS_CALLER))
+_OUTCOME = select(*(commands.c[name] for name in Outcome.model_fields)).where(
+    commands.c.id == bindparam("command_id", type_=Uuid)
+)
+FIND_OUTCOME = Statement.compiled(_OUTCOME.where(commands.c.owner_id == _OWNER))
+# Until it is applied a registration is nobody's, from then on its user's.
+_IS_REGISTRATION = (commands.c.owner_id == _OWNER) | (commands.c.type == literal_column("'user.register'"))
+FIND_REGISTRATION = Statement.compiled(_OUTCOME.where(_IS_REGISTRATION))
+
+FIND_USER = Statement.compiled(select(*(users.c[name] for name in PublicUser.model_fields)).where(_IS_CALLER))
+FIND_PASSWORD = Statement.compiled(select(users.c.password_hash).where(_IS_CALLER))
+FIND_LOGIN = Statement.compiled(
+    select(users.c.id, users.c.credentials_version, users.c.password_hash).where(
+        users.c.folded_name == _FOLDED_NAME, _IS_LIVE
     )
 )
-
+FIND_CREDENTIALS_VERSION = Statement.compiled(select(users.c.credentials_version).where(users.c.id == _OWNER, _IS_LIVE))
+FIND_TOKEN_HOLDER = Statement.compiled(
+    select(users.c.id, users.c.credentials_version, personal_tokens.c.scopes, personal_tokens.c.expires_date)
+    .join_from(personal_tokens, users)
+    .where(
+        personal_tokens.c.secret_digest == bindparam("digest", type_=Text),
+        personal_tokens.c.credentials_version == users.c.credentials_version,
+        personal_tokens.c.expires_date > func.now(),
+        _IS_LIVE,
+    )
+)
+_MY_TOKENS = (
+    select(users.c.id.label("caller"), *(personal_tokens.c[name] for name in PublicToken.model_fields))
+    .join_from(users, personal_tokens, isouter=True)
+    .where(_IS_CALLER)
+    .order_by(personal_tokens.c.created_date, personal_tokens.c.id)
+)
+LIST_TOKENS = Statement.compiled(_MY_TOKENS)
 
 PING = Statement.compiled(select(literal_column("1")))
 
 
 class DatabaseUnavailableError(Exception):
     """Postgres did not answer a read within its deadline, or refused to."""
+
+
+class CredentialsOutdatedError(Exception):
+    """The owner's credentials are not the caller's any more, or the owner is gone."""
+
+
+@dataclass(frozen=True, slots=True)
+class Login:
+    """What a password is checked against."""
+
+    owner: int
+    credentials_version: int
+    password_hash: str | None
 
 
 class Queries:
@@ -67,24 +117,71 @@ class Queries:
         """Closes the connections."""
         self._connections.close()
 
-    async def find_note(self, owner: int, note_id: int) -> tuple[str, int] | None:
+    async def find_note(self, caller: Caller, note_id: int) -> tuple[str, int] | None:
         """A note as JSON, and its version."""
-        rows = await self._fetch(FIND_NOTE, owner=owner, note_id=note_id)
-        return (rows[0][0], rows[0][1]) if rows else None
+        [(note, version)] = await self._fetch_mine(caller, FIND_NOTE, note_id=note_id)
+        return (note, version) if note else None
 
-    async def list_notes(self, owner: int, skip: int, limit: int) -> str:
+    async def list_notes(self, caller: Caller, skip: int, limit: int) -> str:
         """A page of notes in id order, as a JSON array; lists leave a connection for everything else."""
-        rows = await self._fetch(LIST_NOTES, self._lists, owner=owner, skip=skip, limit=limit)
-        return str(rows[0][0])
+        [(page,)] = await self._fetch_mine(caller, LIST_NOTES, self._lists, skip=skip, limit=limit)
+        return str(page)
+
+    async def find_user(self, caller: Caller) -> PublicUser:
+        """The caller's own account."""
+        [row] = await self._fetch_mine(caller, FIND_USER)
+        return PublicUser.model_validate(dict(row))
+
+    async def find_password(self, caller: Caller) -> str | None:
+        """The hash of the caller's password."""
+        [(password_hash,)] = await self._fetch_mine(caller, FIND_PASSWORD)
+        return str(password_hash) if password_hash else None
+
+    async def list_tokens(self, caller: Caller) -> list[PublicToken]:
+        """The caller's personal tokens, the oldest first."""
+        rows = await self._fetch_mine(caller, LIST_TOKENS)
+        return [PublicToken.model_validate(dict(row)) for row in rows if row["id"]]
+
+    async def find_login(self, folded_name: str) -> Login | None:
+        """The user of this name."""
+        rows = await self._fetch(FIND_LOGIN, folded_name=folded_name)
+        return Login(*rows[0]) if rows else None
+
+    async def find_credentials_version(self, owner: int) -> int | None:
+        """The version that the owner's credentials have now; None where the owner is gone."""
+        rows = await self._fetch(FIND_CREDENTIALS_VERSION, owner=owner)
+        return int(rows[0][0]) if rows else None
+
+    async def find_token_holder(self, digest: str) -> Caller | None:
+        """Who holds the personal token of this digest; None where it is not valid (any more)."""
+        rows = await self._fetch(FIND_TOKEN_HOLDER, digest=digest)
+        if not rows:
+            return None
+        owner, credentials_version, scopes, expires_date = rows[0]
+        return Caller(owner, credentials_version, frozenset(map(Scope, scopes)), expires_date.timestamp())
 
     async def find_outcome(self, owner: int, command_id: UUID) -> Outcome | None:
-        """What has been committed about a command."""
-        rows = await self._fetch(FIND_OUTCOME, owner=owner, command_id=command_id)
+        """What has been committed about a command of the owner's, or about a registration, which is nobody's."""
+        statement = FIND_REGISTRATION if owner == NOBODY else FIND_OUTCOME
+        rows = await self._fetch(statement, owner=owner, command_id=command_id)
         return Outcome.model_validate(dict(rows[0])) if rows else None
 
     async def ping(self) -> None:
         """Asks Postgres for a sign of life."""
         await self._fetch(PING)
+
+    async def _fetch_mine(
+        self,
+        caller: Caller,
+        query: Statement,
+        room: AbstractAsyncContextManager[None] = NO_LIMIT,
+        **arguments: object,
+    ) -> list[asyncpg.Record]:
+        """At least one row; raises CredentialsOutdatedError where the SQL does not find the caller."""
+        mine = {"owner": caller.owner, "credentials_version": caller.credentials_version}
+        if not (rows := await self._fetch(query, room, **mine, **arguments)):
+            raise CredentialsOutdatedError
+        return rows
 
     async def _fetch(
         self, query: Statement, room: AbstractAsyncContextManager[None] = NO_LIMIT, **arguments: object

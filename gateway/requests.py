@@ -7,28 +7,42 @@ than a read; FastAPI still routes, documents and handles the errors.
 from collections.abc import Callable, Coroutine
 from http import HTTPStatus
 from typing import Annotated, Any, Generic, Literal, Protocol, TypeVar
+from uuid import UUID
 
 from fastapi import Request, Response
 from fastapi.routing import APIRoute
-from pydantic import AfterValidator, BaseModel, Field, ValidationError, create_model
+from pydantic import AfterValidator, BaseModel, Field, SecretStr, ValidationError, create_model
 
 from gateway.errors import ProblemError, invalid
 from gateway.openapi import Part
+from gateway.rules import OPEN, rule_of
 from gateway.schemas import NOTE_TEXT
 from gateway.settings import GatewaySettings
-from shared.contracts import Int64, NoteText, storable
+from shared.contracts import Int64, NoteText, Scope, Username, storable
 
 ModelT = TypeVar("ModelT", bound=BaseModel)
 
 
+def _once(scopes: tuple[Scope, ...]) -> tuple[Scope, ...]:
+    """Each scope once, in one order, so that repetitions of a request have one fingerprint."""
+    return tuple(sorted(set(scopes)))
+
+
 class PlainRoute(APIRoute):
-    """A route whose endpoint takes the request alone and makes the whole response."""
+    """A route whose endpoint takes the request alone and makes the whole response, once its rule has let it in."""
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
-        """The endpoint itself."""
+        """The endpoint behind the rule that its OpenAPI operation declares; raises TypeError where it declares none."""
         if self.dependant.dependencies:
             raise TypeError(f"{self.name} declares dependencies, which a plain route would not run")
-        return self.endpoint
+        rule, endpoint = rule_of(self), self.endpoint
+
+        async def admit(request: Request) -> Response:
+            await rule.admit(request)
+            response: Response = await endpoint(request)
+            return response
+
+        return endpoint if rule == OPEN or rule.is_applied_by_endpoint else admit
 
 
 class Reader(Protocol):
@@ -77,6 +91,12 @@ class Parameters(Generic[ModelT]):
         }
 
 
+class TokenPath(BaseModel):
+    """Which personal token a request is about."""
+
+    token_id: UUID
+
+
 class NotePath(BaseModel):
     """Which note a request is about."""
 
@@ -90,6 +110,7 @@ class Page(BaseModel):
     limit: Annotated[int, Field(ge=1, le=1000, description="How many notes to return at most")] = 100
 
 
+TOKEN_PATH = Parameters(TokenPath, "path")
 NOTE_PATH = Parameters(NotePath, "path")
 PAGE = Parameters(Page, "query")
 
@@ -151,6 +172,42 @@ class NoteBodies:
         )
         self.note = Body(note, "application/json")
         self.patch = Body(patch, "application/merge-patch+json", "application/json")
+
+
+Password = Annotated[SecretStr, Field(min_length=8, max_length=128, json_schema_extra={"format": "password"})]
+ADA = {"name": "Ada", "password": "a long enough password"}
+
+
+class NewUser(BaseModel, extra="forbid", json_schema_extra={"examples": [ADA]}):
+    """What somebody registers with."""
+
+    name: Username
+    password: Password
+
+
+class UserPatch(BaseModel, extra="forbid", json_schema_extra={"examples": [{"name": "Ada"}]}):
+    """A merge patch (RFC 7396) of a user; a new password needs the current one."""
+
+    name: Username = None  # type: ignore[assignment]  # may be left out, but not be null
+    password: Password = None  # type: ignore[assignment]
+    current_password: SecretStr = None  # type: ignore[assignment]
+
+
+class NewToken(
+    BaseModel, extra="forbid", json_schema_extra={"examples": [{"name": "backup", "scopes": ["notes:read"]}]}
+):
+    """What a personal token shall allow, and for how long."""
+
+    name: Annotated[str, Field(min_length=1, max_length=64), AfterValidator(storable)]
+    scopes: Annotated[
+        tuple[Literal[Scope.READ, Scope.WRITE], ...], Field(min_length=1, max_length=2), AfterValidator(_once)
+    ]
+    expires_in_days: Annotated[int, Field(ge=1, le=366)] = 90
+
+
+NEW_USER = Body(NewUser, "application/json")
+USER_PATCH = Body(UserPatch, "application/merge-patch+json", "application/json")
+NEW_TOKEN = Body(NewToken, "application/json")
 
 
 class _Strict(BaseModel, extra="forbid", json_schema_extra={"examples": [{"title": "Blue ink"}]}):

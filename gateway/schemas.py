@@ -6,6 +6,8 @@ from uuid import UUID
 
 from pydantic import BaseModel, JsonValue
 
+from shared.contracts import PublicToken
+
 TIME = "2026-11-22T15:25:31.342946+00:00"
 NOTE_TEXT = {"title": "Ink", "description": "Buy a bottle"}
 NOTE = {"id": 1, **NOTE_TEXT, "created_date": TIME, "updated_date": TIME, "version": 1}
@@ -31,6 +33,22 @@ class Answer(BaseModel):
     status: int
     headers: dict[str, str]
     body: JsonValue
+
+
+class AccessToken(BaseModel):
+    """What RFC 6749 §5.1 answers with."""
+
+    access_token: str
+    token_type: Literal["bearer"] = "bearer"  # noqa: S105 - no secret
+    expires_in: int
+    """Seconds."""
+    scope: str
+
+
+class NewPersonalToken(PublicToken):
+    """A personal token with its secret."""
+
+    token: str
 
 
 class CommandState(

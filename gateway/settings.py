@@ -1,8 +1,11 @@
 """The gateway's own settings."""
 
-from typing import Annotated, Self
+import re
+from ipaddress import ip_address
+from typing import Annotated, Literal, Self
 
-from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, model_validator
+import limits
+from pydantic import AfterValidator, BeforeValidator, Field, IPvAnyNetwork, SecretStr, model_validator
 from pydantic_settings import NoDecode
 
 from shared.settings import ServiceSettings
@@ -10,10 +13,12 @@ from shared.settings import ServiceSettings
 MIN_KEY_CHARACTERS = 32
 ESCAPED_CHARACTER_BYTES = 12
 NAMES_BYTES = 100
+ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://([a-z0-9.-]+|\[[0-9a-f:.]+\])(:[0-9]+)?")
+"""An origin as browsers write it (RFC 6454 §6.2): no path, no capital letter, no name but in ASCII."""
 
 
 def _comma_separated(value: object) -> object:
-    return [part.strip() for part in value.split(",")] if isinstance(value, str) else value
+    return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
 
 
 def _long_enough(key: SecretStr) -> SecretStr:
@@ -22,7 +27,30 @@ def _long_enough(key: SecretStr) -> SecretStr:
     return key
 
 
+def _is_loopback(host: str) -> bool:
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _rate_limit(text: str) -> str:
+    try:
+        limits.parse(text)
+    except ValueError:
+        raise ValueError("must be a number and a time, such as 10/minute or 100/hour") from None
+    return text
+
+
+def _as_browsers_write_it(origin: str) -> str:
+    if not ORIGIN.fullmatch(origin):
+        raise ValueError("must be origins such as https://notes.example:8443, without a path; * is not one of them")
+    return origin
+
+
+RateLimit = Annotated[str, AfterValidator(_rate_limit)]
 Key = Annotated[SecretStr, AfterValidator(_long_enough)]
+Origin = Annotated[str, AfterValidator(_as_browsers_write_it)]
 
 
 class GatewaySettings(ServiceSettings):
@@ -34,15 +62,51 @@ class GatewaySettings(ServiceSettings):
         BeforeValidator(_comma_separated),
         Field(
             min_length=1,
-            description="Comma-separated secrets of 32 characters or more: the first signs command URLs, all verify",
+            description="Comma-separated secrets of 32 characters or more: the first signs URLs and tokens, all verify",
         ),
     ]
     fingerprint_key: Annotated[
         Key,
-        Field(description="Secret of 32 characters or more that keys request fingerprints; the same in all gateways"),
+        Field(
+            description="Secret of 32 characters or more for fingerprints and personal tokens; the same in all gateways"
+        ),
     ]
+    auth: Annotated[
+        Literal["password", "none"],
+        Field(
+            description="Whether users sign in; with `none` everybody who reaches the gateway is one and the same owner"
+        ),
+    ] = "password"
+    trust_network: Annotated[
+        bool, Field(description="With INKWELL_AUTH=none: something else keeps strangers from the gateway's address")
+    ] = False
+    trusted_proxies: Annotated[
+        tuple[IPvAnyNetwork, ...],
+        NoDecode,
+        BeforeValidator(_comma_separated),
+        Field(description="Comma-separated addresses or networks of the proxies whose X-Forwarded-For is believed"),
+    ] = ()
+    token_issuer: Annotated[
+        str, Field(min_length=1, description="Issuer and audience of access tokens; differs between deployments")
+    ] = "inkwell"  # noqa: S105 - no secret
+    token_lifetime_seconds: Annotated[int, Field(ge=60, le=86_400, description="How long an access token is valid")] = (
+        3600
+    )
+    login_limit: Annotated[
+        RateLimit, Field(description="Failed logins for an account from an address, in each gateway process")
+    ] = "10/minute"
+    registration_limit: Annotated[
+        RateLimit, Field(description="Registrations from an address, in each gateway process")
+    ] = "20/minute"
     host: Annotated[str, Field(description="Address to listen on")] = "127.0.0.1"
     port: Annotated[int, Field(ge=0, le=65535, description="Port to listen on")] = 8000
+    cors_origins: Annotated[
+        tuple[Origin, ...],
+        NoDecode,
+        BeforeValidator(_comma_separated),
+        Field(description="Comma-separated origins whose pages may use the API from a browser"),
+    ] = ()
+    docs: Annotated[bool, Field(description="Whether /docs and /openapi.json are served")] = True
     wait_seconds: Annotated[
         float, Field(ge=0, le=30, description="How long a write waits for its outcome before it answers 202")
     ] = 5.0
@@ -69,6 +133,15 @@ class GatewaySettings(ServiceSettings):
     drain_timeout_seconds: Annotated[
         float, Field(ge=1, le=600, description="Time to answer the requests in hand on SIGTERM")
     ] = 20.0
+
+    @model_validator(mode="after")
+    def _strangers_sign_in(self) -> Self:
+        if self.auth == "none" and not self.trust_network and not _is_loopback(self.host):
+            raise ValueError(
+                f"INKWELL_AUTH=none on INKWELL_HOST={self.host} lets everybody read and write: listen on 127.0.0.1, "
+                "or say with INKWELL_TRUST_NETWORK=true that something else keeps strangers out"
+            )
+        return self
 
     @model_validator(mode="after")
     def _a_note_fits_into_a_body(self) -> Self:

@@ -2,8 +2,8 @@
 
 import asyncio
 import hashlib
-import random
 from collections.abc import Callable
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
 from http import HTTPStatus
@@ -13,8 +13,8 @@ from fastapi import Request, Response
 from pydantic import BaseModel
 
 from gateway.conditions import etag
-from gateway.dependencies import Gateway, gateway_of, owner_of
-from gateway.errors import ProblemError, problem_of
+from gateway.dependencies import Gateway, caller_of, gateway_of
+from gateway.errors import ProblemError, overloaded, problem_of, retry_after
 from gateway.idempotency import IDEMPOTENCY_KEY, command_id
 from gateway.preferences import PREFER, Preferences
 from gateway.publisher import NotAcceptedError, OverloadedError, UnconfirmedError
@@ -22,45 +22,75 @@ from gateway.queries import DatabaseUnavailableError
 from gateway.replies import Attempt
 from gateway.schemas import CommandState
 from gateway.settings import GatewaySettings
-from shared.contracts import Command, Outcome, OutcomeStatus, outcome_for
+from shared.contracts import NOBODY, Command, Outcome, OutcomeStatus, outcome_for
 
-IMPLICIT_CREDENTIALS_VERSION = 1
 LOOK_UP_TIMEOUT_SECONDS = 1.0
-MAX_RETRY_AFTER_SECONDS = 5
 
 
-async def perform(request: Request, model: type[Command], data: BaseModel) -> Response:
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """Which command a request is."""
+
+    owner: int
+    credentials_version: int
+    command_id: UUID
+    is_repeatable: bool
+    """Whether the request carries a key, so that its repetition is the same command."""
+
+
+def identify(
+    request: Request, model: type[Command], target: int | str | None = None, scope: str | None = None
+) -> Identity:
+    """The identity of the caller's command about the target, or of nobody's in a scope of its own."""
+    key, command_type = IDEMPOTENCY_KEY.of(request), model.model_fields["type"].default
+    if scope is not None:
+        return Identity(NOBODY, 0, command_id(scope, command_type, target, key), key is not None)
+    caller = caller_of(request)
+    made = command_id(caller.owner, command_type, target, key)
+    return Identity(caller.owner, caller.credentials_version, made, key is not None)
+
+
+def as_it_is(outcome: Outcome) -> Outcome:
+    """The outcome."""
+    return outcome
+
+
+async def perform(
+    request: Request,
+    model: type[Command],
+    data: BaseModel,
+    identity: Identity | None = None,
+    shown: Callable[[Outcome], Outcome] = as_it_is,
+) -> Response:
     """Publishes the request's command and answers with its outcome, or 202 where none is known within the wait.
 
     Raises ProblemError 503 `not_accepted` or `overloaded` where it certainly has no effect, and 504 `unconfirmed`
     where nobody can tell.
     """
     gateway, preferences = gateway_of(request), PREFER.of(request)
-    key = IDEMPOTENCY_KEY.of(request)
-    command = new_command(request, model, data, key)
+    identity = identity or identify(request, model, getattr(data, "note_id", None))
+    command = new_command(request, model, data, identity)
     wait_seconds = patience(gateway, preferences)
     wait_ends = asyncio.get_running_loop().time() + wait_seconds
     with gateway.replies.expected(command) as attempt:
-        await publish(gateway, attempt, may_repeat=key is not None)
+        await publish(gateway, attempt, may_repeat=identity.is_repeatable)
         if gateway.draining.is_set():  # since the wait was chosen
             wait_ends = 0.0
         outcome = await outcome_of(gateway, attempt, wait_ends) if wait_seconds else None
     if outcome is None:
         return accepted(gateway, command, preferences.kept(wait_seconds))
     url = partial(gateway.command_urls.url, command, confirmed=True)
-    return answer(outcome, command.attempt_id, url, preferences)
+    return answer(shown(outcome), command.attempt_id, url, preferences)
 
 
-def new_command(request: Request, model: type[Command], data: BaseModel, key: str | None) -> Command:
+def new_command(request: Request, model: type[Command], data: BaseModel, identity: Identity) -> Command:
     """The command that the request is, issued now."""
-    gateway, owner = gateway_of(request), owner_of(request)
-    note_id = getattr(data, "note_id", None)
     return model(
-        id=command_id(owner, model.model_fields["type"].default, note_id, key),
+        id=identity.command_id,
         time=datetime.now(UTC),
-        owner=owner,
-        credentials_version=IMPLICIT_CREDENTIALS_VERSION,
-        fingerprint=fingerprint(gateway.settings, data, request.scope["query_string"]),
+        owner=identity.owner,
+        credentials_version=identity.credentials_version,
+        fingerprint=fingerprint(gateway_of(request).settings, data, request.scope["query_string"]),
         attempt_id=uuid4(),
         data=data,
     )
@@ -128,8 +158,19 @@ def answer(
     if outcome.status is not OutcomeStatus.APPLIED:
         return problem_of(outcome, command_url, headers).response()
     if outcome.http_status == HTTPStatus.CREATED:
-        headers["Location"] = f"/notes/{outcome.note_id}"
+        headers["Location"] = location(outcome)
     return applied(outcome, headers, preferences or Preferences())
+
+
+def location(outcome: Outcome) -> str:
+    """Where what the command has created can be read."""
+    match outcome.type:
+        case "user.register":
+            return "/users/me"
+        case "token.create":
+            return f"/auth/tokens/{outcome.id}"
+        case _:
+            return f"/notes/{outcome.note_id}"
 
 
 def applied(outcome: Outcome, headers: dict[str, str], preferences: Preferences) -> Response:
@@ -159,16 +200,6 @@ def not_accepted() -> ProblemError:
     )
 
 
-def overloaded() -> ProblemError:
-    """503: as `not_accepted`, because too much waits already."""
-    return ProblemError(
-        HTTPStatus.SERVICE_UNAVAILABLE,
-        "overloaded",
-        "Too many writes wait already; this one has no effect and can be repeated freely, later",
-        headers=retry_after(),
-    )
-
-
 def unconfirmed(command_url: str, *, may_repeat: bool) -> ProblemError:
     """504: the broker may have the write; Retry-After only with a key, since repeating it without might write twice."""
     return ProblemError(
@@ -179,8 +210,3 @@ def unconfirmed(command_url: str, *, may_repeat: bool) -> ProblemError:
         headers=retry_after() if may_repeat else None,
         command=command_url,
     )
-
-
-def retry_after() -> dict[str, str]:
-    """Seconds until a retry is welcome; drawn, so that the refused do not all come back at once."""
-    return {"Retry-After": str(random.randint(1, MAX_RETRY_AFTER_SECONDS))}  # noqa: S311 - keeps no secret

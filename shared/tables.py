@@ -22,22 +22,25 @@ from sqlalchemy import (
     SmallInteger,
     Table,
     Text,
+    UniqueConstraint,
     Uuid,
     func,
     select,
     text,
 )
+from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.sql.elements import ColumnElement
 
-SCHEMA_REVISION = "0002"
+SCHEMA_REVISION = "0003"
 """The last migration that this code needs; revisions are numbered, so that older ones sort before it."""
 
 IMPLICIT_OWNER = 1
-"""The owner of every note until there are accounts; the first migration creates it."""
+"""The owner of every note where nobody signs in; the first migration creates it, and it has no name."""
 
 metadata = MetaData(
     naming_convention={
         "pk": "%(table_name)s_pkey",
+        "uq": "%(table_name)s_%(column_0_name)s_key",
         "fk": "%(table_name)s_%(column_0_name)s_fkey",
         "ix": "%(table_name)s_%(column_0_N_name)s_idx",
         "ck": "%(table_name)s_%(constraint_name)s_check",
@@ -49,6 +52,30 @@ users = Table(
     metadata,
     Column("id", BigInteger, Identity(), primary_key=True),
     Column("credentials_version", Integer, nullable=False, server_default="1"),
+    Column("name", Text, comment="as its user writes it"),
+    Column("folded_name", Text, comment="what no two users share"),
+    Column("password_hash", Text),
+    Column("created_date", DateTime(timezone=True), nullable=False, server_default=func.now()),
+    Column("updated_date", DateTime(timezone=True), nullable=False, server_default=func.now()),
+    Column("deleted_date", DateTime(timezone=True), comment="from then on the user and all that is theirs are gone"),
+    # Deferred, because one statement may give a name to another user than had it.
+    UniqueConstraint("folded_name", deferrable=True, initially="DEFERRED"),
+    Index("users_deleted_idx", "id", postgresql_where=text("deleted_date is not null")),
+)
+
+personal_tokens = Table(
+    "personal_tokens",
+    metadata,
+    Column("id", Uuid, primary_key=True, comment="of the command that created it"),
+    Column("owner_id", BigInteger, ForeignKey("users.id"), nullable=False),
+    Column("name", Text, nullable=False),
+    Column("scopes", ARRAY(Text), nullable=False),
+    Column("secret_digest", Text, nullable=False, comment="SHA-256 of the secret, in hexadecimal"),
+    Column("credentials_version", Integer, nullable=False, comment="the owner's when it was created; outdated with it"),
+    Column("created_date", DateTime(timezone=True), nullable=False),
+    Column("expires_date", DateTime(timezone=True), nullable=False),
+    Index(None, "owner_id"),
+    Index(None, "secret_digest"),
 )
 
 notes = Table(
@@ -83,6 +110,7 @@ commands = Table(
     Column("body", Text, comment="the answer's body, byte for byte"),
     Column("command", JSON, comment="the whole command, kept where it failed"),
     Column("replayed_at", DateTime(timezone=True), comment="when an operator last sent it again"),
+    Index(None, "owner_id"),
     Index("commands_decided_at_idx", "decided_at", postgresql_where=text("status <> 'failed'")),
     Index("commands_failed_idx", "decided_at", postgresql_where=text("status = 'failed'")),
     CheckConstraint("status in ('applied', 'rejected', 'failed')", name="status"),

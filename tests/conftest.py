@@ -24,6 +24,7 @@ from worker.settings import WorkerSettings
 
 ROOT = Path(__file__).parent.parent
 PARTITIONS = 2
+SIGNING_IN = {"auth": "password", "login_limit": "1000/second", "registration_limit": "1000/second"}
 T = TypeVar("T")
 
 
@@ -104,7 +105,7 @@ async def fresh_prefix(servers: Services) -> AsyncIterator[str]:
     await harness.delete(servers, Topology(prefix, PARTITIONS))
 
 
-def settings_of_gateway(servers: Services, database_url: str, queue_prefix: str) -> GatewaySettings:
+def settings_of_gateway(servers: Services, database_url: str, queue_prefix: str, **changes: object) -> GatewaySettings:
     return GatewaySettings.model_validate(
         {
             "database_url": with_database(database_url, make_url(database_url).database or "", "inkwell_gateway"),
@@ -113,7 +114,9 @@ def settings_of_gateway(servers: Services, database_url: str, queue_prefix: str)
             "partitions": PARTITIONS,
             "signing_keys": ("a-key-that-is-used-in-the-tests-only",),
             "fingerprint_key": "another-key-that-is-used-in-the-tests-only",
+            "auth": "none",
         }
+        | changes
     )
 
 
@@ -166,6 +169,21 @@ async def gateway_settings(
 
 
 @pytest.fixture
+def password_settings(gateway_settings: GatewaySettings) -> GatewaySettings:
+    """Of a gateway whose users sign in, as often as they like."""
+    return GatewaySettings.model_validate(gateway_settings.model_dump() | SIGNING_IN)
+
+
+@pytest.fixture
+async def users_client(
+    password_settings: GatewaySettings, worker_settings: WorkerSettings
+) -> AsyncIterator[httpx.AsyncClient]:
+    """As `client`, with users who sign in."""
+    async with harness.worker(worker_settings), harness.gateway(password_settings) as client:
+        yield client
+
+
+@pytest.fixture
 def worker_settings(servers: Services, database_url: str, queue_prefix: str) -> WorkerSettings:
     return settings_of_worker(servers, database_url, queue_prefix)
 
@@ -185,6 +203,16 @@ async def client(
     """A client of a gateway and a worker that run together."""
     async with harness.worker(worker_settings), harness.gateway(gateway_settings) as client:
         yield client
+
+
+@pytest.fixture(scope="module")
+async def shared_users_client(servers: Services, template: str) -> AsyncIterator[httpx.AsyncClient]:
+    """As `users_client`, for the tests of a module that do not mind each other's users."""
+    async with fresh_database(servers, template) as url, fresh_prefix(servers) as prefix:
+        worker = harness.worker(settings_of_worker(servers, url, prefix))
+        gateway = harness.gateway(settings_of_gateway(servers, url, prefix, **SIGNING_IN))
+        async with worker, gateway as client:
+            yield client
 
 
 @pytest.fixture(scope="module")

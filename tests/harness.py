@@ -14,6 +14,7 @@ from fastapi import FastAPI
 
 from dev.backend import Services
 from gateway.app import create_app
+from gateway.protocol import BoundedProtocol
 from gateway.settings import GatewaySettings
 from shared.connections import Connections
 from shared.messaging import Topology
@@ -83,10 +84,28 @@ class Server(uvicorn.Server):
         yield
 
 
+def settings_without_servers(**changes: object) -> GatewaySettings:
+    """Of a gateway whose broker and database are away."""
+    key = "a-key-that-is-used-in-the-tests-only"
+    urls = {"database_url": "postgresql://nobody@127.0.0.1:1/nowhere", "broker_url": "amqp://nobody@127.0.0.1:1/"}
+    return GatewaySettings.model_validate(
+        urls | {"signing_keys": (key,), "fingerprint_key": key, "auth": "none"} | changes
+    )
+
+
 @asynccontextmanager
 async def serving(app: FastAPI) -> AsyncIterator[str]:
     """Serves the app on a free port of loopback; the value is its base URL."""
-    server = Server(uvicorn.Config(app, port=0, log_config=None, access_log=False, timeout_graceful_shutdown=5))
+    config = uvicorn.Config(
+        app,
+        port=0,
+        http=BoundedProtocol,
+        log_config=None,
+        access_log=False,
+        proxy_headers=False,
+        timeout_graceful_shutdown=5,
+    )
+    server = Server(config)
     task = asyncio.create_task(server.serve())
     await eventually(lambda: _is_started(server, task))
     try:

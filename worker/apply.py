@@ -1,48 +1,58 @@
-"""Applies a batch of commands in one transaction: the only SQL that writes notes.
+"""Applies a batch of commands in one transaction: nothing else writes notes, users or personal tokens.
 
 Lock, look up, fold in memory, store. The owners' rows are locked before the inbox is read, so nobody else can
 decide a command of theirs in between; after the locks nothing in the store can fail for a reason of the data.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import asdict
 from datetime import datetime
-from typing import Any
 from uuid import UUID
 
 import asyncpg
-from sqlalchemy import (
-    Text,
-    Uuid,
-    bindparam,
-    case,
-    cast,
-    column,
-    delete,
-    func,
-    literal_column,
-    select,
-    text,
-    update,
-)
-from sqlalchemy.dialects.postgresql import ARRAY, insert
-from sqlalchemy.sql import ClauseElement
-from sqlalchemy.sql.selectable import TableValuedAlias
-from sqlalchemy.sql.type_api import TypeEngine
 
 from shared.connections import Connections
-from shared.contracts import BadCommand, Command, CreateNote, Outcome, OutcomeStatus, outcome_for
+from shared.contracts import (
+    BadCommand,
+    ChangeUser,
+    Command,
+    CreateToken,
+    Outcome,
+    OutcomeStatus,
+    RegisterUser,
+    RevokeToken,
+    folded,
+    outcome_for,
+)
 from shared.database import Session, Statement
-from shared.tables import attempt_marks, commands, note_json, notes, users
-from worker.handlers import NEVER, Decision, Fold, Note
-
-Decided = tuple[Command | BadCommand, Decision]
-
+from worker.fold import NEVER, Fold, Rows
+from worker.handlers import Change, Decision, Note, PersonalToken, User
+from worker.statements import (
+    CLEAR_MARKS,
+    COUNT_OTHER_MARKS,
+    DRAW_NOTE_IDS,
+    DRAW_USER_IDS,
+    FIND_NAMES,
+    FIND_OUTCOMES,
+    FIND_TOKENS,
+    LOCK_NAMES,
+    LOCK_NOTES,
+    LOCK_OWNERS,
+    MARK_ATTEMPT,
+    NOTE,
+    OUTCOME,
+    PRINTED,
+    STORE,
+    STORE_ACCOUNTS,
+    TOKEN,
+    UNMARK_ATTEMPT,
+    USER,
+)
 
 TRANSACTION_TIMEOUT_SECONDS = 10.0
-Row = dict[str, object]
-Columns = dict[str, TypeEngine[Any]]
+Row = Mapping[str, object]
 
 
 class HandlerError(Exception):
@@ -74,25 +84,37 @@ async def apply_batch(
     """
     async with transaction(connections) as session:
         good = [command for command in batch if not isinstance(command, BadCommand)]
+        names = await lock_names(session, good)
         owners = await lock_owners(session, good)
         known = await find_outcomes(session, batch)
-        before = await lock_notes(session, good)
+        notes, tokens = await lock_notes(session, good), await find_tokens(session, good)
         fresh = first_deliveries(command for command in batch if may_decide(command, known.get(command.id)))
-        fold = Fold(owners, before, known, expired_before)
-        fold.new_ids = await draw_note_ids(session, sum(fold.creates(command) for command in fresh))
-        try:
+        fold = Fold(Rows(owners), Rows(notes), Rows(tokens), Rows(names), known, expired_before)
+        with handling():
+            new_notes, new_users = fold.ids_needed(fresh)
+        fold.note_ids = await draw_ids(session, DRAW_NOTE_IDS, new_notes)
+        fold.user_ids = await draw_ids(session, DRAW_USER_IDS, new_users)
+        with handling():
             fold.run(fresh)
-        except Exception as error:  # a handler may raise anything; it must not pass for a fault of Postgres
-            raise HandlerError from error
         outcomes = known | await store(session, fold)
     return [told(command, outcomes[command.id]) for command in batch]
+
+
+@contextmanager
+def handling() -> Iterator[None]:
+    """A handler may raise anything in the block; it must not pass for a fault of Postgres."""
+    try:
+        yield
+    except Exception as error:
+        raise HandlerError from error
 
 
 async def record_failure(connections: Connections, command: Command | BadCommand, reason: str) -> Outcome:
     """Gives a command that cannot be applied its `failed` row, with the whole command for an operator."""
     async with transaction(connections) as session:
         known = await find_outcomes(session, [command])
-        fold = Fold({}, await lock_notes(session, [] if isinstance(command, BadCommand) else [command]), known)
+        notes = await lock_notes(session, [] if isinstance(command, BadCommand) else [command])
+        fold = Fold(notes=Rows(notes), failures=known)
         fold.decided[command.id] = command, fold.failed(command, reason)
         return (await store(session, fold))[command.id]
 
@@ -142,10 +164,20 @@ def first_deliveries(batch: Iterable[Command | BadCommand]) -> list[Command | Ba
     return list(first.values())
 
 
-async def lock_owners(session: Session, batch: Sequence[Command]) -> dict[int, int]:
-    """The credentials version of each owner in the batch who exists; nobody else writes for them until the end."""
+async def lock_names(session: Session, batch: Sequence[Command]) -> dict[str, int]:
+    """Whose the names are that users of the batch want; nobody else gives one of them away until the end."""
+    wanted = [c.data.name for c in batch if isinstance(c, RegisterUser | ChangeUser) and c.data.name is not None]
+    if not wanted:
+        return {}
+    names = list(map(folded, wanted))
+    await LOCK_NAMES.fetch(session, names=names)
+    return {row["folded_name"]: row["id"] for row in await FIND_NAMES.fetch(session, names=names)}
+
+
+async def lock_owners(session: Session, batch: Sequence[Command]) -> dict[int, User]:
+    """The owners in the batch who exist, without their passwords; nobody else writes for them until the end."""
     ids = sorted({command.owner for command in batch})
-    return {row["id"]: row["credentials_version"] for row in await LOCK_OWNERS.fetch(session, ids=ids)}
+    return {row["id"]: User(**dict(row)) for row in await LOCK_OWNERS.fetch(session, ids=ids)}
 
 
 async def find_outcomes(session: Session, batch: Sequence[Command | BadCommand]) -> dict[UUID, Outcome]:
@@ -156,27 +188,45 @@ async def find_outcomes(session: Session, batch: Sequence[Command | BadCommand])
 
 async def lock_notes(session: Session, batch: Sequence[Command]) -> dict[int, Note]:
     """The notes that the batch is about, of the owners who ask, locked in id order."""
-    targets = {(c.data.note_id, c.owner) for c in batch if not isinstance(c, CreateNote)}
+    targets = {(c.data.note_id, c.owner) for c in batch if isinstance(c, Change)}
     if not targets:
         return {}
     ids, owners = zip(*targets, strict=True)
     return {row["id"]: Note(*row) for row in await LOCK_NOTES.fetch(session, target_id=ids, target_owner_id=owners)}
 
 
-async def draw_note_ids(session: Session, count: int) -> Iterator[int]:
-    """So many ids for new notes, ascending."""
-    return iter([row[0] for row in await DRAW_NOTE_IDS.fetch(session, count=count)] if count else [])
+async def find_tokens(session: Session, batch: Sequence[Command]) -> dict[UUID, PersonalToken]:
+    """The personal tokens that the batch is about; their owners are locked."""
+    ids = [c.id for c in batch if isinstance(c, CreateToken)]
+    ids += [c.data.token_id for c in batch if isinstance(c, RevokeToken)]
+    rows = await FIND_TOKENS.fetch(session, ids=ids) if ids else []
+    return {row["id"]: PersonalToken(**dict(row)) for row in rows}
+
+
+async def draw_ids(session: Session, statement: Statement, count: int) -> Iterator[int]:
+    """So many ids for new rows, ascending."""
+    return iter([row[0] for row in await statement.fetch(session, count=count)] if count else [])
 
 
 async def store(session: Session, fold: Fold) -> dict[UUID, Outcome]:
-    """Writes what the fold changed and decided, in one statement; raises ConflictError for a decided command."""
+    """Writes what the fold changed and decided; raises ConflictError for a decided command."""
+    users, tokens = fold.users, fold.tokens
+    if users.created or users.changed or users.deleted or tokens.created or tokens.deleted:
+        await STORE_ACCOUNTS.fetch(
+            session,
+            **_arrays("registered", USER, [asdict(user) for user in users.created]),
+            **_arrays("changed", USER, [asdict(user) for user in users.changed]),
+            **_arrays("created", TOKEN, [_token_row(token) for token in tokens.created]),
+            deleted=users.deleted,
+            revoked=tokens.deleted,
+        )
     decided = [fold.decided[command_id] for command_id in sorted(fold.decided)]
     rows = await STORE.fetch(
         session,
-        **_arrays("created", _NOTE, [_note_row(note) for note in fold.created]),
-        **_arrays("changed", _NOTE, [_note_row(note) for note in fold.changed]),
-        **_arrays("outcome", _OUTCOME, [_outcome_row(*each) for each in decided]),
-        deleted=fold.deleted,
+        **_arrays("created", NOTE, [_note_row(note) for note in fold.notes.created]),
+        **_arrays("changed", NOTE, [_note_row(note) for note in fold.notes.changed]),
+        **_arrays("outcome", OUTCOME, [_outcome_row(*each) for each in decided]),
+        deleted=fold.notes.deleted,
     )
     if len(rows) != len(decided):
         raise ConflictError
@@ -188,17 +238,22 @@ def _outcomes(rows: Iterable[asyncpg.Record]) -> dict[UUID, Outcome]:
 
 
 def _note_row(note: Note) -> Row:
-    return {name: getattr(note, name) for name in _NOTE}
+    return {name: getattr(note, name) for name in NOTE}
+
+
+def _token_row(token: PersonalToken) -> Row:
+    return asdict(token) | {"scopes": " ".join(token.scopes)}
 
 
 def _outcome_row(command: Command | BadCommand, decision: Decision) -> Row:
-    row: Row = dict.fromkeys(_OUTCOME) | {
+    row: dict[str, object] = dict.fromkeys(OUTCOME) | {
         "id": command.id,
         "status": decision.status,
         "reason": decision.reason,
         "http_status": decision.http_status,
         "note_id": decision.note_id,
         "note_version": decision.note_version,
+        "body": decision.body,
         "replayed_at": replayed_at(command),
     }
     if envelope := command.envelope if isinstance(command, BadCommand) else command:
@@ -211,89 +266,14 @@ def _outcome_row(command: Command | BadCommand, decision: Decision) -> Row:
     if isinstance(command, BadCommand):
         return row | {"command": command.content}
     row["type"] = command.type
+    if decision.user:  # of a registration too, though nobody was its owner
+        row["owner_id"] = decision.user.id
     if decision.status is OutcomeStatus.FAILED:
         row["command"] = command.model_dump_json(exclude_none=True)
     if decision.note:
-        row |= {name: getattr(decision.note, name) for name in _PRINTED}
+        row |= {name: getattr(decision.note, name) for name in PRINTED}
     return row
 
 
-def _arrays(name: str, columns: Columns, rows: list[Row]) -> dict[str, list[object]]:
+def _arrays(name: str, columns: Collection[str], rows: Sequence[Row]) -> dict[str, list[object]]:
     return {f"{name}_{key}": [row[key] for row in rows] for key in columns}
-
-
-def _rows(name: str, columns: Columns) -> TableValuedAlias:
-    """A FROM clause that reads one array parameter for each column, `<name>_<column>`."""
-    arrays = [bindparam(f"{name}_{key}", type_=ARRAY(type_)) for key, type_ in columns.items()]
-    values = func.unnest(*arrays).table_valued(*(column(key, type_) for key, type_ in columns.items()))
-    return values.render_derived(name=name)
-
-
-_NOTE = {c.name: c.type for c in notes.c}
-_PRINTED = ("title", "description", "created_date", "updated_date")
-_OUTCOME: Columns = {
-    **{c.name: c.type for c in commands.c if c.name not in ("decided_at", "body", "command")},
-    **{name: notes.c[name].type for name in _PRINTED},
-    "command": Text(),
-}
-_STORED_COLUMNS = tuple(commands.c[name] for name in Outcome.model_fields)
-
-
-def _lock_notes() -> ClauseElement:
-    target = _rows("target", {"id": notes.c.id.type, "owner_id": notes.c.owner_id.type})
-    mine = (notes.c.id == target.c.id) & (notes.c.owner_id == target.c.owner_id)
-    return select(*notes.c).join_from(notes, target, mine).order_by(notes.c.id).with_for_update(of=notes)
-
-
-def _store() -> ClauseElement:
-    created, changed, outcome = _rows("created", _NOTE), _rows("changed", _NOTE), _rows("outcome", _OUTCOME)
-    insert_notes = insert(notes).from_select(list(_NOTE), select(created))
-    new_values = {name: changed.c[name] for name in ("title", "description", "updated_date", "version")}
-    update_notes = update(notes).where(notes.c.id == changed.c.id).values(new_values)
-    delete_notes = delete(notes).where(notes.c.id == func.any(bindparam("deleted", type_=ARRAY(notes.c.id.type))))
-    printed = {name: outcome.c[name] for name in _PRINTED}
-    body = note_json(outcome, {**printed, "id": outcome.c.note_id, "version": outcome.c.note_version})
-    columns = {name: outcome.c[name] for name in _OUTCOME if name in commands.c} | {
-        "command": cast(outcome.c.command, commands.c.command.type),
-        "body": case((outcome.c.title.is_not(None), body)),
-    }
-    insert_outcomes = insert(commands).from_select(list(columns), select(*columns.values()))
-    replayed = insert_outcomes.excluded
-    return (
-        insert_outcomes.on_conflict_do_update(
-            index_elements=[commands.c.id],
-            set_={name: replayed[name] for name in columns if name != "id"} | {"decided_at": func.now()},
-            where=(commands.c.status == literal_column("'failed'")) & replayed.replayed_at.is_not(None),
-        )
-        .returning(*_STORED_COLUMNS)
-        .add_cte(
-            insert_notes.cte("created_notes"), update_notes.cte("changed_notes"), delete_notes.cte("deleted_notes")
-        )
-    )
-
-
-_MARKED_COMMAND = attempt_marks.c.command_id == bindparam("command_id", type_=Uuid())
-_MARKING_PROCESS = bindparam("process_id", type_=Uuid())
-
-LOCK_OWNERS = Statement.compiled(
-    select(users.c.id, users.c.credentials_version)
-    .where(users.c.id == func.any(bindparam("ids", type_=ARRAY(users.c.id.type))))
-    .order_by(users.c.id)
-    .with_for_update(key_share=True)
-)
-FIND_OUTCOMES = Statement.compiled(
-    select(*_STORED_COLUMNS).where(commands.c.id == func.any(bindparam("ids", type_=ARRAY(commands.c.id.type))))
-)
-LOCK_NOTES = Statement.compiled(_lock_notes())
-DRAW_NOTE_IDS = Statement.compiled(text("select nextval('notes_id_seq') from generate_series(1, :count)"))
-STORE = Statement.compiled(_store())
-MARK_ATTEMPT = Statement.compiled(insert(attempt_marks).on_conflict_do_nothing())
-COUNT_OTHER_MARKS = Statement.compiled(
-    select(func.count()).where(_MARKED_COMMAND, attempt_marks.c.process_id != _MARKING_PROCESS)
-)
-UNMARK_ATTEMPT = Statement.compiled(
-    delete(attempt_marks).where(_MARKED_COMMAND, attempt_marks.c.process_id == _MARKING_PROCESS)
-)
-CLEAR_MARKS = Statement.compiled(
-    delete(attempt_marks).where(attempt_marks.c.command_id == func.any(bindparam("ids", type_=ARRAY(Uuid()))))
-)

@@ -139,6 +139,16 @@ _NOTE_VERSION_NOW = (
     .label("note_version_now")
 )
 
+DISCARDED = {
+    "status": literal_column("'rejected'"),
+    "reason": literal_column(f"'{Rejection.DISCARDED}'"),
+    "http_status": literal_column(str(int(REJECTION_STATUS[Rejection.DISCARDED]))),
+    "note_version": null(),
+    "command": null(),
+    "decided_at": func.now(),
+}
+"""What makes a failed command one that an operator has given up."""
+
 LIST_FAILED = Statement.compiled(
     select(
         *_ABOUT,
@@ -169,16 +179,4 @@ FIND_DECIDED = Statement.compiled(
         _NAMED, or_(~_FAILED, commands.c.replayed_at >= bindparam("replayed_at", type_=DateTime(timezone=True)))
     )
 )
-DISCARD = Statement.compiled(
-    update(commands)
-    .where(_NAMED, _FAILED)
-    .values(
-        status=literal_column("'rejected'"),
-        reason=literal_column(f"'{Rejection.DISCARDED}'"),
-        http_status=literal_column(str(int(REJECTION_STATUS[Rejection.DISCARDED]))),
-        note_version=null(),
-        command=null(),
-        decided_at=func.now(),
-    )
-    .returning(commands.c.id)
-)
+DISCARD = Statement.compiled(update(commands).where(_NAMED, _FAILED).values(DISCARDED).returning(commands.c.id))

@@ -1,30 +1,29 @@
-"""What each command does to the notes: pure functions, no database, no broker, no clock.
+"""What each command does to notes, users and personal tokens: pure functions, no database, no broker, no clock."""
 
-`fold` runs a batch through them, so that a batch of commands does what the same commands do one by one.
-"""
-
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
 from http import HTTPStatus
 from typing import assert_never
 from uuid import UUID
 
 from shared.contracts import (
     REJECTION_STATUS,
-    BadCommand,
-    Command,
+    ChangeUser,
     CreateNote,
+    CreateToken,
     DeleteNote,
-    Outcome,
+    NoteCommand,
     OutcomeStatus,
     PatchNote,
+    PublicToken,
+    PublicUser,
+    RegisterUser,
     Rejection,
     ReplaceNote,
+    Scope,
+    folded,
 )
 
-NEVER = datetime(1970, 1, 1, tzinfo=UTC)
-"""Before every command."""
 Change = ReplaceNote | PatchNote | DeleteNote
 
 
@@ -42,17 +41,60 @@ class Note:
 
 
 @dataclass(frozen=True, slots=True)
+class User:
+    """A user as its row holds it; the implicit owner has no name."""
+
+    id: int
+    credentials_version: int
+    name: str | None
+    folded_name: str | None
+    created_date: datetime
+    updated_date: datetime
+    password_hash: str | None = None
+    """The new one, where the batch gives it one."""
+
+    def renamed(self, name: str) -> "User":
+        """With another name."""
+        return replace(self, name=name, folded_name=folded(name))
+
+
+@dataclass(frozen=True, slots=True)
+class PersonalToken:
+    """A personal token as its row holds it."""
+
+    id: UUID
+    owner_id: int
+    name: str
+    scopes: tuple[Scope, ...]
+    secret_digest: str
+    credentials_version: int
+    created_date: datetime
+    expires_date: datetime
+
+
+@dataclass(frozen=True, slots=True)
 class Decision:
-    """What becomes of one command."""
+    """What becomes of one command; the rows are as it leaves them, None where there is none any more."""
 
     status: OutcomeStatus
     http_status: int
     reason: str | None = None
     note_id: int | None = None
     note: Note | None = None
-    """The note after the command, which is also the answer's body; None where there is none."""
+    """Also the answer's body."""
     note_version: int | None = None
     """The version that the answer tells."""
+    user: User | None = None
+    token: PersonalToken | None = None
+
+    @property
+    def body(self) -> str | None:
+        """The answer about a user or a personal token; a note is printed by Postgres."""
+        if self.user:
+            return PublicUser.model_validate(self.user, from_attributes=True).model_dump_json()
+        if self.token:
+            return PublicToken.model_validate(self.token, from_attributes=True).model_dump_json()
+        return None
 
 
 def applied(status: HTTPStatus, note: Note) -> Decision:
@@ -110,7 +152,7 @@ def change_note(command: Change, note: Note) -> Decision:
             assert_never(command)
 
 
-def changed(note: Note, command: Command, title: str, description: str) -> Note:
+def changed(note: Note, command: NoteCommand, title: str, description: str) -> Note:
     """The note's next version; its `updated_date` never goes back, whatever the gateways' clocks say."""
     updated_date = max(command.time, note.updated_date)
     return replace(note, title=title, description=description, updated_date=updated_date, version=note.version + 1)
@@ -125,89 +167,45 @@ def target_of(command: Change, note: Note | None) -> Note | Decision:
     return note
 
 
-@dataclass(slots=True)
-class Fold:
-    """The state that a batch is folded over, and what the batch did to it."""
+def register_user(command: RegisterUser, user_id: int) -> Decision:
+    """A new user, whose credentials are the first."""
+    user = User(
+        id=user_id,
+        credentials_version=1,
+        name=command.data.name,
+        folded_name=folded(command.data.name),
+        created_date=command.time,
+        updated_date=command.time,
+        password_hash=command.data.password_hash,
+    )
+    return Decision(OutcomeStatus.APPLIED, HTTPStatus.CREATED, user=user)
 
-    owners: Mapping[int, int]
-    """The credentials version of each owner that exists."""
-    before: Mapping[int, Note]
-    failures: Mapping[UUID, Outcome] = field(default_factory=dict)
-    """The failed outcomes of the commands that are replayed."""
-    expired_before: datetime = NEVER
-    """A command that was issued earlier is too old to be applied."""
-    new_ids: Iterator[int] = field(default_factory=lambda: iter(()))
-    after: dict[int, Note | None] = field(default_factory=dict)
-    decided: dict[UUID, tuple[Command | BadCommand, Decision]] = field(default_factory=dict)
-    """The commands that get their outcome in this batch."""
 
-    def run(self, commands: Sequence[Command | BadCommand]) -> None:
-        """Decides the commands, each of another id, in order."""
-        for command in commands:
-            decision = self.decide(command)
-            self.decided[command.id] = command, decision
-            if decision.status is OutcomeStatus.APPLIED and decision.note_id is not None:
-                self.after[decision.note_id] = decision.note
+def change_user(command: ChangeUser, user: User) -> Decision:
+    """The user with another name or password; a new password outdates the credentials given out so far."""
+    user = replace(user, updated_date=max(command.time, user.updated_date))
+    if command.data.name is not None:
+        user = user.renamed(command.data.name)
+    if command.data.password_hash is not None:
+        user = replace(user, password_hash=command.data.password_hash, credentials_version=user.credentials_version + 1)
+    return Decision(OutcomeStatus.APPLIED, HTTPStatus.OK, user=user)
 
-    def decide(self, command: Command | BadCommand) -> Decision:
-        """One command's decision on the state as the commands before it left it."""
-        if isinstance(command, BadCommand):
-            return self.failed(command, command.reason)
-        if refused := self.refusal(command):
-            return refused
-        if isinstance(command, CreateNote):
-            return create_note(command, next(self.new_ids))
-        target = target_of(command, self._note(command.data.note_id))
-        return target if isinstance(target, Decision) else change_note(command, target)
 
-    def refusal(self, command: Command) -> Decision | None:
-        """Why the command must not even look at a note, if so."""
-        if (command.replayed_at or command.time) < self.expired_before:
-            return self.failed(command, "expired")
-        if self._is_superseded(command):
-            return self.failed(command, "superseded")
-        if self.owners.get(command.owner) != command.credentials_version:
-            return rejected(Rejection.CREDENTIALS_OUTDATED)
-        return None
+def create_token(command: CreateToken, owner: User) -> Decision:
+    """A new personal token, valid as long as its owner's credentials are, and no longer than asked for."""
+    token = PersonalToken(
+        id=command.id,
+        owner_id=owner.id,
+        name=command.data.name,
+        scopes=command.data.scopes,
+        secret_digest=command.data.secret_digest,
+        credentials_version=owner.credentials_version,
+        created_date=command.time,
+        expires_date=command.time + timedelta(days=command.data.lifetime_days),
+    )
+    return Decision(OutcomeStatus.APPLIED, HTTPStatus.CREATED, token=token)
 
-    def creates(self, command: Command | BadCommand) -> bool:
-        """Whether the command needs an id for a new note."""
-        return isinstance(command, CreateNote) and self.refusal(command) is None
 
-    def failed(self, command: Command | BadCommand, reason: str) -> Decision:
-        """The command has no effect and is kept for an operator, with the version of its note when it first failed."""
-        http_status = HTTPStatus.INTERNAL_SERVER_ERROR
-        if isinstance(command, BadCommand | CreateNote):
-            return Decision(OutcomeStatus.FAILED, http_status, reason)
-        failure = self.failures.get(command.id)
-        version = failure.note_version if failure else self._version_for(command)
-        return Decision(OutcomeStatus.FAILED, http_status, reason, command.data.note_id, note_version=version)
-
-    def _is_superseded(self, command: Command) -> bool:
-        """Whether somebody has touched the note between the command's failure and its replay."""
-        failure = self.failures.get(command.id)
-        if failure is None or command.replay_forced or isinstance(command, CreateNote):
-            return False
-        return failure.note_version != self._version_for(command)
-
-    def _version_for(self, command: Change) -> int | None:
-        note = self._note(command.data.note_id)
-        return note.version if note and note.owner_id == command.owner else None
-
-    def _note(self, note_id: int) -> Note | None:
-        return self.after[note_id] if note_id in self.after else self.before.get(note_id)
-
-    @property
-    def created(self) -> list[Note]:
-        """Notes that are new and still there, in id order."""
-        return [n for i, n in sorted(self.after.items()) if n and i not in self.before]
-
-    @property
-    def changed(self) -> list[Note]:
-        """Notes that were there and have new content, in id order."""
-        return [n for i, n in sorted(self.after.items()) if n and i in self.before]
-
-    @property
-    def deleted(self) -> list[int]:
-        """Ids of notes that were there and are gone, in order."""
-        return sorted(i for i, n in self.after.items() if n is None and i in self.before)
+def gone() -> Decision:
+    """What the command is about is no more."""
+    return Decision(OutcomeStatus.APPLIED, HTTPStatus.NO_CONTENT)

@@ -1,19 +1,39 @@
-"""Forgets old outcomes, so that `commands` does not grow for ever; failed commands are an operator's to forget.
+"""Forgets what nobody may or needs to see any more: old outcomes, and all that deleted users leave behind.
+
+Failed commands are an operator's to forget, unless their user is gone.
 
 One worker at a time does it, the one that holds an advisory lock, on a connection of its own. It deletes little at
 once and rests much longer than it works, so that the writes hardly notice.
 """
 
 import asyncio
+from collections.abc import Sequence
 from datetime import timedelta
+from typing import Any
 
 import structlog
-from sqlalchemy import DateTime, Interval, bindparam, delete, func, literal_column, select, text
+from sqlalchemy import (
+    BigInteger,
+    DateTime,
+    Interval,
+    Table,
+    bindparam,
+    delete,
+    func,
+    literal_column,
+    null,
+    select,
+    text,
+    update,
+)
+from sqlalchemy.dialects.postgresql import ARRAY
+from sqlalchemy.sql.elements import ColumnElement
 
 from shared.database import Session, Statement, connect
-from shared.tables import attempt_marks, commands
+from shared.tables import attempt_marks, commands, notes, personal_tokens, users
+from worker.dead_letters import DISCARDED
 from worker.failures import describe
-from worker.handlers import NEVER
+from worker.fold import NEVER
 from worker.settings import WorkerSettings
 
 INTERVAL_SECONDS = 60.0
@@ -58,6 +78,9 @@ class Housekeeping:
     async def _tidy(self, session: Session) -> None:
         started = asyncio.get_running_loop().time()
         await FORGET_MARKS.fetch(session)
+        await FORGET_TOKENS.fetch(session, retention=self._retention)
+        if users := await remove_deleted_users(session):
+            log.info("deleted users removed with all that was theirs", users=users)
         if rows := await prune(session, self._retention):
             seconds = asyncio.get_running_loop().time() - started
             log.info("old outcomes pruned", rows=rows, seconds=round(seconds, 1))
@@ -74,6 +97,25 @@ async def prune(session: Session, retention: timedelta) -> int:
         if rows < ROWS_PER_DELETE:
             return pruned
         since = last
+        await asyncio.sleep(REST_PER_WORK * (now() - started))
+
+
+async def remove_deleted_users(session: Session) -> int:
+    """Removes the rows of users who are marked as deleted, in small steps; how many users they were."""
+    ids = [row["id"] for row in await FIND_DELETED_USERS.fetch(session)]
+    if ids:
+        for statement in (REMOVE_NOTES, DISCARD_FAILURES, BLANK_OUTCOMES, REMOVE_TOKENS, REMOVE_USERS):
+            await in_small_steps(session, statement, ids)
+    return len(ids)
+
+
+async def in_small_steps(session: Session, statement: Statement, owners: Sequence[int]) -> None:
+    """Runs the statement until nothing of the owners is left for it, and rests after each step."""
+    now = asyncio.get_running_loop().time
+    rows = ROWS_PER_DELETE
+    while rows == ROWS_PER_DELETE:
+        started = now()
+        rows = len(await statement.fetch(session, owners=owners, limit=ROWS_PER_DELETE))
         await asyncio.sleep(REST_PER_WORK * (now() - started))
 
 
@@ -100,3 +142,38 @@ FORGET_MARKS = Statement.compiled(
         .exists()
     )
 )
+
+_RETENTION = bindparam("retention", type_=Interval())
+_OWNERS = func.any(bindparam("owners", type_=ARRAY(BigInteger())))
+
+
+def _some(table: Table, condition: ColumnElement[bool]) -> ColumnElement[bool]:
+    """Whether a row is one of a step's."""
+    key: ColumnElement[Any] = table.c.id
+    return key.in_(select(key).where(condition).limit(bindparam("limit")))
+
+
+_THEIRS = commands.c.owner_id == _OWNERS
+_FAILED = commands.c.status == literal_column("'failed'")
+FORGET_TOKENS = Statement.compiled(
+    delete(personal_tokens).where(personal_tokens.c.expires_date < func.now() - _RETENTION)
+)
+FIND_DELETED_USERS = Statement.compiled(
+    select(users.c.id).where(users.c.deleted_date.is_not(None)).limit(literal_column("100"))
+)
+REMOVE_NOTES = Statement.compiled(delete(notes).where(_some(notes, notes.c.owner_id == _OWNERS)).returning(notes.c.id))
+DISCARD_FAILURES = Statement.compiled(
+    update(commands).where(_some(commands, _THEIRS & _FAILED)).values(DISCARDED).returning(commands.c.id)
+)
+BLANK_OUTCOMES = Statement.compiled(
+    update(commands)
+    .where(_some(commands, _THEIRS & commands.c.body.is_not(None)))
+    .values(body=null())
+    .returning(commands.c.id)
+)
+REMOVE_TOKENS = Statement.compiled(
+    delete(personal_tokens)
+    .where(_some(personal_tokens, personal_tokens.c.owner_id == _OWNERS))
+    .returning(personal_tokens.c.id)
+)
+REMOVE_USERS = Statement.compiled(delete(users).where(_some(users, users.c.id == _OWNERS)).returning(users.c.id))

@@ -8,17 +8,20 @@ from typing import Literal
 from fastapi import APIRouter, Request, Response
 
 from gateway.command_urls import CommandTicket
-from gateway.dependencies import Gateway, gateway_of, owner_of
+from gateway.dependencies import Gateway, caller_of, gateway_of
 from gateway.errors import ProblemError
 from gateway.openapi import GET_COMMAND
+from gateway.personal_tokens import revealed
 from gateway.preferences import PREFER, Preferences
 from gateway.requests import PlainRoute, described_by
+from gateway.rules import MAY_POLL, MAY_WRITE
 from gateway.schemas import Answer, CommandState
 from gateway.writes import answer, patience
-from shared.contracts import Outcome, outcome_for
+from shared.contracts import NOBODY, CreateToken, Outcome, Scope, outcome_for
 
 FIRST_POLL_SECONDS = 0.05
 LAST_POLL_SECONDS = 1.0
+CREATE_TOKEN = CreateToken.model_fields["type"].default
 TOKEN = {"parameters": [{"name": "token", "in": "path", "required": True, "schema": {"type": "string"}}]}
 
 router = APIRouter(prefix="/commands", tags=["commands"], route_class=PlainRoute)
@@ -28,21 +31,35 @@ router = APIRouter(prefix="/commands", tags=["commands"], route_class=PlainRoute
     "/{token}",
     response_model=CommandState,
     responses=GET_COMMAND,
-    openapi_extra={"parameters": TOKEN["parameters"] + described_by(PREFER)["parameters"]},
+    openapi_extra={"parameters": TOKEN["parameters"] + described_by(PREFER)["parameters"]} | MAY_POLL.openapi,
 )
 async def get_command(request: Request) -> Response:
     """The state of a write; `answer` is what it would have been answered, had it waited."""
     gateway, preferences = gateway_of(request), PREFER.of(request)
-    ticket = gateway.command_urls.read(request.path_params["token"], owner_of(request))
-    if ticket is None:
-        raise ProblemError(404, "command_not_found", "Command not found")
+    ticket = await ticket_of(request)
     wait_seconds = patience(gateway, preferences) if preferences.wait_seconds else 0.0
     outcome = await awaited(gateway, ticket, wait_seconds)
+    if outcome and outcome.type == CREATE_TOKEN and Scope.ACCOUNT in caller_of(request).scopes:
+        outcome = revealed(gateway.settings, ticket.owner, outcome)
     state = undecided(gateway, ticket) if outcome is None else decided(ticket, outcome, request.url.path)
     headers = Preferences(wait_seconds=preferences.wait_seconds).kept(wait_seconds).applied_to(200)
     if outcome is None:
         headers["Retry-After"] = "1"
     return Response(state.model_dump_json(), headers=headers, media_type="application/json")
+
+
+async def ticket_of(request: Request) -> CommandTicket:
+    """What the URL holds; raises ProblemError 401 or 403, and 404 where it is not the caller's.
+
+    A registration is nobody's yet: its URL alone, which only the registrant has, lets in.
+    """
+    ticket = gateway_of(request).command_urls.read(request.path_params["token"])
+    if ticket and ticket.owner == NOBODY:
+        return ticket
+    await MAY_WRITE.admit(request)
+    if ticket is None or ticket.owner != caller_of(request).owner:
+        raise ProblemError(404, "command_not_found", "Command not found")
+    return ticket
 
 
 async def awaited(gateway: Gateway, ticket: CommandTicket, wait_seconds: float) -> Outcome | None:

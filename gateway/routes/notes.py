@@ -6,12 +6,13 @@ from typing import Any
 from fastapi import APIRouter, Request, Response
 
 from gateway.conditions import Cached, Conditions, etag, not_modified
-from gateway.dependencies import gateway_of, owner_of
+from gateway.dependencies import caller_of, gateway_of
 from gateway.errors import ProblemError
 from gateway.idempotency import IDEMPOTENCY_KEY
 from gateway.openapi import CREATE_NOTE, DELETE_NOTE, GET_NOTE, LIST_NOTES, PATCH_NOTE, REPLACE_NOTE
 from gateway.preferences import PREFER
 from gateway.requests import NOTE_PATH, PAGE, NoteBodies, PlainRoute, described_by
+from gateway.rules import MAY_READ, MAY_WRITE
 from gateway.schemas import Note
 from gateway.writes import perform
 from shared.contracts import CreateNote, DeleteNote, NotePatch, NoteReplacement, NoteTarget, PatchNote, ReplaceNote
@@ -20,19 +21,21 @@ JSON = "application/json"
 reads = APIRouter(prefix="/notes", tags=["notes"], route_class=PlainRoute)
 
 
-@reads.get("", response_model=list[Note], responses=LIST_NOTES, openapi_extra=described_by(PAGE, Cached()))
+@reads.get("", response_model=list[Note], responses=LIST_NOTES, openapi_extra=described_by(MAY_READ, PAGE, Cached()))
 async def list_notes(request: Request) -> Response:
     """Notes in the order of their ids."""
     page = PAGE.of(request)
-    notes = await gateway_of(request).queries.list_notes(owner_of(request), page.skip, page.limit)
+    notes = await gateway_of(request).queries.list_notes(caller_of(request), page.skip, page.limit)
     digest = hashlib.blake2b(notes.encode(), digest_size=12).hexdigest()
     return cacheable(request, notes, f'"{digest}"')
 
 
-@reads.get("/{note_id}", response_model=Note, responses=GET_NOTE, openapi_extra=described_by(NOTE_PATH, Cached()))
+@reads.get(
+    "/{note_id}", response_model=Note, responses=GET_NOTE, openapi_extra=described_by(MAY_READ, NOTE_PATH, Cached())
+)
 async def get_note(request: Request) -> Response:
     """One note."""
-    found = await gateway_of(request).queries.find_note(owner_of(request), NOTE_PATH.of(request).note_id)
+    found = await gateway_of(request).queries.find_note(caller_of(request), NOTE_PATH.of(request).note_id)
     if found is None:
         raise ProblemError(404, "note_not_found", "Note not found")
     note, version = found
@@ -49,8 +52,8 @@ def cacheable(request: Request, text: str, tag: str) -> Response:
 def writes_router(bodies: NoteBodies, conditions: Conditions) -> APIRouter:
     """The writes, whose bodies and conditions are read so."""
     router = APIRouter(prefix="/notes", tags=["notes"], route_class=PlainRoute)
-    creating = described_by(PREFER, IDEMPOTENCY_KEY, bodies.note)
-    deleting = described_by(NOTE_PATH, conditions, PREFER, IDEMPOTENCY_KEY)
+    creating = described_by(MAY_WRITE, PREFER, IDEMPOTENCY_KEY, bodies.note)
+    deleting = described_by(MAY_WRITE, NOTE_PATH, conditions, PREFER, IDEMPOTENCY_KEY)
     replacing, patching = deleting | bodies.note.openapi, deleting | bodies.patch.openapi
 
     @router.post("", status_code=201, response_model=Note, responses=CREATE_NOTE, openapi_extra=creating)

@@ -37,7 +37,8 @@ async def test_recipe_writes_one_note_although_the_broker_is_cut_off_before_it_c
     link, gateway = stack.links["gateway-broker"], stack.client.base_url
     async with proxy_to(gateway.host, gateway.port or 80) as front:
         front.freeze("up")
-        running = asyncio.create_task(run(language, f"http://127.0.0.1:{front.port}", tmp_path))
+        token = stack.client.headers["authorization"].removeprefix("Bearer ")
+        running = asyncio.create_task(run(language, f"http://127.0.0.1:{front.port}", token, tmp_path))
         await eventually(lambda: has_client(front))
         link.freeze("down")
         front.thaw()
@@ -53,12 +54,12 @@ async def test_recipe_writes_one_note_although_the_broker_is_cut_off_before_it_c
     assert await stack.value("select count(*) from notes") == 1
 
 
-async def run(language: str, url: str, folder: Path) -> str:
+async def run(language: str, url: str, token: str, folder: Path) -> str:
     """What the recipe prints when it has ended well."""
     process = await asyncio.create_subprocess_exec(
         INTERPRETERS[language],
         *("-c", RECIPES[language]),
-        env=os.environ | {"INKWELL_URL": url},
+        env=os.environ | {"INKWELL_URL": url, "INKWELL_TOKEN": token},
         cwd=folder,
         stdout=asyncio.subprocess.PIPE,
     )

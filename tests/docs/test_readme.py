@@ -24,4 +24,4 @@ def test_readme_lists_the_settings_with_their_defaults() -> None:
     assert listed.keys() == {f"INKWELL_{name.upper()}" for name in fields}
     for name, field in fields.items():
         default = "required" if field.is_required() else str(field.default).removesuffix(".0").lower()
-        assert listed[f"INKWELL_{name.upper()}"].removesuffix(".0") == default
+        assert listed[f"INKWELL_{name.upper()}"].removesuffix(".0") == default.replace("()", "none")

@@ -102,6 +102,7 @@ async def gateway() -> AsyncIterator[httpx.AsyncClient]:
             "broker_url": "amqp://nobody:nothing@127.0.0.1:1/",
             "signing_keys": ("a-key-that-is-used-in-the-tests-only",),
             "fingerprint_key": "another-key-that-is-used-in-the-tests-only",
+            "auth": "none",
             "publish_timeout_seconds": 0.2,
             "body_limit_bytes": LIMIT,
         }

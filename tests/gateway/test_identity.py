@@ -6,23 +6,27 @@ import pytest
 from pydantic import BaseModel
 
 from gateway.idempotency import command_id
+from gateway.personal_tokens import secret
+from gateway.routes.users import command_salt
 from gateway.settings import GatewaySettings
 from gateway.writes import fingerprint
 from shared.contracts import NotePatch, NoteReplacement, NoteTarget, NoteText
 
 
 @pytest.mark.parametrize(
-    ("owner", "command_type", "note_id", "key", "expected"),
+    ("scope", "command_type", "target", "key", "expected"),
     [
         (1, "note.create", None, "8e03978e-40d5-43dd-bc93", "aa624837-ed67-596a-9786-5e6d56e6a89e"),
         (1, "note.replace", 7, "8e03978e-40d5-43dd-bc93", "f949a2a0-c42d-54f7-9adb-24b074e7acec"),
+        ("user:ada", "user.register", None, "8e03978e-40d5-43dd-bc93", "bac479e6-29f6-5c33-ac81-bcac3f9c6af9"),
+        (1, "token.revoke", "019b2c3d-4e5f-7a6b-8c7d-0000000000ff", "8e03978e", "f8184251-c258-5c6e-a8b6-dd83b29b80d1"),
         (64, "note.delete", 2**63 - 1, 'a "quoted" key', "3a754989-fb93-56f0-b7af-c33c5dad6f27"),
     ],
 )
 def test_key_names_the_same_command_in_every_version(
-    owner: int, command_type: str, note_id: int | None, key: str, expected: str
+    scope: int | str, command_type: str, target: int | str | None, key: str, expected: str
 ) -> None:
-    assert command_id(owner, command_type, note_id, key) == UUID(expected)
+    assert command_id(scope, command_type, target, key) == UUID(expected)
 
 
 @pytest.mark.parametrize(
@@ -42,3 +46,10 @@ def test_request_has_the_same_fingerprint_in_every_version(
     gateway_settings: GatewaySettings, data: BaseModel, query: bytes, expected: str
 ) -> None:
     assert fingerprint(gateway_settings, data, query) == expected
+
+
+def test_personal_token_and_salt_of_a_command_are_the_same_in_every_version(gateway_settings: GatewaySettings) -> None:
+    command = UUID("019b2c3d-4e5f-7a6b-8c7d-000000000001")
+
+    assert secret(gateway_settings, 7, command) == "inkwell_HZMHG4lcwddjr59-AZXqnI8UNIorkysiskf7gcWUP9E"
+    assert command_salt(gateway_settings, command).hex() == "cf919c6b487bf2da5b796ab3e672fa5c"

@@ -14,6 +14,7 @@ from asyncpg import Connection, Record
 from pydantic import BaseModel
 from yarl import URL
 
+from gateway import middleware
 from gateway.app import create_app
 from gateway.command_urls import CommandUrls
 from gateway.openapi import HEADERS
@@ -121,12 +122,14 @@ async def test_document_declares_exactly_what_gateways_answer(
         for path, operations in witness.document["paths"].items():
             for method in operations:
                 await client.request(method, path, headers={"Long": "a" * 40_000})
+                await client.request(method, path, params={"long": "a" * 10_000})
         for method, _ in WRITES:
             await write(client, method)
         await fail(client, database)
     async with watched(witness, gateway_settings, require_preconditions=True) as client:
         await write_all(client)
     await write_without_an_answer(witness, gateway_settings)
+    await write_slowly(witness, gateway_settings)
     await ask_a_gateway_without_servers(witness, gateway_settings)
 
     bugs = {each for each in witness.declared if each[2] == "internal_error"}
@@ -199,6 +202,20 @@ async def write_without_an_answer(witness: Witness, settings: GatewaySettings) -
         async with watched(witness, settings, **changes) as client:
             link.freeze("down")
             await write_all(client, **KEY)
+
+
+async def write_slowly(witness: Witness, settings: GatewaySettings) -> None:
+    """To a gateway that does not wait for bodies."""
+
+    async def body() -> AsyncIterator[bytes]:
+        yield b"{"
+        await asyncio.sleep(0.2)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(middleware, "BODY_TIMEOUT_SECONDS", 0.0)
+        async with watched(witness, settings) as client:
+            for method, path in WRITES[:3]:
+                await client.request(method, path, content=body(), headers={"Content-Type": "application/json"})
 
 
 async def ask_a_gateway_without_servers(witness: Witness, settings: GatewaySettings) -> None:

@@ -11,22 +11,33 @@ from pydantic import ValidationError
 
 from shared.contracts import (
     BadCommand,
+    ChangeUser,
     Command,
     CreateNote,
+    CreateToken,
     DeleteNote,
+    DeleteUser,
     NewerVersionError,
     NotePatch,
     NoteReplacement,
     NoteTarget,
     NoteText,
+    Nothing,
     Outcome,
     OutcomeStatus,
     PatchNote,
     Received,
+    RegisterUser,
+    Registration,
     Rejection,
     ReplaceNote,
     Reply,
+    RevokeToken,
+    Scope,
+    TokenRequest,
+    TokenTarget,
     Unreadable,
+    UserChange,
     decode_batch,
     decode_replies,
     encode_batch,
@@ -77,6 +88,21 @@ REPLAY = DeleteNote(
     replay_forced=True,
     data=NoteTarget(note_id=7, if_none_match="*"),
 )
+TOKEN_ID = UUID("019b2c3d-4e5f-7a6b-8c7d-0000000000ff")
+ACCOUNT_COMMANDS: list[Command] = [
+    RegisterUser(
+        **envelope(1) | {"owner": 0, "credentials_version": 0},
+        data=Registration(name="Ada", password_hash="$argon2id$v=19$m=65536,t=3,p=4$c2FsdA$aGFzaA"),
+    ),
+    ChangeUser(**envelope(2), data=UserChange(name="Lovelace")),
+    ChangeUser(**envelope(3), data=UserChange(password_hash="$argon2id$v=19$m=65536,t=3,p=4$c2FsdA$aGFzaA")),
+    CreateToken(
+        **envelope(4),
+        data=TokenRequest(name="backup", scopes=(Scope.READ, Scope.WRITE), lifetime_days=90, secret_digest="c0ffee"),
+    ),
+    RevokeToken(**envelope(5), data=TokenTarget(token_id=TOKEN_ID)),
+    DeleteUser(**envelope(6), data=Nothing()),
+]
 FIRST_COMMANDS: list[Command] = [
     command.model_copy(update={"dataversion": 1}) for command in (CREATE, REPLACE, REPLACE_IF_MATCH, DELETE)
 ]
@@ -128,7 +154,10 @@ def batch_with_raw_title(raw_title: bytes) -> bytes:
     return encode_batch([encode_command(CREATE), bad.replace(b'"@"', raw_title), encode_command(DELETE)])
 
 
-@pytest.mark.parametrize(("file", "commands"), [("commands.v1", FIRST_COMMANDS), ("commands.v2", COMMANDS)])
+@pytest.mark.parametrize(
+    ("file", "commands"),
+    [("commands.v1", FIRST_COMMANDS), ("commands.v2", COMMANDS), ("account-commands.v1", ACCOUNT_COMMANDS)],
+)
 def test_golden_commands_are_read(file: str, commands: list[Command]) -> None:
     assert decode_batch((GOLDEN / f"{file}.json").read_bytes()) == commands
 
@@ -137,7 +166,7 @@ def test_golden_replies_are_read() -> None:
     assert decode_replies((GOLDEN / "replies.v1.json").read_bytes()) == REPLIES
 
 
-@pytest.mark.parametrize("command", COMMANDS + FIRST_COMMANDS, ids=lambda command: command.type)
+@pytest.mark.parametrize("command", COMMANDS + FIRST_COMMANDS + ACCOUNT_COMMANDS, ids=lambda command: command.type)
 def test_command_is_read_as_it_was_written(command: Command) -> None:
     assert decode_batch(encode_batch([encode_command(command)])) == [command]
 

@@ -48,6 +48,10 @@ WRONG_IN_GATEWAY = [
     ("INKWELL_FINGERPRINT_KEY", None),
     ("INKWELL_FINGERPRINT_KEY", SECRET),
     ("INKWELL_WAIT_SECONDS", "nan"),
+    *[
+        ("INKWELL_CORS_ORIGINS", value)
+        for value in ("*", "notes.example", "https://notes.example/", "https://*.example")
+    ],
 ]
 WRONG_IN_WORKER = [("INKWELL_BATCH_COMMANDS", "0"), ("INKWELL_DRAIN_TIMEOUT_SECONDS", "inf")]
 

@@ -18,6 +18,7 @@ import asyncpg
 import httpx
 
 from dev.backend import Services, as_user
+from tests.accounts import sign_up
 from tests.harness import eventually
 from tests.proxy import Proxy, proxy_to
 
@@ -102,7 +103,7 @@ class Process:
 
 @dataclass
 class Stack:
-    """A gateway and a worker as processes, their links through proxies, and clients' view of them."""
+    """A gateway and a worker as processes, their links through proxies, and the view of a user who has signed in."""
 
     gateway: Process
     worker: Process
@@ -120,7 +121,8 @@ class Stack:
         gateway = self.gateway.twin(port)
         await gateway.start()
         try:
-            async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=30) as client:
+            base_url, headers = f"http://127.0.0.1:{port}", self.client.headers
+            async with httpx.AsyncClient(base_url=base_url, headers=headers, timeout=30) as client:
                 yield client
         finally:
             await gateway.kill()
@@ -265,4 +267,5 @@ async def running_stack(
         for process in (worker, gateway):  # the worker declares the queues
             await process.start()
             exits.push_async_callback(process.kill)
+        client.headers.update((await sign_up(client)).headers)
         yield stack

@@ -11,7 +11,19 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from shared.connections import Connections
-from shared.contracts import Command, CreateNote, DeleteNote, Outcome, PatchNote, ReplaceNote
+from shared.contracts import (
+    ChangeUser,
+    Command,
+    CreateNote,
+    CreateToken,
+    DeleteNote,
+    DeleteUser,
+    Outcome,
+    PatchNote,
+    RegisterUser,
+    ReplaceNote,
+    RevokeToken,
+)
 from tests.commands import create
 from worker.apply import apply_batch
 
@@ -27,8 +39,16 @@ VERSIONS = st.none() | st.tuples(st.integers(1, 3))
 # Few ids and fingerprints, so that redeliveries and reused keys happen.
 REPEATED_IDS = st.uuids() | st.integers(1, 8).map(lambda number: UUID(int=number))
 FINGERPRINTS = st.sampled_from(["one", "one", "one", "two"])
-MODELS: tuple[type[Command], ...] = (CreateNote, CreateNote, ReplaceNote, PatchNote, DeleteNote)
+NAMES = st.sampled_from(["Ada", "ADA", "\uff41\uff44\uff41", "Bob", "bob", "Cleo"])
+NOTES: tuple[type[Command], ...] = (CreateNote, CreateNote, ReplaceNote, PatchNote, DeleteNote)
+ACCOUNTS: tuple[type[Command], ...] = (RegisterUser, ChangeUser, DeleteUser, CreateToken, RevokeToken)
 
+STORED = {
+    "notes": "*",
+    "users": "id, credentials_version, name, folded_name, password_hash, updated_date, deleted_date is null",
+    "personal_tokens": "*",
+    "commands": "id, owner_id, fingerprint, attempt_id, status, reason, note_version, replayed_at, body, command::text",
+}
 Batches = list[list[Command]]
 
 
@@ -42,7 +62,9 @@ def commands(draw: st.DrawFn, ids: st.SearchStrategy[UUID]) -> Command:
         "fingerprint": draw(FINGERPRINTS),
         "time": START + timedelta(seconds=draw(st.integers(0, 5))),
     }
-    model = draw(st.sampled_from(MODELS))
+    model = draw(st.sampled_from(NOTES * 3 + ACCOUNTS * 2))
+    if model is RegisterUser:
+        del envelope["owner"]
     if model is CreateNote:
         return create(draw(TEXTS), **envelope)
     return model.model_validate(envelope | {"data": draw(changes(model))})
@@ -50,7 +72,9 @@ def commands(draw: st.DrawFn, ids: st.SearchStrategy[UUID]) -> Command:
 
 @st.composite
 def changes(draw: st.DrawFn, model: type[Command]) -> dict[str, Any]:
-    """What a change says: which note, in which versions, and as much text as its type has."""
+    """What a command says: of an account, or which note, in which versions, and as much text as its type has."""
+    if model in ACCOUNTS:
+        return draw(account_changes(model))
     data = {
         "note_id": draw(NOTE_IDS),
         "if_match": draw(VERSIONS),
@@ -61,6 +85,17 @@ def changes(draw: st.DrawFn, model: type[Command]) -> dict[str, Any]:
     if model is PatchNote:
         return data | {"title": draw(st.none() | TEXTS), "description": draw(st.none() | TEXTS)}
     return data
+
+
+@st.composite
+def account_changes(draw: st.DrawFn, model: type[Command]) -> dict[str, Any]:
+    if model is RegisterUser:
+        return {"name": draw(NAMES), "password_hash": "hash"}
+    if model is ChangeUser:
+        return {"name": draw(st.none() | NAMES), "password_hash": draw(st.none() | TEXTS)}
+    if model is CreateToken:
+        return {"name": draw(TEXTS), "scopes": ["notes:read"], "lifetime_days": 90, "secret_digest": draw(TEXTS)}
+    return {} if model is DeleteUser else {"token_id": draw(REPEATED_IDS)}
 
 
 def cut(draw: st.DrawFn, sequence: list[Command]) -> Batches:
@@ -94,7 +129,7 @@ def with_replays(draw: st.DrawFn) -> Batches:
 
 @settings(max_examples=60, deadline=None, suppress_health_check=SLOW_ON_PURPOSE)
 @given(batches=partitioned())
-async def test_any_partition_gives_the_same_notes_and_outcomes_as_one_by_one(
+async def test_any_partition_gives_the_same_rows_and_outcomes_as_one_by_one(
     connections: Connections, database: "Connection[Record]", batches: Batches
 ) -> None:
     assert await run(connections, database, batches) == await run(connections, database, one_by_one(batches))
@@ -102,7 +137,7 @@ async def test_any_partition_gives_the_same_notes_and_outcomes_as_one_by_one(
 
 @settings(max_examples=60, deadline=None, suppress_health_check=SLOW_ON_PURPOSE)
 @given(batches=with_replays())
-async def test_replays_in_any_partition_give_the_same_notes_and_outcomes_as_one_by_one(
+async def test_replays_in_any_partition_give_the_same_rows_and_outcomes_as_one_by_one(
     connections: Connections, database: "Connection[Record]", batches: Batches
 ) -> None:
     assert await run(connections, database, batches) == await run(connections, database, one_by_one(batches))
@@ -114,14 +149,15 @@ def one_by_one(batches: Batches) -> Batches:
 
 async def run(
     connections: Connections, database: "Connection[Record]", batches: Sequence[Sequence[Command]]
-) -> tuple[list[Outcome], list[Record], list[Record]]:
-    """The outcomes, the notes and the commands' rows that the batches leave in an empty database."""
-    await database.execute("truncate users, notes, commands restart identity")
-    await database.execute("insert into users default values; insert into users default values")
-    outcomes = [outcome for batch in batches for outcome in await apply_batch(connections, batch, EXPIRED_BEFORE)]
-    notes = await database.fetch("select * from notes order by id")
-    rows = await database.fetch(
-        "select id, owner_id, fingerprint, attempt_id, status, reason, note_version, replayed_at, body, command::text "
-        "from commands order by id"
+) -> tuple[list[Outcome], list[list[Record]]]:
+    """The outcomes and the rows that the batches leave in an empty database."""
+    await database.execute("truncate users, notes, commands, personal_tokens restart identity")
+    await database.execute(
+        "insert into users (name, folded_name, created_date, updated_date) "
+        "values ('Ida', 'ida', 'epoch', 'epoch'), ('Ada', 'ada', 'epoch', 'epoch')"
     )
-    return outcomes, notes, rows
+    outcomes = [outcome for batch in batches for outcome in await apply_batch(connections, batch, EXPIRED_BEFORE)]
+    return outcomes, [
+        await database.fetch(f"select {columns} from {table} order by id")  # noqa: S608 - from below
+        for table, columns in STORED.items()
+    ]

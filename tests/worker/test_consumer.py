@@ -18,7 +18,7 @@ from tests import harness
 from tests.commands import create
 from tests.harness import eventually
 from tests.proxy import proxy_to
-from worker import handlers
+from worker import fold, handlers
 from worker.consumer import Consumer
 from worker.handlers import Decision
 from worker.settings import WorkerSettings
@@ -84,7 +84,7 @@ async def test_poison_in_a_batch_of_500_fails_alone(
 async def test_command_whose_handler_raises_fails_alone(
     publish: Publish, database: "Connection[Record]", worker_settings: WorkerSettings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(handlers, "create_note", raising_for("poison"))
+    monkeypatch.setattr(fold, "create_note", raising_for("poison"))
     await publish(encoded([create(), create("poison"), create()]))
 
     async with harness.worker(worker_settings):

@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import timedelta
+from typing import Any
 from uuid import uuid4
 
 import pytest
@@ -11,7 +12,8 @@ from asyncpg import Connection, Record
 from sqlalchemy import make_url
 
 from shared.connections import Connections
-from tests.commands import create
+from shared.contracts import CreateToken, DeleteUser
+from tests.commands import attributes, create
 from tests.harness import eventually
 from tests.proxy import proxy_to
 from worker import housekeeping
@@ -158,3 +160,67 @@ async def other_pruner(database: "Connection[Record]", pid: int) -> bool:
 
 async def has_marks(database: "Connection[Record]", marks: int) -> bool:
     return bool(await database.fetchval("select count(*) = $1 from attempt_marks", marks))
+
+
+async def test_nothing_is_left_of_a_deleted_user(
+    connections: Connections, worker_settings: WorkerSettings, database: "Connection[Record]"
+) -> None:
+    await database.execute("insert into users (name, folded_name) values ('Ada', 'ada'), ('Bob', 'bob')")
+    ada, bob = [row["id"] for row in await database.fetch("select id from users where name is not null order by 1")]
+    for owner in (ada, bob):
+        await apply_batch(connections, [create(str(number), owner=owner) for number in range(1500)])
+        await apply_batch(connections, [token(owner=owner)])
+        await record_failure(connections, create("secret", owner=owner), "handler_error")
+
+    await apply_batch(connections, [DeleteUser.model_validate(attributes() | {"owner": ada, "data": {}})])
+    async with tidying(worker_settings):
+        await eventually(lambda: is_gone(database, ada))
+
+    for table in ("notes", "personal_tokens"):
+        assert await owners_in(database, table) == {bob}
+    assert await database.fetchval("select count(*) from commands where owner_id = $1", ada) == 1503
+    assert not await database.fetch(
+        "select * from commands where owner_id = $1 and (body is not null or command is not null)", ada
+    )
+    assert await database.fetchval("select count(body) from commands where owner_id = $1", bob) == 1501
+
+
+async def test_late_command_of_a_deleted_user_leaves_no_text(
+    connections: Connections, database: "Connection[Record]"
+) -> None:
+    late = create("secret", owner=99)
+
+    [outcome] = await apply_batch(connections, [late], late.time + timedelta(days=4))
+
+    assert (outcome.http_status, outcome.reason) == (401, "credentials_outdated")
+    assert not await database.fetchval("select count(command) from commands")
+
+
+async def test_personal_tokens_are_forgotten_when_they_have_long_expired(
+    connections: Connections, worker_settings: WorkerSettings, database: "Connection[Record]"
+) -> None:
+    await apply_batch(connections, [token(), token()])
+    await database.execute(
+        "update personal_tokens set expires_date = now() - interval '8 days' "
+        "where id = (select min(id::text)::uuid from personal_tokens)"
+    )
+
+    async with tidying(worker_settings):
+        await eventually(lambda: has_tokens(database, 1))
+
+
+def token(**envelope: Any) -> CreateToken:
+    data = {"name": "backup", "scopes": ["notes:read"], "lifetime_days": 1, "secret_digest": "digest"}
+    return CreateToken.model_validate(attributes() | envelope | {"data": data})
+
+
+async def is_gone(database: "Connection[Record]", user: int) -> bool:
+    return not await database.fetchval("select exists (select from users where id = $1)", user)
+
+
+async def has_tokens(database: "Connection[Record]", count: int) -> bool:
+    return bool(await database.fetchval("select count(*) = $1 from personal_tokens", count))
+
+
+async def owners_in(database: "Connection[Record]", table: str) -> set[int]:
+    return {row["owner_id"] for row in await database.fetch(f"select distinct owner_id from {table}")}  # noqa: S608

@@ -1,0 +1,27 @@
+"""Whose a request is."""
+
+import math
+from dataclasses import dataclass
+
+from shared.contracts import Scope
+from shared.tables import IMPLICIT_OWNER
+
+EVERY_SCOPE = frozenset(Scope)
+
+
+@dataclass(slots=True)
+class Caller:
+    """The owner that a request acts for, and what its credentials allow."""
+
+    owner: int
+    credentials_version: int
+    """Outdated as soon as the owner's is another; reads and the worker check it with their SQL."""
+    scopes: frozenset[Scope] = EVERY_SCOPE
+    expires_at: float = math.inf
+    """Seconds since the epoch."""
+    confirmed_at: float = -math.inf
+    """When Postgres last said that the credentials are good, by the event loop's clock."""
+
+
+IMPLICIT_CALLER = Caller(IMPLICIT_OWNER, credentials_version=1)
+"""Who calls where nobody signs in."""

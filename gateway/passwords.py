@@ -1,0 +1,56 @@
+"""Passwords: Argon2id with the parameters that RFC 9106 recommends for little memory, off the event loop."""
+
+import asyncio
+import os
+import unicodedata
+from collections.abc import Callable
+from typing import TypeVar
+
+from argon2 import PasswordHasher
+from argon2.exceptions import VerificationError
+from pydantic import SecretStr
+
+from gateway.errors import overloaded
+
+NOBODYS_HASH = "$argon2id$v=19$m=65536,t=3,p=4$bm9ib2R5IGhhcyBpdC4uLg$bm8gcGFzc3dvcmQgaGFzaGVzIHRvIHRoaXMgdmFsdWU"
+"""Verified against where there is no user, so that the answer takes as long."""
+WAITING_LIMIT = 50
+T = TypeVar("T")
+
+
+class Passwords:
+    """Hashes and verifies as many at once as there are processors; some more wait, the others are refused."""
+
+    def __init__(self) -> None:
+        self._hasher = PasswordHasher()
+        self._processors = asyncio.Semaphore(os.cpu_count() or 1)
+        self._waiting = 0
+
+    async def hash(self, password: SecretStr, salt: bytes | None = None) -> str:
+        """The password's hash, with a salt that is drawn unless given; raises ProblemError 503."""
+        return await self._run(lambda: self._hasher.hash(_plain(password), salt=salt))
+
+    async def verify(self, password: SecretStr, password_hash: str | None) -> bool:
+        """Whether the password has this hash; as slow where there is none. Raises ProblemError 503."""
+        return await self._run(lambda: self._matches(password, password_hash or NOBODYS_HASH))
+
+    def _matches(self, password: SecretStr, password_hash: str) -> bool:
+        try:
+            return self._hasher.verify(password_hash, _plain(password))
+        except VerificationError:
+            return False
+
+    async def _run(self, work: Callable[[], T]) -> T:
+        if self._waiting >= WAITING_LIMIT:
+            raise overloaded()
+        self._waiting += 1
+        try:
+            async with self._processors:
+                return await asyncio.to_thread(work)
+        finally:
+            self._waiting -= 1
+
+
+def _plain(password: SecretStr) -> str:
+    """The password as every keyboard composes it."""
+    return unicodedata.normalize("NFC", password.get_secret_value())

@@ -1,0 +1,60 @@
+"""How often a client may try what costs much or guesses secrets: counted in this process alone.
+
+Behind N gateways a client has N times the tries. What may not be exceeded at all belongs to the proxy before them.
+"""
+
+import math
+import time
+from ipaddress import ip_address, ip_network
+
+import limits
+from fastapi import Request
+from limits.aio.storage import MemoryStorage
+from limits.aio.strategies import FixedWindowRateLimiter
+
+from gateway.errors import ProblemError
+from gateway.settings import GatewaySettings
+
+IPV6_NETWORK_BITS = 64
+"""Who has one address of such a network has them all."""
+
+
+class Throttles:
+    """Counts tries by address; the account is part of the count where a password is guessed."""
+
+    def __init__(self, settings: GatewaySettings) -> None:
+        self._limiter = FixedWindowRateLimiter(MemoryStorage())
+        self._login = limits.parse(settings.login_limit)
+        self._registration = limits.parse(settings.registration_limit)
+        self._proxies = settings.trusted_proxies
+
+    async def login(self, request: Request, account: str) -> None:
+        """Counts a try at a password; raises ProblemError 429."""
+        await self._hit(self._login, "login", account, self._address(request) or "")
+
+    async def logged_in(self, request: Request, account: str) -> None:
+        """Forgets the tries, since the last one was right."""
+        await self._limiter.clear(self._login, "login", account, self._address(request) or "")
+
+    async def registration(self, request: Request) -> None:
+        """Counts a registration; raises ProblemError 429."""
+        if address := self._address(request):
+            await self._hit(self._registration, "registration", address)
+
+    async def _hit(self, limit: limits.RateLimitItem, *key: str) -> None:
+        if not await self._limiter.hit(limit, *key):
+            resets_at = (await self._limiter.get_window_stats(limit, *key)).reset_time
+            seconds = max(1, math.ceil(resets_at - time.time()))
+            detail = f"Too many tries; the next one counts in {seconds} s"
+            raise ProblemError(429, "too_many_requests", detail, headers={"Retry-After": str(seconds)})
+
+    def _address(self, request: Request) -> str | None:
+        """Where the client is; None where that is not known, since a proxy that tells no address stands for many."""
+        try:
+            address = ip_address(request.client.host if request.client else "")
+        except ValueError:
+            return None
+        address = getattr(address, "ipv4_mapped", None) or address
+        if any(address in proxy for proxy in self._proxies):
+            return None
+        return str(ip_network((address, IPV6_NETWORK_BITS), strict=False) if address.version == 6 else address)

@@ -1,0 +1,112 @@
+"""The commands: imperative, one model each, in the envelope of CloudEvents.
+
+Unknown members are ignored, so a newer gateway may add what cannot change a command's effect; anything that can is a
+new `dataversion` of the type, which an older worker refuses to touch.
+"""
+
+from typing import Annotated, Literal
+from uuid import UUID
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from shared.contracts.accounts import NOBODY, Nothing, Registration, TokenRequest, TokenTarget, UserChange
+from shared.contracts.notes import NotePatch, NoteReplacement, NoteTarget, NoteText
+from shared.contracts.values import Instant, Int64, StorableText
+
+
+class Envelope(BaseModel):
+    """The CloudEvents attributes of every command; the extension attributes are Inkwell's."""
+
+    model_config = ConfigDict(frozen=True, validate_by_name=True, validate_by_alias=True, serialize_by_alias=True)
+
+    specversion: Literal["1.0"] = "1.0"
+    id: UUID
+    source: StorableText = "/inkwell/gateway"
+    time: Instant
+    owner: Int64
+    credentials_version: Annotated[int, Field(alias="credentialsversion")]
+    fingerprint: StorableText
+    attempt_id: Annotated[UUID, Field(alias="attemptid")]
+    traceparent: StorableText | None = None
+    replayed_at: Annotated[Instant | None, Field(alias="replayedat")] = None
+    """When an operator sent a failed command again; only such a delivery may change its outcome."""
+    replay_forced: Annotated[bool | None, Field(alias="replayforced")] = None
+    """Whether the replay shall have its effect also where a later command has touched the note."""
+
+
+class CreateNote(Envelope):
+    """Add a note."""
+
+    type: Literal["note.create"] = "note.create"
+    dataversion: Literal[1] = 1
+    data: NoteText
+
+
+class ReplaceNote(Envelope):
+    """Give a note a new title and description."""
+
+    type: Literal["note.replace"] = "note.replace"
+    dataversion: Literal[1, 2] = 2  # 2 knows if_none_match
+    data: NoteReplacement
+
+
+class PatchNote(Envelope):
+    """Change parts of a note."""
+
+    type: Literal["note.patch"] = "note.patch"
+    dataversion: Literal[1] = 1
+    data: NotePatch
+
+
+class DeleteNote(Envelope):
+    """Remove a note."""
+
+    type: Literal["note.delete"] = "note.delete"
+    dataversion: Literal[1, 2] = 2  # 2 knows if_none_match
+    data: NoteTarget
+
+
+class RegisterUser(Envelope):
+    """Add a user."""
+
+    type: Literal["user.register"] = "user.register"
+    dataversion: Literal[1] = 1
+    owner: Literal[0] = NOBODY
+    data: Registration
+
+
+class ChangeUser(Envelope):
+    """Give a user another name or password; a new password outdates all credentials."""
+
+    type: Literal["user.change"] = "user.change"
+    dataversion: Literal[1] = 1
+    data: UserChange
+
+
+class DeleteUser(Envelope):
+    """Remove a user and all that is theirs."""
+
+    type: Literal["user.delete"] = "user.delete"
+    dataversion: Literal[1] = 1
+    data: Nothing
+
+
+class CreateToken(Envelope):
+    """Add a personal token."""
+
+    type: Literal["token.create"] = "token.create"
+    dataversion: Literal[1] = 1
+    data: TokenRequest
+
+
+class RevokeToken(Envelope):
+    """Remove a personal token."""
+
+    type: Literal["token.revoke"] = "token.revoke"
+    dataversion: Literal[1] = 1
+    data: TokenTarget
+
+
+NoteCommand = CreateNote | ReplaceNote | PatchNote | DeleteNote
+AccountCommand = RegisterUser | ChangeUser | DeleteUser | CreateToken | RevokeToken
+Command = NoteCommand | AccountCommand

@@ -1,0 +1,22 @@
+"""Values that more than one part of the wire is made of."""
+
+from datetime import UTC, datetime
+from typing import Annotated
+
+from pydantic import AfterValidator, AwareDatetime, Field
+
+
+def storable(text: str) -> str:
+    """The text, where Postgres can store it; raises ValueError otherwise."""
+    if "\0" in text:
+        raise ValueError("must not contain the character U+0000")
+    if any("\ud800" <= character <= "\udfff" for character in text):
+        raise ValueError("must not contain a lone surrogate")
+    return text
+
+
+StorableText = Annotated[str, AfterValidator(storable)]
+"""Text that Postgres can store."""
+Int64 = Annotated[int, Field(ge=-(2**63), le=2**63 - 1)]
+Instant = Annotated[AwareDatetime, Field(ge=datetime(2000, 1, 1, tzinfo=UTC), lt=datetime(9000, 1, 1, tzinfo=UTC))]
+"""A time that every zone and Postgres can express."""

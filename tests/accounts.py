@@ -1,0 +1,87 @@
+"""Users of the API, and tokens of every kind that must not be let in."""
+
+import time
+from dataclasses import dataclass
+from typing import Any
+from uuid import uuid4
+
+import httpx
+import jwt
+
+from gateway.access_tokens import AccessTokens, key_id
+from gateway.settings import GatewaySettings
+from shared.contracts import Scope
+
+PASSWORD = "correct horse battery staple"
+
+
+@dataclass(frozen=True)
+class Person:
+    """A registered user."""
+
+    id: int
+    name: str
+    token: str
+
+    @property
+    def headers(self) -> dict[str, str]:
+        return bearer(self.token)
+
+
+def bearer(token: str) -> dict[str, str]:
+    return {"Authorization": f"Bearer {token}"}
+
+
+async def sign_up(client: httpx.AsyncClient, name: str = "", password: str = PASSWORD) -> Person:
+    """Somebody new, who has signed in."""
+    name = name or f"user-{uuid4().hex[:12]}"
+    patiently = {"Prefer": "wait=30"}
+    registered = await client.post("/users/", json={"name": name, "password": password}, headers=patiently)
+    assert registered.status_code == 201, registered.text
+    return Person(registered.json()["id"], name, await sign_in(client, name, password))
+
+
+async def sign_in(client: httpx.AsyncClient, name: str, password: str = PASSWORD, scope: str = "") -> str:
+    """An access token."""
+    answer = await client.post("/auth/token", data={"username": name, "password": password, "scope": scope})
+    assert answer.status_code == 200, answer.text
+    return str(answer.json()["access_token"])
+
+
+async def personal_token(client: httpx.AsyncClient, person: Person, *scopes: str) -> dict[str, Any]:
+    """A new personal token, with its secret."""
+    body = {"name": "script", "scopes": scopes or ["notes:read", "notes:write"]}
+    answer = await client.post("/auth/tokens", json=body, headers=person.headers)
+    assert answer.status_code == 201, answer.text
+    created: dict[str, Any] = answer.json()
+    return created
+
+
+def forged(settings: GatewaySettings, owner: int, **changes: Any) -> str:
+    """A token that is right but for the changes: of its claims, or of `key`, `algorithm`, `kid` and `typ`."""
+    key = settings.signing_keys[0].get_secret_value()
+    right = AccessTokens(settings).issue(owner, 1, frozenset(Scope))
+    claims = jwt.decode(right, options={"verify_signature": False})
+    headers = {"kid": changes.pop("kid", key_id(key.encode())), "typ": changes.pop("typ", "at+jwt")}
+    key, algorithm = changes.pop("key", key), changes.pop("algorithm", "HS256")
+    claims = {name: value for name, value in (claims | changes).items() if value is not None}
+    return jwt.encode(claims, key, algorithm, headers)
+
+
+def invalid_tokens(settings: GatewaySettings, owner: int) -> dict[str, str]:
+    """What is no valid access token, by what is wrong with it."""
+    past = int(time.time()) - 7200
+    return {
+        "expired": forged(settings, owner, exp=past + 3600, iat=past),
+        "wrong signature": forged(settings, owner, key="x" * 32),
+        "unknown key": forged(settings, owner, kid="unknown"),
+        "no algorithm": forged(settings, owner, key=None, algorithm="none"),
+        "another algorithm": forged(settings, owner, algorithm="HS512", key="x" * 64),
+        "wrong audience": forged(settings, owner, aud="somebody else"),
+        "wrong issuer": forged(settings, owner, iss="somebody else"),
+        "no expiry": forged(settings, owner, exp=None),
+        "another type": forged(settings, owner, typ="JWT"),
+        "unknown scope": forged(settings, owner, scope="everything"),
+        "no token": "inkwell",
+        "unknown personal token": "inkwell_0123456789",
+    }

@@ -1,0 +1,198 @@
+"""Every route against every kind of credentials that must not be let in; the routes are the application's own."""
+
+import re
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from typing import Any
+
+import httpx
+import pytest
+from fastapi import APIRouter, Request, Response
+from fastapi.routing import APIRoute, iter_route_contexts
+
+from dev.backend import Services
+from gateway.app import create_app
+from gateway.requests import PlainRoute
+from gateway.settings import GatewaySettings
+from tests import harness
+from tests.accounts import Person, bearer, forged, invalid_tokens, personal_token, sign_in, sign_up
+from tests.conftest import SIGNING_IN, fresh_database, fresh_prefix, settings_of_gateway, settings_of_worker
+
+NOWHERE = {
+    "database_url": "postgresql://nobody:nothing@127.0.0.1:1/nowhere",
+    "broker_url": "amqp://nobody:nothing@127.0.0.1:1/",
+    "signing_keys": ("a-key-that-is-used-in-the-tests-only",),
+    "fingerprint_key": "another-key-that-is-used-in-the-tests-only",
+}
+WITHOUT_A_RULE = ("/openapi.json", "/docs")
+"""What documents the API, which is no secret."""
+OPEN = {
+    ("POST", "/users"),
+    ("POST", "/auth/token"),
+    ("GET", "/health/live"),
+    ("GET", "/health/ready"),
+}
+NOTE = {"title": "Ink", "description": "Buy a bottle"}
+BODIES: dict[tuple[str, str], dict[str, Any]] = {
+    ("POST", "/notes"): NOTE,
+    ("PUT", "/notes/{note_id}"): NOTE,
+    ("PATCH", "/notes/{note_id}"): {"title": "Pen"},
+    ("PATCH", "/users/me"): {},
+    ("POST", "/auth/tokens"): {"name": "script", "scopes": ["notes:read"]},
+}
+APP = create_app(GatewaySettings.model_validate(NOWHERE))
+CONTEXTS = list(iter_route_contexts(APP.routes))
+ROUTES = [
+    (method, str(context.path))
+    for context in CONTEXTS
+    if isinstance(context.original_route, APIRoute)
+    for method in sorted(context.original_route.methods or ())
+]
+GUARDED = [route for route in ROUTES if route not in OPEN]
+NEEDED_SCOPE = {
+    "GET /notes": "notes:read",
+    "GET /notes/{note_id}": "notes:read",
+    "/notes": "notes:write",
+    "/commands": "notes:write",
+    "/users": "account",
+    "/auth": "account",
+}
+
+
+@dataclass(frozen=True)
+class World:
+    """A running Inkwell with two users, one of whom has a note, a personal token and a command."""
+
+    client: httpx.AsyncClient
+    settings: GatewaySettings
+    owner: Person
+    stranger: Person
+    paths: dict[str, str]
+
+    async def ask(self, route: tuple[str, str], headers: dict[str, str], **paths: str) -> httpx.Response:
+        method, template = route
+        path = re.sub(r"{(\w+)}", lambda match: (self.paths | paths)[match[1]], template)
+        return await self.client.request(method, path, headers=headers, json=BODIES.get(route))
+
+
+@pytest.fixture(scope="module")
+async def world(servers: Services, template: str) -> AsyncIterator[World]:
+    async with fresh_database(servers, template) as url, fresh_prefix(servers) as prefix:
+        settings = settings_of_gateway(servers, url, prefix, **SIGNING_IN)
+        async with harness.worker(settings_of_worker(servers, url, prefix)), harness.gateway(settings) as client:
+            owner, stranger = await sign_up(client, "Ada"), await sign_up(client, "Bob")
+            note = await client.post("/notes", json=NOTE, headers=owner.headers)
+            command = await client.post("/notes", json=NOTE, headers=owner.headers | {"Prefer": "respond-async"})
+            token = await personal_token(client, owner)
+            paths = {
+                "note_id": note.headers["location"].split("/")[-1],
+                "token": command.headers["location"].split("/")[-1],
+                "token_id": token["id"],
+            }
+            yield World(client, settings, owner, stranger, paths)
+
+
+def named(route: tuple[str, str]) -> str:
+    return " ".join(route)
+
+
+def test_every_route_declares_a_rule_and_few_let_everybody_in() -> None:
+    others = [str(context.path) for context in CONTEXTS if not isinstance(context.original_route, APIRoute)]
+    assert [path for path in others if not path.startswith(WITHOUT_A_RULE)] == []
+    declared = {
+        (method.upper(), path): operation["security"]
+        for path, operations in APP.openapi()["paths"].items()
+        for method, operation in operations.items()
+    }
+    assert set(declared) == set(ROUTES)
+    assert {route for route, security in declared.items() if not security} == OPEN
+
+
+def test_route_without_a_rule_is_refused_when_the_gateway_starts() -> None:
+    router = APIRouter(route_class=PlainRoute)
+
+    with pytest.raises(TypeError, match="peek does not declare a rule"):
+
+        @router.get("/peek")
+        async def peek(_: Request) -> Response:
+            return Response("everything")
+
+
+@pytest.mark.parametrize("route", GUARDED, ids=named)
+async def test_nobody_is_let_in_without_a_token(world: World, route: tuple[str, str]) -> None:
+    answer = await world.ask(route, {})
+
+    assert (answer.status_code, answer.json()["code"]) == (401, "not_authenticated")
+    assert answer.headers["www-authenticate"] == 'Bearer realm="inkwell"'
+
+
+@pytest.mark.parametrize("route", GUARDED, ids=named)
+async def test_no_invalid_token_is_let_in(world: World, route: tuple[str, str]) -> None:
+    for wrong, token in invalid_tokens(world.settings, world.owner.id).items():
+        answer = await world.ask(route, bearer(token))
+
+        assert (answer.status_code, answer.json()["code"]) == (401, "invalid_token"), wrong
+        assert answer.headers["www-authenticate"] == 'Bearer realm="inkwell", error="invalid_token"'
+
+
+@pytest.mark.parametrize("header", ["Basic QWRhOnNlY3JldA==", "Bearer", "bearer", ""])
+async def test_other_authorization_is_no_token(world: World, header: str) -> None:
+    answer = await world.client.get("/notes", headers={"Authorization": header})
+
+    assert (answer.status_code, answer.json()["code"]) == (401, "invalid_token")
+
+
+@pytest.mark.parametrize("route", GUARDED, ids=named)
+async def test_revoked_credentials_are_not_let_in(world: World, route: tuple[str, str]) -> None:
+    outdated = forged(world.settings, world.owner.id, credentials_version=99)
+    of_nobody = forged(world.settings, 999_999)
+    for token in (outdated, of_nobody):
+        answer = await world.ask(route, bearer(token))
+
+        assert (answer.status_code, answer.json()["code"]) == (401, "credentials_outdated")
+        assert answer.headers["www-authenticate"] == 'Bearer realm="inkwell", error="invalid_token"'
+
+
+@pytest.mark.parametrize("route", GUARDED, ids=named)
+async def test_revoked_personal_token_is_not_let_in(world: World, route: tuple[str, str]) -> None:
+    token = await personal_token(world.client, world.owner)
+    await world.client.get("/notes", headers=bearer(token["token"]))
+    await world.client.delete(f"/auth/tokens/{token['id']}", headers=world.owner.headers)
+
+    answer = await world.ask(route, bearer(token["token"]))
+
+    assert (answer.status_code, answer.json()["code"]) == (401, "invalid_token")
+
+
+@pytest.mark.parametrize("route", GUARDED, ids=named)
+async def test_token_without_the_scope_is_not_let_in(world: World, route: tuple[str, str]) -> None:
+    needed = next(
+        scope for start, scope in NEEDED_SCOPE.items() if start in (named(route), f"/{route[1].split('/')[1]}")
+    )
+    others = {"notes:read", "notes:write", "account"} - {needed}
+    tokens = [await sign_in(world.client, world.owner.name, scope=" ".join(others))]
+    if personal := others - {"account"}:
+        tokens.append((await personal_token(world.client, world.owner, *personal))["token"])
+    for token in tokens:
+        answer = await world.ask(route, bearer(token))
+
+        assert (answer.status_code, answer.json()["code"]) == (403, "insufficient_scope")
+        challenge = f'Bearer realm="inkwell", error="insufficient_scope", scope="{needed}"'
+        assert answer.headers["www-authenticate"] == challenge
+
+
+@pytest.mark.parametrize("route", [route for route in GUARDED if "{" in route[1]], ids=named)
+async def test_what_is_anothers_cannot_be_told_from_what_is_not_there(world: World, route: tuple[str, str]) -> None:
+    nothing = {"note_id": "987654321", "token": "made-up", "token_id": "00000000-0000-4000-8000-000000000000"}
+
+    anothers, nobodys = [await world.ask(route, world.stranger.headers, **paths) for paths in ({}, nothing)]
+
+    assert anothers.status_code == 404
+    assert (nobodys.status_code, nobodys.text) == (404, anothers.text)
+    assert nobodys.headers.keys() == anothers.headers.keys()
+
+
+@pytest.mark.parametrize("path", ["/notes", "/auth/tokens"])
+async def test_lists_hold_what_is_ones_own(world: World, path: str) -> None:
+    assert (await world.client.get(path, headers=world.owner.headers)).json()
+    assert (await world.client.get(path, headers=world.stranger.headers)).json() == []

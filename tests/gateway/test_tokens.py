@@ -1,0 +1,266 @@
+"""Access tokens and personal tokens: how one gets them, what they are good for, and how often one may try."""
+
+import httpx
+import jwt
+import pytest
+from asyncpg import Connection, Record
+
+from gateway.passwords import NOBODYS_HASH, Passwords
+from gateway.settings import GatewaySettings
+from tests import harness
+from tests.accounts import PASSWORD, Person, bearer, personal_token, sign_in, sign_up
+from tests.harness import decided, eventually
+from worker.settings import WorkerSettings
+
+FORM = {"username": "Ada", "password": PASSWORD}
+
+
+@pytest.fixture(scope="module", autouse=True)
+async def ada(shared_users_client: httpx.AsyncClient) -> Person:
+    return await sign_up(shared_users_client, "Ada")
+
+
+async def test_access_token_is_answered_as_oauth_has_it(shared_users_client: httpx.AsyncClient) -> None:
+
+    answer = await shared_users_client.post("/auth/token", data=FORM | {"grant_type": "password"})
+
+    assert answer.headers["cache-control"] == "no-store"
+    assert answer.json() == {
+        "access_token": answer.json()["access_token"],
+        "token_type": "bearer",
+        "expires_in": 3600,
+        "scope": "account notes:read notes:write",
+    }
+    claims = jwt.decode(answer.json()["access_token"], options={"verify_signature": False})
+    assert claims.keys() == {"exp", "iat", "iss", "aud", "sub", "jti", "scope", "credentials_version"}
+    assert claims["exp"] - claims["iat"] == 3600
+
+
+async def test_access_token_has_the_scopes_that_were_asked_for(
+    shared_users_client: httpx.AsyncClient, ada: Person
+) -> None:
+
+    token = await sign_in(shared_users_client, ada.name, scope="notes:read")
+
+    assert (await shared_users_client.get("/notes", headers=bearer(token))).status_code == 200
+    assert (await shared_users_client.delete("/notes/1", headers=bearer(token))).status_code == 403
+
+
+@pytest.mark.parametrize(
+    ("form", "error"),
+    [
+        ({"username": "Ada"}, "invalid_request"),
+        ({"password": PASSWORD}, "invalid_request"),
+        ({}, "invalid_request"),
+        (FORM | {"username": ["Ada", "Bob"]}, "invalid_request"),
+        (FORM | {"grant_type": "client_credentials"}, "unsupported_grant_type"),
+        (FORM | {"scope": "notes:read everything"}, "invalid_scope"),
+        (FORM | {"password": "wrong"}, "invalid_grant"),
+        (FORM | {"password": ""}, "invalid_grant"),
+        (FORM | {"username": "nobody"}, "invalid_grant"),
+        (FORM | {"username": "no body"}, "invalid_grant"),
+        (FORM | {"username": "\0"}, "invalid_grant"),
+        (FORM | {"username": ""}, "invalid_grant"),
+    ],
+)
+async def test_refused_login_says_why_in_oauths_words(
+    shared_users_client: httpx.AsyncClient, form: dict[str, str], error: str
+) -> None:
+
+    answer = await shared_users_client.post("/auth/token", data=form)
+
+    assert answer.status_code == 400
+    assert (answer.json()["error"], answer.json()["code"]) == (error, error)
+    assert answer.headers["content-type"] == "application/problem+json"
+
+
+@pytest.mark.parametrize(
+    ("content", "media_type"),
+    [
+        (b'{"username": "Ada", "password": "secret"}', "application/json"),
+        (b"username=%ff&password=x\xff", "application/x-www-form-urlencoded"),
+        (b"&".join(b"a%d=b" % number for number in range(50)), "application/x-www-form-urlencoded"),
+        (b"", ""),
+    ],
+)
+async def test_login_that_is_no_form_is_refused(
+    shared_users_client: httpx.AsyncClient, content: bytes, media_type: str
+) -> None:
+    answer = await shared_users_client.post("/auth/token", content=content, headers={"Content-Type": media_type})
+
+    assert (answer.status_code, answer.json()["error"]) == (400, "invalid_request")
+
+
+async def test_unknown_user_is_answered_as_a_wrong_password_is(shared_users_client: httpx.AsyncClient) -> None:
+
+    wrong, unknown = [
+        await shared_users_client.post("/auth/token", data={"username": name, "password": "wrong password"})
+        for name in ("Ada", "nobody")
+    ]
+
+    assert (unknown.status_code, unknown.text) == (wrong.status_code, wrong.text)
+    assert unknown.headers.keys() == wrong.headers.keys()
+
+
+async def test_password_of_nobody_costs_as_much_as_anybodys() -> None:
+    hasher = Passwords()._hasher
+
+    assert not hasher.check_needs_rehash(NOBODYS_HASH)
+
+
+async def test_personal_token_reads_and_writes_within_its_scopes(
+    shared_users_client: httpx.AsyncClient, ada: Person
+) -> None:
+    token = await personal_token(shared_users_client, ada, "notes:write")
+    note = {"title": "Ink", "description": ""}
+
+    assert (await shared_users_client.post("/notes", json=note, headers=bearer(token["token"]))).status_code == 201
+    assert (await shared_users_client.get("/notes", headers=bearer(token["token"]))).status_code == 403
+    assert (await shared_users_client.get("/notes", headers=ada.headers)).json()[0]["title"] == "Ink"
+
+
+async def test_retry_shows_the_same_personal_token_and_nobody_else_sees_it(
+    shared_users_client: httpx.AsyncClient, ada: Person
+) -> None:
+    headers = ada.headers | {"Idempotency-Key": "8e03978e"}
+    body = {"name": "script", "scopes": ["notes:write", "notes:read"]}
+
+    first, again = [await shared_users_client.post("/auth/tokens", json=body, headers=headers) for _ in range(2)]
+
+    assert (again.status_code, again.text) == (201, first.text)
+    assert again.headers["idempotent-replayed"] == "true"
+    assert first.headers["cache-control"] == "no-store"
+    shown = await shared_users_client.get(first.headers["location"], headers=ada.headers)
+    assert shown.json() == {name: value for name, value in first.json().items() if name != "token"}
+    assert shown.json() in (await shared_users_client.get("/auth/tokens", headers=ada.headers)).json()
+
+
+async def test_late_answer_shows_the_personal_token_to_its_owner_alone(users_client: httpx.AsyncClient) -> None:
+    ada = await sign_up(users_client)
+    body = {"name": "script", "scopes": ["notes:write"]}
+    accepted = await users_client.post("/auth/tokens", json=body, headers=ada.headers | {"Prefer": "respond-async"})
+    users_client.headers = httpx.Headers(ada.headers)
+
+    token = (await decided(users_client, accepted.headers["location"]))["answer"]["body"]["token"]
+
+    url, note = accepted.headers["location"], {"title": "Ink", "description": ""}
+    assert (await users_client.post("/notes", json=note, headers=bearer(token))).status_code == 201
+    told = (await users_client.get(url, headers=bearer(token))).json()["answer"]["body"]
+    assert "token" not in told
+
+
+async def test_expired_personal_token_is_not_let_in(
+    users_client: httpx.AsyncClient, database: "Connection[Record]"
+) -> None:
+    ada = await sign_up(users_client)
+    token = (await personal_token(users_client, ada))["token"]
+    await database.execute("update personal_tokens set expires_date = now() + interval '1 second'")
+
+    async def is_refused() -> bool:
+        return (await users_client.get("/notes", headers=bearer(token))).status_code == 401
+
+    assert not await is_refused()
+    await eventually(is_refused, within_seconds=5)
+
+
+@pytest.mark.parametrize(
+    ("body", "pointer"),
+    [
+        ({"name": "script"}, "/body/scopes"),
+        ({"name": "script", "scopes": []}, "/body/scopes"),
+        ({"name": "script", "scopes": ["account"]}, "/body/scopes/0"),
+        ({"name": "", "scopes": ["notes:read"]}, "/body/name"),
+        ({"name": "script", "scopes": ["notes:read"], "expires_in_days": 0}, "/body/expires_in_days"),
+        ({"name": "script", "scopes": ["notes:read"], "secret": "mine"}, "/body/secret"),
+    ],
+)
+async def test_impossible_personal_token_is_refused(
+    shared_users_client: httpx.AsyncClient, ada: Person, body: dict[str, object], pointer: str
+) -> None:
+
+    answer = await shared_users_client.post("/auth/tokens", json=body, headers=ada.headers)
+
+    assert answer.status_code == 422
+    assert answer.json()["errors"][0]["pointer"] == pointer
+
+
+def limited(settings: GatewaySettings, **limits: object) -> GatewaySettings:
+    return GatewaySettings.model_validate(settings.model_dump() | limits)
+
+
+async def test_guessing_a_password_is_throttled_and_the_right_one_forgives(
+    password_settings: GatewaySettings, worker_settings: WorkerSettings
+) -> None:
+    settings = limited(password_settings, login_limit="3/hour")
+    async with harness.worker(worker_settings), harness.gateway(settings) as client:
+        await sign_up(client, "Ada")
+        await sign_up(client, "Bob")
+        wrong = FORM | {"password": "wrong"}
+        for _ in range(2):
+            await client.post("/auth/token", data=wrong)
+            assert await sign_in(client, "Ada")
+        statuses = [(await client.post("/auth/token", data=wrong | {"username": "ADA"})).status_code for _ in range(4)]
+        refused = await client.post("/auth/token", data=FORM)
+
+        assert statuses == [400, 400, 400, 429]
+        assert (refused.status_code, refused.json()["code"]) == (429, "too_many_requests")
+        assert 3000 < int(refused.headers["retry-after"]) <= 3600
+        assert await sign_in(client, "Bob")
+
+
+async def test_guessing_the_current_password_is_throttled(
+    password_settings: GatewaySettings, worker_settings: WorkerSettings
+) -> None:
+    settings = limited(password_settings, login_limit="2/hour")
+    async with harness.worker(worker_settings), harness.gateway(settings) as client:
+        ada = await sign_up(client)
+        change = {"password": "a new password", "current_password": "wrong"}
+        statuses = [(await client.patch("/users/me", json=change, headers=ada.headers)).status_code for _ in range(3)]
+
+    assert statuses == [403, 403, 429]
+
+
+async def test_registrations_are_throttled_by_address(
+    password_settings: GatewaySettings, worker_settings: WorkerSettings
+) -> None:
+    settings = limited(password_settings, registration_limit="2/hour", trusted_proxies=("127.0.0.1",))
+    async with harness.worker(worker_settings), harness.gateway(settings) as client:
+
+        async def register(name: str, forwarded_for: str | None) -> int:
+            headers = {"X-Forwarded-For": forwarded_for} if forwarded_for else {}
+            user = {"name": name, "password": PASSWORD}
+            return (await client.post("/users/", json=user, headers=headers)).status_code
+
+        assert [await register(f"a{n}", "203.0.113.7") for n in range(3)] == [201, 201, 429]
+        assert await register("b", "198.51.100.1, 203.0.113.8") == 201
+        assert await register("c", "203.0.113.7, 203.0.113.8") == 201
+        assert await register("d", "203.0.113.9, 203.0.113.8") == 429  # the proxy's word counts, not the client's
+        assert [await register(f"e{n}", f"2001:db8::{n}") for n in range(3)] == [201, 201, 429]
+        assert [await register(f"f{n}", None) for n in range(3)] == [201, 201, 201]
+
+
+async def test_forwarded_address_is_not_believed_of_strangers(
+    password_settings: GatewaySettings, worker_settings: WorkerSettings
+) -> None:
+    settings = limited(password_settings, registration_limit="1/hour")
+    async with harness.worker(worker_settings), harness.gateway(settings) as client:
+        statuses = [
+            (
+                await client.post(
+                    "/users/",
+                    json={"name": f"user{number}", "password": PASSWORD},
+                    headers={"X-Forwarded-For": f"203.0.113.{number}"},
+                )
+            ).status_code
+            for number in range(2)
+        ]
+
+    assert statuses == [201, 429]
+
+
+async def test_implicit_owner_needs_no_token_and_there_are_no_accounts(client: httpx.AsyncClient) -> None:
+    assert (await client.get("/notes/")).status_code == 200
+    assert (await client.post("/users/", json={"name": "Ada", "password": PASSWORD})).status_code == 404
+    document = (await client.get("/openapi.json")).json()
+    assert not {path for path in document["paths"] if path.startswith(("/users", "/auth"))}
+    assert "security" not in document["paths"]["/notes"]["get"]

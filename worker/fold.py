@@ -1,0 +1,221 @@
+"""Runs a batch of commands through their handlers: it does what the same commands do one by one.
+
+Pure as the handlers are: the state comes from the rows that the batch has locked, and what it changed is stored after.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from http import HTTPStatus
+from itertools import count
+from typing import Any, Generic, TypeVar, assert_never
+from uuid import UUID
+
+from shared.contracts import (
+    AccountCommand,
+    BadCommand,
+    ChangeUser,
+    Command,
+    CreateNote,
+    CreateToken,
+    DeleteNote,
+    DeleteUser,
+    Outcome,
+    OutcomeStatus,
+    PatchNote,
+    RegisterUser,
+    Rejection,
+    ReplaceNote,
+    RevokeToken,
+    folded,
+)
+from worker.handlers import (
+    Change,
+    Decision,
+    Note,
+    PersonalToken,
+    User,
+    change_note,
+    change_user,
+    create_note,
+    create_token,
+    gone,
+    register_user,
+    rejected,
+    target_of,
+)
+
+NEVER = datetime(1970, 1, 1, tzinfo=UTC)
+"""Before every command."""
+KeyT = TypeVar("KeyT", int, str, UUID)
+RowT = TypeVar("RowT")
+
+
+class Rows(Generic[KeyT, RowT]):
+    """Rows as the batch found them, and as it leaves them."""
+
+    def __init__(self, before: Mapping[KeyT, RowT] | None = None) -> None:
+        self.before: Mapping[KeyT, RowT] = before or {}
+        self._after: dict[KeyT, RowT | None] = {}
+
+    def get(self, key: KeyT) -> RowT | None:
+        """The row as it is by now; None where there is none."""
+        return self._after[key] if key in self._after else self.before.get(key)
+
+    def put(self, key: KeyT, row: RowT | None) -> None:
+        """Makes the row what it is from now on."""
+        self._after[key] = row
+
+    @property
+    def created(self) -> list[RowT]:
+        """Rows that are new and still there, in the order of their keys."""
+        return [row for key, row in sorted(self._after.items(), key=_key) if row and key not in self.before]
+
+    @property
+    def changed(self) -> list[RowT]:
+        """Rows that were there and may be others now, in the order of their keys."""
+        return [row for key, row in sorted(self._after.items(), key=_key) if row and key in self.before]
+
+    @property
+    def deleted(self) -> list[KeyT]:
+        """Keys of rows that were there and are gone, in order."""
+        return sorted(key for key, row in self._after.items() if row is None and key in self.before)
+
+
+def _key(item: tuple[KeyT, Any]) -> KeyT:
+    return item[0]
+
+
+@dataclass(slots=True)
+class Fold:
+    """The state that a batch is folded over, and what the batch did to it."""
+
+    users: Rows[int, User] = field(default_factory=Rows)
+    notes: Rows[int, Note] = field(default_factory=Rows)
+    tokens: Rows[UUID, PersonalToken] = field(default_factory=Rows)
+    names: Rows[str, int] = field(default_factory=Rows)
+    """Whose each folded name is."""
+    failures: Mapping[UUID, Outcome] = field(default_factory=dict)
+    """The failed outcomes of the commands that are replayed."""
+    expired_before: datetime = NEVER
+    """A command that was issued earlier is too old to be applied."""
+    note_ids: Iterator[int] = field(default_factory=lambda: iter(()))
+    user_ids: Iterator[int] = field(default_factory=lambda: iter(()))
+    decided: dict[UUID, tuple[Command | BadCommand, Decision]] = field(default_factory=dict)
+    """The commands that get their outcome in this batch."""
+
+    def run(self, commands: Sequence[Command | BadCommand]) -> None:
+        """Decides the commands, each of another id, in order."""
+        for command in commands:
+            decision = self.decide(command)
+            self.decided[command.id] = command, decision
+            if decision.status is OutcomeStatus.APPLIED and not isinstance(command, BadCommand):
+                self._keep(command, decision)
+
+    def ids_needed(self, commands: Sequence[Command | BadCommand]) -> tuple[int, int]:
+        """How many ids for new notes, and how many for new users, running the commands will take."""
+        if not any(isinstance(command, AccountCommand) for command in commands):
+            return sum(isinstance(command, CreateNote) and not self.refusal(command) for command in commands), 0
+        rehearsal = Fold(
+            Rows(self.users.before),
+            Rows(self.notes.before),
+            Rows(self.tokens.before),
+            Rows(self.names.before),
+            self.failures,
+            self.expired_before,
+            count(),
+            count(),
+        )
+        rehearsal.run(commands)
+        return next(rehearsal.note_ids), next(rehearsal.user_ids)
+
+    def decide(self, command: Command | BadCommand) -> Decision:
+        """One command's decision on the state as the commands before it left it."""
+        if isinstance(command, BadCommand):
+            return self.failed(command, command.reason)
+        if refused := self.refusal(command):
+            return refused
+        if isinstance(command, AccountCommand):
+            return self._decide_on_account(command)
+        if isinstance(command, CreateNote):
+            return create_note(command, next(self.note_ids))
+        target = target_of(command, self.notes.get(command.data.note_id))
+        return target if isinstance(target, Decision) else change_note(command, target)
+
+    def refusal(self, command: Command) -> Decision | None:
+        """Why the command must not even look at what it is about, if so."""
+        if not isinstance(command, RegisterUser) and self.users.get(command.owner) is None:
+            return rejected(Rejection.CREDENTIALS_OUTDATED)  # and nothing is kept of what its user wrote
+        if (command.replayed_at or command.time) < self.expired_before:
+            return self.failed(command, "expired")
+        if self._is_superseded(command):
+            return self.failed(command, "superseded")
+        owner = self.users.get(command.owner)
+        outdated = owner and owner.credentials_version != command.credentials_version
+        return rejected(Rejection.CREDENTIALS_OUTDATED) if outdated else None
+
+    def failed(self, command: Command | BadCommand, reason: str) -> Decision:
+        """The command has no effect and is kept for an operator, with the version of its note when it first failed."""
+        http_status = HTTPStatus.INTERNAL_SERVER_ERROR
+        if not isinstance(command, Change):
+            return Decision(OutcomeStatus.FAILED, http_status, reason)
+        failure = self.failures.get(command.id)
+        version = failure.note_version if failure else self._version_for(command)
+        return Decision(OutcomeStatus.FAILED, http_status, reason, command.data.note_id, note_version=version)
+
+    def _decide_on_account(self, command: AccountCommand) -> Decision:
+        if isinstance(command, RegisterUser):
+            taken = self._is_taken(command.data.name)
+            return rejected(Rejection.NAME_TAKEN) if taken else register_user(command, next(self.user_ids))
+        owner = self.users.get(command.owner)
+        assert owner  # noqa: S101 - `refusal` has seen it
+        match command:
+            case ChangeUser():
+                taken = command.data.name is not None and self._is_taken(command.data.name, owner.id)
+                return rejected(Rejection.NAME_TAKEN) if taken else change_user(command, owner)
+            case DeleteUser():
+                return gone()
+            case CreateToken():
+                known = self.tokens.get(command.id)
+                return rejected(Rejection.IDEMPOTENCY_KEY_REUSED) if known else create_token(command, owner)
+            case RevokeToken():
+                token = self.tokens.get(command.data.token_id)
+                return gone() if token and token.owner_id == owner.id else rejected(Rejection.TOKEN_NOT_FOUND)
+            case _:
+                assert_never(command)
+
+    def _keep(self, command: Command, decision: Decision) -> None:
+        match command:
+            case CreateNote() | ReplaceNote() | PatchNote() | DeleteNote():
+                if decision.note_id is not None:
+                    self.notes.put(decision.note_id, decision.note)
+            case RegisterUser() | ChangeUser() | DeleteUser():
+                self._keep_user(decision.user.id if decision.user else command.owner, decision.user)
+            case CreateToken():
+                self.tokens.put(command.id, decision.token)
+            case RevokeToken():
+                self.tokens.put(command.data.token_id, None)
+            case _:
+                assert_never(command)
+
+    def _keep_user(self, user_id: int, user: User | None) -> None:
+        before = self.users.get(user_id)
+        if before and before.folded_name:
+            self.names.put(before.folded_name, None)
+        if user and user.folded_name:
+            self.names.put(user.folded_name, user.id)
+        self.users.put(user_id, user)
+
+    def _is_taken(self, name: str, own_id: int | None = None) -> bool:
+        return self.names.get(folded(name)) not in (None, own_id)
+
+    def _is_superseded(self, command: Command) -> bool:
+        """Whether somebody has touched the note between the command's failure and its replay."""
+        failure = self.failures.get(command.id)
+        if failure is None or command.replay_forced or not isinstance(command, Change):
+            return False
+        return failure.note_version != self._version_for(command)
+
+    def _version_for(self, command: Change) -> int | None:
+        note = self.notes.get(command.data.note_id)
+        return note.version if note and note.owner_id == command.owner else None
