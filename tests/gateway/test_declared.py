@@ -6,6 +6,7 @@ import httpx
 from dev.backend import Services
 from gateway.settings import GatewaySettings
 from shared.messaging import Topology
+from shared.tables import IMPLICIT_OWNER
 from tests import harness
 from tests.harness import eventually
 from worker.settings import WorkerSettings
@@ -40,7 +41,7 @@ async def test_write_whose_queue_is_gone_is_refused_and_others_are_not(
     topology = Topology.of(gateway_settings)
     async with harness.gateway(gateway_settings) as client:
         assert (await client.post("/notes", json=NOTE, headers={"Prefer": "respond-async"})).status_code == 202
-        await harness.delete_queue(servers, topology.command_queue(topology.partition_of(1)))
+        await harness.delete_queue(servers, topology.command_queue(topology.partition_of(IMPLICIT_OWNER)))
         refused = await client.post("/notes", json=NOTE)
         await harness.declare(servers, topology)
         accepted = await client.post("/notes", json=NOTE, headers={"Prefer": "respond-async"})
