@@ -23,7 +23,8 @@ A write is answered with its outcome, or with 202 and the URL of its command. Ev
 its `code` is stable, `title` and `detail` are for people. A path that is not here is 404 `not_found`, a method that a
 path lacks 405 `method_not_allowed` with `Allow`, and any other refusal by the web framework `bad_request`.
 
-Every path works with and without its trailing slash, and HEAD wherever GET does.
+Every path works with and without its trailing slash, and HEAD wherever GET does. `Cache-Control` tells what may be
+stored; an answer with a token never may.
 """
 
 CODES = {
@@ -162,11 +163,11 @@ GET_COMMAND = {200: answer("The state of the write", "Retry-After", "Preference-
 )
 REGISTER_USER = {201: answer("The user", "Location", *WRITTEN)} | _command(*BODY, "name_taken", "too_many_requests")
 GET_USER = _read()
-CHANGE_USER = {
+USER_CHANGED: Responses = {
     200: answer("The user as it is now", *WRITTEN),
     204: answer("It has happened; without a body, as preferred", *WRITTEN),
 }
-CHANGE_USER |= _write(*BODY, "wrong_password", "name_taken", "too_many_requests") | PATCH
+CHANGE_USER = USER_CHANGED | _write(*BODY, "wrong_password", "name_taken", "too_many_requests") | PATCH
 DELETE_USER = GONE | _write()
 ISSUE_TOKEN = problems(
     *("invalid_request", "unsupported_grant_type", "invalid_scope", "invalid_grant", "too_many_requests"),

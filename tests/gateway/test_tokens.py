@@ -144,6 +144,7 @@ async def test_late_answer_shows_the_personal_token_to_its_owner_alone(users_cli
     token = (await decided(users_client, accepted.headers["location"]))["answer"]["body"]["token"]
 
     url, note = accepted.headers["location"], {"title": "Ink", "description": ""}
+    assert (await users_client.get(url)).headers["cache-control"] == "no-store"
     assert (await users_client.post("/notes", json=note, headers=bearer(token))).status_code == 201
     told = (await users_client.get(url, headers=bearer(token))).json()["answer"]["body"]
     assert "token" not in told
