@@ -48,7 +48,7 @@ NO_POSTGRES = {"database_url": "postgresql://nobody:nothing@127.0.0.1:1/nowhere"
 NO_BROKER = {
     "broker_url": "amqp://nobody:nothing@127.0.0.1:1/",
     "publish_timeout_seconds": 1,
-    "backlog_limit_bytes": 16_384,
+    "backlog_limit_bytes": 8192,
 }
 STRICT = {"require_preconditions": True, "login_limit": "1/hour", "registration_limit": "1/hour"}
 NOT_TRIED = {("ready", 503, None)}
@@ -143,7 +143,8 @@ async def test_document_declares_exactly_what_gateways_answer(
         await write_too_often(client, bob)
     await write_without_an_answer(witness, settings, bob)
     async with watched(witness, settings, **NO_BROKER) as client:
-        await asyncio.gather(*(bob.write_all(client, "lost") for _ in range(20)))
+        await bob.write_all(client, "lost")
+        await asyncio.gather(*(bob.write_all(client, "refused") for _ in range(8)))
         monkeypatch.setattr(passwords, "WAITING_LIMIT", 0)
         await client.post("/auth/token", data={"username": bob.person.name, "password": PASSWORD})
     async with watched(witness, settings, **NO_POSTGRES) as client:
