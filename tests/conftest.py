@@ -5,6 +5,7 @@ import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import ExitStack, asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 from uuid import uuid4
@@ -12,10 +13,12 @@ from uuid import uuid4
 import asyncpg
 import httpx
 import pytest
+from argon2 import PasswordHasher
 from sqlalchemy import make_url
 
 from dev.backend import Services, UnavailableError
 from dev.services import no_docker, services
+from gateway import passwords
 from gateway.settings import GatewaySettings
 from shared.connections import Connections
 from shared.messaging import Topology
@@ -33,6 +36,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     if needing and (reason := _or_exit(no_docker)):
         for item in needing:
             item.add_marker(pytest.mark.skip(reason=f"needs Docker: {reason}"))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def cheap_hashes() -> Iterator[None]:
+    """Passwords hashed in the test's own process cost next to nothing; a real hash takes a tenth of a second."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(passwords, "PasswordHasher", partial(PasswordHasher, time_cost=1, memory_cost=8, parallelism=1))
+        yield
 
 
 @pytest.fixture(scope="session")
