@@ -117,7 +117,7 @@ class Stage:
         migration = await start("alembic", "upgrade", "head", **settings)
         await migration.wait()
         queues = (*map(topology.command_queue, range(PARTITIONS)), topology.dead_letter_queue)
-        self._exits.push_async_callback(self._delete_queues, *queues)
+        self._exits.push_async_callback(self._delete_queues, *queues, exchange=topology.commands_exchange)
         worker = await self._start("worker", **settings)
         url, gateway = await self._serve("gateway.app:create_app", "--factory", **settings)
         processes = [gateway, worker, *self.postgres.processes, *self.rabbitmq.processes]
@@ -152,11 +152,13 @@ class Stage:
         url = make_url(self.services.database_url).set(database=name).render_as_string(hide_password=False)
         return Database(url, await asyncpg.connect(url), schema)
 
-    async def _delete_queues(self, *names: str) -> None:
+    async def _delete_queues(self, *names: str, exchange: str | None = None) -> None:
         async with await aio_pika.connect(self.services.broker_url) as connection:
             channel = await connection.channel()
             for name in names:
                 await channel.queue_delete(name)
+            if exchange:
+                await channel.exchange_delete(exchange)
 
     async def _serve(self, *app: str, **settings: str) -> tuple[str, psutil.Process]:
         port = str(free_port())
