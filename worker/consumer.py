@@ -32,6 +32,7 @@ from worker.deliveries import Batch, Deliveries, PartitionBlockedError
 from worker.failures import Kind, RepeatedBugError, Settlement, describe, kind_of
 from worker.outbox import Outbox
 from worker.settings import WorkerSettings
+from worker.sharing import Sharing
 
 PATIENCE_SECONDS = 15.0
 """How long a batch is tried again before its messages go back to the broker for another worker to try."""
@@ -56,6 +57,7 @@ class Consumer:
         self._outbox = Outbox(settings.broker_url, self._topology)
         self._settlement = Settlement(connections, timedelta(days=settings.command_max_age_days))
         self._deliveries = Deliveries()
+        self._sharing = Sharing(settings, self._subscribe_anew)
         self._holding: dict[int, asyncio.Event] = {}
         """The partitions that this worker subscribes to; the event tells to let go of one."""
         self._blocked: set[int] = set()
@@ -66,6 +68,11 @@ class Consumer:
     def partitions(self) -> set[int]:
         """The partitions that the broker has this worker as a consumer of."""
         return set(self._holding)
+
+    @property
+    def slot(self) -> int | None:
+        """This worker's number among the workers, or None before it has one."""
+        return self._sharing.slot
 
     @property
     def stuck(self) -> bool:
@@ -80,14 +87,20 @@ class Consumer:
 
     async def run(self) -> None:
         """Consumes until `stop`; raises SchemaBehindError where the database lacks migrations."""
-        publishing = asyncio.create_task(self._outbox.run())
+        beside = [asyncio.create_task(self._outbox.run()), asyncio.create_task(self._sharing.run())]
         try:
             while not self._stopping.is_set():
                 await self._wait_for_database()
+                await self._sharing.first_slot()
                 await keep_running(self._session, "inkwell-worker consuming")
         finally:
-            publishing.cancel()
-            await asyncio.wait({publishing})
+            for task in beside:
+                task.cancel()
+            await asyncio.wait(beside)
+
+    def _subscribe_anew(self) -> None:
+        """Ends the session between two batches: the next one subscribes with the priorities of the new slot."""
+        self._deliveries.end()
 
     async def _wait_for_database(self) -> None:
         failures = 0
@@ -110,22 +123,25 @@ class Consumer:
             return
         async with open_connection(self._settings.broker_url, "inkwell-worker consuming") as connection:
             deliveries = self._deliveries = Deliveries()
+            priorities = self._sharing.priorities
             if self._stopping.is_set():  # while it connected
                 return
             holders = [
-                asyncio.create_task(keep_running(partial(self._hold, connection, partition), f"partition {partition}"))
-                for partition in range(self._topology.partitions)
+                asyncio.create_task(
+                    keep_running(partial(self._hold, connection, partition, priority), f"partition {partition}")
+                )
+                for partition, priority in enumerate(priorities)
             ]
             lost = asyncio.create_task(until_lost(connection, self._topology))
             lost.add_done_callback(lambda _: deliveries.end())
             try:
-                await self._consume(deliveries)
+                await self._consume(deliveries, priorities)
             finally:
                 for task in (lost, *holders):
                     task.cancel()
                 await asyncio.wait([lost, *holders])
 
-    async def _hold(self, connection: AbstractConnection, partition: int) -> None:
+    async def _hold(self, connection: AbstractConnection, partition: int, priority: int) -> None:
         """Subscribes to a partition until it must let go; raises when the broker ends the subscription."""
         if partition in self._blocked:
             await asyncio.sleep(BLOCKED_PAUSE_SECONDS)
@@ -133,7 +149,7 @@ class Consumer:
         let_go = asyncio.Event()
         async with asyncio.timeout(SETUP_TIMEOUT_SECONDS):
             channel = await connection.channel(publisher_confirms=False)
-            await self._subscribe(channel, partition, let_go)
+            await self._subscribe(channel, partition, priority, let_go)
         self._holding[partition] = let_go
         log.info("consuming", partition=partition)
         try:
@@ -149,14 +165,18 @@ class Consumer:
                     await channel.close()
         raise ConnectionError("the broker ended the subscription")
 
-    async def _subscribe(self, channel: AbstractChannel, partition: int, let_go: asyncio.Event) -> None:
+    async def _subscribe(self, channel: AbstractChannel, partition: int, priority: int, let_go: asyncio.Event) -> None:
         await self._topology.declare_partition(channel, partition)
         await channel.set_qos(prefetch_count=self._settings.prefetch_messages)
         channel.close_callbacks.add(lambda *_: let_go.set())
         underlay = await channel.get_underlay_channel()
         underlay.on_consumer_cancel_callbacks.add(lambda _: let_go.set())
         queue = await channel.get_queue(self._topology.command_queue(partition), ensure=False)
-        await queue.consume(self._deliveries.receiver(partition))
+        await queue.consume(
+            self._deliveries.receiver(partition),
+            arguments={"x-priority": priority},
+            consumer_tag=f"slot-{self.slot}",  # for whoever looks at the broker
+        )
 
     async def _watch(self, channel: AbstractChannel, partition: int, let_go: asyncio.Event) -> None:
         """Returns when the subscription has ended, also where the broker did not say so."""
@@ -170,7 +190,7 @@ class Consumer:
                 log.warning("the broker has forgotten this consumer; subscribing again", partition=partition)
                 return
 
-    async def _consume(self, deliveries: Deliveries) -> None:
+    async def _consume(self, deliveries: Deliveries, priorities: list[int]) -> None:
         while True:
             try:
                 batch = await deliveries.take(self._settings.batch_commands)
@@ -189,7 +209,7 @@ class Consumer:
                 return
             except HandBackError:
                 return
-        if not self._stopping.is_set():
+        if not self._stopping.is_set() and self._sharing.priorities == priorities:
             raise ConnectionError("the broker closed the connection")
 
     def _let_go(self, error: PartitionBlockedError) -> None:

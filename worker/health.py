@@ -1,4 +1,7 @@
-"""The worker's probes. Live: the consuming progresses. Ready: the broker has it as a consumer."""
+"""The worker's probes. Live: the consuming progresses. Ready: the broker has it as a consumer.
+
+Which of its partitions it is the active consumer of, the broker alone knows; a worker that stands by is ready.
+"""
 
 from starlette.applications import Starlette
 from starlette.requests import Request
@@ -19,6 +22,7 @@ def create_health_app(consumer: Consumer) -> Starlette:
     async def ready(_: Request) -> JSONResponse:
         consuming = bool(consumer.partitions)
         status = "consuming" if consuming else "not consuming"
-        return JSONResponse({"status": status, "partitions": sorted(consumer.partitions)}, 200 if consuming else 503)
+        state = {"status": status, "slot": consumer.slot, "partitions": sorted(consumer.partitions)}
+        return JSONResponse(state, 200 if consuming else 503)
 
     return Starlette(routes=[Route("/health/live", live), Route("/health/ready", ready)])

@@ -48,8 +48,8 @@ class Process:
         return Process(command or self._command, self._environment | environment, self._log, self._ready_url)
 
     def twin(self, port: int) -> "Process":
-        """The same gateway on another port."""
-        environment = self._environment | {"INKWELL_PORT": str(port)}
+        """The same service on another port."""
+        environment = self._environment | {"INKWELL_PORT": str(port), "INKWELL_WORKER_HEALTH_PORT": str(port)}
         return Process(self._command, environment, self._log, f"http://127.0.0.1:{port}/health/ready")
 
     async def start(self, *, ready: bool = True) -> None:
@@ -236,7 +236,7 @@ async def running_stack(
         for service in ("gateway", "worker"):
             role = f"inkwell_{service}"
             urls = {"database": as_user(database_url, role, role), "broker": servers.broker_url_of(service)}
-            environments[service] = {"INKWELL_QUEUE_PREFIX": queue_prefix, "INKWELL_PARTITIONS": "2"}
+            environments[service] = {"INKWELL_QUEUE_PREFIX": queue_prefix}
             for name, url in urls.items():
                 target = httpx.URL(url)
                 proxy = await exits.enter_async_context(proxy_to(target.host, target.port or 0))
@@ -244,13 +244,18 @@ async def running_stack(
                 moved = str(target.copy_with(host="127.0.0.1", port=proxy.port))
                 environments[service][f"INKWELL_{name.upper()}_URL"] = moved
         gateway_port, health_port = str(free_port()), str(free_port())
-        common = {f"INKWELL_{name.upper()}": value for name, value in settings.items()} | {
-            "INKWELL_SIGNING_KEYS": KEY,
-            "INKWELL_FINGERPRINT_KEY": KEY,
-            "INKWELL_PORT": gateway_port,
-            "INKWELL_WORKER_HEALTH_PORT": health_port,
-            "INKWELL_LOG_FORMAT": "json",
-        }
+        chosen = {f"INKWELL_{name.upper()}": value for name, value in settings.items()}
+        common = (
+            {"INKWELL_PARTITIONS": "2"}
+            | chosen
+            | {
+                "INKWELL_SIGNING_KEYS": KEY,
+                "INKWELL_FINGERPRINT_KEY": KEY,
+                "INKWELL_PORT": gateway_port,
+                "INKWELL_WORKER_HEALTH_PORT": health_port,
+                "INKWELL_LOG_FORMAT": "json",
+            }
+        )
         base_url = f"http://127.0.0.1:{gateway_port}"
         ready = {"gateway": base_url, "worker": f"http://127.0.0.1:{health_port}"}
         gateway, worker = [

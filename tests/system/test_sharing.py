@@ -1,0 +1,239 @@
+"""Workers share the partitions, come and go; each owner's writes are applied in the order in which they were sent."""
+
+import asyncio
+import json
+import os
+import random
+import signal
+from collections import Counter
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from uuid import uuid4
+
+import httpx
+import pytest
+from testcontainers.core.container import DockerContainer
+
+from dev.backend import Services, as_user
+from dev.containers import rabbitmq_server
+from dev.definitions import ADMINISTRATOR
+from gateway.access_tokens import AccessTokens
+from gateway.settings import GatewaySettings
+from shared.contracts import Scope
+from shared.messaging import Topology
+from tests.accounts import bearer
+from tests.harness import eventually
+from tests.system.stack import Process, Stack, free_port, running_stack
+
+SHARING_SECONDS = float(os.environ.get("SHARING_SECONDS", "25"))
+"""How long workers come and go."""
+PARTITIONS = 8
+OWNERS = 40
+WORKERS = 3
+TAKEOVER_SECONDS = 15.0
+PAUSE_SECONDS = 0.1
+
+Active = dict[str, list[str]]
+"""The tags of the active consumers of each queue; a tag names the slot of its worker."""
+
+pytestmark = pytest.mark.needs_docker
+
+
+@dataclass
+class Broker:
+    """A RabbitMQ whose own tools tell which consumers are active."""
+
+    container: DockerContainer
+    port: int
+
+    def beside(self, database_url: str) -> Services:
+        """This broker, and the Postgres of the URL."""
+        broker_url = f"amqp://{ADMINISTRATOR}:{ADMINISTRATOR}@127.0.0.1:{self.port}/"
+        return Services(database_url, broker_url, has_broker_users=True)
+
+    async def active(self, prefix: str) -> Active:
+        """Who is active in the queues of the prefix."""
+        command = ["rabbitmqctl", "-q", "--formatter", "json", "list_consumers", "queue_name", "consumer_tag", "active"]
+        result = await asyncio.to_thread(self.container.exec, command)
+        assert result.exit_code == 0, result.output
+        active: Active = {}
+        for consumer in json.loads(result.output):
+            if consumer["queue_name"].startswith(prefix) and consumer["active"]:
+                active.setdefault(consumer["queue_name"], []).append(consumer["consumer_tag"])
+        return active
+
+
+@pytest.fixture(scope="module")
+def broker() -> Iterator[Broker]:
+    port = free_port()
+    with rabbitmq_server().with_bind_ports(5672, port) as container:
+        yield Broker(container, port)
+
+
+@pytest.fixture
+async def stack(database_url: str, broker: Broker, tmp_path: Path) -> AsyncIterator[Stack]:
+    prefix = f"test-{uuid4().hex[:12]}"
+    servers = broker.beside(database_url)
+    async with running_stack(database_url, servers, prefix, tmp_path, partitions=str(PARTITIONS)) as stack:
+        yield stack
+
+
+@pytest.fixture
+async def workers(stack: Stack, broker: Broker) -> AsyncIterator[list[Process]]:
+    """Three workers on straight ways to the servers, since the proxies share this process with the writers."""
+    await stack.worker.stop()
+    straight = stack.worker.variant(
+        INKWELL_BROKER_URL=broker.beside(stack.database_url).broker_url_of("worker"),
+        INKWELL_DATABASE_URL=as_user(stack.database_url, "inkwell_worker", "inkwell_worker"),
+    )
+    workers = [straight.twin(free_port()) for _ in range(WORKERS)]
+    for worker in workers:
+        await worker.start()
+    yield workers
+    for worker in workers:
+        await worker.kill()
+
+
+@dataclass
+class Writer:
+    """An owner who replaces one note again and again, each time after the 202 of the time before."""
+
+    clients: list[httpx.AsyncClient]
+    headers: dict[str, str]
+    note_url: str = ""
+    sent: int = 0
+    retries: int = 0
+    stopping: bool = False
+
+    async def write(self) -> None:
+        """Writes until told to stop; what was sent is accepted when it returns."""
+        created = await self._accepted("POST", "/notes/", "0", wait=30)
+        self.note_url = created.headers["location"]
+        while not self.stopping:
+            self.sent += 1
+            await self._accepted("PUT", self.note_url, str(self.sent))
+            await asyncio.sleep(PAUSE_SECONDS)
+
+    async def _accepted(self, method: str, url: str, title: str, wait: int = 0) -> httpx.Response:
+        """The 2xx of a write, which is repeated with its key until one comes."""
+        prefer = f"wait={wait}" if wait else "respond-async"
+        headers = self.headers | {"Idempotency-Key": uuid4().hex, "Prefer": prefer}
+        body = {"title": title, "description": ""}
+        while True:
+            client = random.choice(self.clients)  # noqa: S311 - no secret
+            try:
+                answer = await client.request(method, url, json=body, headers=headers)
+            except httpx.TransportError:
+                self.retries += 1
+                continue
+            if answer.is_success:
+                return answer
+            assert answer.status_code in (503, 504), answer.text
+            self.retries += 1
+
+
+@dataclass
+class Watch:
+    """Looks at the active consumers all the time."""
+
+    broker: Broker
+    prefix: str
+    samples: list[Active] = field(default_factory=list)
+    _stopping: bool = False
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator["Watch"]:
+        task = asyncio.create_task(self._run())
+        try:
+            yield self
+        finally:
+            self._stopping = True
+            await task
+
+    async def _run(self) -> None:
+        while not self._stopping:
+            self.samples.append(await self.broker.active(self.prefix))
+            await asyncio.sleep(1)
+
+
+async def test_writes_of_each_owner_stay_in_order_while_workers_are_killed_stopped_and_started(
+    stack: Stack, workers: list[Process], broker: Broker
+) -> None:
+    owners = await new_owners(stack)
+    assert len(set(map(Topology(stack.queue_prefix, PARTITIONS).partition_of, owners))) >= 6
+    async with AsyncExitStack() as exits:
+        clients = [stack.client, await exits.enter_async_context(stack.second_gateway())]
+        watch = await exits.enter_async_context(Watch(broker, stack.queue_prefix).running())
+        async with writing([Writer(clients, headers_of(owner, stack)) for owner in owners]) as writers:
+            await disturb(workers, stack)
+            await eventually(lambda: is_shared(broker, stack.queue_prefix), within_seconds=TAKEOVER_SECONDS)
+        await eventually(lambda: are_decided(stack, writers), within_seconds=30, every_seconds=0.5)
+
+    assert not [sample for sample in watch.samples if any(len(tags) > 1 for tags in sample.values())]
+    notes = {row["owner_id"]: row for row in await stack.query("select owner_id, title, version from notes")}
+    # Not by decided_at: a transaction that waited for an owner's row began before the one it waited for.
+    versions = "select owner_id, array_agg(note_version order by issued_at) from commands group by 1"
+    applied = dict([tuple(row) for row in await stack.query(versions)])
+    for owner, writer in zip(owners, writers, strict=True):
+        assert (notes[owner]["title"], notes[owner]["version"]) == (str(writer.sent), 1 + writer.sent)
+        assert applied[owner] == list(range(1, writer.sent + 2))
+
+
+async def new_owners(stack: Stack) -> list[int]:
+    """The ids of users who need no password here, since their tokens are made by `headers_of`."""
+    names = "select 'owner ' || n, 'owner ' || n from generate_series(1, %d) as n"
+    insert = f"insert into users (name, folded_name) {names % OWNERS} returning id"
+    return [row["id"] for row in await stack.query(insert)]
+
+
+def headers_of(owner: int, stack: Stack) -> dict[str, str]:
+    """What a request has for its owner to be known."""
+    settings = {name.removeprefix("INKWELL_").lower(): value for name, value in stack.environment.items()}
+    tokens = AccessTokens(GatewaySettings.model_validate(settings))
+    return bearer(tokens.issue(owner, 1, frozenset(Scope)))
+
+
+@asynccontextmanager
+async def writing(writers: list[Writer]) -> AsyncIterator[list[Writer]]:
+    """They write during the block."""
+    tasks = [asyncio.create_task(writer.write()) for writer in writers]
+    try:
+        yield writers
+    finally:
+        for writer in writers:
+            writer.stopping = True
+        await asyncio.gather(*tasks)
+
+
+async def disturb(workers: list[Process], stack: Stack) -> None:
+    """Takes one or two workers away, again and again; somebody goes on with each partition soon."""
+    ends = asyncio.get_running_loop().time() + SHARING_SECONDS
+    while asyncio.get_running_loop().time() < ends:
+        leaving = random.sample(workers, random.choice((1, 2)))  # noqa: S311 - no secret
+        how = random.choice((signal.SIGKILL, signal.SIGTERM))  # noqa: S311 - no secret
+        codes = await asyncio.gather(*(worker.stop(how) for worker in leaving))
+        assert set(codes) == {-signal.SIGKILL if how == signal.SIGKILL else 0}
+        since = await stack.value("select now()::text")
+        await eventually(partial(all_go_on, stack, since), within_seconds=TAKEOVER_SECONDS, every_seconds=0.5)
+        for worker in leaving:
+            await worker.start()
+
+
+async def all_go_on(stack: Stack, since: str) -> bool:
+    """Whether some write of every owner was decided since then."""
+    decided = f"select count(distinct owner_id) from commands where decided_at > '{since}'"  # noqa: S608 - no user's words
+    return bool(await stack.value(decided) == OWNERS)
+
+
+async def is_shared(broker: Broker, prefix: str) -> bool:
+    """Whether every worker is active, each partition has one, and nobody has more than twice the share."""
+    active = Counter(tag for tags in (await broker.active(prefix)).values() for tag in tags)
+    return len(active) == WORKERS and active.total() == PARTITIONS and max(active.values()) <= 2 * PARTITIONS / WORKERS
+
+
+async def are_decided(stack: Stack, writers: list[Writer]) -> bool:
+    replaced = "select count(*) from commands where type = 'note.replace' and status = 'applied'"
+    return bool(await stack.value(replaced) == sum(writer.sent for writer in writers))

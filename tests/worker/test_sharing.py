@@ -1,0 +1,235 @@
+"""How the workers come to have a slot each, and what their slots make of the partitions."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from math import ceil
+
+import aio_pika
+import pytest
+from asyncpg import Connection, Record
+from sqlalchemy import make_url
+
+from dev.backend import Services
+from shared.contracts import encode_batch, encode_command
+from shared.database import Statement
+from shared.messaging import Topology
+from tests import harness
+from tests.commands import create
+from tests.harness import eventually
+from tests.proxy import Proxy, proxy_to
+from worker import sharing
+from worker.consumer import Consumer
+from worker.settings import WorkerSettings
+from worker.sharing import STANDBY_PRIORITY, Sharing, priorities_of
+
+INTERVAL_SECONDS = 0.1
+PARTITIONS = 2
+
+Publish = Callable[[], Awaitable[None]]
+
+
+class Worker(Sharing):
+    """What a worker does to have a slot, and how often it had to subscribe anew."""
+
+    def __init__(self, settings: WorkerSettings) -> None:
+        super().__init__(settings, self._count)
+        self.moves = 0
+
+    def _count(self) -> None:
+        self.moves += 1
+
+    async def has(self, slot: int) -> bool:
+        return self.slot == slot
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator["Worker"]:
+        task = asyncio.create_task(self.run())
+        try:
+            await self.first_slot()
+            yield self
+        finally:
+            task.cancel()
+            await asyncio.wait([task])
+
+
+@pytest.fixture
+async def publish(servers: Services, worker_settings: WorkerSettings) -> AsyncIterator[Publish]:
+    """Publishes one command to the first partition."""
+    topology = Topology.of(worker_settings)
+    async with await aio_pika.connect(servers.broker_url) as connection:
+        channel = await connection.channel(on_return_raises=True)
+        await topology.declare(channel)
+
+        async def publish() -> None:
+            message = aio_pika.Message(encode_batch([encode_command(create())]))
+            await channel.default_exchange.publish(message, topology.command_queue(0))
+
+        yield publish
+
+
+@pytest.fixture(autouse=True)
+def often(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Slots are looked at more often than in production."""
+    monkeypatch.setattr(sharing, "CHECK_INTERVAL_SECONDS", INTERVAL_SECONDS)
+
+
+def test_each_partition_has_one_best_worker_and_none_has_more_than_twice_its_share() -> None:
+    for partitions in range(1, 65):
+        for workers in range(1, partitions + 1):
+            bids = [priorities_of(slot, partitions) for slot in range(workers)]
+            shares = [0] * workers
+            for of_one_partition in zip(*bids, strict=True):
+                assert of_one_partition.count(max(of_one_partition)) == 1
+                shares[of_one_partition.index(max(of_one_partition))] += 1
+            assert min(shares) >= 1
+            assert max(shares) <= ceil(2 * partitions / workers)
+
+
+def test_four_workers_have_two_of_eight_partitions_each() -> None:
+    bids = [priorities_of(slot, 8) for slot in range(4)]
+    best = [max(range(4), key=lambda slot: bids[slot][partition]) for partition in range(8)]
+    assert best == [0, 0, 2, 2, 1, 1, 3, 3]
+
+
+@pytest.mark.parametrize("slot", [8, 100, None])
+def test_worker_without_a_partition_of_its_own_stands_by(slot: int | None) -> None:
+    assert priorities_of(slot, 8) == [STANDBY_PRIORITY] * 8
+    assert min(priorities_of(7, 8)) > STANDBY_PRIORITY
+
+
+async def test_smallest_slots_are_taken_first(worker_settings: WorkerSettings) -> None:
+    async with AsyncExitStack() as running:
+        workers = [await running.enter_async_context(Worker(worker_settings).running()) for _ in range(4)]
+        assert [worker.slot for worker in workers] == [0, 1, 2, 3]
+
+
+async def test_slots_are_of_one_queue_prefix(worker_settings: WorkerSettings) -> None:
+    other = worker_settings.model_copy(update={"queue_prefix": "other"})
+    async with Worker(worker_settings).running() as mine, Worker(other).running() as theirs:
+        assert (mine.slot, theirs.slot) == (0, 0)
+
+
+async def test_workers_that_start_at_once_have_a_slot_each(worker_settings: WorkerSettings) -> None:
+    async with AsyncExitStack() as running:
+        workers = [Worker(worker_settings) for _ in range(6)]
+        await asyncio.gather(*(running.enter_async_context(worker.running()) for worker in workers))
+        assert sorted(worker.slot or 0 for worker in workers) == list(range(6))
+
+
+async def test_freed_slot_is_taken_by_the_highest_and_nobody_else_moves(worker_settings: WorkerSettings) -> None:
+    workers = [Worker(worker_settings) for _ in range(4)]
+    async with AsyncExitStack() as running:
+        async with workers[0].running():
+            for worker in workers[1:]:
+                await running.enter_async_context(worker.running())
+        await eventually(lambda: workers[3].has(0))
+        await asyncio.sleep(3 * INTERVAL_SECONDS)
+        assert [worker.slot for worker in workers[1:]] == [1, 2, 0]
+
+
+async def test_several_that_move_at_once_end_with_the_smallest_slots_and_hold_no_others(
+    worker_settings: WorkerSettings, database: "Connection[Record]"
+) -> None:
+    workers = [Worker(worker_settings) for _ in range(6)]
+    async with AsyncExitStack() as staying:
+        async with AsyncExitStack() as leaving:
+            for number, worker in enumerate(workers):
+                await (leaving if number in (0, 2, 3) else staying).enter_async_context(worker.running())
+        left = [workers[number] for number in (1, 4, 5)]
+        await eventually(lambda: have(left, {0, 1, 2}))
+        assert left[0].slot == 1
+        assert await taken(database) == [0, 1, 2]
+
+
+async def test_slot_stays_while_postgres_is_away_and_is_taken_again_without_a_move(
+    worker_settings: WorkerSettings, database: "Connection[Record]"
+) -> None:
+    async with linked(worker_settings) as (settings, link), Worker(settings).running() as worker:
+        moves = worker.moves
+        await link.cut()
+        await eventually(lambda: frees(database, 0))
+        await asyncio.sleep(3 * INTERVAL_SECONDS)
+        assert worker.slot == 0
+        await link.start()
+        await eventually(lambda: takes(database, 0))
+        assert (worker.slot, worker.moves) == (0, moves)
+
+
+async def test_slot_that_somebody_took_while_postgres_was_away_is_left_to_them(worker_settings: WorkerSettings) -> None:
+    async with (
+        linked(worker_settings) as (settings, link),
+        Worker(settings).running() as away,
+        Worker(worker_settings).running() as other,
+    ):
+        await link.cut()
+        await eventually(lambda: other.has(0))
+        await link.start()
+        await eventually(lambda: away.has(1))
+        assert (away.slot, other.slot) == (1, 0)
+
+
+async def test_worker_moves_to_its_new_slot_between_two_batches_and_goes_on(
+    worker_settings: WorkerSettings, database: "Connection[Record]", publish: Publish
+) -> None:
+    async with AsyncExitStack() as running:
+        async with Worker(worker_settings).running():
+            consumer = await running.enter_async_context(harness.worker(worker_settings))
+            assert consumer.slot == 1
+            for _ in range(50):
+                await publish()
+        await eventually(lambda: has_moved(consumer))
+        await publish()
+        await eventually(lambda: has_notes(database, 51))
+    assert await database.fetchval("select count(*) from commands") == 51
+
+
+async def test_worker_that_can_have_no_slot_stands_by_and_consumes_all_the_same(
+    worker_settings: WorkerSettings,
+    database: "Connection[Record]",
+    publish: Publish,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(sharing, "TAKE", Statement("select no_such_function($1, $2)", sharing.TAKE.parameters))
+    async with harness.worker(worker_settings) as consumer:
+        await publish()
+        await eventually(lambda: has_notes(database, 1))
+        assert consumer.slot is None
+
+
+@asynccontextmanager
+async def linked(settings: WorkerSettings) -> AsyncIterator[tuple[WorkerSettings, Proxy]]:
+    """The settings of a worker whose way to Postgres can be cut."""
+    url = make_url(str(settings.database_url.get_secret_value()))
+    async with proxy_to(str(url.host), url.port or 5432) as link:
+        moved = url.set(host="127.0.0.1", port=link.port).render_as_string(hide_password=False)
+        yield WorkerSettings.model_validate(settings.model_dump() | {"database_url": moved}), link
+
+
+async def have(workers: Sequence[Worker], slots: set[int]) -> bool:
+    return {worker.slot for worker in workers} == slots
+
+
+async def taken(database: "Connection[Record]") -> list[int]:
+    """The slots that are held in the test's database."""
+    rows = await database.fetch(
+        "select objid::int as slot from pg_locks where locktype = 'advisory' and objsubid = 2 "
+        "and database = (select oid from pg_database where datname = current_database()) order by 1"
+    )
+    return [row["slot"] for row in rows]
+
+
+async def takes(database: "Connection[Record]", slot: int) -> bool:
+    return slot in await taken(database)
+
+
+async def frees(database: "Connection[Record]", slot: int) -> bool:
+    return slot not in await taken(database)
+
+
+async def has_moved(consumer: Consumer) -> bool:
+    return consumer.slot == 0 and len(consumer.partitions) == PARTITIONS
+
+
+async def has_notes(database: "Connection[Record]", count: int) -> bool:
+    return bool(await database.fetchval("select count(*) = $1 from notes", count))

@@ -1,0 +1,121 @@
+"""How the workers share the partitions: each holds a slot, and its slot says how much it wants which partition.
+
+A slot is the smallest free number, held as an advisory lock by a session of its own. It decides who works, never in
+which order: two workers with one slot would share badly, and apply each partition's commands in order all the same.
+"""
+
+import asyncio
+from collections.abc import Callable
+from contextlib import suppress
+
+import structlog
+from sqlalchemy import text
+
+from shared.database import Session, Statement, connect
+from worker.failures import describe
+from worker.settings import WorkerSettings
+
+CHECK_INTERVAL_SECONDS = 2.0
+FIRST_SLOT_TIMEOUT_SECONDS = 2.0
+STANDBY_PRIORITY = 0
+
+log = structlog.get_logger()
+
+
+def place(slot: int, partitions: int) -> int:
+    """Where on the ring of partitions a slot starts, so that the first 1, 2, 3 … slots lie evenly on it."""
+    # The bits read backwards are the binary digits of van der Corput's sequence: 0, 1/2, 1/4, 3/4, 1/8 …
+    return sorted(range(partitions), key=lambda each: f"{each:b}"[::-1]).index(slot)
+
+
+def priorities_of(slot: int | None, partitions: int) -> list[int]:
+    """The consumer priority of a slot's worker for each partition: falls with the way from the slot's place up to it.
+
+    So a worker has the partitions from its place up to the next worker's. One that has no slot, or a slot for which
+    there is no partition, stands by.
+    """
+    if slot is None or slot >= partitions:
+        return [STANDBY_PRIORITY] * partitions
+    start = place(slot, partitions)
+    return [partitions - (partition - start) % partitions for partition in range(partitions)]
+
+
+class Sharing:
+    """This worker's slot, which changes when workers come and go; it stays what it was while Postgres is away."""
+
+    def __init__(self, settings: WorkerSettings, moved: Callable[[], None]) -> None:
+        self._database_url = settings.database_url
+        self._partitions = settings.partitions
+        self._prefix = settings.queue_prefix
+        self._moved = moved
+        self._has_slot = asyncio.Event()
+        self.slot: int | None = None
+
+    @property
+    def priorities(self) -> list[int]:
+        """The consumer priority for each partition, the higher the more it is this worker's."""
+        return priorities_of(self.slot, self._partitions)
+
+    async def first_slot(self) -> None:
+        """Returns when there is a slot, or soon without one: then this worker stands by until there is."""
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._has_slot.wait(), FIRST_SLOT_TIMEOUT_SECONDS)
+
+    async def run(self) -> None:
+        """Keeps a slot until cancelled, and calls `moved` when the priorities change; what fails is tried again."""
+        while True:
+            try:
+                await self._session()
+            except Exception as error:  # noqa: BLE001 - transient, known or not; the consuming goes on meanwhile
+                log.warning("slot not held; Inkwell tries again by itself", slot=self.slot, error=describe(error))
+            await asyncio.sleep(CHECK_INTERVAL_SECONDS)
+
+    async def _session(self) -> None:
+        """One connection's life, which is that of a lock: until the first failure."""
+        session = await connect(self._database_url, "inkwell-worker slot")
+        try:
+            held = None
+            while True:
+                held = await self._settle(session, held)
+                self._tell(held)
+                await asyncio.sleep(CHECK_INTERVAL_SECONDS)
+        finally:
+            session.terminate()
+
+    def _tell(self, slot: int) -> None:
+        self._has_slot.set()
+        if slot == self.slot:
+            return
+        log.info("slot taken", slot=slot, former=self.slot)
+        former, self.slot = self.priorities, slot
+        if self.priorities != former:
+            self._moved()
+
+    async def _settle(self, session: Session, held: int | None) -> int:
+        """The slot that the session holds from now on: another one only where there are fewer workers than slots."""
+        taken = {row["slot"] for row in await TAKEN.fetch(session, prefix=self._prefix)}
+        if held is not None and held < len(taken):
+            return held
+        if held is None and self.slot is not None and await self._take(session, self.slot):
+            return self.slot  # whoever finds its slot free after Postgres was away need not move
+        slot = 0
+        while slot != held and (slot in taken or not await self._take(session, slot)):
+            slot += 1
+        if held is not None and slot != held:  # not before, so that it never has none
+            await RELEASE.fetch(session, prefix=self._prefix, slot=held)
+        return slot
+
+    async def _take(self, session: Session, slot: int) -> bool:
+        [(taken,)] = await TAKE.fetch(session, prefix=self._prefix, slot=slot)
+        return bool(taken)
+
+
+TAKEN = Statement.compiled(
+    text(
+        "select objid::bigint as slot from pg_locks where locktype = 'advisory' and objsubid = 2 "
+        "and classid::integer = hashtext(:prefix) "
+        "and database = (select oid from pg_database where datname = current_database())"
+    )
+)
+TAKE = Statement.compiled(text("select pg_try_advisory_lock(hashtext(:prefix), :slot)"))
+RELEASE = Statement.compiled(text("select pg_advisory_unlock(hashtext(:prefix), :slot)"))
