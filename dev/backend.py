@@ -40,6 +40,9 @@ class Services:
 class Backend(Protocol):
     """Two modules are one."""
 
+    def prepare(self) -> None:
+        """Installs what is missing for `servers`."""
+
     def servers(self) -> AbstractContextManager[Services]:
         """A Postgres and a RabbitMQ for the block, without a trace after it."""
 

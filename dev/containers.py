@@ -52,6 +52,10 @@ def _no_image(image: str) -> str | None:
     return f"Docker cannot get the image {image}" if subprocess.call(["docker", "pull", image]) else None
 
 
+def prepare() -> None:
+    """Nothing: `no_servers` has had the images pulled."""
+
+
 @contextmanager
 def servers() -> Iterator[Services]:
     """Containers that are removed at the end of the block."""

@@ -59,6 +59,12 @@ class Ports:
         return f"amqp://{user}@127.0.0.1:{self.rabbitmq}/"
 
 
+def prepare() -> None:
+    """Installs what is missing for `servers`."""
+    rabbitmq.installed()
+    postgres.tool("postgres", _state())
+
+
 @contextmanager
 def servers() -> Iterator[Services]:
     """Processes that end with the block, and a folder that is removed with them."""

@@ -17,7 +17,7 @@ from argon2 import PasswordHasher
 from sqlalchemy import make_url
 
 from dev.backend import Services, UnavailableError
-from dev.services import no_docker, services
+from dev.services import no_docker, prepare, services
 from gateway import passwords
 from gateway.settings import GatewaySettings
 from shared.connections import Connections
@@ -29,6 +29,11 @@ ROOT = Path(__file__).parent.parent
 PARTITIONS = 2
 SIGNING_IN = {"auth": "password", "login_limit": "1000/second", "registration_limit": "1000/second"}
 T = TypeVar("T")
+
+
+def pytest_sessionstart(session: pytest.Session) -> None:
+    if session.config.getoption("numprocesses", None):  # each of which starts servers of its own
+        _or_exit(prepare)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -30,6 +30,7 @@ async def create_roles(database_url: str) -> None:
     passwords = {f"inkwell.{role}_password": f"inkwell_{role}" for role in ("migrator", "worker", "gateway")}
     administrator = await asyncpg.connect(database_url, server_settings=passwords)
     try:
+        await administrator.execute("select pg_advisory_lock(hashtext('inkwell tests'))")  # roles belong to the server
         await administrator.execute(ROLES_SQL)
     finally:
         await administrator.close()
