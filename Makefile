@@ -1,6 +1,7 @@
 # One command sets up, one checks, one tests; CI runs the same ones.
 UV := $(shell uv --version >/dev/null 2>&1 && command -v uv || echo .uv/bin/uv)
 RUN := $(UV) run --frozen --no-sync
+PROCESSES ?= 2
 
 .PHONY: help up down logs stop-worker start-worker dev test smoke outages bench bench-quick check format
 .DEFAULT_GOAL := help
@@ -24,8 +25,7 @@ dev: .venv/made ## run from the source, reloading on change
 	@$(RUN) python -m dev dev
 
 test: .venv/made ## run the tests on a real Postgres and a real RabbitMQ
-	$(RUN) coverage run -m pytest
-	$(RUN) coverage report
+	$(RUN) pytest --numprocesses=$(PROCESSES) --dist=loadfile --cov --cov-report=term-missing:skip-covered
 
 smoke: .venv/made ## the README's lines and a few tests without Docker
 	@$(RUN) python -m dev.smoke

@@ -66,7 +66,7 @@ def measured(options: argparse.Namespace) -> Results:
 async def run(urls: Services, options: argparse.Namespace) -> Results:
     """Everything that the options ask for."""
     machine = await describe(urls)
-    async with running(urls) as (stage, contenders):
+    async with running(urls, max(options.owners)) as (stage, contenders):
         measurements = await rounds(plan(options), contenders, options.seconds)
         troubles: list[Series] = []
         for trouble in options.trouble:

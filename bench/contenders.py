@@ -19,6 +19,9 @@ from sqlalchemy import make_url
 from bench.database import Database, Schema
 from bench.servers import Server
 from dev.backend import Services
+from gateway.access_tokens import AccessTokens
+from gateway.settings import GatewaySettings
+from shared.contracts import Scope
 from shared.messaging import Topology
 
 DIRECT = "direct"
@@ -28,6 +31,8 @@ NAIVE = "naive queue"
 BARE = "bare FastAPI"
 
 KEY = "for-measuring-only-for-measuring-only"
+TOKEN_LIFETIME_SECONDS = 86_400
+"""Longer than any run lasts."""
 PARTITIONS = 8
 START_SECONDS = 30.0
 UVICORN = ("uvicorn", "--loop", "uvloop", "--http", "httptools", "--no-access-log", "--log-level", "error")
@@ -44,10 +49,16 @@ class Contender:
     database: Database | None = None
     headers: dict[str, str] = field(default_factory=dict)
     """What its requests state."""
+    access_tokens: list[str] = field(default_factory=list)
+    """One for each of its users, who own the notes in turn; none where nobody signs in."""
 
     async def ready(self) -> "Contender":
         """Waits until a note can be created."""
-        async with asyncio.timeout(START_SECONDS), httpx.AsyncClient(base_url=self.url, timeout=10) as client:
+        headers = authorization(*self.access_tokens[:1])
+        async with (
+            asyncio.timeout(START_SECONDS),
+            httpx.AsyncClient(base_url=self.url, timeout=10, headers=headers) as client,
+        ):
             while await _status(client) != 201:
                 await asyncio.sleep(0.1)
         return self
@@ -56,16 +67,22 @@ class Contender:
 async def _status(client: httpx.AsyncClient) -> int:
     try:
         note = {"title": "", "description": ""}
-        return (await client.post("/notes/", json=note, headers={"X-Owner": "1"})).status_code
+        return (await client.post("/notes/", json=note)).status_code
     except httpx.TransportError:
         return 0
+
+
+def authorization(access_token: str = "") -> dict[str, str]:
+    """The header that a token's holder sends; none without a token."""
+    return {"Authorization": f"Bearer {access_token}"} if access_token else {}
 
 
 class Stage:
     """Starts the contenders; whatever it made is gone when its exits are taken."""
 
-    def __init__(self, services: Services, exits: AsyncExitStack) -> None:
+    def __init__(self, services: Services, exits: AsyncExitStack, users: int) -> None:
         self.services = services
+        self._users = users
         self.postgres = Server(services.database_url)
         self.rabbitmq = Server(services.broker_url)
         self._run = uuid4().hex[:8]
@@ -92,17 +109,20 @@ class Stage:
             "INKWELL_PARTITIONS": str(PARTITIONS),
             "INKWELL_SIGNING_KEYS": KEY,
             "INKWELL_FINGERPRINT_KEY": KEY,
+            "INKWELL_AUTH": "password",
+            "INKWELL_TOKEN_LIFETIME_SECONDS": str(TOKEN_LIFETIME_SECONDS),
             "INKWELL_WORKER_HEALTH_PORT": str(free_port()),
             "INKWELL_LOG_LEVEL": "error",
         }
         migration = await start("alembic", "upgrade", "head", **settings)
         await migration.wait()
         queues = (*map(topology.command_queue, range(PARTITIONS)), topology.dead_letter_queue)
-        self._exits.push_async_callback(self._delete_queues, *queues)
+        self._exits.push_async_callback(self._delete_queues, *queues, exchange=topology.commands_exchange)
         worker = await self._start("worker", **settings)
-        url, gateway = await self._serve("bench.inkwell:create_app", "--factory", **settings)
+        url, gateway = await self._serve("gateway.app:create_app", "--factory", **settings)
         processes = [gateway, worker, *self.postgres.processes, *self.rabbitmq.processes]
-        waiting = await Contender(INKWELL, url, processes, database).ready()
+        tokens = access_tokens(settings, self._users)
+        waiting = await Contender(INKWELL, url, processes, database, access_tokens=tokens).ready()
         return [waiting, replace(waiting, name=INKWELL_202, headers={"Prefer": "respond-async"})]
 
     async def _naive(self) -> list[Contender]:
@@ -132,11 +152,13 @@ class Stage:
         url = make_url(self.services.database_url).set(database=name).render_as_string(hide_password=False)
         return Database(url, await asyncpg.connect(url), schema)
 
-    async def _delete_queues(self, *names: str) -> None:
+    async def _delete_queues(self, *names: str, exchange: str | None = None) -> None:
         async with await aio_pika.connect(self.services.broker_url) as connection:
             channel = await connection.channel()
             for name in names:
                 await channel.queue_delete(name)
+            if exchange:
+                await channel.exchange_delete(exchange)
 
     async def _serve(self, *app: str, **settings: str) -> tuple[str, psutil.Process]:
         port = str(free_port())
@@ -149,11 +171,18 @@ class Stage:
 
 
 @asynccontextmanager
-async def running(services: Services) -> AsyncIterator[tuple[Stage, dict[str, Contender]]]:
-    """All contenders by name, for the block."""
+async def running(services: Services, users: int) -> AsyncIterator[tuple[Stage, dict[str, Contender]]]:
+    """All contenders by name, for the block; where users sign in, so many have done it."""
     async with AsyncExitStack() as exits:
-        stage = Stage(services, exits)
+        stage = Stage(services, exits, users)
         yield stage, {contender.name: contender for contender in await stage.contenders()}
+
+
+def access_tokens(environment: dict[str, str], users: int) -> list[str]:
+    """What a gateway with these settings gives to its first users when they sign in."""
+    settings = {name.removeprefix("INKWELL_").lower(): value for name, value in environment.items()}
+    issuer = AccessTokens(GatewaySettings.model_validate(settings))
+    return [issuer.issue(user, 1, frozenset(Scope)) for user in range(1, users + 1)]
 
 
 async def start(*module: str, **settings: str) -> Process:

@@ -30,7 +30,7 @@ class Schema(Enum):
 
     DIRECT = "notes", "created_date", "now()", "select pg_snapshot_xmax(pg_current_snapshot())::text::bigint"
     INKWELL = (
-        "notes, commands",
+        "users, personal_tokens, notes, commands",
         "owner_id, created_date, updated_date, version",
         "1 + (id - 1) % {owners}, now(), now(), 1",
         "select coalesce(sum(version), 0)::bigint from notes",
@@ -58,7 +58,8 @@ class Database:
         await self.connection.execute(f"truncate {self.schema.tables} restart identity; {NOT_SLOW}")
         if self.schema is Schema.INKWELL:
             await self.connection.execute(
-                f"insert into users (id) select generate_series(2, {owners}) on conflict do nothing"
+                "insert into users (name, folded_name) "
+                f"select 'Owner ' || id, 'owner ' || id from generate_series(1, {owners}) as id"
             )
         await self.connection.execute(
             f"insert into notes (title, description, {self.schema.columns}) "

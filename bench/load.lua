@@ -1,12 +1,15 @@
 -- wrk: sends the same few requests in turn, and ends with one line of JSON.
--- Arguments: method, path (its {id} becomes 1, 2, …), how many requests, owners, the file with a note.
+-- Arguments: method, path (its {id} becomes 1, 2, …), how many requests, the file with a note, and an access token for
+-- each owner.
 local requests, turn = {}, 0
 
 function init(args)
-  local owners, note = tonumber(args[4]), io.open(args[5]):read("a")
+  local note, owners = io.open(args[4]):read("a"), #args - 4
   for id = 1, tonumber(args[3]) do
     local path = args[2]:gsub("{id}", id)
-    wrk.headers["X-Owner"] = 1 + (id - 1) % owners
+    if owners > 0 then
+      wrk.headers["Authorization"] = "Bearer " .. args[5 + (id - 1) % owners]
+    end
     requests[id] = wrk.format(args[1], path, nil, args[1] ~= "GET" and note or nil)
   end
 end

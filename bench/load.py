@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from tempfile import NamedTemporaryFile
 
-from bench.contenders import Contender
+from bench.contenders import Contender, authorization
 from bench.scenarios import Scenario
 
 SCRIPT = Path(__file__).with_name("load.lua")
@@ -49,8 +49,8 @@ async def run_wrk(to: Contender, scenario: Scenario, owners: int, connections: i
     """Keeps the connections busy for so long."""
     requests = max(1, scenario.notes_per_owner) * owners
     options = ["-t1", f"-c{connections}", f"-d{seconds}s", f"--timeout={ANSWER_SECONDS}s", f"-s{SCRIPT}"]
-    arguments = [scenario.method, scenario.path, str(requests), str(owners), str(NOTE)]
-    output = await run("wrk", *options, *_headers(to), to.url, "--", *arguments)
+    arguments = [scenario.method, scenario.path, str(requests), str(NOTE), *to.access_tokens[:owners]]
+    output = await run("wrk", *options, *_options(_headers(to)), to.url, "--", *arguments)
     seen = json.loads(output.splitlines()[-1])
     return Answers(
         requests=seen["requests"],
@@ -76,7 +76,8 @@ async def run_h2load(to: Contender, connections: int, extent: str) -> list[Answe
     """Creates notes for so many seconds (`-D20`), or so many of them (`-n5000`)."""
     with NamedTemporaryFile(suffix=".tsv") as log:
         options = ["--h1", f"-c{connections}", extent, f"-d{NOTE}", f"--log-file={log.name}"]
-        await run("h2load", *options, *_headers(to), "-HX-Owner: 1", f"{to.url}/notes/")
+        headers = _headers(to) | authorization(*to.access_tokens[:1])
+        await run("h2load", *options, *_options(headers), f"{to.url}/notes/")
         return [_answer(*map(int, line.split())) for line in log]
 
 
@@ -85,8 +86,11 @@ def _answer(started: int, status: int, lasted: int) -> Answer:
     return Answer((started + lasted) / 1e6, status, lasted / 1e6)
 
 
-def _headers(to: Contender) -> list[str]:
-    headers = {"Content-Type": "application/json"} | to.headers
+def _headers(to: Contender) -> dict[str, str]:
+    return {"Content-Type": "application/json"} | to.headers
+
+
+def _options(headers: dict[str, str]) -> list[str]:
     return [f"-H{name}: {value}" for name, value in headers.items()]
 
 

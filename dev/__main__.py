@@ -7,10 +7,9 @@ import sys
 
 from honcho.manager import Manager
 
-from dev.backend import UnavailableError
+from dev.backend import DEVELOPMENT_KEY, UnavailableError
 from dev.services import backend_in_use, backend_to_start, from_environment, services
 
-DEV_KEY = "for-development-only-for-development-only"
 WELCOME = r"""
 Inkwell is up at http://127.0.0.1:{port} (interactive documentation at /docs). Try:
 
@@ -55,17 +54,18 @@ def dev() -> None:
     """Runs gateway and worker from the source and restarts each when its code changes."""
     with services() as urls:
         environment = {
-            "INKWELL_SIGNING_KEYS": DEV_KEY,
-            "INKWELL_FINGERPRINT_KEY": DEV_KEY,
+            "INKWELL_ENVIRONMENT": "development",
+            "INKWELL_SIGNING_KEYS": DEVELOPMENT_KEY,
+            "INKWELL_FINGERPRINT_KEY": DEVELOPMENT_KEY,
             **os.environ,
             "INKWELL_DATABASE_URL": urls.database_url,
-            "INKWELL_BROKER_URL": urls.broker_url,
         }
         subprocess.check_call(["alembic", "upgrade", "head"], env=environment)
         manager = Manager()
         reload = "uvicorn gateway.app:create_app --factory --reload --reload-dir gateway --reload-dir shared"
-        manager.add_process("gateway", reload, env=environment)
-        manager.add_process("worker", "watchfiles 'python -m worker' worker shared", env=environment)
+        for service, command in (("gateway", reload), ("worker", "watchfiles 'python -m worker' worker shared")):
+            own = {"INKWELL_BROKER_URL": urls.broker_url_of(service)}
+            manager.add_process(service, command, env=environment | own)
         manager.loop()
     sys.exit(manager.returncode or 0)
 

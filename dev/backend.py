@@ -5,23 +5,43 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn, Protocol
 
+import httpx
+
+from shared.settings import DEVELOPMENT_MARK
+
 ROOT = Path(__file__).parent.parent
+DEVELOPMENT_KEY = f"{DEVELOPMENT_MARK}-{DEVELOPMENT_MARK}"
 
 
 class UnavailableError(Exception):
     """Something is missing on this machine; the message tells a person what, and how to mend it."""
 
 
+def as_user(url: str, name: str, password: str) -> str:
+    """The same URL for another user."""
+    return str(httpx.URL(url).copy_with(username=name, password=password))
+
+
 @dataclass(frozen=True, slots=True)
 class Services:
-    """Where Postgres and RabbitMQ are; the database role may create databases, tables and roles."""
+    """Where Postgres and RabbitMQ are, for an administrator of theirs."""
 
     database_url: str
     broker_url: str
+    has_broker_users: bool = False
+    """Whether RabbitMQ knows a user for each service, whose password is its name."""
+
+    def broker_url_of(self, service: str) -> str:
+        """The broker as a service has it; without users of their own both have the one that there is."""
+        user = f"inkwell_{service}"
+        return as_user(self.broker_url, user, user) if self.has_broker_users else self.broker_url
 
 
 class Backend(Protocol):
     """Two modules are one."""
+
+    def prepare(self) -> None:
+        """Installs what is missing for `servers`."""
 
     def servers(self) -> AbstractContextManager[Services]:
         """A Postgres and a RabbitMQ for the block, without a trace after it."""

@@ -11,11 +11,17 @@ from testcontainers.core.container import DockerContainer
 from testcontainers.core.wait_strategies import LogMessageWaitStrategy
 
 from dev.backend import ROOT, Services, UnavailableError
+from dev.definitions import ADMINISTRATOR, definitions_for_tests
 
 POSTGRES_IMAGE = "postgres:17"
 RABBITMQ_IMAGE = "rabbitmq:4-management"
 COMPOSE = ["docker", "compose", "--project-directory", str(ROOT)]
 ENGINE_TIMEOUT_SECONDS = 15
+WITH_DEFINITIONS = """
+echo "$DEFINITIONS" > /etc/rabbitmq/definitions.json
+echo load_definitions = /etc/rabbitmq/definitions.json > /etc/rabbitmq/conf.d/definitions.conf
+exec docker-entrypoint.sh rabbitmq-server
+"""
 
 
 def no_engine() -> str | None:
@@ -46,32 +52,39 @@ def _no_image(image: str) -> str | None:
     return f"Docker cannot get the image {image}" if subprocess.call(["docker", "pull", image]) else None
 
 
+def prepare() -> None:
+    """Nothing: `no_servers` has had the images pulled."""
+
+
 @contextmanager
 def servers() -> Iterator[Services]:
     """Containers that are removed at the end of the block."""
-    with _postgres() as postgres, _rabbitmq() as rabbitmq:
+    with postgres_server().with_exposed_ports(5432) as postgres, rabbitmq_server().with_exposed_ports(5672) as rabbitmq:
         yield Services(
             f"postgresql://inkwell:inkwell@{_address(postgres, 5432)}/inkwell",
-            f"amqp://guest:guest@{_address(rabbitmq, 5672)}/",
+            f"amqp://{ADMINISTRATOR}:{ADMINISTRATOR}@{_address(rabbitmq, 5672)}/",
+            has_broker_users=True,
         )
 
 
-def _postgres() -> DockerContainer:
+def postgres_server() -> DockerContainer:
+    """A Postgres whose superuser is `inkwell`, with the same password."""
     ready = LogMessageWaitStrategy("database system is ready to accept connections.*", times=2)
     return (
         DockerContainer(POSTGRES_IMAGE)
         .with_env("POSTGRES_USER", "inkwell")
         .with_env("POSTGRES_PASSWORD", "inkwell")
-        .with_exposed_ports(5432)
         .waiting_for(ready)
     )
 
 
-def _rabbitmq() -> DockerContainer:
+def rabbitmq_server() -> DockerContainer:
+    """A RabbitMQ with Inkwell's users and an administrator."""
     return (
         DockerContainer(RABBITMQ_IMAGE)
         .with_kwargs(hostname="rabbitmq")
-        .with_exposed_ports(5672)
+        .with_env("DEFINITIONS", definitions_for_tests())
+        .with_command(["sh", "-c", WITH_DEFINITIONS])
         .waiting_for(LogMessageWaitStrategy("Server startup complete"))
     )
 

@@ -17,10 +17,18 @@ import httpx
 from dotenv import dotenv_values
 
 from dev import postgres, rabbitmq
-from dev.backend import ROOT, Services, UnavailableError
+from dev.backend import DEVELOPMENT_KEY, ROOT, Services, UnavailableError
+from dev.definitions import ADMINISTRATOR, definitions, definitions_for_tests
 from dev.supervised import Program, Supervisor
+from shared.settings import DEVELOPMENT_MARK
 
-PUBLIC_KEY = "change-me-change-me-change-me-change-me"
+PASSWORDS = (
+    "POSTGRES_MIGRATOR_PASSWORD",
+    "POSTGRES_WORKER_PASSWORD",
+    "POSTGRES_GATEWAY_PASSWORD",
+    "RABBITMQ_WORKER_PASSWORD",
+    "RABBITMQ_GATEWAY_PASSWORD",
+)
 
 
 @dataclass(frozen=True)
@@ -42,13 +50,19 @@ class Ports:
                 probe.bind(("127.0.0.1", 0))
             return cls(*(probe.getsockname()[1] for probe in probes))
 
-    @property
-    def services(self) -> Services:
-        """Where the servers are that listen on them."""
-        return Services(
-            f"postgresql://inkwell:inkwell@127.0.0.1:{self.postgres}/inkwell",
-            f"amqp://guest:guest@127.0.0.1:{self.rabbitmq}/",
-        )
+    def database_url(self, user: str) -> str:
+        """Where Postgres is, for a name with its password."""
+        return f"postgresql://{user}@127.0.0.1:{self.postgres}/inkwell"
+
+    def broker_url(self, user: str) -> str:
+        """Where RabbitMQ is, for a name with its password."""
+        return f"amqp://{user}@127.0.0.1:{self.rabbitmq}/"
+
+
+def prepare() -> None:
+    """Installs what is missing for `servers`."""
+    rabbitmq.installed()
+    postgres.tool("postgres", _state())
 
 
 @contextmanager
@@ -57,11 +71,12 @@ def servers() -> Iterator[Services]:
     with TemporaryDirectory(prefix="inkwell-") as name:
         folder = _open_to_all(Path(name))
         supervisor, ports = Supervisor(folder), Ports.free()
-        programs = _servers(folder, ports)
+        programs = _servers(folder, ports, definitions_for_tests())
         try:
             supervisor.start(programs)
             _wait_for_servers(supervisor, ports)
-            yield ports.services
+            database_url = ports.database_url(postgres.administrator(folder))
+            yield Services(database_url, ports.broker_url(f"{ADMINISTRATOR}:{ADMINISTRATOR}"), has_broker_users=True)
         finally:
             supervisor.stop()
 
@@ -77,20 +92,19 @@ def up(given: Services | None) -> str:
     if supervisor.is_running:
         supervisor.control("stop", "gateway", "worker")
     print(f"starting processes; their data and logs are in {supervisor.folder}", flush=True)
-    environment = _environment()
-    _require_free(environment["INKWELL_PORT"])
+    settings = _settings()
+    _require_free(settings["INKWELL_PORT"])
     ports = _ports(supervisor)
-    urls = given or ports.services
-    programs = [] if given else _servers(supervisor.folder, ports)
-    supervisor.start([*programs, *_inkwell(environment, given, ports)])
+    programs = [] if given else _servers(supervisor.folder, ports, definitions(settings))
+    supervisor.start([*programs, *_inkwell(settings, given, ports)])
     if not given:
         _wait_for_servers(supervisor, ports)
-        _run([postgres.tool("psql", _state()), "--quiet", f"--file={ROOT / 'dev/roles.sql'}", urls.database_url])
-    _run([sys.executable, "-m", "alembic", "upgrade", "head"], INKWELL_DATABASE_URL=urls.database_url)
+        _create_roles(supervisor.folder, ports, settings)
+    _migrate(given.database_url if given else ports.database_url(_user("POSTGRES", "migrator", settings)), settings)
     supervisor.control("start", "gateway", "worker")
-    supervisor.wait_for("gateway", lambda: _is_healthy(environment["INKWELL_PORT"]))
+    supervisor.wait_for("gateway", lambda: _is_healthy(settings["INKWELL_PORT"]))
     supervisor.wait_for("worker", lambda: _is_healthy(ports.worker_health))
-    return environment["INKWELL_PORT"]
+    return settings["INKWELL_PORT"]
 
 
 def down() -> None:
@@ -141,8 +155,8 @@ def _ports(supervisor: Supervisor) -> Ports:
     return Ports(**json.loads(file.read_text()))
 
 
-def _servers(folder: Path, ports: Ports) -> list[Program]:
-    node = rabbitmq.programs(folder, ports.rabbitmq, ports.distribution, ports.epmd)
+def _servers(folder: Path, ports: Ports, definitions: str) -> list[Program]:
+    node = rabbitmq.programs(folder, ports.rabbitmq, ports.distribution, ports.epmd, definitions)
     return [postgres.program(folder, ports.postgres, _state()), *node]
 
 
@@ -152,27 +166,50 @@ def _wait_for_servers(supervisor: Supervisor, ports: Ports) -> None:
     supervisor.wait_for("rabbitmq", lambda: _is_listened_on(ports.rabbitmq))
 
 
-def _inkwell(environment: dict[str, str], given: Services | None, ports: Ports) -> list[Program]:
-    """The two services, each as its own role, as under Compose."""
+def _create_roles(folder: Path, ports: Ports, settings: dict[str, str]) -> None:
+    """Their passwords are set at every start."""
+    roles = ("migrator", "worker", "gateway")
+    passwords = [f"-c inkwell.{role}_password={settings[f'POSTGRES_{role.upper()}_PASSWORD']}" for role in roles]
+    name, _, password = postgres.administrator(folder).partition(":")
+    command = [postgres.tool("psql", _state()), "--quiet", f"--file={ROOT / 'dev/roles.sql'}", ports.database_url(name)]
+    _run(command, PGPASSWORD=password, PGOPTIONS=" ".join(passwords))
+
+
+def _migrate(database_url: str, settings: dict[str, str]) -> None:
+    environment = {"INKWELL_ENVIRONMENT": settings["INKWELL_ENVIRONMENT"], "INKWELL_DATABASE_URL": database_url}
+    _run([sys.executable, "-m", "alembic", "upgrade", "head"], **environment)
+
+
+def _inkwell(settings: dict[str, str], given: Services | None, ports: Ports) -> list[Program]:
+    """The two services, each as its own role and user, as under Compose."""
     programs = []
     for service in ("gateway", "worker"):
-        role = f"//inkwell_{service}:inkwell_{service}@"
-        own = Services(ports.services.database_url.replace("//inkwell:inkwell@", role), ports.services.broker_url)
-        urls = asdict(given or own)
-        settings = environment | {f"INKWELL_{name.upper()}": url for name, url in urls.items()}
-        settings["INKWELL_WORKER_HEALTH_PORT"] = str(ports.worker_health)
-        programs.append(Program(service, [sys.executable, "-m", service], settings, starts_by_itself=False))
+        own = {
+            "INKWELL_DATABASE_URL": ports.database_url(_user("POSTGRES", service, settings)),
+            "INKWELL_BROKER_URL": ports.broker_url(_user("RABBITMQ", service, settings)),
+        }
+        if given:
+            own = {"INKWELL_DATABASE_URL": given.database_url, "INKWELL_BROKER_URL": given.broker_url}
+        environment = {name: value for name, value in settings.items() if name.startswith("INKWELL_")} | own
+        environment["INKWELL_WORKER_HEALTH_PORT"] = str(ports.worker_health)
+        programs.append(Program(service, [sys.executable, "-m", service], environment, starts_by_itself=False))
     return programs
 
 
-def _environment() -> dict[str, str]:
-    """The settings of the services: the shell's, then those of `.env`, then Compose's defaults."""
+def _user(server: str, service: str, settings: dict[str, str]) -> str:
+    return f"inkwell_{service}:{settings[f'{server}_{service.upper()}_PASSWORD']}"
+
+
+def _settings() -> dict[str, str]:
+    """The settings and passwords: the shell's, then those of `.env`, then Compose's defaults."""
     given = {**dotenv_values(ROOT / ".env"), **os.environ}
     return {
-        "INKWELL_SIGNING_KEYS": PUBLIC_KEY,
-        "INKWELL_FINGERPRINT_KEY": PUBLIC_KEY,
+        "INKWELL_ENVIRONMENT": "development",
+        "INKWELL_SIGNING_KEYS": DEVELOPMENT_KEY,
+        "INKWELL_FINGERPRINT_KEY": DEVELOPMENT_KEY,
         "INKWELL_PORT": "8000",
-        **{name: value for name, value in given.items() if name.startswith("INKWELL_") and value},
+        **dict.fromkeys(PASSWORDS, DEVELOPMENT_MARK),
+        **{name: value for name, value in given.items() if value and name.startswith(("INKWELL_", *PASSWORDS))},
         "INKWELL_HOST": "127.0.0.1",
     }
 

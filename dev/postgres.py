@@ -2,6 +2,7 @@
 
 import os
 import pwd
+import secrets
 import shutil
 import subprocess
 from pathlib import Path
@@ -18,7 +19,7 @@ def program(folder: Path, port: int, state: Path) -> Program:
     """The server, on loopback; its cluster and the database `inkwell` are made when they are missing."""
     data = folder / "postgres"
     if not data.exists():
-        _initialise(data, state)
+        _initialise(data, _password_file(folder), state)
     options = ["listen_addresses=127.0.0.1", "unix_socket_directories=", f"port={port}"]
     return Program(
         "postgres",
@@ -27,6 +28,11 @@ def program(folder: Path, port: int, state: Path) -> Program:
         user=_account(),
         stop_signal="INT",  # ends sessions instead of waiting for them
     )
+
+
+def administrator(folder: Path) -> str:
+    """The name and the password of the superuser, as a URL has them; the password is drawn with the cluster."""
+    return f"inkwell:{_password_file(folder).read_text()}"
 
 
 def tool(name: str, state: Path) -> str:
@@ -61,11 +67,16 @@ def _copy(installed: Path, copy: Path) -> Path:
     return copy
 
 
-def _initialise(data: Path, state: Path) -> None:
-    fresh, password = data.with_suffix(".new"), data.with_suffix(".password")
+def _password_file(folder: Path) -> Path:
+    return folder / "postgres.password"
+
+
+def _initialise(data: Path, password: Path, state: Path) -> None:
+    fresh = data.with_suffix(".new")
     shutil.rmtree(fresh, ignore_errors=True)
     fresh.mkdir(mode=0o700)
-    password.write_text("inkwell")
+    password.touch(mode=0o600)
+    password.write_text(secrets.token_urlsafe())
     if account := _account():
         shutil.chown(fresh, account)
         shutil.chown(password, account)

@@ -20,11 +20,14 @@ sudo apt-get install rabbitmq-server
 Where there is no apt-get: install RabbitMQ 3.10 or newer another way, or start Docker."""
 
 
-def programs(folder: Path, port: int, distribution_port: int, epmd_port: int) -> list[Program]:
+def programs(folder: Path, port: int, distribution_port: int, epmd_port: int, definitions: str) -> list[Program]:
     """The node, and the port mapper that it would otherwise start itself and leave running."""
     server, home = installed(), folder / "rabbitmq"
     home.mkdir(exist_ok=True)
-    (home / "rabbitmq.conf").write_text(f"listeners.tcp.local = 127.0.0.1:{port}\n")
+    users = home / "definitions.json"
+    users.touch(mode=0o600)
+    users.write_text(definitions)
+    (home / "rabbitmq.conf").write_text(f"listeners.tcp.local = 127.0.0.1:{port}\nload_definitions = {users}\n")
     (home / "enabled_plugins").write_text("[].\n")
     epmd = {"ERL_EPMD_ADDRESS": "127.0.0.1", "ERL_EPMD_PORT": str(epmd_port)}
     node = {

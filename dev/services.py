@@ -18,6 +18,12 @@ def from_environment() -> Services | None:
     return Services(database_url, broker_url) if database_url and broker_url else None
 
 
+def prepare() -> None:
+    """Has at hand what `services` starts, so that several processes can each start some at once."""
+    if not from_environment():
+        (_demanded() or _containers_unless(containers.no_servers())).prepare()
+
+
 @contextmanager
 def services() -> Iterator[Services]:
     """Services for the block: the environment's, or some that are removed at its end."""

@@ -12,6 +12,7 @@ from fastapi import FastAPI
 
 from gateway.app import create_app
 from gateway.dependencies import Gateway
+from gateway.protocol import BoundedProtocol
 from gateway.settings import GatewaySettings
 from shared.database import EXIT_SCHEMA_BEHIND, SchemaBehindError, check_schema
 from shared.settings import load_settings
@@ -34,7 +35,7 @@ def main() -> None:
         host=settings.host,
         port=settings.port,
         loop="uvloop",
-        http="httptools",
+        http=BoundedProtocol,
         log_config=None,
         access_log=False,
         server_header=False,

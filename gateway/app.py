@@ -14,8 +14,10 @@ from gateway.authentication import BearerTokens, NobodySignsIn
 from gateway.command_urls import CommandUrls
 from gateway.conditions import Conditions
 from gateway.dependencies import Gateway
+from gateway.docs import install_docs
 from gateway.errors import install_error_handlers
-from gateway.middleware import LimitedBodies, LimitedHeaders, UniformRequests
+from gateway.headers import install_headers
+from gateway.middleware import LimitedBodies, LimitedHeads, UniformRequests
 from gateway.openapi import DESCRIPTION, EVERY, extend_document, operation_id
 from gateway.passwords import Passwords
 from gateway.publisher import Publisher
@@ -27,8 +29,6 @@ from gateway.settings import GatewaySettings
 from gateway.throttles import Throttles
 from shared.settings import load_settings
 from shared.telemetry import configure_logging
-
-HEADERS_LIMIT_BYTES = 32 * 1024
 
 
 def create_app(settings: GatewaySettings | None = None) -> FastAPI:
@@ -51,26 +51,42 @@ def create_app(settings: GatewaySettings | None = None) -> FastAPI:
         summary="Notes whose accepted writes are never lost",
         description=DESCRIPTION,
         lifespan=lifespan,
+        openapi_url="/openapi.json" if settings.docs else None,
+        docs_url=None,
+        redoc_url=None,
         redirect_slashes=False,
         telemetry={"tracing": False, "metrics": False, "logs": False},  # asks for it on every request, also in vain
         responses=EVERY,
         generate_unique_id_function=operation_id,
     )
+    install_middleware(app, settings)
+    install_error_handlers(app)
+    install_routes(app, settings)
+    return app
+
+
+def install_middleware(app: FastAPI, settings: GatewaySettings) -> None:
+    """What every request passes; the last one that is added is the first to see it."""
     app.add_middleware(LimitedBodies, limit_bytes=settings.body_limit_bytes)
-    app.add_middleware(LimitedHeaders, limit_bytes=HEADERS_LIMIT_BYTES)
+    app.add_middleware(LimitedHeads)
     app.add_middleware(UniformRequests)
     if settings.trusted_proxies:
         app.add_middleware(ProxyHeadersMiddleware, trusted_hosts=[str(proxy) for proxy in settings.trusted_proxies])
-    install_error_handlers(app)
+    install_headers(app, settings.cors_origins)
+
+
+def install_routes(app: FastAPI, settings: GatewaySettings) -> None:
+    """Every route, and what documents them."""
+    has_users = settings.auth == "password"
     app.include_router(notes.reads)
     app.include_router(notes.writes_router(NoteBodies(settings), Conditions(settings)))
     app.include_router(commands.router)
-    if settings.auth == "password":
-        app.include_router(users.router)
-        app.include_router(auth.router)
+    for router in (users.router, auth.router) if has_users else ():
+        app.include_router(router)
     app.include_router(health.router)
-    extend_document(app, has_users=settings.auth == "password")
-    return app
+    extend_document(app, has_users=has_users)
+    if settings.docs:
+        install_docs(app)
 
 
 @asynccontextmanager

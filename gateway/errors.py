@@ -10,6 +10,7 @@ from fastapi.responses import JSONResponse
 from pydantic import BaseModel
 from pydantic_core import ErrorDetails
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 from starlette.routing import Match
 
 from gateway.queries import CredentialsOutdatedError, DatabaseUnavailableError
@@ -180,6 +181,10 @@ def install_error_handlers(app: FastAPI) -> None:
         code = STATUS_CODES.get(error.status_code, "bad_request")
         headers = {"Allow": allowed_methods(request)} if error.status_code == 405 else error.headers
         return ProblemError(error.status_code, code, error.detail, headers=headers).response()
+
+    @app.exception_handler(ClientDisconnect)
+    async def on_disconnect(_: Request, __: ClientDisconnect) -> JSONResponse:
+        return ProblemError(400, "bad_request", "The request ended early").response()  # nobody is there to read it
 
     @app.exception_handler(Exception)
     async def on_bug(_: Request, __: Exception) -> JSONResponse:

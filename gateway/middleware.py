@@ -1,11 +1,17 @@
 """What holds for every request before routing, as plain ASGI."""
 
+import asyncio
 from http import HTTPStatus
 
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from gateway.errors import ProblemError
+
+TARGET_LIMIT_BYTES = 8 * 1024
+HEADERS_LIMIT_BYTES = 32 * 1024
+HEADERS_LIMIT = 100
+BODY_TIMEOUT_SECONDS = 30.0
 
 
 class UniformRequests:
@@ -23,28 +29,37 @@ class UniformRequests:
         await self.app(scope, receive, send)
 
 
-class LimitedHeaders:
-    """Refuses a request whose headers are over the limit with 431: some of them travel with the command."""
+class LimitedHeads:
+    """Refuses a request whose target is over its limit with 414, and whose headers are over theirs with 431."""
 
-    def __init__(self, app: ASGIApp, limit_bytes: int) -> None:
+    def __init__(self, app: ASGIApp) -> None:
         self.app = app
-        self.limit_bytes = limit_bytes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Passes the request on."""
-        if (
-            scope["type"] == "http"
-            and sum(len(name) + len(value) for name, value in scope["headers"]) > self.limit_bytes
-        ):
-            detail = f"The headers are larger than {self.limit_bytes} bytes"
-            too_large = ProblemError(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, "headers_too_large", detail)
-            await too_large.response()(scope, receive, send)
+        if scope["type"] == "http" and (problem := head_problem(scope)):
+            await problem.response()(scope, receive, send)
         else:
             await self.app(scope, receive, send)
 
 
+def head_problem(scope: Scope) -> ProblemError | None:
+    """What is wrong with the size of a request's head; some of it travels with the command."""
+    if len(scope["raw_path"]) + len(scope["query_string"]) > TARGET_LIMIT_BYTES:
+        detail = f"Path and query are longer than {TARGET_LIMIT_BYTES} bytes"
+        return ProblemError(HTTPStatus.REQUEST_URI_TOO_LONG, "uri_too_long", detail)
+    headers = scope["headers"]
+    if len(headers) > HEADERS_LIMIT or sum(len(name) + len(value) for name, value in headers) > HEADERS_LIMIT_BYTES:
+        detail = f"The headers are more than {HEADERS_LIMIT} or larger than {HEADERS_LIMIT_BYTES} bytes"
+        return ProblemError(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, "headers_too_large", detail)
+    return None
+
+
 class LimitedBodies:
-    """Refuses a request body over the limit with 413: at once where its length is declared, else while it comes."""
+    """Refuses a request body over the limit with 413: at once where its length is declared, else while it comes.
+
+    One that has not come in time is refused with 408.
+    """
 
     def __init__(self, app: ASGIApp, limit_bytes: int) -> None:
         self.app = app
@@ -58,12 +73,18 @@ class LimitedBodies:
         if int(Headers(scope=scope).get("content-length", 0)) > self.limit_bytes:
             await self.too_large.response()(scope, receive, send)
             return
-        received = 0
+        received, is_due = 0, True
+        deadline = asyncio.get_running_loop().time() + BODY_TIMEOUT_SECONDS
 
         async def limited() -> Message:
-            nonlocal received
-            message = await receive()
+            nonlocal received, is_due
+            try:
+                async with asyncio.timeout_at(deadline if is_due else None):
+                    message = await receive()
+            except TimeoutError:
+                raise self.too_late from None
             received += len(message.get("body", b""))
+            is_due = message.get("more_body", False)
             if received > self.limit_bytes:
                 raise self.too_large
             return message
@@ -75,3 +96,9 @@ class LimitedBodies:
         """413."""
         detail = f"The body is larger than {self.limit_bytes} bytes"
         return ProblemError(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "body_too_large", detail)
+
+    @property
+    def too_late(self) -> ProblemError:
+        """408; the rest of the body would be in the way of the next request."""
+        detail = f"The body has not arrived within {BODY_TIMEOUT_SECONDS:.0f} seconds"
+        return ProblemError(HTTPStatus.REQUEST_TIMEOUT, "request_timeout", detail, headers={"Connection": "close"})

@@ -11,7 +11,7 @@ from pydantic.json_schema import models_json_schema
 
 from gateway.errors import PROBLEM_JSON, Problem
 from gateway.schemas import CommandState
-from shared.contracts import Scope
+from shared.contracts import Rejection, Scope
 
 Part = dict[str, Any]
 """A part of an OpenAPI document."""
@@ -23,7 +23,8 @@ A write is answered with its outcome, or with 202 and the URL of its command. Ev
 its `code` is stable, `title` and `detail` are for people. A path that is not here is 404 `not_found`, a method that a
 path lacks 405 `method_not_allowed` with `Allow`, and any other refusal by the web framework `bad_request`.
 
-Every path works with and without its trailing slash, and HEAD wherever GET does.
+Every path works with and without its trailing slash, and HEAD wherever GET does. `Cache-Control` tells what may be
+stored; an answer with a token never may.
 """
 
 CODES = {
@@ -41,16 +42,18 @@ CODES = {
     "note_not_found": (404, "There is no such note"),
     "command_not_found": (404, "This deployment has not signed such a URL"),
     "token_not_found": (404, "There is no such personal token"),
+    "request_timeout": (408, "The body has not arrived in time"),
     "name_taken": (409, "Another user has this name, perhaps in other letters"),
     "command_gone": (410, "No outcome, and older than outcomes are kept"),
     "discarded": (410, "It had failed, and an operator has discarded it; no effect"),
     "precondition_failed": (412, "The note is in another version, which `ETag` tells"),
     "body_too_large": (413, "The body is over the limit"),
+    "uri_too_long": (414, "Path and query are over the limit"),
     "unsupported_media_type": (415, "The body is not declared as JSON in UTF-8"),
     "validation_failed": (422, "A field or a parameter is wrong; `errors` says which"),
     "idempotency_key_reused": (422, "The key was used with another request"),
     "precondition_required": (428, "This deployment demands If-Match"),
-    "too_many_requests": (429, "Too many tries from this address; `Retry-After` tells when the next one counts"),
+    "too_many_requests": (429, "Too many tries; `Retry-After` tells when the next one counts"),
     "headers_too_large": (431, "The headers are over the limit"),
     "command_failed": (500, "Accepted, no effect, kept for an operator; `command` is its URL"),
     "internal_error": (500, "A bug in the gateway, which it has logged"),
@@ -65,7 +68,7 @@ HEADERS = {
     "Accept-Patch": "The media types that a patch may have",
     "ETag": "The entity tag of what was answered or, with 412, of the note as it is",
     "Idempotent-Replayed": "`true` where this is the outcome of an earlier request with the same key",
-    "Location": "The new note or, with 202, the command",
+    "Location": "What is new or, with 202, the command",
     "Preference-Applied": "The preferences that were honoured",
     "Retry-After": "Seconds to wait before the next try; with 504 only where the request had a key",
     "WWW-Authenticate": "The challenge of RFC 6750",
@@ -82,6 +85,8 @@ CODE_HEADERS = {
     "database_unavailable": ["Retry-After"],
     "unconfirmed": ["Retry-After"],
 }
+OUTCOMES: set[str] = {"command_failed", *Rejection} - {Rejection.IDEMPOTENCY_KEY_REUSED}
+"""The codes that a write may get as the outcome of an earlier request with its key."""
 
 
 def answer(description: str, *headers: str, **members: object) -> Part:
@@ -90,14 +95,21 @@ def answer(description: str, *headers: str, **members: object) -> Part:
     return {"description": description, **({"headers": declared} if declared else {}), **members}
 
 
-def problems(*codes: str, headers: tuple[str, ...] = ()) -> Responses:
-    """The responses that the codes have, one for each status; all of them may have these headers."""
+def problems(*codes: str, headers: tuple[str, ...] = (), is_write: bool = False) -> Responses:
+    """The responses that the codes have, one for each status; all of them may have these headers.
+
+    As answers to a write, outcomes may be those of an earlier request.
+    """
+    replayed = OUTCOMES if is_write else set()
     statuses = dict.fromkeys(CODES[code][0] for code in codes)
-    return {status: _problem([code for code in codes if CODES[code][0] == status], headers) for status in statuses}
+    return {
+        status: _problem([code for code in codes if CODES[code][0] == status], headers, replayed) for status in statuses
+    }
 
 
-def _problem(codes: list[str], headers: tuple[str, ...]) -> Part:
+def _problem(codes: list[str], headers: tuple[str, ...], replayed: set[str]) -> Part:
     own_headers = [name for code in codes for name in CODE_HEADERS.get(code, [])]
+    own_headers += ["Idempotent-Replayed"] * (not replayed.isdisjoint(codes))
     schema = {"allOf": [{"$ref": "#/components/schemas/Problem"}], "properties": {"code": {"enum": codes}}}
     description = ". ".join(f"`{code}`: {CODES[code][1]}" for code in codes)
     return answer(description, *headers, *own_headers, content={PROBLEM_JSON: {"schema": schema}})
@@ -107,61 +119,66 @@ UNADMITTED = ("not_authenticated", "invalid_token", "credentials_outdated", "ins
 
 
 def _read(*codes: str) -> Responses:
+    return problems(*UNADMITTED, *codes, "database_unavailable")
+
+
+def _read_notes(*codes: str) -> Responses:
     return {
         200: answer("What was asked for", "ETag"),
         304: answer("The client has it already", "ETag"),
-    } | problems("invalid_header", *UNADMITTED, *codes, "validation_failed", "internal_error", "database_unavailable")
+    } | _read("invalid_header", *codes, "validation_failed")
 
 
 def _write(*codes: str) -> Responses:
-    return _command(*codes, admission=(*UNADMITTED, "database_unavailable"))
+    return _command(*UNADMITTED, *codes, "database_unavailable")
 
 
-def _command(*codes: str, admission: tuple[str, ...] = ()) -> Responses:
+def _command(*codes: str) -> Responses:
     accepted = answer(
         "Accepted; it will be applied, and `Location` tells its outcome",
         *("Location", "Retry-After", "Preference-Applied"),
         model=CommandState,
     )
-    refused = ("invalid_header", *codes, "body_too_large", "validation_failed", "idempotency_key_reused")
+    decided = ("discarded", "idempotency_key_reused", "command_failed", "internal_error")
     undecided = ("not_accepted", "overloaded", "unconfirmed")
-    decided = problems(*admission, "discarded", "command_failed", "internal_error", headers=("Idempotent-Replayed",))
-    return {202: accepted} | decided | problems(*refused, *undecided)
+    return {202: accepted} | problems("invalid_header", *codes, *decided, *undecided, is_write=True)
 
 
 WRITTEN = ("Preference-Applied", "Idempotent-Replayed")
-BODY = ("invalid_json", "unsupported_media_type")
-CHANGE = problems("note_not_found", "precondition_failed", headers=("Idempotent-Replayed",))
+BODY = ("invalid_json", "request_timeout", "unsupported_media_type", "validation_failed")
+CHANGE = ("note_not_found", "precondition_failed", "precondition_required")
 CHANGED: Responses = {
     200: answer("The note as it is now", "ETag", *WRITTEN),
     204: answer("It has happened; without a body, as preferred", "ETag", *WRITTEN),
 }
+PATCH = problems("unsupported_media_type", headers=("Accept-Patch",))
+GONE: Responses = {204: answer("It is gone", *WRITTEN)}
 
-LIST_NOTES = _read()
-GET_NOTE = _read("note_not_found")
+LIST_NOTES = _read_notes()
+GET_NOTE = _read_notes("note_not_found")
 CREATE_NOTE = {201: answer("The note", "Location", "ETag", *WRITTEN)} | _write(*BODY)
-REPLACE_NOTE = CHANGED | CHANGE | _write(*BODY, "precondition_required")
-PATCH_NOTE = REPLACE_NOTE | problems("unsupported_media_type", headers=("Accept-Patch",))
-DELETE_NOTE = {204: answer("It is gone", *WRITTEN)} | CHANGE | _write("precondition_required")
-GET_COMMAND = {200: answer("The state of the write", "Retry-After", "Preference-Applied")} | problems(
-    *UNADMITTED, "command_not_found", "command_gone", "internal_error", "database_unavailable"
+REPLACE_NOTE = CHANGED | _write(*BODY, *CHANGE)
+PATCH_NOTE = REPLACE_NOTE | PATCH
+DELETE_NOTE = GONE | _write(*CHANGE, "validation_failed")
+GET_COMMAND = {200: answer("The state of the write", "Retry-After", "Preference-Applied")} | _read(
+    "command_not_found", "command_gone"
 )
 REGISTER_USER = {201: answer("The user", "Location", *WRITTEN)} | _command(*BODY, "name_taken", "too_many_requests")
-GET_USER = problems(*UNADMITTED, "internal_error", "database_unavailable")
-CHANGE_USER = {
+GET_USER = _read()
+USER_CHANGED: Responses = {
     200: answer("The user as it is now", *WRITTEN),
     204: answer("It has happened; without a body, as preferred", *WRITTEN),
-} | _write(*BODY, "wrong_password", "name_taken", "too_many_requests")
-CHANGE_USER |= problems("unsupported_media_type", headers=("Accept-Patch",))
-DELETE_USER = {204: answer("It is gone", *WRITTEN)} | _write()
+}
+CHANGE_USER = USER_CHANGED | _write(*BODY, "wrong_password", "name_taken", "too_many_requests") | PATCH
+DELETE_USER = GONE | _write()
 ISSUE_TOKEN = problems(
     *("invalid_request", "unsupported_grant_type", "invalid_scope", "invalid_grant", "too_many_requests"),
-    *("body_too_large", "internal_error", "overloaded", "database_unavailable"),
+    *("request_timeout", "overloaded", "database_unavailable"),
 )
 CREATE_TOKEN = {201: answer("The personal token", "Location", *WRITTEN)} | _write(*BODY)
-LIST_TOKENS = GET_USER
-GET_TOKEN = problems(*UNADMITTED, "token_not_found", "validation_failed", "internal_error", "database_unavailable")
-REVOKE_TOKEN = {204: answer("It is gone", *WRITTEN)} | _write("token_not_found")
+LIST_TOKENS = _read()
+GET_TOKEN = _read("token_not_found", "validation_failed")
+REVOKE_TOKEN = GONE | _write("token_not_found", "validation_failed")
 _FORM = {
     "type": "object",
     "required": ["username", "password"],
@@ -173,7 +190,7 @@ _FORM = {
     },
 }
 FORM: Part = {"requestBody": {"required": True, "content": {"application/x-www-form-urlencoded": {"schema": _FORM}}}}
-EVERY = problems("headers_too_large", "internal_error")
+EVERY = problems("body_too_large", "uri_too_long", "headers_too_large", "internal_error")
 READY: Responses = {503: {"description": "Stopping", "content": {"application/json": {}}}}
 
 
@@ -196,10 +213,12 @@ SECURITY_SCHEMES: Part = {
 }
 
 
-def _forget_security(document: Part) -> None:
+def _let_everybody_in(document: Part) -> None:
     for operations in document["paths"].values():
         for operation in operations.values():
             operation.pop("security", None)
+            for status in ("401", "403"):
+                operation["responses"].pop(status, None)
 
 
 def operation_id(route: APIRoute) -> str:
@@ -220,7 +239,7 @@ def extend_document(app: FastAPI, *, has_users: bool) -> None:
             if has_users:
                 document["components"]["securitySchemes"] = SECURITY_SCHEMES
             else:
-                _forget_security(document)
+                _let_everybody_in(document)
         return app.openapi_schema or {}
 
     app.openapi = openapi  # type: ignore[method-assign]  # FastAPI's documented way to extend it

@@ -22,7 +22,6 @@ from shared.messaging import (
     REPLY_TO,
     SETUP_TIMEOUT_SECONDS,
     Topology,
-    broker_call,
     is_blocked,
     is_open,
     keep_running,
@@ -136,8 +135,8 @@ class Publisher:
         async with open_connection(self._broker_url, "inkwell-gateway") as connection:
             async with asyncio.timeout(SETUP_TIMEOUT_SECONDS):
                 channel = await connection.channel(publisher_confirms=True, on_return_raises=True)
-                await self._topology.declare(channel)
                 await self._replies.listen(channel)
+            await self._topology.until_declared(channel)
             self._channel, self._connection = channel, connection
             self._connected.set()
             log.info("publishing", partitions=self._topology.partitions)
@@ -175,7 +174,7 @@ class Publisher:
             reply_to=REPLY_TO,
         )
         try:
-            await self._publish(message, self._topology.command_queue(partition))
+            await self._publish(message, partition)
         except DeliveryError as error:  # a nack, or a return: the broker's word that it has none of them
             log.warning("commands refused by the broker", commands=len(batch), error=type(error).__name__)
             _refuse(batch, NotAcceptedError if isinstance(error, PublishError) else OverloadedError)
@@ -187,12 +186,11 @@ class Publisher:
         finally:
             _refuse(batch, UnconfirmedError)  # whoever has no answer yet, whatever happened
 
-    async def _publish(self, message: Message, queue: str) -> None:
+    async def _publish(self, message: Message, partition: int) -> None:
         if self._channel is None:
             raise ConnectionError("not connected to the broker")
         async with asyncio.timeout(self._timeout_seconds):
-            with broker_call():
-                await self._channel.default_exchange.publish(message, queue, mandatory=True)
+            await self._topology.publish(self._channel, message, partition)
 
 
 def _refuse(batch: Iterable[Attempt], error: type[Exception]) -> None:

@@ -40,22 +40,27 @@ FIND_NOTE = Statement.compiled(
     .join_from(users, notes, _MY_NOTE, isouter=True)
     .where(_IS_CALLER)
 )
+# A range, because with `=` Postgres may walk all notes by id, past those of everybody who wrote earlier.
 _PAGE = (
-    select(_PRINTED_NOTE.label("note"))
-    .where(notes.c.owner_id == _OWNER)
-    .order_by(notes.c.id)
+    select(*(notes.c[name] for name in NOTE_FIELDS))
+    .where(notes.c.owner_id.between(users.c.id, users.c.id))
+    .correlate(users)
+    .order_by(notes.c.owner_id, notes.c.id)
     .offset(bindparam("skip", type_=BigInteger))
     .limit(bindparam("limit", type_=BigInteger))
     .subquery()
 )
-_JOINED = func.coalesce(func.string_agg(_PAGE.c.note, literal_column("','")), literal_column("''"))
-_NOTES = select(func.concat(literal_column("'['"), _JOINED, literal_column("']'"))).scalar_subquery()
+_PRINTED_PAGE = func.string_agg(note_json(_PAGE, {name: _PAGE.c[name] for name in NOTE_FIELDS}), literal_column("','"))
+_JOINED = func.coalesce(_PRINTED_PAGE, literal_column("''"))
+_NOTES = select(func.concat(literal_column("'['"), _JOINED, literal_column("']'"))).select_from(_PAGE).scalar_subquery()
 LIST_NOTES = Statement.compiled(select(_NOTES).select_from(users).where(_IS_CALLER))
 _OUTCOME = select(*(commands.c[name] for name in Outcome.model_fields)).where(
     commands.c.id == bindparam("command_id", type_=Uuid)
 )
 FIND_OUTCOME = Statement.compiled(_OUTCOME.where(commands.c.owner_id == _OWNER))
-FIND_REGISTRATION = Statement.compiled(_OUTCOME.where(commands.c.type == literal_column("'user.register'")))
+# Until it is applied a registration is nobody's, from then on its user's.
+_IS_REGISTRATION = (commands.c.owner_id == _OWNER) | (commands.c.type == literal_column("'user.register'"))
+FIND_REGISTRATION = Statement.compiled(_OUTCOME.where(_IS_REGISTRATION))
 
 FIND_USER = Statement.compiled(select(*(users.c[name] for name in PublicUser.model_fields)).where(_IS_CALLER))
 FIND_PASSWORD = Statement.compiled(select(users.c.password_hash).where(_IS_CALLER))

@@ -1,5 +1,6 @@
 """The gateway's own settings."""
 
+import re
 from ipaddress import ip_address
 from typing import Annotated, Literal, Self
 
@@ -12,10 +13,12 @@ from shared.settings import ServiceSettings
 MIN_KEY_CHARACTERS = 32
 ESCAPED_CHARACTER_BYTES = 12
 NAMES_BYTES = 100
+ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://([a-z0-9.-]+|\[[0-9a-f:.]+\])(:[0-9]+)?")
+"""An origin as browsers write it (RFC 6454 §6.2): no path, no capital letter, no name but in ASCII."""
 
 
 def _comma_separated(value: object) -> object:
-    return [part.strip() for part in value.split(",")] if isinstance(value, str) else value
+    return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
 
 
 def _long_enough(key: SecretStr) -> SecretStr:
@@ -39,8 +42,15 @@ def _rate_limit(text: str) -> str:
     return text
 
 
+def _as_browsers_write_it(origin: str) -> str:
+    if not ORIGIN.fullmatch(origin):
+        raise ValueError("must be origins such as https://notes.example:8443, without a path; * is not one of them")
+    return origin
+
+
 RateLimit = Annotated[str, AfterValidator(_rate_limit)]
 Key = Annotated[SecretStr, AfterValidator(_long_enough)]
+Origin = Annotated[str, AfterValidator(_as_browsers_write_it)]
 
 
 class GatewaySettings(ServiceSettings):
@@ -90,6 +100,13 @@ class GatewaySettings(ServiceSettings):
     ] = "20/minute"
     host: Annotated[str, Field(description="Address to listen on")] = "127.0.0.1"
     port: Annotated[int, Field(ge=0, le=65535, description="Port to listen on")] = 8000
+    cors_origins: Annotated[
+        tuple[Origin, ...],
+        NoDecode,
+        BeforeValidator(_comma_separated),
+        Field(description="Comma-separated origins whose pages may use the API from a browser"),
+    ] = ()
+    docs: Annotated[bool, Field(description="Whether /docs and /openapi.json are served")] = True
     wait_seconds: Annotated[
         float, Field(ge=0, le=30, description="How long a write waits for its outcome before it answers 202")
     ] = 5.0

@@ -10,7 +10,8 @@ from traceback import format_tb
 
 import aio_pika
 import structlog
-from aio_pika.abc import AbstractChannel, AbstractConnection
+from aio_pika import ExchangeType
+from aio_pika.abc import AbstractChannel, AbstractConnection, AbstractMessage
 from aio_pika.exceptions import AMQPError, ChannelInvalidStateError, ChannelNotFoundEntity
 from pamqp.common import FieldTable
 from pydantic import AmqpDsn, Secret
@@ -26,6 +27,7 @@ LOST_CHECK_SECONDS = 0.5
 PROBE_EVERY_CHECKS = 10
 PROBE_TIMEOUT_SECONDS = 5.0
 BLOCKED_CHECK_SECONDS = 0.1
+DECLARED_CHECK_SECONDS = 0.5
 BROKER_ERRORS = (AMQPError, ChannelInvalidStateError, OSError, TimeoutError)
 """What a broken or unwilling broker raises."""
 
@@ -34,7 +36,10 @@ log = structlog.get_logger()
 
 @dataclass(frozen=True, slots=True)
 class Topology:
-    """The queues of one Inkwell: N partitions for commands and one for dead letters."""
+    """The exchange and the queues of one Inkwell: N partitions for commands and one for dead letters.
+
+    The worker declares them. The gateway may only publish to the exchange, and waits until there is one.
+    """
 
     prefix: str
     partitions: int
@@ -44,6 +49,11 @@ class Topology:
     def of(cls, settings: ServiceSettings) -> "Topology":
         """The queues that the settings name."""
         return cls(settings.queue_prefix, settings.partitions, settings.queue_limit_bytes)
+
+    @property
+    def commands_exchange(self) -> str:
+        """Where commands are published, with their queue's name as the routing key."""
+        return f"{self.prefix}.commands.v1"
 
     @property
     def dead_letter_queue(self) -> str:
@@ -62,20 +72,52 @@ class Topology:
         """Creates what is missing."""
         for partition in range(self.partitions):
             await self.declare_partition(channel, partition)
-        await channel.declare_queue(self.dead_letter_queue, durable=True, arguments={"x-queue-type": "quorum"})
+        await self.declare_dead_letters(channel)
 
-    async def probe(self, channel: AbstractChannel) -> None:
-        """Asks the broker for a sign of life on the channel; raises a broker error where none comes."""
-        async with asyncio.timeout(PROBE_TIMEOUT_SECONDS):
-            with broker_call():
-                await channel.declare_queue(self.dead_letter_queue, passive=True)
+    async def declare_dead_letters(self, channel: AbstractChannel) -> None:
+        """Creates the dead-letter queue where it is missing."""
+        await channel.declare_queue(self.dead_letter_queue, durable=True, arguments={"x-queue-type": "quorum"})
 
     async def declare_partition(self, channel: AbstractChannel, partition: int) -> None:
         """Creates one partition's queue where it is missing; one that is there keeps the limit it was made with."""
-        queue = self.command_queue(partition)
-        if not await exists(channel, queue):
+        await channel.declare_exchange(self.commands_exchange, ExchangeType.DIRECT, durable=True)
+        name = self.command_queue(partition)
+        if not await exists(channel, queue=name):
             arguments = await self._command_queue_arguments(channel)
-            await channel.declare_queue(queue, durable=True, arguments=arguments)
+            await channel.declare_queue(name, durable=True, arguments=arguments)
+        queue = await channel.get_queue(name, ensure=False)
+        await queue.bind(self.commands_exchange, name)
+
+    async def until_declared(self, channel: AbstractChannel) -> None:
+        """Returns when a worker has declared the exchange; raises a broker error where the connection ends before."""
+        is_told = False
+        while not await self._has_exchange(channel):
+            if not is_told:
+                log.warning("no worker has declared the queues yet; waiting for one", exchange=self.commands_exchange)
+            is_told = True
+            await asyncio.sleep(DECLARED_CHECK_SECONDS)
+
+    async def _has_exchange(self, channel: AbstractChannel) -> bool:
+        async with asyncio.timeout(PROBE_TIMEOUT_SECONDS):
+            return await exists(channel, exchange=self.commands_exchange)
+
+    async def publish(self, channel: AbstractChannel, message: AbstractMessage, partition: int) -> None:
+        """Returns when the broker has confirmed a partition's message; raises a broker error otherwise.
+
+        On a channel with confirms that raises what was returned; the caller sets the deadline.
+        """
+        exchange = await channel.get_exchange(self.commands_exchange, ensure=False)
+        with broker_call():
+            await exchange.publish(message, self.command_queue(partition), mandatory=True)
+
+    async def probe(self, channel: AbstractChannel) -> None:
+        """Asks the broker for the exchange, as a sign of life; raises a broker error where none comes.
+
+        A passive declaration needs no permission.
+        """
+        async with asyncio.timeout(PROBE_TIMEOUT_SECONDS):
+            with broker_call():
+                await channel.declare_exchange(self.commands_exchange, passive=True)
 
     async def _command_queue_arguments(self, channel: AbstractChannel) -> FieldTable:
         arguments: FieldTable = {
@@ -90,11 +132,14 @@ class Topology:
         return arguments
 
 
-async def exists(channel: AbstractChannel, queue: str) -> bool:
-    """Whether the broker has the queue; asked on a channel of its own, since the answer no closes it."""
+async def exists(channel: AbstractChannel, *, queue: str = "", exchange: str = "") -> bool:
+    """Whether the broker has them; asked on a channel of its own, since the answer no closes it."""
     asking = await (await channel.get_underlay_channel()).connection.channel()
     try:
-        await asking.queue_declare(queue, passive=True)
+        if exchange:
+            await asking.exchange_declare(exchange, passive=True)
+        if queue:
+            await asking.queue_declare(queue, passive=True)
     except ChannelNotFoundEntity:
         return False
     await asking.close()

@@ -1,12 +1,16 @@
 """Settings both services need, and the one way in which a service loads its settings."""
 
 import sys
+from collections.abc import Iterator
 from typing import Annotated, Literal, NoReturn, Self, TypeVar
+from urllib.parse import unquote
 
-from pydantic import AmqpDsn, Field, PostgresDsn, Secret, UrlConstraints, ValidationError, model_validator
+from pydantic import AmqpDsn, Field, PostgresDsn, Secret, SecretStr, UrlConstraints, ValidationError, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
 EXIT_BAD_SETTING = 2
+DEVELOPMENT_MARK = "development-only"
+"""What every secret contains that the project itself gives away."""
 
 
 class DatabaseUrl(PostgresDsn):
@@ -15,12 +19,31 @@ class DatabaseUrl(PostgresDsn):
     _constraints = UrlConstraints(host_required=True, allowed_schemes=["postgresql", "postgres"])
 
 
-class ServiceSettings(BaseSettings):
-    """Read once from `INKWELL_…` environment variables; frozen from then on."""
+class DatabaseSettings(BaseSettings):
+    """What everybody needs who connects to Postgres, read once from `INKWELL_…` variables; frozen from then on."""
 
     model_config = SettingsConfigDict(env_prefix="INKWELL_", frozen=True, extra="ignore")
 
+    environment: Annotated[
+        Literal["development", "production"],
+        Field(description="With `development`, secrets that contain `development-only` are good enough"),
+    ] = "production"
     database_url: Annotated[Secret[DatabaseUrl], Field(description="Postgres, as postgresql://user:password@host/name")]
+
+    @model_validator(mode="after")
+    def _secrets_are_secret(self) -> Self:
+        public = [f"INKWELL_{name.upper()}" for name, value in self if any(map(_is_public, _secrets(value)))]
+        if public and self.environment != "development":
+            raise ValueError(
+                f"{', '.join(public)}: a secret that contains {DEVELOPMENT_MARK} is known to everybody: set one of "
+                "your own, or INKWELL_ENVIRONMENT=development on a machine that nobody else can reach"
+            )
+        return self
+
+
+class ServiceSettings(DatabaseSettings):
+    """What both services need."""
+
     broker_url: Annotated[
         Secret[AmqpDsn], Field(description="RabbitMQ, as amqp:// or amqps://user:password@host/vhost")
     ]
@@ -57,7 +80,20 @@ class ServiceSettings(BaseSettings):
         return self
 
 
-SettingsT = TypeVar("SettingsT", bound=ServiceSettings)
+def _secrets(value: object) -> Iterator[str]:
+    """The secrets in a setting's value, whatever it is."""
+    if isinstance(value, (Secret, SecretStr)):
+        yield str(value.get_secret_value())
+    elif isinstance(value, tuple):
+        for item in value:
+            yield from _secrets(item)
+
+
+def _is_public(secret: str) -> bool:
+    return DEVELOPMENT_MARK in unquote(secret).lower()
+
+
+SettingsT = TypeVar("SettingsT", bound=DatabaseSettings)
 
 
 def load_settings(settings_class: type[SettingsT]) -> SettingsT:

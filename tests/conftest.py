@@ -5,18 +5,20 @@ import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import ExitStack, asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 from uuid import uuid4
 
-import aio_pika
 import asyncpg
 import httpx
 import pytest
+from argon2 import PasswordHasher
 from sqlalchemy import make_url
 
 from dev.backend import Services, UnavailableError
-from dev.services import no_docker, services
+from dev.services import no_docker, prepare, services
+from gateway import passwords
 from gateway.settings import GatewaySettings
 from shared.connections import Connections
 from shared.messaging import Topology
@@ -29,11 +31,24 @@ SIGNING_IN = {"auth": "password", "login_limit": "1000/second", "registration_li
 T = TypeVar("T")
 
 
+def pytest_sessionstart(session: pytest.Session) -> None:
+    if session.config.getoption("numprocesses", None):  # each of which starts servers of its own
+        _or_exit(prepare)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     needing = [item for item in items if item.get_closest_marker("needs_docker")]
     if needing and (reason := _or_exit(no_docker)):
         for item in needing:
             item.add_marker(pytest.mark.skip(reason=f"needs Docker: {reason}"))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def cheap_hashes() -> Iterator[None]:
+    """Passwords hashed in the test's own process cost next to nothing; a real hash takes a tenth of a second."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(passwords, "PasswordHasher", partial(PasswordHasher, time_cost=1, memory_cost=8, parallelism=1))
+        yield
 
 
 @pytest.fixture(scope="session")
@@ -65,9 +80,9 @@ async def template(servers: Services) -> AsyncIterator[str]:
     """A migrated database that each test's database is a copy of."""
     name = f"inkwell_template_{uuid4().hex[:12]}"
     admin = await asyncpg.connect(servers.database_url)
-    await admin.execute((ROOT / "dev/roles.sql").read_text())
     await admin.execute(f"create database {name}")
-    alembic(with_database(servers.database_url, name), "upgrade", "head")
+    await harness.create_roles(with_database(servers.database_url, name))
+    alembic(with_database(servers.database_url, name, "inkwell_migrator"), "upgrade", "head")
     yield name
     await admin.execute(f"drop database {name} with (force)")
     await admin.close()
@@ -82,10 +97,17 @@ def alembic(database_url: str, *arguments: str) -> str:
 
 @asynccontextmanager
 async def fresh_database(servers: Services, template: str) -> AsyncIterator[str]:
-    """The URL of a database of the block's own, as the role that owns the tables."""
+    """The URL of a database of the block's own, as an administrator."""
     name = f"inkwell_test_{uuid4().hex[:12]}"
     admin = await asyncpg.connect(servers.database_url)
-    await admin.execute(f"create database {name} template {template}")
+    await admin.execute(f"create database {name} template {template} owner inkwell_migrator")
+    # Everything comes with a template but the rights on the database itself.
+    await admin.execute(
+        "update pg_database set datacl = original.datacl from pg_database original"
+        " where pg_database.datname = $1 and original.datname = $2",
+        name,
+        template,
+    )
     yield with_database(servers.database_url, name)
     await admin.execute(f"drop database {name} with (force)")
     await admin.close()
@@ -96,18 +118,14 @@ async def fresh_prefix(servers: Services) -> AsyncIterator[str]:
     """A prefix for the block's queues, which are deleted after it."""
     prefix = f"test-{uuid4().hex[:12]}"
     yield prefix
-    topology = Topology(prefix, PARTITIONS)
-    async with await aio_pika.connect(servers.broker_url) as connection:
-        channel = await connection.channel()
-        for name in (*map(topology.command_queue, range(PARTITIONS)), topology.dead_letter_queue):
-            await channel.queue_delete(name)
+    await harness.delete(servers, Topology(prefix, PARTITIONS))
 
 
 def settings_of_gateway(servers: Services, database_url: str, queue_prefix: str, **changes: object) -> GatewaySettings:
     return GatewaySettings.model_validate(
         {
             "database_url": with_database(database_url, make_url(database_url).database or "", "inkwell_gateway"),
-            "broker_url": servers.broker_url,
+            "broker_url": servers.broker_url_of("gateway"),
             "queue_prefix": queue_prefix,
             "partitions": PARTITIONS,
             "signing_keys": ("a-key-that-is-used-in-the-tests-only",),
@@ -122,7 +140,7 @@ def settings_of_worker(servers: Services, database_url: str, queue_prefix: str) 
     return WorkerSettings.model_validate(
         {
             "database_url": with_database(database_url, make_url(database_url).database or "", "inkwell_worker"),
-            "broker_url": servers.broker_url,
+            "broker_url": servers.broker_url_of("worker"),
             "queue_prefix": queue_prefix,
             "partitions": PARTITIONS,
         }
@@ -131,14 +149,14 @@ def settings_of_worker(servers: Services, database_url: str, queue_prefix: str) 
 
 @pytest.fixture
 async def database_url(servers: Services, template: str) -> AsyncIterator[str]:
-    """The URL of a fresh database, as the role that owns the tables."""
+    """The URL of a fresh database, as an administrator."""
     async with fresh_database(servers, template) as url:
         yield url
 
 
 @pytest.fixture
 async def database(database_url: str) -> AsyncIterator["asyncpg.Connection[asyncpg.Record]"]:
-    """A connection to the test's database as the owner of the tables."""
+    """A connection to the test's database as an administrator."""
     connection = await asyncpg.connect(database_url)
     yield connection
     await connection.close()
@@ -152,7 +170,17 @@ async def queue_prefix(servers: Services) -> AsyncIterator[str]:
 
 
 @pytest.fixture
-def gateway_settings(servers: Services, database_url: str, queue_prefix: str) -> GatewaySettings:
+def queue_limit_bytes() -> int:
+    """How many bytes the test's queues take."""
+    return 1024 * 1024 * 1024
+
+
+@pytest.fixture
+async def gateway_settings(
+    servers: Services, database_url: str, queue_prefix: str, queue_limit_bytes: int
+) -> GatewaySettings:
+    """Of a gateway whose queues are there, as after a worker has run."""
+    await harness.declare(servers, Topology(queue_prefix, PARTITIONS, queue_limit_bytes))
     return settings_of_gateway(servers, database_url, queue_prefix)
 
 

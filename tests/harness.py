@@ -3,19 +3,58 @@
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
 from typing import Any, TypeVar
 
+import aio_pika
+import asyncpg
 import httpx
 import uvicorn
 from fastapi import FastAPI
 
+from dev.backend import Services
 from gateway.app import create_app
+from gateway.protocol import BoundedProtocol
 from gateway.settings import GatewaySettings
 from shared.connections import Connections
+from shared.messaging import Topology
 from worker.consumer import Consumer
 from worker.settings import WorkerSettings
 
+ROLES_SQL = (Path(__file__).parent.parent / "dev/roles.sql").read_text()
 T = TypeVar("T")
+
+
+async def create_roles(database_url: str) -> None:
+    """Inkwell's roles, each with its name as its password, and their rights on the database."""
+    passwords = {f"inkwell.{role}_password": f"inkwell_{role}" for role in ("migrator", "worker", "gateway")}
+    administrator = await asyncpg.connect(database_url, server_settings=passwords)
+    try:
+        await administrator.execute("select pg_advisory_lock(hashtext('inkwell tests'))")  # roles belong to the server
+        await administrator.execute(ROLES_SQL)
+    finally:
+        await administrator.close()
+
+
+async def declare(servers: Services, topology: Topology) -> None:
+    """Declares the queues, as the worker does."""
+    async with await aio_pika.connect(servers.broker_url_of("worker")) as connection:
+        await topology.declare(await connection.channel())
+
+
+async def delete_queue(servers: Services, name: str) -> None:
+    """Deletes a queue, as an administrator."""
+    async with await aio_pika.connect(servers.broker_url) as connection:
+        await (await connection.channel()).queue_delete(name)
+
+
+async def delete(servers: Services, topology: Topology) -> None:
+    """Deletes the queues, as an administrator."""
+    async with await aio_pika.connect(servers.broker_url) as connection:
+        channel = await connection.channel()
+        for name in (*map(topology.command_queue, range(topology.partitions)), topology.dead_letter_queue):
+            await channel.queue_delete(name)
+        await channel.exchange_delete(topology.commands_exchange)
 
 
 async def eventually(
@@ -46,12 +85,28 @@ class Server(uvicorn.Server):
         yield
 
 
+def settings_without_servers(**changes: object) -> GatewaySettings:
+    """Of a gateway whose broker and database are away."""
+    key = "a-key-that-is-used-in-the-tests-only"
+    urls = {"database_url": "postgresql://nobody@127.0.0.1:1/nowhere", "broker_url": "amqp://nobody@127.0.0.1:1/"}
+    return GatewaySettings.model_validate(
+        urls | {"signing_keys": (key,), "fingerprint_key": key, "auth": "none"} | changes
+    )
+
+
 @asynccontextmanager
 async def serving(app: FastAPI) -> AsyncIterator[str]:
     """Serves the app on a free port of loopback; the value is its base URL."""
-    server = Server(
-        uvicorn.Config(app, port=0, log_config=None, access_log=False, proxy_headers=False, timeout_graceful_shutdown=5)
+    config = uvicorn.Config(
+        app,
+        port=0,
+        http=BoundedProtocol,
+        log_config=None,
+        access_log=False,
+        proxy_headers=False,
+        timeout_graceful_shutdown=5,
     )
+    server = Server(config)
     task = asyncio.create_task(server.serve())
     await eventually(lambda: _is_started(server, task))
     try:

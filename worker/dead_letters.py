@@ -14,7 +14,7 @@ from uuid import UUID
 
 from aio_pika import DeliveryMode, Message
 from aio_pika.abc import AbstractChannel
-from aio_pika.exceptions import PublishError
+from aio_pika.exceptions import ChannelNotFoundEntity, PublishError
 from sqlalchemy import DateTime, bindparam, func, literal_column, null, or_, select, update
 from sqlalchemy.dialects.postgresql import ARRAY
 
@@ -89,10 +89,11 @@ async def send(settings: WorkerSettings, rows: Iterable[Row], at: datetime, *, f
         async with confirming_channel(settings) as channel:
             for row in rows:
                 event = replay_of(row["command"], at, force=force)
-                await publish(channel, topology.command_queue(topology.partition_of(row["owner"])), event)
+                await publish(channel, topology, topology.partition_of(row["owner"]), event)
                 sent += 1
     except BROKER_ERRORS as error:
-        why = "has no queue for it" if isinstance(error, PublishError) else f"did not take it ({type(error).__name__})"
+        has_no_queue = isinstance(error, (PublishError, ChannelNotFoundEntity))
+        why = "has no queue for it" if has_no_queue else f"did not take it ({type(error).__name__})"
         raise NotSentError(f"the broker {why}; {sent} were sent before") from error
     return sent
 
@@ -107,12 +108,11 @@ async def confirming_channel(settings: WorkerSettings) -> AsyncIterator[Abstract
         yield channel
 
 
-async def publish(channel: AbstractChannel, queue: str, event: bytes) -> None:
+async def publish(channel: AbstractChannel, topology: Topology, partition: int, event: bytes) -> None:
     """Returns when the broker has confirmed the command, in a message of its own; raises a broker error otherwise."""
     message = Message(encode_batch([event]), content_type=COMMANDS_CONTENT_TYPE, delivery_mode=DeliveryMode.PERSISTENT)
     async with asyncio.timeout(PUBLISH_TIMEOUT_SECONDS):
-        with broker_call():
-            await channel.default_exchange.publish(message, queue, mandatory=True)
+        await topology.publish(channel, message, partition)
 
 
 async def decided(session: Session, ids: Iterable[UUID], at: datetime) -> AsyncIterator[Row]:

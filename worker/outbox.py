@@ -69,6 +69,9 @@ class Outbox:
         """Hands over what cannot be read; returns when the broker has confirmed it, or raises a broker error."""
         message = Message(content, delivery_mode=DeliveryMode.PERSISTENT)
         async with asyncio.timeout(SETUP_TIMEOUT_SECONDS):
+            if self._dead_letters:
+                with broker_call():
+                    await self._topology.declare_dead_letters(self._dead_letters)  # somebody may have deleted it
             await self._publish(self._dead_letters, message, self._topology.dead_letter_queue, mandatory=True)
         log.error("unreadable message moved to the dead-letter queue", bytes=len(content))
 

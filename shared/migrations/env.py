@@ -1,28 +1,17 @@
 """Alembic's environment: migrations run online, one migrator at a time, in one transaction."""
 
 import asyncio
-import sys
 from functools import partial
 
 from alembic import context
-from pydantic import Secret, ValidationError
-from pydantic_settings import BaseSettings, SettingsConfigDict
 from sqlalchemy import Connection, text
 from sqlalchemy.ext.asyncio import create_async_engine
 
 from shared.database import connect
-from shared.settings import DatabaseUrl
+from shared.settings import DatabaseSettings, load_settings
 from shared.tables import metadata
 
 MIGRATION_LOCK = 0x1E7C_0DE5
-
-
-class MigratorSettings(BaseSettings):
-    """The migrator needs the database alone, as the role that owns the tables."""
-
-    model_config = SettingsConfigDict(env_prefix="INKWELL_", frozen=True, extra="ignore")
-
-    database_url: Secret[DatabaseUrl]
 
 
 def migrate(connection: Connection) -> None:
@@ -36,7 +25,7 @@ def migrate(connection: Connection) -> None:
 
 async def run() -> None:
     """Connects with INKWELL_DATABASE_URL and migrates."""
-    url = MigratorSettings().database_url
+    url = load_settings(DatabaseSettings).database_url
     engine = create_async_engine("postgresql+asyncpg://", async_creator=partial(connect, url, "inkwell-migrate", None))
     async with engine.connect() as connection:
         await connection.run_sync(migrate)
@@ -44,8 +33,4 @@ async def run() -> None:
     await engine.dispose()
 
 
-try:
-    asyncio.run(run())
-except ValidationError as error:
-    sys.stderr.write(f"wrong setting: INKWELL_DATABASE_URL: {error.errors()[0]['msg']}\n")
-    sys.exit(2)
+asyncio.run(run())

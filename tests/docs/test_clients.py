@@ -25,9 +25,7 @@ async def stack(
     request: pytest.FixtureRequest, servers: Services, database_url: str, queue_prefix: str, tmp_path: Path
 ) -> AsyncIterator[Stack]:
     """With a gateway that never waits for outcomes, so that the client has to, and with a usual one."""
-    async with running_stack(
-        database_url, servers.broker_url, queue_prefix, tmp_path, wait_seconds=request.param
-    ) as stack:
+    async with running_stack(database_url, servers, queue_prefix, tmp_path, wait_seconds=request.param) as stack:
         await eventually(lambda: has_broker(stack))
         yield stack
 

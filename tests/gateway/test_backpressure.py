@@ -14,6 +14,7 @@ from worker.settings import WorkerSettings
 
 ASYNC = {"Prefer": "respond-async"}
 AWAY = "amqp://nobody:nothing@127.0.0.1:1/"
+with_short_queues = pytest.mark.parametrize("queue_limit_bytes", [4096])
 
 
 def note(title: str) -> dict[str, str]:
@@ -24,12 +25,12 @@ def with_settings(settings: GatewaySettings, **values: Any) -> GatewaySettings:
     return GatewaySettings.model_validate(settings.model_dump() | values)
 
 
+@with_short_queues
 async def test_full_queue_refuses_writes_until_there_is_room_and_exactly_the_accepted_ones_are_applied(
     gateway_settings: GatewaySettings, worker_settings: WorkerSettings, database: "Connection[Record]"
 ) -> None:
-    small = {"queue_limit_bytes": 4096}
     answers: dict[str, httpx.Response] = {}
-    async with harness.gateway(with_settings(gateway_settings, **small)) as client:
+    async with harness.gateway(gateway_settings) as client:
         for number in range(60):
             answers[str(number)] = await client.post("/notes", json=note(str(number)), headers=ASYNC)
         refused = [answer for answer in answers.values() if answer.status_code == 503]
@@ -40,16 +41,17 @@ async def test_full_queue_refuses_writes_until_there_is_room_and_exactly_the_acc
         assert {answer.headers["retry-after"] for answer in refused} > {"1", "5"}
         assert (await client.get("/notes")).json() == []
 
-        async with harness.worker(worker_settings.model_copy(update=small)):
+        async with harness.worker(worker_settings):
             await eventually(lambda: created(client))
     titles = [row["title"] for row in await database.fetch("select title from notes order by id")]
     assert titles[:-1] == [title for title, answer in answers.items() if answer.status_code == 202]
 
 
+@with_short_queues
 async def test_queue_keeps_the_limit_it_was_made_with_when_the_setting_changes(
     gateway_settings: GatewaySettings, worker_settings: WorkerSettings
 ) -> None:
-    async with harness.gateway(with_settings(gateway_settings, queue_limit_bytes=100_000)) as client:
+    async with harness.gateway(gateway_settings) as client:
         assert (await client.post("/notes", json=note("first"), headers=ASYNC)).status_code == 202
 
     async with harness.worker(worker_settings), harness.gateway(gateway_settings) as client:
@@ -84,11 +86,11 @@ async def test_empty_backlog_takes_a_command_of_any_size(
         assert (await client.post("/notes", json={"title": "long", "description": "x" * 5000})).status_code == 201
 
 
+@with_short_queues
 async def test_overload_is_not_kept_for_its_key(
     gateway_settings: GatewaySettings, worker_settings: WorkerSettings
 ) -> None:
-    small = {"queue_limit_bytes": 4096}
-    async with harness.gateway(with_settings(gateway_settings, **small)) as client:
+    async with harness.gateway(gateway_settings) as client:
 
         async def refused() -> str | None:
             key = {"Idempotency-Key": str(asyncio.get_running_loop().time())}
@@ -96,7 +98,7 @@ async def test_overload_is_not_kept_for_its_key(
             return key["Idempotency-Key"] if answer.status_code == 503 else None
 
         key = await eventually(refused, every_seconds=0.01)
-        async with harness.worker(worker_settings.model_copy(update=small)):
+        async with harness.worker(worker_settings):
             await eventually(lambda: created(client))
             written = await client.post("/notes", json=note("other"), headers={"Idempotency-Key": key})
     assert written.status_code == 201

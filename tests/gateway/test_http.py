@@ -21,7 +21,7 @@ from worker.settings import WorkerSettings
 
 NOTES = 103
 ROLE = "inkwell_gateway"
-PATHS = ["/notes", "/notes/2", "command", "/health/live", "/health/ready", "/openapi.json"]
+PATHS = ["/notes", "/notes/2", "command", "/health/live", "/health/ready", "/openapi.json", "/docs"]
 NOT_FOUND_PATHS = ["/", "/nope", "/notes/1/2", "/Notes", "/commands", "/health"]
 ALLOWED = {
     "/notes": {"GET", "HEAD", "POST"},
@@ -30,6 +30,7 @@ ALLOWED = {
     "/health/live": {"GET", "HEAD"},
     "/health/ready": {"GET", "HEAD"},
     "/openapi.json": {"GET", "HEAD"},
+    "/docs": {"GET", "HEAD"},
 }
 
 

@@ -10,6 +10,7 @@ import pytest
 from aio_pika.abc import AbstractIncomingMessage
 from asyncpg import Connection, Record
 
+from dev.backend import Services
 from gateway.settings import GatewaySettings
 from shared.messaging import Topology
 from shared.tables import IMPLICIT_OWNER
@@ -256,11 +257,13 @@ async def test_key_of_a_write_that_was_not_accepted_is_free(
     assert "idempotent-replayed" not in written.headers
 
 
-async def test_redelivery_is_no_replay(gateway_settings: GatewaySettings, worker_settings: WorkerSettings) -> None:
+async def test_redelivery_is_no_replay(
+    servers: Services, gateway_settings: GatewaySettings, worker_settings: WorkerSettings
+) -> None:
     async with harness.gateway(gateway_settings) as client:
         patient = key(Prefer="wait=20")
         writing = asyncio.create_task(client.post("/notes", json=NOTE, headers=patient))
-        await double(gateway_settings)
+        await double(servers, Topology.of(gateway_settings))
         async with harness.worker(worker_settings):
             written = await writing
             again = await client.post("/notes", json=NOTE, headers=patient)
@@ -272,13 +275,11 @@ async def test_redelivery_is_no_replay(gateway_settings: GatewaySettings, worker
     assert notes == [written.json()]
 
 
-async def double(settings: GatewaySettings) -> None:
+async def double(servers: Services, topology: Topology) -> None:
     """Waits for the next message and puts it back twice."""
-    topology = Topology.of(settings)
     messages: asyncio.Queue[AbstractIncomingMessage] = asyncio.Queue()
-    async with await aio_pika.connect(str(settings.broker_url.get_secret_value())) as connection:
+    async with await aio_pika.connect(servers.broker_url) as connection:
         channel = await connection.channel()
-        await topology.declare(channel)
         queue = await channel.get_queue(topology.command_queue(topology.partition_of(IMPLICIT_OWNER)))
         tag = await queue.consume(messages.put)
         message = await messages.get()

@@ -1,12 +1,12 @@
 """The OpenAPI document against what running gateways answer: nothing undeclared, and nothing declared in vain."""
 
 import asyncio
-import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, Self
+from uuid import uuid4
 
 import httpx
 import pytest
@@ -14,89 +14,86 @@ from asyncpg import Connection, Record
 from pydantic import BaseModel
 from yarl import URL
 
+from gateway import middleware, passwords
 from gateway.app import create_app
 from gateway.command_urls import CommandUrls
-from gateway.openapi import HEADERS
 from gateway.schemas import CommandState, Note
 from gateway.settings import GatewaySettings
 from tests import harness
+from tests.accounts import PASSWORD, Person, bearer, forged, personal_token, sign_up
 from tests.commands import create
 from tests.harness import eventually
 from tests.proxy import proxy_to
+from tests.witness import Witness
 from worker.settings import WorkerSettings
 
-PROBLEM_JSON = "application/problem+json"
 NOTE = {"title": "Ink", "description": "Buy a bottle"}
 KEY = {"Idempotency-Key": "8e03978e"}
-WRITES = [("POST", "/notes"), ("PUT", "/notes/1"), ("PATCH", "/notes/1"), ("DELETE", "/notes/1")]
-OUTDATE = "update users set credentials_version = 2"
+JSON = {"Content-Type": "application/json"}
 POISON = """
-    update users set credentials_version = 1;
     alter table notes add constraint poison check (title <> 'poison') not valid;
-    create table keepers (note_id bigint references notes);
-    insert into keepers select id from notes;
+    alter table personal_tokens add constraint poison check (name <> 'poison') not valid;
+    alter table users add constraint poison check (deleted_date is null and name not like 'poison%') not valid;
+    create table keepers (note_id bigint references notes, token_id uuid references personal_tokens);
+    insert into keepers (note_id) select id from notes;
+    insert into keepers (token_id) select id from personal_tokens;
 """
 DISCARD = """
     update commands set status = 'rejected', reason = 'discarded', http_status = 410, note_version = null
     where status = 'failed'
 """
-NOWHERE = {
-    "database_url": "postgresql://nobody:nothing@127.0.0.1:1/nowhere",
+NO_POSTGRES = {"database_url": "postgresql://nobody:nothing@127.0.0.1:1/nowhere"}
+NO_BROKER = {
     "broker_url": "amqp://nobody:nothing@127.0.0.1:1/",
-    "publish_timeout_seconds": 0.2,
-    "backlog_limit_bytes": 4096,
+    "publish_timeout_seconds": 1,
+    "backlog_limit_bytes": 8192,
 }
+STRICT = {"require_preconditions": True, "login_limit": "1/hour", "registration_limit": "1/hour"}
 NOT_TRIED = {("ready", 503, None)}
-Answer = tuple[str, int, str | None]
-"""An operation, a status, and a header, a problem's code, or None."""
 
 
-@dataclass
-class Witness:
-    """Compares each response with the document, and remembers what it has seen."""
+@dataclass(frozen=True)
+class Account:
+    """A user with a note and a personal token, and what it takes to write each of them."""
 
-    document: dict[str, Any]
-    seen: set[Answer] = field(default_factory=set)
+    person: Person
+    note: str
+    token: str
 
-    async def __call__(self, response: httpx.Response) -> None:
-        await response.aread()
-        operation = self.operation(response.request)
-        media_type = response.headers.get("content-type")
-        told = {response.json()["code"]} if media_type == PROBLEM_JSON else {None}
-        told |= {name for name in HEADERS if name in response.headers}
-        declared = operation["responses"][str(response.status_code)]
-        assert told <= set(members(declared)), response.request
-        assert media_type is None or media_type in declared["content"]
-        self.seen |= {(operation["operationId"], response.status_code, each) for each in told}
+    @classmethod
+    async def opened(cls, client: httpx.AsyncClient) -> Self:
+        """Somebody new."""
+        person = await sign_up(client)
+        note = await client.post("/notes", json=NOTE, headers=person.headers)
+        token = await personal_token(client, person)
+        return cls(person, note.headers["location"], f"/auth/tokens/{token['id']}")
 
-    def operation(self, request: httpx.Request) -> dict[str, Any]:
-        for template, operations in self.document["paths"].items():
-            if re.fullmatch(re.sub(r"{\w+}", "[^/]+", template), request.url.path):
-                operation: dict[str, Any] = operations[request.method.lower()]
-                return operation
-        raise AssertionError(request.url.path)
+    def writes(self, word: str) -> list[tuple[str, str, dict[str, Any]]]:
+        """Every write, the last of which closes the account: its method, its path, and a body with the word."""
+        note = {"json": NOTE | {"title": word}}
+        return [
+            ("POST", "/notes", note),
+            ("PUT", self.note, note),
+            ("PATCH", self.note, note),
+            ("DELETE", self.note, {}),
+            ("POST", "/users", {"json": {"name": word, "password": PASSWORD}}),
+            ("PATCH", "/users/me", {"json": {"name": f"{word}-{self.person.id}"}}),
+            ("POST", "/auth/tokens", {"json": {"name": word, "scopes": ["notes:read"]}}),
+            ("DELETE", self.token, {}),
+            ("DELETE", "/users/me", {}),
+        ]
 
-    @property
-    def declared(self) -> set[Answer]:
-        """Everything that the document says can be answered."""
-        return {
-            (operation["operationId"], int(status), each)
-            for operations in self.document["paths"].values()
-            for operation in operations.values()
-            for status, response in operation["responses"].items()
-            for each in members(response)
-        }
-
-
-def members(response: dict[str, Any]) -> list[str | None]:
-    """The headers of a declared response, and the codes of a problem."""
-    schema = response.get("content", {}).get(PROBLEM_JSON, {}).get("schema")
-    return [*response.get("headers", ()), *(schema["properties"]["code"]["enum"] if schema else [None])]
+    async def write_all(self, client: httpx.AsyncClient, word: str, **headers: str) -> None:
+        """Everything at once."""
+        own = self.person.headers | headers
+        await asyncio.gather(
+            *(client.request(method, path, headers=own, **body) for method, path, body in self.writes(word))
+        )
 
 
 @pytest.fixture
-def witness(gateway_settings: GatewaySettings) -> Witness:
-    return Witness(create_app(gateway_settings).openapi())
+def witness(password_settings: GatewaySettings) -> Witness:
+    return Witness(create_app(password_settings).openapi())
 
 
 @asynccontextmanager
@@ -104,7 +101,7 @@ async def watched(witness: Witness, settings: GatewaySettings, **changes: object
     """A gateway with some settings changed, each of whose answers is witnessed."""
     async with harness.gateway(GatewaySettings.model_validate(settings.model_dump() | changes)) as client:
         client.event_hooks = {"response": [witness]}
-        if changes != NOWHERE:
+        if changes != NO_BROKER:
             await eventually(lambda: has_broker(client))
         yield client
 
@@ -114,105 +111,186 @@ async def has_broker(client: httpx.AsyncClient) -> bool:
 
 
 async def test_document_declares_exactly_what_gateways_answer(
-    gateway_settings: GatewaySettings, worker_settings: WorkerSettings, database: "Connection[Record]", witness: Witness
+    password_settings: GatewaySettings,
+    worker_settings: WorkerSettings,
+    database: "Connection[Record]",
+    witness: Witness,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    async with harness.worker(worker_settings), watched(witness, gateway_settings) as client:
-        await read(client, gateway_settings)
-        for path, operations in witness.document["paths"].items():
-            for method in operations:
-                await client.request(method, path, headers={"Long": "a" * 40_000})
-        for method, _ in WRITES:
-            await write(client, method)
-        await fail(client, database)
-    async with watched(witness, gateway_settings, require_preconditions=True) as client:
-        await write_all(client)
-    await write_without_an_answer(witness, gateway_settings)
-    await ask_a_gateway_without_servers(witness, gateway_settings)
+    settings = password_settings
+    async with (
+        harness.worker(worker_settings),
+        watched(witness, settings) as client,
+        watched(witness, settings, **NO_POSTGRES) as unsighted,
+    ):
+        ada, bob = await Account.opened(client), await Account.opened(client)
+        await read(client, settings, ada)
+        await sign_in(client, ada.person)
+        await ask_without_a_right(client, witness, settings, ada.person)
+        await ask_everything(unsighted, witness, bearer("inkwell_0123456789"))
+        await write(unsighted, ada, bob.person.name)
+        await fail(unsighted, database, bob)
+    async with watched(witness, settings, **STRICT) as client:
+        await write_too_often(client, bob)
+    await write_without_an_answer(witness, settings, bob)
+    await write_slowly(witness, settings, bob)
+    async with watched(witness, settings, **NO_BROKER) as client:
+        await bob.write_all(client, "lost")
+        await asyncio.gather(*(bob.write_all(client, "refused") for _ in range(8)))
+        monkeypatch.setattr(passwords, "WAITING_LIMIT", 0)
+        await client.post("/auth/token", data={"username": bob.person.name, "password": PASSWORD})
+    async with watched(witness, settings, **NO_POSTGRES) as client:
+        await client.post("/auth/token", data={"username": bob.person.name, "password": PASSWORD})
 
     bugs = {each for each in witness.declared if each[2] == "internal_error"}
     assert witness.declared - witness.seen - bugs == NOT_TRIED
 
 
-async def read(client: httpx.AsyncClient, settings: GatewaySettings) -> None:
-    await client.post("/notes", json=NOTE)
-    for path in ("/notes", "/notes/1"):
-        tag = (await client.get(path)).headers["etag"]
+async def read(client: httpx.AsyncClient, settings: GatewaySettings, account: Account) -> None:
+    """What there is, what there is not, and what cannot be."""
+    headers = account.person.headers
+    for path in ("/notes", account.note):
+        tag = (await client.get(path, headers=headers)).headers["etag"]
         for condition in (tag, "no tag"):
-            await client.get(path, headers={"If-None-Match": condition})
-    for path in ("/notes?limit=0", "/notes/x", "/notes/999", "/commands/x", "/health/live"):
-        await client.get(path)
-    for command in (create(), create(time=datetime.now(UTC) - timedelta(days=30))):
-        await client.get(CommandUrls(settings).url(command, confirmed=True), headers={"Prefer": "wait=0"})
+            await client.get(path, headers=headers | {"If-None-Match": condition})
+    for path in ("/notes?limit=0", "/notes/x", "/notes/999", "/commands/x", "/users/me", "/health/live"):
+        await client.get(path, headers=headers)
+    for path in ("/auth/tokens", account.token, "/auth/tokens/x", f"/auth/tokens/{uuid4()}"):
+        await client.get(path, headers=headers)
+    for time in (datetime.now(UTC), datetime.now(UTC) - timedelta(days=30)):
+        command = create(owner=account.person.id, time=time)
+        await client.get(CommandUrls(settings).url(command, confirmed=True), headers=headers | {"Prefer": "wait=0"})
 
 
-async def write(client: httpx.AsyncClient, method: str) -> None:
-    """One operation in many ways; what changes nothing comes first, since one of the operations deletes."""
-    created = (await client.post("/notes", json=NOTE)).headers["location"]
-    path = "/notes" if method == "POST" else created
-    body = body_of(method)
-    minimal = {"Prefer": "return=minimal"}
-    for request in (
-        body | {"headers": {"Idempotency-Key": ""}},
-        {"content": b"a" * 100_000},
-        body | {"headers": {"If-Match": '"99"'} | KEY},
-        body | {"headers": {"If-Match": '"99"'} | KEY},
-        body | {"headers": KEY, "params": {"other": "request"}},
-        body | {"headers": minimal | {"Idempotency-Key": "another"}},
-        body | {"headers": minimal | {"Idempotency-Key": "another"}},
-        body | {"headers": {"Prefer": "return=representation", "Idempotency-Key": "third"}},
-        body | {"headers": {"Prefer": "return=representation", "Idempotency-Key": "third"}},
-        body | {"headers": {"Prefer": "respond-async"}},
-        {"content": b"{"},
-        {"content": b"{", "headers": {"content-type": "application/json"}},
-        {"json": {"colour": "blue"}},
+async def sign_in(client: httpx.AsyncClient, person: Person) -> None:
+    """In ways that are refused."""
+    for wrong in ({"grant_type": "implicit"}, {"scope": "everything"}, {"password": "wrong"}):
+        await client.post("/auth/token", data={"username": person.name, "password": PASSWORD} | wrong)
+
+
+async def ask_everything(client: httpx.AsyncClient, witness: Witness, headers: dict[str, str], **request: Any) -> None:
+    """Each operation once, of something that does not exist."""
+    for method, path, _ in witness.operations:
+        target = path.format(note_id=999, token_id=uuid4(), token="x")
+        await client.request(method, target, headers=headers, **request)
+
+
+async def ask_without_a_right(
+    client: httpx.AsyncClient, witness: Witness, settings: GatewaySettings, person: Person
+) -> None:
+    """With credentials of every kind that is refused, and with more than there is room for."""
+    for changed in ({"scope": ""}, {"credentials_version": 7}, {"key": "x" * 32}):
+        await ask_everything(client, witness, bearer(forged(settings, person.id, **changed)))
+    await ask_everything(client, witness, {})
+    await ask_everything(client, witness, {"Long": "a" * 40_000})
+    await ask_everything(client, witness, {}, params={"long": "a" * 10_000})
+    await ask_everything(client, witness, person.headers, content=b"a" * 100_000)
+
+
+async def write(client: httpx.AsyncClient, account: Account, taken: str) -> None:
+    """Each write in many ways, to a gateway that cannot see whose credentials are outdated: the worker tells."""
+    headers = account.person.headers
+    for path in ("/notes/x", "/notes/999", "/notes/999"):
+        for method in ("PUT", "PATCH", "DELETE"):
+            await client.request(method, path, headers=headers | KEY, json={} if method == "DELETE" else NOTE)
+    await client.delete("/auth/tokens/x", headers=headers)
+    for _ in range(2):
+        await client.patch("/users/me", json={"name": taken}, headers=headers | {"Idempotency-Key": "taken"})
+    for method, path, body in account.writes("word"):
+        if body:
+            await write_nonsense(client, method, path, headers)
+        await write_in_many_ways(client, method, path, body, headers)
+    for _ in range(2):
+        await account.write_all(client, "late", **{"Idempotency-Key": "late"})
+
+
+async def write_nonsense(client: httpx.AsyncClient, method: str, path: str, headers: dict[str, str]) -> None:
+    await client.request(method, path, headers=headers, content=b"{")
+    await client.request(method, path, headers=headers | JSON, content=b"{")
+    await client.request(method, path, headers=headers, json={"colour": "blue"})
+
+
+async def write_in_many_ways(
+    client: httpx.AsyncClient, method: str, path: str, body: dict[str, Any], headers: dict[str, str]
+) -> None:
+    """What changes nothing comes first, since some of the operations delete what they are about."""
+    unless_it_is_a_note = KEY | {"If-Match": '"99"', "Prefer": "wait=9"}
+    minimal = {"Prefer": "return=minimal", "Idempotency-Key": "another"}
+    representation = {"Prefer": "return=representation", "Idempotency-Key": "third"}
+    for own_headers, request in (
+        ({"Idempotency-Key": ""}, body),
+        (unless_it_is_a_note, body),
+        (unless_it_is_a_note, body),
+        (KEY, body | {"params": {"other": "request"}}),
+        (minimal, body),
+        (minimal, body),
+        (representation, body),
+        (representation, body),
+        ({"Prefer": "respond-async"}, body),
     ):
-        await client.request(method, path, **request)
-    for other in ("/notes/x", "/notes/999", "/notes/999"):
-        await client.request(method, "/notes" if method == "POST" else other, headers=KEY, **body)
+        await client.request(method, path, headers=headers | own_headers, **request)
 
 
-async def fail(client: httpx.AsyncClient, database: "Connection[Record]") -> None:
-    """Commands that are refused for the owner's credentials, and commands that fail and are discarded."""
-    path = (await client.post("/notes", json=NOTE)).headers["location"]
-    for key, change in (("outdated", OUTDATE), ("poison", POISON), ("poison", DISCARD)):
+async def fail(client: httpx.AsyncClient, database: "Connection[Record]", account: Account) -> None:
+    """Commands that fail and are discarded; each is repeated, since two failures in a row would pause the worker."""
+    for change in (POISON, DISCARD):
         await database.execute(change)
-        for method, _ in WRITES * 2:
-            target, body = "/notes" if method == "POST" else path, body_of(method, title="poison")
-            await client.request(method, target, headers={"Idempotency-Key": key}, **body)
-            await client.post("/notes", json=NOTE)  # two failures of one kind in a row would pause the worker
+        for method, path, body in account.writes("poison"):
+            for _ in range(2):
+                headers = account.person.headers | {"Idempotency-Key": "poison"}
+                await client.request(method, path, headers=headers, **body)
 
 
-async def write_all(client: httpx.AsyncClient, **headers: str) -> None:
-    for method, path in WRITES:
-        await client.request(method, path, headers=headers, **body_of(method))
+async def write_too_often(client: httpx.AsyncClient, account: Account) -> None:
+    """To a gateway that allows one try, and no change without a precondition."""
+    for method, path, body in account.writes("strict")[:5] * 2:
+        await client.request(method, path, headers=account.person.headers | {"Prefer": "respond-async"}, **body)
+    for _ in range(2):
+        wrong = {"password": PASSWORD, "current_password": "wrong"}
+        await client.patch("/users/me", json=wrong, headers=account.person.headers)
+        await client.post("/auth/token", data={"username": account.person.name, "password": "wrong"})
 
 
-def body_of(method: str, **members: str) -> dict[str, Any]:
-    return {} if method == "DELETE" else {"json": NOTE | members}
-
-
-async def write_without_an_answer(witness: Witness, settings: GatewaySettings) -> None:
+async def write_without_an_answer(witness: Witness, settings: GatewaySettings, account: Account) -> None:
     """To a broker whose confirms do not arrive."""
     url = URL(str(settings.broker_url.get_secret_value()))
     async with proxy_to(str(url.host), url.port or 5672) as link:
         changes = {"broker_url": str(url.with_host("127.0.0.1").with_port(link.port)), "publish_timeout_seconds": 0.3}
         async with watched(witness, settings, **changes) as client:
             link.freeze("down")
-            await write_all(client, **KEY)
+            await account.write_all(client, "unheard", **KEY)
 
 
-async def ask_a_gateway_without_servers(witness: Witness, settings: GatewaySettings) -> None:
-    async with watched(witness, settings, **NOWHERE) as client:
-        for path in ("/notes", "/notes/1", CommandUrls(settings).url(create(), confirmed=True), "/health/ready"):
-            await client.get(path)
-        await asyncio.gather(*(write_all(client) for _ in range(20)))
+async def write_slowly(witness: Witness, settings: GatewaySettings, account: Account) -> None:
+    """To a gateway that does not wait for bodies."""
+
+    async def body() -> AsyncIterator[bytes]:
+        yield b"{"
+        await asyncio.sleep(0.2)
+
+    writes = [(method, path, "application/json") for method, path, body in account.writes("slow") if body]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(middleware, "BODY_TIMEOUT_SECONDS", 0.0)
+        async with watched(witness, settings) as client:
+            for method, path, media_type in (*writes, ("POST", "/auth/token", "application/x-www-form-urlencoded")):
+                headers = account.person.headers | {"Content-Type": media_type}
+                await client.request(method, path, content=body(), headers=headers)
 
 
 def test_operations_have_names_that_people_would_give(witness: Witness) -> None:
     assert {operation for operation, _, _ in witness.declared} == {
         *("listNotes", "getNote", "createNote", "replaceNote", "patchNote", "deleteNote"),
+        *("registerUser", "getUser", "changeUser", "deleteUser"),
+        *("issueToken", "createToken", "listTokens", "getToken", "revokeToken"),
         *("getCommand", "live", "ready"),
     }
+
+
+def test_where_nobody_signs_in_no_operation_asks_who_calls(gateway_settings: GatewaySettings) -> None:
+    without_users = Witness(create_app(gateway_settings).openapi())
+
+    assert not {(name, status) for name, status, _ in without_users.declared if status in (401, 403)}
+    assert not [path for _, path, operation in without_users.operations if "security" in operation]
 
 
 @pytest.mark.parametrize("model", [Note, CommandState])

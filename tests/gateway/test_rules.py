@@ -24,7 +24,7 @@ NOWHERE = {
     "signing_keys": ("a-key-that-is-used-in-the-tests-only",),
     "fingerprint_key": "another-key-that-is-used-in-the-tests-only",
 }
-WITHOUT_A_RULE = {"/openapi.json", "/docs", "/docs/oauth2-redirect", "/redoc"}
+WITHOUT_A_RULE = ("/openapi.json", "/docs")
 """What documents the API, which is no secret."""
 OPEN = {
     ("POST", "/users"),
@@ -97,8 +97,8 @@ def named(route: tuple[str, str]) -> str:
 
 
 def test_every_route_declares_a_rule_and_few_let_everybody_in() -> None:
-    others = [context.path for context in CONTEXTS if not isinstance(context.original_route, APIRoute)]
-    assert set(others) <= WITHOUT_A_RULE
+    others = [str(context.path) for context in CONTEXTS if not isinstance(context.original_route, APIRoute)]
+    assert [path for path in others if not path.startswith(WITHOUT_A_RULE)] == []
     declared = {
         (method.upper(), path): operation["security"]
         for path, operations in APP.openapi()["paths"].items()

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -9,8 +10,8 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from gateway.settings import GatewaySettings
-from shared.settings import ServiceSettings, load_settings
+from gateway.settings import GatewaySettings, Key
+from shared.settings import DEVELOPMENT_MARK, ServiceSettings, load_settings
 from worker.settings import WorkerSettings
 
 ROOT = Path(__file__).parent.parent.parent
@@ -21,6 +22,11 @@ GOOD = {
     "INKWELL_BROKER_URL": f"amqp://inkwell:{SECRET}@127.0.0.1:1/",
     "INKWELL_SIGNING_KEYS": KEY,
     "INKWELL_FINGERPRINT_KEY": KEY,
+}
+PUBLIC_KEY = f"{DEVELOPMENT_MARK}-{DEVELOPMENT_MARK}"
+URLS = {
+    "INKWELL_DATABASE_URL": "postgresql://inkwell:development%2Donly@127.0.0.1:1/inkwell",
+    "INKWELL_BROKER_URL": "amqp://inkwell:development-only@127.0.0.1:1/",
 }
 
 WRONG_IN_BOTH = [
@@ -33,6 +39,7 @@ WRONG_IN_BOTH = [
     ("INKWELL_BROKER_URL", f"amqp://inkwell:{SECRET}@127.0.0.1:port/"),
     ("INKWELL_PARTITIONS", SECRET),
     ("INKWELL_QUEUE_PREFIX", "Ink.Well"),
+    ("INKWELL_ENVIRONMENT", "staging"),
 ]
 WRONG_IN_GATEWAY = [
     ("INKWELL_SIGNING_KEYS", None),
@@ -41,6 +48,10 @@ WRONG_IN_GATEWAY = [
     ("INKWELL_FINGERPRINT_KEY", None),
     ("INKWELL_FINGERPRINT_KEY", SECRET),
     ("INKWELL_WAIT_SECONDS", "nan"),
+    *[
+        ("INKWELL_CORS_ORIGINS", value)
+        for value in ("*", "notes.example", "https://notes.example/", "https://*.example")
+    ],
 ]
 WRONG_IN_WORKER = [("INKWELL_BATCH_COMMANDS", "0"), ("INKWELL_DRAIN_TIMEOUT_SECONDS", "inf")]
 
@@ -64,6 +75,7 @@ def assert_one_line_names(stderr: str, *names: str) -> None:
     assert all(name in stderr for name in names)
     assert SECRET not in stderr
     assert KEY not in stderr
+    assert PUBLIC_KEY not in stderr
 
 
 @pytest.mark.parametrize("value", [None, f"mysql://inkwell:{SECRET}@127.0.0.1/inkwell"])
@@ -77,6 +89,54 @@ def test_retention_under_which_a_late_delivery_would_act_twice_is_named(service:
     ended = run(service, INKWELL_COMMAND_MAX_AGE_DAYS="4")
 
     assert_refused(ended, "INKWELL_COMMAND_RETENTION_DAYS", "INKWELL_COMMAND_MAX_AGE_DAYS")
+
+
+@pytest.mark.parametrize(
+    ("service", "name", "value"),
+    [
+        *[(service, name, URLS[name]) for service in ("gateway", "worker") for name in URLS],
+        ("gateway", "INKWELL_SIGNING_KEYS", f"{KEY},{PUBLIC_KEY}"),
+        ("gateway", "INKWELL_FINGERPRINT_KEY", PUBLIC_KEY.upper()),
+    ],
+)
+def test_secret_for_development_is_refused_elsewhere(service: str, name: str, value: str) -> None:
+    assert_refused(run(service, **{name: value}), name, "INKWELL_ENVIRONMENT")
+
+
+def test_migrator_refuses_a_password_for_development() -> None:
+    name = "INKWELL_DATABASE_URL"
+
+    assert_refused(run("alembic", "upgrade", "head", **{name: URLS[name]}), name, "INKWELL_ENVIRONMENT")
+
+
+def test_every_secret_for_development_is_named() -> None:
+    ended = run("gateway", INKWELL_FINGERPRINT_KEY=PUBLIC_KEY, **URLS)
+
+    assert_refused(ended, "INKWELL_FINGERPRINT_KEY", *URLS)
+
+
+def test_secrets_for_development_are_good_enough_there() -> None:
+    public = settings(environment="development", fingerprint_key=PUBLIC_KEY, database_url=URLS["INKWELL_DATABASE_URL"])
+
+    assert public.fingerprint_key.get_secret_value() == PUBLIC_KEY
+
+
+def test_key_that_a_later_version_adds_is_checked_too() -> None:
+    class LaterSettings(GatewaySettings):
+        another_key: Key
+
+    values = settings().model_dump() | {"another_key": PUBLIC_KEY}
+    with pytest.raises(ValidationError, match="INKWELL_ANOTHER_KEY"):
+        LaterSettings.model_validate(values)
+
+
+def test_every_secret_that_compose_has_a_default_for_is_marked_and_in_the_example() -> None:
+    secrets = re.findall(r"\$\{(\w+(?:PASSWORD|KEYS?)):-([^}]*)\}", (ROOT / "docker-compose.yml").read_text())
+
+    assert {"POSTGRES_PASSWORD", "INKWELL_SIGNING_KEYS", "RABBITMQ_GATEWAY_PASSWORD"} <= {name for name, _ in secrets}
+    assert [name for name, default in secrets if DEVELOPMENT_MARK not in default] == []
+    example = (ROOT / ".env.example").read_text().splitlines()
+    assert [name for name, _ in secrets if f"{name}=" not in example] == []
 
 
 @pytest.mark.parametrize("value", [None, SECRET])
@@ -136,7 +196,7 @@ def test_note_limits_must_fit_into_a_body_in_any_script() -> None:
         settings(description_max_length=66_000 // bytes_of_an_emoji)
 
 
-def settings(**changes: int) -> GatewaySettings:
+def settings(**changes: int | str) -> GatewaySettings:
     names = {name.removeprefix("INKWELL_").lower(): value for name, value in GOOD.items()}
     return GatewaySettings.model_validate({**names, **changes})
 

@@ -11,5 +11,5 @@ from tests.system.stack import Stack, running_stack
 
 @pytest.fixture
 async def stack(servers: Services, database_url: str, queue_prefix: str, tmp_path: Path) -> AsyncIterator[Stack]:
-    async with running_stack(database_url, servers.broker_url, queue_prefix, tmp_path, wait_seconds="0.5") as stack:
+    async with running_stack(database_url, servers, queue_prefix, tmp_path, wait_seconds="0.5") as stack:
         yield stack

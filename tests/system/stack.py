@@ -17,6 +17,7 @@ from uuid import uuid4
 import asyncpg
 import httpx
 
+from dev.backend import Services, as_user
 from tests.accounts import sign_up
 from tests.harness import eventually
 from tests.proxy import Proxy, proxy_to
@@ -226,14 +227,15 @@ async def check(load: Load, stack: Stack, *, within_seconds: float = 30.0) -> No
 
 @asynccontextmanager
 async def running_stack(
-    database_url: str, broker_url: str, queue_prefix: str, folder: Path, **settings: str
+    database_url: str, servers: Services, queue_prefix: str, folder: Path, **settings: str
 ) -> AsyncIterator[Stack]:
     """A stack for the block; settings are INKWELL_ variables in lower case."""
     async with AsyncExitStack() as exits:
         links: dict[str, Proxy] = {}
         environments: dict[str, dict[str, str]] = {}
         for service in ("gateway", "worker"):
-            urls = {"database": role_url(database_url, f"inkwell_{service}"), "broker": broker_url}
+            role = f"inkwell_{service}"
+            urls = {"database": as_user(database_url, role, role), "broker": servers.broker_url_of(service)}
             environments[service] = {"INKWELL_QUEUE_PREFIX": queue_prefix}
             for name, url in urls.items():
                 target = httpx.URL(url)
@@ -267,13 +269,8 @@ async def running_stack(
         ]
         client = await exits.enter_async_context(httpx.AsyncClient(base_url=base_url, timeout=30))
         stack = Stack(gateway, worker, client, database_url, links, common | environments["worker"], queue_prefix)
-        for process in (gateway, worker):
+        for process in (worker, gateway):  # the worker declares the queues
             await process.start()
             exits.push_async_callback(process.kill)
         client.headers.update((await sign_up(client)).headers)
         yield stack
-
-
-def role_url(database_url: str, role: str) -> str:
-    """The same database as another role, whose password is its name."""
-    return str(httpx.URL(database_url).copy_with(username=role, password=role))

@@ -84,8 +84,9 @@ async def test_gateway_killed_between_confirm_and_answer_leaves_one_effect_and_a
     await eventually(lambda: is_applied(stack, 1))
     await stack.gateway.start()
 
-    [row] = await stack.query("select id, fingerprint, issued_at from commands")
-    command: CreateNote = create(id=row["id"], fingerprint=row["fingerprint"], time=row["issued_at"])
+    [row] = await stack.query("select * from commands where type = 'note.create'")
+    said = {"fingerprint": row["fingerprint"], "time": row["issued_at"], "owner": row["owner_id"]}
+    command: CreateNote = create(id=row["id"], **said)
     environment = {name.removeprefix("INKWELL_").lower(): value for name, value in stack.environment.items()}
     url = CommandUrls(GatewaySettings.model_validate(environment)).url(command, confirmed=True)
     assert (await stack.client.get(url)).json()["status"] == "applied"

@@ -15,10 +15,11 @@ import asyncpg
 import httpx
 import pytest
 from testcontainers.core.container import DockerContainer
-from testcontainers.core.wait_strategies import LogMessageWaitStrategy
 
-from dev.containers import POSTGRES_IMAGE, RABBITMQ_IMAGE
-from tests.harness import eventually
+from dev.backend import Services, as_user
+from dev.containers import postgres_server, rabbitmq_server
+from dev.definitions import ADMINISTRATOR
+from tests.harness import create_roles, eventually
 from tests.system.stack import ROOT, Load, Stack, check, free_port, running_stack
 
 PAUSE_SECONDS = float(os.environ.get("PAUSE_SECONDS", "10"))
@@ -38,11 +39,10 @@ class Servers:
 
     postgres: DockerContainer
     rabbitmq: DockerContainer
-    database_url: str
-    broker_url: str
+    services: Services
 
     async def psql(self, *statements: str) -> None:
-        connection = await asyncpg.connect(self.database_url)
+        connection = await asyncpg.connect(self.services.database_url)
         try:
             for statement in statements:
                 await connection.execute(statement)
@@ -57,42 +57,28 @@ class Servers:
 @pytest.fixture(scope="module")
 def breakable() -> Iterator[Servers]:
     postgres_port, rabbitmq_port = free_port(), free_port()
-    postgres = (
-        DockerContainer(POSTGRES_IMAGE)
-        .with_env("POSTGRES_USER", "inkwell")
-        .with_env("POSTGRES_PASSWORD", "inkwell")
-        .with_tmpfs_mount("/small", SMALL_DISK)
-        .with_bind_ports(5432, postgres_port)
-        .waiting_for(LogMessageWaitStrategy("database system is ready to accept connections.*", times=2))
-    )
-    rabbitmq = (
-        DockerContainer(RABBITMQ_IMAGE)
-        .with_kwargs(hostname="rabbitmq")
-        .with_bind_ports(5672, rabbitmq_port)
-        .waiting_for(LogMessageWaitStrategy("Server startup complete"))
-    )
-    with postgres, rabbitmq:
-        yield Servers(
-            postgres,
-            rabbitmq,
+    postgres = postgres_server().with_tmpfs_mount("/small", SMALL_DISK).with_bind_ports(5432, postgres_port)
+    with postgres, rabbitmq_server().with_bind_ports(5672, rabbitmq_port) as rabbitmq:
+        services = Services(
             f"postgresql://inkwell:inkwell@127.0.0.1:{postgres_port}/inkwell",
-            f"amqp://guest:guest@127.0.0.1:{rabbitmq_port}/",
+            f"amqp://{ADMINISTRATOR}:{ADMINISTRATOR}@127.0.0.1:{rabbitmq_port}/",
+            has_broker_users=True,
         )
+        yield Servers(postgres, rabbitmq, services)
 
 
 @pytest.fixture
 async def stack(breakable: Servers, tmp_path: Path) -> AsyncIterator[Stack]:
     name = f"test_{uuid4().hex[:12]}"
     await breakable.psql(f"create database {name}")
-    await breakable.psql((ROOT / "dev/roles.sql").read_text())
-    database_url = str(httpx.URL(breakable.database_url).copy_with(path=f"/{name}"))
+    database_url = str(httpx.URL(breakable.services.database_url).copy_with(path=f"/{name}"))
+    await create_roles(database_url)
     migrate = [sys.executable, "-m", "alembic", "upgrade", "head"]
-    await asyncio.to_thread(
-        subprocess.run, migrate, env={"INKWELL_DATABASE_URL": database_url}, cwd=ROOT, check=True, capture_output=True
-    )
+    owner = {"INKWELL_DATABASE_URL": as_user(database_url, "inkwell_migrator", "inkwell_migrator")}
+    await asyncio.to_thread(subprocess.run, migrate, env=owner, cwd=ROOT, check=True, capture_output=True)
     prefix = name.replace("_", "-")
     async with running_stack(
-        database_url, breakable.broker_url, prefix, tmp_path, wait_seconds=str(WAIT_SECONDS)
+        database_url, breakable.services, prefix, tmp_path, wait_seconds=str(WAIT_SECONDS)
     ) as stack:
         yield stack
 

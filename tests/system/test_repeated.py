@@ -84,7 +84,7 @@ async def impatient(servers: Services, database_url: str, queue_prefix: str, tmp
         "publish_timeout_seconds": str(PUBLISH_TIMEOUT_SECONDS),
         "queue_limit_bytes": "20000",
     }
-    async with running_stack(database_url, servers.broker_url, queue_prefix, tmp_path, **settings) as stack:
+    async with running_stack(database_url, servers, queue_prefix, tmp_path, **settings) as stack:
         yield stack
 
 

@@ -16,16 +16,17 @@ from uuid import uuid4
 import httpx
 import pytest
 from testcontainers.core.container import DockerContainer
-from testcontainers.core.wait_strategies import LogMessageWaitStrategy
 
-from dev.containers import RABBITMQ_IMAGE
+from dev.backend import Services, as_user
+from dev.containers import rabbitmq_server
+from dev.definitions import ADMINISTRATOR
 from gateway.access_tokens import AccessTokens
 from gateway.settings import GatewaySettings
 from shared.contracts import Scope
 from shared.messaging import Topology
 from tests.accounts import bearer
 from tests.harness import eventually
-from tests.system.stack import Process, Stack, free_port, role_url, running_stack
+from tests.system.stack import Process, Stack, free_port, running_stack
 
 SHARING_SECONDS = float(os.environ.get("SHARING_SECONDS", "25"))
 """How long workers come and go."""
@@ -46,7 +47,12 @@ class Broker:
     """A RabbitMQ whose own tools tell which consumers are active."""
 
     container: DockerContainer
-    url: str
+    port: int
+
+    def beside(self, database_url: str) -> Services:
+        """This broker, and the Postgres of the URL."""
+        broker_url = f"amqp://{ADMINISTRATOR}:{ADMINISTRATOR}@127.0.0.1:{self.port}/"
+        return Services(database_url, broker_url, has_broker_users=True)
 
     async def active(self, prefix: str) -> Active:
         """Who is active in the queues of the prefix."""
@@ -63,20 +69,15 @@ class Broker:
 @pytest.fixture(scope="module")
 def broker() -> Iterator[Broker]:
     port = free_port()
-    container = (
-        DockerContainer(RABBITMQ_IMAGE)
-        .with_kwargs(hostname="rabbitmq")
-        .with_bind_ports(5672, port)
-        .waiting_for(LogMessageWaitStrategy("Server startup complete"))
-    )
-    with container:
-        yield Broker(container, f"amqp://guest:guest@127.0.0.1:{port}/")
+    with rabbitmq_server().with_bind_ports(5672, port) as container:
+        yield Broker(container, port)
 
 
 @pytest.fixture
 async def stack(database_url: str, broker: Broker, tmp_path: Path) -> AsyncIterator[Stack]:
     prefix = f"test-{uuid4().hex[:12]}"
-    async with running_stack(database_url, broker.url, prefix, tmp_path, partitions=str(PARTITIONS)) as stack:
+    servers = broker.beside(database_url)
+    async with running_stack(database_url, servers, prefix, tmp_path, partitions=str(PARTITIONS)) as stack:
         yield stack
 
 
@@ -84,8 +85,10 @@ async def stack(database_url: str, broker: Broker, tmp_path: Path) -> AsyncItera
 async def workers(stack: Stack, broker: Broker) -> AsyncIterator[list[Process]]:
     """Three workers on straight ways to the servers, since the proxies share this process with the writers."""
     await stack.worker.stop()
-    database_url = role_url(stack.database_url, "inkwell_worker")
-    straight = stack.worker.variant(INKWELL_BROKER_URL=broker.url, INKWELL_DATABASE_URL=database_url)
+    straight = stack.worker.variant(
+        INKWELL_BROKER_URL=broker.beside(stack.database_url).broker_url_of("worker"),
+        INKWELL_DATABASE_URL=as_user(stack.database_url, "inkwell_worker", "inkwell_worker"),
+    )
     workers = [straight.twin(free_port()) for _ in range(WORKERS)]
     for worker in workers:
         await worker.start()

@@ -10,7 +10,9 @@ depends_on = None
 
 CREATE_ROLE = """
 do $$ begin
-  create role {role} nologin;
+  if not exists (select from pg_roles where rolname = '{role}') then
+    create role {role} nologin;
+  end if;
 exception when duplicate_object or unique_violation then null;
 end $$
 """

@@ -1,0 +1,26 @@
+#!/bin/sh
+# Prints RabbitMQ's definitions: Inkwell's two users, and what each of them may do (docs/decisions/0013).
+prefix=${INKWELL_QUEUE_PREFIX:-inkwell}
+cat <<EOF
+{
+  "vhosts": [{"name": "/"}],
+  "users": [
+    {"name": "inkwell_gateway", "password": "${RABBITMQ_GATEWAY_PASSWORD:?}", "tags": ""},
+    {"name": "inkwell_worker", "password": "${RABBITMQ_WORKER_PASSWORD:?}", "tags": ""}
+  ],
+  "permissions": [
+    {
+      "user": "inkwell_gateway", "vhost": "/",
+      "configure": "^\$",
+      "write": "^${prefix}[.]commands[.]v1\$",
+      "read": "^amq[.]rabbitmq[.]reply-to\$"
+    },
+    {
+      "user": "inkwell_worker", "vhost": "/",
+      "configure": "^${prefix}[.](commands[.]v1([.][0-9]+)?|dead-letters[.]v1)\$",
+      "write": "^(amq[.]default|${prefix}[.]commands[.]v1([.][0-9]+)?)\$",
+      "read": "^${prefix}[.]commands[.]v1([.][0-9]+)?\$"
+    }
+  ]
+}
+EOF

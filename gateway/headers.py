@@ -1,0 +1,90 @@
+"""The headers that every answer has, errors and unknown paths included: security, caching and, if wanted, CORS.
+
+A header that a route sets itself wins. Why these: OWASP's cheat sheet on REST security, RFC 9111 and RFC 7240.
+"""
+
+from collections.abc import Collection
+
+from fastapi import FastAPI
+from starlette.middleware.cors import CORSMiddleware
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from gateway.openapi import HEADERS
+
+Headers = tuple[tuple[bytes, bytes], ...]
+
+SECURITY: Headers = (
+    (b"x-content-type-options", b"nosniff"),
+    (b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'"),
+    (b"referrer-policy", b"no-referrer"),
+    (b"cross-origin-resource-policy", b"same-origin"),
+)
+SECURITY_NAMES = frozenset(name for name, _ in SECURITY)
+HTTPS_ONLY: Headers = ((b"strict-transport-security", b"max-age=31536000"),)
+REVALIDATED: Headers = ((b"cache-control", b"private, no-cache"), (b"vary", b"Authorization"))
+"""Of a read that has an entity tag: its reader may keep it, and asks with the tag whether it still holds."""
+NOT_STORED: Headers = ((b"cache-control", b"no-store"), (b"vary", b"Authorization, Prefer"))
+"""Of everything else."""
+
+ALLOWED_METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE")
+ALLOWED_HEADERS = ("Authorization", "Content-Type", "If-Match", "If-None-Match", "Idempotency-Key", "Prefer")
+
+
+def install_headers(app: FastAPI, cors_origins: Collection[str]) -> None:
+    """Gives every answer its headers, also the 500 that is made outside of all the app's middleware."""
+    build = app.build_middleware_stack
+
+    def build_with_headers() -> ASGIApp:
+        return DefaultHeaders(shared_with(cors_origins, build()) if cors_origins else build())
+
+    app.build_middleware_stack = build_with_headers  # type: ignore[method-assign]  # add_middleware stays inside of it
+
+
+class DefaultHeaders:
+    """Adds to each answer the headers that its route has not set."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Passes the request on."""
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+
+        async def send_with_defaults(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                message["headers"] = with_defaults(message["headers"], scope)
+            await send(message)
+
+        await self.app(scope, receive, send_with_defaults)
+
+
+def with_defaults(own: Collection[tuple[bytes, bytes]], scope: Scope) -> list[tuple[bytes, bytes]]:
+    """An answer's own headers, which have small letters, and those of the defaults that are not among them."""
+    names = {name for name, _ in own}
+    if names.isdisjoint(SECURITY_NAMES):
+        headers = [*own, *SECURITY]
+    else:
+        headers = [*own, *(header for header in SECURITY if header[0] not in names)]
+    if came_over_https(scope):
+        headers += HTTPS_ONLY
+    if b"cache-control" not in names:
+        headers += REVALIDATED if b"etag" in names and scope["method"] in {"GET", "HEAD"} else NOT_STORED
+    return headers
+
+
+def came_over_https(scope: Scope) -> bool:
+    """Whether the client used https, as far as it or a proxy says; who lies about it deceives only himself."""
+    return scope["scheme"] == "https" or (b"x-forwarded-proto", b"https") in scope["headers"]
+
+
+def shared_with(origins: Collection[str], app: ASGIApp) -> ASGIApp:
+    """The app as pages of these origins may use it; credentials are bearer tokens, never cookies."""
+    return CORSMiddleware(
+        app,
+        allow_origins=origins,
+        allow_methods=ALLOWED_METHODS,
+        allow_headers=ALLOWED_HEADERS,
+        expose_headers=HEADERS,
+    )

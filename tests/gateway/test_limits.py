@@ -1,0 +1,190 @@
+"""Bounds on a request: how long its target and headers may be, and how long it may take to arrive."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+
+import httpx
+import pytest
+from uvicorn._types import ASGI3Application
+from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
+
+from gateway import middleware, protocol
+from gateway.settings import GatewaySettings
+from tests import harness
+
+TARGET_LIMIT = 8 * 1024
+FIELDS_LIMIT = 100
+PIECE = b"a" * 16 * 1024
+START = b"GET /health/live HTTP/1.1\r\nHost: inkwell\r\n"
+UPLOAD = b"POST /notes HTTP/1.1\r\nHost: inkwell\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n"
+
+
+@pytest.fixture(scope="module")
+async def gateway() -> AsyncIterator[httpx.AsyncClient]:
+    """Without a broker and without a database: every test here is about what comes before them."""
+    async with harness.gateway(harness.settings_without_servers()) as client:
+        yield client
+
+
+@asynccontextmanager
+async def connected(gateway: httpx.AsyncClient) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
+    """A connection; the block must be done within a few seconds."""
+    stream, writer = await asyncio.open_connection(gateway.base_url.host, gateway.base_url.port)
+    try:
+        async with asyncio.timeout(10):
+            yield stream, writer
+    finally:
+        writer.close()
+
+
+async def answered_while_sending(stream: asyncio.StreamReader, writer: asyncio.StreamWriter, piece: bytes) -> bytes:
+    """What comes back, up to the connection's end, while the piece is sent again and again."""
+    answer = asyncio.create_task(up_to_the_end(stream))
+    while not answer.done():
+        writer.write(piece)
+        await asyncio.wait({answer}, timeout=0.02)
+    return await answer
+
+
+async def up_to_the_end(stream: asyncio.StreamReader) -> bytes:
+    """What comes; the connection may end with a reset, since there is always something on its way to the gateway."""
+    received = b""
+    with suppress(ConnectionResetError, BrokenPipeError):
+        while part := await stream.read(1024):
+            received += part
+    return received
+
+
+def assert_problem(response: httpx.Response, status: int, code: str) -> None:
+    assert (response.status_code, response.json()["code"]) == (status, code)
+
+
+@pytest.mark.parametrize("start", ["/", "/notes?q=", "/notes/1?q="])
+async def test_target_over_the_limit_is_refused_and_one_at_the_limit_is_not(
+    gateway: httpx.AsyncClient, start: str
+) -> None:
+    question_marks = start.count("?")
+    longest = start + "a" * (TARGET_LIMIT - len(start) + question_marks)
+
+    assert (await gateway.put(longest)).status_code != 414
+    assert_problem(await gateway.put(longest + "a"), 414, "uri_too_long")
+
+
+async def test_fields_over_the_limit_are_refused_and_as_many_as_the_limit_are_not(gateway: httpx.AsyncClient) -> None:
+    fields = [("host", "inkwell")] + [("x", "")] * (FIELDS_LIMIT - 1)
+    request = httpx.Request("GET", gateway.base_url.join("/health/live"), headers=fields)
+    one_more = httpx.Request("GET", request.url, headers=[*fields, ("x", "")])
+
+    assert (await gateway.send(request)).status_code == 200
+    assert_problem(await gateway.send(one_more), 431, "headers_too_large")
+
+
+@pytest.mark.parametrize("start", [b"GET /", START + b"Endless: ", START + b"Endless"])
+async def test_head_without_an_end_is_refused_before_it_fills_the_memory(
+    gateway: httpx.AsyncClient, start: bytes
+) -> None:
+    async with connected(gateway) as (stream, writer):
+        writer.write(start)
+
+        answer = await answered_while_sending(stream, writer, PIECE)
+
+    assert answer.startswith(b"HTTP/1.1 431 ")
+    assert b'"code":"headers_too_large"' in answer
+
+
+async def test_many_requests_in_one_piece_are_not_taken_for_a_long_head(gateway: httpx.AsyncClient) -> None:
+    times = 4 * protocol.HEAD_LIMIT_BYTES // len(START)
+    unfinished, rest = START[:10], START[10:]
+    async with connected(gateway) as (stream, writer):
+        writer.write(START + b"\r\n" + unfinished)
+        await stream.readuntil(b"\r\n\r\n")
+
+        writer.write((rest + b"\r\n" + unfinished) * times + rest + b"Connection: close\r\n\r\n")
+
+        assert (await stream.read()).count(b"HTTP/1.1 200 OK") == times + 1
+
+
+@pytest.mark.parametrize("sent", [b"", b"\r\n", b"GET", START, START + b"\r\n" + START])
+async def test_connection_that_owes_a_head_is_closed(
+    gateway: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch, sent: bytes
+) -> None:
+    monkeypatch.setattr(protocol, "HEAD_TIMEOUT_SECONDS", 0.3)
+
+    async with connected(gateway) as (stream, writer):
+        writer.write(sent)
+
+        assert (await stream.read()).count(b"HTTP/1.1 200 OK") == sent.count(b"\r\n\r\n")
+
+
+async def test_head_that_drips_is_not_waited_for_longer(
+    gateway: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(protocol, "HEAD_TIMEOUT_SECONDS", 0.3)
+
+    async with connected(gateway) as (stream, writer):
+        writer.write(START)
+
+        assert await answered_while_sending(stream, writer, b"A: b\r\n") == b""
+
+
+async def test_upload_that_goes_on_after_its_refusal_is_ended(
+    gateway: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(protocol, "HEAD_TIMEOUT_SECONDS", 0.3)
+
+    async with connected(gateway) as (stream, writer):
+        writer.write(UPLOAD % 10**12)
+
+        answer = await answered_while_sending(stream, writer, PIECE)
+
+    assert answer.startswith(b"HTTP/1.1 413 ")
+    assert answer.count(b"HTTP/1.1") == 1
+
+
+async def test_answer_may_take_longer_than_a_head(
+    gateway_settings: GatewaySettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(protocol, "HEAD_TIMEOUT_SECONDS", 0.2)
+
+    async with harness.gateway(gateway_settings) as client:
+        write = await client.post("/notes", json={"title": "Ink", "description": ""}, headers={"Prefer": "wait=1"})
+
+    assert write.status_code == 202
+    assert "connection" not in write.headers
+
+
+@pytest.mark.parametrize("sent", [b"", b'{"title"'])
+async def test_body_that_does_not_come_is_refused(
+    gateway: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch, sent: bytes
+) -> None:
+    monkeypatch.setattr(middleware, "BODY_TIMEOUT_SECONDS", 0.3)
+
+    async with connected(gateway) as (stream, writer):
+        writer.write(UPLOAD % 100 + sent)
+
+        answer = await stream.read()
+
+    assert answer.startswith(b"HTTP/1.1 408 ")
+    assert b'"code":"request_timeout"' in answer
+
+
+async def test_client_that_leaves_in_the_middle_of_its_body_is_no_bug(
+    gateway: httpx.AsyncClient, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    handled = asyncio.Event()
+    run = RequestResponseCycle.run_asgi
+
+    async def noticed(cycle: RequestResponseCycle, app: ASGI3Application) -> None:
+        await run(cycle, app)
+        handled.set()
+
+    monkeypatch.setattr(RequestResponseCycle, "run_asgi", noticed)
+    async with connected(gateway) as (_, writer):
+        writer.write(UPLOAD % 100 + b"{")
+        await writer.drain()
+
+    async with asyncio.timeout(10):
+        await handled.wait()
+
+    assert "Exception in ASGI application" not in caplog.text

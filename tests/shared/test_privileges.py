@@ -1,0 +1,193 @@
+"""What each service's user must not do, at RabbitMQ and in Postgres."""
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+
+import aio_pika
+import asyncpg
+import pytest
+from aio_pika.abc import AbstractChannel
+from aiormq.exceptions import ChannelAccessRefused
+from yarl import URL
+
+from dev.backend import Services, as_user
+from gateway.settings import GatewaySettings
+from shared.database import Session
+from shared.messaging import Topology
+
+Action = Callable[[AbstractChannel, Topology], Awaitable[object]]
+
+REFUSED_TO_BOTH: dict[str, Action] = {
+    "declare a queue of another name": lambda channel, _: channel.declare_queue("other"),
+    "declare an exclusive queue": lambda channel, _: channel.declare_queue(exclusive=True),
+    "declare an exchange of another name": lambda channel, _: channel.declare_exchange("other"),
+    "consume dead letters": lambda channel, topology: consume(channel, topology.dead_letter_queue),
+    "purge the dead letters": lambda channel, topology: purge(channel, topology.dead_letter_queue),
+    "publish to an exchange of RabbitMQ's": lambda channel, topology: publish(
+        channel, "amq.direct", topology.command_queue(0)
+    ),
+    "bind to an exchange of RabbitMQ's": lambda channel, topology: bind(
+        channel, "amq.direct", topology.command_queue(0)
+    ),
+}
+REFUSED_TO_GATEWAY: dict[str, Action] = {
+    "declare its queue": lambda channel, topology: channel.declare_queue(topology.command_queue(0), durable=True),
+    "declare its exchange": lambda channel, topology: channel.declare_exchange(topology.commands_exchange),
+    "delete a queue": lambda channel, topology: channel.queue_delete(topology.command_queue(0)),
+    "delete the dead letters": lambda channel, topology: channel.queue_delete(topology.dead_letter_queue),
+    "delete the exchange": lambda channel, topology: channel.exchange_delete(topology.commands_exchange),
+    "consume commands": lambda channel, topology: consume(channel, topology.command_queue(0)),
+    "get a command": lambda channel, topology: get(channel, topology.command_queue(0)),
+    "purge a queue": lambda channel, topology: purge(channel, topology.command_queue(0)),
+    "bind a queue": lambda channel, topology: bind(channel, topology.commands_exchange, topology.command_queue(0)),
+    "publish into a queue": lambda channel, topology: publish(channel, "", topology.command_queue(0)),
+    "publish a dead letter": lambda channel, topology: publish(channel, "", topology.dead_letter_queue),
+    "publish a reply": lambda channel, _: publish(channel, "", "amq.rabbitmq.reply-to.another"),
+}
+REFUSED = [
+    *[("gateway", action) for action in REFUSED_TO_BOTH | REFUSED_TO_GATEWAY],
+    *[("worker", action) for action in REFUSED_TO_BOTH],
+]
+
+CREATIONS = [
+    "create table t (id int)",
+    "create temporary table t (id int)",
+    "create schema s",
+    "create function f() returns int language sql as 'select 1'",
+    "create extension pg_trgm",
+    "create role r",
+    "create database d",
+    "select lo_create(0)",
+    "select lo_creat(-1)",
+    "select lo_from_bytea(0, 'x')",
+    "alter table notes add colour text",
+    "truncate notes",
+    "drop table notes",
+]
+CHANGES_OF_A_TABLE = [
+    "insert into {table} default values",
+    "update {table} set {column} = {column}",
+    "delete from {table}",
+    "truncate {table}",
+    "do $$ begin lock table {table} in share mode; end $$",
+    "do $$ begin lock table {table} in access exclusive mode; end $$",
+    "select * from {table} for update",
+    "alter table {table} add colour text",
+    "drop table {table}",
+]
+TABLES = """
+select c.oid::regclass::text as table, a.attname::text as column from pg_class c
+join pg_attribute a on a.attrelid = c.oid and a.attnum = 1
+where c.relnamespace = 'public'::regnamespace and c.relkind in ('r', 'p')
+"""
+SEQUENCES = "select oid::regclass::text from pg_class where relnamespace = 'public'::regnamespace and relkind = 'S'"
+
+
+async def consume(channel: AbstractChannel, queue: str) -> object:
+    return await (await channel.get_queue(queue, ensure=False)).consume(ignore)
+
+
+async def ignore(_: object) -> None:
+    """What a consumer that must not be does with a message."""
+
+
+async def get(channel: AbstractChannel, queue: str) -> object:
+    return await (await channel.get_queue(queue, ensure=False)).get(fail=False)
+
+
+async def purge(channel: AbstractChannel, queue: str) -> object:
+    return await (await channel.get_queue(queue, ensure=False)).purge()
+
+
+async def bind(channel: AbstractChannel, exchange: str, queue: str) -> object:
+    return await (await channel.get_queue(queue, ensure=False)).bind(exchange, "key")
+
+
+async def publish(channel: AbstractChannel, exchange: str, key: str) -> object:
+    target = await channel.get_exchange(exchange, ensure=False) if exchange else channel.default_exchange
+    return await target.publish(aio_pika.Message(b""), key)
+
+
+@pytest.fixture
+def broker(servers: Services) -> Services:
+    """The servers, where RabbitMQ has a user for each service."""
+    if not servers.has_broker_users:
+        pytest.skip("INKWELL_BROKER_URL names a RabbitMQ in which there is one user for both services")
+    return servers
+
+
+@pytest.mark.parametrize(("service", "action"), REFUSED)
+async def test_refused_at_the_broker(
+    broker: Services, gateway_settings: GatewaySettings, service: str, action: str
+) -> None:
+    topology = Topology.of(gateway_settings)
+    async with await aio_pika.connect(broker.broker_url_of(service)) as connection:
+        channel = await connection.channel()
+        with pytest.raises(ChannelAccessRefused):
+            await (REFUSED_TO_BOTH | REFUSED_TO_GATEWAY)[action](channel, topology)
+
+
+async def test_broker_has_no_guest(broker: Services) -> None:
+    with pytest.raises(aio_pika.exceptions.AMQPConnectionError):
+        await aio_pika.connect(str(URL(broker.broker_url).with_user("guest").with_password("guest")))
+
+
+@pytest.fixture(params=["gateway", "worker"])
+async def as_service(request: pytest.FixtureRequest, database_url: str) -> AsyncIterator[Session]:
+    """A connection to the test's database as a service has it."""
+    role = f"inkwell_{request.param}"
+    connection = await asyncpg.connect(as_user(database_url, role, role))
+    yield connection
+    await connection.close()
+
+
+@pytest.fixture
+async def as_gateway(gateway_settings: GatewaySettings) -> AsyncIterator[Session]:
+    """A connection to the test's database as the gateway has it."""
+    connection = await asyncpg.connect(str(gateway_settings.database_url.get_secret_value()))
+    yield connection
+    await connection.close()
+
+
+async def test_services_can_create_nothing_in_postgres(as_service: Session) -> None:
+    for statement in CREATIONS:
+        await assert_refused(as_service, statement)
+
+
+async def test_gateway_can_change_no_table(as_gateway: Session) -> None:
+    tables = await as_gateway.fetch(TABLES)
+
+    assert {"alembic_version", "commands", "notes", "users"} <= {row["table"] for row in tables}
+    for row in tables:
+        for statement in CHANGES_OF_A_TABLE:
+            await assert_refused(as_gateway, statement.format(**row))
+
+
+async def test_gateway_can_advance_no_sequence(as_gateway: Session) -> None:
+    sequences = [row[0] for row in await as_gateway.fetch(SEQUENCES)]
+
+    assert "notes_id_seq" in sequences
+    for name in sequences:
+        await assert_refused(as_gateway, f"select nextval('{name}')")
+        await assert_refused(as_gateway, f"select setval('{name}', 1)")
+
+
+async def assert_refused(session: Session, statement: str) -> None:
+    try:
+        await session.execute(statement)
+    except asyncpg.InsufficientPrivilegeError:
+        return
+    pytest.fail(f"`{statement}` is allowed")
+
+
+async def test_nobody_of_inkwell_is_an_administrator(database: Session) -> None:
+    roles = await database.fetch("select * from pg_roles where rolname like 'inkwell\\__%'")
+
+    assert {role["rolname"] for role in roles} == {"inkwell_gateway", "inkwell_migrator", "inkwell_worker"}
+    for role in roles:
+        assert not any(role[f"rol{right}"] for right in ("super", "createrole", "createdb", "replication", "bypassrls"))
+
+
+async def test_migrator_owns_every_table(database: Session) -> None:
+    owners = await database.fetch("select distinct tableowner from pg_tables where schemaname = 'public'")
+
+    assert [row["tableowner"] for row in owners] == ["inkwell_migrator"]

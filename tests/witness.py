@@ -1,0 +1,67 @@
+"""Holds what gateways answer against the OpenAPI document."""
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import httpx
+
+from gateway.errors import PROBLEM_JSON
+from gateway.openapi import CODE_HEADERS, HEADERS
+
+Answer = tuple[str, int, str | None]
+"""An operation, a status, and a header, a problem's code, or None."""
+
+
+@dataclass
+class Witness:
+    """Compares each response with the document, and remembers what it has seen."""
+
+    document: dict[str, Any]
+    seen: set[Answer] = field(default_factory=set)
+
+    async def __call__(self, response: httpx.Response) -> None:
+        await response.aread()
+        operation = self.operation(response.request)
+        media_type = response.headers.get("content-type")
+        code = response.json()["code"] if media_type == PROBLEM_JSON else None
+        told = {code} | {name for name in HEADERS if name in response.headers}
+        asked = f"{response.request.method} {response.request.url} {response.text}"
+        assert str(response.status_code) in operation["responses"], asked
+        declared = operation["responses"][str(response.status_code)]
+        assert told <= set(members(declared)), asked
+        assert told >= set(CODE_HEADERS.get(code or "", ())), asked
+        assert media_type is None or media_type in declared["content"], asked
+        self.seen |= {(operation["operationId"], response.status_code, each) for each in told}
+
+    @property
+    def operations(self) -> Iterator[tuple[str, str, dict[str, Any]]]:
+        """The method, the path and the description of each operation."""
+        for path, operations in self.document["paths"].items():
+            for method, operation in operations.items():
+                yield method.upper(), path, operation
+
+    def operation(self, request: httpx.Request) -> dict[str, Any]:
+        """What the document says of the request."""
+        for method, path, operation in self.operations:
+            template = re.sub(r"{\w+}", "[^/]+", path) + "/?"
+            if method == request.method and re.fullmatch(template, request.url.path):
+                return operation
+        raise AssertionError(request.url.path)
+
+    @property
+    def declared(self) -> set[Answer]:
+        """Everything that the document says can be answered."""
+        return {
+            (operation["operationId"], int(status), each)
+            for _, _, operation in self.operations
+            for status, response in operation["responses"].items()
+            for each in members(response)
+        }
+
+
+def members(response: dict[str, Any]) -> list[str | None]:
+    """The headers of a declared response, and the codes of a problem."""
+    schema = response.get("content", {}).get(PROBLEM_JSON, {}).get("schema")
+    return [*response.get("headers", ()), *(schema["properties"]["code"]["enum"] if schema else [None])]
