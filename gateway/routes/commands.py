@@ -43,7 +43,6 @@ async def get_command(request: Request) -> Response:
         outcome = revealed(gateway.settings, ticket.owner, outcome)
     state = undecided(gateway, ticket) if outcome is None else decided(ticket, outcome, request.url.path)
     headers = Preferences(wait_seconds=preferences.wait_seconds).kept(wait_seconds).applied_to(200)
-    headers["Cache-Control"] = "no-store"  # it changes, and may show a personal token
     if outcome is None:
         headers["Retry-After"] = "1"
     return Response(state.model_dump_json(), headers=headers, media_type="application/json")
