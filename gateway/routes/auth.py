@@ -18,7 +18,16 @@ from gateway.requests import NEW_TOKEN, TOKEN_PATH, PlainRoute, described_by
 from gateway.rules import OPEN, OWN_ACCOUNT
 from gateway.schemas import AccessToken, NewPersonalToken
 from gateway.writes import identify, perform
-from shared.contracts import CreateToken, PublicToken, RevokeToken, Scope, TokenRequest, TokenTarget, folded
+from shared.contracts import (
+    NAME_MAX_LENGTH,
+    CreateToken,
+    PublicToken,
+    RevokeToken,
+    Scope,
+    TokenRequest,
+    TokenTarget,
+    folded,
+)
 
 REPEATABLE = (PREFER, IDEMPOTENCY_KEY)
 NOT_STORED = {"Cache-Control": "no-store"}
@@ -67,17 +76,22 @@ def scopes_of(form: dict[str, str]) -> frozenset[Scope]:
 
 async def log_in(request: Request, gateway: Gateway, form: dict[str, str]) -> Login:
     """The user with this password; a wrong one takes as long, and is answered as, a user who is not there."""
-    try:
-        account = folded(form["username"])
-    except ValueError:  # a name that nobody can have
-        account = form["username"]
+    account = account_of(form["username"])
     await gateway.throttles.login(request, account)
-    login = await gateway.queries.find_login(account) if "\0" not in account else None
+    login = await gateway.queries.find_login(account) if account else None
     password_hash = login.password_hash if login else None
     if not await gateway.passwords.verify(SecretStr(form["password"]), password_hash) or login is None:
         raise oauth_problem("invalid_grant", "The name or the password is wrong")
     await gateway.throttles.logged_in(request, account)
     return login
+
+
+def account_of(name: str) -> str:
+    """The folded name; empty where nobody can be called so."""
+    try:
+        return folded(name) if len(name) <= NAME_MAX_LENGTH else ""
+    except ValueError:
+        return ""
 
 
 def oauth_problem(error: str, detail: str) -> ProblemError:

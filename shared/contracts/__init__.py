@@ -1,6 +1,7 @@
 """The wire: commands travel as CloudEvents in JSON batches, outcomes return as replies."""
 
 from shared.contracts.accounts import (
+    NAME_MAX_LENGTH,
     NOBODY,
     Nothing,
     PublicToken,
@@ -57,6 +58,7 @@ __all__ = [
     "COMMANDS_CONTENT_TYPE",
     "MAX_MESSAGE_BYTES",
     "MAX_MESSAGE_COMMANDS",
+    "NAME_MAX_LENGTH",
     "NOBODY",
     "REJECTION_STATUS",
     "AccountCommand",

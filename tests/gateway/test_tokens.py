@@ -62,6 +62,7 @@ async def test_access_token_has_the_scopes_that_were_asked_for(
         (FORM | {"username": "no body"}, "invalid_grant"),
         (FORM | {"username": "\0"}, "invalid_grant"),
         (FORM | {"username": ""}, "invalid_grant"),
+        (FORM | {"username": "a" * 60_000}, "invalid_grant"),
     ],
 )
 async def test_refused_login_says_why_in_oauths_words(
