@@ -11,8 +11,7 @@ import jwt
 from gateway.access_tokens import AccessTokens, key_id
 from gateway.settings import GatewaySettings
 from shared.contracts import Scope
-
-PASSWORD = "correct horse battery staple"
+from tests.canaries import PASSWORD
 
 
 @dataclass(frozen=True)

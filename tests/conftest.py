@@ -3,7 +3,7 @@
 import os
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Generator, Iterator
 from contextlib import ExitStack, asynccontextmanager
 from functools import partial
 from pathlib import Path
@@ -22,7 +22,7 @@ from gateway import passwords
 from gateway.settings import GatewaySettings
 from shared.connections import Connections
 from shared.messaging import Topology
-from tests import harness
+from tests import canaries, harness
 from worker.settings import WorkerSettings
 
 ROOT = Path(__file__).parent.parent
@@ -41,6 +41,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     if needing and (reason := _or_exit(no_docker)):
         for item in needing:
             item.add_marker(pytest.mark.skip(reason=f"needs Docker: {reason}"))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """A test fails when anything that it runs has printed or logged a secret."""
+    report = yield
+    if told := canaries.told_in("".join(text for _, text in report.sections)):
+        report.outcome, report.longrepr = "failed", f"its output tells {', '.join(told)}"
+    return report
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -10,6 +10,7 @@ import aio_pika
 import asyncpg
 import httpx
 import uvicorn
+from aio_pika.abc import AbstractQueue
 from fastapi import FastAPI
 
 from dev.backend import Services
@@ -18,6 +19,7 @@ from gateway.protocol import BoundedProtocol
 from gateway.settings import GatewaySettings
 from shared.connections import Connections
 from shared.messaging import Topology
+from tests import canaries
 from worker.consumer import Consumer
 from worker.settings import WorkerSettings
 
@@ -55,6 +57,24 @@ async def delete(servers: Services, topology: Topology) -> None:
         for name in (*map(topology.command_queue, range(topology.partitions)), topology.dead_letter_queue):
             await channel.queue_delete(name)
         await channel.exchange_delete(topology.commands_exchange)
+
+
+@asynccontextmanager
+async def copies(servers: Services, topology: Topology) -> AsyncIterator[AbstractQueue]:
+    """A queue that gets a copy of every message with commands, during the block."""
+    async with await aio_pika.connect(servers.broker_url) as connection:
+        queue = await (await connection.channel()).declare_queue(exclusive=True)
+        for partition in range(topology.partitions):
+            await queue.bind(topology.commands_exchange, topology.command_queue(partition))
+        yield queue
+
+
+async def bodies(queue: AbstractQueue) -> list[str]:
+    """Takes every message out of the queue."""
+    taken: list[str] = []
+    while message := await queue.get(fail=False, no_ack=True):
+        taken.append(message.body.decode())
+    return taken
 
 
 async def eventually(
@@ -127,7 +147,7 @@ async def gateway(settings: GatewaySettings) -> AsyncIterator[httpx.AsyncClient]
     """A running gateway, and a client for it."""
     async with (
         serving(create_app(settings)) as url,
-        httpx.AsyncClient(base_url=url, timeout=30) as client,
+        httpx.AsyncClient(base_url=url, timeout=30, event_hooks={"response": [canaries.in_no_problem]}) as client,
     ):
         yield client
 

@@ -10,10 +10,10 @@ import pytest
 
 from gateway.settings import GatewaySettings
 from tests import harness
+from tests.canaries import NOTE
 
 JSON = {"content-type": "application/json"}
 LIMIT = 64 * 1024
-NOTE = {"title": "Ink", "description": "Buy a bottle"}
 WRITES = [("POST", "/notes"), ("PUT", "/notes/1")]
 
 

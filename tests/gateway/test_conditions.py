@@ -8,10 +8,10 @@ import pytest
 
 from gateway.settings import GatewaySettings
 from tests import harness
+from tests.canaries import NOTE
 from tests.harness import decided
 from worker.settings import WorkerSettings
 
-NOTE = {"title": "Ink", "description": "Buy a bottle"}
 CHANGES: list[tuple[str, Any]] = [("PUT", NOTE), ("PATCH", {"title": "Pen"}), ("DELETE", None)]
 MALFORMED = ["", ",", "1", '"1', "'1'", 'w/"1"', 'W/ "1"', '"1" "2"', '"1""2"', '"1";"2"', '*, "1"', "**", '"a b"']
 TAGS_OF_VERSION_1 = ['"1"', '"0", "1"', '"1","x"', ',"1",,', '"\xe9", "1"', "*"]

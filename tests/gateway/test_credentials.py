@@ -12,12 +12,12 @@ from yarl import URL
 from gateway import authentication
 from gateway.settings import GatewaySettings
 from tests import harness
-from tests.accounts import PASSWORD, Person, bearer, personal_token, sign_up
+from tests.accounts import Person, bearer, personal_token, sign_up
+from tests.canaries import NOTE, PASSWORD
 from tests.harness import eventually
 from tests.proxy import Proxy, proxy_to
 from worker.settings import WorkerSettings
 
-NOTE = {"title": "Ink", "description": "Buy a bottle"}
 LATER = {"Prefer": "respond-async"}
 
 

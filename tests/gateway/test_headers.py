@@ -10,8 +10,8 @@ import pytest
 from gateway.queries import Queries
 from gateway.settings import GatewaySettings
 from tests import harness
+from tests.canaries import NOTE
 
-NOTE = {"title": "Ink", "description": "Buy a bottle"}
 SECURITY = {
     "x-content-type-options": "nosniff",
     "content-security-policy": "default-src 'none'; frame-ancestors 'none'",

@@ -15,10 +15,10 @@ from gateway.settings import GatewaySettings
 from shared.messaging import Topology
 from shared.tables import IMPLICIT_OWNER
 from tests import harness
+from tests.canaries import NOTE
 from tests.harness import decided
 from worker.settings import WorkerSettings
 
-NOTE = {"title": "Ink", "description": "Buy a bottle"}
 OTHER = {"title": "Pen", "description": ""}
 COMMANDS_OF_KEY_K = [
     ("note.create", "69bee017-d4fb-5996-bcce-3814db65dd6e", "e8f76b1dc4f7c870858651f7fee69309"),

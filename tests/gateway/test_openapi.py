@@ -20,14 +20,14 @@ from gateway.command_urls import CommandUrls
 from gateway.schemas import CommandState, Note
 from gateway.settings import GatewaySettings
 from tests import harness
-from tests.accounts import PASSWORD, Person, bearer, forged, personal_token, sign_up
+from tests.accounts import Person, bearer, forged, personal_token, sign_up
+from tests.canaries import NOTE, PASSWORD
 from tests.commands import create
 from tests.harness import eventually
 from tests.proxy import proxy_to
 from tests.witness import Witness
 from worker.settings import WorkerSettings
 
-NOTE = {"title": "Ink", "description": "Buy a bottle"}
 KEY = {"Idempotency-Key": "8e03978e"}
 JSON = {"Content-Type": "application/json"}
 POISON = """

@@ -8,10 +8,10 @@ import pytest
 
 from gateway.settings import GatewaySettings
 from tests import harness
+from tests.canaries import NOTE
 from tests.harness import decided
 from worker.settings import WorkerSettings
 
-NOTE = {"title": "Ink", "description": "Buy a bottle"}
 MERGE_PATCH = "application/merge-patch+json"
 PATCHES: dict[str, tuple[bytes, dict[str, str]]] = {
     "title": (b'{"title": "Pen"}', {"title": "Pen"}),

@@ -9,10 +9,10 @@ import pytest
 from gateway.app import create_app
 from gateway.settings import GatewaySettings
 from tests import harness
+from tests.canaries import NOTE
 from tests.harness import decided
 from worker.settings import WorkerSettings
 
-NOTE = {"title": "Ink", "description": "Buy a bottle"}
 CHANGES = [("PUT", NOTE), ("PATCH", {"title": "Pen"}), ("DELETE", None)]
 
 

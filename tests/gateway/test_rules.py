@@ -16,6 +16,7 @@ from gateway.requests import PlainRoute
 from gateway.settings import GatewaySettings
 from tests import harness
 from tests.accounts import Person, bearer, forged, invalid_tokens, personal_token, sign_in, sign_up
+from tests.canaries import NOTE
 from tests.conftest import SIGNING_IN, fresh_database, fresh_prefix, settings_of_gateway, settings_of_worker
 
 NOWHERE = {
@@ -32,7 +33,6 @@ OPEN = {
     ("GET", "/health/live"),
     ("GET", "/health/ready"),
 }
-NOTE = {"title": "Ink", "description": "Buy a bottle"}
 BODIES: dict[tuple[str, str], dict[str, Any]] = {
     ("POST", "/notes"): NOTE,
     ("PUT", "/notes/{note_id}"): NOTE,

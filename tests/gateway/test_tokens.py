@@ -9,7 +9,8 @@ from asyncpg import Connection, Record
 from gateway.passwords import NOBODYS_HASH
 from gateway.settings import GatewaySettings
 from tests import harness
-from tests.accounts import PASSWORD, Person, bearer, personal_token, sign_in, sign_up
+from tests.accounts import Person, bearer, personal_token, sign_in, sign_up
+from tests.canaries import PASSWORD
 from tests.harness import decided, eventually
 from worker.settings import WorkerSettings
 

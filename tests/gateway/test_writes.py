@@ -17,12 +17,12 @@ from gateway.app import create_app
 from gateway.command_urls import CommandUrls
 from gateway.settings import GatewaySettings
 from tests import harness
+from tests.canaries import NOTE
 from tests.commands import create
 from tests.harness import eventually
 from tests.proxy import Proxy, proxy_to
 from worker.settings import WorkerSettings
 
-NOTE = {"title": "Ink", "description": "Buy a bottle"}
 WAIT_SECONDS = 0.3
 DEADLINE_SECONDS = 1.5
 

@@ -18,6 +18,7 @@ import asyncpg
 import httpx
 
 from dev.backend import Services, as_user
+from tests import canaries
 from tests.accounts import sign_up
 from tests.harness import eventually
 from tests.proxy import Proxy, proxy_to
@@ -88,6 +89,11 @@ class Process:
     async def kill(self) -> None:
         """Kill -9."""
         await self.stop(signal.SIGKILL)
+
+    @property
+    def told(self) -> list[str]:
+        """The secrets in its log."""
+        return canaries.told_in(self._log.read_text(errors="replace"))
 
     def events(self, event: str | None = None) -> list[dict[str, Any]]:
         """What it has logged, or only the events of this text."""
@@ -187,7 +193,7 @@ class Load:
             title, started = uuid4().hex, loop.time()
             self.answers[title] = None
             try:
-                self.answers[title] = await self.client.post("/notes/", json={"title": title, "description": ""})
+                self.answers[title] = await self.client.post("/notes/", json=canaries.NOTE | {"title": title})
             except httpx.TransportError:
                 await asyncio.sleep(0.05)
             self.slowest_seconds = max(self.slowest_seconds, loop.time() - started)
@@ -267,10 +273,12 @@ async def running_stack(
             )
             for service in ("gateway", "worker")
         ]
-        client = await exits.enter_async_context(httpx.AsyncClient(base_url=base_url, timeout=30))
+        hooks = {"response": [canaries.in_no_problem]}
+        client = await exits.enter_async_context(httpx.AsyncClient(base_url=base_url, timeout=30, event_hooks=hooks))
         stack = Stack(gateway, worker, client, database_url, links, common | environments["worker"], queue_prefix)
         for process in (worker, gateway):  # the worker declares the queues
             await process.start()
             exits.push_async_callback(process.kill)
         client.headers.update((await sign_up(client)).headers)
         yield stack
+    assert not gateway.told + worker.told

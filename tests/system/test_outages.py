@@ -222,7 +222,9 @@ async def test_writes_withdrawn_while_the_broker_is_blocked_never_act(breakable:
     await eventually(lambda: is_withdrawn(stack))
     titles = [uuid4().hex for _ in range(WITHDRAWN)]
     at_once = httpx.Limits(max_connections=WITHDRAWN)
-    async with httpx.AsyncClient(base_url=stack.client.base_url, limits=at_once, timeout=60) as client:
+    async with httpx.AsyncClient(
+        base_url=stack.client.base_url, headers=stack.client.headers, limits=at_once, timeout=60
+    ) as client:
         answers = await asyncio.gather(
             *(client.post("/notes/", json={"title": title, "description": ""}) for title in titles)
         )

@@ -25,6 +25,7 @@ from gateway.settings import GatewaySettings
 from shared.contracts import Scope
 from shared.messaging import Topology
 from tests.accounts import bearer
+from tests.canaries import NOTE
 from tests.harness import eventually
 from tests.system.stack import Process, Stack, free_port, running_stack
 
@@ -121,7 +122,7 @@ class Writer:
         """The 2xx of a write, which is repeated with its key until one comes."""
         prefer = f"wait={wait}" if wait else "respond-async"
         headers = self.headers | {"Idempotency-Key": uuid4().hex, "Prefer": prefer}
-        body = {"title": title, "description": ""}
+        body = NOTE | {"title": title}
         while True:
             client = random.choice(self.clients)  # noqa: S311 - no secret
             try:

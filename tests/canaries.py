@@ -1,0 +1,34 @@
+"""What the tests write all the time and nobody may be told: passwords, tokens, the texts of notes.
+
+Everything that the services print during any test is searched for it, and so is every problem that a client gets.
+"""
+
+import re
+
+import httpx
+
+from gateway.errors import PROBLEM_JSON
+
+PASSWORD = "correct horse battery staple"
+NEW_PASSWORD = "a quite different password"
+NOTE = {"title": "Ink", "description": "Buy a bottle"}
+
+SECRETS = {
+    "a password": f"{PASSWORD}|{NEW_PASSWORD}",
+    "a note's text": NOTE["description"],
+    "a password's hash": r"\$argon2id\$",
+    "an access token": r"\beyJ[\w-]+\.[\w-]+\.[\w-]{20,}",
+    "a personal token": r"\binkwell_[\w-]{40,}",
+}
+
+
+def told_in(text: str) -> list[str]:
+    """What secrets there are in the text."""
+    return [name for name, pattern in SECRETS.items() if re.search(pattern, text)]
+
+
+async def in_no_problem(response: httpx.Response) -> None:
+    """Fails where a problem tells a secret: an event hook for clients."""
+    if response.headers.get("content-type") == PROBLEM_JSON:
+        await response.aread()
+        assert not told_in(response.text), response.text
