@@ -17,8 +17,8 @@ from gateway.dependencies import Gateway
 from gateway.docs import install_docs
 from gateway.errors import install_error_handlers
 from gateway.headers import install_headers
-from gateway.middleware import LimitedBodies, LimitedHeads, UniformRequests
-from gateway.openapi import DESCRIPTION, EVERY, extend_document, operation_id
+from gateway.middleware import LOOPBACK_HOSTS, KnownHosts, LimitedBodies, LimitedHeads, UniformRequests
+from gateway.openapi import DESCRIPTION, EVERY, MISDIRECTED, extend_document, operation_id
 from gateway.passwords import Passwords
 from gateway.publisher import Publisher
 from gateway.queries import Queries
@@ -56,7 +56,7 @@ def create_app(settings: GatewaySettings | None = None) -> FastAPI:
         redoc_url=None,
         redirect_slashes=False,
         telemetry={"tracing": False, "metrics": False, "logs": False},  # asks for it on every request, also in vain
-        responses=EVERY,
+        responses=EVERY | (MISDIRECTED if settings.is_for_this_host_alone else {}),
         generate_unique_id_function=operation_id,
     )
     install_middleware(app, settings)
@@ -70,6 +70,8 @@ def install_middleware(app: FastAPI, settings: GatewaySettings) -> None:
     app.add_middleware(LimitedBodies, limit_bytes=settings.body_limit_bytes)
     app.add_middleware(LimitedHeads)
     app.add_middleware(UniformRequests)
+    if settings.is_for_this_host_alone:
+        app.add_middleware(KnownHosts, hosts=sorted({*LOOPBACK_HOSTS, settings.host}))
     if settings.trusted_proxies:
         app.add_middleware(ProxyHeadersMiddleware, trusted_hosts=[str(proxy) for proxy in settings.trusted_proxies])
     install_headers(app, settings.cors_origins)

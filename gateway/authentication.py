@@ -59,6 +59,7 @@ class BearerTokens:
         self._access_tokens = access_tokens
         self._queries = queries
         self._known: LRUCache[str, Caller] = LRUCache(KNOWN_CALLERS)
+        self._forgotten = 0
         self._away_until = 0.0
         self._is_away = False
 
@@ -68,18 +69,20 @@ class BearerTokens:
         caller = self._known.get(token)
         if caller is None or caller.expires_at <= time.time():
             self._known.pop(token, None)
-            caller = await self._find_holder(token) if token.startswith(PREFIX) else self._access_tokens.read(token)
-            self._known[token] = caller
+            if token.startswith(PREFIX):
+                return await self._find_holder(token)
+            self._known[token] = caller = self._access_tokens.read(token)
         if caller.confirmed_at + TRUST_SECONDS > asyncio.get_running_loop().time():
             return caller
         if token.startswith(PREFIX):
-            return await self._confirm_personal(token, caller)
+            return await self._confirm_holder(token, caller)
         if confirm:
             await self._confirm(token, caller)
         return caller
 
     def forget(self, owner: int) -> None:
         """Drops the callers who act for the owner."""
+        self._forgotten += 1
         for token in [token for token, caller in self._known.items() if caller.owner == owner]:
             del self._known[token]
 
@@ -94,19 +97,21 @@ class BearerTokens:
             raise CredentialsOutdatedError
         caller.confirmed_at = asyncio.get_running_loop().time()
 
-    async def _confirm_personal(self, token: str, known: Caller) -> Caller:
+    async def _confirm_holder(self, token: str, known: Caller) -> Caller:
         try:
-            self._known[token] = await self._find_holder(token)
+            return await self._find_holder(token)
         except DatabaseUnavailableError:
             return known
-        return self._known[token]
 
     async def _find_holder(self, token: str) -> Caller:
+        forgotten = self._forgotten
         caller = await self._ask(partial(self._queries.find_token_holder, digest(token)))
         if caller is None:
             self._known.pop(token, None)
             raise invalid_token()
         caller.confirmed_at = asyncio.get_running_loop().time()
+        if forgotten == self._forgotten:  # else Postgres may have been asked before the change, and this may be old
+            self._known[token] = caller
         return caller
 
     async def _ask(self, question: Callable[[], Awaitable[T]]) -> T:

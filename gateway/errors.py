@@ -46,6 +46,7 @@ FIELD_CODES = {
 }
 REALM = 'Bearer realm="inkwell"'
 CHALLENGE = {"WWW-Authenticate": f'{REALM}, error="invalid_token"'}
+IDEMPOTENT_REPLAYED = "Idempotent-Replayed"
 MAX_RETRY_AFTER_SECONDS = 5
 PROBLEM_JSON = "application/problem+json"
 STATUS_CODES = {404: "not_found", 405: "method_not_allowed"}
@@ -110,6 +111,10 @@ def problem_of(outcome: Outcome, command_url: Callable[[], str], headers: Mappin
         detail = "The write was accepted, has had no effect and is kept for an operator; ask the command's URL"
         return ProblemError(outcome.http_status, "command_failed", detail, headers=headers, command=command_url())
     reason = Rejection(outcome.reason or "")
+    if reason is Rejection.CREDENTIALS_OUTDATED and IDEMPOTENT_REPLAYED in headers:
+        # A 401 would send the client to sign in, with which this key has nothing to win.
+        detail = "An earlier request with the key was refused for its credentials and has no effect; use a new key"
+        return ProblemError(HTTPStatus.CONFLICT, "idempotency_key_spent", detail, headers=headers)
     if reason is Rejection.CREDENTIALS_OUTDATED:
         headers = {**headers, **CHALLENGE}
     return ProblemError(outcome.http_status, reason, REJECTION_DETAIL[reason], headers=headers)

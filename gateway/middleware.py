@@ -1,6 +1,8 @@
 """What holds for every request before routing, as plain ASGI."""
 
 import asyncio
+import re
+from collections.abc import Collection
 from http import HTTPStatus
 
 from starlette.datastructures import Headers
@@ -12,6 +14,8 @@ TARGET_LIMIT_BYTES = 8 * 1024
 HEADERS_LIMIT_BYTES = 32 * 1024
 HEADERS_LIMIT = 100
 BODY_TIMEOUT_SECONDS = 30.0
+LOOPBACK_HOSTS = ("localhost", "127.0.0.1", "[::1]")
+PORT = re.compile(r":\d*$")
 
 
 class UniformRequests:
@@ -53,6 +57,27 @@ def head_problem(scope: Scope) -> ProblemError | None:
         detail = f"The headers are more than {HEADERS_LIMIT} or larger than {HEADERS_LIMIT_BYTES} bytes"
         return ProblemError(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, "headers_too_large", detail)
     return None
+
+
+class KnownHosts:
+    """Refuses with 421 what was asked of another host than this one.
+
+    Where nobody signs in, a page from elsewhere could otherwise have its own host's name lead here (DNS rebinding), and
+    would be taken for the user's own.
+    """
+
+    def __init__(self, app: ASGIApp, hosts: Collection[str]) -> None:
+        self.app = app
+        self.hosts = hosts
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Passes the request on."""
+        if scope["type"] == "http" and PORT.sub("", Headers(scope=scope).get("host", "").lower()) not in self.hosts:
+            detail = f"Ask {' or '.join(self.hosts)}, or have INKWELL_TRUST_NETWORK say that strangers are kept out"
+            problem = ProblemError(HTTPStatus.MISDIRECTED_REQUEST, "misdirected_request", detail)
+            await problem.response()(scope, receive, send)
+        else:
+            await self.app(scope, receive, send)
 
 
 class LimitedBodies:

@@ -48,6 +48,8 @@ CODES = {
     "discarded": (410, "It had failed, and an operator has discarded it; no effect"),
     "precondition_failed": (412, "The note is in another version, which `ETag` tells"),
     "body_too_large": (413, "The body is over the limit"),
+    "misdirected_request": (421, "Nobody signs in, and the request is for another host than this machine"),
+    "idempotency_key_spent": (409, "An earlier request with the key was refused for its credentials; use a new one"),
     "uri_too_long": (414, "Path and query are over the limit"),
     "unsupported_media_type": (415, "The body is not declared as JSON in UTF-8"),
     "validation_failed": (422, "A field or a parameter is wrong; `errors` says which"),
@@ -85,7 +87,10 @@ CODE_HEADERS = {
     "database_unavailable": ["Retry-After"],
     "unconfirmed": ["Retry-After"],
 }
-OUTCOMES: set[str] = {"command_failed", *Rejection} - {Rejection.IDEMPOTENCY_KEY_REUSED}
+OUTCOMES: set[str] = {"command_failed", "idempotency_key_spent", *Rejection} - {
+    Rejection.IDEMPOTENCY_KEY_REUSED,
+    Rejection.CREDENTIALS_OUTDATED,
+}
 """The codes that a write may get as the outcome of an earlier request with its key."""
 
 
@@ -130,7 +135,7 @@ def _read_notes(*codes: str) -> Responses:
 
 
 def _write(*codes: str) -> Responses:
-    return _command(*UNADMITTED, *codes, "database_unavailable")
+    return _command(*UNADMITTED, *codes, "idempotency_key_spent", "database_unavailable")
 
 
 def _command(*codes: str) -> Responses:
@@ -191,6 +196,7 @@ _FORM = {
 }
 FORM: Part = {"requestBody": {"required": True, "content": {"application/x-www-form-urlencoded": {"schema": _FORM}}}}
 EVERY = problems("body_too_large", "uri_too_long", "headers_too_large", "internal_error")
+MISDIRECTED = problems("misdirected_request")
 READY: Responses = {503: {"description": "Stopping", "content": {"application/json": {}}}}
 
 

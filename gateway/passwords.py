@@ -18,6 +18,7 @@ from gateway.errors import overloaded
 NOBODYS_HASH = "$argon2id$v=19$m=65536,t=3,p=4$bm9ib2R5IGhhcyBpdC4uLg$bm8gcGFzc3dvcmQgaGFzaGVzIHRvIHRoaXMgdmFsdWU"
 """Verified against where there is no user, so that the answer takes as long."""
 WAITING_LIMIT = 50
+HASH_TIMEOUT_SECONDS = 5.0
 NICENESS = 10
 T = TypeVar("T")
 
@@ -49,7 +50,10 @@ class Passwords:
             raise overloaded()
         self._waiting += 1
         try:
-            return await asyncio.get_running_loop().run_in_executor(self._threads, work)
+            async with asyncio.timeout(HASH_TIMEOUT_SECONDS):
+                return await asyncio.get_running_loop().run_in_executor(self._threads, work)
+        except TimeoutError:
+            raise overloaded() from None
         finally:
             self._waiting -= 1
 

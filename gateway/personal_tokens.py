@@ -7,6 +7,7 @@ import hashlib
 import hmac
 import json
 from base64 import urlsafe_b64encode
+from datetime import datetime
 from uuid import UUID
 
 from gateway.settings import GatewaySettings
@@ -16,10 +17,13 @@ PREFIX = "inkwell_"
 """Tells a personal token from a JWT, also to tools that look for leaked secrets."""
 
 
-def secret(settings: GatewaySettings, owner: int, command_id: UUID) -> str:
-    """The personal token that the owner's command creates."""
+def secret(settings: GatewaySettings, owner: int, command_id: UUID, issued_at: datetime) -> str:
+    """The personal token that the owner's command of this time creates.
+
+    The time, since a key that is used again when its outcome is forgotten makes a command of the same id.
+    """
     key = settings.fingerprint_key.get_secret_value().encode()
-    message = f"inkwell personal token {owner} {command_id}".encode()
+    message = f"inkwell personal token {owner} {command_id} {issued_at.isoformat()}".encode()
     return PREFIX + urlsafe_b64encode(hmac.digest(key, message, "sha256")).decode().rstrip("=")
 
 
@@ -32,5 +36,6 @@ def revealed(settings: GatewaySettings, owner: int, outcome: Outcome) -> Outcome
     """The outcome of a creation with the token in its body, which the worker has never seen."""
     if outcome.status is not OutcomeStatus.APPLIED or not outcome.body:
         return outcome
-    body = json.loads(outcome.body) | {"token": secret(settings, owner, outcome.id)}
+    body = json.loads(outcome.body)
+    body["token"] = secret(settings, owner, outcome.id, datetime.fromisoformat(body["created_date"]))
     return outcome.model_copy(update={"body": json.dumps(body, ensure_ascii=False, separators=(",", ":"))})

@@ -10,7 +10,7 @@ from uuid import UUID
 
 import asyncpg
 import structlog
-from sqlalchemy import BigInteger, Integer, Text, Uuid, bindparam, case, func, literal_column, select
+from sqlalchemy import BigInteger, Integer, Text, Uuid, bindparam, case, func, literal_column, select, true
 
 from gateway.caller import Caller
 from gateway.settings import GatewaySettings
@@ -27,6 +27,7 @@ log = structlog.get_logger()
 
 
 _OWNER = bindparam("owner", type_=BigInteger)
+_SKIP, _LIMIT = bindparam("skip", type_=BigInteger), bindparam("limit", type_=BigInteger)
 _FOLDED_NAME = bindparam("folded_name", type_=Text)
 _IS_LIVE = users.c.deleted_date.is_(None)
 # Every read starts from its caller: no row means that the credentials are outdated, whatever else there is.
@@ -46,8 +47,8 @@ _PAGE = (
     .where(notes.c.owner_id.between(users.c.id, users.c.id))
     .correlate(users)
     .order_by(notes.c.owner_id, notes.c.id)
-    .offset(bindparam("skip", type_=BigInteger))
-    .limit(bindparam("limit", type_=BigInteger))
+    .offset(_SKIP)
+    .limit(_LIMIT)
     .subquery()
 )
 _PRINTED_PAGE = func.string_agg(note_json(_PAGE, {name: _PAGE.c[name] for name in NOTE_FIELDS}), literal_column("','"))
@@ -58,6 +59,12 @@ _OUTCOME = select(*(commands.c[name] for name in Outcome.model_fields)).where(
     commands.c.id == bindparam("command_id", type_=Uuid)
 )
 FIND_OUTCOME = Statement.compiled(_OUTCOME.where(commands.c.owner_id == _OWNER))
+_MY_COMMAND = (commands.c.owner_id == users.c.id) & (commands.c.id == bindparam("command_id", type_=Uuid()))
+POLL_OUTCOME = Statement.compiled(
+    select(*(commands.c[name] for name in Outcome.model_fields))
+    .join_from(users, commands, _MY_COMMAND, isouter=True)
+    .where(_IS_CALLER)
+)
 # Until it is applied a registration is nobody's, from then on its user's.
 _IS_REGISTRATION = (commands.c.owner_id == _OWNER) | (commands.c.type == literal_column("'user.register'"))
 FIND_REGISTRATION = Statement.compiled(_OUTCOME.where(_IS_REGISTRATION))
@@ -80,13 +87,31 @@ FIND_TOKEN_HOLDER = Statement.compiled(
         _IS_LIVE,
     )
 )
-_MY_TOKENS = (
-    select(users.c.id.label("caller"), *(personal_tokens.c[name] for name in PublicToken.model_fields))
-    .join_from(users, personal_tokens, isouter=True)
-    .where(_IS_CALLER)
-    .order_by(personal_tokens.c.created_date, personal_tokens.c.id)
+_MY_TOKEN = (personal_tokens.c.owner_id == users.c.id) & (
+    personal_tokens.c.credentials_version == users.c.credentials_version
 )
-LIST_TOKENS = Statement.compiled(_MY_TOKENS)
+_TOKEN = [personal_tokens.c[name] for name in PublicToken.model_fields]
+_TOKEN_ID = bindparam("token_id", type_=Uuid())
+FIND_TOKEN = Statement.compiled(
+    select(*_TOKEN)
+    .join_from(users, personal_tokens, _MY_TOKEN & (personal_tokens.c.id == _TOKEN_ID), isouter=True)
+    .where(_IS_CALLER)
+)
+_TOKENS = (
+    select(*_TOKEN)
+    .where(_MY_TOKEN)
+    .correlate(users)
+    .order_by(personal_tokens.c.created_date, personal_tokens.c.id)
+    .offset(_SKIP)
+    .limit(_LIMIT)
+    .lateral()
+)
+LIST_TOKENS = Statement.compiled(
+    select(*_TOKENS.c)
+    .join_from(users, _TOKENS, true(), isouter=True)
+    .where(_IS_CALLER)
+    .order_by(_TOKENS.c.created_date, _TOKENS.c.id)
+)
 
 PING = Statement.compiled(select(literal_column("1")))
 
@@ -140,9 +165,14 @@ class Queries:
         [(password_hash,)] = await self._fetch_mine(caller, FIND_PASSWORD)
         return str(password_hash) if password_hash else None
 
-    async def list_tokens(self, caller: Caller) -> list[PublicToken]:
-        """The caller's personal tokens, the oldest first."""
-        rows = await self._fetch_mine(caller, LIST_TOKENS)
+    async def find_token(self, caller: Caller, token_id: UUID) -> PublicToken | None:
+        """One of the caller's personal tokens."""
+        [row] = await self._fetch_mine(caller, FIND_TOKEN, token_id=token_id)
+        return PublicToken.model_validate(dict(row)) if row["id"] else None
+
+    async def list_tokens(self, caller: Caller, skip: int, limit: int) -> list[PublicToken]:
+        """A page of the caller's personal tokens, the oldest first."""
+        rows = await self._fetch_mine(caller, LIST_TOKENS, self._lists, skip=skip, limit=limit)
         return [PublicToken.model_validate(dict(row)) for row in rows if row["id"]]
 
     async def find_login(self, folded_name: str) -> Login | None:
@@ -168,6 +198,11 @@ class Queries:
         statement = FIND_REGISTRATION if owner == NOBODY else FIND_OUTCOME
         rows = await self._fetch(statement, owner=owner, command_id=command_id)
         return Outcome.model_validate(dict(rows[0])) if rows else None
+
+    async def poll_outcome(self, caller: Caller, command_id: UUID) -> Outcome | None:
+        """What has been committed about a command of the caller's."""
+        [row] = await self._fetch_mine(caller, POLL_OUTCOME, command_id=command_id)
+        return Outcome.model_validate(dict(row)) if row["id"] else None
 
     async def ping(self) -> None:
         """Asks Postgres for a sign of life."""

@@ -95,6 +95,9 @@ class GatewaySettings(ServiceSettings):
     login_limit: Annotated[
         RateLimit, Field(description="Failed logins for an account from an address, in each gateway process")
     ] = "10/minute"
+    login_address_limit: Annotated[
+        RateLimit, Field(description="Logins from an address, whatever the account, in each gateway process")
+    ] = "100/minute"
     registration_limit: Annotated[
         RateLimit, Field(description="Registrations from an address, in each gateway process")
     ] = "20/minute"
@@ -134,9 +137,14 @@ class GatewaySettings(ServiceSettings):
         float, Field(ge=1, le=600, description="Time to answer the requests in hand on SIGTERM")
     ] = 20.0
 
+    @property
+    def is_for_this_host_alone(self) -> bool:
+        """Whether nobody signs in, and only listening on loopback keeps strangers out."""
+        return self.auth == "none" and not self.trust_network
+
     @model_validator(mode="after")
     def _strangers_sign_in(self) -> Self:
-        if self.auth == "none" and not self.trust_network and not _is_loopback(self.host):
+        if self.is_for_this_host_alone and not _is_loopback(self.host):
             raise ValueError(
                 f"INKWELL_AUTH=none on INKWELL_HOST={self.host} lets everybody read and write: listen on 127.0.0.1, "
                 "or say with INKWELL_TRUST_NETWORK=true that something else keeps strangers out"

@@ -25,16 +25,20 @@ class Throttles:
     def __init__(self, settings: GatewaySettings) -> None:
         self._limiter = FixedWindowRateLimiter(MemoryStorage())
         self._login = limits.parse(settings.login_limit)
+        self._login_address = limits.parse(settings.login_address_limit)
         self._registration = limits.parse(settings.registration_limit)
         self._proxies = settings.trusted_proxies
 
-    async def login(self, request: Request, account: str) -> None:
-        """Counts a try at a password; raises ProblemError 429."""
-        await self._hit(self._login, "login", account, self._address(request) or "")
+    async def guess(self, request: Request, account: str | int) -> None:
+        """Counts a try at the password of a name or an owner; raises ProblemError 429."""
+        address = self._address(request)
+        await self._hit(self._login, *_guessed(account), address or "")
+        if address:
+            await self._hit(self._login_address, "passwords", address)
 
-    async def logged_in(self, request: Request, account: str) -> None:
-        """Forgets the tries, since the last one was right."""
-        await self._limiter.clear(self._login, "login", account, self._address(request) or "")
+    async def guessed(self, request: Request, account: str | int) -> None:
+        """Forgets the account's tries, since the last one was right."""
+        await self._limiter.clear(self._login, *_guessed(account), self._address(request) or "")
 
     async def registration(self, request: Request) -> None:
         """Counts a registration; raises ProblemError 429."""
@@ -54,7 +58,12 @@ class Throttles:
             address = ip_address(request.client.host if request.client else "")
         except ValueError:
             return None
-        address = getattr(address, "ipv4_mapped", None) or address
         if any(address in proxy for proxy in self._proxies):
             return None
+        address = getattr(address, "ipv4_mapped", None) or address
         return str(ip_network((address, IPV6_NETWORK_BITS), strict=False) if address.version == 6 else address)
+
+
+def _guessed(account: str | int) -> tuple[str, str]:
+    """An owner's id is no name, though it may be somebody's."""
+    return ("name" if isinstance(account, str) else "owner", str(account))

@@ -3,7 +3,7 @@
 import asyncio
 import hashlib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
 from http import HTTPStatus
@@ -14,7 +14,7 @@ from pydantic import BaseModel
 
 from gateway.conditions import etag
 from gateway.dependencies import Gateway, caller_of, gateway_of
-from gateway.errors import ProblemError, overloaded, problem_of, retry_after
+from gateway.errors import IDEMPOTENT_REPLAYED, ProblemError, overloaded, problem_of, retry_after
 from gateway.idempotency import IDEMPOTENCY_KEY, command_id
 from gateway.preferences import PREFER, Preferences
 from gateway.publisher import NotAcceptedError, OverloadedError, UnconfirmedError
@@ -36,6 +36,7 @@ class Identity:
     command_id: UUID
     is_repeatable: bool
     """Whether the request carries a key, so that its repetition is the same command."""
+    issued_at: datetime = field(default_factory=lambda: datetime.now(UTC))
 
 
 def identify(
@@ -84,10 +85,10 @@ async def perform(
 
 
 def new_command(request: Request, model: type[Command], data: BaseModel, identity: Identity) -> Command:
-    """The command that the request is, issued now."""
+    """The command that the request is."""
     return model(
         id=identity.command_id,
-        time=datetime.now(UTC),
+        time=identity.issued_at,
         owner=identity.owner,
         credentials_version=identity.credentials_version,
         fingerprint=fingerprint(gateway_of(request).settings, data, request.scope["query_string"]),
@@ -99,10 +100,11 @@ def new_command(request: Request, model: type[Command], data: BaseModel, identit
 def fingerprint(settings: GatewaySettings, data: BaseModel, query: bytes) -> str:
     """A keyed hash of what the request asks for; without the key nobody can guess the request from it.
 
-    Gateways of different versions must agree on it, or a retry that meets the other one is refused.
+    Gateways of different versions must agree on it, or a retry that meets the other one is refused. The digest of a
+    personal token is not what the client asks for, and another one with each repetition.
     """
     key = settings.fingerprint_key.get_secret_value().encode()
-    asked = data.model_dump_json(exclude_none=True).encode() + b"?" + query
+    asked = data.model_dump_json(exclude_none=True, exclude={"secret_digest"}).encode() + b"?" + query
     return hashlib.blake2b(asked, digest_size=16, key=key[:64]).hexdigest()
 
 
@@ -152,7 +154,7 @@ def answer(
     """The response that a committed outcome is to one of the attempts at it."""
     headers: dict[str, str] = {}
     if outcome.attempt_id not in (None, attempt_id):
-        headers["Idempotent-Replayed"] = "true"
+        headers[IDEMPOTENT_REPLAYED] = "true"
     if outcome.note_version is not None and outcome.status is not OutcomeStatus.FAILED:
         headers["ETag"] = etag(outcome.note_version)
     if outcome.status is not OutcomeStatus.APPLIED:

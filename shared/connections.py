@@ -1,6 +1,6 @@
-"""A few fixed connections to Postgres, for reads alone.
+"""A few fixed connections to Postgres.
 
-A connection that fails, or on which a read was given up, is dropped and replaced: nothing waits for a server that
+A connection that fails, or on which something was given up, is dropped and replaced: nothing waits for a server that
 does not answer to a cancel request either, and no session is used again in an unknown state.
 """
 

@@ -27,7 +27,12 @@ from worker.settings import WorkerSettings
 
 ROOT = Path(__file__).parent.parent
 PARTITIONS = 2
-SIGNING_IN = {"auth": "password", "login_limit": "1000/second", "registration_limit": "1000/second"}
+SIGNING_IN = {
+    "auth": "password",
+    "login_limit": "1000/second",
+    "login_address_limit": "1000/second",
+    "registration_limit": "1000/second",
+}
 T = TypeVar("T")
 
 

@@ -23,6 +23,7 @@ from shared.contracts import (
     OutcomeStatus,
     RegisterUser,
     RevokeToken,
+    envelope_of,
     folded,
     outcome_for,
 )
@@ -85,7 +86,7 @@ async def apply_batch(
     async with transaction(connections) as session:
         good = [command for command in batch if not isinstance(command, BadCommand)]
         names = await lock_names(session, good)
-        owners = await lock_owners(session, good)
+        owners = await lock_owners(session, batch)
         known = await find_outcomes(session, batch)
         notes, tokens = await lock_notes(session, good), await find_tokens(session, good)
         fresh = first_deliveries(command for command in batch if may_decide(command, known.get(command.id)))
@@ -112,9 +113,10 @@ def handling() -> Iterator[None]:
 async def record_failure(connections: Connections, command: Command | BadCommand, reason: str) -> Outcome:
     """Gives a command that cannot be applied its `failed` row, with the whole command for an operator."""
     async with transaction(connections) as session:
+        owners = await lock_owners(session, [command])
         known = await find_outcomes(session, [command])
         notes = await lock_notes(session, [] if isinstance(command, BadCommand) else [command])
-        fold = Fold(notes=Rows(notes), failures=known)
+        fold = Fold(Rows(owners), Rows(notes), failures=known)
         fold.decided[command.id] = command, fold.failed(command, reason)
         return (await store(session, fold))[command.id]
 
@@ -147,7 +149,7 @@ def may_decide(command: Command | BadCommand, outcome: Outcome | None) -> bool:
 
 def replayed_at(command: Command | BadCommand) -> datetime | None:
     """When an operator sent the command again."""
-    envelope = command.envelope if isinstance(command, BadCommand) else command
+    envelope = envelope_of(command)
     return envelope.replayed_at if envelope else None
 
 
@@ -169,14 +171,15 @@ async def lock_names(session: Session, batch: Sequence[Command]) -> dict[str, in
     wanted = [c.data.name for c in batch if isinstance(c, RegisterUser | ChangeUser) and c.data.name is not None]
     if not wanted:
         return {}
-    names = list(map(folded, wanted))
+    with handling():
+        names = list(map(folded, wanted))
     await LOCK_NAMES.fetch(session, names=names)
     return {row["folded_name"]: row["id"] for row in await FIND_NAMES.fetch(session, names=names)}
 
 
-async def lock_owners(session: Session, batch: Sequence[Command]) -> dict[int, User]:
+async def lock_owners(session: Session, batch: Sequence[Command | BadCommand]) -> dict[int, User]:
     """The owners in the batch who exist, without their passwords; nobody else writes for them until the end."""
-    ids = sorted({command.owner for command in batch})
+    ids = sorted({envelope.owner for command in batch if (envelope := envelope_of(command))})
     return {row["id"]: User(**dict(row)) for row in await LOCK_OWNERS.fetch(session, ids=ids)}
 
 
@@ -256,20 +259,22 @@ def _outcome_row(command: Command | BadCommand, decision: Decision) -> Row:
         "body": decision.body,
         "replayed_at": replayed_at(command),
     }
-    if envelope := command.envelope if isinstance(command, BadCommand) else command:
+    if envelope := envelope_of(command):
         row |= {
             "owner_id": envelope.owner,
             "fingerprint": envelope.fingerprint,
             "attempt_id": envelope.attempt_id,
             "issued_at": envelope.time,
         }
+    if decision.status is OutcomeStatus.FAILED:
+        row["command"] = (
+            command.content if isinstance(command, BadCommand) else command.model_dump_json(exclude_none=True)
+        )
     if isinstance(command, BadCommand):
-        return row | {"command": command.content}
+        return row
     row["type"] = command.type
     if decision.user:  # of a registration too, though nobody was its owner
         row["owner_id"] = decision.user.id
-    if decision.status is OutcomeStatus.FAILED:
-        row["command"] = command.model_dump_json(exclude_none=True)
     if decision.note:
         row |= {name: getattr(decision.note, name) for name in PRINTED}
     return row

@@ -7,7 +7,17 @@ from dataclasses import dataclass, field
 
 from aio_pika.abc import AbstractIncomingMessage
 
-from shared.contracts import BadCommand, Command, NewerVersionError, Outcome, Received, Reply, Unreadable, decode_batch
+from shared.contracts import (
+    BadCommand,
+    Command,
+    NewerVersionError,
+    Outcome,
+    Received,
+    Reply,
+    Unreadable,
+    decode_batch,
+    envelope_of,
+)
 
 CAREFUL_AFTER_DELIVERIES = 3
 """A message that came back more often may be killing its workers; it is handled alone and command by command."""
@@ -69,7 +79,7 @@ class Batch:
         replies: dict[str, list[Reply]] = defaultdict(list)
         settled = [(to, received) for to, received in self.received if not isinstance(received, Unreadable)]
         for (reply_to, command), outcome in zip(settled, outcomes, strict=True):
-            envelope = command.envelope if isinstance(command, BadCommand) else command
+            envelope = envelope_of(command)
             if reply_to and envelope:
                 replies[reply_to].append(Reply(attempt_id=envelope.attempt_id, outcome=outcome))
         return replies

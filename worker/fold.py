@@ -12,6 +12,7 @@ from typing import Any, Generic, TypeVar, assert_never
 from uuid import UUID
 
 from shared.contracts import (
+    NOBODY,
     AccountCommand,
     BadCommand,
     ChangeUser,
@@ -27,6 +28,7 @@ from shared.contracts import (
     Rejection,
     ReplaceNote,
     RevokeToken,
+    envelope_of,
     folded,
 )
 from worker.handlers import (
@@ -123,11 +125,11 @@ class Fold:
             Rows(self.names.before),
             self.failures,
             self.expired_before,
-            count(),
-            count(),
+            count(-1, -1),  # which no row has
+            count(-1, -1),
         )
         rehearsal.run(commands)
-        return next(rehearsal.note_ids), next(rehearsal.user_ids)
+        return -1 - next(rehearsal.note_ids), -1 - next(rehearsal.user_ids)
 
     def decide(self, command: Command | BadCommand) -> Decision:
         """One command's decision on the state as the commands before it left it."""
@@ -144,8 +146,8 @@ class Fold:
 
     def refusal(self, command: Command) -> Decision | None:
         """Why the command must not even look at what it is about, if so."""
-        if not isinstance(command, RegisterUser) and self.users.get(command.owner) is None:
-            return rejected(Rejection.CREDENTIALS_OUTDATED)  # and nothing is kept of what its user wrote
+        if self._is_orphan(command):
+            return rejected(Rejection.CREDENTIALS_OUTDATED)
         if (command.replayed_at or command.time) < self.expired_before:
             return self.failed(command, "expired")
         if self._is_superseded(command):
@@ -155,7 +157,12 @@ class Fold:
         return rejected(Rejection.CREDENTIALS_OUTDATED) if outdated else None
 
     def failed(self, command: Command | BadCommand, reason: str) -> Decision:
-        """The command has no effect and is kept for an operator, with the version of its note when it first failed."""
+        """The command has no effect and is kept for an operator, with the version of its note when it first failed.
+
+        Of what a deleted user wrote nothing is kept.
+        """
+        if self._is_orphan(command):
+            return rejected(Rejection.CREDENTIALS_OUTDATED)
         http_status = HTTPStatus.INTERNAL_SERVER_ERROR
         if not isinstance(command, Change):
             return Decision(OutcomeStatus.FAILED, http_status, reason)
@@ -176,7 +183,7 @@ class Fold:
             case DeleteUser():
                 return gone()
             case CreateToken():
-                known = self.tokens.get(command.id)
+                known = command.id in self.tokens.before or self.tokens.get(command.id)
                 return rejected(Rejection.IDEMPOTENCY_KEY_REUSED) if known else create_token(command, owner)
             case RevokeToken():
                 token = self.tokens.get(command.data.token_id)
@@ -208,6 +215,11 @@ class Fold:
 
     def _is_taken(self, name: str, own_id: int | None = None) -> bool:
         return self.names.get(folded(name)) not in (None, own_id)
+
+    def _is_orphan(self, command: Command | BadCommand) -> bool:
+        """Whether the command's owner is known, and gone."""
+        envelope = envelope_of(command)
+        return envelope is not None and envelope.owner != NOBODY and self.users.get(envelope.owner) is None
 
     def _is_superseded(self, command: Command) -> bool:
         """Whether somebody has touched the note between the command's failure and its replay."""

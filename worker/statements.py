@@ -113,11 +113,12 @@ def _store_accounts() -> ClauseElement:
 _MARKED_COMMAND = attempt_marks.c.command_id == bindparam("command_id", type_=Uuid())
 _MARKING_PROCESS = bindparam("process_id", type_=Uuid())
 
-# One name's lock is the same in every worker; two names that share one only wait for each other.
+# Two names that share a lock only wait for each other. A lock of two numbers is none of those of one number, which
+# are held for long: anybody can choose a name that hashes to a given number.
 LOCK_NAMES = Statement.compiled(
     text(
-        "select pg_advisory_xact_lock(key) from "
-        "(select distinct hashtextextended(name, 0) as key from unnest(:names) as name order by key) as keys"
+        "select pg_advisory_xact_lock(hashtext('inkwell names'), key) from "
+        "(select distinct hashtext(name) as key from unnest(:names) as name order by key) as keys"
     ).bindparams(bindparam("names", type_=ARRAY(Text())))
 )
 FIND_NAMES = Statement.compiled(select(users.c.folded_name, users.c.id).where(_any(users.c.folded_name, "names")))

@@ -14,7 +14,7 @@ from gateway.openapi import CREATE_TOKEN, FORM, GET_TOKEN, ISSUE_TOKEN, LIST_TOK
 from gateway.personal_tokens import digest, revealed, secret
 from gateway.preferences import PREFER
 from gateway.queries import Login
-from gateway.requests import NEW_TOKEN, TOKEN_PATH, PlainRoute, described_by
+from gateway.requests import NEW_TOKEN, PAGE, TOKEN_PATH, PlainRoute, described_by
 from gateway.rules import OPEN, OWN_ACCOUNT
 from gateway.schemas import AccessToken, NewPersonalToken
 from gateway.writes import identify, perform
@@ -27,6 +27,7 @@ from shared.contracts import (
     TokenRequest,
     TokenTarget,
     folded,
+    username,
 )
 
 REPEATABLE = (PREFER, IDEMPOTENCY_KEY)
@@ -77,19 +78,19 @@ def scopes_of(form: dict[str, str]) -> frozenset[Scope]:
 async def log_in(request: Request, gateway: Gateway, form: dict[str, str]) -> Login:
     """The user with this password; a wrong one takes as long, and is answered as, a user who is not there."""
     account = account_of(form["username"])
-    await gateway.throttles.login(request, account)
+    await gateway.throttles.guess(request, account)
     login = await gateway.queries.find_login(account) if account else None
     password_hash = login.password_hash if login else None
     if not await gateway.passwords.verify(SecretStr(form["password"]), password_hash) or login is None:
         raise oauth_problem("invalid_grant", "The name or the password is wrong")
-    await gateway.throttles.logged_in(request, account)
+    await gateway.throttles.guessed(request, account)
     return login
 
 
 def account_of(name: str) -> str:
     """The folded name; empty where nobody can be called so."""
     try:
-        return folded(name) if len(name) <= NAME_MAX_LENGTH else ""
+        return folded(username(name)) if len(name) <= NAME_MAX_LENGTH else ""
     except ValueError:
         return ""
 
@@ -114,7 +115,7 @@ async def create_token(request: Request) -> Response:
         name=wanted.name,
         scopes=wanted.scopes,
         lifetime_days=wanted.expires_in_days,
-        secret_digest=digest(secret(settings, identity.owner, identity.command_id)),
+        secret_digest=digest(secret(settings, identity.owner, identity.command_id, identity.issued_at)),
     )
     response = await perform(
         request, CreateToken, data, identity, lambda outcome: revealed(settings, identity.owner, outcome)
@@ -123,10 +124,17 @@ async def create_token(request: Request) -> Response:
     return response
 
 
-@router.get("/tokens", response_model=list[PublicToken], responses=LIST_TOKENS, openapi_extra=OWN_ACCOUNT.openapi)
+@router.get(
+    "/tokens",
+    response_model=list[PublicToken],
+    responses=LIST_TOKENS,
+    openapi_extra=described_by(OWN_ACCOUNT, PAGE),
+)
 async def list_tokens(request: Request) -> Response:
-    """Every personal token of the user, the oldest first, without its secret."""
-    return JSONResponse([printed(token) for token in await gateway_of(request).queries.list_tokens(caller_of(request))])
+    """The user's personal tokens that a new password has not ended, the oldest first, without their secrets."""
+    page = PAGE.of(request)
+    tokens = await gateway_of(request).queries.list_tokens(caller_of(request), page.skip, page.limit)
+    return JSONResponse([printed(token) for token in tokens])
 
 
 @router.get(
@@ -137,11 +145,10 @@ async def list_tokens(request: Request) -> Response:
 )
 async def get_token(request: Request) -> Response:
     """One personal token, without its secret."""
-    token_id = TOKEN_PATH.of(request).token_id
-    for token in await gateway_of(request).queries.list_tokens(caller_of(request)):
-        if token.id == token_id:
-            return JSONResponse(printed(token))
-    raise ProblemError(404, "token_not_found", "Personal token not found")
+    token = await gateway_of(request).queries.find_token(caller_of(request), TOKEN_PATH.of(request).token_id)
+    if token is None:
+        raise ProblemError(404, "token_not_found", "Personal token not found")
+    return JSONResponse(printed(token))
 
 
 @router.delete(

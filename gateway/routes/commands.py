@@ -2,7 +2,9 @@
 
 import asyncio
 import json
+from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Literal
 
 from fastapi import APIRouter, Request, Response
@@ -38,7 +40,7 @@ async def get_command(request: Request) -> Response:
     gateway, preferences = gateway_of(request), PREFER.of(request)
     ticket = await ticket_of(request)
     wait_seconds = patience(gateway, preferences) if preferences.wait_seconds else 0.0
-    outcome = await awaited(gateway, ticket, wait_seconds)
+    outcome = await awaited(gateway, finder(request, ticket), wait_seconds)
     if outcome and outcome.type == CREATE_TOKEN and Scope.ACCOUNT in caller_of(request).scopes:
         outcome = revealed(gateway.settings, ticket.owner, outcome)
     state = undecided(gateway, ticket) if outcome is None else decided(ticket, outcome, request.url.path)
@@ -62,13 +64,23 @@ async def ticket_of(request: Request) -> CommandTicket:
     return ticket
 
 
-async def awaited(gateway: Gateway, ticket: CommandTicket, wait_seconds: float) -> Outcome | None:
+def finder(request: Request, ticket: CommandTicket) -> Callable[[], Awaitable[Outcome | None]]:
+    """Looks for the outcome, for whoever may see it."""
+    queries = gateway_of(request).queries
+    if ticket.owner == NOBODY:
+        return partial(queries.find_outcome, NOBODY, ticket.command_id)
+    return partial(queries.poll_outcome, caller_of(request), ticket.command_id)
+
+
+async def awaited(
+    gateway: Gateway, find: Callable[[], Awaitable[Outcome | None]], wait_seconds: float
+) -> Outcome | None:
     """The outcome, looked for until the wait is over; holds nothing between two looks."""
     now = asyncio.get_running_loop().time
     ends, pause = now() + wait_seconds, FIRST_POLL_SECONDS
     with gateway.replies.polled():
         while True:
-            outcome = await gateway.queries.find_outcome(ticket.owner, ticket.command_id)
+            outcome = await find()
             if outcome or now() >= ends or gateway.draining.is_set():
                 return outcome
             await asyncio.sleep(min(pause, ends - now()))

@@ -83,11 +83,10 @@ async def new_password_hash(request: Request, patch: UserPatch, identity: Identi
         detail = "A new password needs the current one"
         error = FieldError(pointer="/body/current_password", code="missing", detail=detail)
         raise ProblemError(422, "validation_failed", detail, errors=[error])
-    account = str(caller.owner)
-    await gateway.throttles.login(request, account)
+    await gateway.throttles.guess(request, caller.owner)
     if not await gateway.passwords.verify(patch.current_password, await gateway.queries.find_password(caller)):
         raise ProblemError(403, "wrong_password", "The current password is another")
-    await gateway.throttles.logged_in(request, account)
+    await gateway.throttles.guessed(request, caller.owner)
     return await gateway.passwords.hash(patch.password, salt(gateway.settings, identity))
 
 

@@ -13,6 +13,7 @@ from shared.contracts.accounts import (
     UserChange,
     Username,
     folded,
+    username,
 )
 from shared.contracts.commands import (
     AccountCommand,
@@ -52,6 +53,7 @@ from shared.contracts.wire import (
     encode_batch,
     encode_command,
     encode_replies,
+    envelope_of,
 )
 
 __all__ = [
@@ -104,7 +106,9 @@ __all__ = [
     "encode_batch",
     "encode_command",
     "encode_replies",
+    "envelope_of",
     "folded",
     "outcome_for",
     "storable",
+    "username",
 ]

@@ -21,11 +21,20 @@ _FOLDED = get_profile("UsernameCaseMapped:CaseFold")
 
 
 def username(text: str) -> str:
-    """The text as a user's name, in the form that is shown; raises ValueError where RFC 8265 does not allow it."""
+    """The text as a user's name, in the form that is shown; raises ValueError where RFC 8265 does not allow it.
+
+    So every name can be folded, and is its own form.
+    """
     try:
-        return str(_WRITTEN.enforce(storable(text)))
+        name = str(_WRITTEN.enforce(storable(text)))
+        is_stable = _WRITTEN.enforce(name) == name and bool(folded(name))
     except UnicodeEncodeError:
-        raise ValueError("must be letters, digits and ASCII punctuation, without spaces (RFC 8265)") from None
+        is_stable = False
+    if not is_stable:
+        raise ValueError("must be letters, digits and ASCII punctuation, without spaces (RFC 8265)")
+    if len(name) > NAME_MAX_LENGTH:
+        raise ValueError(f"must have at most {NAME_MAX_LENGTH} characters, composed as Unicode does it")
+    return name
 
 
 def folded(name: str) -> str:

@@ -40,6 +40,11 @@ class Unreadable:
     content: bytes
 
 
+def envelope_of(command: Command | BadCommand) -> Envelope | None:
+    """Whose the command is and who waits for it, as far as that can be read."""
+    return command.envelope if isinstance(command, BadCommand) else command
+
+
 Received = Command | BadCommand | Unreadable
 
 

@@ -173,7 +173,8 @@ async def test_headers_that_are_too_large_are_refused(gateway: httpx.AsyncClient
 async def test_body_that_never_ends_is_refused_when_it_is_too_large(gateway: httpx.AsyncClient) -> None:
     stream, writer = await asyncio.open_connection(gateway.base_url.host, gateway.base_url.port)
     writer.write(
-        b"POST /notes HTTP/1.1\r\nHost: inkwell\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n"
+        b"POST /notes HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+        b"Transfer-Encoding: chunked\r\n\r\n"
     )
     writer.write(b"2000\r\n" + b" " * 0x2000 + b"\r\n")
     for _ in range(LIMIT // 0x2000):

@@ -134,7 +134,7 @@ async def test_head_is_answered_as_get_without_a_body(reader: httpx.AsyncClient,
 
 async def test_head_sends_no_byte_after_its_headers(reader: httpx.AsyncClient) -> None:
     stream, writer = await asyncio.open_connection(reader.base_url.host, reader.base_url.port)
-    writer.write(b"HEAD /notes/2 HTTP/1.1\r\nHost: inkwell\r\nConnection: close\r\n\r\n")
+    writer.write(b"HEAD /notes/2 HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
 
     async with asyncio.timeout(10):
         answer = await stream.read()

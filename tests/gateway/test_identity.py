@@ -1,5 +1,6 @@
 """What gateways of different versions must agree on, or a retry that meets another one acts twice or is refused."""
 
+from datetime import UTC, datetime
 from uuid import UUID
 
 import pytest
@@ -49,7 +50,7 @@ def test_request_has_the_same_fingerprint_in_every_version(
 
 
 def test_personal_token_and_salt_of_a_command_are_the_same_in_every_version(gateway_settings: GatewaySettings) -> None:
-    command = UUID("019b2c3d-4e5f-7a6b-8c7d-000000000001")
+    command, issued_at = UUID("019b2c3d-4e5f-7a6b-8c7d-000000000001"), datetime(2026, 11, 22, 10, 30, 0, 4, tzinfo=UTC)
 
-    assert secret(gateway_settings, 7, command) == "inkwell_HZMHG4lcwddjr59-AZXqnI8UNIorkysiskf7gcWUP9E"
+    assert secret(gateway_settings, 7, command, issued_at) == "inkwell_YRwjUw2E1H2Dyisj5fqwY7FEmBwSfDZ8QV8LornS3kU"
     assert command_salt(gateway_settings, command).hex() == "cf919c6b487bf2da5b796ab3e672fa5c"

@@ -10,7 +10,7 @@ from gateway.passwords import NOBODYS_HASH
 from gateway.settings import GatewaySettings
 from tests import harness
 from tests.accounts import Person, bearer, personal_token, sign_in, sign_up
-from tests.canaries import PASSWORD
+from tests.canaries import NEW_PASSWORD, PASSWORD
 from tests.harness import decided, eventually
 from worker.settings import WorkerSettings
 
@@ -136,6 +136,43 @@ async def test_retry_shows_the_same_personal_token_and_nobody_else_sees_it(
     assert shown.json() in (await shared_users_client.get("/auth/tokens", headers=ada.headers)).json()
 
 
+async def test_key_that_is_used_again_when_it_is_forgotten_makes_another_secret(
+    users_client: httpx.AsyncClient, database: "Connection[Record]"
+) -> None:
+    ada = await sign_up(users_client)
+    headers, body = ada.headers | {"Idempotency-Key": "yearly"}, {"name": "script", "scopes": ["notes:read"]}
+    first = await users_client.post("/auth/tokens", json=body, headers=headers)
+    await users_client.delete(first.headers["location"], headers=ada.headers)
+    await database.execute("delete from commands")
+
+    second = await users_client.post("/auth/tokens", json=body, headers=headers)
+
+    assert second.json()["token"] != first.json()["token"]
+    assert (await users_client.get("/notes", headers=bearer(second.json()["token"]))).status_code == 200
+    assert (await users_client.get("/notes", headers=bearer(first.json()["token"]))).status_code == 401
+
+
+async def test_personal_tokens_are_listed_in_pages_until_a_new_password_ends_them(
+    users_client: httpx.AsyncClient,
+) -> None:
+    ada = await sign_up(users_client)
+    ids = [(await personal_token(users_client, ada))["id"] for _ in range(3)]
+
+    async def listed(query: str) -> list[str]:
+        page = (await users_client.get(f"/auth/tokens{query}", headers=ada.headers)).json()
+        return [token["id"] for token in page]
+
+    assert await listed("") == ids
+    assert await listed("?skip=1&limit=1") == ids[1:2]
+    assert await listed("?skip=3") == []
+    await users_client.patch(
+        "/users/me", json={"password": NEW_PASSWORD, "current_password": PASSWORD}, headers=ada.headers
+    )
+    token = await sign_in(users_client, ada.name, NEW_PASSWORD)
+    assert (await users_client.get("/auth/tokens", headers=bearer(token))).json() == []
+    assert (await users_client.get(f"/auth/tokens/{ids[0]}", headers=bearer(token))).status_code == 404
+
+
 async def test_late_answer_shows_the_personal_token_to_its_owner_alone(users_client: httpx.AsyncClient) -> None:
     ada = await sign_up(users_client)
     body = {"name": "script", "scopes": ["notes:write"]}
@@ -210,6 +247,36 @@ async def test_guessing_a_password_is_throttled_and_the_right_one_forgives(
         assert await sign_in(client, "Bob")
 
 
+async def test_user_whose_id_is_anothers_name_does_not_make_that_ones_tries_forgotten(
+    password_settings: GatewaySettings, worker_settings: WorkerSettings
+) -> None:
+    settings = limited(password_settings, login_limit="2/hour")
+    async with harness.worker(worker_settings), harness.gateway(settings) as client:
+        ada = await sign_up(client)
+        await sign_up(client, str(ada.id))
+        wrong = {"username": str(ada.id), "password": "wrong"}
+        statuses = [(await client.post("/auth/token", data=wrong)).status_code for _ in range(3)]
+        change = {"password": NEW_PASSWORD, "current_password": PASSWORD}
+        assert (await client.patch("/users/me", json=change, headers=ada.headers)).status_code == 200
+        statuses.append((await client.post("/auth/token", data=wrong)).status_code)
+
+    assert statuses == [400, 400, 429, 429]
+
+
+async def test_one_address_tries_only_so_many_passwords_whatever_the_names(
+    password_settings: GatewaySettings, worker_settings: WorkerSettings
+) -> None:
+    settings = limited(password_settings, login_address_limit="2/hour", trusted_proxies=("127.0.0.1",))
+    async with harness.worker(worker_settings), harness.gateway(settings) as client:
+
+        async def guess(name: str, address: str) -> int:
+            form = {"username": name, "password": "wrong"}
+            return (await client.post("/auth/token", data=form, headers={"X-Forwarded-For": address})).status_code
+
+        assert [await guess(f"user{n}", "203.0.113.7") for n in range(3)] == [400, 400, 429]
+        assert await guess("user1", "203.0.113.8") == 400
+
+
 async def test_guessing_the_current_password_is_throttled(
     password_settings: GatewaySettings, worker_settings: WorkerSettings
 ) -> None:
@@ -258,6 +325,19 @@ async def test_forwarded_address_is_not_believed_of_strangers(
         ]
 
     assert statuses == [201, 429]
+
+
+@pytest.mark.parametrize(
+    ("host", "status"),
+    [("localhost:8000", 200), ("LOCALHOST", 200), ("[::1]:1", 200), ("notes.example", 421), ("", 421)],
+)
+async def test_implicit_owner_is_nobody_who_was_led_here_by_another_name(
+    client: httpx.AsyncClient, host: str, status: int
+) -> None:
+    answer = await client.get("/notes/", headers={"Host": host})
+
+    assert answer.status_code == status
+    assert status == 200 or answer.json()["code"] == "misdirected_request"
 
 
 async def test_implicit_owner_needs_no_token_and_there_are_no_accounts(client: httpx.AsyncClient) -> None:

@@ -110,12 +110,27 @@ async def test_fifty_registrations_of_one_name_make_one_user_and_their_neighbour
     assert not await database.fetchval("select count(*) from commands where status = 'failed'")
 
 
-@pytest.mark.parametrize("name", ["", "two words", "a" * 65, "tab\t", "\u0000", "\U0001f600", 7, None])
-async def test_impossible_name_is_refused(shared_users_client: httpx.AsyncClient, name: object) -> None:
-    answer = await shared_users_client.post("/users/", json={"name": name, "password": PASSWORD})
+IMPOSSIBLE = ["", "two words", "a" * 65, "tab\t", "\u0000", "\U0001f600", 7]
+GROWING = "\u0958" * 33
+"""Composed as Unicode does it, twice as long."""
+UNFOLDABLE = "\u05d0\u0345"
+"""A name in RFC 8265, which its folding is not."""
 
-    assert answer.status_code == 422
-    assert {error["pointer"] for error in answer.json()["errors"]} == {"/body/name"}
+
+@pytest.mark.parametrize("name", [*IMPOSSIBLE, GROWING, UNFOLDABLE])
+async def test_impossible_name_is_refused(shared_users_client: httpx.AsyncClient, name: object) -> None:
+    ada = await sign_up(shared_users_client)
+
+    registered = await shared_users_client.post("/users/", json={"name": name, "password": PASSWORD})
+    changed = await shared_users_client.patch("/users/me", json={"name": name}, headers=ada.headers)
+
+    for answer in (registered, changed):
+        assert answer.status_code == 422
+        assert {error["pointer"] for error in answer.json()["errors"]} == {"/body/name"}
+
+
+async def test_name_signs_in_as_it_is_typed(shared_users_client: httpx.AsyncClient) -> None:
+    assert (await sign_up(shared_users_client, "\u1fb3\u0301")).token
 
 
 @pytest.mark.parametrize("password", ["seven77", "a" * 129, "", 12345678, None])
@@ -227,15 +242,34 @@ async def test_command_that_was_authorised_before_a_password_change_and_applied_
             await client.post("/notes", json=NOTE, headers=ada.headers)
         change = {"password": NEW_PASSWORD, "current_password": PASSWORD}
         changed = await client.patch("/users/me", json=change, headers=ada.headers | later)
-        written = await client.post("/notes", json=NOTE, headers=ada.headers | later)
+        key = {"Idempotency-Key": "once"}
+        written = await client.post("/notes", json=NOTE, headers=ada.headers | later | key)
         assert (changed.status_code, written.status_code) == (202, 202)
         async with harness.worker(worker_settings):
             token = await eventually(lambda: new_token(client, ada.name))
             assert (await client.get(changed.headers["location"], headers=bearer(token))).json()["status"] == "applied"
             state = (await client.get(written.headers["location"], headers=bearer(token))).json()
-        assert (state["status"], state["answer"]["status"]) == ("rejected", 401)
-        assert state["answer"]["headers"]["Www-Authenticate"].startswith("Bearer")
-        assert len((await client.get("/notes", headers=bearer(token))).json()) == 1
+            assert (state["status"], state["answer"]["status"]) == ("rejected", 401)
+            assert state["answer"]["headers"]["Www-Authenticate"].startswith("Bearer")
+            assert len((await client.get("/notes", headers=bearer(token))).json()) == 1
+            repeated = await client.post("/notes", json=NOTE, headers=bearer(token) | key)
+            assert (repeated.status_code, repeated.json()["code"]) == (409, "idempotency_key_spent")
+
+
+async def test_old_token_is_told_no_outcome(
+    password_settings: GatewaySettings, users_client: httpx.AsyncClient
+) -> None:
+    ada = await sign_up(users_client)
+    accepted = await users_client.post("/notes", json=NOTE, headers=ada.headers | {"Prefer": "respond-async"})
+    url = accepted.headers["location"]
+    change = {"password": NEW_PASSWORD, "current_password": PASSWORD}
+    async with harness.gateway(password_settings) as other:
+        assert (await other.get(url, headers=ada.headers)).status_code == 200
+        await users_client.patch("/users/me", json=change, headers=ada.headers)
+
+        refused = await other.get(url, headers=ada.headers)
+
+    assert (refused.status_code, refused.json()["code"]) == (401, "credentials_outdated")
 
 
 async def new_token(client: httpx.AsyncClient, name: str) -> str | None:

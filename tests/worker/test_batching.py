@@ -45,7 +45,8 @@ ACCOUNTS: tuple[type[Command], ...] = (RegisterUser, ChangeUser, DeleteUser, Cre
 
 STORED = {
     "notes": "*",
-    "users": "id, credentials_version, name, folded_name, password_hash, updated_date, deleted_date is null",
+    "users": "id, credentials_version, name, folded_name, password_hash, deleted_date is null, "
+    "case when deleted_date is null then updated_date end",
     "personal_tokens": "*",
     "commands": "id, owner_id, fingerprint, attempt_id, status, reason, note_version, replayed_at, body, command::text",
 }

@@ -1,0 +1,99 @@
+"""What a batch does to users and their tokens, and what it does not let their names and credentials do to it."""
+
+from datetime import UTC, datetime
+from uuid import UUID
+
+from asyncpg import Connection, Record
+
+from shared.connections import Connections
+from shared.contracts import (
+    BadCommand,
+    Command,
+    CreateToken,
+    RegisterUser,
+    Registration,
+    RevokeToken,
+    Scope,
+    TokenRequest,
+    TokenTarget,
+    envelope_of,
+)
+from shared.database import connect
+from tests.commands import attributes, create, delete
+from worker.apply import apply_batch, record_failure
+from worker.fold import Fold, Rows
+from worker.handlers import User
+from worker.housekeeping import TRY_LOCK
+from worker.settings import WorkerSettings
+
+NAMED_AS_HOUSEKEEPINGS_LOCK = "ebrx_th73wxw"
+"""hashtextextended() makes of it the number of the lock that the pruning worker holds for good."""
+NOW = datetime.now(UTC)
+
+
+def register(name: str) -> RegisterUser:
+    data = Registration(name=name, password_hash="hash")
+    return RegisterUser.model_validate(attributes() | {"owner": 0, "credentials_version": 0, "data": data})
+
+
+def new_token(owner: int) -> CreateToken:
+    data = TokenRequest(name="script", scopes=(Scope.READ,), lifetime_days=1, secret_digest="digest")
+    return CreateToken.model_validate(attributes() | {"owner": owner, "data": data})
+
+
+def revoke(token_id: UUID, owner: int) -> RevokeToken:
+    return RevokeToken.model_validate(attributes() | {"owner": owner, "data": TokenTarget(token_id=token_id)})
+
+
+async def registered(connections: Connections, database: "Connection[Record]", name: str) -> int:
+    """The id of a new user."""
+    await apply_batch(connections, [register(name)])
+    return int(await database.fetchval("select id from users where name = $1", name))
+
+
+async def test_no_name_meets_a_lock_that_somebody_holds_for_good(
+    connections: Connections, worker_settings: WorkerSettings
+) -> None:
+    pruner = await connect(worker_settings.database_url, "test")
+    [(holds,)] = await TRY_LOCK.fetch(pruner)
+    assert holds
+
+    [outcome] = await apply_batch(connections, [register(NAMED_AS_HOUSEKEEPINGS_LOCK)])
+
+    assert outcome.http_status == 201
+    pruner.terminate()
+
+
+def test_ids_are_counted_without_touching_users_who_have_them() -> None:
+    first = User(1, 2, "Ada", "ada", NOW, NOW)
+    commands: list[Command | BadCommand] = [*map(register, "bcd"), create(owner=1, credentials_version=2)]
+
+    assert Fold(Rows({1: first})).ids_needed(commands) == (1, 3)
+
+
+async def test_token_that_is_revoked_is_not_made_again_under_its_id(
+    connections: Connections, database: "Connection[Record]"
+) -> None:
+    ada = await registered(connections, database, "Ada")
+    token = new_token(ada)
+    await apply_batch(connections, [token])
+    await database.execute("delete from commands")
+
+    outcomes = await apply_batch(connections, [revoke(token.id, ada), token])
+
+    assert [outcome.http_status for outcome in outcomes] == [204, 422]
+    assert not await database.fetchval("select count(*) from personal_tokens")
+
+
+async def test_nothing_is_kept_of_what_a_user_wrote_who_is_gone(
+    connections: Connections, database: "Connection[Record]"
+) -> None:
+    def unreadable(command: Command) -> BadCommand:
+        return BadCommand(command.id, "invalid_command", "what they wrote", envelope_of(command))
+
+    await apply_batch(connections, [unreadable(create(owner=999))])
+    await record_failure(connections, unreadable(create(owner=999)), "invalid_command")
+    await record_failure(connections, delete(1, owner=999), "worker_killed")
+
+    rows = await database.fetch("select status, reason, command from commands")
+    assert set(map(tuple, rows)) == {("rejected", "credentials_outdated", None)}
