@@ -11,15 +11,8 @@ from dev.backend import DEVELOPMENT_KEY, UnavailableError
 from dev.services import backend_in_use, backend_to_start, from_environment, services
 
 WELCOME = r"""
-Inkwell is up at http://127.0.0.1:{port} (interactive documentation at /docs). Try:
-
-curl http://127.0.0.1:{port}/users/ -H 'Content-Type: application/json' \
-  -d '{{"name": "ada", "password": "correct horse battery"}}'
-TOKEN=$(curl -s http://127.0.0.1:{port}/auth/token -d username=ada -d 'password=correct horse battery' |
-  sed -E 's/.*"access_token":"([^"]+)".*/\1/')
-curl -i http://127.0.0.1:{port}/notes/ -H "Authorization: Bearer $TOKEN" -H 'Content-Type: application/json' \
-  -d '{{"title": "Ink", "description": "Buy a bottle"}}'
-curl http://127.0.0.1:{port}/notes/ -H "Authorization: Bearer $TOKEN"
+Inkwell is up at http://127.0.0.1:{port}, with interactive documentation at /docs. To try it, paste the lines under
+"Try it" in README.md.
 """
 
 

@@ -33,6 +33,9 @@ FIELD_CODES = {
     "too_short": "too_short",
     "too_long": "too_long",
     "enum": "invalid_value",
+    "literal_error": "invalid_value",
+    "uuid_parsing": "invalid_value",
+    "uuid_type": "invalid_value",
     "string_type": "wrong_type",
     "model_type": "wrong_type",
     "model_attributes_type": "wrong_type",
@@ -44,6 +47,13 @@ FIELD_CODES = {
     "less_than_equal": "out_of_range",
     "value_error": "invalid_value",
 }
+FIELD_DETAILS = {
+    "too_short": "Should have at least {min_length}",
+    "too_long": "Should have at most {max_length}",
+    "literal_error": "There is no such value",
+    "uuid_parsing": "Should be a UUID",
+}
+"""Where pydantic's own words speak of Python."""
 REALM = 'Bearer realm="inkwell"'
 CHALLENGE = {"WWW-Authenticate": f'{REALM}, error="invalid_token"'}
 IDEMPOTENT_REPLAYED = "Idempotent-Replayed"
@@ -156,7 +166,8 @@ def invalid(errors: Sequence[ErrorDetails], part: str | None = None) -> ProblemE
 def _field_error(error: ErrorDetails, part: str | None) -> FieldError:
     location = [*([part] if part else []), *map(str, error["loc"])]
     pointer = "".join("/" + step.replace("~", "~0").replace("/", "~1") for step in location)
-    detail = str(error["msg"]).removeprefix("Value error, ")
+    told = FIELD_DETAILS.get(error["type"])
+    detail = told.format(**error.get("ctx", {})) if told else str(error["msg"]).removeprefix("Value error, ")
     return FieldError(pointer=pointer, code=FIELD_CODES.get(error["type"], error["type"]), detail=detail)
 
 

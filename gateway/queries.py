@@ -19,7 +19,8 @@ from shared.contracts import NOBODY, Outcome, PublicToken, PublicUser, Scope
 from shared.database import Statement
 from shared.tables import NOTE_FIELDS, commands, note_json, notes, personal_tokens, users
 
-READ_FAILURES = (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError)
+# asyncpg calls it an internal error, too, when a connection ends at the wrong moment.
+READ_FAILURES = (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError)
 
 NO_LIMIT = nullcontext()
 

@@ -19,11 +19,12 @@ from gateway.protocol import BoundedProtocol
 from gateway.settings import GatewaySettings
 from shared.connections import Connections
 from shared.messaging import Topology
-from tests import canaries
+from tests import canaries, witness
 from worker.consumer import Consumer
 from worker.settings import WorkerSettings
 
 ROLES_SQL = (Path(__file__).parent.parent / "dev/roles.sql").read_text()
+HOOKS = [canaries.in_no_problem, witness.knows_every_field_code]
 T = TypeVar("T")
 
 
@@ -147,7 +148,7 @@ async def gateway(settings: GatewaySettings) -> AsyncIterator[httpx.AsyncClient]
     """A running gateway, and a client for it."""
     async with (
         serving(create_app(settings)) as url,
-        httpx.AsyncClient(base_url=url, timeout=30, event_hooks={"response": [canaries.in_no_problem]}) as client,
+        httpx.AsyncClient(base_url=url, timeout=30, event_hooks={"response": HOOKS}) as client,
     ):
         yield client
 

@@ -1,8 +1,22 @@
 """A TCP link between a service and a server that can be cut, frozen and slowed."""
 
 import asyncio
+import random
+import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
+
+PORTS = range(20_000, 32_000)
+"""Below those that the system gives to connections, which could take one while its server is being restarted."""
+
+
+def free_port() -> int:
+    """A port of loopback that nobody listens on."""
+    while True:
+        port = random.choice(PORTS)  # noqa: S311 - no secret
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
 
 
 class Proxy:
@@ -15,9 +29,11 @@ class Proxy:
         self._tasks: set[asyncio.Task[None]] = set()
         self._flowing = {"up": asyncio.Event(), "down": asyncio.Event()}
         self.delay_seconds = 0.0
+        self.lock = asyncio.Lock()
+        """Held by whoever cuts it."""
         self.hang_up_after_bytes: int | None = None
         """Once so many bytes have come from the server, the next connection ends; then the link is whole again."""
-        self.port = 0
+        self.port = free_port()
         self.thaw()
 
     @property

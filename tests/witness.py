@@ -7,7 +7,7 @@ from typing import Any
 
 import httpx
 
-from gateway.errors import PROBLEM_JSON
+from gateway.errors import FIELD_CODES, PROBLEM_JSON
 from gateway.openapi import CODE_HEADERS, HEADERS
 
 Answer = tuple[str, int, str | None]
@@ -65,3 +65,12 @@ def members(response: dict[str, Any]) -> list[str | None]:
     """The headers of a declared response, and the codes of a problem."""
     schema = response.get("content", {}).get(PROBLEM_JSON, {}).get("schema")
     return [*response.get("headers", ()), *(schema["properties"]["code"]["enum"] if schema else [None])]
+
+
+async def knows_every_field_code(response: httpx.Response) -> None:
+    """Fails where an error of a field has a code that is not documented: an event hook for clients."""
+    if response.headers.get("content-type") == PROBLEM_JSON:
+        await response.aread()
+        assert {error["code"] for error in response.json().get("errors", ())} <= set(FIELD_CODES.values()), (
+            response.text
+        )

@@ -31,7 +31,6 @@ from shared.contracts import (
 )
 
 REPEATABLE = (PREFER, IDEMPOTENCY_KEY)
-NOT_STORED = {"Cache-Control": "no-store"}
 
 router = APIRouter(prefix="/auth", tags=["tokens"], route_class=PlainRoute)
 
@@ -47,7 +46,7 @@ async def issue_token(request: Request) -> Response:
         expires_in=gateway.access_tokens.lifetime_seconds,
         scope=" ".join(sorted(scopes)),
     )
-    return Response(token.model_dump_json(), headers=NOT_STORED, media_type="application/json")
+    return Response(token.model_dump_json(), media_type="application/json")
 
 
 async def form_of(request: Request) -> dict[str, str]:
@@ -97,7 +96,7 @@ def account_of(name: str) -> str:
 
 def oauth_problem(error: str, detail: str) -> ProblemError:
     """A problem that OAuth clients understand as well."""
-    return ProblemError(400, error, detail, headers=NOT_STORED, error=error)
+    return ProblemError(400, error, detail, error=error)
 
 
 @router.post(
@@ -117,11 +116,9 @@ async def create_token(request: Request) -> Response:
         lifetime_days=wanted.expires_in_days,
         secret_digest=digest(secret(settings, identity.owner, identity.command_id, identity.issued_at)),
     )
-    response = await perform(
+    return await perform(
         request, CreateToken, data, identity, lambda outcome: revealed(settings, identity.owner, outcome)
     )
-    response.headers.update(NOT_STORED)
-    return response
 
 
 @router.get(

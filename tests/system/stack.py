@@ -4,7 +4,6 @@ import asyncio
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Iterator
@@ -21,27 +20,23 @@ from dev.backend import Services, as_user
 from tests import canaries
 from tests.accounts import sign_up
 from tests.harness import eventually
-from tests.proxy import Proxy, proxy_to
+from tests.proxy import Proxy, free_port, proxy_to
 
 ROOT = Path(__file__).parent.parent.parent
 KEY = "a-key-that-is-used-in-the-tests-only"
 
 
-def free_port() -> int:
-    """A port of loopback that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 class Process:
     """One service as a process of its own, with its log in a file."""
 
-    def __init__(self, command: list[str], environment: dict[str, str], log: Path, ready_url: str) -> None:
+    def __init__(
+        self, command: list[str], environment: dict[str, str], log: Path, ready_url: str, folder: Path = ROOT
+    ) -> None:
         self._command = command
         self._environment = environment
         self._log = log
         self._ready_url = ready_url
+        self._folder = folder
         self._process: subprocess.Popen[bytes] | None = None
 
     def variant(self, command: list[str] | None = None, **environment: str) -> "Process":
@@ -58,12 +53,13 @@ class Process:
         environment = {**os.environ, **self._environment}
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(  # noqa: ASYNC220 - starts at once, and must outlive the loop
-                self._command, env=environment, cwd=ROOT, stderr=log, stdout=log
+                self._command, env=environment, cwd=self._folder, stderr=log, stdout=log
             )
         if ready:
-            await eventually(self._is_ready)
+            await eventually(self.is_ready)
 
-    async def _is_ready(self) -> bool:
+    async def is_ready(self) -> bool:
+        """Whether it says so."""
         async with httpx.AsyncClient(timeout=5) as client:
             try:
                 return (await client.get(self._ready_url)).status_code == 200

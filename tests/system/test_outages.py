@@ -20,7 +20,8 @@ from dev.backend import Services, as_user
 from dev.containers import postgres_server, rabbitmq_server
 from dev.definitions import ADMINISTRATOR
 from tests.harness import create_roles, eventually
-from tests.system.stack import ROOT, Load, Stack, check, free_port, running_stack
+from tests.proxy import free_port
+from tests.system.stack import ROOT, Load, Stack, check, running_stack
 
 PAUSE_SECONDS = float(os.environ.get("PAUSE_SECONDS", "10"))
 """Longer than the worker's patience; `make outages` pauses for a minute."""

@@ -27,7 +27,8 @@ from shared.messaging import Topology
 from tests.accounts import bearer
 from tests.canaries import NOTE
 from tests.harness import eventually
-from tests.system.stack import Process, Stack, free_port, running_stack
+from tests.proxy import free_port
+from tests.system.stack import Process, Stack, running_stack
 
 SHARING_SECONDS = float(os.environ.get("SHARING_SECONDS", "25"))
 """How long workers come and go."""

@@ -1,0 +1,231 @@
+"""Decides each promise from what clients saw and what the database holds; a violation is a sentence that names one.
+
+The database tells through its rows, and through an audit that triggers have kept, of what happened in which order.
+"""
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from tests.faults.cluster import Cluster
+from tests.faults.history import Answer, History, Write
+
+SLACK_SECONDS = 1.0
+"""I7 promises the deadline and this."""
+GONE = 10**9
+"""The version of a note that is deleted."""
+
+
+@dataclass
+class Facts:
+    """What the database holds when everything is settled."""
+
+    commands: list[Any]
+    notes: list[Any]
+    audit: list[Any]
+
+    @classmethod
+    async def of(cls, cluster: Cluster) -> "Facts":
+        """All of it."""
+        columns = "id::text, type, status, owner_id, note_id, note_version, body::json->>'description' as marker"
+        return cls(
+            await cluster.query(f"select {columns} from commands"),  # noqa: S608 - from above
+            await cluster.query("select * from notes"),
+            await cluster.query("select * from audit order by seq"),
+        )
+
+    def applied(self) -> Iterator[Any]:
+        """The commands that had an effect on a note."""
+        return (each for each in self.commands if each["status"] == "applied" and each["note_id"])
+
+    def by_marker(self) -> dict[str, list[Any]]:
+        """The applied commands that wrote a description, by it."""
+        found: dict[str, list[Any]] = defaultdict(list)
+        for command in self.applied():
+            if command["marker"]:
+                found[command["marker"]].append(command)
+        return found
+
+
+def violations(history: History, facts: Facts) -> list[str]:
+    """Every broken promise, as far as the evidence shows it."""
+    checks = (accepted, once, refused, truthful, polled, read_your_writes, in_order, in_time, owners_own, available)
+    return [*history.complaints, *(each for check in checks for each in check(history, facts))]
+
+
+def accepted(history: History, facts: Facts) -> Iterator[str]:
+    """I1: what was accepted has an outcome, and what was applied is there."""
+    by_marker, deleted = facts.by_marker(), {row["note_id"] for row in facts.applied() if row["type"] == "note.delete"}
+    for write in history.writes:
+        if write.accepted is not None and write.status in ("unknown", "refused"):
+            yield f"I1: {told(write)} was accepted and has no outcome"
+        if write.status == "applied" and write.kind != "delete" and write.marker not in by_marker:
+            yield f"I1: {told(write)} is said to be applied, and no command has applied it"
+        if write.status == "applied" and write.kind == "delete" and write.note not in deleted:
+            yield f"I1: {told(write)} is said to be applied, and no command has deleted the note"
+
+
+def once(_: History, facts: Facts) -> Iterator[str]:
+    """I2: no command acted twice, and nothing but commands acted."""
+    for marker, commands in facts.by_marker().items():
+        if len(commands) > 1:
+            yield f"I2: {marker} was applied {len(commands)} times"
+    inserted = Counter(row["description"] for row in facts.audit if row["kind"] == "insert" and row["description"])
+    yield from (f"I2: {count} notes were made of {marker}" for marker, count in inserted.items() if count > 1)
+    versions: dict[int, list[int]] = defaultdict(list)
+    for command in facts.applied():
+        if command["note_version"]:
+            versions[command["note_id"]].append(command["note_version"])
+    stored = {row["id"]: row["version"] for row in facts.notes}
+    for note, present in versions.items():
+        if sorted(present) != list(range(1, len(present) + 1)):
+            yield f"I2: note {note} has the versions {sorted(present)}"
+        if note in stored and stored[note] != max(present):
+            yield f"I2: note {note} is in version {stored[note]}, its commands made {max(present)}"
+    yield from (f"I2: no command has made note {note}" for note in stored if note not in versions)
+
+
+def refused(history: History, facts: Facts) -> Iterator[str]:
+    """I3: what was refused or rejected has no effect."""
+    by_marker = facts.by_marker()
+    for write in history.writes:
+        if write.status in ("refused", "rejected", "failed") and write.marker in by_marker:
+            yield f"I3: {told(write)} was {write.status} and is applied"
+
+
+def truthful(history: History, facts: Facts) -> Iterator[str]:
+    """I4: what a client was told is what was committed, of its own request."""
+    versions = {(row["note_id"], row["note_version"]): row["marker"] for row in facts.applied() if row["marker"]}
+    for write in history.writes:
+        if write.status == "applied" and write.kind != "delete":
+            _, body, version = write.original
+            if body and (body["description"] != write.marker or body["version"] != version):
+                yield f"I4: {told(write)} was answered {body}, version {version}"
+            if body and versions.get((body["id"], version)) != write.marker:
+                yield f"I4: {told(write)} was told version {version} of note {body['id']}, which is another's"
+    for answer in history.answers():
+        if answer.code == "internal_error":
+            yield f"I4: a gateway answered internal_error: {answer.body}"
+
+
+def polled(history: History, facts: Facts) -> Iterator[str]:
+    """I4, at the commands' URLs."""
+    statuses = {row["id"]: row["status"] for row in facts.commands}
+    for write in history.writes:
+        for poll in write.polls:
+            if poll.status == 200 and poll.body["answer"]:
+                committed = statuses.get(poll.body["id"])
+                if poll.body["status"] != committed:
+                    yield f"I4: {told(write)} was told {poll.body['status']}, and is {committed}"
+
+
+def read_your_writes(history: History, _: Facts) -> Iterator[str]:
+    """I5: a read that was sent after an answer sees what the answer told."""
+    known: dict[int, list[tuple[float, int]]] = defaultdict(list)
+    deletes = {write.note for write in history.writes if write.kind == "delete" and write.status != "rejected"}
+    for write in history.writes:
+        if write.applied is not None and not write.is_trespass:
+            version = GONE if write.kind == "delete" else write.original[2] or 0
+            known[write.subject or 0].append((write.applied, version))
+    for read in history.reads:
+        if read.is_trespass or read.answer.status not in (200, 404):
+            continue
+        seen = read.answer.version or 0 if read.answer.status == 200 else GONE
+        least = max((version for time, version in known[read.note] if time < read.answer.asked), default=0)
+        if seen < least:
+            yield f"I5: note {read.note} was read in version {seen} after version {least} had been told"
+        if seen == GONE and known[read.note] and read.note not in deletes:
+            yield f"I5: note {read.note} was not found, and nobody has deleted it"
+
+
+def in_order(history: History, facts: Facts) -> Iterator[str]:
+    """I6: a write that was sent after another one's 2xx is applied after it, if both are of one owner."""
+    first_seq: dict[tuple[int, int], int] = {}
+    transaction_of: dict[str, int] = {}
+    for row in facts.audit:
+        if row["kind"] == "command":
+            transaction_of[row["id"]] = first_seq.setdefault((row["owner_id"], row["transaction"]), row["seq"])
+    by_marker = facts.by_marker()
+    deleted = {row["note_id"]: row for row in facts.applied() if row["type"] == "note.delete"}
+    placed: dict[int, list[tuple[int, int, Write]]] = defaultdict(list)
+    for write in history.writes:
+        row = deleted.get(write.note) if write.kind == "delete" else next(iter(by_marker.get(write.marker, ())), None)
+        if row and write.status == "applied":
+            version = GONE if write.kind == "delete" else row["note_version"]
+            placed[write.owner].append((transaction_of[row["id"]], version, write))
+    for writes in placed.values():
+        yield from overtaken(writes)
+
+
+def overtaken(placed: Iterable[tuple[int, int, Write]]) -> Iterator[str]:
+    """Writes of one owner that were applied before others which had been accepted before these were sent.
+
+    Within a transaction only writes to the same note have an order that anybody can see.
+    """
+    earliest, latest_note = float("inf"), dict[tuple[int, int | None], float]()
+    pending, transaction = float("inf"), None
+    for place, _, write in sorted(placed, key=lambda each: each[:2], reverse=True):
+        if place != transaction:
+            earliest, transaction = min(earliest, pending), place
+        after = min(earliest, latest_note.get((place, write.note), float("inf")))
+        if after < write.asked:
+            yield f"I6: {told(write)} was applied before a write that had been accepted before it was sent"
+        done = write.accepted if write.accepted is not None else float("inf")
+        pending = min(pending, done)
+        if write.note:
+            latest_note[place, write.note] = min(done, latest_note.get((place, write.note), float("inf")))
+
+
+def in_time(history: History, _: Facts) -> Iterator[str]:
+    """I7: every request is answered within its deadline and a second."""
+    for answer in history.answers():
+        took = answer.answered - answer.asked
+        if (answer.status or answer.error == "ReadTimeout") and took > answer.limit_seconds + SLACK_SECONDS:
+            what = answer.code or answer.status or answer.error
+            yield f"I7: {what} took {took:.1f} s, {answer.limit_seconds:.1f} s were promised"
+
+
+def owners_own(history: History, _: Facts) -> Iterator[str]:
+    """I10: nobody reads or changes what is another's."""
+    for write in history.writes:
+        if write.is_trespass and write.status == "applied":
+            yield f"I10: {told(write)} changed another owner's note"
+    for read in history.reads:
+        if read.is_trespass and read.answer.status not in (0, 404, 503):
+            yield f"I10: another owner's note {read.note} was answered {read.answer.status}"
+
+
+def available(history: History, _: Facts) -> Iterator[str]:
+    """I11: reads work while the broker is away, and writes are accepted while Postgres is."""
+    reads = [read.answer for read in history.reads]
+    writes = [answer for write in history.writes for answer in write.attempts]
+    for server, answers, bad in (("broker", reads, {503}), ("postgres", writes, {503, 504})):
+        for began, ended in alone(history, server):
+            during = (each for each in answers if began < each.asked and each.answered < ended)
+            yield from (f"I11: {each.code} while {server} was away" for each in during if each.status in bad)
+
+
+def alone(history: History, server: str) -> Iterator[tuple[float, float]]:
+    """The times in which this server was away and nothing else was wrong."""
+    for each in history.disturbances:
+        others = (other for other in history.disturbances if other is not each)
+        kind = each.name in (f"{server}-kill", f"{server}-pause", f"{server}-restart")
+        if kind and not any(other.began < each.ended and each.began < other.ended for other in others):
+            yield each.began, each.ended
+
+
+def told(write: Write) -> str:
+    """The write, for a person."""
+    note = f" of note {write.note}" if write.note else ""
+    return f"{write.kind}{note} by owner {write.owner} ({write.marker})"
+
+
+def kinds(answers: Iterable[Answer]) -> Counter[str]:
+    """How often each kind of answer in the table of statuses came."""
+    counted: Counter[str] = Counter()
+    for answer in answers:
+        if answer.status:
+            known = answer.status in (503, 504, 500) or answer.status >= 400
+            counted[f"{answer.status} {answer.code}" if known and answer.code else str(answer.status)] += 1
+    return counted

@@ -1,0 +1,178 @@
+"""Clients who write, poll and read all the time, repeat what is unknown with its key, and write everything down."""
+
+import asyncio
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from random import Random
+from typing import Any
+from uuid import UUID
+
+import httpx
+
+from tests.faults.history import Answer, History, Read, Write
+from tests.harness import eventually
+
+PUBLISH_SECONDS, READ_SECONDS, WAIT_SECONDS = 3.0, 3.0, 1.0
+"""What the gateways are set to."""
+PATIENCE_SECONDS = 10.0
+"""How much longer than promised a client waits, to see how late an answer is."""
+TRIES = 6
+SETTLED_SECONDS = 60.0
+GIVEN_UP_SECONDS = 3.0
+"""How long a client asks for a write without a key that the broker has never confirmed, and may not have."""
+POISON = "poison"
+"""Such a description is one that Postgres refuses, by a trigger."""
+PREFERENCES = ("", "", "wait=1", "wait=2", "respond-async", "respond-async", "return=minimal")
+Gateways = Sequence[httpx.AsyncClient]
+
+
+@dataclass
+class Owner:
+    """A user, and the notes that their clients know of."""
+
+    id: int
+    headers: dict[str, str]
+    notes: list[int] = field(default_factory=list)
+
+
+class Client:
+    """One client of an owner; does one thing at a time."""
+
+    def __init__(self, owner: Owner, owners: Sequence[Owner], gateways: Gateways, history: History, seed: int) -> None:
+        self.owner = owner
+        self._owners = owners
+        self._gateways = gateways
+        self._history = history
+        self._random = Random(seed)  # noqa: S311 - no secret
+
+    async def run(self, stopping: asyncio.Event, pause_seconds: float) -> None:
+        """Goes on until it is told to stop."""
+        while not stopping.is_set():
+            await self._act()
+            await asyncio.sleep(self._random.expovariate(1 / pause_seconds))
+
+    async def _act(self) -> None:
+        if not self.owner.notes:
+            await self.write("create")
+            return
+        kinds = ("create", "replace", "patch", "delete", "read", "trespass")
+        [kind] = self._random.choices(kinds, (3, 5, 3, 1, 3, 0.5))
+        note = self._random.choice(self.owner.notes)
+        if kind == "read":
+            await self.read(note)
+        elif kind == "trespass":
+            await self._trespass()
+        else:
+            await self.write(kind, None if kind == "create" else note)
+
+    async def write(self, kind: str, note: int | None = None, *, marker: str = "", is_trespass: bool = False) -> Write:
+        """A write, repeated as a careful client does; then a look at what it has made."""
+        key = self._new_id() if marker or self._random.random() < 0.8 else None
+        write = Write(self.owner.id, kind, note, marker or self._new_id(), key, is_trespass, self._conditions(kind))
+        self._history.writes.append(write)
+        for _ in range(TRIES):
+            answer = await self._send(write, self._random.choice(PREFERENCES))
+            if not (answer.is_refusal or key) or write.decided or answer.status == 202:
+                break
+            await asyncio.sleep(self._random.uniform(0.1, 1.0))
+        if write.url and self._random.random() < 0.5:
+            await self._poll(write, self._random.choice((0, 1, 2)))
+        await self._look_at(write)
+        return write
+
+    async def read(self, note: int, *, is_trespass: bool = False) -> None:
+        """Reads a note."""
+        answer = await self._ask("GET", f"/notes/{note}", READ_SECONDS)
+        self._history.reads.append(Read(self.owner.id, note, answer, is_trespass))
+
+    async def ask_again(self, write: Write) -> bool:
+        """Asks once more what became of it; whether that is known now."""
+        if write.status != "unknown":
+            return True
+        if write.key and write.accepted is None:
+            await self._send(write, "wait=5")
+        elif write.url:
+            await self._poll(write, 2)
+        return write.status != "unknown"
+
+    async def settle(self, write: Write) -> None:
+        """Finds out what became of it, as a client does in the end; everything works again by now."""
+        must_be_known = write.key or write.accepted is not None
+        with suppress(TimeoutError):
+            if must_be_known or write.url:
+                seconds = SETTLED_SECONDS if must_be_known else GIVEN_UP_SECONDS
+                await eventually(lambda: self.ask_again(write), within_seconds=seconds)
+        if must_be_known and write.status == "unknown":
+            self._history.complaints.append(f"I1: nobody knows what became of {write.kind} {write.marker}")
+
+    async def _trespass(self) -> None:
+        stranger = self._random.choice([owner for owner in self._owners if owner is not self.owner])
+        if not stranger.notes:
+            return
+        note = self._random.choice(stranger.notes)
+        if self._random.random() < 0.5:
+            await self.read(note, is_trespass=True)
+        else:
+            await self.write(self._random.choice(("replace", "patch", "delete")), note, is_trespass=True)
+
+    async def _look_at(self, write: Write) -> None:
+        if write.status != "applied" or write.is_trespass:
+            return
+        note = write.subject
+        if note and write.kind == "create":
+            self.owner.notes.append(note)
+        elif note in self.owner.notes and write.kind == "delete":
+            self.owner.notes.remove(note)
+        if note:
+            await self.read(note)
+
+    def _conditions(self, kind: str) -> dict[str, str]:
+        """Now and then a condition that does not hold: there is no such version."""
+        return {"If-Match": '"999999"'} if kind != "create" and self._random.random() < 0.03 else {}
+
+    async def _send(self, write: Write, preference: str) -> Answer:
+        method = {"create": "POST", "replace": "PUT", "patch": "PATCH", "delete": "DELETE"}[write.kind]
+        path = "/notes/" if write.note is None else f"/notes/{write.note}"
+        body = {"description": write.marker}
+        if write.kind in ("create", "replace"):
+            body["title"] = "Ink"
+        wait = float(preference.partition("wait=")[2] or (0 if preference == "respond-async" else WAIT_SECONDS))
+        headers = write.conditions | ({"Idempotency-Key": write.key} if write.key else {})
+        headers |= {"Prefer": preference} if preference else {}
+        sent = None if write.kind == "delete" else body
+        answer = await self._ask(method, path, PUBLISH_SECONDS + wait, json=sent, headers=headers)
+        write.attempts.append(answer)
+        return answer
+
+    async def _poll(self, write: Write, wait: int) -> None:
+        headers = {"Prefer": f"wait={wait}"} if wait else {}
+        write.polls.append(await self._ask("GET", str(write.url), READ_SECONDS + wait, headers=headers))
+
+    async def _ask(self, method: str, path: str, limit_seconds: float, **request: Any) -> Answer:
+        loop = asyncio.get_running_loop()
+        gateway = self._random.randrange(len(self._gateways))
+        answer = Answer(gateway, loop.time(), limit_seconds)
+        headers = self.owner.headers | request.pop("headers", {})
+        try:
+            response = await self._gateways[gateway].request(
+                method, path, headers=headers, timeout=limit_seconds + PATIENCE_SECONDS, **request
+            )
+        except httpx.TransportError as error:
+            answer.error = type(error).__name__
+        else:
+            fill(answer, response)
+        answer.answered = loop.time()
+        return answer
+
+    def _new_id(self) -> str:
+        return str(UUID(int=self._random.getrandbits(128), version=4))
+
+
+def fill(answer: Answer, response: httpx.Response) -> None:
+    """Takes over what the checker needs of a response."""
+    answer.status = response.status_code
+    answer.etag, answer.location = response.headers.get("etag"), response.headers.get("location")
+    if response.content:
+        answer.body = response.json()
+        answer.code = answer.body.get("code") if isinstance(answer.body, dict) and response.is_error else None

@@ -1,0 +1,285 @@
+"""Two gateways and three workers as processes, Postgres and RabbitMQ in containers, a proxy on each link."""
+
+import asyncio
+import json
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import aio_pika
+import asyncpg
+import httpx
+import psutil
+from aio_pika.abc import AbstractChannel
+from testcontainers.core.container import DockerContainer
+
+from dev.backend import Services, as_user
+from dev.containers import postgres_server, rabbitmq_server
+from dev.definitions import ADMINISTRATOR
+from gateway.access_tokens import AccessTokens
+from gateway.settings import GatewaySettings
+from shared.contracts import Scope
+from shared.messaging import Topology
+from tests.accounts import bearer
+from tests.faults.clients import PUBLISH_SECONDS, READ_SECONDS, WAIT_SECONDS, Owner
+from tests.harness import create_roles
+from tests.proxy import Proxy, free_port, proxy_to
+from tests.system.stack import KEY, ROOT, Process
+
+GATEWAYS, WORKERS, PARTITIONS, OWNERS = 2, 3, 8, 16
+RECOVERY_SECONDS = 60.0
+PREFIX = "faults"
+COPIES = "faults-copies"
+"""A queue that keeps copies of some messages with commands."""
+MIGRATED = "inkwell_faults"
+DATABASE_AUDIT = """
+create table audit (
+    seq bigint generated always as identity, transaction bigint not null default txid_current(),
+    kind text, id text, owner_id bigint, version integer, description text
+);
+create function audit_note() returns trigger language plpgsql security definer as $$
+declare note notes;
+begin
+    if tg_op = 'DELETE' then note := old; else note := new; end if;
+    if note.description like 'poison%' then raise exception 'poison' using errcode = '22000'; end if;
+    insert into audit (kind, id, owner_id, version, description)
+        values (lower(tg_op), note.id, note.owner_id, note.version, note.description);
+    return null;
+end $$;
+create function audit_command() returns trigger language plpgsql security definer as $$
+begin
+    insert into audit (kind, id, owner_id, version, description)
+        values ('command', new.id, new.owner_id, new.note_version, new.status);
+    return null;
+end $$;
+create trigger audit after insert or update or delete on notes for each row execute function audit_note();
+create trigger audit after insert or update on commands for each row execute function audit_command();
+"""
+"""Everything that happens to notes and commands, in the order of the owners' locks."""
+
+
+@dataclass
+class Service:
+    """A gateway or a worker, with its two links."""
+
+    name: str
+    process: Process
+    base_url: str
+    links: dict[str, Proxy]
+    lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+
+
+@dataclass
+class Cluster:
+    """Everything that the nemesis may break; whoever breaks a part holds its lock."""
+
+    postgres: DockerContainer
+    rabbitmq: DockerContainer
+    database_url: str
+    servers: Services
+    gateways: list[Service]
+    workers: list[Service]
+    clients: list[httpx.AsyncClient]
+    owners: list[Owner]
+    postgres_lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+    rabbitmq_lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+
+    @property
+    def services(self) -> list[Service]:
+        return [*self.gateways, *self.workers]
+
+    @property
+    def topology(self) -> Topology:
+        return Topology(PREFIX, PARTITIONS)
+
+    async def rabbitmqctl(self, *arguments: str) -> str:
+        """What the broker's own tool prints."""
+        result = await asyncio.to_thread(self.rabbitmq.exec, ["rabbitmqctl", "-q", *arguments])
+        assert result.exit_code == 0, result.output
+        return str(result.output.decode())
+
+    @asynccontextmanager
+    async def channel(self) -> AsyncIterator[AbstractChannel]:
+        """An administrator's channel."""
+        async with await aio_pika.connect(self.servers.broker_url) as connection:
+            yield await connection.channel()
+
+    async def query(self, sql: str) -> list[asyncpg.Record]:
+        """The rows that an administrator gets."""
+        connection = await asyncpg.connect(self.database_url, timeout=10)
+        try:
+            return await connection.fetch(sql)
+        finally:
+            connection.terminate()
+
+    async def recovered(self) -> tuple[float, list[str]]:
+        """How many seconds it takes until everything is served again, and what came last."""
+        now = asyncio.get_running_loop().time
+        started, last = now(), list[str]()
+        while (missing := await self._missing()) and now() < started + RECOVERY_SECONDS:
+            last = missing
+            await asyncio.sleep(0.2)
+        return now() - started, last
+
+    async def _missing(self) -> list[str]:
+        """The services that are not ready, and the partitions whose writes and reads a gateway does not serve."""
+        owners = {self.topology.partition_of(owner.id): owner for owner in self.owners}
+        checks = {each.name: each.process.is_ready() for each in self.services} | {
+            f"partition {partition} through {gateway.name}": probe(client, owner)
+            for gateway, client in zip(self.gateways, self.clients, strict=True)
+            for partition, owner in owners.items()
+        }
+        return [name for name, served in zip(checks, await asyncio.gather(*checks.values()), strict=True) if not served]
+
+    async def leftovers(self) -> dict[str, Any]:
+        """What must not grow: open files of the processes, sessions, transactions, messages."""
+        queues = json.loads(await self.rabbitmqctl("--formatter", "json", "list_queues", "name", "messages"))
+        [(sessions, idle)] = await self.query(
+            "select count(*), count(*) filter (where state like 'idle in transaction%') from pg_stat_activity"
+            " where usename in ('inkwell_gateway', 'inkwell_worker')"
+        )
+        files = {each.name: psutil.Process(each.process.pid).num_fds() for each in self.services}
+        waiting = sum(queue["messages"] for queue in queues if ".commands." in queue["name"])
+        dead = sum(queue["messages"] for queue in queues if ".dead-letters." in queue["name"])
+        return files | {
+            "sessions": sessions,
+            "idle transactions": idle,
+            "commands waiting": waiting,
+            "dead letters": dead,
+        }
+
+
+async def probe(client: httpx.AsyncClient, owner: Owner) -> bool:
+    """Whether a write of the owner is applied, and a read answered."""
+    note = {"title": "probe", "description": ""}
+    try:
+        written = await client.post("/notes/", json=note, headers=owner.headers | {"Prefer": "wait=3"}, timeout=10)
+        read = await client.get("/notes/?limit=1", headers=owner.headers, timeout=8)
+    except httpx.TransportError:
+        return False
+    return (written.status_code, read.status_code) == (201, 200)
+
+
+@contextmanager
+def containers() -> Iterator[tuple[DockerContainer, DockerContainer, Services]]:
+    """Servers that may be killed and come back on the same ports."""
+    postgres_port, rabbitmq_port = free_port(), free_port()
+    postgres = postgres_server().with_bind_ports(5432, postgres_port)
+    with postgres, rabbitmq_server().with_bind_ports(5672, rabbitmq_port) as rabbitmq:
+        yield (
+            postgres,
+            rabbitmq,
+            Services(
+                f"postgresql://inkwell:inkwell@127.0.0.1:{postgres_port}/inkwell",
+                f"amqp://{ADMINISTRATOR}:{ADMINISTRATOR}@127.0.0.1:{rabbitmq_port}/",
+                has_broker_users=True,
+            ),
+        )
+
+
+@asynccontextmanager
+async def running_cluster(tree: Path = ROOT, logs: Path | None = None) -> AsyncIterator[Cluster]:
+    """A cluster of the services in a tree, for the block."""
+    async with AsyncExitStack() as exits:
+        postgres, rabbitmq, servers = exits.enter_context(containers())
+        folder = logs or Path(exits.enter_context(TemporaryDirectory(prefix="inkwell-faults-")))
+        database_url = await migrated(servers, tree)
+        services = [
+            await exits.enter_async_context(
+                service(f"{kind}-{number}", urls_of(kind, database_url, servers), folder, tree)
+            )
+            for kind, count in (("worker", WORKERS), ("gateway", GATEWAYS))
+            for number in range(1, count + 1)
+        ]
+        workers, gateways = services[:WORKERS], services[WORKERS:]
+        for each in services:
+            await each.process.start()
+            exits.push_async_callback(each.process.kill)
+        limits = httpx.Limits(max_connections=None)
+        clients = [
+            await exits.enter_async_context(httpx.AsyncClient(base_url=each.base_url, limits=limits))
+            for each in gateways
+        ]
+        owners = await new_owners(database_url)
+        cluster = Cluster(postgres, rabbitmq, database_url, servers, gateways, workers, clients, owners)
+        await keep_copies(cluster)
+        await cluster.recovered()
+        yield cluster
+
+
+async def migrated(servers: Services, tree: Path) -> str:
+    """The URL of a database with the schema and the audit."""
+    database_url = str(httpx.URL(servers.database_url).copy_with(path=f"/{MIGRATED}"))
+    admin = await asyncpg.connect(servers.database_url)
+    await admin.execute(f"create database {MIGRATED}")
+    await admin.close()
+    await create_roles(database_url)
+    migrate = [sys.executable, "-m", "alembic", "upgrade", "head"]
+    owner = {"INKWELL_DATABASE_URL": as_user(database_url, "inkwell_migrator", "inkwell_migrator")}
+    await asyncio.to_thread(subprocess.run, migrate, env=owner, cwd=tree, check=True, capture_output=True)
+    connection = await asyncpg.connect(database_url)
+    await connection.execute(DATABASE_AUDIT)
+    await connection.close()
+    return database_url
+
+
+@asynccontextmanager
+async def service(name: str, urls: dict[str, str], logs: Path, tree: Path) -> AsyncIterator[Service]:
+    """A gateway or worker that has not been started; its links are there for the block."""
+    port, environment, links = str(free_port()), settings(), dict[str, Proxy]()
+    async with AsyncExitStack() as exits:
+        for server, url in urls.items():
+            target = httpx.URL(url)
+            links[server] = await exits.enter_async_context(proxy_to(target.host, target.port or 0))
+            moved = str(target.copy_with(host="127.0.0.1", port=links[server].port))
+            environment[f"INKWELL_{server.upper()}_URL"] = moved
+        environment |= {"INKWELL_PORT": port, "INKWELL_WORKER_HEALTH_PORT": port}
+        base_url, command = f"http://127.0.0.1:{port}", [sys.executable, "-m", name.partition("-")[0]]
+        process = Process(command, environment, logs / f"{name}.log", f"{base_url}/health/ready", tree)
+        yield Service(name, process, base_url, links)
+
+
+def urls_of(kind: str, database_url: str, servers: Services) -> dict[str, str]:
+    """Where a gateway or worker finds the servers."""
+    role = f"inkwell_{kind}"
+    return {"database": as_user(database_url, role, role), "broker": servers.broker_url_of(kind)}
+
+
+def settings() -> dict[str, str]:
+    """What all services have in common: short waits, so that more happens."""
+    return {
+        "INKWELL_PARTITIONS": str(PARTITIONS),
+        "INKWELL_QUEUE_PREFIX": PREFIX,
+        "INKWELL_SIGNING_KEYS": KEY,
+        "INKWELL_FINGERPRINT_KEY": KEY,
+        "INKWELL_PUBLISH_TIMEOUT_SECONDS": str(PUBLISH_SECONDS),
+        "INKWELL_READ_TIMEOUT_SECONDS": str(READ_SECONDS),
+        "INKWELL_WAIT_SECONDS": str(WAIT_SECONDS),
+        "INKWELL_DRAIN_DELAY_SECONDS": "0.2",
+        "INKWELL_LOG_FORMAT": "json",
+    }
+
+
+async def new_owners(database_url: str) -> list[Owner]:
+    """Users, who are in every partition, with their access tokens."""
+    names = "select 'owner ' || n, 'owner ' || n from generate_series(1, $1) as n"
+    connection = await asyncpg.connect(database_url)
+    rows = await connection.fetch(f"insert into users (name, folded_name) {names} returning id", OWNERS)
+    await connection.close()
+    common = settings() | {"INKWELL_DATABASE_URL": "postgresql://x@x/x", "INKWELL_BROKER_URL": "amqp://x@x/"}
+    known = {name.removeprefix("INKWELL_").lower(): value for name, value in common.items()}
+    tokens = AccessTokens(GatewaySettings.model_validate(known))
+    return [Owner(row["id"], bearer(tokens.issue(row["id"], 1, frozenset(Scope)))) for row in rows]
+
+
+async def keep_copies(cluster: Cluster) -> None:
+    """Has the broker keep a copy of the last messages with commands."""
+    async with cluster.channel() as channel:
+        queue = await channel.declare_queue(COPIES, durable=True, arguments={"x-max-length": 300})
+        for partition in range(PARTITIONS):
+            await queue.bind(cluster.topology.commands_exchange, cluster.topology.command_queue(partition))

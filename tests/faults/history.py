@@ -1,0 +1,167 @@
+"""What clients did and were answered: the evidence that the checker judges."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+REFUSALS = {"not_accepted", "overloaded"}
+"""The codes of 503 that say that a write certainly has no effect."""
+
+
+@dataclass(slots=True)
+class Answer:
+    """One request and what came of it; times are those of the event loop."""
+
+    gateway: int
+    asked: float
+    limit_seconds: float
+    """How long the gateway may take by its promises."""
+    answered: float = 0.0
+    status: int = 0
+    """0 where no answer came."""
+    code: str | None = None
+    """Of a problem."""
+    body: Any = None
+    etag: str | None = None
+    location: str | None = None
+    error: str | None = None
+    """Why no answer came."""
+
+    @property
+    def is_sent(self) -> bool:
+        """Whether the gateway may have it."""
+        return self.error not in ("ConnectError", "ConnectTimeout")
+
+    @property
+    def is_refusal(self) -> bool:
+        """Whether it says that the write has no effect."""
+        return not self.is_sent or 400 <= self.status < 500 or self.code in REFUSALS
+
+    @property
+    def version(self) -> int | None:
+        """The note's version that it tells."""
+        return int(self.etag.strip('"')) if self.etag else None
+
+
+@dataclass(slots=True)
+class Write:
+    """A write as one client wants it, however often it has to ask; its description is a marker that no other has."""
+
+    owner: int
+    kind: str
+    """`create`, `replace`, `patch` or `delete`."""
+    note: int | None
+    marker: str
+    key: str | None
+    is_trespass: bool = False
+    """Whether the note is another owner's."""
+    conditions: dict[str, str] = field(default_factory=dict)
+    """Headers that each attempt has."""
+    attempts: list[Answer] = field(default_factory=list)
+    polls: list[Answer] = field(default_factory=list)
+    """Answers of its command's URL."""
+
+    @property
+    def url(self) -> str | None:
+        """The URL of its command, as the last answer that had one told it."""
+        for answer in reversed(self.attempts):
+            if answer.status == 202:
+                return answer.location
+            if answer.code == "unconfirmed" and answer.body:
+                return str(answer.body["command"])
+        return None
+
+    @property
+    def decided(self) -> Answer | None:
+        """The first answer that tells the outcome."""
+        for answer in self.attempts:
+            if answer.status in (200, 201, 204) or 400 <= answer.status < 500 or answer.code == "command_failed":
+                return answer
+        return next((poll for poll in self.polls if poll.status == 200 and poll.body["answer"]), None)
+
+    @property
+    def status(self) -> str:
+        """`applied`, `rejected`, `failed`; `refused` where it was never accepted; `unknown` where nobody can tell."""
+        if answer := self.decided:
+            if answer in self.polls:
+                return str(answer.body["status"])
+            return {2: "applied", 4: "rejected", 5: "failed"}[answer.status // 100]
+        return "refused" if all(answer.is_refusal for answer in self.attempts) else "unknown"
+
+    @property
+    def original(self) -> tuple[int, Any, int | None]:
+        """Status, body and version of the answer that tells the outcome."""
+        answer = self.decided
+        assert answer
+        if answer in self.polls:
+            told = answer.body["answer"]
+            etag = told["headers"].get("ETag", "").strip('"')
+            return told["status"], told["body"], int(etag) if etag else None
+        return answer.status, answer.body, answer.version
+
+    @property
+    def subject(self) -> int | None:
+        """The note that it is about, or that it has made."""
+        if self.note is not None or self.status != "applied":
+            return self.note
+        answer, (_, body, _) = self.decided, self.original
+        if body:
+            return int(body["id"])
+        return int(answer.location.rpartition("/")[2]) if answer and answer.location else None
+
+    @property
+    def asked(self) -> float:
+        """When it was first sent."""
+        return self.attempts[0].asked
+
+    @property
+    def accepted(self) -> float | None:
+        """When the first 2xx came."""
+        return min((answer.answered for answer in self.attempts if 200 <= answer.status < 300), default=None)
+
+    @property
+    def applied(self) -> float | None:
+        """When the client knew that it was applied."""
+        answer = self.decided
+        return answer.answered if answer and self.status == "applied" else None
+
+
+@dataclass(slots=True)
+class Read:
+    """A note as it was read."""
+
+    owner: int
+    note: int
+    answer: Answer
+    is_trespass: bool = False
+
+
+@dataclass(slots=True)
+class Disturbance:
+    """One fault: which, to what, when; times are those of the event loop."""
+
+    name: str
+    target: str
+    began: float
+    ended: float = 0.0
+
+
+@dataclass(slots=True)
+class History:
+    """Everything that happened in a run."""
+
+    writes: list[Write] = field(default_factory=list)
+    reads: list[Read] = field(default_factory=list)
+    disturbances: list[Disturbance] = field(default_factory=list)
+    recoveries: list[float] = field(default_factory=list)
+    """Seconds from the end of each disturbance, or of several at once, until everything was served again."""
+    complaints: list[str] = field(default_factory=list)
+    """What was found broken while the run was under way."""
+
+    def answers(self) -> Iterator[Answer]:
+        """All of them."""
+        for write in self.writes:
+            yield from write.attempts
+            yield from write.polls
+        for read in self.reads:
+            yield read.answer

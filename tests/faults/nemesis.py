@@ -1,0 +1,264 @@
+"""Breaks things, from a seed: alone and overlapping, for a while, and then lets everything recover."""
+
+import asyncio
+import json
+import signal
+from collections.abc import Awaitable, Callable, Sequence
+from random import Random
+
+import structlog
+from aio_pika import DeliveryMode, Message
+
+from shared.contracts import COMMANDS_CONTENT_TYPE
+from tests.faults.cluster import COPIES, PREFIX, Cluster, Service
+from tests.faults.history import Disturbance, History
+from tests.proxy import Proxy
+
+RECOVERY_LIMIT_SECONDS = 30.0
+SHORT, LONG = (0.2, 2.0), (2.0, 7.0)
+GARBAGE = (b"", b"\xff\xfe", b"{}", b'["no event"]', b'[{"id": "no uuid"}]', b"[" * 1000)
+
+log = structlog.get_logger()
+
+
+class Nemesis:
+    """Injects faults round by round; each kind once before any comes again."""
+
+    def __init__(self, cluster: Cluster, history: History, seed: int, names: Sequence[str] = ()) -> None:
+        self._cluster = cluster
+        self._history = history
+        self._random = Random(seed)  # noqa: S311 - no secret
+        self._names = names or tuple(FAULTS)
+        self._deck: list[str] = []
+        self.unreadable = 0
+        """How many messages it has published that nobody can read."""
+
+    async def run(self, seconds: float) -> None:
+        """Goes on for so long, and until everything has recovered from the last round."""
+        ends = asyncio.get_running_loop().time() + seconds
+        while asyncio.get_running_loop().time() < ends:
+            names = [self._next() for _ in range(self._random.choice((1, 1, 2)))]
+            await asyncio.gather(*(self._inject(name, delay) for delay, name in enumerate(names)))
+            await self._recover(names)
+            await asyncio.sleep(self._random.uniform(0.5, 2.0))
+
+    def seconds(self, bounds: tuple[float, float]) -> float:
+        """A time between two."""
+        return self._random.uniform(*bounds)
+
+    def some_link(self, server: str = "") -> tuple[str, Proxy]:
+        """A link of a service, to Postgres or to the broker."""
+        service = self._random.choice(self._cluster.services)
+        server = server or self._random.choice(("database", "broker"))
+        return f"{service.name} to {server}", service.links[server]
+
+    def one_of(self, services: Sequence[Service]) -> Service:
+        """A service."""
+        return self._random.choice(services)
+
+    def garbage(self) -> bytes:
+        """What is no message."""
+        self.unreadable += 1
+        return self._random.choice(GARBAGE)
+
+    def partition(self) -> int:
+        """A partition."""
+        return self._random.randrange(self._cluster.topology.partitions)
+
+    def _next(self) -> str:
+        if not self._deck:
+            self._deck = self._random.sample(self._names, len(self._names))
+        return self._deck.pop()
+
+    async def _inject(self, name: str, delay: float) -> None:
+        await asyncio.sleep(delay * self.seconds(SHORT))
+        disturbance = Disturbance(name, "", asyncio.get_running_loop().time())
+        self._history.disturbances.append(disturbance)
+        disturbance.target = await FAULTS[name](self, self._cluster)
+        disturbance.ended = asyncio.get_running_loop().time()
+
+    async def _recover(self, names: list[str]) -> None:
+        seconds, last = await self._cluster.recovered()
+        self._history.recoveries.append(seconds)
+        log.info("recovered", faults=names, seconds=round(seconds, 1), last=last)
+        if seconds > RECOVERY_LIMIT_SECONDS:
+            told = f"not recovered {seconds:.0f} s after {' and '.join(names)}: {', '.join(last)}"
+            self._history.complaints.append(f"I8: {told}")
+
+
+Fault = Callable[[Nemesis, Cluster], Awaitable[str]]
+"""Breaks something for a while; the value is what."""
+
+
+def ended(how: signal.Signals, services: Callable[[Cluster], Sequence[Service]]) -> Fault:
+    """Ends a process, and starts it again as a supervisor does."""
+
+    async def end(nemesis: Nemesis, cluster: Cluster) -> str:
+        service = nemesis.one_of(services(cluster))
+        async with service.lock:
+            code = await service.process.stop(how)
+            if how is signal.SIGTERM and code != 0:
+                nemesis._history.complaints.append(f"I9: {service.name} ended with exit code {code} when told to stop")
+            await asyncio.sleep(nemesis.seconds(SHORT))
+            await service.process.start(ready=False)
+        return service.name
+
+    return end
+
+
+async def postgres_restarts(_: Nemesis, cluster: Cluster) -> str:
+    async with cluster.postgres_lock:
+        await asyncio.to_thread(cluster.postgres.get_wrapped_container().restart, timeout=10)
+    return "postgres"
+
+
+async def postgres_is_killed(nemesis: Nemesis, cluster: Cluster) -> str:
+    async with cluster.postgres_lock:
+        await asyncio.to_thread(cluster.postgres.get_wrapped_container().kill)
+        await asyncio.sleep(nemesis.seconds(LONG))
+        await asyncio.to_thread(cluster.postgres.get_wrapped_container().start)
+    return "postgres"
+
+
+async def postgres_is_paused(nemesis: Nemesis, cluster: Cluster) -> str:
+    async with cluster.postgres_lock:
+        await asyncio.to_thread(cluster.postgres.get_wrapped_container().pause)
+        await asyncio.sleep(nemesis.seconds(LONG))
+        await asyncio.to_thread(cluster.postgres.get_wrapped_container().unpause)
+    return "postgres"
+
+
+async def broker_restarts(_: Nemesis, cluster: Cluster) -> str:
+    async with cluster.rabbitmq_lock:
+        await asyncio.to_thread(cluster.rabbitmq.get_wrapped_container().restart, timeout=20)
+        await broker_answers(cluster)
+    return "rabbitmq"
+
+
+async def broker_is_killed(nemesis: Nemesis, cluster: Cluster) -> str:
+    async with cluster.rabbitmq_lock:
+        await asyncio.to_thread(cluster.rabbitmq.get_wrapped_container().kill)
+        await asyncio.sleep(nemesis.seconds(SHORT))
+        await asyncio.to_thread(cluster.rabbitmq.get_wrapped_container().start)
+        await broker_answers(cluster)
+    return "rabbitmq"
+
+
+async def broker_is_paused(nemesis: Nemesis, cluster: Cluster) -> str:
+    async with cluster.rabbitmq_lock:
+        await asyncio.to_thread(cluster.rabbitmq.get_wrapped_container().pause)
+        await asyncio.sleep(nemesis.seconds(LONG))
+        await asyncio.to_thread(cluster.rabbitmq.get_wrapped_container().unpause)
+    return "rabbitmq"
+
+
+async def broker_answers(cluster: Cluster) -> None:
+    """Returns when the broker has started; its start is a part of the fault."""
+    while True:
+        try:
+            async with asyncio.timeout(5), cluster.channel():
+                return
+        except (OSError, TimeoutError):
+            await asyncio.sleep(0.3)
+
+
+async def link_is_cut(nemesis: Nemesis, _: Cluster) -> str:
+    name, link = nemesis.some_link()
+    async with link.lock:
+        await link.cut()
+        await asyncio.sleep(nemesis.seconds(LONG))
+        await link.start()
+    return name
+
+
+async def link_is_half_open(nemesis: Nemesis, _: Cluster) -> str:
+    name, link = nemesis.some_link()
+    link.strand()
+    await asyncio.sleep(nemesis.seconds(SHORT))
+    return name
+
+
+async def link_is_slow(nemesis: Nemesis, _: Cluster) -> str:
+    name, link = nemesis.some_link()
+    link.delay_seconds = nemesis.seconds((0.02, 0.5))
+    await asyncio.sleep(nemesis.seconds(LONG))
+    link.delay_seconds = 0.0
+    return name
+
+
+async def confirm_is_lost(nemesis: Nemesis, cluster: Cluster) -> str:
+    """What a gateway publishes arrives, and the connection ends before it hears of that."""
+    service = nemesis.one_of(cluster.gateways)
+    link = service.links["broker"]
+    async with link.lock:
+        link.freeze("down")
+        await asyncio.sleep(nemesis.seconds(SHORT))
+        await link.cut()
+        link.thaw()
+        await link.start()
+    return service.name
+
+
+async def memory_alarm(nemesis: Nemesis, cluster: Cluster) -> str:
+    async with cluster.rabbitmq_lock:
+        await cluster.rabbitmqctl("set_vm_memory_high_watermark", "absolute", "1MB")
+        await asyncio.sleep(nemesis.seconds(LONG))
+        await cluster.rabbitmqctl("set_vm_memory_high_watermark", "0.6")
+    return "rabbitmq"
+
+
+async def queue_is_full(nemesis: Nemesis, cluster: Cluster) -> str:
+    async with cluster.rabbitmq_lock:
+        full, pattern = json.dumps({"max-length": 1}), rf"^{PREFIX}\.commands"
+        await cluster.rabbitmqctl("set_policy", "full", pattern, full, "--apply-to", "quorum_queues")
+        await asyncio.sleep(nemesis.seconds(LONG))
+        await cluster.rabbitmqctl("clear_policy", "full")
+    return "rabbitmq"
+
+
+async def messages_are_duplicated(_: Nemesis, cluster: Cluster) -> str:
+    """Some of the last messages with commands are published again."""
+    published = 0
+    async with cluster.rabbitmq_lock, cluster.channel() as channel:
+        queue = await channel.get_queue(COPIES)
+        exchange = await channel.get_exchange(cluster.topology.commands_exchange)
+        for _number in range(100):
+            if not (message := await queue.get(fail=False, no_ack=True)):
+                break
+            again = Message(message.body, content_type=message.content_type, delivery_mode=DeliveryMode.PERSISTENT)
+            await exchange.publish(again, message.routing_key or "")
+            published += 1
+    return f"{published} messages"
+
+
+async def messages_are_unreadable(nemesis: Nemesis, cluster: Cluster) -> str:
+    async with cluster.rabbitmq_lock, cluster.channel() as channel:
+        exchange = await channel.get_exchange(cluster.topology.commands_exchange)
+        for _ in range(3):
+            message = Message(
+                nemesis.garbage(), content_type=COMMANDS_CONTENT_TYPE, delivery_mode=DeliveryMode.PERSISTENT
+            )
+            await exchange.publish(message, cluster.topology.command_queue(nemesis.partition()))
+    return "3 messages"
+
+
+FAULTS: dict[str, Fault] = {
+    "gateway-kill": ended(signal.SIGKILL, lambda cluster: cluster.gateways),
+    "gateway-stop": ended(signal.SIGTERM, lambda cluster: cluster.gateways),
+    "worker-kill": ended(signal.SIGKILL, lambda cluster: cluster.workers),
+    "worker-stop": ended(signal.SIGTERM, lambda cluster: cluster.workers),
+    "postgres-restart": postgres_restarts,
+    "postgres-kill": postgres_is_killed,
+    "postgres-pause": postgres_is_paused,
+    "broker-restart": broker_restarts,
+    "broker-kill": broker_is_killed,
+    "broker-pause": broker_is_paused,
+    "link-cut": link_is_cut,
+    "link-half-open": link_is_half_open,
+    "link-slow": link_is_slow,
+    "confirm-lost": confirm_is_lost,
+    "memory-alarm": memory_alarm,
+    "queue-full": queue_is_full,
+    "duplicates": messages_are_duplicated,
+    "unreadable": messages_are_unreadable,
+}

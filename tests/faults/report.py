@@ -1,0 +1,54 @@
+"""What runs have shown, as Markdown: the terminal and docs/reliability.md get the same."""
+
+from collections import Counter
+from pathlib import Path
+from string import Template
+
+from tests.faults.nemesis import FAULTS
+from tests.faults.run import Verdict
+
+TEMPLATE = Path(__file__).with_name("reliability.template.md")
+PAGE = Path(__file__).parent.parent.parent / "docs" / "reliability.md"
+SHOWN = 20
+
+
+def printed(verdicts: list[Verdict]) -> str:
+    """The runs, how often each fault was injected, how often each answer came, and every violation."""
+    faults = sum((verdict.faults for verdict in verdicts), Counter[str]())
+    answers = sum((verdict.answers for verdict in verdicts), Counter[str]())
+    return "\n".join(
+        [
+            "| seed | seconds | commands | faults | slowest recovery | violations |",
+            "|---:|---:|---:|---:|---:|---:|",
+            *map(row, verdicts),
+            "",
+            *table("fault", {name: faults[name] for name in FAULTS}),
+            "",
+            *table("answer", dict(sorted(answers.items()))),
+            *(f"\n- {violation}" for verdict in verdicts for violation in verdict.violations[:SHOWN]),
+        ]
+    )
+
+
+def row(verdict: Verdict) -> str:
+    """One run."""
+    slowest = max(verdict.recoveries, default=0)
+    cells = (
+        verdict.seed,
+        f"{verdict.seconds:.0f}",
+        f"{verdict.commands:,}",
+        verdict.faults.total(),
+        f"{slowest:.1f} s",
+        len(verdict.violations),
+    )
+    return f"| {' | '.join(map(str, cells))} |"
+
+
+def table(name: str, counts: dict[str, int]) -> list[str]:
+    """How often each was counted."""
+    return [f"| {name} | times |", "|---|---:|", *(f"| {each} | {count:,} |" for each, count in counts.items())]
+
+
+def write(verdicts: list[Verdict]) -> None:
+    """docs/reliability.md."""
+    PAGE.write_text(Template(TEMPLATE.read_text()).substitute(figures=printed(verdicts)))

@@ -1,0 +1,102 @@
+"""One run: clients write while the nemesis breaks things; then everything is settled, looked at and judged."""
+
+import asyncio
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tests.faults.checker import Facts, kinds, violations
+from tests.faults.clients import POISON, Client
+from tests.faults.cluster import running_cluster
+from tests.faults.history import History
+from tests.faults.nemesis import Nemesis
+from tests.system.stack import ROOT
+
+CLIENTS_PER_OWNER = 2
+PAUSE_SECONDS = 0.1
+POISON_SECONDS = 4.0
+QUIET_SECONDS = 3.0
+MORE_FILES, MORE_SESSIONS = 12, 4
+"""So many more than in the beginning are no leak: connections come and go."""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What a run has shown."""
+
+    seed: int
+    seconds: float
+    violations: list[str]
+    commands: int
+    faults: Counter[str]
+    answers: Counter[str]
+    recoveries: list[float]
+
+
+async def run(
+    seconds: float, seed: int, faults: Sequence[str] = (), *, tree: Path = ROOT, logs: Path | None = None
+) -> Verdict:
+    """Runs the services of a tree for so long, through these faults or all of them; their logs go to a folder."""
+    async with running_cluster(tree, logs) as cluster:
+        history = History()
+        nemesis = Nemesis(cluster, history, seed, faults)
+        before = await cluster.leftovers()
+        clients = [
+            Client(owner, cluster.owners, cluster.clients, history, seed * 1000 + number)
+            for number, owner in enumerate(cluster.owners * CLIENTS_PER_OWNER)
+        ]
+        async with asyncio.TaskGroup() as tasks:
+            stopping = asyncio.Event()
+            for client in clients[1:]:
+                tasks.create_task(client.run(stopping, PAUSE_SECONDS))
+            tasks.create_task(poison(clients[0], stopping))
+            await nemesis.run(seconds)
+            stopping.set()
+        await asyncio.gather(*(settle(each, clients, history) for each in cluster.owners))
+        await asyncio.sleep(QUIET_SECONDS)
+        history.complaints += leaks(before, await cluster.leftovers(), nemesis.unreadable)
+        facts = await Facts.of(cluster)
+        return Verdict(
+            seed,
+            seconds,
+            violations(history, facts),
+            len(facts.commands),
+            Counter(each.name for each in history.disturbances),
+            kinds(history.answers()),
+            history.recoveries,
+        )
+
+
+async def poison(client: Client, stopping: asyncio.Event) -> None:
+    """Writes what Postgres refuses, now and then; the next one when the last one is decided, since two are a bug."""
+    number = 0
+    while not stopping.is_set():
+        number += 1
+        write = await client.write("create", marker=f"{POISON} {number}")
+        while not await client.ask_again(write) and not stopping.is_set():
+            await asyncio.sleep(0.5)
+        await asyncio.sleep(POISON_SECONDS)
+
+
+async def settle(owner: Any, clients: list[Client], history: History) -> None:
+    """Finds out what became of an owner's writes."""
+    client = next(client for client in clients if client.owner is owner)
+    for write in history.writes:
+        if write.owner == owner.id and write.status == "unknown":
+            await client.settle(write)
+
+
+def leaks(before: dict[str, int], after: dict[str, int], unreadable: int) -> list[str]:
+    """I9: what has not returned to where it was; and what should have become a dead letter."""
+    room = dict.fromkeys(before, MORE_FILES) | {"sessions": MORE_SESSIONS}
+    room |= {"idle transactions": 0, "commands waiting": 0, "dead letters": 10**9}
+    found = [
+        f"I9: {name}: {after[name]}, and {before[name]} in the beginning"
+        for name in before
+        if after[name] > before[name] + room[name]
+    ]
+    if after["dead letters"] < unreadable:
+        found.append(f"I1: {unreadable} messages were unreadable, and {after['dead letters']} are dead letters")
+    return found
