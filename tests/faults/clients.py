@@ -18,12 +18,13 @@ PUBLISH_SECONDS, READ_SECONDS, WAIT_SECONDS = 3.0, 3.0, 1.0
 PATIENCE_SECONDS = 10.0
 """How much longer than promised a client waits, to see how late an answer is."""
 TRIES = 6
-SETTLED_SECONDS = 60.0
+LOOKS = 0.3
+"""After so many of its writes a client reads the note."""
 GIVEN_UP_SECONDS = 3.0
 """How long a client asks for a write without a key that the broker has never confirmed, and may not have."""
 POISON = "poison"
 """Such a description is one that Postgres refuses, by a trigger."""
-PREFERENCES = ("", "", "wait=1", "wait=2", "respond-async", "respond-async", "return=minimal")
+PREFERENCES = ("", "wait=1", "wait=2", "respond-async", "respond-async", "respond-async", "return=minimal")
 Gateways = Sequence[httpx.AsyncClient]
 
 
@@ -57,7 +58,7 @@ class Client:
             await self.write("create")
             return
         kinds = ("create", "replace", "patch", "delete", "read", "trespass")
-        [kind] = self._random.choices(kinds, (3, 5, 3, 1, 3, 0.5))
+        [kind] = self._random.choices(kinds, (3, 6, 3, 1, 1, 0.3))
         note = self._random.choice(self.owner.notes)
         if kind == "read":
             await self.read(note)
@@ -96,12 +97,13 @@ class Client:
             await self._poll(write, 2)
         return write.status != "unknown"
 
-    async def settle(self, write: Write) -> None:
+    async def settle(self, write: Write, deadline: float) -> None:
         """Finds out what became of it, as a client does in the end; everything works again by now."""
         must_be_known = write.key or write.accepted is not None
+        left = max(GIVEN_UP_SECONDS, deadline - asyncio.get_running_loop().time())
         with suppress(TimeoutError):
             if must_be_known or write.url:
-                seconds = SETTLED_SECONDS if must_be_known else GIVEN_UP_SECONDS
+                seconds = left if must_be_known else GIVEN_UP_SECONDS
                 await eventually(lambda: self.ask_again(write), within_seconds=seconds)
         if must_be_known and write.status == "unknown":
             self._history.complaints.append(f"I1: nobody knows what became of {write.kind} {write.marker}")
@@ -124,7 +126,7 @@ class Client:
             self.owner.notes.append(note)
         elif note in self.owner.notes and write.kind == "delete":
             self.owner.notes.remove(note)
-        if note:
+        if note and self._random.random() < LOOKS:
             await self.read(note)
 
     def _conditions(self, kind: str) -> dict[str, str]:

@@ -4,9 +4,10 @@ import asyncio
 import json
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -61,6 +62,7 @@ create trigger audit after insert or update or delete on notes for each row exec
 create trigger audit after insert or update on commands for each row execute function audit_command();
 """
 """Everything that happens to notes and commands, in the order of the owners' locks."""
+Check = Callable[[], Awaitable[bool]]
 
 
 @dataclass
@@ -120,21 +122,21 @@ class Cluster:
     async def recovered(self) -> tuple[float, list[str]]:
         """How many seconds it takes until everything is served again, and what came last."""
         now = asyncio.get_running_loop().time
-        started, last = now(), list[str]()
-        while (missing := await self._missing()) and now() < started + RECOVERY_SECONDS:
-            last = missing
-            await asyncio.sleep(0.2)
+        started, missing, last = now(), self._checks(), list[str]()
+        while missing and now() < started + RECOVERY_SECONDS:
+            served = await asyncio.gather(*(check() for check in missing.values()))
+            missing = {name: missing[name] for name, is_served in zip(missing, served, strict=True) if not is_served}
+            last = list(missing) or last
         return now() - started, last
 
-    async def _missing(self) -> list[str]:
-        """The services that are not ready, and the partitions whose writes and reads a gateway does not serve."""
+    def _checks(self) -> dict[str, Check]:
+        """Whether the services are ready, and whether each gateway serves the writes and reads of each partition."""
         owners = {self.topology.partition_of(owner.id): owner for owner in self.owners}
-        checks = {each.name: each.process.is_ready() for each in self.services} | {
-            f"partition {partition} through {gateway.name}": probe(client, owner)
-            for gateway, client in zip(self.gateways, self.clients, strict=True)
-            for partition, owner in owners.items()
-        }
-        return [name for name, served in zip(checks, await asyncio.gather(*checks.values()), strict=True) if not served]
+        checks: dict[str, Check] = {each.name: each.process.is_ready for each in self.services}
+        for gateway, client in zip(self.gateways, self.clients, strict=True):
+            for partition, owner in owners.items():
+                checks[f"partition {partition} through {gateway.name}"] = partial(probe, client, owner)
+        return checks
 
     async def leftovers(self) -> dict[str, Any]:
         """What must not grow: open files of the processes, sessions, transactions, messages."""
@@ -161,6 +163,7 @@ async def probe(client: httpx.AsyncClient, owner: Owner) -> bool:
         written = await client.post("/notes/", json=note, headers=owner.headers | {"Prefer": "wait=3"}, timeout=10)
         read = await client.get("/notes/?limit=1", headers=owner.headers, timeout=8)
     except httpx.TransportError:
+        await asyncio.sleep(0.2)
         return False
     return (written.status_code, read.status_code) == (201, 200)
 
@@ -261,6 +264,7 @@ def settings() -> dict[str, str]:
         "INKWELL_READ_TIMEOUT_SECONDS": str(READ_SECONDS),
         "INKWELL_WAIT_SECONDS": str(WAIT_SECONDS),
         "INKWELL_DRAIN_DELAY_SECONDS": "0.2",
+        "INKWELL_PREFETCH_MESSAGES": "3",
         "INKWELL_LOG_FORMAT": "json",
     }
 

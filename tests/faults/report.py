@@ -4,6 +4,7 @@ from collections import Counter
 from pathlib import Path
 from string import Template
 
+from tests.faults.mutations import Catch
 from tests.faults.nemesis import FAULTS
 from tests.faults.run import Verdict
 
@@ -47,6 +48,18 @@ def row(verdict: Verdict) -> str:
 def table(name: str, counts: dict[str, int]) -> list[str]:
     """How often each was counted."""
     return [f"| {name} | times |", "|---|---:|", *(f"| {each} | {count:,} |" for each, count in counts.items())]
+
+
+def caught_table(catches: list[Catch]) -> list[str]:
+    """What was found of each mutation."""
+    return [
+        "| mutation | caught within | by |",
+        "|---|---:|---|",
+        *(
+            f"| {each.mutation.sentence} | {each.seconds:.0f} s | {', '.join(each.promises) or '**not caught**'} |"
+            for each in catches
+        ),
+    ]
 
 
 def write(verdicts: list[Verdict]) -> None:

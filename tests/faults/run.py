@@ -5,18 +5,18 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from tests.faults.checker import Facts, kinds, violations
 from tests.faults.clients import POISON, Client
 from tests.faults.cluster import running_cluster
-from tests.faults.history import History
+from tests.faults.history import History, Write
 from tests.faults.nemesis import Nemesis
 from tests.system.stack import ROOT
 
-CLIENTS_PER_OWNER = 2
-PAUSE_SECONDS = 0.1
+CLIENTS_PER_OWNER = 3
+PAUSE_SECONDS = 0.06
 POISON_SECONDS = 4.0
+SETTLED_SECONDS, SETTLING = 30.0, 32
 QUIET_SECONDS = 3.0
 MORE_FILES, MORE_SESSIONS = 12, 4
 """So many more than in the beginning are no leak: connections come and go."""
@@ -54,7 +54,7 @@ async def run(
             tasks.create_task(poison(clients[0], stopping))
             await nemesis.run(seconds)
             stopping.set()
-        await asyncio.gather(*(settle(each, clients, history) for each in cluster.owners))
+        await settle(clients, history)
         await asyncio.sleep(QUIET_SECONDS)
         history.complaints += leaks(before, await cluster.leftovers(), nemesis.unreadable)
         facts = await Facts.of(cluster)
@@ -80,12 +80,17 @@ async def poison(client: Client, stopping: asyncio.Event) -> None:
         await asyncio.sleep(POISON_SECONDS)
 
 
-async def settle(owner: Any, clients: list[Client], history: History) -> None:
-    """Finds out what became of an owner's writes."""
-    client = next(client for client in clients if client.owner is owner)
-    for write in history.writes:
-        if write.owner == owner.id and write.status == "unknown":
-            await client.settle(write)
+async def settle(clients: list[Client], history: History) -> None:
+    """Finds out what became of all writes: what was accepted is decided soon, now that everything is served again."""
+    client_of = {client.owner.id: client for client in clients}
+    room = asyncio.Semaphore(SETTLING)
+    deadline = asyncio.get_running_loop().time() + SETTLED_SECONDS
+
+    async def one(write: Write) -> None:
+        async with room:
+            await client_of[write.owner].settle(write, deadline)
+
+    await asyncio.gather(*(one(write) for write in history.writes if write.status == "unknown"))
 
 
 def leaks(before: dict[str, int], after: dict[str, int], unreadable: int) -> list[str]:
