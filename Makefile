@@ -2,8 +2,9 @@
 UV := $(shell uv --version >/dev/null 2>&1 && command -v uv || echo .uv/bin/uv)
 RUN := $(UV) run --frozen --no-sync
 PROCESSES ?= 2
+SECONDS ?= 600
 
-.PHONY: help up down logs stop-worker start-worker dev test smoke outages bench bench-quick check format
+.PHONY: help up down logs stop-worker start-worker dev test smoke faults mutations outages bench bench-quick check format
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -30,6 +31,12 @@ test: .venv/made ## run the tests on a real Postgres and a real RabbitMQ
 smoke: .venv/made ## the README's lines and a few tests without Docker
 	@$(RUN) python -m dev.smoke
 	BACKEND=local $(RUN) pytest tests/gateway/test_notes.py tests/worker/test_consumer.py tests/system/test_killed.py
+
+faults: .venv/made ## break a cluster from a seed and judge every promise; SECONDS, SEED="1 2", WRITE=1
+	@$(RUN) python -m tests.faults --seconds $(SECONDS) $(if $(SEED),--seed $(SEED)) $(if $(WRITE),--write)
+
+mutations: .venv/made ## break the product in ten ways: the faults must show each; takes ten minutes
+	@$(RUN) python -m tests.faults --mutations --seed 1 $(if $(WRITE),--write)
 
 outages: .venv/made ## break and kill everything: all of it, with long pauses
 	PAUSE_SECONDS=60 KILLS=20 $(RUN) pytest -m "" tests/system

@@ -1,82 +1,67 @@
-"""Deliberate breaks of the product, one patch each, which the checker must catch: else it could not fail."""
+"""Deliberate breaks of the product: the checker must find each, or it proves nothing where it finds none.
 
-import re
+Each is a patch. Its head names what is broken, the promises that must be found violated, and the faults that bring
+that out fastest.
+"""
+
+import os
 import shutil
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
-from tests.faults.run import run
 from tests.system.stack import ROOT
 
-PATCHES = Path(__file__).parent / "mutations"
-CATCH_SECONDS, SLICE_SECONDS = 120.0, 30.0
-"""So long the nemesis may take to bring a mutation out; after each slice the checker looks."""
-PRODUCT = ("gateway", "worker", "shared", "pyproject.toml")
+FOLDER = Path(__file__).with_name("mutations")
+PACKAGES = ("gateway", "worker", "shared")
 
 
-class DoesNotApplyError(Exception):
-    """The product has changed, and the patch must change with it."""
+class StalePatchError(Exception):
+    """The code that a mutation breaks has changed; its patch must follow."""
 
 
 @dataclass(frozen=True)
 class Mutation:
-    """A break of one promise, and the faults that bring it out."""
+    """One break."""
 
     name: str
     sentence: str
+    """What is broken."""
     promises: tuple[str, ...]
+    """Of which at least one is found violated."""
     faults: tuple[str, ...]
-    patch: Path
-
-    def applied(self, folder: Path) -> Path:
-        """A copy of the product in the folder, with the patch; raises DoesNotApplyError."""
-        for name in PRODUCT:
-            copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
-            copy(ROOT / name, folder / name)
-        command = ["git", "apply", "--unsafe-paths", f"--directory={folder}", str(self.patch)]
-        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
-        if done.returncode:
-            raise DoesNotApplyError(f"{self.name}: {done.stderr}")
-        return folder
+    """The nemesis's, which bring it out."""
+    path: Path
 
 
 def mutations() -> list[Mutation]:
     """All of them, by name."""
-    return [read(patch) for patch in sorted(PATCHES.glob("*.patch"))]
+    return [_read(path) for path in sorted(FOLDER.glob("*.patch"))]
 
 
-def read(patch: Path) -> Mutation:
-    """A mutation from the head of its patch."""
-    head = patch.read_text().partition("diff --git")[0]
-    fields = dict(re.findall(r"^(Promises|Faults): (.+)$", head, re.MULTILINE))
-    sentence = head.partition("Promises:")[0].strip()
-    return Mutation(patch.stem, sentence, tuple(fields["Promises"].split()), tuple(fields["Faults"].split()), patch)
+def _read(path: Path) -> Mutation:
+    head = path.read_text().partition("\ndiff --git ")[0].splitlines()
+    return Mutation(path.stem, head[0], _words(head, "Promise:"), _words(head, "Faults:"), path)
 
 
-@dataclass(frozen=True)
-class Catch:
-    """What the checker has found of a mutation, and how many seconds of nemesis it took."""
-
-    mutation: Mutation
-    seconds: float
-    violations: list[str]
-
-    @property
-    def promises(self) -> list[str]:
-        """Those that were found broken."""
-        return sorted({violation.partition(":")[0] for violation in self.violations})
+def _words(head: list[str], label: str) -> tuple[str, ...]:
+    """What stands behind the label; raises ValueError where the head lacks its line."""
+    [line] = [line for line in head if line.startswith(label)]
+    return tuple(line.removeprefix(label).split())
 
 
-async def catch(mutation: Mutation, seed: int) -> Catch:
-    """Runs the broken product until the checker finds something, or the time is over."""
-    seconds = 0.0
-    with TemporaryDirectory(prefix=f"inkwell-{mutation.name}-") as folder:
-        tree = mutation.applied(Path(folder))
-        while seconds < CATCH_SECONDS:
-            verdict = await run(SLICE_SECONDS, seed, mutation.faults, tree=tree)
-            seconds, seed = seconds + SLICE_SECONDS, seed + 1
-            if found := [each for each in verdict.violations if each.startswith(mutation.promises)]:
-                return Catch(mutation, seconds, found)
-    return Catch(mutation, seconds, [])
+def applied(mutation: Mutation, to: Path) -> Path:
+    """The folder, with the services' source as the mutation leaves it.
+
+    Raises StalePatchError with what git says where the patch does not fit.
+    """
+    for package in PACKAGES:
+        shutil.copytree(ROOT / package, to / package, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(ROOT / "pyproject.toml", to)
+    # A folder inside a repository would be patched in the repository's root.
+    environment = {**os.environ, "GIT_CEILING_DIRECTORIES": str(to.resolve().parent)}
+    command = ["git", "apply", str(mutation.path)]
+    result = subprocess.run(command, cwd=to, env=environment, check=False, capture_output=True, text=True)
+    if result.returncode:
+        raise StalePatchError(f"{mutation.name}: {result.stderr.strip()}")
+    return to

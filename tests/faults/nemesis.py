@@ -15,7 +15,7 @@ from tests.faults.history import Disturbance, History
 from tests.proxy import Proxy
 
 RECOVERY_LIMIT_SECONDS = 30.0
-SHORT, LONG = (0.2, 2.0), (2.0, 7.0)
+SHORT, LONG, CALM = (0.2, 2.0), (2.0, 7.0), (1.0, 5.0)
 GARBAGE = (b"", b"\xff\xfe", b"{}", b'["no event"]', b'[{"id": "no uuid"}]', b"[" * 1000)
 
 log = structlog.get_logger()
@@ -40,7 +40,7 @@ class Nemesis:
             names = [self._next() for _ in range(self._random.choice((1, 1, 2)))]
             await asyncio.gather(*(self._inject(name, delay) for delay, name in enumerate(names)))
             await self._recover(names)
-            await asyncio.sleep(self._random.uniform(0.5, 2.0))
+            await asyncio.sleep(self.seconds(CALM))
 
     def seconds(self, bounds: tuple[float, float]) -> float:
         """A time between two."""

@@ -1,14 +1,13 @@
 """What runs have shown, as Markdown: the terminal and docs/reliability.md get the same."""
 
+import re
 from collections import Counter
 from pathlib import Path
-from string import Template
 
-from tests.faults.mutations import Catch
+from tests.faults.catching import Catch
 from tests.faults.nemesis import FAULTS
 from tests.faults.run import Verdict
 
-TEMPLATE = Path(__file__).with_name("reliability.template.md")
 PAGE = Path(__file__).parent.parent.parent / "docs" / "reliability.md"
 SHOWN = 20
 
@@ -50,18 +49,18 @@ def table(name: str, counts: dict[str, int]) -> list[str]:
     return [f"| {name} | times |", "|---|---:|", *(f"| {each} | {count:,} |" for each, count in counts.items())]
 
 
-def caught_table(catches: list[Catch]) -> list[str]:
+def caught(catches: list[Catch]) -> str:
     """What was found of each mutation."""
-    return [
-        "| mutation | caught within | by |",
-        "|---|---:|---|",
-        *(
-            f"| {each.mutation.sentence} | {each.seconds:.0f} s | {', '.join(each.promises) or '**not caught**'} |"
-            for each in catches
-        ),
-    ]
+    rows = (
+        f"| {each.mutation.sentence} | {each.seconds:.0f} s | "
+        f"{'' if each.is_caught else '**not caught** '}{', '.join(each.promises)} |"
+        for each in catches
+    )
+    return "\n".join(["| mutation | caught within | broken promises found |", "|---|---:|---|", *rows])
 
 
-def write(verdicts: list[Verdict]) -> None:
-    """docs/reliability.md."""
-    PAGE.write_text(Template(TEMPLATE.read_text()).substitute(figures=printed(verdicts)))
+def write(section: str, text: str) -> None:
+    """Puts the text into its section of docs/reliability.md."""
+    begin, end = f"<!-- {section} -->\n", f"\n<!-- end of {section} -->"
+    page = PAGE.read_text()
+    PAGE.write_text(re.sub(f"(?s){begin}.*?{end}", lambda _: f"{begin}{text.strip()}{end}", page))

@@ -1,0 +1,194 @@
+"""The checker finds each promise broken in a history that breaks it, and nothing in one that does not."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+
+from tests.faults.checker import Facts, violations
+from tests.faults.history import Answer, Disturbance, History, Read, Write
+
+OWNER = 7
+
+
+@dataclass
+class Story:
+    """A history and the database's facts, made up step by step; a second passes with each."""
+
+    history: History = field(default_factory=History)
+    facts: Facts = field(default_factory=lambda: Facts([], [], []))
+    now: float = 0.0
+
+    def answered(self, status: int, *, seconds: float = 0.5, **members: Any) -> Answer:
+        self.now += 1
+        return Answer(0, self.now, 4.0, self.now + seconds, status, **members)
+
+    def written(self, kind: str, note: int | None, marker: str, *attempts: Answer, **members: Any) -> Write:
+        write = Write(OWNER, kind, note, marker, None, attempts=list(attempts), **members)
+        self.history.writes.append(write)
+        return write
+
+    def applied(self, note: int, version: int | None, marker: str | None, kind: str = "note.replace") -> None:
+        """What the database holds of an applied command, each in a transaction of its own."""
+        number = len(self.facts.commands) + 1
+        command = {"id": f"c{number}", "type": kind, "status": "applied", "owner_id": OWNER}
+        self.facts.commands.append(command | {"note_id": note, "note_version": version, "marker": marker})
+        audit = {"seq": number, "transaction": number, "kind": "command", "id": f"c{number}", "owner_id": OWNER}
+        self.facts.audit.append(audit | {"version": version, "description": "applied"})
+        self.facts.notes = [row for row in self.facts.notes if row["id"] != note]
+        if version:
+            self.facts.notes.append({"id": note, "version": version})
+
+    def created(self, note: int, marker: str) -> None:
+        body = {"id": note, "description": marker, "version": 1}
+        self.written("create", None, marker, self.answered(201, body=body, etag='"1"', location=f"/notes/{note}"))
+        self.applied(note, 1, marker, "note.create")
+
+    def replaced(self, note: int, version: int, marker: str) -> None:
+        body = {"id": note, "description": marker, "version": version}
+        self.written("replace", note, marker, self.answered(200, body=body, etag=f'"{version}"'))
+        self.applied(note, version, marker)
+
+    def read(self, note: int, version: int | None, **members: Any) -> None:
+        answer = self.answered(200, etag=f'"{version}"') if version else self.answered(404, code="note_not_found")
+        self.history.reads.append(Read(OWNER, note, answer, **members))
+
+
+def lost(story: Story) -> None:
+    story.written("create", None, "b", story.answered(202, body={"id": "x"}, location="/commands/x"))
+
+
+def lost_after_its_201(story: Story) -> None:
+    story.created(2, "b")
+    story.facts.commands.pop()
+    story.facts.notes.pop()
+
+
+def applied_twice(story: Story) -> None:
+    story.replaced(1, 2, "b")
+    story.applied(1, 3, "b")
+
+
+def changed_by_no_command(story: Story) -> None:
+    story.facts.notes[0]["version"] = 2
+
+
+def refused_and_applied(story: Story) -> None:
+    story.written("replace", 1, "b", story.answered(503, code="not_accepted"))
+    story.applied(1, 2, "b")
+
+
+def told_of_anothers(story: Story) -> None:
+    body = {"id": 1, "description": "c", "version": 2}
+    story.written("replace", 1, "b", story.answered(200, body=body, etag='"2"'))
+    story.applied(1, 2, "b")
+
+
+def told_what_is_not_so(story: Story) -> None:
+    write = story.written("replace", 1, "b", story.answered(202, body={"id": "c2"}, location="/commands/c2"))
+    rejected = {"status": 404, "headers": {}, "body": {}}
+    write.polls.append(story.answered(200, body={"id": "c2", "status": "rejected", "answer": rejected}))
+    story.applied(1, 2, "another")
+
+
+def not_seen(story: Story) -> None:
+    story.replaced(1, 2, "b")
+    story.read(1, 1)
+
+
+def seen_and_gone(story: Story) -> None:
+    story.read(1, None)
+
+
+def overtaken(story: Story) -> None:
+    story.replaced(1, 2, "b")
+    story.replaced(1, 3, "c")
+    first, second = story.facts.commands[-2:]
+    first["marker"], second["marker"] = "c", "b"
+
+
+def overtaken_by_another_notes(story: Story) -> None:
+    story.created(2, "b")
+    story.created(3, "c")
+    first, second = story.facts.audit[-2:]
+    first["id"], second["id"] = second["id"], first["id"]
+
+
+def late(story: Story) -> None:
+    story.history.reads.append(Read(OWNER, 1, story.answered(503, seconds=5.5, code="database_unavailable")))
+
+
+def anothers_read(story: Story) -> None:
+    story.read(1, 1, is_trespass=True)
+
+
+def anothers_changed(story: Story) -> None:
+    story.replaced(1, 2, "b")
+    story.history.writes[-1].is_trespass = True
+
+
+def not_accepted_without_postgres(story: Story) -> None:
+    story.history.disturbances.append(Disturbance("postgres-kill", "postgres", story.now, story.now + 9))
+    story.written("create", None, "b", story.answered(503, code="not_accepted"))
+
+
+def unread_without_the_broker(story: Story) -> None:
+    story.history.disturbances.append(Disturbance("broker-kill", "rabbitmq", story.now, story.now + 9))
+    story.history.reads.append(Read(OWNER, 1, story.answered(503, code="database_unavailable")))
+
+
+def crashed(story: Story) -> None:
+    story.history.reads.append(Read(OWNER, 1, story.answered(500, code="internal_error")))
+
+
+BROKEN = {
+    lost: "I1",
+    lost_after_its_201: "I1",
+    applied_twice: "I2",
+    changed_by_no_command: "I2",
+    refused_and_applied: "I3",
+    told_of_anothers: "I4",
+    told_what_is_not_so: "I4",
+    crashed: "I4",
+    not_seen: "I5",
+    seen_and_gone: "I5",
+    overtaken: "I6",
+    overtaken_by_another_notes: "I6",
+    late: "I7",
+    anothers_read: "I10",
+    anothers_changed: "I10",
+    not_accepted_without_postgres: "I11",
+    unread_without_the_broker: "I11",
+}
+
+
+def good() -> Story:
+    """A note is created, replaced in order, read, and deleted; another write is refused and has no effect."""
+    story = Story()
+    story.created(1, "a")
+    return story
+
+
+def test_nothing_is_found_where_nothing_is_broken() -> None:
+    story = good()
+    story.replaced(1, 2, "b")
+    story.read(1, 2)
+    story.written("replace", 1, "c", story.answered(503, code="not_accepted"))
+    story.written("create", None, "d", story.answered(504, code="unconfirmed"))
+    story.written("delete", 1, "e", story.answered(204))
+    story.applied(1, None, None, "note.delete")
+    story.read(1, None)
+
+    assert violations(story.history, story.facts) == []
+
+
+@pytest.mark.parametrize(("break_it", "promise"), BROKEN.items(), ids=lambda each: getattr(each, "__name__", each))
+def test_a_broken_promise_is_found(break_it: Callable[[Story], None], promise: str) -> None:
+    story = good()
+    break_it(story)
+
+    found = violations(story.history, story.facts)
+
+    assert found
+    assert {violation.partition(":")[0] for violation in found} >= {promise}

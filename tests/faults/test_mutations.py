@@ -1,0 +1,46 @@
+"""Each mutation breaks the tree as it is, and leaves what can run."""
+
+import ast
+import re
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from tests.faults.mutations import PACKAGES, Mutation, StalePatchError, applied, mutations
+from tests.faults.nemesis import FAULTS
+from tests.system.stack import ROOT
+
+MUTATIONS = mutations()
+EACH = pytest.mark.parametrize("mutation", MUTATIONS, ids=[mutation.name for mutation in MUTATIONS])
+
+
+def sources(tree: Path) -> Iterator[tuple[Path, str]]:
+    """The modules of the services, by their paths in the tree."""
+    for package in PACKAGES:
+        for path in (tree / package).rglob("*.py"):
+            yield path.relative_to(tree), path.read_text()
+
+
+@EACH
+def test_it_says_what_it_breaks_and_what_brings_that_out(mutation: Mutation) -> None:
+    assert mutation.sentence.endswith(".")
+    assert mutation.promises
+    assert all(re.fullmatch(r"I([1-9]|10|11)", promise) for promise in mutation.promises)
+    assert mutation.faults
+    assert set(mutation.faults) <= set(FAULTS)
+
+
+@EACH
+def test_it_applies_and_leaves_other_code_that_compiles(mutation: Mutation, tmp_path: Path) -> None:
+    mutated, original = dict(sources(applied(mutation, tmp_path))), dict(sources(ROOT))
+    assert mutated.keys() == original.keys()
+    assert [path for path in original if ast.dump(ast.parse(mutated[path])) != ast.dump(ast.parse(original[path]))]
+
+
+def test_a_patch_that_does_not_fit_tells_what_git_says(tmp_path: Path) -> None:
+    stale = tmp_path / "stale.patch"
+    stale.write_text("--- a/worker/apply.py\n+++ b/worker/apply.py\n@@ -1 +1 @@\n-not there\n+nor this\n")
+    with pytest.raises(StalePatchError, match=r"(?s)stale: .*worker/apply\.py"):
+        applied(replace(MUTATIONS[0], name="stale", path=stale), tmp_path / "tree")
