@@ -4,8 +4,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+import structlog
+
 from tests.faults.mutations import Mutation, applied
 from tests.faults.run import run
+
+log = structlog.get_logger()
 
 CATCH_SECONDS, SLICE_SECONDS = 120.0, 30.0
 """So long the nemesis may take to bring a mutation out; after each slice the checker looks."""
@@ -38,5 +42,6 @@ async def catch(mutation: Mutation, seed: int) -> Catch:
         while not caught.is_caught and caught.seconds < CATCH_SECONDS:
             verdict = await run(SLICE_SECONDS, seed, mutation.faults, tree=tree)
             caught = Catch(mutation, caught.seconds + SLICE_SECONDS, verdict.violations)
+            log.info("judged", mutation=mutation.name, caught=caught.is_caught, found=caught.promises)
             seed += 1
     return caught

@@ -10,6 +10,7 @@ import structlog
 from aio_pika import DeliveryMode, Message
 
 from shared.contracts import COMMANDS_CONTENT_TYPE
+from shared.messaging import BROKER_ERRORS
 from tests.faults.cluster import COPIES, PREFIX, Cluster, Service
 from tests.faults.history import Disturbance, History
 from tests.proxy import Proxy
@@ -158,7 +159,7 @@ async def broker_answers(cluster: Cluster) -> None:
         try:
             async with asyncio.timeout(5), cluster.channel():
                 return
-        except (OSError, TimeoutError):
+        except (*BROKER_ERRORS, RuntimeError):  # the latter is what becomes of aiormq's StopAsyncIteration here
             await asyncio.sleep(0.3)
 
 
