@@ -28,7 +28,10 @@ class Facts:
     @classmethod
     async def of(cls, cluster: Cluster) -> "Facts":
         """All of it."""
-        columns = "id::text, type, status, owner_id, note_id, note_version, body::json->>'description' as marker"
+        columns = (
+            "id::text, type, status, owner_id, note_id, note_version, "
+            "coalesce(body::json->>'description', body::json->>'name') as marker"
+        )
         return cls(
             await cluster.query(f"select {columns} from commands"),  # noqa: S608 - from above
             await cluster.query("select * from notes"),
@@ -40,10 +43,10 @@ class Facts:
         return (each for each in self.commands if each["status"] == "applied" and each["note_id"])
 
     def by_marker(self) -> dict[str, list[Any]]:
-        """The applied commands that wrote a description, by it."""
+        """The applied commands that wrote a marker, by it."""
         found: dict[str, list[Any]] = defaultdict(list)
-        for command in self.applied():
-            if command["marker"]:
+        for command in self.commands:
+            if command["status"] == "applied" and command["marker"]:
                 found[command["marker"]].append(command)
         return found
 
@@ -100,9 +103,9 @@ def truthful(history: History, facts: Facts) -> Iterator[str]:
     for write in history.writes:
         if write.status == "applied" and write.kind != "delete":
             _, body, version = write.original
-            if body and (body["description"] != write.marker or body["version"] != version):
+            if body and (body.get("description", body.get("name")) != write.marker or body.get("version") != version):
                 yield f"I4: {told(write)} was answered {body}, version {version}"
-            if body and versions.get((body["id"], version)) != write.marker:
+            if body and version and versions.get((body["id"], version)) != write.marker:
                 yield f"I4: {told(write)} was told version {version} of note {body['id']}, which is another's"
     for answer in history.answers():
         if answer.code == "internal_error":
@@ -152,7 +155,7 @@ def in_order(history: History, facts: Facts) -> Iterator[str]:
     for write in history.writes:
         row = deleted.get(write.note) if write.kind == "delete" else next(iter(by_marker.get(write.marker, ())), None)
         if row and write.status == "applied":
-            version = GONE if write.kind == "delete" else row["note_version"]
+            version = GONE if write.kind == "delete" else row["note_version"] or 0
             placed[write.owner].append((transaction_of[row["id"]], version, write))
     for writes in placed.values():
         yield from overtaken(writes)

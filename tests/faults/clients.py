@@ -1,7 +1,8 @@
 """Clients who write, poll and read all the time, repeat what is unknown with its key, and write everything down."""
 
 import asyncio
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from random import Random
@@ -10,6 +11,7 @@ from uuid import UUID
 
 import httpx
 
+from tests.canaries import PASSWORD
 from tests.faults.history import Answer, History, Read, Write
 from tests.harness import eventually
 
@@ -18,6 +20,7 @@ PUBLISH_SECONDS, READ_SECONDS, WAIT_SECONDS = 3.0, 3.0, 1.0
 PATIENCE_SECONDS = 10.0
 """How much longer than promised a client waits, to see how late an answer is."""
 TRIES = 6
+ASKS_AT_ONCE, OPEN_WRITES = 0.2, 4
 LOOKS = 0.3
 """After so many of its writes a client reads the note."""
 GIVEN_UP_SECONDS = 3.0
@@ -26,6 +29,17 @@ POISON = "poison"
 """Such a description is one that Postgres refuses, by a trigger."""
 PREFERENCES = ("", "wait=1", "wait=2", "respond-async", "respond-async", "respond-async", "return=minimal")
 Gateways = Sequence[httpx.AsyncClient]
+CHANGES = ("replace", "patch", "delete")
+REQUESTS: dict[str, Callable[[Write], tuple[str, str, dict[str, Any] | None]]] = {
+    "create": lambda write: ("POST", "/notes/", {"title": "Ink", "description": write.marker}),
+    "replace": lambda write: ("PUT", f"/notes/{write.note}", {"title": "Ink", "description": write.marker}),
+    "patch": lambda write: ("PATCH", f"/notes/{write.note}", {"description": write.marker}),
+    "delete": lambda write: ("DELETE", f"/notes/{write.note}", None),
+    "register": lambda write: ("POST", "/users/", {"name": write.marker, "password": PASSWORD}),
+    "rename": lambda write: ("PATCH", "/users/me", {"name": write.marker}),
+    "token": lambda write: ("POST", "/auth/tokens", {"name": write.marker, "scopes": ["notes:read"]}),
+}
+"""Method, path and body of each kind of write."""
 
 
 @dataclass
@@ -46,6 +60,7 @@ class Client:
         self._gateways = gateways
         self._history = history
         self._random = Random(seed)  # noqa: S311 - no secret
+        self._open: deque[Write] = deque()
 
     async def run(self, stopping: asyncio.Event, pause_seconds: float) -> None:
         """Goes on until it is told to stop."""
@@ -77,10 +92,19 @@ class Client:
             if not (answer.is_refusal or key) or write.decided or answer.status == 202:
                 break
             await asyncio.sleep(self._random.uniform(0.1, 1.0))
-        if write.url and self._random.random() < 0.5:
-            await self._poll(write, self._random.choice((0, 1, 2)))
+        if write.url and write.status == "unknown":
+            await self._ask_for_open(write)
         await self._look_at(write)
         return write
+
+    async def _ask_for_open(self, write: Write) -> None:
+        """Asks what became of this write or of the oldest open ones, so that clients do not outrun the workers."""
+        self._open.append(write)
+        if self._random.random() < ASKS_AT_ONCE:
+            await self._poll(write, self._random.choice((0, 1, 2)))
+        while len(self._open) > OPEN_WRITES:
+            if (oldest := self._open.popleft()).status == "unknown":
+                await self._poll(oldest, 2)
 
     async def read(self, note: int, *, is_trespass: bool = False) -> None:
         """Reads a note."""
@@ -116,7 +140,7 @@ class Client:
         if self._random.random() < 0.5:
             await self.read(note, is_trespass=True)
         else:
-            await self.write(self._random.choice(("replace", "patch", "delete")), note, is_trespass=True)
+            await self.write(self._random.choice(CHANGES), note, is_trespass=True)
 
     async def _look_at(self, write: Write) -> None:
         if write.status != "applied" or write.is_trespass:
@@ -131,19 +155,14 @@ class Client:
 
     def _conditions(self, kind: str) -> dict[str, str]:
         """Now and then a condition that does not hold: there is no such version."""
-        return {"If-Match": '"999999"'} if kind != "create" and self._random.random() < 0.03 else {}
+        return {"If-Match": '"999999"'} if kind in CHANGES and self._random.random() < 0.03 else {}
 
     async def _send(self, write: Write, preference: str) -> Answer:
-        method = {"create": "POST", "replace": "PUT", "patch": "PATCH", "delete": "DELETE"}[write.kind]
-        path = "/notes/" if write.note is None else f"/notes/{write.note}"
-        body = {"description": write.marker}
-        if write.kind in ("create", "replace"):
-            body["title"] = "Ink"
+        method, path, body = REQUESTS[write.kind](write)
         wait = float(preference.partition("wait=")[2] or (0 if preference == "respond-async" else WAIT_SECONDS))
         headers = write.conditions | ({"Idempotency-Key": write.key} if write.key else {})
         headers |= {"Prefer": preference} if preference else {}
-        sent = None if write.kind == "delete" else body
-        answer = await self._ask(method, path, PUBLISH_SECONDS + wait, json=sent, headers=headers)
+        answer = await self._ask(method, path, PUBLISH_SECONDS + wait, json=body, headers=headers)
         write.attempts.append(answer)
         return answer
 

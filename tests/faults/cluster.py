@@ -139,16 +139,18 @@ class Cluster:
         return checks
 
     async def leftovers(self) -> dict[str, Any]:
-        """What must not grow: open files of the processes, sessions, transactions, messages."""
+        """What must not grow: open files and memory of the processes, sessions, transactions, messages."""
         queues = json.loads(await self.rabbitmqctl("--formatter", "json", "list_queues", "name", "messages"))
         [(sessions, idle)] = await self.query(
             "select count(*), count(*) filter (where state like 'idle in transaction%') from pg_stat_activity"
             " where usename in ('inkwell_gateway', 'inkwell_worker')"
         )
-        files = {each.name: psutil.Process(each.process.pid).num_fds() for each in self.services}
+        processes = {each.name: psutil.Process(each.process.pid) for each in self.services}
+        used = {f"{name} files": process.num_fds() for name, process in processes.items()}
+        used |= {f"{name} MB": process.memory_info().rss // 2**20 for name, process in processes.items()}
         waiting = sum(queue["messages"] for queue in queues if ".commands." in queue["name"])
         dead = sum(queue["messages"] for queue in queues if ".dead-letters." in queue["name"])
-        return files | {
+        return used | {
             "sessions": sessions,
             "idle transactions": idle,
             "commands waiting": waiting,
@@ -265,6 +267,8 @@ def settings() -> dict[str, str]:
         "INKWELL_WAIT_SECONDS": str(WAIT_SECONDS),
         "INKWELL_DRAIN_DELAY_SECONDS": "0.2",
         "INKWELL_PREFETCH_MESSAGES": "3",
+        "INKWELL_LOGIN_ADDRESS_LIMIT": "1000/second",
+        "INKWELL_REGISTRATION_LIMIT": "1000/second",
         "INKWELL_LOG_FORMAT": "json",
     }
 

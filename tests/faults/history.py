@@ -45,11 +45,14 @@ class Answer:
 
 @dataclass(slots=True)
 class Write:
-    """A write as one client wants it, however often it has to ask; its description is a marker that no other has."""
+    """A write as one client wants it, however often it has to ask.
+
+    The marker is its description, or the user's or the token's name; no other write has it.
+    """
 
     owner: int
     kind: str
-    """`create`, `replace`, `patch` or `delete`."""
+    """`create`, `replace`, `patch` or `delete` a note; `register` or `rename` a user, or create a personal `token`."""
     note: int | None
     marker: str
     key: str | None
@@ -102,7 +105,7 @@ class Write:
     @property
     def subject(self) -> int | None:
         """The note that it is about, or that it has made."""
-        if self.note is not None or self.status != "applied":
+        if self.kind != "create" or self.status != "applied":
             return self.note
         answer, (_, body, _) = self.decided, self.original
         if body:

@@ -6,19 +6,23 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import httpx
+
+from shared.contracts import NOBODY
+from tests.accounts import bearer, sign_in
 from tests.faults.checker import Facts, kinds, violations
-from tests.faults.clients import POISON, Client
-from tests.faults.cluster import running_cluster
+from tests.faults.clients import POISON, Client, Owner
+from tests.faults.cluster import Cluster, running_cluster
 from tests.faults.history import History, Write
 from tests.faults.nemesis import Nemesis
 from tests.system.stack import ROOT
 
 CLIENTS_PER_OWNER = 3
 PAUSE_SECONDS = 0.06
-POISON_SECONDS = 4.0
+POISON_SECONDS, NEWCOMER_SECONDS = 4.0, 2.0
 SETTLED_SECONDS, SETTLING = 30.0, 32
 QUIET_SECONDS = 3.0
-MORE_FILES, MORE_SESSIONS = 12, 4
+MORE_FILES, MORE_SESSIONS, MORE_MEGABYTES = 12, 4, 100
 """So many more than in the beginning are no leak: connections come and go."""
 
 
@@ -52,6 +56,7 @@ async def run(
             for client in clients[1:]:
                 tasks.create_task(client.run(stopping, PAUSE_SECONDS))
             tasks.create_task(poison(clients[0], stopping))
+            tasks.create_task(newcomers(cluster, history, clients, stopping))
             await nemesis.run(seconds)
             stopping.set()
         await settle(clients, history)
@@ -80,6 +85,34 @@ async def poison(client: Client, stopping: asyncio.Event) -> None:
         await asyncio.sleep(POISON_SECONDS)
 
 
+async def newcomers(cluster: Cluster, history: History, clients: list[Client], stopping: asyncio.Event) -> None:
+    """Users register, make a token and change their name, one after the other."""
+    nobody = Client(Owner(NOBODY, {}), (), cluster.clients, history, NOBODY)
+    clients.append(nobody)
+    number = 0
+    while not stopping.is_set():
+        number += 1
+        registered = await nobody.write("register", marker=f"newcomer-{number}")
+        if person := await signed_in(cluster, registered):
+            client = Client(person, (), cluster.clients, history, number)
+            clients.append(client)
+            await client.write("token", marker=f"newcomer-{number}-token")
+            await client.write("rename", marker=f"newcomer-{number}-renamed")
+        await asyncio.sleep(NEWCOMER_SECONDS)
+
+
+async def signed_in(cluster: Cluster, registered: Write) -> Owner | None:
+    """The new user, if the registration and the login have worked."""
+    if registered.status != "applied":
+        return None
+    try:
+        headers = bearer(await sign_in(cluster.clients[0], registered.marker))
+        me = await cluster.clients[0].get("/users/me", headers=headers)
+        return Owner(me.json()["id"], headers) if me.is_success else None
+    except (AssertionError, httpx.TransportError):
+        return None
+
+
 async def settle(clients: list[Client], history: History) -> None:
     """Finds out what became of all writes: what was accepted is decided soon, now that everything is served again."""
     client_of = {client.owner.id: client for client in clients}
@@ -95,7 +128,9 @@ async def settle(clients: list[Client], history: History) -> None:
 
 def leaks(before: dict[str, int], after: dict[str, int], unreadable: int) -> list[str]:
     """I9: what has not returned to where it was; and what should have become a dead letter."""
-    room = dict.fromkeys(before, MORE_FILES) | {"sessions": MORE_SESSIONS}
+    room = {name: MORE_MEGABYTES if name.endswith("MB") else MORE_FILES for name in before} | {
+        "sessions": MORE_SESSIONS
+    }
     room |= {"idle transactions": 0, "commands waiting": 0, "dead letters": 10**9}
     found = [
         f"I9: {name}: {after[name]}, and {before[name]} in the beginning"
