@@ -87,7 +87,7 @@ class Proxy:
 
     async def _pump(self, direction: str, source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
         passed, flowing = 0, self._flowing[direction]
-        with suppress(OSError):
+        with suppress(OSError, RuntimeError):  # uvloop raises the latter where the sink has been closed
             while chunk := await source.read(65536):
                 passed += len(chunk)
                 if direction == "down" and self.hang_up_after_bytes is not None and passed > self.hang_up_after_bytes:

@@ -187,6 +187,17 @@ async def link_is_slow(nemesis: Nemesis, _: Cluster) -> str:
     return name
 
 
+async def commits_are_slow(nemesis: Nemesis, cluster: Cluster) -> str:
+    """Whatever the workers ask of Postgres takes longer, while the gateways read as fast as ever."""
+    links = [worker.links["database"] for worker in cluster.workers]
+    for link in links:
+        link.delay_seconds = nemesis.seconds((0.02, 0.3))
+    await asyncio.sleep(nemesis.seconds(LONG))
+    for link in links:
+        link.delay_seconds = 0.0
+    return "workers"
+
+
 async def confirm_is_lost(nemesis: Nemesis, cluster: Cluster) -> str:
     """What a gateway publishes arrives, and the connection ends before it hears of that."""
     service = nemesis.one_of(cluster.gateways)
@@ -257,6 +268,7 @@ FAULTS: dict[str, Fault] = {
     "link-cut": link_is_cut,
     "link-half-open": link_is_half_open,
     "link-slow": link_is_slow,
+    "commit-slow": commits_are_slow,
     "confirm-lost": confirm_is_lost,
     "memory-alarm": memory_alarm,
     "queue-full": queue_is_full,

@@ -1,6 +1,5 @@
 """What runs have shown, as Markdown: the terminal and docs/reliability.md get the same."""
 
-import re
 from collections import Counter
 from pathlib import Path
 
@@ -10,6 +9,7 @@ from tests.faults.run import Verdict
 
 PAGE = Path(__file__).parent.parent.parent / "docs" / "reliability.md"
 SHOWN = 20
+MUTATIONS = "mutations"
 
 
 def printed(verdicts: list[Verdict]) -> str:
@@ -60,7 +60,20 @@ def caught(catches: list[Catch]) -> str:
 
 
 def write(section: str, text: str) -> None:
-    """Puts the text into its section of docs/reliability.md."""
-    begin, end = f"<!-- {section} -->\n", f"\n<!-- end of {section} -->"
+    """Puts the text into its section of docs/reliability.md; rows of what was not run again stay."""
     page = PAGE.read_text()
-    PAGE.write_text(re.sub(f"(?s){begin}.*?{end}", lambda _: f"{begin}{text.strip()}{end}", page))
+    begin, end = f"<!-- {section} -->\n", f"<!-- end of {section} -->"
+    before, _, rest = page.partition(begin)
+    former, _, after = rest.partition(end)
+    kept = [line for line in former.splitlines() if section == MUTATIONS and line and cell(line) not in cells(text)]
+    PAGE.write_text("".join([before, begin, "\n".join([text.strip(), *kept]), "\n", end, after]))
+
+
+def cells(text: str) -> set[str]:
+    """The first cells of a table."""
+    return {cell(line) for line in text.splitlines()}
+
+
+def cell(line: str) -> str:
+    """The first cell of a row."""
+    return line.split("|")[1].strip() if "|" in line else line
