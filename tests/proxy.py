@@ -26,6 +26,7 @@ class Proxy:
         self._target = host, port
         self._server: asyncio.Server | None = None
         self._links: set[asyncio.StreamWriter] = set()
+        self._stranded: set[asyncio.StreamWriter] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self._flowing = {"up": asyncio.Event(), "down": asyncio.Event()}
         self.delay_seconds = 0.0
@@ -65,8 +66,15 @@ class Proxy:
     def strand(self) -> None:
         """Makes every connection half-open for good: nobody is told, and nothing flows but on new ones."""
         self.freeze()
+        self._stranded |= self._links
         self._flowing = {"up": asyncio.Event(), "down": asyncio.Event()}
         self.thaw()
+
+    def bury(self) -> None:
+        """Ends the half-open connections; the servers have no other way to learn of it, since this end is alive."""
+        for link in self._stranded:
+            link.transport.abort()
+        self._stranded.clear()
 
     def thaw(self) -> None:
         """Lets everything flow again, in order."""
@@ -78,6 +86,10 @@ class Proxy:
             server_reader, server_writer = await asyncio.open_connection(*self._target)
         except OSError:
             writer.transport.abort()
+            return
+        if self._server is None or not self._server.is_serving():  # cut meanwhile
+            writer.transport.abort()
+            server_writer.transport.abort()
             return
         self._links |= {writer, server_writer}
         for direction, source, sink in (("up", reader, server_writer), ("down", server_reader, writer)):

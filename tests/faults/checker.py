@@ -8,11 +8,15 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from tests.faults.clients import POISON
 from tests.faults.cluster import Cluster
 from tests.faults.history import Answer, History, Write
 
 SLACK_SECONDS = 1.0
 """I7 promises the deadline and this."""
+KEPT_ALIVE_SECONDS = 0.5
+"""A connection that ends sooner may have been closed while the request was on its way; that is HTTP's."""
+READ, WRITTEN = {200, 404}, {200, 201, 202, 204, 404, 412}
 GONE = 10**9
 """The version of a note that is deleted."""
 
@@ -42,6 +46,14 @@ class Facts:
         """The commands that had an effect on a note."""
         return (each for each in self.commands if each["status"] == "applied" and each["note_id"])
 
+    def deleted(self) -> set[int]:
+        """The notes that a command has deleted."""
+        return {row["note_id"] for row in self.applied() if row["type"] == "note.delete"}
+
+    def by_version(self) -> dict[tuple[int, int], str]:
+        """What stands in each version of each note, by its commands."""
+        return {(row["note_id"], row["note_version"]): row["marker"] or "" for row in self.applied()}
+
     def by_marker(self) -> dict[str, list[Any]]:
         """The applied commands that wrote a marker, by it."""
         found: dict[str, list[Any]] = defaultdict(list)
@@ -53,13 +65,14 @@ class Facts:
 
 def violations(history: History, facts: Facts) -> list[str]:
     """Every broken promise, as far as the evidence shows it."""
-    checks = (accepted, once, refused, truthful, polled, read_your_writes, in_order, in_time, owners_own, available)
-    return [*history.complaints, *(each for check in checks for each in check(history, facts))]
+    of_writes = (accepted, present, once, refused, truthful, rejected_rightly, polled)
+    of_all = (read_truly, read_your_writes, in_order, in_time, owners_own, available)
+    return [*history.complaints, *(each for check in (*of_writes, *of_all) for each in check(history, facts))]
 
 
 def accepted(history: History, facts: Facts) -> Iterator[str]:
     """I1: what was accepted has an outcome, and what was applied is there."""
-    by_marker, deleted = facts.by_marker(), {row["note_id"] for row in facts.applied() if row["type"] == "note.delete"}
+    by_marker, deleted = facts.by_marker(), facts.deleted()
     for write in history.writes:
         if write.accepted is not None and write.status in ("unknown", "refused"):
             yield f"I1: {told(write)} was accepted and has no outcome"
@@ -67,6 +80,18 @@ def accepted(history: History, facts: Facts) -> Iterator[str]:
             yield f"I1: {told(write)} is said to be applied, and no command has applied it"
         if write.status == "applied" and write.kind == "delete" and write.note not in deleted:
             yield f"I1: {told(write)} is said to be applied, and no command has deleted the note"
+        if write.status == "failed" and not write.marker.startswith(POISON):
+            yield f"I1: {told(write)} has failed, and nothing is wrong with it"
+
+
+def present(_: History, facts: Facts) -> Iterator[str]:
+    """I1: what commands have done to a note is how the note is now."""
+    stored, deleted, texts = {row["id"]: row for row in facts.notes}, facts.deleted(), facts.by_version()
+    for note in {note for note, _ in texts}:
+        if (note in stored) == (note in deleted):
+            yield f"I1: note {note} is {'still' if note in stored else 'not'} there"
+        if note in stored and stored[note]["description"] != texts.get((note, stored[note]["version"])):
+            yield f"I1: note {note} holds another text than its last command has written"
 
 
 def once(_: History, facts: Facts) -> Iterator[str]:
@@ -76,6 +101,8 @@ def once(_: History, facts: Facts) -> Iterator[str]:
             yield f"I2: {marker} was applied {len(commands)} times"
     inserted = Counter(row["description"] for row in facts.audit if row["kind"] == "insert" and row["description"])
     yield from (f"I2: {count} notes were made of {marker}" for marker, count in inserted.items() if count > 1)
+    decided = Counter(row["id"] for row in facts.audit if row["kind"] == "command")
+    yield from (f"I2: command {command} was decided {count} times" for command, count in decided.items() if count > 1)
     versions: dict[int, list[int]] = defaultdict(list)
     for command in facts.applied():
         if command["note_version"]:
@@ -95,11 +122,20 @@ def refused(history: History, facts: Facts) -> Iterator[str]:
     for write in history.writes:
         if write.status in ("refused", "rejected", "failed") and write.marker in by_marker:
             yield f"I3: {told(write)} was {write.status} and is applied"
+    deletes: dict[int | None, list[Write]] = defaultdict(list)
+    for write in history.writes:
+        if write.kind == "delete":
+            deletes[write.note].append(write)
+    for note in facts.deleted():
+        if not any(write.status in ("applied", "unknown") for write in deletes[note]):
+            yield f"I3: note {note} is deleted, and every delete was refused or rejected"
+        if sum(write.status == "applied" for write in deletes[note]) > 1:
+            yield f"I4: several deletes of note {note} are said to be applied"
 
 
 def truthful(history: History, facts: Facts) -> Iterator[str]:
     """I4: what a client was told is what was committed, of its own request."""
-    versions = {(row["note_id"], row["note_version"]): row["marker"] for row in facts.applied() if row["marker"]}
+    versions = facts.by_version()
     for write in history.writes:
         if write.status == "applied" and write.kind != "delete":
             _, body, version = write.original
@@ -110,6 +146,27 @@ def truthful(history: History, facts: Facts) -> Iterator[str]:
     for answer in history.answers():
         if answer.code == "internal_error":
             yield f"I4: a gateway answered internal_error: {answer.body}"
+
+
+def rejected_rightly(history: History, facts: Facts) -> Iterator[str]:
+    """I4: what was rejected was so for a reason that there was; a note of somebody else's is not found."""
+    deleted = facts.deleted()
+    for write in history.writes:
+        if write.status == "rejected":
+            expected = {404} if write.is_trespass or write.note in deleted else set()
+            expected |= {412} if write.conditions and not write.is_trespass else set()
+            if write.original[0] not in expected:
+                yield f"I{10 if write.is_trespass else 4}: {told(write)} was answered {write.original[0]}"
+
+
+def read_truly(history: History, facts: Facts) -> Iterator[str]:
+    """I4: what was read is a version that was committed."""
+    versions = facts.by_version()
+    for read in history.reads:
+        if read.answer.status == 200:
+            description = read.answer.body["description"]
+            if versions.get((read.note, read.answer.version or 0)) != description:
+                yield f"I4: note {read.note} was read as {description} in version {read.answer.version}"
 
 
 def polled(history: History, facts: Facts) -> Iterator[str]:
@@ -126,7 +183,7 @@ def polled(history: History, facts: Facts) -> Iterator[str]:
 def read_your_writes(history: History, _: Facts) -> Iterator[str]:
     """I5: a read that was sent after an answer sees what the answer told."""
     known: dict[int, list[tuple[float, int]]] = defaultdict(list)
-    deletes = {write.note for write in history.writes if write.kind == "delete" and write.status != "rejected"}
+    first_delete = first_deletes(history)
     for write in history.writes:
         if write.applied is not None and not write.is_trespass:
             version = GONE if write.kind == "delete" else write.original[2] or 0
@@ -138,59 +195,89 @@ def read_your_writes(history: History, _: Facts) -> Iterator[str]:
         least = max((version for time, version in known[read.note] if time < read.answer.asked), default=0)
         if seen < least:
             yield f"I5: note {read.note} was read in version {seen} after version {least} had been told"
-        if seen == GONE and known[read.note] and read.note not in deletes:
-            yield f"I5: note {read.note} was not found, and nobody has deleted it"
+        if seen == GONE and read.answer.answered < first_delete.get(read.note, float("inf")):
+            yield f"I5: note {read.note} was not found, and nobody had deleted it"
+
+
+def first_deletes(history: History) -> dict[int | None, float]:
+    """When somebody first asked for a note to be deleted, by the note."""
+    first: dict[int | None, float] = {}
+    for write in history.writes:
+        if write.kind == "delete" and write.status != "rejected":
+            first[write.note] = min(write.asked, first.get(write.note, float("inf")))
+    return first
 
 
 def in_order(history: History, facts: Facts) -> Iterator[str]:
     """I6: a write that was sent after another one's 2xx is applied after it, if both are of one owner."""
     first_seq: dict[tuple[int, int], int] = {}
-    transaction_of: dict[str, int] = {}
+    place_of: dict[str, int] = {}
     for row in facts.audit:
         if row["kind"] == "command":
-            transaction_of[row["id"]] = first_seq.setdefault((row["owner_id"], row["transaction"]), row["seq"])
-    by_marker = facts.by_marker()
-    deleted = {row["note_id"]: row for row in facts.applied() if row["type"] == "note.delete"}
-    placed: dict[int, list[tuple[int, int, Write]]] = defaultdict(list)
+            place_of[row["id"]] = first_seq.setdefault((row["owner_id"], row["transaction"]), row["seq"])
+    by_id, by_marker = {row["id"]: row for row in facts.commands}, facts.by_marker()
+    deletes = {row["note_id"]: row for row in facts.applied() if row["type"] == "note.delete"}
+    placed: dict[int, list[Placed]] = defaultdict(list)
     for write in history.writes:
-        row = deleted.get(write.note) if write.kind == "delete" else next(iter(by_marker.get(write.marker, ())), None)
-        if row and write.status == "applied":
-            version = GONE if write.kind == "delete" else row["note_version"] or 0
-            placed[write.owner].append((transaction_of[row["id"]], version, write))
+        row = by_id.get(write.command or "") or next(iter(by_marker.get(write.marker, ())), None)
+        if write.kind == "delete" and write.status == "applied":
+            row = deletes.get(write.note)
+        if row and row["id"] in place_of:
+            version = GONE if row["type"] == "note.delete" else row["note_version"] or 0
+            is_applied = row["status"] == "applied"
+            placed[write.owner].append(Placed(place_of[row["id"]], version, write.note if is_applied else None, write))
     for writes in placed.values():
         yield from overtaken(writes)
 
 
-def overtaken(placed: Iterable[tuple[int, int, Write]]) -> Iterator[str]:
-    """Writes of one owner that were applied before others which had been accepted before these were sent.
+@dataclass(frozen=True)
+class Placed:
+    """Where a write was decided: its transaction, and what it made of which note, where it made something."""
+
+    place: int
+    version: int
+    note: int | None
+    write: Write
+
+
+def overtaken(placed: Iterable[Placed]) -> Iterator[str]:
+    """Writes of one owner that were decided before others which had been accepted before these were sent.
 
     Within a transaction only writes to the same note have an order that anybody can see.
     """
     earliest, latest_note = float("inf"), dict[tuple[int, int | None], float]()
-    pending, transaction = float("inf"), None
-    for place, _, write in sorted(placed, key=lambda each: each[:2], reverse=True):
-        if place != transaction:
-            earliest, transaction = min(earliest, pending), place
-        after = min(earliest, latest_note.get((place, write.note), float("inf")))
-        if after < write.asked:
-            yield f"I6: {told(write)} was applied before a write that had been accepted before it was sent"
-        done = write.accepted if write.accepted is not None else float("inf")
+    pending, place = float("inf"), None
+    for each in sorted(placed, key=lambda each: (each.place, each.version), reverse=True):
+        if each.place != place:
+            earliest, place = min(earliest, pending), each.place
+        if min(earliest, latest_note.get((each.place, each.note), float("inf"))) < each.write.asked:
+            yield f"I6: {told(each.write)} was decided before a write that had been accepted before it was sent"
+        done = each.write.accepted if each.write.accepted is not None else float("inf")
         pending = min(pending, done)
-        if write.note:
-            latest_note[place, write.note] = min(done, latest_note.get((place, write.note), float("inf")))
+        if each.note:
+            latest_note[each.place, each.note] = min(done, latest_note.get((each.place, each.note), float("inf")))
 
 
 def in_time(history: History, _: Facts) -> Iterator[str]:
-    """I7: every request is answered within its deadline and a second."""
+    """I7: every request is answered, within its deadline and a second, unless its gateway is killed."""
+    kills = [each for each in history.disturbances if each.name == "gateway-kill"]
     for answer in history.answers():
-        took = answer.answered - answer.asked
+        took = answer.answered - answer.asked - history.lag_seconds
         if (answer.status or answer.error == "ReadTimeout") and took > answer.limit_seconds + SLACK_SECONDS:
             what = answer.code or answer.status or answer.error
             yield f"I7: {what} took {took:.1f} s, {answer.limit_seconds:.1f} s were promised"
+        elif answer.is_sent and not answer.status and answer.error != "ReadTimeout" and took > KEPT_ALIVE_SECONDS:
+            killed = (each for each in kills if each.target == f"gateway-{answer.gateway + 1}")
+            if not any(each.began < answer.answered and answer.asked < each.ended for each in killed):
+                yield f"I7: no answer after {took:.1f} s: {answer.error}"
 
 
-def owners_own(history: History, _: Facts) -> Iterator[str]:
+def owners_own(history: History, facts: Facts) -> Iterator[str]:
     """I10: nobody reads or changes what is another's."""
+    owners = {row["note_id"]: row["owner_id"] for row in facts.applied() if row["type"] == "note.create"}
+    for row in facts.applied():
+        if owners.get(row["note_id"], row["owner_id"]) != row["owner_id"]:
+            yield f"I10: owner {row['owner_id']} has changed note {row['note_id']}, which is another's"
     for write in history.writes:
         if write.is_trespass and write.status == "applied":
             yield f"I10: {told(write)} changed another owner's note"
@@ -203,18 +290,17 @@ def available(history: History, _: Facts) -> Iterator[str]:
     """I11: reads work while the broker is away, and writes are accepted while Postgres is."""
     reads = [read.answer for read in history.reads]
     writes = [answer for write in history.writes for answer in write.attempts]
-    for server, answers, bad in (("broker", reads, {503}), ("postgres", writes, {503, 504})):
+    for server, answers, good in (("broker", reads, READ), ("postgres", writes, WRITTEN)):
         for began, ended in alone(history, server):
             during = (each for each in answers if began < each.asked and each.answered < ended)
-            yield from (f"I11: {each.code} while {server} was away" for each in during if each.status in bad)
+            yield from (f"I11: {each.code} while {server} was away" for each in during if each.status not in good)
 
 
 def alone(history: History, server: str) -> Iterator[tuple[float, float]]:
-    """The times in which this server was away and nothing else was wrong."""
+    """The times in which this server was away and nothing else was wrong or had just been."""
+    rounds = Counter(each.round for each in history.disturbances)
     for each in history.disturbances:
-        others = (other for other in history.disturbances if other is not each)
-        kind = each.name in (f"{server}-kill", f"{server}-pause", f"{server}-restart")
-        if kind and not any(other.began < each.ended and each.began < other.ended for other in others):
+        if each.name in (f"{server}-kill", f"{server}-pause", f"{server}-restart") and rounds[each.round] == 1:
             yield each.began, each.ended
 
 

@@ -125,8 +125,17 @@ class Cluster:
         started, missing, last = now(), self._checks(), list[str]()
         while missing and now() < started + RECOVERY_SECONDS:
             served = await asyncio.gather(*(check() for check in missing.values()))
-            missing = {name: missing[name] for name, is_served in zip(missing, served, strict=True) if not is_served}
+            checked, missing = (
+                missing,
+                {
+                    name: check
+                    for (name, check), is_served in zip(missing.items(), served, strict=True)
+                    if not is_served
+                },
+            )
             last = list(missing) or last
+            if not missing and len(checked) < len(self._checks()):
+                missing = self._checks()  # all of them at the same time
         return now() - started, last
 
     def _checks(self) -> dict[str, Check]:
@@ -266,7 +275,6 @@ def settings() -> dict[str, str]:
         "INKWELL_READ_TIMEOUT_SECONDS": str(READ_SECONDS),
         "INKWELL_WAIT_SECONDS": str(WAIT_SECONDS),
         "INKWELL_DRAIN_DELAY_SECONDS": "0.2",
-        "INKWELL_PREFETCH_MESSAGES": "3",
         "INKWELL_LOGIN_ADDRESS_LIMIT": "1000/second",
         "INKWELL_REGISTRATION_LIMIT": "1000/second",
         "INKWELL_LOG_FORMAT": "json",

@@ -75,6 +75,14 @@ class Write:
         return None
 
     @property
+    def command(self) -> str | None:
+        """The id of its command, where an answer told it."""
+        states = (
+            answer.body for answer in (*self.attempts, *self.polls) if answer.status in (200, 202) and answer.body
+        )
+        return next((str(state["id"]) for state in states if "issued_at" in state), None)
+
+    @property
     def decided(self) -> Answer | None:
         """The first answer that tells the outcome."""
         for answer in self.attempts:
@@ -146,6 +154,8 @@ class Disturbance:
     name: str
     target: str
     began: float
+    round: int = 0
+    """Those of one round overlap, and the cluster recovers from all of them together."""
     ended: float = 0.0
 
 
@@ -160,6 +170,8 @@ class History:
     """Seconds from the end of each disturbance, or of several at once, until everything was served again."""
     complaints: list[str] = field(default_factory=list)
     """What was found broken while the run was under way."""
+    lag_seconds: float = 0.0
+    """The longest time in which the clients themselves stood still."""
 
     def answers(self) -> Iterator[Answer]:
         """All of them."""

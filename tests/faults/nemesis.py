@@ -31,6 +31,7 @@ class Nemesis:
         self._random = Random(seed)  # noqa: S311 - no secret
         self._names = names or tuple(FAULTS)
         self._deck: list[str] = []
+        self._round = 0
         self.unreadable = 0
         """How many messages it has published that nobody can read."""
 
@@ -38,10 +39,15 @@ class Nemesis:
         """Goes on for so long, and until everything has recovered from the last round."""
         ends = asyncio.get_running_loop().time() + seconds
         while asyncio.get_running_loop().time() < ends:
+            self._round += 1
             names = [self._next() for _ in range(self._random.choice((1, 1, 2)))]
             await asyncio.gather(*(self._inject(name, delay) for delay, name in enumerate(names)))
             await self._recover(names)
             await asyncio.sleep(self.seconds(CALM))
+
+    def complain(self, what: str) -> None:
+        """Something is broken already."""
+        self._history.complaints.append(what)
 
     def seconds(self, bounds: tuple[float, float]) -> float:
         """A time between two."""
@@ -73,18 +79,20 @@ class Nemesis:
 
     async def _inject(self, name: str, delay: float) -> None:
         await asyncio.sleep(delay * self.seconds(SHORT))
-        disturbance = Disturbance(name, "", asyncio.get_running_loop().time())
+        disturbance = Disturbance(name, "", asyncio.get_running_loop().time(), self._round)
         self._history.disturbances.append(disturbance)
         disturbance.target = await FAULTS[name](self, self._cluster)
         disturbance.ended = asyncio.get_running_loop().time()
 
     async def _recover(self, names: list[str]) -> None:
         seconds, last = await self._cluster.recovered()
+        for service in self._cluster.services:
+            for link in service.links.values():
+                link.bury()
         self._history.recoveries.append(seconds)
         log.info("recovered", faults=names, seconds=round(seconds, 1), last=last)
         if seconds > RECOVERY_LIMIT_SECONDS:
-            told = f"not recovered {seconds:.0f} s after {' and '.join(names)}: {', '.join(last)}"
-            self._history.complaints.append(f"I8: {told}")
+            self.complain(f"I8: not recovered {seconds:.0f} s after {' and '.join(names)}: {', '.join(last)}")
 
 
 Fault = Callable[[Nemesis, Cluster], Awaitable[str]]
@@ -97,9 +105,11 @@ def ended(how: signal.Signals, services: Callable[[Cluster], Sequence[Service]])
     async def end(nemesis: Nemesis, cluster: Cluster) -> str:
         service = nemesis.one_of(services(cluster))
         async with service.lock:
+            if not service.process.running:
+                nemesis.complain(f"I8: {service.name} had ended by itself")
             code = await service.process.stop(how)
             if how is signal.SIGTERM and code != 0:
-                nemesis._history.complaints.append(f"I9: {service.name} ended with exit code {code} when told to stop")
+                nemesis.complain(f"I9: {service.name} ended with exit code {code} when told to stop")
             await asyncio.sleep(nemesis.seconds(SHORT))
             await service.process.start(ready=False)
         return service.name
@@ -174,27 +184,30 @@ async def link_is_cut(nemesis: Nemesis, _: Cluster) -> str:
 
 async def link_is_half_open(nemesis: Nemesis, _: Cluster) -> str:
     name, link = nemesis.some_link()
-    link.strand()
-    await asyncio.sleep(nemesis.seconds(SHORT))
+    async with link.lock:
+        link.strand()
+        await asyncio.sleep(nemesis.seconds(SHORT))
     return name
 
 
 async def link_is_slow(nemesis: Nemesis, _: Cluster) -> str:
     name, link = nemesis.some_link()
-    link.delay_seconds = nemesis.seconds((0.02, 0.5))
-    await asyncio.sleep(nemesis.seconds(LONG))
-    link.delay_seconds = 0.0
+    await slowed(link, nemesis.seconds((0.02, 0.5)), nemesis.seconds(LONG))
     return name
+
+
+async def slowed(link: Proxy, delay_seconds: float, seconds: float) -> None:
+    """Makes each piece of what flows over the link take longer for a while."""
+    async with link.lock:
+        link.delay_seconds = delay_seconds
+        await asyncio.sleep(seconds)
+        link.delay_seconds = 0.0
 
 
 async def commits_are_slow(nemesis: Nemesis, cluster: Cluster) -> str:
     """Whatever the workers ask of Postgres takes longer, while the gateways read as fast as ever."""
-    links = [worker.links["database"] for worker in cluster.workers]
-    for link in links:
-        link.delay_seconds = nemesis.seconds((0.02, 0.3))
-    await asyncio.sleep(nemesis.seconds(LONG))
-    for link in links:
-        link.delay_seconds = 0.0
+    delay, seconds = nemesis.seconds((0.02, 0.3)), nemesis.seconds(LONG)
+    await asyncio.gather(*(slowed(worker.links["database"], delay, seconds) for worker in cluster.workers))
     return "workers"
 
 
@@ -225,6 +238,8 @@ async def queue_is_full(nemesis: Nemesis, cluster: Cluster) -> str:
         await cluster.rabbitmqctl("set_policy", "full", pattern, full, "--apply-to", "quorum_queues")
         await asyncio.sleep(nemesis.seconds(LONG))
         await cluster.rabbitmqctl("clear_policy", "full")
+        await asyncio.sleep(1)  # until it is gone everywhere
+        await forget_copies(cluster)  # of what the broker has refused, which must never be published again
     return "rabbitmq"
 
 
@@ -251,7 +266,14 @@ async def messages_are_unreadable(nemesis: Nemesis, cluster: Cluster) -> str:
                 nemesis.garbage(), content_type=COMMANDS_CONTENT_TYPE, delivery_mode=DeliveryMode.PERSISTENT
             )
             await exchange.publish(message, cluster.topology.command_queue(nemesis.partition()))
+        await forget_copies(cluster)
     return "3 messages"
+
+
+async def forget_copies(cluster: Cluster) -> None:
+    """The copies of messages that are kept begin anew."""
+    async with cluster.channel() as channel:
+        await (await channel.get_queue(COPIES)).purge()
 
 
 FAULTS: dict[str, Fault] = {

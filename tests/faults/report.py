@@ -18,8 +18,8 @@ def printed(verdicts: list[Verdict]) -> str:
     answers = sum((verdict.answers for verdict in verdicts), Counter[str]())
     return "\n".join(
         [
-            "| seed | seconds | commands | faults | slowest recovery | violations |",
-            "|---:|---:|---:|---:|---:|---:|",
+            "| seed | seconds | commands | faults | slowest recovery | clients stood still | violations |",
+            "|---:|---:|---:|---:|---:|---:|---:|",
             *map(row, verdicts),
             "",
             *table("fault", {name: faults[name] for name in FAULTS}),
@@ -39,6 +39,7 @@ def row(verdict: Verdict) -> str:
         f"{verdict.commands:,}",
         verdict.faults.total(),
         f"{slowest:.1f} s",
+        f"{verdict.lag_seconds:.1f} s",
         len(verdict.violations),
     )
     return f"| {' | '.join(map(str, cells))} |"

@@ -21,7 +21,7 @@ CLIENTS_PER_OWNER = 3
 PAUSE_SECONDS = 0.06
 POISON_SECONDS, NEWCOMER_SECONDS = 4.0, 2.0
 SETTLED_SECONDS, SETTLING = 30.0, 32
-QUIET_SECONDS = 3.0
+QUIET_SECONDS, TICK_SECONDS = 30.0, 0.05
 MORE_FILES, MORE_SESSIONS, MORE_MEGABYTES = 12, 4, 100
 """So many more than in the beginning are no leak: connections come and go."""
 
@@ -37,6 +37,7 @@ class Verdict:
     faults: Counter[str]
     answers: Counter[str]
     recoveries: list[float]
+    lag_seconds: float
 
 
 async def run(
@@ -57,11 +58,12 @@ async def run(
                 tasks.create_task(client.run(stopping, PAUSE_SECONDS))
             tasks.create_task(poison(clients[0], stopping))
             tasks.create_task(newcomers(cluster, history, clients, stopping))
+            ticking = tasks.create_task(keep_time(history))
             await nemesis.run(seconds)
             stopping.set()
+            ticking.cancel()
         await settle(clients, history)
-        await asyncio.sleep(QUIET_SECONDS)
-        history.complaints += leaks(before, await cluster.leftovers(), nemesis.unreadable)
+        history.complaints += await left_behind(cluster, before, nemesis.unreadable)
         facts = await Facts.of(cluster)
         return Verdict(
             seed,
@@ -71,6 +73,7 @@ async def run(
             Counter(each.name for each in history.disturbances),
             kinds(history.answers()),
             history.recoveries,
+            history.lag_seconds,
         )
 
 
@@ -124,6 +127,25 @@ async def settle(clients: list[Client], history: History) -> None:
             await client_of[write.owner].settle(write, deadline)
 
     await asyncio.gather(*(one(write) for write in history.writes if write.status == "unknown"))
+
+
+async def left_behind(cluster: Cluster, before: dict[str, int], unreadable: int) -> list[str]:
+    """What has not returned to where it was when some time is over."""
+    deadline = asyncio.get_running_loop().time() + QUIET_SECONDS
+    while found := leaks(before, await cluster.leftovers(), unreadable):
+        if asyncio.get_running_loop().time() > deadline:
+            break
+        await asyncio.sleep(1)
+    return found
+
+
+async def keep_time(history: History) -> None:
+    """Notes how long the clients stand still, so that it is not taken for the gateways' time."""
+    now = asyncio.get_running_loop().time
+    while True:
+        started = now()
+        await asyncio.sleep(TICK_SECONDS)
+        history.lag_seconds = max(history.lag_seconds, now() - started - TICK_SECONDS)
 
 
 def leaks(before: dict[str, int], after: dict[str, int], unreadable: int) -> list[str]:

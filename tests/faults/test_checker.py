@@ -38,7 +38,7 @@ class Story:
         self.facts.audit.append(audit | {"version": version, "description": "applied"})
         self.facts.notes = [row for row in self.facts.notes if row["id"] != note]
         if version:
-            self.facts.notes.append({"id": note, "version": version})
+            self.facts.notes.append({"id": note, "version": version, "description": marker})
 
     def created(self, note: int, marker: str) -> None:
         body = {"id": note, "description": marker, "version": 1}
@@ -50,8 +50,9 @@ class Story:
         self.written("replace", note, marker, self.answered(200, body=body, etag=f'"{version}"'))
         self.applied(note, version, marker)
 
-    def read(self, note: int, version: int | None, **members: Any) -> None:
-        answer = self.answered(200, etag=f'"{version}"') if version else self.answered(404, code="note_not_found")
+    def read(self, note: int, version: int | None, description: str = "a", **members: Any) -> None:
+        body = {"description": description}
+        answer = self.answered(200, etag=f'"{version}"', body=body) if version else self.answered(404)
         self.history.reads.append(Read(OWNER, note, answer, **members))
 
 
@@ -129,13 +130,61 @@ def anothers_changed(story: Story) -> None:
 
 
 def not_accepted_without_postgres(story: Story) -> None:
-    story.history.disturbances.append(Disturbance("postgres-kill", "postgres", story.now, story.now + 9))
+    story.history.disturbances.append(Disturbance("postgres-kill", "postgres", story.now, ended=story.now + 9))
     story.written("create", None, "b", story.answered(503, code="not_accepted"))
 
 
 def unread_without_the_broker(story: Story) -> None:
-    story.history.disturbances.append(Disturbance("broker-kill", "rabbitmq", story.now, story.now + 9))
+    story.history.disturbances.append(Disturbance("broker-kill", "rabbitmq", story.now, ended=story.now + 9))
     story.history.reads.append(Read(OWNER, 1, story.answered(503, code="database_unavailable")))
+
+
+def missing(story: Story) -> None:
+    story.facts.notes.clear()
+
+
+def of_another_text(story: Story) -> None:
+    story.facts.notes[0]["description"] = "z"
+
+
+def failed_for_no_reason(story: Story) -> None:
+    story.written("create", None, "b", story.answered(500, code="command_failed"))
+
+
+def rejected_for_no_reason(story: Story) -> None:
+    story.written("replace", 1, "b", story.answered(404, code="note_not_found"))
+
+
+def decided_twice(story: Story) -> None:
+    story.facts.audit.append(story.facts.audit[0] | {"seq": 9})
+
+
+def deleted_by_nobody(story: Story) -> None:
+    story.written("delete", 1, "b", story.answered(503, code="not_accepted"))
+    story.applied(1, None, None, "note.delete")
+
+
+def read_as_never_written(story: Story) -> None:
+    story.read(1, 1, "z")
+
+
+def rejected_since_overtaken(story: Story) -> None:
+    accepted = story.answered(202, body={"id": "c3", "issued_at": "now"}, location="/commands/c3")
+    story.written("replace", 1, "b", accepted)
+    story.written("delete", 1, "c", story.answered(204))
+    story.applied(1, None, None, "note.delete")
+    story.applied(1, None, None, "note.replace")
+    story.facts.commands[-1]["status"] = "rejected"
+
+
+def cut_off(story: Story) -> None:
+    answer = story.answered(0, seconds=2.0, error="RemoteProtocolError")
+    story.history.reads.append(Read(OWNER, 1, answer))
+
+
+def trespass_in_the_end(story: Story) -> None:
+    story.applied(1, 2, "b")
+    story.facts.commands[-1]["owner_id"] = 8
 
 
 def crashed(story: Story) -> None:
@@ -151,6 +200,16 @@ BROKEN = {
     told_of_anothers: "I4",
     told_what_is_not_so: "I4",
     crashed: "I4",
+    missing: "I1",
+    of_another_text: "I1",
+    failed_for_no_reason: "I1",
+    decided_twice: "I2",
+    deleted_by_nobody: "I3",
+    rejected_for_no_reason: "I4",
+    read_as_never_written: "I4",
+    rejected_since_overtaken: "I6",
+    cut_off: "I7",
+    trespass_in_the_end: "I10",
     not_seen: "I5",
     seen_and_gone: "I5",
     overtaken: "I6",
@@ -173,7 +232,7 @@ def good() -> Story:
 def test_nothing_is_found_where_nothing_is_broken() -> None:
     story = good()
     story.replaced(1, 2, "b")
-    story.read(1, 2)
+    story.read(1, 2, "b")
     story.written("replace", 1, "c", story.answered(503, code="not_accepted"))
     story.written("create", None, "d", story.answered(504, code="unconfirmed"))
     story.written("delete", 1, "e", story.answered(204))
