@@ -41,7 +41,13 @@ class Verdict:
 
 
 async def run(
-    seconds: float, seed: int, faults: Sequence[str] = (), *, tree: Path = ROOT, logs: Path | None = None
+    seconds: float,
+    seed: int,
+    faults: Sequence[str] = (),
+    *,
+    clients_per_owner: int = CLIENTS_PER_OWNER,
+    tree: Path = ROOT,
+    logs: Path | None = None,
 ) -> Verdict:
     """Runs the services of a tree for so long, through these faults or all of them; their logs go to a folder."""
     async with running_cluster(tree, logs) as cluster:
@@ -50,7 +56,7 @@ async def run(
         before = await cluster.leftovers()
         clients = [
             Client(owner, cluster.owners, cluster.clients, history, seed * 1000 + number)
-            for number, owner in enumerate(cluster.owners * CLIENTS_PER_OWNER)
+            for number, owner in enumerate(cluster.owners * clients_per_owner)
         ]
         async with asyncio.TaskGroup() as tasks:
             stopping = asyncio.Event()
