@@ -217,9 +217,11 @@ class Fold:
         return self.names.get(folded(name)) not in (None, own_id)
 
     def _is_orphan(self, command: Command | BadCommand) -> bool:
-        """Whether the command's owner is known, and gone."""
+        """Whether the command needs an owner and has none; a registration needs none, even if it cannot be read."""
         envelope = envelope_of(command)
-        return envelope is not None and envelope.owner != NOBODY and self.users.get(envelope.owner) is None
+        if envelope is None or (envelope.owner == NOBODY and isinstance(command, RegisterUser | BadCommand)):
+            return False
+        return self.users.get(envelope.owner) is None
 
     def _is_superseded(self, command: Command) -> bool:
         """Whether somebody has touched the note between the command's failure and its replay."""

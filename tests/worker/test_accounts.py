@@ -3,6 +3,7 @@
 from datetime import UTC, datetime
 from uuid import UUID
 
+import pytest
 from asyncpg import Connection, Record
 
 from shared.connections import Connections
@@ -83,6 +84,16 @@ async def test_token_that_is_revoked_is_not_made_again_under_its_id(
 
     assert [outcome.http_status for outcome in outcomes] == [204, 422]
     assert not await database.fetchval("select count(*) from personal_tokens")
+
+
+@pytest.mark.parametrize("command", [create(owner=0), delete(1, owner=0), new_token(0)], ids=lambda each: each.type)
+async def test_nobody_can_do_nothing_but_register(
+    connections: Connections, database: "Connection[Record]", command: Command
+) -> None:
+    [outcome] = await apply_batch(connections, [command])
+
+    assert outcome.reason == "credentials_outdated"
+    assert not await database.fetchval("select count(*) from notes")
 
 
 async def test_nothing_is_kept_of_what_a_user_wrote_who_is_gone(
