@@ -65,7 +65,7 @@ class Facts:
 
 def violations(history: History, facts: Facts) -> list[str]:
     """Every broken promise, as far as the evidence shows it."""
-    of_writes = (accepted, present, once, refused, truthful, rejected_rightly, polled)
+    of_writes = (accepted, present, once, refused, truthful, conditional, the_same_again, rejected_rightly, polled)
     of_all = (read_truly, read_your_writes, in_order, in_time, owners_own, available)
     return [*history.complaints, *(each for check in (*of_writes, *of_all) for each in check(history, facts))]
 
@@ -148,13 +148,38 @@ def truthful(history: History, facts: Facts) -> Iterator[str]:
             yield f"I4: a gateway answered internal_error: {answer.body}"
 
 
+def conditional(history: History, facts: Facts) -> Iterator[str]:
+    """I4: a write with a condition was applied to the very version that it asked for, or there was another."""
+    last: dict[int, int] = defaultdict(int)
+    for row in facts.applied():
+        last[row["note_id"]] = max(last[row["note_id"]], row["note_version"] or 0)
+    deleted = facts.deleted()
+    for write in history.writes:
+        if write.condition is None or write.is_trespass or write.status not in ("applied", "rejected"):
+            continue
+        status, _, made = write.original
+        before = last[write.note or 0] if write.kind == "delete" else (made or 0) - 1
+        if write.status == "applied" and before != write.condition:
+            yield f"I4: {told(write)} asked for version {write.condition} and was applied to another"
+        if status == 412 and write.condition == last[write.note or 0] and write.note not in deleted:
+            yield f"I4: {told(write)} asked for version {write.condition}, which it is, and was answered 412"
+
+
+def the_same_again(history: History, _: Facts) -> Iterator[str]:
+    """I2: a write that is repeated with its key is answered as before."""
+    for write in history.writes:
+        told_before = {(each.status // 100, each.code, each.version) for each in write.attempts if each.is_outcome}
+        if write.key and len(told_before) > 1:
+            yield f"I2: {told(write)} was repeated with its key and answered in several ways: {told_before}"
+
+
 def rejected_rightly(history: History, facts: Facts) -> Iterator[str]:
     """I4: what was rejected was so for a reason that there was; a note of somebody else's is not found."""
     deleted = facts.deleted()
     for write in history.writes:
         if write.status == "rejected":
             expected = {404} if write.is_trespass or write.note in deleted else set()
-            expected |= {412} if write.conditions and not write.is_trespass else set()
+            expected |= {412} if write.condition and not write.is_trespass else set()
             if write.original[0] not in expected:
                 yield f"I{10 if write.is_trespass else 4}: {told(write)} was answered {write.original[0]}"
 
@@ -284,6 +309,8 @@ def owners_own(history: History, facts: Facts) -> Iterator[str]:
     for read in history.reads:
         if read.is_trespass and read.answer.status not in (0, 404, 503):
             yield f"I10: another owner's note {read.note} was answered {read.answer.status}"
+        if read.answer.status == 200 and owners.get(read.note, read.owner) != read.owner:
+            yield f"I10: owner {read.owner} was shown note {read.note}, which is another's"
 
 
 def available(history: History, _: Facts) -> Iterator[str]:

@@ -4,7 +4,7 @@ import asyncio
 from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from random import Random
 from typing import Any
 from uuid import UUID
@@ -19,10 +19,10 @@ PUBLISH_SECONDS, READ_SECONDS, WAIT_SECONDS = 3.0, 3.0, 1.0
 """What the gateways are set to."""
 PATIENCE_SECONDS = 10.0
 """How much longer than promised a client waits, to see how late an answer is."""
-TRIES = 6
+TRIES, NO_VERSION = 6, 999_999
 ASKS_AT_ONCE, OPEN_WRITES = 0.2, 4
-LOOKS = 0.3
-"""After so many of its writes a client reads the note."""
+LOOKS, REPEATS, CONDITIONS = 0.3, 0.05, 0.15
+"""After so many of its writes a client reads the note, sends the write once more, or sets a condition before."""
 GIVEN_UP_SECONDS = 3.0
 """How long a client asks for a write without a key that the broker has never confirmed, and may not have."""
 POISON = "poison"
@@ -48,7 +48,10 @@ class Owner:
 
     id: int
     headers: dict[str, str]
-    notes: list[int] = field(default_factory=list)
+    notes: dict[int, int] = field(default_factory=dict)
+    """The newest version that was told of each."""
+    urls: list[str] = field(default_factory=list)
+    """Of commands."""
 
 
 class Client:
@@ -72,11 +75,13 @@ class Client:
         if not self.owner.notes:
             await self.write("create")
             return
-        kinds = ("create", "replace", "patch", "delete", "read", "trespass")
-        [kind] = self._random.choices(kinds, (3, 6, 3, 1, 1, 0.3))
-        note = self._random.choice(self.owner.notes)
+        kinds = ("create", "replace", "patch", "delete", "read", "list", "trespass")
+        [kind] = self._random.choices(kinds, (3, 6, 3, 1, 0.8, 0.2, 0.4))
+        note = self._random.choice(list(self.owner.notes))
         if kind == "read":
             await self.read(note)
+        elif kind == "list":
+            await self._list()
         elif kind == "trespass":
             await self._trespass()
         else:
@@ -85,13 +90,16 @@ class Client:
     async def write(self, kind: str, note: int | None = None, *, marker: str = "", is_trespass: bool = False) -> Write:
         """A write, repeated as a careful client does; then a look at what it has made."""
         key = self._new_id() if marker or self._random.random() < 0.8 else None
-        write = Write(self.owner.id, kind, note, marker or self._new_id(), key, is_trespass, self._conditions(kind))
+        write = Write(self.owner.id, kind, note, marker or self._new_id(), key, is_trespass)
+        write.conditions = self._conditions(kind, note)
         self._history.writes.append(write)
         for _ in range(TRIES):
             answer = await self._send(write, self._random.choice(PREFERENCES))
             if not (answer.is_refusal or key) or write.decided or answer.status == 202:
                 break
             await asyncio.sleep(self._random.uniform(0.1, 1.0))
+        if write.key and write.decided and self._random.random() < REPEATS:
+            await self._send(write, self._random.choice(PREFERENCES))
         if write.url and write.status == "unknown":
             await self._ask_for_open(write)
         await self._look_at(write)
@@ -100,6 +108,7 @@ class Client:
     async def _ask_for_open(self, write: Write) -> None:
         """Asks what became of this write or of the oldest open ones, so that clients do not outrun the workers."""
         self._open.append(write)
+        self.owner.urls.append(str(write.url))
         if self._random.random() < ASKS_AT_ONCE:
             await self._poll(write, self._random.choice((0, 1, 2)))
         while len(self._open) > OPEN_WRITES:
@@ -110,6 +119,16 @@ class Client:
         """Reads a note."""
         answer = await self._ask("GET", f"/notes/{note}", READ_SECONDS)
         self._history.reads.append(Read(self.owner.id, note, answer, is_trespass))
+
+    async def _list(self) -> None:
+        """Reads the first page of the notes, which is as good as reading each that is on it."""
+        answer = await self._ask("GET", "/notes/?limit=20", READ_SECONDS)
+        notes = answer.body if answer.status == 200 else []
+        for note in notes:
+            one = replace(answer, body=note, etag=f'"{note["version"]}"')
+            self._history.reads.append(Read(self.owner.id, note["id"], one))
+        if not notes:
+            self._history.reads.append(Read(self.owner.id, 0, answer))
 
     async def ask_again(self, write: Write) -> bool:
         """Asks once more what became of it; whether that is known now."""
@@ -136,26 +155,33 @@ class Client:
         stranger = self._random.choice([owner for owner in self._owners if owner is not self.owner])
         if not stranger.notes:
             return
-        note = self._random.choice(stranger.notes)
-        if self._random.random() < 0.5:
+        note = self._random.choice(list(stranger.notes))
+        [kind] = self._random.choices(("read", "ask", "write"), (2, 1, 2))
+        if kind == "read":
             await self.read(note, is_trespass=True)
+        elif kind == "ask" and stranger.urls:
+            answer = await self._ask("GET", self._random.choice(stranger.urls), READ_SECONDS)
+            self._history.reads.append(Read(self.owner.id, 0, answer, is_trespass=True))
         else:
             await self.write(self._random.choice(CHANGES), note, is_trespass=True)
 
     async def _look_at(self, write: Write) -> None:
         if write.status != "applied" or write.is_trespass:
             return
-        note = write.subject
-        if note and write.kind == "create":
-            self.owner.notes.append(note)
-        elif note in self.owner.notes and write.kind == "delete":
-            self.owner.notes.remove(note)
+        note, version = write.subject, write.original[2]
+        if note and write.kind == "delete":
+            self.owner.notes.pop(note, None)
+        elif note and version and (write.kind == "create" or note in self.owner.notes):
+            self.owner.notes[note] = max(version, self.owner.notes.get(note, 0))
         if note and self._random.random() < LOOKS:
             await self.read(note)
 
-    def _conditions(self, kind: str) -> dict[str, str]:
-        """Now and then a condition that does not hold: there is no such version."""
-        return {"If-Match": '"999999"'} if kind in CHANGES and self._random.random() < 0.03 else {}
+    def _conditions(self, kind: str, note: int | None) -> dict[str, str]:
+        """Now and then a condition: one that never holds, or the newest version that is known of the note."""
+        if kind not in CHANGES or self._random.random() > CONDITIONS:
+            return {}
+        version = self.owner.notes.get(note or 0, NO_VERSION) if self._random.random() < 0.8 else NO_VERSION
+        return {"If-Match": f'"{version}"'}
 
     async def _send(self, write: Write, preference: str) -> Answer:
         method, path, body = REQUESTS[write.kind](write)

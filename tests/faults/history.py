@@ -38,6 +38,11 @@ class Answer:
         return not self.is_sent or 400 <= self.status < 500 or self.code in REFUSALS
 
     @property
+    def is_outcome(self) -> bool:
+        """Whether it is the answer of a write that tells its outcome."""
+        return self.status in (200, 201, 204) or 400 <= self.status < 500 or self.code == "command_failed"
+
+    @property
     def version(self) -> int | None:
         """The note's version that it tells."""
         return int(self.etag.strip('"')) if self.etag else None
@@ -83,12 +88,16 @@ class Write:
         return next((str(state["id"]) for state in states if "issued_at" in state), None)
 
     @property
+    def condition(self) -> int | None:
+        """The version that it asks for."""
+        return int(self.conditions["If-Match"].strip('"')) if self.conditions else None
+
+    @property
     def decided(self) -> Answer | None:
         """The first answer that tells the outcome."""
-        for answer in self.attempts:
-            if answer.status in (200, 201, 204) or 400 <= answer.status < 500 or answer.code == "command_failed":
-                return answer
-        return next((poll for poll in self.polls if poll.status == 200 and poll.body["answer"]), None)
+        tell = (answer for answer in self.attempts if answer.is_outcome)
+        asked = (poll for poll in self.polls if poll.status == 200 and poll.body["answer"])
+        return next(tell, None) or next(asked, None)
 
     @property
     def status(self) -> str:

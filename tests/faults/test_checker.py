@@ -155,6 +155,28 @@ def rejected_for_no_reason(story: Story) -> None:
     story.written("replace", 1, "b", story.answered(404, code="note_not_found"))
 
 
+def applied_against_its_condition(story: Story) -> None:
+    story.replaced(1, 2, "b")
+    story.replaced(1, 3, "c")
+    story.history.writes[-1].conditions = {"If-Match": '"1"'}
+
+
+def refused_although_its_condition_held(story: Story) -> None:
+    answer = story.answered(412, code="precondition_failed")
+    story.written("replace", 1, "b", answer, conditions={"If-Match": '"1"'})
+
+
+def answered_otherwise_when_repeated(story: Story) -> None:
+    story.created(2, "b")
+    story.history.writes[-1].key = "k"
+    story.history.writes[-1].attempts.append(story.answered(404, code="note_not_found"))
+
+
+def anothers_listed(story: Story) -> None:
+    story.read(1, 1)
+    story.history.reads[-1].owner = 8
+
+
 def decided_twice(story: Story) -> None:
     story.facts.audit.append(story.facts.audit[0] | {"seq": 9})
 
@@ -204,6 +226,10 @@ BROKEN = {
     of_another_text: "I1",
     failed_for_no_reason: "I1",
     decided_twice: "I2",
+    applied_against_its_condition: "I4",
+    refused_although_its_condition_held: "I4",
+    answered_otherwise_when_repeated: "I2",
+    anothers_listed: "I10",
     deleted_by_nobody: "I3",
     rejected_for_no_reason: "I4",
     read_as_never_written: "I4",
