@@ -3,8 +3,9 @@ UV := $(shell uv --version >/dev/null 2>&1 && command -v uv || echo .uv/bin/uv)
 RUN := $(UV) run --frozen --no-sync
 PROCESSES ?= 2
 SECONDS ?= 600
+N ?= 10000
 
-.PHONY: help up down logs stop-worker start-worker dev test smoke faults mutations outages bench bench-quick check format
+.PHONY: help up down logs stop-worker start-worker dev seed test smoke faults mutations outages bench bench-quick check format
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -24,6 +25,9 @@ stop-worker start-worker: .venv/made
 
 dev: .venv/made ## run from the source, reloading on change
 	@$(RUN) python -m dev dev
+
+seed: .venv/made ## fill what `make up` has started with notes: N=10000
+	@$(RUN) python -m dev.seed $(N)
 
 test: .venv/made ## run the tests on a real Postgres and a real RabbitMQ
 	$(RUN) pytest --numprocesses=$(PROCESSES) --dist=loadfile --cov --cov-report=term-missing:skip-covered

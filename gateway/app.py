@@ -18,12 +18,12 @@ from gateway.docs import install_docs
 from gateway.errors import install_error_handlers
 from gateway.headers import install_headers
 from gateway.middleware import LOOPBACK_HOSTS, KnownHosts, LimitedBodies, LimitedHeads, UniformRequests
+from gateway.note_bodies import ITEMS_LIMIT_BYTES, NoteBodies
 from gateway.openapi import DESCRIPTION, EVERY, MISDIRECTED, extend_document, operation_id
 from gateway.passwords import Passwords
 from gateway.publisher import Publisher
 from gateway.queries import Queries
 from gateway.replies import Replies
-from gateway.requests import NoteBodies
 from gateway.routes import auth, commands, notes, users
 from gateway.settings import GatewaySettings
 from gateway.throttles import Throttles
@@ -67,7 +67,9 @@ def create_app(settings: GatewaySettings | None = None) -> FastAPI:
 
 def install_middleware(app: FastAPI, settings: GatewaySettings) -> None:
     """What every request passes; the last one that is added is the first to see it."""
-    app.add_middleware(LimitedBodies, limit_bytes=settings.body_limit_bytes)
+    app.add_middleware(
+        LimitedBodies, limit_bytes=settings.body_limit_bytes, exceptions={"/notes/batch": ITEMS_LIMIT_BYTES}
+    )
     app.add_middleware(LimitedHeads)
     app.add_middleware(UniformRequests)
     if settings.is_for_this_host_alone:

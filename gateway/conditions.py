@@ -1,6 +1,7 @@
 """Entity tags and the conditions on them: `ETag`, `If-Match` and `If-None-Match` (RFC 9110 §8.8.3 and §13)."""
 
 import re
+from collections.abc import Mapping, Sequence
 
 from fastapi import Request
 
@@ -39,12 +40,18 @@ class Conditions:
         """The versions in which the change may have its effect; raises ProblemError 400 or 428."""
         match, none_match = _header(request, "if-match"), _header(request, "if-none-match")
         if match is None and self._required:
-            raise ProblemError(428, "precondition_required", "Say with If-Match which version of the note you change")
+            raise required()
         if match is None and none_match is None:
             return NO_CONDITIONS
         wanted = None if match in {None, "*"} else _versions("If-Match", match, weak=False)
         unwanted = _versions("If-None-Match", none_match, weak=True) if none_match not in {None, "*"} else none_match
         return Preconditions.model_validate({"if_match": wanted, "if_none_match": unwanted})
+
+    def demand(self, versions: Mapping[int, Sequence[int] | None]) -> None:
+        """Several writes at once, by their index: raises ProblemError 428 for the first that must and does not say."""
+        lacking = [index for index, each in versions.items() if each is None]
+        if lacking and self._required:
+            raise required(lacking[0])
 
     @property
     def openapi(self) -> Part:
@@ -67,6 +74,12 @@ class Conditions:
                 },
             ]
         }
+
+
+def required(item: int | None = None) -> ProblemError:
+    """428, for a write or for one of several."""
+    detail = f"Say with {'If-Match' if item is None else 'if_match'} which version of the note you change"
+    return ProblemError(428, "precondition_required", detail, item=item)
 
 
 class Cached:

@@ -1,5 +1,6 @@
 """Every error a client can get, as problem+json (RFC 9457) with a stable `code`, rendered in one place."""
 
+import json
 import random
 from collections.abc import Callable, Mapping, Sequence
 from http import HTTPStatus
@@ -32,6 +33,10 @@ FIELD_CODES = {
     "string_too_short": "too_short",
     "too_short": "too_short",
     "too_long": "too_long",
+    "list_type": "wrong_type",
+    "dict_type": "wrong_type",
+    "union_tag_invalid": "invalid_value",
+    "union_tag_not_found": "missing",
     "enum": "invalid_value",
     "literal_error": "invalid_value",
     "uuid_parsing": "invalid_value",
@@ -46,11 +51,19 @@ FIELD_CODES = {
     "greater_than_equal": "out_of_range",
     "less_than_equal": "out_of_range",
     "value_error": "invalid_value",
+    "bool_parsing": "wrong_type",
+    "datetime_from_date_parsing": "invalid_value",
+    "datetime_parsing": "invalid_value",
+    "timezone_aware": "invalid_value",
+    "less_than": "out_of_range",
+    "repeated": "repeated",
 }
 FIELD_DETAILS = {
     "too_short": "Should have at least {min_length}",
     "too_long": "Should have at most {max_length}",
     "literal_error": "There is no such value",
+    "union_tag_invalid": "There is no such operation",
+    "union_tag_not_found": "Field required",
     "uuid_parsing": "Should be a UUID",
 }
 """Where pydantic's own words speak of Python."""
@@ -79,6 +92,8 @@ class Problem(BaseModel, extra="allow"):
     detail: str
     code: str
     errors: list[FieldError] | None = None
+    item: int | None = None
+    """Of several writes at once the one whose problem it is, counted from 0; none of them happens."""
 
 
 class ProblemError(Exception):
@@ -92,7 +107,7 @@ class ProblemError(Exception):
         *,
         headers: Mapping[str, str] | None = None,
         errors: Sequence[FieldError] | None = None,
-        **members: str,
+        **members: str | int | None,
     ) -> None:
         super().__init__(code)
         self.headers = headers
@@ -127,7 +142,8 @@ def problem_of(outcome: Outcome, command_url: Callable[[], str], headers: Mappin
         return ProblemError(HTTPStatus.CONFLICT, "idempotency_key_spent", detail, headers=headers)
     if reason is Rejection.CREDENTIALS_OUTDATED:
         headers = {**headers, **CHALLENGE}
-    return ProblemError(outcome.http_status, reason, REJECTION_DETAIL[reason], headers=headers)
+    item = json.loads(outcome.body)["item"] if outcome.body else None
+    return ProblemError(outcome.http_status, reason, REJECTION_DETAIL[reason], headers=headers, item=item)
 
 
 def unauthenticated(code: str, detail: str) -> ProblemError:

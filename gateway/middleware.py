@@ -2,7 +2,7 @@
 
 import asyncio
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from http import HTTPStatus
 
 from starlette.datastructures import Headers
@@ -86,17 +86,20 @@ class LimitedBodies:
     One that has not come in time is refused with 408.
     """
 
-    def __init__(self, app: ASGIApp, limit_bytes: int) -> None:
+    def __init__(self, app: ASGIApp, limit_bytes: int, exceptions: Mapping[str, int]) -> None:
         self.app = app
         self.limit_bytes = limit_bytes
+        self.exceptions = exceptions
+        """The limits of the paths that have others."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Passes the request on with a body that cannot exceed the limit."""
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        if int(Headers(scope=scope).get("content-length", 0)) > self.limit_bytes:
-            await self.too_large.response()(scope, receive, send)
+        limit_bytes = self.exceptions.get(scope["path"], self.limit_bytes)
+        if int(Headers(scope=scope).get("content-length", 0)) > limit_bytes:
+            await too_large(limit_bytes).response()(scope, receive, send)
             return
         received, is_due = 0, True
         deadline = asyncio.get_running_loop().time() + BODY_TIMEOUT_SECONDS
@@ -107,23 +110,23 @@ class LimitedBodies:
                 async with asyncio.timeout_at(deadline if is_due else None):
                     message = await receive()
             except TimeoutError:
-                raise self.too_late from None
+                raise too_late() from None
             received += len(message.get("body", b""))
             is_due = message.get("more_body", False)
-            if received > self.limit_bytes:
-                raise self.too_large
+            if received > limit_bytes:
+                raise too_large(limit_bytes)
             return message
 
         await self.app(scope, limited, send)
 
-    @property
-    def too_large(self) -> ProblemError:
-        """413."""
-        detail = f"The body is larger than {self.limit_bytes} bytes"
-        return ProblemError(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "body_too_large", detail)
 
-    @property
-    def too_late(self) -> ProblemError:
-        """408; the rest of the body would be in the way of the next request."""
-        detail = f"The body has not arrived within {BODY_TIMEOUT_SECONDS:.0f} seconds"
-        return ProblemError(HTTPStatus.REQUEST_TIMEOUT, "request_timeout", detail, headers={"Connection": "close"})
+def too_large(limit_bytes: int) -> ProblemError:
+    """413."""
+    detail = f"The body is larger than {limit_bytes} bytes"
+    return ProblemError(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "body_too_large", detail)
+
+
+def too_late() -> ProblemError:
+    """408; the rest of the body would be in the way of the next request."""
+    detail = f"The body has not arrived within {BODY_TIMEOUT_SECONDS:.0f} seconds"
+    return ProblemError(HTTPStatus.REQUEST_TIMEOUT, "request_timeout", detail, headers={"Connection": "close"})

@@ -70,10 +70,12 @@ HEADERS = {
     "Accept-Patch": "The media types that a patch may have",
     "ETag": "The entity tag of what was answered or, with 412, of the note as it is",
     "Idempotent-Replayed": "`true` where this is the outcome of an earlier request with the same key",
+    "Link": "The pages `next`, `prev` and `first` (RFC 8288)",
     "Location": "What is new or, with 202, the command",
     "Preference-Applied": "The preferences that were honoured",
     "Retry-After": "Seconds to wait before the next try; with 504 only where the request had a key",
     "WWW-Authenticate": "The challenge of RFC 6750",
+    "X-Total-Count": "How many there are on all pages, where that was asked for",
 }
 CODE_HEADERS = {
     "precondition_failed": ["ETag"],
@@ -127,10 +129,10 @@ def _read(*codes: str) -> Responses:
     return problems(*UNADMITTED, *codes, "database_unavailable")
 
 
-def _read_notes(*codes: str) -> Responses:
+def _read_notes(*codes: str, headers: tuple[str, ...] = ()) -> Responses:
     return {
-        200: answer("What was asked for", "ETag"),
-        304: answer("The client has it already", "ETag"),
+        200: answer("What was asked for", "ETag", *headers),
+        304: answer("The client has it already", "ETag", *headers),
     } | _read("invalid_header", *codes, "validation_failed")
 
 
@@ -159,11 +161,16 @@ CHANGED: Responses = {
 PATCH = problems("unsupported_media_type", headers=("Accept-Patch",))
 GONE: Responses = {204: answer("It is gone", *WRITTEN)}
 
-LIST_NOTES = _read_notes()
+LIST_NOTES = _read_notes(headers=("Link", "X-Total-Count"))
+SEARCH_NOTES = _read_notes(headers=("Link",))
 GET_NOTE = _read_notes("note_not_found")
 CREATE_NOTE = {201: answer("The note", "Location", "ETag", *WRITTEN)} | _write(*BODY)
 REPLACE_NOTE = CHANGED | _write(*BODY, *CHANGE)
 PATCH_NOTE = REPLACE_NOTE | PATCH
+CHANGE_NOTES = {
+    200: answer("What became of each of them", *WRITTEN),
+    204: answer("All have happened; without a body, as preferred", *WRITTEN),
+} | _write(*BODY, *CHANGE)
 DELETE_NOTE = GONE | _write(*CHANGE, "validation_failed")
 GET_COMMAND = {200: answer("The state of the write", "Retry-After", "Preference-Applied")} | _read(
     "command_not_found", "command_gone"

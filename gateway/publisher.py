@@ -15,7 +15,7 @@ from aio_pika.exceptions import DeliveryError, PublishError
 
 from gateway.replies import Attempt, Replies
 from gateway.settings import GatewaySettings
-from shared.contracts import COMMANDS_CONTENT_TYPE, MAX_MESSAGE_BYTES, MAX_MESSAGE_COMMANDS, encode_batch
+from shared.contracts import COMMANDS_CONTENT_TYPE, MAX_MESSAGE_BYTES, MAX_MESSAGE_COMMANDS, encode_batch, weight
 from shared.messaging import (
     BROKER_ERRORS,
     LOST_CHECK_SECONDS,
@@ -69,10 +69,11 @@ class Backlog:
     def take(self) -> list[Attempt]:
         """Takes the next message's attempts out and marks them as handed over."""
         batch: list[Attempt] = []
-        size = 0
+        size = writes = 0
         for attempt in self._attempts:
             size += len(attempt.encoded) + 1
-            if batch and (size > MAX_MESSAGE_BYTES or len(batch) == MAX_MESSAGE_COMMANDS):
+            writes += weight(attempt.command)
+            if batch and (size > MAX_MESSAGE_BYTES or writes > MAX_MESSAGE_COMMANDS):
                 break
             batch.append(attempt)
         for attempt in batch:

@@ -1,4 +1,4 @@
-"""Every SELECT of the gateway: compiled once, run on a few asyncpg connections, JSON passed through as text.
+"""Reads: the gateway's SELECTs on a few asyncpg connections, JSON passed through as text.
 
 Nothing here holds a connection or a transaction while it waits for anything but Postgres.
 """
@@ -6,115 +6,50 @@ Nothing here holds a connection or a transaction while it waits for anything but
 import asyncio
 from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import dataclass
+from typing import Any
 from uuid import UUID
 
 import asyncpg
 import structlog
-from sqlalchemy import BigInteger, Integer, Text, Uuid, bindparam, case, func, literal_column, select, true
 
 from gateway.caller import Caller
 from gateway.settings import GatewaySettings
+from gateway.statements import (
+    FIND_CREDENTIALS_VERSION,
+    FIND_LOGIN,
+    FIND_NOTE,
+    FIND_OUTCOME,
+    FIND_PASSWORD,
+    FIND_REGISTRATION,
+    FIND_TOKEN,
+    FIND_TOKEN_HOLDER,
+    FIND_USER,
+    LIST_TOKENS,
+    PING,
+    POLL_OUTCOME,
+    SEARCH_TRIGRAMS,
+    SEARCH_WORDS,
+    ListShape,
+    list_notes,
+)
 from shared.connections import Connections
 from shared.contracts import NOBODY, Outcome, PublicToken, PublicUser, Scope
 from shared.database import Statement
-from shared.tables import NOTE_FIELDS, commands, note_json, notes, personal_tokens, users
 
 # asyncpg calls it an internal error, too, when a connection ends at the wrong moment.
 READ_FAILURES = (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError)
 
 NO_LIMIT = nullcontext()
+SESSION_SETTINGS = {
+    # There is an index for every read and for every order, as good for the millionth note as for the first: nothing
+    # is searched through or sorted that need not be, and nothing takes so long that compiling it would pay.
+    "enable_seqscan": "off",
+    "enable_sort": "off",
+    "jit": "off",
+    "pg_trgm.word_similarity_threshold": "0.3",  # two letters of seven in the wrong order have 0.37
+}
 
 log = structlog.get_logger()
-
-
-_OWNER = bindparam("owner", type_=BigInteger)
-_SKIP, _LIMIT = bindparam("skip", type_=BigInteger), bindparam("limit", type_=BigInteger)
-_FOLDED_NAME = bindparam("folded_name", type_=Text)
-_IS_LIVE = users.c.deleted_date.is_(None)
-# Every read starts from its caller: no row means that the credentials are outdated, whatever else there is.
-_IS_CALLER = (
-    (users.c.id == _OWNER) & (users.c.credentials_version == bindparam("credentials_version", type_=Integer)) & _IS_LIVE
-)
-_PRINTED_NOTE = note_json(notes, {name: notes.c[name] for name in NOTE_FIELDS})
-_MY_NOTE = (notes.c.owner_id == users.c.id) & (notes.c.id == bindparam("note_id", type_=BigInteger))
-FIND_NOTE = Statement.compiled(
-    select(case((notes.c.id.is_not(None), _PRINTED_NOTE)), notes.c.version)
-    .join_from(users, notes, _MY_NOTE, isouter=True)
-    .where(_IS_CALLER)
-)
-# A range, because with `=` Postgres may walk all notes by id, past those of everybody who wrote earlier.
-_PAGE = (
-    select(*(notes.c[name] for name in NOTE_FIELDS))
-    .where(notes.c.owner_id.between(users.c.id, users.c.id))
-    .correlate(users)
-    .order_by(notes.c.owner_id, notes.c.id)
-    .offset(_SKIP)
-    .limit(_LIMIT)
-    .subquery()
-)
-_PRINTED_PAGE = func.string_agg(note_json(_PAGE, {name: _PAGE.c[name] for name in NOTE_FIELDS}), literal_column("','"))
-_JOINED = func.coalesce(_PRINTED_PAGE, literal_column("''"))
-_NOTES = select(func.concat(literal_column("'['"), _JOINED, literal_column("']'"))).select_from(_PAGE).scalar_subquery()
-LIST_NOTES = Statement.compiled(select(_NOTES).select_from(users).where(_IS_CALLER))
-_OUTCOME = select(*(commands.c[name] for name in Outcome.model_fields)).where(
-    commands.c.id == bindparam("command_id", type_=Uuid)
-)
-FIND_OUTCOME = Statement.compiled(_OUTCOME.where(commands.c.owner_id == _OWNER))
-_MY_COMMAND = (commands.c.owner_id == users.c.id) & (commands.c.id == bindparam("command_id", type_=Uuid()))
-POLL_OUTCOME = Statement.compiled(
-    select(*(commands.c[name] for name in Outcome.model_fields))
-    .join_from(users, commands, _MY_COMMAND, isouter=True)
-    .where(_IS_CALLER)
-)
-# Until it is applied a registration is nobody's, from then on its user's.
-_IS_REGISTRATION = (commands.c.owner_id == _OWNER) | (commands.c.type == literal_column("'user.register'"))
-FIND_REGISTRATION = Statement.compiled(_OUTCOME.where(_IS_REGISTRATION))
-
-FIND_USER = Statement.compiled(select(*(users.c[name] for name in PublicUser.model_fields)).where(_IS_CALLER))
-FIND_PASSWORD = Statement.compiled(select(users.c.password_hash).where(_IS_CALLER))
-FIND_LOGIN = Statement.compiled(
-    select(users.c.id, users.c.credentials_version, users.c.password_hash).where(
-        users.c.folded_name == _FOLDED_NAME, _IS_LIVE
-    )
-)
-FIND_CREDENTIALS_VERSION = Statement.compiled(select(users.c.credentials_version).where(users.c.id == _OWNER, _IS_LIVE))
-FIND_TOKEN_HOLDER = Statement.compiled(
-    select(users.c.id, users.c.credentials_version, personal_tokens.c.scopes, personal_tokens.c.expires_date)
-    .join_from(personal_tokens, users)
-    .where(
-        personal_tokens.c.secret_digest == bindparam("digest", type_=Text),
-        personal_tokens.c.credentials_version == users.c.credentials_version,
-        personal_tokens.c.expires_date > func.now(),
-        _IS_LIVE,
-    )
-)
-_MY_TOKEN = (personal_tokens.c.owner_id == users.c.id) & (
-    personal_tokens.c.credentials_version == users.c.credentials_version
-)
-_TOKEN = [personal_tokens.c[name] for name in PublicToken.model_fields]
-_TOKEN_ID = bindparam("token_id", type_=Uuid())
-FIND_TOKEN = Statement.compiled(
-    select(*_TOKEN)
-    .join_from(users, personal_tokens, _MY_TOKEN & (personal_tokens.c.id == _TOKEN_ID), isouter=True)
-    .where(_IS_CALLER)
-)
-_TOKENS = (
-    select(*_TOKEN)
-    .where(_MY_TOKEN)
-    .correlate(users)
-    .order_by(personal_tokens.c.created_date, personal_tokens.c.id)
-    .offset(_SKIP)
-    .limit(_LIMIT)
-    .lateral()
-)
-LIST_TOKENS = Statement.compiled(
-    select(*_TOKENS.c)
-    .join_from(users, _TOKENS, true(), isouter=True)
-    .where(_IS_CALLER)
-    .order_by(_TOKENS.c.created_date, _TOKENS.c.id)
-)
-
-PING = Statement.compiled(select(literal_column("1")))
 
 
 class DatabaseUnavailableError(Exception):
@@ -134,12 +69,39 @@ class Login:
     password_hash: str | None
 
 
+@dataclass(frozen=True, slots=True)
+class Listed:
+    """A page of notes as JSON, with what they are sorted by and their ids."""
+
+    notes: list[str]
+    keys: list[Any]
+    ids: list[int]
+    total: int | None
+    """How many there are on all pages, if that was asked for."""
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A page of what was searched for, as JSON."""
+
+    notes: list[str]
+    total: int
+    """How many there are on all pages."""
+    is_limited: bool
+    """Whether there are more matches than were looked at."""
+    is_similar: bool
+    """Whether no note has the words, and these have similar ones."""
+
+
 class Queries:
     """Answers reads within their deadline, or raises DatabaseUnavailableError."""
 
     def __init__(self, settings: GatewaySettings) -> None:
         self._timeout_seconds = settings.read_timeout_seconds
-        self._connections = Connections(settings.database_url, "inkwell-gateway", settings.read_connections)
+        self._connections = Connections(
+            settings.database_url, "inkwell-gateway", settings.read_connections, SESSION_SETTINGS
+        )
+        self._search_bound = settings.search_matches
         self._lists = asyncio.Semaphore(settings.read_connections - 1)
 
     def close(self) -> None:
@@ -151,10 +113,20 @@ class Queries:
         [(note, version)] = await self._fetch_mine(caller, FIND_NOTE, note_id=note_id)
         return (note, version) if note else None
 
-    async def list_notes(self, caller: Caller, skip: int, limit: int) -> str:
-        """A page of notes in id order, as a JSON array; lists leave a connection for everything else."""
-        [(page,)] = await self._fetch_mine(caller, LIST_NOTES, self._lists, skip=skip, limit=limit)
-        return str(page)
+    async def list_notes(self, caller: Caller, shape: ListShape, **arguments: object) -> Listed:
+        """A page of notes; lists and searches leave a connection for everything else."""
+        query = list_notes(shape)
+        [row] = await self._fetch_mine(caller, query, self._lists, **arguments)
+        return Listed(row["notes"] or [], row["keys"] or [], row["ids"] or [], row.get("total"))
+
+    async def search_notes(self, caller: Caller, q: str, skip: int, limit: int) -> Found:
+        """The notes with these words, the best first; where there are none, those whose titles resemble them."""
+        arguments = {"q": q, "bound": self._search_bound, "skip": skip, "limit": limit}
+        [(notes, total)] = await self._fetch_mine(caller, SEARCH_WORDS, self._lists, **arguments)
+        is_similar = not total
+        if is_similar:
+            [(notes, total)] = await self._fetch_mine(caller, SEARCH_TRIGRAMS, self._lists, **arguments)
+        return Found(notes or [], min(total, self._search_bound), total > self._search_bound, is_similar)
 
     async def find_user(self, caller: Caller) -> PublicUser:
         """The caller's own account."""
@@ -223,7 +195,10 @@ class Queries:
         return rows
 
     async def _fetch(
-        self, query: Statement, room: AbstractAsyncContextManager[None] = NO_LIMIT, **arguments: object
+        self,
+        query: Statement,
+        room: AbstractAsyncContextManager[None] = NO_LIMIT,
+        **arguments: object,
     ) -> list[asyncpg.Record]:
         try:
             async with asyncio.timeout(self._timeout_seconds), room, self._connections.one() as connection:

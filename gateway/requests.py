@@ -4,6 +4,7 @@ The routes run as plain functions of the request, because FastAPI's dependency s
 than a read; FastAPI still routes, documents and handles the errors.
 """
 
+from collections import Counter
 from collections.abc import Callable, Coroutine
 from http import HTTPStatus
 from typing import Annotated, Any, Generic, Literal, Protocol, TypeVar
@@ -11,15 +12,18 @@ from uuid import UUID
 
 from fastapi import Request, Response
 from fastapi.routing import APIRoute
-from pydantic import AfterValidator, BaseModel, Field, SecretStr, ValidationError, create_model
+from pydantic import AfterValidator, BaseModel, Field, SecretStr, ValidationError
+from pydantic_core import ErrorDetails
 
 from gateway.errors import ProblemError, invalid
 from gateway.openapi import Part
+from gateway.pages import NotesPage, Page, SearchPage
 from gateway.rules import OPEN, rule_of
-from gateway.schemas import NOTE_TEXT
-from gateway.settings import GatewaySettings
-from shared.contracts import Int64, NoteText, Scope, Username, storable
+from gateway.schemas import LEFT_OUT
+from shared.contracts import Int64, Scope, Username, storable
 
+ITEM_STEPS = 2
+"""From the body to an item of a list in it."""
 ModelT = TypeVar("ModelT", bound=BaseModel)
 
 
@@ -73,10 +77,16 @@ class Parameters(Generic[ModelT]):
         """The parameters; raises ProblemError 422."""
         given = request.path_params if self._location == "path" else dict(request.query_params)
         try:
-            return self._model.model_validate(given)
+            read = self._model.model_validate(given)
         except ValidationError as error:
             errors = error.errors(include_url=False, include_input=False)
-        raise invalid(errors, part=self._location)
+            raise invalid(errors, part=self._location) from None
+        if self._location == "query" and (twice := repeated(request)):
+            errors = [
+                {"type": "repeated", "loc": (name,), "msg": "Should be there once", "input": None} for name in twice
+            ]
+            raise invalid(errors, part=self._location)
+        return read
 
     @property
     def openapi(self) -> Part:
@@ -85,10 +95,21 @@ class Parameters(Generic[ModelT]):
         required = schema.get("required", ())
         return {
             "parameters": [
-                {"name": name, "in": self._location, "required": name in required, "schema": each}
+                {"name": name, "in": self._location, "required": name in required, "schema": without_null(each)}
                 for name, each in schema["properties"].items()
             ]
         }
+
+
+def repeated(request: Request) -> list[str]:
+    """The parameters that the query has more than once."""
+    counted = Counter(name for name, _ in request.query_params.multi_items())
+    return [name for name, count in counted.items() if count > 1]
+
+
+def without_null(schema: Part) -> Part:
+    """The schema of what may be left out, but has no other default."""
+    return {name: value for name, value in schema.items() if name != "default" or value is not None}
 
 
 class TokenPath(BaseModel):
@@ -103,24 +124,21 @@ class NotePath(BaseModel):
     note_id: Int64
 
 
-class Page(BaseModel):
-    """Which notes of a list are wanted."""
-
-    skip: Annotated[int, Field(ge=0, le=2**63 - 1, description="How many notes to leave out")] = 0
-    limit: Annotated[int, Field(ge=1, le=1000, description="How many notes to return at most")] = 100
-
-
 TOKEN_PATH = Parameters(TokenPath, "path")
 NOTE_PATH = Parameters(NotePath, "path")
 PAGE = Parameters(Page, "query")
+NOTES_PAGE = Parameters(NotesPage, "query")
+SEARCH_PAGE = Parameters(SearchPage, "query")
 
 
 class Body(Generic[ModelT]):
     """Reads a JSON body into a model."""
 
-    def __init__(self, model: type[ModelT], *media_types: str) -> None:
+    def __init__(self, model: type[ModelT], *media_types: str, discriminator: str | None = None) -> None:
         self._model = model
         self._media_types = media_types
+        self._discriminator = discriminator
+        """The member that tells what the items of a list are, if they are of several kinds."""
 
     async def of(self, request: Request) -> ModelT:
         """The body; raises ProblemError 415, 400 or 422."""
@@ -132,7 +150,16 @@ class Body(Generic[ModelT]):
             errors = error.errors(include_url=False, include_input=False)
         if errors[0]["type"] == "json_invalid":
             raise ProblemError(HTTPStatus.BAD_REQUEST, "invalid_json", errors[0]["msg"])
-        raise invalid(errors, part="body")
+        raise invalid([self._located(error) for error in errors], part="body")
+
+    def _located(self, error: ErrorDetails) -> ErrorDetails:
+        """The error at its place in the body: pydantic counts the kind of an item as a step, or stops before it."""
+        place = error["loc"]
+        if self._discriminator and error["type"].startswith("union_tag"):
+            place = (*place, self._discriminator)
+        elif self._discriminator and len(place) > ITEM_STEPS:
+            place = place[:ITEM_STEPS] + place[ITEM_STEPS + 1 :]
+        return {**error, "loc": place}
 
     @property
     def openapi(self) -> Part:
@@ -150,30 +177,6 @@ class Body(Generic[ModelT]):
             raise ProblemError(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "unsupported_media_type", detail, headers=headers)
 
 
-class NoteBodies:
-    """Readers of notes and of changes of notes, within the lengths that the settings allow."""
-
-    def __init__(self, settings: GatewaySettings) -> None:
-        title = Annotated[str, Field(max_length=settings.title_max_length), AfterValidator(storable)]
-        description = Annotated[str, Field(max_length=settings.description_max_length), AfterValidator(storable)]
-        note: type[NoteText] = create_model(
-            "NoteIn",
-            __doc__="What a client writes of a note.",
-            __base__=_StrictText,
-            title=title,
-            description=description,
-        )
-        patch: type[BaseModel] = create_model(
-            "NotePatch",
-            __doc__="A merge patch (RFC 7396) of a note, none of whose members can be removed.",
-            __base__=_Strict,
-            title=(title, None),
-            description=(description, None),
-        )
-        self.note = Body(note, "application/json")
-        self.patch = Body(patch, "application/merge-patch+json", "application/json")
-
-
 Password = Annotated[SecretStr, Field(min_length=8, max_length=128, json_schema_extra={"format": "password"})]
 ADA = {"name": "Ada", "password": "a long enough password"}
 
@@ -188,9 +191,9 @@ class NewUser(BaseModel, extra="forbid", json_schema_extra={"examples": [ADA]}):
 class UserPatch(BaseModel, extra="forbid", json_schema_extra={"examples": [{"name": "Ada"}]}):
     """A merge patch (RFC 7396) of a user; a new password needs the current one."""
 
-    name: Username = None  # type: ignore[assignment]  # may be left out, but not be null
-    password: Password = None  # type: ignore[assignment]
-    current_password: SecretStr = None  # type: ignore[assignment]
+    name: Username = LEFT_OUT
+    password: Password = LEFT_OUT
+    current_password: SecretStr = LEFT_OUT
 
 
 class NewToken(
@@ -208,11 +211,3 @@ class NewToken(
 NEW_USER = Body(NewUser, "application/json")
 USER_PATCH = Body(UserPatch, "application/merge-patch+json", "application/json")
 NEW_TOKEN = Body(NewToken, "application/json")
-
-
-class _Strict(BaseModel, extra="forbid", json_schema_extra={"examples": [{"title": "Blue ink"}]}):
-    pass
-
-
-class _StrictText(NoteText, extra="forbid", json_schema_extra={"examples": [NOTE_TEXT]}):
-    pass

@@ -1,16 +1,26 @@
 """What clients get: the models that OpenAPI shows."""
 
 from datetime import datetime
-from typing import Literal
+from typing import Any, Literal
 from uuid import UUID
 
 from pydantic import BaseModel, JsonValue
 
 from shared.contracts import PublicToken
 
+LEFT_OUT: Any = None
+"""The default of a member of a request that may be left out, but not be null."""
 TIME = "2026-11-22T15:25:31.342946+00:00"
 NOTE_TEXT = {"title": "Ink", "description": "Buy a bottle"}
 NOTE = {"id": 1, **NOTE_TEXT, "created_date": TIME, "updated_date": TIME, "version": 1}
+MATCHES = {"matched": "words", "limited": False, "total": 1, "notes": [NOTE]}
+ITEMS = {
+    "items": [
+        {"op": "create", **NOTE_TEXT},
+        {"op": "patch", "id": 1, "title": "Blue ink", "if_match": [1]},
+        {"op": "delete", "id": 2},
+    ]
+}
 PENDING = {"id": "01a203dc-cb4e-7573-81ba-d03f29afccf3", "issued_at": TIME, "status": "pending", "answer": None}
 ANSWER = {"status": 201, "headers": {"ETag": '"1"', "Location": "/notes/1"}, "body": NOTE}
 """Examples."""
@@ -25,6 +35,18 @@ class Note(BaseModel, json_schema_extra={"examples": [NOTE]}):
     created_date: datetime
     updated_date: datetime
     version: int
+
+
+class Matches(BaseModel, json_schema_extra={"examples": [MATCHES]}):
+    """What a search has found."""
+
+    matched: Literal["words", "similar_titles"]
+    """By what: `similar_titles` where no note has the words."""
+    limited: bool
+    """Whether there are more matches, older than those that were ranked."""
+    total: int
+    """How many were ranked; they are on the pages of this search."""
+    notes: list[Note]
 
 
 class Answer(BaseModel):

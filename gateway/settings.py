@@ -121,6 +121,10 @@ class GatewaySettings(ServiceSettings):
     title_max_length: Annotated[int, Field(ge=1, le=10_000, description="Characters in a title")] = 50
     description_max_length: Annotated[int, Field(ge=1, le=1_000_000, description="Characters in a description")] = 200
     body_limit_bytes: Annotated[int, Field(ge=1024, le=1024 * 1024, description="Bytes in a request body")] = 64 * 1024
+    search_matches: Annotated[
+        int,
+        Field(ge=1, le=10_000, description="Matches of a search that are ranked: the newest, older ones are left out"),
+    ] = 1000
     require_preconditions: Annotated[
         bool, Field(description="Whether a change of a note without If-Match is refused (428)")
     ] = False

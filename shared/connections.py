@@ -5,7 +5,7 @@ does not answer to a cancel request either, and no session is used again in an u
 """
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
@@ -35,8 +35,15 @@ class Slot:
 class Connections:
     """Hands out its connections in the order of asking; the one used last goes first, so its caches are warm."""
 
-    def __init__(self, url: Secret[DatabaseUrl], application_name: str, size: int) -> None:
+    def __init__(
+        self,
+        url: Secret[DatabaseUrl],
+        application_name: str,
+        size: int,
+        session_settings: Mapping[str, str] | None = None,
+    ) -> None:
         self._url = url
+        self._session_settings = session_settings
         self._application_name = application_name
         self._slots = [Slot() for _ in range(size)]
         self._free = list(self._slots)
@@ -66,6 +73,6 @@ class Connections:
         return slot.connection is not None
 
     async def _connect(self, slot: Slot) -> Session:
-        slot.connection = await connect(self._url, self._application_name)
+        slot.connection = await connect(self._url, self._application_name, session_settings=self._session_settings)
         slot.expires_at = asyncio.get_running_loop().time() + LIFETIME_SECONDS
         return slot.connection

@@ -1,5 +1,6 @@
 """Postgres: how a service connects, what it runs there, and whether the schema is one it can work with."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -42,30 +43,41 @@ class Statement:
 
     sql: str
     parameters: tuple[str, ...]
+    settings: str = ""
+    """SQL that sets what holds for each execution alone."""
 
     @classmethod
-    def compiled(cls, clause: ClauseElement) -> "Statement":
+    def compiled(cls, clause: ClauseElement, settings: str = "") -> "Statement":
         """Compiles a statement whose parameters have names."""
         compiled = clause.compile(dialect=dialect())  # type: ignore[no-untyped-call]
         assert isinstance(compiled, SQLCompiler)  # noqa: S101 - as every statement is compiled
-        return cls(str(compiled), tuple(compiled.positiontup or ()))
+        return cls(str(compiled), tuple(compiled.positiontup or ()), settings)
 
     async def fetch(self, session: Session, **values: object) -> list[asyncpg.Record]:
         """The rows; raises what asyncpg raises, and KeyError where a parameter has no value."""
-        return await session.fetch(self.sql, *[values[name] for name in self.parameters])
+        arguments = [values[name] for name in self.parameters]
+        if not self.settings:
+            return await session.fetch(self.sql, *arguments)
+        async with session.transaction(readonly=True):
+            await session.execute(self.settings)
+            return await session.fetch(self.sql, *arguments)
 
 
 async def connect(
-    url: Secret[DatabaseUrl], application_name: str, statement_timeout_seconds: float | None = STATEMENT_TIMEOUT_SECONDS
+    url: Secret[DatabaseUrl],
+    application_name: str,
+    statement_timeout_seconds: float | None = STATEMENT_TIMEOUT_SECONDS,
+    session_settings: Mapping[str, str] | None = None,
 ) -> Session:
     """A session in UTC, whose statements have a deadline unless it is None; the URL may say all that libpq's may."""
     _, _, address = str(url.get_secret_value()).partition("://")
+    own: Mapping[str, str] = session_settings or {}
     deadline = {"statement_timeout": str(int((statement_timeout_seconds or 0) * 1000))}
     return await asyncpg.connect(
         f"postgresql://{address}",
         timeout=CONNECT_TIMEOUT_SECONDS,
         command_timeout=statement_timeout_seconds,
-        server_settings=SESSION_SETTINGS | deadline | {"application_name": application_name},
+        server_settings={**SESSION_SETTINGS, **own, **deadline, "application_name": application_name},
     )
 
 

@@ -41,6 +41,18 @@ class DatabaseSettings(BaseSettings):
         return self
 
 
+class MigrationSettings(DatabaseSettings):
+    """What an operator may set for a migration."""
+
+    search_language: Annotated[
+        str | None,
+        Field(
+            description="Text search configuration of Postgres whose words a search knows; `english` in a new database,"
+            " and to change it rewrites all notes, none of which can be read or written meanwhile"
+        ),
+    ] = None
+
+
 class ServiceSettings(DatabaseSettings):
     """What both services need."""
 

@@ -11,6 +11,7 @@ from sqlalchemy import (
     BigInteger,
     CheckConstraint,
     Column,
+    Computed,
     DateTime,
     ForeignKey,
     FromClause,
@@ -28,10 +29,10 @@ from sqlalchemy import (
     select,
     text,
 )
-from sqlalchemy.dialects.postgresql import ARRAY
+from sqlalchemy.dialects.postgresql import ARRAY, TSVECTOR
 from sqlalchemy.sql.elements import ColumnElement
 
-SCHEMA_REVISION = "0003"
+SCHEMA_REVISION = "0004"
 """The last migration that this code needs; revisions are numbered, so that older ones sort before it."""
 
 IMPLICIT_OWNER = 1
@@ -78,6 +79,15 @@ personal_tokens = Table(
     Index(None, "secret_digest"),
 )
 
+# Longer ones do not fit into an index, and notes are in the order of their code points, whatever the database's locale.
+TITLE_START = '"left"(title, 200)'
+SORTED_TITLE = f'{TITLE_START} collate "C"'
+# A vector of words has at most a megabyte; what is beyond this is not found.
+WORDS = (
+    "setweight(to_tsvector(inkwell_search_language(), \"left\"(title, 1000)), 'A') || "
+    "setweight(to_tsvector(inkwell_search_language(), \"left\"(description, 40000)), 'B')"
+)
+
 notes = Table(
     "notes",
     metadata,
@@ -88,7 +98,13 @@ notes = Table(
     Column("created_date", DateTime(timezone=True), nullable=False),
     Column("updated_date", DateTime(timezone=True), nullable=False),
     Column("version", Integer, nullable=False),
+    Column("words", TSVECTOR, Computed(WORDS, persisted=True), comment="what a search finds"),
     Index(None, "owner_id", "id"),
+    Index(None, "owner_id", "created_date", "id"),
+    Index(None, "owner_id", "updated_date", "id"),
+    Index("notes_owner_id_title_idx", "owner_id", text(TITLE_START), "id"),  # really SORTED_TITLE: not reflected
+    Index("notes_words_idx", "owner_id", "words", postgresql_using="gin"),
+    Index("notes_trigrams_idx", "owner_id", "title", postgresql_using="gin", postgresql_ops={"title": "gin_trgm_ops"}),
 )
 
 # Inbox, outcomes, dead letters and audit trail in one. No foreign keys: a row outlives what it names.

@@ -29,7 +29,7 @@ from shared.contracts import (
 )
 from shared.database import Session, Statement
 from worker.fold import NEVER, Fold, Rows
-from worker.handlers import Change, Decision, Note, PersonalToken, User
+from worker.handlers import Decision, Note, PersonalToken, User, targets_of
 from worker.statements import (
     CLEAR_MARKS,
     COUNT_OTHER_MARKS,
@@ -191,7 +191,7 @@ async def find_outcomes(session: Session, batch: Sequence[Command | BadCommand])
 
 async def lock_notes(session: Session, batch: Sequence[Command]) -> dict[int, Note]:
     """The notes that the batch is about, of the owners who ask, locked in id order."""
-    targets = {(c.data.note_id, c.owner) for c in batch if isinstance(c, Change)}
+    targets = {(note_id, command.owner) for command in batch for note_id in targets_of(command)}
     if not targets:
         return {}
     ids, owners = zip(*targets, strict=True)

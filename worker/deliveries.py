@@ -17,6 +17,7 @@ from shared.contracts import (
     Unreadable,
     decode_batch,
     envelope_of,
+    weight,
 )
 
 CAREFUL_AFTER_DELIVERIES = 3
@@ -55,6 +56,8 @@ class Batch:
     deliveries: list[Delivery] = field(default_factory=list)
     received: list[tuple[str | None, Received]] = field(default_factory=list)
     """Each with the address that wants its reply."""
+    weight: int = 0
+    """How many writes there are in it."""
     careful: bool = False
     """Whether to run its commands one by one, each after a mark."""
 
@@ -62,6 +65,7 @@ class Batch:
         """Adds a delivery; raises NewerVersionError where it needs a newer worker."""
         received = decode_batch(delivery.message.body)
         self.received += [(delivery.message.reply_to, each) for each in received]
+        self.weight += sum(map(weight, received))
         self.deliveries.append(delivery)
 
     @property
@@ -121,7 +125,7 @@ class Deliveries:
         self._changed.set()
 
     async def take(self, commands: int) -> Batch | None:
-        """Waits for a delivery and takes those that are there, up to the one that completes so many commands.
+        """Waits for a delivery and takes those that are there, up to the one that completes so many writes.
 
         None when the deliveries have ended. Raises PartitionBlockedError where the next one needs a newer worker.
         """
@@ -129,7 +133,7 @@ class Deliveries:
             self._changed.clear()
             await self._changed.wait()
         batch = Batch()
-        while self._waiting and not self._ended and len(batch.received) < commands and not batch.careful:
+        while self._waiting and not self._ended and batch.weight < commands and not batch.careful:
             if not self._take_next(batch):
                 break
         return None if self._ended else batch

@@ -3,11 +3,12 @@
 Pure as the handlers are: the state comes from the rows that the batch has locked, and what it changed is stored after.
 """
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from http import HTTPStatus
-from itertools import count
+from itertools import count, islice
 from typing import Any, Generic, TypeVar, assert_never
 from uuid import UUID
 
@@ -15,6 +16,7 @@ from shared.contracts import (
     NOBODY,
     AccountCommand,
     BadCommand,
+    ChangeNotes,
     ChangeUser,
     Command,
     CreateNote,
@@ -28,6 +30,7 @@ from shared.contracts import (
     Rejection,
     ReplaceNote,
     RevokeToken,
+    SingleNoteCommand,
     envelope_of,
     folded,
 )
@@ -38,13 +41,17 @@ from worker.handlers import (
     PersonalToken,
     User,
     change_note,
+    change_notes,
     change_user,
     create_note,
     create_token,
+    creations_in,
     gone,
     register_user,
     rejected,
+    rejected_item,
     target_of,
+    targets_of,
 )
 
 NEVER = datetime(1970, 1, 1, tzinfo=UTC)
@@ -59,6 +66,16 @@ class Rows(Generic[KeyT, RowT]):
     def __init__(self, before: Mapping[KeyT, RowT] | None = None) -> None:
         self.before: Mapping[KeyT, RowT] = before or {}
         self._after: dict[KeyT, RowT | None] = {}
+
+    @property
+    def after(self) -> Mapping[KeyT, RowT | None]:
+        """The rows that were put, as they are by now."""
+        return self._after
+
+    @property
+    def now(self) -> Mapping[KeyT, RowT]:
+        """The rows that there are by now."""
+        return {key: row for key, row in {**self.before, **self._after}.items() if row}
 
     def get(self, key: KeyT) -> RowT | None:
         """The row as it is by now; None where there is none."""
@@ -116,7 +133,7 @@ class Fold:
 
     def ids_needed(self, commands: Sequence[Command | BadCommand]) -> tuple[int, int]:
         """How many ids for new notes, and how many for new users, running the commands will take."""
-        if not any(isinstance(command, AccountCommand) for command in commands):
+        if not any(isinstance(command, AccountCommand | ChangeNotes) for command in commands):
             return sum(isinstance(command, CreateNote) and not self.refusal(command) for command in commands), 0
         rehearsal = Fold(
             Rows(self.users.before),
@@ -139,10 +156,10 @@ class Fold:
             return refused
         if isinstance(command, AccountCommand):
             return self._decide_on_account(command)
-        if isinstance(command, CreateNote):
-            return create_note(command, next(self.note_ids))
-        target = target_of(command, self.notes.get(command.data.note_id))
-        return target if isinstance(target, Decision) else change_note(command, target)
+        ids = iter(list(islice(self.note_ids, creations_in(command))))
+        if isinstance(command, ChangeNotes):
+            return self._decide_on_several(command, ids)
+        return decide_on_note(command, self.notes, ids)
 
     def refusal(self, command: Command) -> Decision | None:
         """Why the command must not even look at what it is about, if so."""
@@ -164,11 +181,26 @@ class Fold:
         if self._is_orphan(command):
             return rejected(Rejection.CREDENTIALS_OUTDATED)
         http_status = HTTPStatus.INTERNAL_SERVER_ERROR
+        failure = self.failures.get(command.id)
+        if isinstance(command, ChangeNotes):
+            versions = failure.body if failure else self._versions_for(command)
+            return Decision(OutcomeStatus.FAILED, http_status, reason, text=versions)
         if not isinstance(command, Change):
             return Decision(OutcomeStatus.FAILED, http_status, reason)
-        failure = self.failures.get(command.id)
-        version = failure.note_version if failure else self._version_for(command)
+        version = failure.note_version if failure else self._version_for(command, command.data.note_id)
         return Decision(OutcomeStatus.FAILED, http_status, reason, command.data.note_id, note_version=version)
+
+    def _decide_on_several(self, command: ChangeNotes, ids: Iterator[int]) -> Decision:
+        """All of the writes on the state as those before left it, or the rejection of the first that must not be."""
+        draft = Rows(self.notes.now)
+        decisions: list[Decision] = []
+        for index, single in enumerate(command.singles()):
+            decision = decide_on_note(single, draft, ids)
+            if decision.status is not OutcomeStatus.APPLIED or decision.note_id is None:
+                return rejected_item(decision, index)
+            draft.put(decision.note_id, decision.note)
+            decisions.append(decision)
+        return change_notes(decisions, draft.after)
 
     def _decide_on_account(self, command: AccountCommand) -> Decision:
         if isinstance(command, RegisterUser):
@@ -196,6 +228,9 @@ class Fold:
             case CreateNote() | ReplaceNote() | PatchNote() | DeleteNote():
                 if decision.note_id is not None:
                     self.notes.put(decision.note_id, decision.note)
+            case ChangeNotes():
+                for note_id, note in decision.notes.items():
+                    self.notes.put(note_id, note)
             case RegisterUser() | ChangeUser() | DeleteUser():
                 self._keep_user(decision.user.id if decision.user else command.owner, decision.user)
             case CreateToken():
@@ -224,12 +259,28 @@ class Fold:
         return self.users.get(envelope.owner) is None
 
     def _is_superseded(self, command: Command) -> bool:
-        """Whether somebody has touched the note between the command's failure and its replay."""
+        """Whether somebody has touched a note between the command's failure and its replay."""
         failure = self.failures.get(command.id)
-        if failure is None or command.replay_forced or not isinstance(command, Change):
+        if failure is None or command.replay_forced:
             return False
-        return failure.note_version != self._version_for(command)
+        if isinstance(command, ChangeNotes):
+            return failure.body != self._versions_for(command)
+        if isinstance(command, Change):
+            return failure.note_version != self._version_for(command, command.data.note_id)
+        return False
 
-    def _version_for(self, command: Change) -> int | None:
-        note = self.notes.get(command.data.note_id)
+    def _versions_for(self, command: ChangeNotes) -> str:
+        versions = {note_id: self._version_for(command, note_id) for note_id in sorted(targets_of(command))}
+        return json.dumps({"versions": versions})
+
+    def _version_for(self, command: Command, note_id: int) -> int | None:
+        note = self.notes.get(note_id)
         return note.version if note and note.owner_id == command.owner else None
+
+
+def decide_on_note(command: SingleNoteCommand, notes: Rows[int, Note], ids: Iterator[int]) -> Decision:
+    """The decision on a command about one note, on this state of the notes."""
+    if isinstance(command, CreateNote):
+        return create_note(command, next(ids))
+    target = target_of(command, notes.get(command.data.note_id))
+    return target if isinstance(target, Decision) else change_note(command, target)

@@ -1,6 +1,8 @@
 """What each command does to notes, users and personal tokens: pure functions, no database, no broker, no clock."""
 
-from dataclasses import dataclass, replace
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from http import HTTPStatus
 from typing import assert_never
@@ -8,11 +10,13 @@ from uuid import UUID
 
 from shared.contracts import (
     REJECTION_STATUS,
+    BadCommand,
+    ChangeNotes,
     ChangeUser,
+    Command,
     CreateNote,
     CreateToken,
     DeleteNote,
-    NoteCommand,
     OutcomeStatus,
     PatchNote,
     PublicToken,
@@ -21,6 +25,9 @@ from shared.contracts import (
     Rejection,
     ReplaceNote,
     Scope,
+    SingleNoteCommand,
+    WrittenItem,
+    WrittenItems,
     folded,
 )
 
@@ -86,10 +93,16 @@ class Decision:
     """The version that the answer tells."""
     user: User | None = None
     token: PersonalToken | None = None
+    notes: Mapping[int, Note | None] = field(default_factory=dict)
+    """What several writes at once have made of the notes."""
+    text: str | None = None
+    """What there is to tell of several writes at once, as JSON."""
 
     @property
     def body(self) -> str | None:
-        """The answer about a user or a personal token; a note is printed by Postgres."""
+        """The answer, unless it is about one note, which is printed by Postgres."""
+        if self.text:
+            return self.text
         if self.user:
             return PublicUser.model_validate(self.user, from_attributes=True).model_dump_json()
         if self.token:
@@ -152,7 +165,7 @@ def change_note(command: Change, note: Note) -> Decision:
             assert_never(command)
 
 
-def changed(note: Note, command: NoteCommand, title: str, description: str) -> Note:
+def changed(note: Note, command: SingleNoteCommand, title: str, description: str) -> Note:
     """The note's next version; its `updated_date` never goes back, whatever the gateways' clocks say."""
     updated_date = max(command.time, note.updated_date)
     return replace(note, title=title, description=description, updated_date=updated_date, version=note.version + 1)
@@ -165,6 +178,42 @@ def target_of(command: Change, note: Note | None) -> Note | Decision:
     if not command.data.allow(note.version):
         return rejected(Rejection.PRECONDITION_FAILED, note.id, note.version)
     return note
+
+
+def targets_of(command: Command | BadCommand) -> list[int]:
+    """The notes that the command is about, if they are there."""
+    match command:
+        case ReplaceNote() | PatchNote() | DeleteNote():
+            return [command.data.note_id]
+        case ChangeNotes():
+            return [single.data.note_id for single in command.singles() if not isinstance(single, CreateNote)]
+        case _:
+            return []
+
+
+def creations_in(command: Command | BadCommand) -> int:
+    """How many notes the command adds, if it is applied."""
+    match command:
+        case CreateNote():
+            return 1
+        case ChangeNotes():
+            return sum(item.op == "create" for item in command.data.items)
+        case _:
+            return 0
+
+
+def change_notes(decisions: Iterable[Decision], notes: Mapping[int, Note | None]) -> Decision:
+    """Several writes at once have happened, and have left the notes so."""
+    items = [
+        WrittenItem(status=each.http_status, id=each.note_id or 0, version=each.note_version) for each in decisions
+    ]
+    text = WrittenItems(items=tuple(items)).model_dump_json()
+    return Decision(OutcomeStatus.APPLIED, HTTPStatus.OK, notes=notes, text=text)
+
+
+def rejected_item(decision: Decision, index: int) -> Decision:
+    """None of several writes happens, because this one must not."""
+    return replace(decision, text=json.dumps({"item": index}))
 
 
 def register_user(command: RegisterUser, user_id: int) -> Decision:

@@ -41,7 +41,7 @@ def _rows(name: str, columns: Columns) -> TableValuedAlias:
     return values.render_derived(name=name)
 
 
-NOTE = {c.name: c.type for c in notes.c}
+NOTE = {c.name: c.type for c in notes.c if not c.computed}
 PRINTED = ("title", "description", "created_date", "updated_date")
 OUTCOME: Columns = {
     **{c.name: c.type for c in commands.c if c.name not in ("decided_at", "body", "command")},
@@ -57,7 +57,12 @@ _STORED_COLUMNS = tuple(commands.c[name] for name in Outcome.model_fields)
 def _lock_notes() -> ClauseElement:
     target = _rows("target", {"id": notes.c.id.type, "owner_id": notes.c.owner_id.type})
     mine = (notes.c.id == target.c.id) & (notes.c.owner_id == target.c.owner_id)
-    return select(*notes.c).join_from(notes, target, mine).order_by(notes.c.id).with_for_update(of=notes)
+    return (
+        select(*(notes.c[name] for name in NOTE))
+        .join_from(notes, target, mine)
+        .order_by(notes.c.id)
+        .with_for_update(of=notes)
+    )
 
 
 def _store() -> ClauseElement:

@@ -1,6 +1,9 @@
 """Notes: reads come straight from Postgres, writes leave as commands."""
 
 import hashlib
+import json
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 from fastapi import APIRouter, Request, Response
@@ -9,25 +12,64 @@ from gateway.conditions import Cached, Conditions, etag, not_modified
 from gateway.dependencies import caller_of, gateway_of
 from gateway.errors import ProblemError
 from gateway.idempotency import IDEMPOTENCY_KEY
-from gateway.openapi import CREATE_NOTE, DELETE_NOTE, GET_NOTE, LIST_NOTES, PATCH_NOTE, REPLACE_NOTE
+from gateway.note_bodies import NoteBodies
+from gateway.openapi import (
+    CHANGE_NOTES,
+    CREATE_NOTE,
+    DELETE_NOTE,
+    GET_NOTE,
+    LIST_NOTES,
+    PATCH_NOTE,
+    REPLACE_NOTE,
+    SEARCH_NOTES,
+)
+from gateway.pages import joined, link_header, links_of_list, links_of_search
 from gateway.preferences import PREFER
-from gateway.requests import NOTE_PATH, PAGE, NoteBodies, PlainRoute, described_by
+from gateway.requests import NOTE_PATH, NOTES_PAGE, SEARCH_PAGE, PlainRoute, described_by
 from gateway.rules import MAY_READ, MAY_WRITE
-from gateway.schemas import Note
+from gateway.schemas import Matches, Note
 from gateway.writes import perform
-from shared.contracts import CreateNote, DeleteNote, NotePatch, NoteReplacement, NoteTarget, PatchNote, ReplaceNote
+from shared.contracts import (
+    ChangeNotes,
+    CreateNote,
+    DeleteNote,
+    NotePatch,
+    NoteReplacement,
+    NoteTarget,
+    PatchNote,
+    ReplaceNote,
+    WrittenItems,
+)
 
 JSON = "application/json"
 reads = APIRouter(prefix="/notes", tags=["notes"], route_class=PlainRoute)
 
 
-@reads.get("", response_model=list[Note], responses=LIST_NOTES, openapi_extra=described_by(MAY_READ, PAGE, Cached()))
+@reads.get(
+    "", response_model=list[Note], responses=LIST_NOTES, openapi_extra=described_by(MAY_READ, NOTES_PAGE, Cached())
+)
 async def list_notes(request: Request) -> Response:
-    """Notes in the order of their ids."""
-    page = PAGE.of(request)
-    notes = await gateway_of(request).queries.list_notes(caller_of(request), page.skip, page.limit)
-    digest = hashlib.blake2b(notes.encode(), digest_size=12).hexdigest()
-    return cacheable(request, notes, f'"{digest}"')
+    """Notes in the order of their ids or another; `Link` leads to the next page, however many there are."""
+    page = NOTES_PAGE.of(request)
+    listed = await gateway_of(request).queries.list_notes(caller_of(request), page.shape, **page.arguments)
+    notes, links = links_of_list(request, page, listed)
+    return page_of(request, joined(notes), links, listed.total)
+
+
+@reads.get(
+    "/search",
+    response_model=Matches,
+    responses=SEARCH_NOTES,
+    openapi_extra=described_by(MAY_READ, SEARCH_PAGE, Cached()),
+)
+async def search_notes(request: Request) -> Response:
+    """Notes with the words in their titles or descriptions, the best first."""
+    page = SEARCH_PAGE.of(request)
+    found = await gateway_of(request).queries.search_notes(caller_of(request), page.q, page.skip, page.limit)
+    matched = {"matched": "similar_titles" if found.is_similar else "words", "limited": found.is_limited}
+    members = json.dumps(matched | {"total": found.total}, separators=(",", ":"))
+    links = links_of_search(request, page, found.total)
+    return page_of(request, f'{members[:-1]},"notes":{joined(found.notes)}}}', links)
 
 
 @reads.get(
@@ -42,17 +84,26 @@ async def get_note(request: Request) -> Response:
     return cacheable(request, note, etag(version))
 
 
-def cacheable(request: Request, text: str, tag: str) -> Response:
+def page_of(request: Request, text: str, links: dict[str, str], total: int | None = None) -> Response:
+    """A page with its links and, if it was asked for, how many notes there are on all pages."""
+    headers = {"Link": link_header(links)} | ({} if total is None else {"X-Total-Count": str(total)})
+    digest = hashlib.blake2b(f"{text}{headers}".encode(), digest_size=12).hexdigest()
+    return cacheable(request, text, f'"{digest}"', headers)
+
+
+def cacheable(request: Request, text: str, tag: str, headers: Mapping[str, str] = MappingProxyType({})) -> Response:
     """The text with its entity tag, or 304 where the client has it."""
+    headers = {**headers, "ETag": tag}
     if not_modified(request, tag):
-        return Response(status_code=304, headers={"ETag": tag})
-    return Response(text, headers={"ETag": tag}, media_type=JSON)
+        return Response(status_code=304, headers=headers)
+    return Response(text, headers=headers, media_type=JSON)
 
 
 def writes_router(bodies: NoteBodies, conditions: Conditions) -> APIRouter:
     """The writes, whose bodies and conditions are read so."""
     router = APIRouter(prefix="/notes", tags=["notes"], route_class=PlainRoute)
     creating = described_by(MAY_WRITE, PREFER, IDEMPOTENCY_KEY, bodies.note)
+    changing = described_by(MAY_WRITE, PREFER, IDEMPOTENCY_KEY, bodies.items)
     deleting = described_by(MAY_WRITE, NOTE_PATH, conditions, PREFER, IDEMPOTENCY_KEY)
     replacing, patching = deleting | bodies.note.openapi, deleting | bodies.patch.openapi
 
@@ -60,6 +111,12 @@ def writes_router(bodies: NoteBodies, conditions: Conditions) -> APIRouter:
     async def create_note(request: Request) -> Response:
         """Adds a note."""
         return await perform(request, CreateNote, await bodies.note.of(request))
+
+    @router.post("/batch", response_model=WrittenItems, responses=CHANGE_NOTES, openapi_extra=changing)
+    async def change_notes(request: Request) -> Response:
+        """Adds, changes and removes up to 1,000 notes: all of them, or none."""
+        items = await bodies.items.of(request)
+        return await perform(request, ChangeNotes, items.written(conditions))
 
     @router.put("/{note_id}", response_model=Note, responses=REPLACE_NOTE, openapi_extra=replacing)
     async def replace_note(request: Request) -> Response:

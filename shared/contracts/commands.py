@@ -4,13 +4,24 @@ Unknown members are ignored, so a newer gateway may add what cannot change a com
 new `dataversion` of the type, which an older worker refuses to touch.
 """
 
+from collections.abc import Iterator
 from typing import Annotated, Literal
 from uuid import UUID
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from shared.contracts.accounts import NOBODY, Nothing, Registration, TokenRequest, TokenTarget, UserChange
-from shared.contracts.notes import NotePatch, NoteReplacement, NoteTarget, NoteText
+from shared.contracts.notes import (
+    CreateItem,
+    DeleteItem,
+    NoteItems,
+    NotePatch,
+    NoteReplacement,
+    NoteTarget,
+    NoteText,
+    PatchItem,
+    ReplaceItem,
+)
 from shared.contracts.values import Instant, Int64, StorableText
 
 
@@ -66,6 +77,28 @@ class DeleteNote(Envelope):
     data: NoteTarget
 
 
+class ChangeNotes(Envelope):
+    """Add, change and remove several notes, all or none."""
+
+    type: Literal["notes.change"] = "notes.change"
+    dataversion: Literal[1] = 1
+    data: NoteItems
+
+    def singles(self) -> Iterator["SingleNoteCommand"]:
+        """The writes as commands of their own, in order."""
+        envelope = {name: getattr(self, name) for name in Envelope.model_fields}
+        for item in self.data.items:
+            match item:
+                case CreateItem():
+                    yield CreateNote.model_construct(**envelope, data=item)
+                case ReplaceItem():
+                    yield ReplaceNote.model_construct(**envelope, data=item)
+                case PatchItem():
+                    yield PatchNote.model_construct(**envelope, data=item)
+                case DeleteItem():
+                    yield DeleteNote.model_construct(**envelope, data=item)
+
+
 class RegisterUser(Envelope):
     """Add a user."""
 
@@ -107,6 +140,12 @@ class RevokeToken(Envelope):
     data: TokenTarget
 
 
-NoteCommand = CreateNote | ReplaceNote | PatchNote | DeleteNote
+SingleNoteCommand = CreateNote | ReplaceNote | PatchNote | DeleteNote
+NoteCommand = SingleNoteCommand | ChangeNotes
 AccountCommand = RegisterUser | ChangeUser | DeleteUser | CreateToken | RevokeToken
 Command = NoteCommand | AccountCommand
+
+
+def weight(command: object) -> int:
+    """How many notes it writes, where it is several writes at once; else 1."""
+    return len(command.data.items) if isinstance(command, ChangeNotes) else 1

@@ -1,8 +1,8 @@
 """What commands say of notes."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 
 from shared.contracts.values import Int64, StorableText
 
@@ -42,3 +42,52 @@ class NotePatch(NoteTarget, frozen=True):
 
     title: StorableText | None = None
     description: StorableText | None = None
+
+
+class CreateItem(NoteText, frozen=True):
+    """One of several writes: a new note."""
+
+    op: Literal["create"] = "create"
+
+
+class ReplaceItem(NoteReplacement, frozen=True):
+    """One of several writes: a note's new text."""
+
+    op: Literal["replace"] = "replace"
+
+
+class PatchItem(NotePatch, frozen=True):
+    """One of several writes: parts of a note's text."""
+
+    op: Literal["patch"] = "patch"
+
+
+class DeleteItem(NoteTarget, frozen=True):
+    """One of several writes: no note any more."""
+
+    op: Literal["delete"] = "delete"
+
+
+NoteItem = Annotated[CreateItem | ReplaceItem | PatchItem | DeleteItem, Field(discriminator="op")]
+
+
+class NoteItems(BaseModel, frozen=True):
+    """Several writes in their order, of which all happen or none."""
+
+    items: tuple[NoteItem, ...]
+
+
+class WrittenItem(BaseModel, frozen=True):
+    """What became of one of several writes."""
+
+    status: int
+    """The HTTP status that it would have been answered with alone."""
+    id: int
+    version: int | None = None
+    """The note's; none where it is deleted."""
+
+
+class WrittenItems(BaseModel, frozen=True):
+    """What became of several writes, in their order."""
+
+    items: tuple[WrittenItem, ...]

@@ -1,34 +1,59 @@
 """Alembic's environment: migrations run online, one migrator at a time, in one transaction."""
 
 import asyncio
+import sys
 from functools import partial
 
 from alembic import context
 from sqlalchemy import Connection, text
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import create_async_engine
 
 from shared.database import connect
-from shared.settings import DatabaseSettings, load_settings
-from shared.tables import metadata
+from shared.settings import EXIT_BAD_SETTING, MigrationSettings, load_settings
+from shared.tables import WORDS, metadata
 
 MIGRATION_LOCK = 0x1E7C_0DE5
+FIND_LANGUAGE = text("select cast(cast(cast(:language as text) as regconfig) as text)")
+DEFINE_LANGUAGE = text(
+    "select format('create or replace function inkwell_search_language() returns regconfig immutable language sql "
+    "return %L::regconfig', cast(:language as text))"
+)
 
 
-def migrate(connection: Connection) -> None:
+def migrate(settings: MigrationSettings, connection: Connection) -> None:
     """Runs the migrations that Alembic was asked for; a second migrator waits for the first."""
     context.configure(connection=connection, target_metadata=metadata, compare_server_default=True)
     with context.begin_transaction():
         connection.execute(text("set local idle_in_transaction_session_timeout = 0"))
         connection.execute(text("select pg_advisory_xact_lock(:lock)"), {"lock": MIGRATION_LOCK})
         context.run_migrations()
+        if settings.search_language:
+            set_search_language(connection, settings.search_language)
+
+
+def set_search_language(connection: Connection, language: str) -> None:
+    """Makes it the language of searches, if it is another and there are searches; rewrites all notes."""
+    try:
+        [wanted] = connection.execute(FIND_LANGUAGE, {"language": language}).one()
+    except DBAPIError:
+        sys.stderr.write(f"wrong setting: INKWELL_SEARCH_LANGUAGE: Postgres has no text search named {language!r}\n")
+        sys.exit(EXIT_BAD_SETTING)
+    if not connection.scalar(text("select to_regproc('inkwell_search_language') is not null")):
+        return
+    if connection.scalar(text("select inkwell_search_language()::text")) != wanted:
+        definition = connection.scalar(DEFINE_LANGUAGE, {"language": wanted})
+        connection.execute(text(str(definition)))
+        connection.execute(text(f"alter table notes alter column words set expression as ({WORDS})"))
 
 
 async def run() -> None:
     """Connects with INKWELL_DATABASE_URL and migrates."""
-    url = load_settings(DatabaseSettings).database_url
+    settings = load_settings(MigrationSettings)
+    url = settings.database_url
     engine = create_async_engine("postgresql+asyncpg://", async_creator=partial(connect, url, "inkwell-migrate", None))
     async with engine.connect() as connection:
-        await connection.run_sync(migrate)
+        await connection.run_sync(partial(migrate, settings))
         await connection.commit()
     await engine.dispose()
 

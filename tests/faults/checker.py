@@ -235,11 +235,11 @@ def first_deletes(history: History) -> dict[int | None, float]:
 
 def in_order(history: History, facts: Facts) -> Iterator[str]:
     """I6: a write that was sent after another one's 2xx is applied after it, if both are of one owner."""
-    first_seq: dict[tuple[int, int], int] = {}
+    first_seq: dict[int, int] = {}
     place_of: dict[str, int] = {}
     for row in facts.audit:
         if row["kind"] == "command":
-            place_of[row["id"]] = first_seq.setdefault((row["owner_id"], row["transaction"]), row["seq"])
+            place_of[row["id"]] = first_seq.setdefault(row["transaction"], row["seq"])
     by_id, by_marker = {row["id"]: row for row in facts.commands}, facts.by_marker()
     deletes = {row["note_id"]: row for row in facts.applied() if row["type"] == "note.delete"}
     placed: dict[int, list[Placed]] = defaultdict(list)

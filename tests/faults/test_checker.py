@@ -268,6 +268,17 @@ def test_nothing_is_found_where_nothing_is_broken() -> None:
     assert violations(story.history, story.facts) == []
 
 
+def test_writes_of_one_transaction_have_no_order_unless_they_are_to_one_note() -> None:
+    story = good()
+    story.created(2, "b")
+    story.created(3, "c")
+    first, second = story.facts.audit[-2:]
+    first["id"], second["id"], second["transaction"] = second["id"], first["id"], first["transaction"]
+    second["owner_id"] = OWNER + 1  # as a registration has, that was nobody's
+
+    assert violations(story.history, story.facts) == []
+
+
 @pytest.mark.parametrize(("break_it", "promise"), BROKEN.items(), ids=lambda each: getattr(each, "__name__", each))
 def test_a_broken_promise_is_found(break_it: Callable[[Story], None], promise: str) -> None:
     story = good()

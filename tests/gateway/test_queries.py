@@ -1,23 +1,125 @@
-import asyncpg
+"""Which index serves each read, as EXPLAIN tells, in a database where other owners have written, too."""
 
-from gateway.queries import LIST_NOTES
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from datetime import UTC, datetime
+
+import asyncpg
+import pytest
+
+from dev.backend import Services
+from gateway.queries import SESSION_SETTINGS
+from gateway.statements import FIND_NOTE, SEARCH_TRIGRAMS, SEARCH_WORDS, SORTED_BY, ListShape, list_notes
+from shared.database import Session, Statement, connect
+from tests.conftest import fresh_database, settings_of_gateway
 
 OWNERS = "insert into users (name) select 'Ada' from generate_series(1, 101)"
 NOTES = """
 insert into notes (owner_id, title, description, created_date, updated_date, version)
-select {owner}, 'Ink', '', now(), now(), 1 from generate_series(1, {count}) as number
+select {owner}, 'Ink ' || number, 'common', now() - number * interval '1 hour', now(), 1
+from generate_series(1, {count}) as number
 """
+OWNER, OTHERS = 101, "1 + number % 100"
+VALUES = {
+    "owner": OWNER,
+    "credentials_version": 1,
+    "note_id": 6000,
+    "skip": 0,
+    "limit": 100,
+    "after_id": 6000,
+    "q": "ink",
+    "bound": 1000,
+    "title_prefix": "Ink 240",
+}
+AFTER = {"id": None, "created": datetime.now(UTC), "updated": datetime.now(UTC), "title": "Ink"}
+INDEX = {
+    "id": "notes_owner_id_id_idx",
+    "created": "notes_owner_id_created_date_id_idx",
+    "updated": "notes_owner_id_updated_date_id_idx",
+    "title": "notes_owner_id_title_idx",
+}
 
 
-async def test_a_list_does_not_walk_past_what_others_wrote_earlier(
-    database: "asyncpg.Connection[asyncpg.Record]",
+@pytest.fixture(scope="module")
+async def session(servers: Services, template: str) -> AsyncIterator[Session]:
+    """A session as the gateway has it, in a database with notes of many owners."""
+    async with fresh_database(servers, template) as url:
+        database = await asyncpg.connect(url)
+        await database.execute(OWNERS)
+        await database.execute(NOTES.format(owner=OTHERS, count=5000))
+        await database.execute(NOTES.format(owner=OWNER, count=30_000))
+        await database.execute("vacuum analyze")
+        await database.close()
+        gateway = settings_of_gateway(servers, url, "inkwell")
+        session = await connect(gateway.database_url, "test", session_settings=SESSION_SETTINGS)
+        yield session
+        await session.close()
+
+
+async def plan_of(session: Session, statement: Statement, **changed: object) -> str:
+    """The plan, without the parts that were never needed."""
+    values = VALUES | changed
+    explaining = replace(statement, sql=f"explain (analyze, costs off, timing off) {statement.sql}")
+    rows = await explaining.fetch(session, **values)
+    return "\n".join(row[0] for row in rows)
+
+
+def used(plan: str) -> set[str]:
+    """The indexes that were really walked, and `Seq Scan` where a whole table was."""
+    lines = [line for line in plan.splitlines() if "never executed" not in line]
+    words = " ".join(lines).replace("(", " ").split()
+    return {word for word in words if word.endswith(("_idx", "_pkey"))} | (
+        {"Seq Scan"} if "Seq Scan" in plan else set()
+    )
+
+
+async def test_one_note_is_found_by_its_id(session: Session) -> None:
+    assert used(await plan_of(session, FIND_NOTE)) <= {"users_pkey", "notes_pkey", "notes_owner_id_id_idx"}
+
+
+SHAPES = [
+    ListShape(order, descending, is_continued=is_continued)
+    for order in SORTED_BY
+    for descending in (False, True)
+    for is_continued in (False, True)
+]
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+async def test_list_is_read_in_the_order_of_an_index(session: Session, shape: ListShape) -> None:
+    plan = await plan_of(session, list_notes(shape), after_key=AFTER[shape.sorted_by])
+
+    assert used(plan) == {"users_pkey", INDEX[shape.sorted_by]}, plan
+    assert "Sort" not in plan, plan
+
+
+@pytest.mark.parametrize(
+    ("filters", "values", "index"),
+    [
+        ({"title_prefix"}, {}, "notes_owner_id_title_idx"),
+        ({"created_from"}, {"created_from": datetime.now(UTC)}, "notes_owner_id_created_date_id_idx"),
+        ({"updated_until"}, {"updated_until": datetime(2020, 1, 1, tzinfo=UTC)}, "notes_owner_id_updated_date_id_idx"),
+    ],
+)
+async def test_list_of_a_few_is_read_by_its_filter(
+    session: Session, filters: set[str], values: dict[str, object], index: str
 ) -> None:
-    await database.execute(OWNERS)
-    await database.execute(NOTES.format(owner="1 + number % 100", count=5000))
-    await database.execute(NOTES.format(owner=101, count=2500))
-    await database.execute("analyze")
-    values = {"owner": 101, "credentials_version": 1, "skip": 0, "limit": 100}
-    explained = f"explain (analyze, costs off) {LIST_NOTES.sql}"
-    plan = "\n".join(row[0] for row in await database.fetch(explained, *map(values.get, LIST_NOTES.parameters)))
-    assert "notes_owner_id_id_idx" in plan
-    assert "notes_pkey" not in plan
+    plan = await plan_of(session, list_notes(ListShape(filters=frozenset(filters))), **values)
+
+    assert index in used(plan)
+
+
+async def test_rare_word_is_looked_up(session: Session) -> None:
+    plan = await plan_of(session, SEARCH_WORDS, q="2400")
+
+    assert used(plan) == {"users_pkey", "notes_owner_id_id_idx", "notes_words_idx", "notes_pkey"}
+
+
+async def test_common_word_is_found_by_walking_back_from_the_newest(session: Session) -> None:
+    plan = await plan_of(session, SEARCH_WORDS, q="common")
+
+    assert used(plan) == {"users_pkey", "notes_owner_id_id_idx", "notes_pkey"}, plan
+
+
+async def test_similar_titles_are_looked_up(session: Session) -> None:
+    assert "notes_trigrams_idx" in used(await plan_of(session, SEARCH_TRIGRAMS, q="Inc 2400"))

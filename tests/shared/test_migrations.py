@@ -98,6 +98,31 @@ async def test_migrations_go_down_and_up_again(empty_database_url: str) -> None:
     assert await table_names(empty_database_url) == {"alembic_version", *metadata.tables}
 
 
+async def test_language_of_searches_can_be_changed(database_url: str, database: Connection) -> None:
+    await database.execute("insert into notes values (default, 1, 'Die Häuser', '', now(), now(), 1)")
+
+    german = run(database_url, "alembic", "upgrade", "head", INKWELL_SEARCH_LANGUAGE="german")
+    again = run(database_url, "alembic", "upgrade", "head", INKWELL_SEARCH_LANGUAGE="pg_catalog.german")
+    alembic(database_url, "upgrade", "head")
+
+    assert (german.returncode, again.returncode) == (0, 0), german.stderr
+    assert await database.fetchval("select words::text from notes") == "'haus':2A"
+
+
+@pytest.mark.parametrize("language", ["klingon", "'; drop table notes", '"'])
+def test_language_that_postgres_does_not_know_is_named(database_url: str, language: str) -> None:
+    ended = run(database_url, "alembic", "upgrade", "head", INKWELL_SEARCH_LANGUAGE=language)
+
+    assert ended.returncode == 2
+    assert "INKWELL_SEARCH_LANGUAGE" in ended.stderr
+
+
+async def test_every_text_that_a_note_may_have_can_be_stored(database: Connection) -> None:
+    several = ("x" * 1_000_000, "é-🖋 " * 200_000, "a.b/c-d_e@f.g " * 60_000, " ".join(map(str, range(150_000))))
+    for text in several:
+        await database.execute("insert into notes values (default, 1, $1, $2, now(), now(), 1)", text[:10_000], text)
+
+
 async def test_upgrade_of_a_migrated_database_changes_nothing(database_url: str, database: Connection) -> None:
     await database.execute(WRITES["notes"][0])
 

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from shared.connections import Connections
 from shared.contracts import (
+    ChangeNotes,
     ChangeUser,
     Command,
     CreateNote,
@@ -24,7 +25,6 @@ from shared.contracts import (
     ReplaceNote,
     RevokeToken,
 )
-from tests.commands import create
 from worker.apply import apply_batch
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
@@ -40,7 +40,13 @@ VERSIONS = st.none() | st.tuples(st.integers(1, 3))
 REPEATED_IDS = st.uuids() | st.integers(1, 8).map(lambda number: UUID(int=number))
 FINGERPRINTS = st.sampled_from(["one", "one", "one", "two"])
 NAMES = st.sampled_from(["Ada", "ADA", "\uff41\uff44\uff41", "Bob", "bob", "Cleo"])
-NOTES: tuple[type[Command], ...] = (CreateNote, CreateNote, ReplaceNote, PatchNote, DeleteNote)
+NOTES: tuple[type[Command], ...] = (CreateNote, CreateNote, ReplaceNote, PatchNote, DeleteNote, ChangeNotes)
+OPERATIONS: dict[str, type[Command]] = {
+    "create": CreateNote,
+    "replace": ReplaceNote,
+    "patch": PatchNote,
+    "delete": DeleteNote,
+}
 ACCOUNTS: tuple[type[Command], ...] = (RegisterUser, ChangeUser, DeleteUser, CreateToken, RevokeToken)
 
 STORED = {
@@ -66,8 +72,6 @@ def commands(draw: st.DrawFn, ids: st.SearchStrategy[UUID]) -> Command:
     model = draw(st.sampled_from(NOTES * 3 + ACCOUNTS * 2))
     if model is RegisterUser:
         del envelope["owner"]
-    if model is CreateNote:
-        return create(draw(TEXTS), **envelope)
     return model.model_validate(envelope | {"data": draw(changes(model))})
 
 
@@ -76,6 +80,10 @@ def changes(draw: st.DrawFn, model: type[Command]) -> dict[str, Any]:
     """What a command says: of an account, or which note, in which versions, and as much text as its type has."""
     if model in ACCOUNTS:
         return draw(account_changes(model))
+    if model is ChangeNotes:
+        return {"items": draw(st.lists(items(), max_size=4))}
+    if model is CreateNote:
+        return {"title": draw(TEXTS), "description": draw(TEXTS)}
     data = {
         "note_id": draw(NOTE_IDS),
         "if_match": draw(VERSIONS),
@@ -86,6 +94,13 @@ def changes(draw: st.DrawFn, model: type[Command]) -> dict[str, Any]:
     if model is PatchNote:
         return data | {"title": draw(st.none() | TEXTS), "description": draw(st.none() | TEXTS)}
     return data
+
+
+@st.composite
+def items(draw: st.DrawFn) -> dict[str, Any]:
+    """One of several writes."""
+    op = draw(st.sampled_from(["create", *OPERATIONS]))
+    return draw(changes(OPERATIONS[op])) | {"op": op}
 
 
 @st.composite

@@ -1,0 +1,80 @@
+"""Fills a running Inkwell with notes of one user, through its own API: `make seed N=100000`."""
+
+import argparse
+import asyncio
+import os
+import random
+import sys
+from collections.abc import Iterator
+from http import HTTPStatus
+from itertools import islice
+from typing import Never
+from uuid import uuid4
+
+import httpx
+from tqdm import tqdm
+
+NAME, PASSWORD = "seed", "development-only-seed"  # known to everybody, as every password of development is
+BATCH_NOTES = 1000
+BATCHES_AT_ONCE = 4
+TRIES = 30
+WORDS = ("ink", "pen", "paper", "letter", "blue", "bottle", "desk", "lamp", "note", "write", "read", "buy", "send")
+RARE_WORDS = 5000
+Text = dict[str, str]
+
+
+def main() -> int:
+    """1 where Inkwell cannot be reached, or refuses."""
+    parser = argparse.ArgumentParser(prog="python -m dev.seed", description=__doc__)
+    parser.add_argument("notes", type=int, nargs="?", default=10_000)
+    parser.add_argument("--url", default=f"http://127.0.0.1:{os.environ.get('INKWELL_PORT', '8000')}")
+    options = parser.parse_args()
+    try:
+        asyncio.run(seed(options.url, options.notes))
+    except httpx.HTTPError as error:
+        sys.stderr.write(f"{options.url}: {type(error).__name__} {error}; is it running? `make up` starts it\n")
+        return 1
+    print(f"{options.notes} notes of {NAME!r}, whose password is {PASSWORD!r}")
+    return 0
+
+
+async def seed(url: str, notes: int) -> None:
+    """Adds so many notes; raises httpx.HTTPError."""
+    chance = random.Random(notes)  # noqa: S311 - no secret
+    async with httpx.AsyncClient(base_url=url, timeout=60) as client:
+        client.headers["Authorization"] = f"Bearer {await token(client)}"
+        with tqdm(total=notes, unit=" notes") as progress:
+            texts = texts_of(chance, notes)
+            await asyncio.gather(*(add(client, texts, progress) for _ in range(BATCHES_AT_ONCE)))
+
+
+async def token(client: httpx.AsyncClient) -> str:
+    """An access token of the user, who is registered if there is none of the name."""
+    await client.post("/users", json={"name": NAME, "password": PASSWORD})
+    answer = await client.post("/auth/token", data={"username": NAME, "password": PASSWORD})
+    return str(answer.raise_for_status().json()["access_token"])
+
+
+def texts_of(chance: random.Random, notes: int) -> Iterator[Text]:
+    """So many notes, whose words are as often as words are: a few in most of them, most of them in a few."""
+    for number in range(notes):
+        words = chance.choices(WORDS, [1 / rank for rank in range(1, len(WORDS) + 1)], k=8)
+        words.append(f"word{chance.randrange(RARE_WORDS)}")
+        yield {"title": " ".join(words[:3]).capitalize(), "description": " ".join(words[3:]) + f", {number}"}
+
+
+async def add(client: httpx.AsyncClient, texts: Iterator[Text], progress: "tqdm[Never]") -> None:
+    """Adds notes, many at once, until there are no more; what is not known to be added is repeated with its key."""
+    while items := [{"op": "create", **text} for text in islice(texts, BATCH_NOTES)]:
+        headers = {"Idempotency-Key": str(uuid4()), "Prefer": "return=minimal, wait=30"}
+        for _ in range(TRIES):
+            answer = await client.post("/notes/batch", json={"items": items}, headers=headers)
+            if answer.status_code < HTTPStatus.INTERNAL_SERVER_ERROR:
+                break
+            await asyncio.sleep(1)
+        answer.raise_for_status()
+        progress.update(len(items))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

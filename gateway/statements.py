@@ -1,0 +1,232 @@
+"""Every SELECT of the gateway, compiled once: those of lists when they are first needed, all others at the start.
+
+A read of an owner's starts from the caller: no row means that the credentials are outdated, whatever else there is.
+"""
+
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+from sqlalchemy import (
+    BigInteger,
+    ColumnElement,
+    DateTime,
+    Float,
+    Integer,
+    Text,
+    Uuid,
+    bindparam,
+    case,
+    column,
+    func,
+    literal_column,
+    select,
+    text,
+    true,
+    tuple_,
+)
+from sqlalchemy.dialects.postgresql import aggregate_order_by
+
+from shared.contracts import Outcome, PublicToken, PublicUser
+from shared.database import Statement
+from shared.tables import NOTE_FIELDS, SORTED_TITLE, commands, note_json, notes, personal_tokens, users
+
+_OWNER = bindparam("owner", type_=BigInteger)
+_SKIP, _LIMIT = bindparam("skip", type_=BigInteger), bindparam("limit", type_=BigInteger)
+_FOLDED_NAME = bindparam("folded_name", type_=Text)
+_IS_LIVE = users.c.deleted_date.is_(None)
+_IS_CALLER = (
+    (users.c.id == _OWNER) & (users.c.credentials_version == bindparam("credentials_version", type_=Integer)) & _IS_LIVE
+)
+_PRINTED_NOTE = note_json(notes, {name: notes.c[name] for name in NOTE_FIELDS})
+_MY_NOTE = (notes.c.owner_id == users.c.id) & (notes.c.id == bindparam("note_id", type_=BigInteger))
+FIND_NOTE = Statement.compiled(
+    select(case((notes.c.id.is_not(None), _PRINTED_NOTE)), notes.c.version)
+    .join_from(users, notes, _MY_NOTE, isouter=True)
+    .where(_IS_CALLER)
+)
+_OUTCOME = select(*(commands.c[name] for name in Outcome.model_fields)).where(
+    commands.c.id == bindparam("command_id", type_=Uuid)
+)
+FIND_OUTCOME = Statement.compiled(_OUTCOME.where(commands.c.owner_id == _OWNER))
+_MY_COMMAND = (commands.c.owner_id == users.c.id) & (commands.c.id == bindparam("command_id", type_=Uuid()))
+POLL_OUTCOME = Statement.compiled(
+    select(*(commands.c[name] for name in Outcome.model_fields))
+    .join_from(users, commands, _MY_COMMAND, isouter=True)
+    .where(_IS_CALLER)
+)
+# Until it is applied a registration is nobody's, from then on its user's.
+_IS_REGISTRATION = (commands.c.owner_id == _OWNER) | (commands.c.type == literal_column("'user.register'"))
+FIND_REGISTRATION = Statement.compiled(_OUTCOME.where(_IS_REGISTRATION))
+
+FIND_USER = Statement.compiled(select(*(users.c[name] for name in PublicUser.model_fields)).where(_IS_CALLER))
+FIND_PASSWORD = Statement.compiled(select(users.c.password_hash).where(_IS_CALLER))
+FIND_LOGIN = Statement.compiled(
+    select(users.c.id, users.c.credentials_version, users.c.password_hash).where(
+        users.c.folded_name == _FOLDED_NAME, _IS_LIVE
+    )
+)
+FIND_CREDENTIALS_VERSION = Statement.compiled(select(users.c.credentials_version).where(users.c.id == _OWNER, _IS_LIVE))
+FIND_TOKEN_HOLDER = Statement.compiled(
+    select(users.c.id, users.c.credentials_version, personal_tokens.c.scopes, personal_tokens.c.expires_date)
+    .join_from(personal_tokens, users)
+    .where(
+        personal_tokens.c.secret_digest == bindparam("digest", type_=Text),
+        personal_tokens.c.credentials_version == users.c.credentials_version,
+        personal_tokens.c.expires_date > func.now(),
+        _IS_LIVE,
+    )
+)
+_MY_TOKEN = (personal_tokens.c.owner_id == users.c.id) & (
+    personal_tokens.c.credentials_version == users.c.credentials_version
+)
+_TOKEN = [personal_tokens.c[name] for name in PublicToken.model_fields]
+_TOKEN_ID = bindparam("token_id", type_=Uuid())
+FIND_TOKEN = Statement.compiled(
+    select(*_TOKEN)
+    .join_from(users, personal_tokens, _MY_TOKEN & (personal_tokens.c.id == _TOKEN_ID), isouter=True)
+    .where(_IS_CALLER)
+)
+_TOKENS = (
+    select(*_TOKEN)
+    .where(_MY_TOKEN)
+    .correlate(users)
+    .order_by(personal_tokens.c.created_date, personal_tokens.c.id)
+    .offset(_SKIP)
+    .limit(_LIMIT)
+    .lateral()
+)
+LIST_TOKENS = Statement.compiled(
+    select(*_TOKENS.c)
+    .join_from(users, _TOKENS, true(), isouter=True)
+    .where(_IS_CALLER)
+    .order_by(_TOKENS.c.created_date, _TOKENS.c.id)
+)
+
+PING = Statement.compiled(select(literal_column("1")))
+
+
+SORTED_BY: dict[str, ColumnElement[Any]] = {
+    "id": notes.c.id,
+    "created": notes.c.created_date,
+    "updated": notes.c.updated_date,
+    "title": literal_column(SORTED_TITLE, Text),
+}
+"""What a list can be in the order of; there is an index for each, and the id decides between equals."""
+
+
+def _time(name: str) -> ColumnElement[Any]:
+    return bindparam(name, type_=DateTime(timezone=True))
+
+
+FILTERS = {
+    "created_from": notes.c.created_date >= _time("created_from"),
+    "created_until": notes.c.created_date < _time("created_until"),
+    "updated_from": notes.c.updated_date >= _time("updated_from"),
+    "updated_until": notes.c.updated_date < _time("updated_until"),
+    "title_prefix": func.starts_with(SORTED_BY["title"], bindparam("title_prefix", type_=Text)),
+}
+"""The conditions that a list can have."""
+
+
+# Which index is best depends on what is asked for.
+_PLANNED_ANEW = "set local plan_cache_mode = force_custom_plan"
+_SORTED = "set local enable_sort = on"
+
+
+@dataclass(frozen=True, slots=True)
+class ListShape:
+    """What decides the SQL of a list, apart from its parameters."""
+
+    sorted_by: str = "id"
+    descending: bool = False
+    filters: frozenset[str] = frozenset()
+    is_continued: bool = False
+    """Whether it begins after a position: the parameters `after_key` and `after_id`."""
+    is_counted: bool = False
+
+
+@cache
+def list_notes(shape: ListShape) -> Statement:
+    """A page of notes: their JSON, what they are sorted by, their ids, and how many there are, each in one value."""
+    key = SORTED_BY[shape.sorted_by]
+    conditions = [FILTERS[name] for name in sorted(shape.filters)]
+    # A range, because with `=` Postgres may walk all notes by id, past those of everybody who wrote earlier.
+    mine = notes.c.owner_id == _OWNER if conditions else notes.c.owner_id.between(_OWNER, _OWNER)
+    place = (notes.c.owner_id, notes.c.id) if key is notes.c.id else (notes.c.owner_id, key, notes.c.id)
+    page = select(*(notes.c[name] for name in NOTE_FIELDS), key.label("key")).where(mine, *conditions)
+    if shape.is_continued:
+        after_key, after_id = bindparam("after_key", type_=key.type), bindparam("after_id", type_=BigInteger)
+        after = (_OWNER, after_id) if key is notes.c.id else (_OWNER, after_key, after_id)
+        here, there = tuple_(*place), tuple_(*after)
+        page = page.where(here < there if shape.descending else here > there)
+    in_order = [each.desc() if shape.descending else each for each in place]
+    rows = page.order_by(*in_order).offset(_SKIP).limit(_LIMIT).subquery()
+    told = select(
+        func.array_agg(note_json(rows, {name: rows.c[name] for name in NOTE_FIELDS})).label("notes"),
+        func.array_agg(rows.c.key).label("keys"),
+        func.array_agg(rows.c.id).label("ids"),
+    ).subquery()
+    counted = select(func.count()).where(mine, *conditions).scalar_subquery()
+    columns = (*told.c, counted.label("total")) if shape.is_counted else told.c
+    query = select(*columns).join_from(users, told, true()).where(_IS_CALLER)
+    return Statement.compiled(query, settings=f"{_PLANNED_ANEW}; {_SORTED}" if conditions else "")
+
+
+# The newest notes are tried first. Where a good part of them matches, walking back through all of them finds enough
+# matches soon; otherwise the matches are few enough for the index to bring them all.
+_MATCHES_OF_WORDS = """
+with newest as (
+  select words from notes where owner_id between :owner and :owner order by owner_id desc, id desc limit 1000
+),
+tried as materialized (
+  select count(*) filter (where words @@ websearch_to_tsquery(inkwell_search_language(), :q)) >= 30 as is_common
+  from newest
+),
+walked as materialized (
+  select id from notes
+  where owner_id between :owner and :owner and (select is_common from tried)
+    and (words @@ websearch_to_tsquery(inkwell_search_language(), :q)) is true -- which no index serves
+  order by owner_id desc, id desc limit :bound + 1
+),
+looked_up as materialized (
+  select id from notes
+  where owner_id = :owner and not (select is_common from tried)
+    and words @@ websearch_to_tsquery(inkwell_search_language(), :q)
+),
+matches as materialized (
+  select id from walked union all (select id from looked_up order by id desc limit :bound + 1)
+),
+ranked as materialized (select id from matches order by id desc limit :bound)
+select id, ts_rank(words, websearch_to_tsquery(inkwell_search_language(), :q)) as rank,
+  (select count(*) from matches) as total
+from ranked join notes using (id)
+"""
+_MATCHES_OF_TRIGRAMS = """
+with similar_titles as materialized (
+  select id, word_similarity(:q, title) as rank from notes where owner_id = :owner and title %> :q
+),
+matches as materialized (select id, rank from similar_titles order by rank desc, id desc limit :bound + 1)
+select id, rank, (select count(*) from matches) as total from matches order by rank desc, id desc limit :bound
+"""
+
+
+def _search(matches: str) -> Statement:
+    """The best of the matches as JSON, and how many there are: more than `bound` where they were cut off there.
+
+    Each step that sorts is apart from those that choose an index, since sorting is only there where nothing else is.
+    """
+    numbers = [bindparam(name, type_=BigInteger) for name in ("owner", "bound")]
+    columns = (column("id", BigInteger), column("rank", Float), column("total", BigInteger))
+    found = text(matches).bindparams(bindparam("q", type_=Text), *numbers).columns(*columns).cte("found")
+    in_order = select(found).order_by(found.c.rank.desc(), found.c.id.desc()).offset(_SKIP).limit(_LIMIT)
+    best = in_order.cte("best").prefix_with("materialized", dialect="postgresql")
+    printed = aggregate_order_by(_PRINTED_NOTE, best.c.rank.desc(), best.c.id.desc())
+    page = select(func.array_agg(printed)).join_from(best, notes, notes.c.id == best.c.id).scalar_subquery()
+    total = select(func.coalesce(func.max(found.c.total), literal_column("0"))).scalar_subquery()
+    query = select(page.label("notes"), total.label("total")).select_from(users).where(_IS_CALLER)
+    return Statement.compiled(query, settings=_PLANNED_ANEW)
+
+
+SEARCH_WORDS = _search(_MATCHES_OF_WORDS)
+SEARCH_TRIGRAMS = _search(_MATCHES_OF_TRIGRAMS)

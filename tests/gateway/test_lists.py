@@ -1,0 +1,229 @@
+"""Lists in every order, page by page, while notes are written."""
+
+import asyncio
+import random
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import httpx
+import pytest
+from asyncpg import Connection, Record
+
+NOTES = """
+insert into notes (owner_id, title, description, created_date, updated_date, version)
+select 1, title, '', timestamptz '2026-01-01' + day * interval '1 day',
+  timestamptz '2026-02-01' - day * interval '1 day', 1
+from unnest($1::text[], $2::int[]) as row (title, day)
+"""
+TITLES = ["pear", "Apple", "fig", "apple", "Éclair", "zebra", "fig"]
+DAYS = [3, 1, 2, 2, 5, 4, 0]
+
+
+@pytest.fixture
+async def seven(client: httpx.AsyncClient, database: "Connection[Record]") -> httpx.AsyncClient:
+    """A client of a gateway with seven notes, whose ids are 1 to 7."""
+    await database.execute(NOTES, TITLES, DAYS)
+    return client
+
+
+async def ids(client: httpx.AsyncClient, url: str) -> list[int]:
+    response = await client.get(url)
+    assert response.status_code == 200, response.text
+    return [note["id"] for note in response.json()]
+
+
+async def pages(client: httpx.AsyncClient, url: str, rel: str = "next") -> list[list[int]]:
+    """The ids on each page that links lead to, from this one on."""
+    found = []
+    while url:
+        response = await client.get(url)
+        assert response.status_code == 200, response.text
+        found.append([note["id"] for note in response.json()])
+        url = response.links.get(rel, {}).get("url", "")
+    return found
+
+
+@pytest.mark.parametrize(
+    ("sort", "expected"),
+    [
+        ("id", [1, 2, 3, 4, 5, 6, 7]),
+        ("created", [7, 2, 3, 4, 1, 6, 5]),
+        ("updated", [5, 6, 1, 3, 4, 2, 7]),
+        ("title", [2, 4, 3, 7, 1, 6, 5]),
+    ],
+)
+async def test_list_is_in_the_order_that_was_asked_for_both_ways(
+    seven: httpx.AsyncClient, sort: str, expected: list[int]
+) -> None:
+    assert await ids(seven, f"/notes?sort={sort}") == expected
+    assert await ids(seven, f"/notes?sort=-{sort}") == expected[::-1]
+
+
+@pytest.mark.parametrize("sort", ["id", "-id", "created", "-created", "updated", "-updated", "title", "-title"])
+@pytest.mark.parametrize("limit", [1, 3, 7, 100])
+async def test_links_lead_through_all_pages_and_back(seven: httpx.AsyncClient, sort: str, limit: int) -> None:
+    everything = await ids(seven, f"/notes?sort={sort}")
+
+    forward = await pages(seven, f"/notes?sort={sort}&limit={limit}")
+
+    assert sum(forward, []) == everything  # noqa: RUF017 - seven notes
+    last = await seven.get(f"/notes?sort={sort}&limit={limit}")
+    while "next" in last.links:
+        last = await seven.get(last.links["next"]["url"])
+    assert await pages(seven, str(last.request.url), "prev") == forward[::-1]
+    assert await ids(seven, last.links["first"]["url"]) == forward[0]
+
+
+async def test_links_of_a_list_with_skip_go_on_by_skip(seven: httpx.AsyncClient) -> None:
+    response = await seven.get("/notes?skip=2&limit=3")
+
+    assert [note["id"] for note in response.json()] == [3, 4, 5]
+    assert response.links["next"]["url"] == "/notes?limit=3&skip=5"
+    assert response.links["prev"]["url"] == "/notes?limit=3&skip=0"
+    assert response.links["first"]["url"] == "/notes?limit=3"
+    assert await ids(seven, response.links["next"]["url"]) == [6, 7]
+
+
+@pytest.mark.parametrize(
+    ("query", "expected"),
+    [
+        ("created_from=2026-01-03T00:00:00Z", [1, 3, 4, 5, 6]),
+        ("created_from=2026-01-03T00:00:00Z&created_until=2026-01-05T00:00:00%2B00:00", [1, 3, 4]),
+        ("updated_until=2026-01-29T00:00:00Z&sort=-id", [6, 5]),
+        ("updated_from=2026-01-31T00:00:00Z", [2, 7]),
+        ("title_prefix=fig", [3, 7]),
+        ("title_prefix=f&sort=-title", [7, 3]),
+        ("title_prefix=%C3%89c", [5]),
+        ("title_prefix=a&created_until=2026-01-02T00:00:00Z", []),
+        ("title_prefix=%25", []),
+    ],
+)
+async def test_list_is_filtered(seven: httpx.AsyncClient, query: str, expected: list[int]) -> None:
+    assert await ids(seven, f"/notes?{query}") == expected
+
+
+async def test_links_keep_the_filters(seven: httpx.AsyncClient) -> None:
+    query = "created_from=2026-01-02T00:00:00%2B00:00&sort=-title&limit=2&title_prefix=a"
+
+    assert await pages(seven, f"/notes?{query}") == [[4]]
+    assert await pages(seven, "/notes?created_from=2026-01-02T00:00:00%2B00:00&limit=2") == [[1, 2], [3, 4], [5, 6]]
+
+
+async def test_total_is_counted_when_asked_for(seven: httpx.AsyncClient) -> None:
+    assert "x-total-count" not in (await seven.get("/notes")).headers
+    response = await seven.get("/notes?total=true&limit=1&title_prefix=fig")
+
+    assert response.headers["x-total-count"] == "2"
+    assert (await seven.get(response.links["next"]["url"])).headers["x-total-count"] == "2"
+
+
+@pytest.mark.parametrize(
+    ("query", "parameter"),
+    [
+        ("sort=colour", "sort"),
+        ("sort=id&sort=title", "sort"),
+        ("cursor=nonsense", "cursor"),
+        ("cursor=", "cursor"),
+        ("cursor=e30", "cursor"),
+        ("created_from=yesterday", "created_from"),
+        ("created_from=2026-01-01T00:00:00", "created_from"),
+        ("updated_until=99999", "updated_until"),
+        ("title_prefix=", "title_prefix"),
+        ("title_prefix=%00", "title_prefix"),
+        ("limit=1001", "limit"),
+        ("skip=-1", "skip"),
+        ("total=maybe", "total"),
+        ("colour=blue", "colour"),
+    ],
+)
+async def test_bad_parameter_is_named(client: httpx.AsyncClient, query: str, parameter: str) -> None:
+    response = await client.get(f"/notes?{query}")
+
+    assert response.status_code == 422
+    assert [error["pointer"] for error in response.json()["errors"]] == [f"/query/{parameter}"]
+
+
+async def test_cursor_of_another_order_or_with_skip_is_refused(seven: httpx.AsyncClient) -> None:
+    url = (await seven.get("/notes?sort=title&limit=2")).links["next"]["url"]
+
+    for wrong in (url.replace("sort=title", "sort=id"), url.replace("sort=title&", ""), f"{url}&skip=1"):
+        response = await seven.get(wrong)
+        assert response.status_code == 422
+        assert [error["pointer"] for error in response.json()["errors"]] == ["/query/cursor"]
+
+
+async def test_page_has_a_tag_that_changes_with_its_links(seven: httpx.AsyncClient) -> None:
+    first = await seven.get("/notes?limit=7")
+    known = {"If-None-Match": first.headers["etag"]}
+    assert (await seven.get("/notes?limit=7", headers=known)).status_code == 304
+
+    await seven.post("/notes", json={"title": "one more", "description": ""})
+
+    changed = await seven.get("/notes?limit=7", headers=known)
+    assert (changed.status_code, changed.json()) == (200, first.json())
+    assert "next" in changed.links
+
+
+@pytest.mark.parametrize("sort", ["id", "-id", "created", "-created", "updated", "-updated", "title", "-title"])
+async def test_pages_lose_and_repeat_nothing_while_notes_are_written(
+    client: httpx.AsyncClient, database: "Connection[Record]", sort: str
+) -> None:
+    chance = random.Random(sort)  # noqa: S311 - no secret
+    titles = [chance.choice("abcdefgh") for _ in range(200)]
+    await database.execute(NOTES, titles, [chance.randrange(30) for _ in titles])
+    reading = asyncio.create_task(pages_slowly(client, f"/notes?sort={sort}&limit=5"))
+
+    gone, changed = await write(client, chance, range(1, 201), reading)
+
+    seen = await reading
+    steady = set(range(1, 201)) - gone
+    if sort.removeprefix("-") in ("updated", "title"):
+        steady -= changed
+        seen = [note for note in seen if note not in changed]
+    assert sorted(note for note in seen if note in steady) == sorted(steady)
+
+
+async def pages_slowly(client: httpx.AsyncClient, url: str) -> list[int]:
+    """The ids on all pages; other requests come between them."""
+    found: list[int] = []
+    while url:
+        response = await client.get(url)
+        found += [note["id"] for note in response.json()]
+        url = response.links.get("next", {}).get("url", "")
+        await asyncio.sleep(0.02)
+    return found
+
+
+async def write(
+    client: httpx.AsyncClient, chance: random.Random, notes: Sequence[int], reading: "asyncio.Task[Any]"
+) -> tuple[set[int], set[int]]:
+    """A thousand writes, or as many as there are while somebody reads; the notes that are gone, and those changed."""
+    gone: set[int] = set()
+    changed: set[int] = set()
+
+    def text() -> dict[str, str]:
+        return {"title": chance.choice("abcdefgh"), "description": ""}
+
+    for _ in range(50):
+        if reading.done():
+            break
+        [first, *others] = chance.sample([note for note in notes if note not in gone], 10)
+        gone.add(first)
+        changed |= set(others)
+        await asyncio.gather(
+            client.delete(f"/notes/{first}"),
+            *(client.put(f"/notes/{note}", json=text()) for note in others),
+            *(client.post("/notes", json=text()) for _ in range(10)),
+        )
+    return gone, changed
+
+
+async def test_time_in_a_cursor_is_exact(client: httpx.AsyncClient, database: "Connection[Record]") -> None:
+    await database.execute(
+        "insert into notes (owner_id, title, description, created_date, updated_date, version) "
+        "select 1, '', '', $1::timestamptz + n * interval '1 microsecond', now(), 1 from generate_series(0, 9) as n",
+        datetime(2026, 1, 1, tzinfo=UTC) - timedelta(microseconds=3),
+    )
+
+    assert await pages(client, "/notes?sort=created&limit=1") == [[note] for note in range(1, 11)]
