@@ -7,8 +7,11 @@ from uuid import uuid4
 from uuid_utils.compat import uuid7
 
 from shared.contracts import (
+    ChangeNotes,
     CreateNote,
     DeleteNote,
+    NoteItem,
+    NoteItems,
     NoteReplacement,
     NoteTarget,
     NoteText,
@@ -41,3 +44,7 @@ def replace(note_id: int, title: str = "Pen", if_match: tuple[int, ...] | None =
 
 def delete(note_id: int, if_match: tuple[int, ...] | None = None, **envelope: Any) -> DeleteNote:
     return DeleteNote.model_validate(attributes() | envelope | {"data": NoteTarget(note_id=note_id, if_match=if_match)})
+
+
+def several(*items: NoteItem, **envelope: Any) -> ChangeNotes:
+    return ChangeNotes.model_validate(attributes() | envelope | {"data": NoteItems(items=items)})

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from gateway.openapi import CODES
 from gateway.settings import GatewaySettings
+from shared.settings import MigrationSettings
 from worker.settings import WorkerSettings
 
 README = (Path(__file__).parent.parent.parent / "README.md").read_text()
@@ -20,7 +21,7 @@ def test_readme_lists_the_codes_with_their_statuses() -> None:
 def test_readme_lists_the_settings_with_their_defaults() -> None:
     listed = dict(re.findall(r"^\| `(INKWELL_\w+)` \| `?([^|`]+)`? \|", README, re.MULTILINE))
 
-    fields = GatewaySettings.model_fields | WorkerSettings.model_fields
+    fields = GatewaySettings.model_fields | WorkerSettings.model_fields | MigrationSettings.model_fields
     assert listed.keys() == {f"INKWELL_{name.upper()}" for name in fields}
     for name, field in fields.items():
         default = "required" if field.is_required() else str(field.default).removesuffix(".0").lower()

@@ -6,61 +6,16 @@ The database tells through its rows, and through an audit that triggers have kep
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any
 
 from tests.faults.clients import POISON
-from tests.faults.cluster import Cluster
-from tests.faults.history import Answer, History, Write
+from tests.faults.facts import Facts
+from tests.faults.history import GONE, PATCHED, Answer, History, Write, text_of_item
 
 SLACK_SECONDS = 1.0
 """I7 promises the deadline and this."""
 KEPT_ALIVE_SECONDS = 0.5
 """A connection that ends sooner may have been closed while the request was on its way; that is HTTP's."""
 READ, WRITTEN = {200, 404}, {200, 201, 202, 204, 404, 412}
-GONE = 10**9
-"""The version of a note that is deleted."""
-
-
-@dataclass
-class Facts:
-    """What the database holds when everything is settled."""
-
-    commands: list[Any]
-    notes: list[Any]
-    audit: list[Any]
-
-    @classmethod
-    async def of(cls, cluster: Cluster) -> "Facts":
-        """All of it."""
-        columns = (
-            "id::text, type, status, owner_id, note_id, note_version, "
-            "coalesce(body::json->>'description', body::json->>'name') as marker"
-        )
-        return cls(
-            await cluster.query(f"select {columns} from commands"),  # noqa: S608 - from above
-            await cluster.query("select * from notes"),
-            await cluster.query("select * from audit order by seq"),
-        )
-
-    def applied(self) -> Iterator[Any]:
-        """The commands that had an effect on a note."""
-        return (each for each in self.commands if each["status"] == "applied" and each["note_id"])
-
-    def deleted(self) -> set[int]:
-        """The notes that a command has deleted."""
-        return {row["note_id"] for row in self.applied() if row["type"] == "note.delete"}
-
-    def by_version(self) -> dict[tuple[int, int], str]:
-        """What stands in each version of each note, by its commands."""
-        return {(row["note_id"], row["note_version"]): row["marker"] or "" for row in self.applied()}
-
-    def by_marker(self) -> dict[str, list[Any]]:
-        """The applied commands that wrote a marker, by it."""
-        found: dict[str, list[Any]] = defaultdict(list)
-        for command in self.commands:
-            if command["status"] == "applied" and command["marker"]:
-                found[command["marker"]].append(command)
-        return found
 
 
 def violations(history: History, facts: Facts) -> list[str]:
@@ -137,7 +92,7 @@ def truthful(history: History, facts: Facts) -> Iterator[str]:
     """I4: what a client was told is what was committed, of its own request."""
     versions = facts.by_version()
     for write in history.writes:
-        if write.status == "applied" and write.kind != "delete":
+        if write.status == "applied" and write.kind not in ("delete", "batch"):
             _, body, version = write.original
             if body and (body.get("description", body.get("name")) != write.marker or body.get("version") != version):
                 yield f"I4: {told(write)} was answered {body}, version {version}"
@@ -158,8 +113,9 @@ def conditional(history: History, facts: Facts) -> Iterator[str]:
         if write.condition is None or write.is_trespass or write.status not in ("applied", "rejected"):
             continue
         status, _, made = write.original
+        made = dict(write.made).get(write.note or 0, made) if write.kind == "batch" else made
         before = last[write.note or 0] if write.kind == "delete" else (made or 0) - 1
-        if write.status == "applied" and before != write.condition:
+        if write.status == "applied" and made and before != write.condition:
             yield f"I4: {told(write)} asked for version {write.condition} and was applied to another"
         if status == 412 and write.condition == last[write.note or 0] and write.note not in deleted:
             yield f"I4: {told(write)} asked for version {write.condition}, which it is, and was answered 412"
@@ -211,8 +167,8 @@ def read_your_writes(history: History, _: Facts) -> Iterator[str]:
     first_delete = first_deletes(history)
     for write in history.writes:
         if write.applied is not None and not write.is_trespass:
-            version = GONE if write.kind == "delete" else write.original[2] or 0
-            known[write.subject or 0].append((write.applied, version))
+            for note, version in write.made:
+                known[note].append((write.applied, version))
     for read in history.reads:
         if read.is_trespass or read.answer.status not in (200, 404):
             continue
@@ -244,7 +200,8 @@ def in_order(history: History, facts: Facts) -> Iterator[str]:
     deletes = {row["note_id"]: row for row in facts.applied() if row["type"] == "note.delete"}
     placed: dict[int, list[Placed]] = defaultdict(list)
     for write in history.writes:
-        row = by_id.get(write.command or "") or next(iter(by_marker.get(write.marker, ())), None)
+        marker = text_of_item(write.marker, PATCHED) if write.kind == "batch" else write.marker
+        row = next(iter(by_marker.get(marker, ())), None) or by_id.get(write.command or "")
         if write.kind == "delete" and write.status == "applied":
             row = deletes.get(write.note)
         if row and row["id"] in place_of:

@@ -12,7 +12,7 @@ from uuid import UUID
 import httpx
 
 from tests.canaries import PASSWORD
-from tests.faults.history import Answer, History, Read, Write
+from tests.faults.history import PATCHED, Answer, History, Read, Write, text_of_item
 from tests.harness import eventually
 
 PUBLISH_SECONDS, READ_SECONDS, WAIT_SECONDS = 3.0, 3.0, 1.0
@@ -30,11 +30,22 @@ POISON = "poison"
 PREFERENCES = ("", "wait=1", "wait=2", "respond-async", "respond-async", "respond-async", "return=minimal")
 Gateways = Sequence[httpx.AsyncClient]
 CHANGES = ("replace", "patch", "delete")
+
+
+def several(write: Write) -> dict[str, Any]:
+    """Two new notes and the patch of another, all or none."""
+    texts = [text_of_item(write.marker, index) for index in range(PATCHED + 1)]
+    created = [{"op": "create", "title": "Ink", "description": text} for text in texts[:PATCHED]]
+    condition = {"if_match": [write.condition]} if write.condition else {}
+    return {"items": [*created, {"op": "patch", "id": write.note, "description": texts[PATCHED]} | condition]}
+
+
 REQUESTS: dict[str, Callable[[Write], tuple[str, str, dict[str, Any] | None]]] = {
     "create": lambda write: ("POST", "/notes/", {"title": "Ink", "description": write.marker}),
     "replace": lambda write: ("PUT", f"/notes/{write.note}", {"title": "Ink", "description": write.marker}),
     "patch": lambda write: ("PATCH", f"/notes/{write.note}", {"description": write.marker}),
     "delete": lambda write: ("DELETE", f"/notes/{write.note}", None),
+    "batch": lambda write: ("POST", "/notes/batch", several(write)),
     "register": lambda write: ("POST", "/users/", {"name": write.marker, "password": PASSWORD}),
     "rename": lambda write: ("PATCH", "/users/me", {"name": write.marker}),
     "token": lambda write: ("POST", "/auth/tokens", {"name": write.marker, "scopes": ["notes:read"]}),
@@ -75,8 +86,8 @@ class Client:
         if not self.owner.notes:
             await self.write("create")
             return
-        kinds = ("create", "replace", "patch", "delete", "read", "list", "trespass")
-        [kind] = self._random.choices(kinds, (3, 6, 3, 1, 0.8, 0.2, 0.4))
+        kinds = ("create", "replace", "patch", "delete", "batch", "read", "list", "trespass")
+        [kind] = self._random.choices(kinds, (2, 6, 3, 1.2, 0.6, 0.8, 0.2, 0.4))
         note = self._random.choice(list(self.owner.notes))
         if kind == "read":
             await self.read(note)
@@ -163,10 +174,13 @@ class Client:
             answer = await self._ask("GET", self._random.choice(stranger.urls), READ_SECONDS)
             self._history.reads.append(Read(self.owner.id, 0, answer, is_trespass=True))
         else:
-            await self.write(self._random.choice(CHANGES), note, is_trespass=True)
+            await self.write(self._random.choice((*CHANGES, "batch")), note, is_trespass=True)
 
     async def _look_at(self, write: Write) -> None:
         if write.status != "applied" or write.is_trespass:
+            return
+        if write.kind == "batch":
+            self.owner.notes |= dict(write.made)
             return
         note, version = write.subject, write.original[2]
         if note and write.kind == "delete":
@@ -178,7 +192,7 @@ class Client:
 
     def _conditions(self, kind: str, note: int | None) -> dict[str, str]:
         """Now and then a condition: one that never holds, or the newest version that is known of the note."""
-        if kind not in CHANGES or self._random.random() > CONDITIONS:
+        if kind not in (*CHANGES, "batch") or self._random.random() > CONDITIONS:
             return {}
         version = self.owner.notes.get(note or 0, NO_VERSION) if self._random.random() < 0.8 else NO_VERSION
         return {"If-Match": f'"{version}"'}

@@ -4,8 +4,19 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+GONE = 10**9
+"""The version of a note that is deleted."""
 REFUSALS = {"not_accepted", "overloaded"}
 """The codes of 503 that say that a write certainly has no effect."""
+
+
+PATCHED = 2
+"""Which of several writes at once is the patch."""
+
+
+def text_of_item(marker: str, index: int) -> str:
+    """The description that one of several writes at once gives its note."""
+    return f"{marker}#{index}"
 
 
 @dataclass(slots=True)
@@ -57,7 +68,8 @@ class Write:
 
     owner: int
     kind: str
-    """`create`, `replace`, `patch` or `delete` a note; `register` or `rename` a user, or create a personal `token`."""
+    """`create`, `replace`, `patch` or `delete` a note; create two and patch one as a `batch`; `register` or `rename` a
+    user, or create a personal `token`."""
     note: int | None
     marker: str
     key: str | None
@@ -128,6 +140,14 @@ class Write:
         if body:
             return int(body["id"])
         return int(answer.location.rpartition("/")[2]) if answer and answer.location else None
+
+    @property
+    def made(self) -> list[tuple[int, int]]:
+        """The versions in which it has left notes, as far as its answers tell."""
+        _, body, version = self.original
+        if self.kind == "batch":
+            return [(item["id"], item["version"]) for item in body["items"]] if body else []
+        return [(self.subject or 0, GONE if self.kind == "delete" else version or 0)]
 
     @property
     def asked(self) -> float:

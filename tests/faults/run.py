@@ -10,9 +10,10 @@ import httpx
 
 from shared.contracts import NOBODY
 from tests.accounts import bearer, sign_in
-from tests.faults.checker import Facts, kinds, violations
+from tests.faults.checker import kinds, violations
 from tests.faults.clients import POISON, Client, Owner
 from tests.faults.cluster import Cluster, running_cluster
+from tests.faults.facts import Facts
 from tests.faults.history import History, Write
 from tests.faults.nemesis import Nemesis
 from tests.system.stack import ROOT

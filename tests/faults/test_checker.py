@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from tests.faults.checker import Facts, violations
+from tests.faults.checker import violations
+from tests.faults.facts import Facts
 from tests.faults.history import Answer, Disturbance, History, Read, Write
 
 OWNER = 7
@@ -172,6 +173,26 @@ def answered_otherwise_when_repeated(story: Story) -> None:
     story.history.writes[-1].attempts.append(story.answered(404, code="note_not_found"))
 
 
+def several(story: Story) -> None:
+    """Two new notes and a patch, at once."""
+    items = [(5, 1), (6, 1), (1, 2)]
+    body = {"items": [{"id": note, "version": version} for note, version in items]}
+    story.written("batch", 1, "b", story.answered(200, body=body))
+    story.applied(0, None, "b", "notes.change")
+    for index, (note, version) in enumerate(items):
+        story.applied(note, version, f"b#{index}", "note.create" if version == 1 else "note.patch")
+
+
+def half_done(story: Story) -> None:
+    several(story)
+    del story.facts.commands[-2:]
+
+
+def partly_gone(story: Story) -> None:
+    several(story)
+    story.facts.notes.pop()
+
+
 def anothers_listed(story: Story) -> None:
     story.read(1, 1)
     story.history.reads[-1].owner = 8
@@ -230,6 +251,8 @@ BROKEN = {
     refused_although_its_condition_held: "I4",
     answered_otherwise_when_repeated: "I2",
     anothers_listed: "I10",
+    half_done: "I2",
+    partly_gone: "I1",
     deleted_by_nobody: "I3",
     rejected_for_no_reason: "I4",
     read_as_never_written: "I4",
@@ -257,8 +280,9 @@ def good() -> Story:
 
 def test_nothing_is_found_where_nothing_is_broken() -> None:
     story = good()
-    story.replaced(1, 2, "b")
-    story.read(1, 2, "b")
+    several(story)
+    story.replaced(1, 3, "e")
+    story.read(1, 3, "e")
     story.written("replace", 1, "c", story.answered(503, code="not_accepted"))
     story.written("create", None, "d", story.answered(504, code="unconfirmed"))
     story.written("delete", 1, "e", story.answered(204))

@@ -11,13 +11,17 @@ from pydantic import ValidationError
 
 from shared.contracts import (
     BadCommand,
+    ChangeNotes,
     ChangeUser,
     Command,
+    CreateItem,
     CreateNote,
     CreateToken,
+    DeleteItem,
     DeleteNote,
     DeleteUser,
     NewerVersionError,
+    NoteItems,
     NotePatch,
     NoteReplacement,
     NoteTarget,
@@ -25,11 +29,13 @@ from shared.contracts import (
     Nothing,
     Outcome,
     OutcomeStatus,
+    PatchItem,
     PatchNote,
     Received,
     RegisterUser,
     Registration,
     Rejection,
+    ReplaceItem,
     ReplaceNote,
     Reply,
     RevokeToken,
@@ -103,6 +109,19 @@ ACCOUNT_COMMANDS: list[Command] = [
     RevokeToken(**envelope(5), data=TokenTarget(token_id=TOKEN_ID)),
     DeleteUser(**envelope(6), data=Nothing()),
 ]
+SEVERAL: list[Command] = [
+    ChangeNotes(
+        **envelope(1),
+        data=NoteItems(
+            items=(
+                CreateItem(title="Ink", description="Buy a bottle — blue 🖋"),
+                ReplaceItem(note_id=7, title="Pen", description="", if_match=(2, 3)),
+                PatchItem(note_id=8, description="Two bottles", if_none_match=(4,)),
+                DeleteItem(note_id=9),
+            )
+        ),
+    )
+]
 FIRST_COMMANDS: list[Command] = [
     command.model_copy(update={"dataversion": 1}) for command in (CREATE, REPLACE, REPLACE_IF_MATCH, DELETE)
 ]
@@ -156,7 +175,12 @@ def batch_with_raw_title(raw_title: bytes) -> bytes:
 
 @pytest.mark.parametrize(
     ("file", "commands"),
-    [("commands.v1", FIRST_COMMANDS), ("commands.v2", COMMANDS), ("account-commands.v1", ACCOUNT_COMMANDS)],
+    [
+        ("commands.v1", FIRST_COMMANDS),
+        ("commands.v2", COMMANDS),
+        ("account-commands.v1", ACCOUNT_COMMANDS),
+        ("several-at-once.v1", SEVERAL),
+    ],
 )
 def test_golden_commands_are_read(file: str, commands: list[Command]) -> None:
     assert decode_batch((GOLDEN / f"{file}.json").read_bytes()) == commands
@@ -166,7 +190,9 @@ def test_golden_replies_are_read() -> None:
     assert decode_replies((GOLDEN / "replies.v1.json").read_bytes()) == REPLIES
 
 
-@pytest.mark.parametrize("command", COMMANDS + FIRST_COMMANDS + ACCOUNT_COMMANDS, ids=lambda command: command.type)
+@pytest.mark.parametrize(
+    "command", COMMANDS + FIRST_COMMANDS + ACCOUNT_COMMANDS + SEVERAL, ids=lambda command: command.type
+)
 def test_command_is_read_as_it_was_written(command: Command) -> None:
     assert decode_batch(encode_batch([encode_command(command)])) == [command]
 

@@ -53,7 +53,7 @@ CREATIONS = [
     "create temporary table t (id int)",
     "create schema s",
     "create function f() returns int language sql as 'select 1'",
-    "create extension pg_trgm",
+    "create extension citext",
     "create role r",
     "create database d",
     "select lo_create(0)",

@@ -12,8 +12,8 @@ from asyncpg import Connection, Record
 from asyncpg.connection import LoggedQuery
 
 from shared.connections import Connections
-from shared.contracts import BadCommand, Command
-from tests.commands import create, delete, replace
+from shared.contracts import BadCommand, Command, CreateItem, DeleteItem, NoteItem, PatchItem, ReplaceItem
+from tests.commands import create, delete, replace, several
 from worker.apply import ConflictError, apply_batch
 
 MAX_STATEMENTS = 12
@@ -168,6 +168,20 @@ async def test_a_batch_of_500_takes_as_many_statements_as_a_batch_of_one(connect
     await apply_batch(connections, [create()])  # the driver asks for the types on a connection's first use
     few = await statements(connections, [create(), delete(1)])
     many = await statements(connections, mixed)
+
+    assert few == many
+    assert len(many) <= MAX_STATEMENTS
+
+
+async def test_a_thousand_writes_at_once_take_as_many_statements_as_one(connections: Connections) -> None:
+    mixed: list[NoteItem] = []
+    for note_id in range(1, 251):
+        mixed += [CreateItem(title="a", description=""), PatchItem(note_id=note_id, title="b")]
+        mixed += [ReplaceItem(note_id=note_id, title="c", description=""), DeleteItem(note_id=note_id)]
+    await apply_batch(connections, [create() for _ in range(251)])
+
+    few = await statements(connections, [several(CreateItem(title="a", description=""), DeleteItem(note_id=251))])
+    many = await statements(connections, [several(*mixed)])
 
     assert few == many
     assert len(many) <= MAX_STATEMENTS

@@ -17,9 +17,9 @@ from asyncpg import Connection, Record
 
 from gateway.settings import GatewaySettings
 from shared.connections import Connections
-from shared.contracts import BadCommand, Command
+from shared.contracts import BadCommand, Command, DeleteItem, PatchItem
 from tests import harness
-from tests.commands import create, delete, replace
+from tests.commands import create, delete, replace, several
 from tests.harness import eventually
 from worker import dead_letters
 from worker.apply import apply_batch, record_failure
@@ -160,6 +160,37 @@ async def test_replay_that_a_later_command_overtakes_stays_failed_however_often_
         [outcome] = await apply_batch(connections, [replay])
         assert (outcome.status, outcome.reason) == ("failed", "superseded")
     assert await database.fetchval("select title from notes") == "later"
+
+
+async def test_replay_of_several_writes_is_superseded_by_a_later_command_on_any_of_their_notes(
+    connections: Connections, database: "Connection[Record]"
+) -> None:
+    await apply_batch(connections, [create("one"), create("two")])
+    letter = several(PatchItem(note_id=1, title="changed"), DeleteItem(note_id=2))
+    await fail(connections, letter)
+    await apply_batch(connections, [replace(2, "later")])
+
+    replay = letter.model_copy(update={"replayed_at": datetime.now(UTC)})
+    [outcome] = await apply_batch(connections, [replay])
+    assert (outcome.status, outcome.reason) == ("failed", "superseded")
+
+    [forced] = await apply_batch(connections, [replay.model_copy(update={"replay_forced": True})])
+    assert forced.status == "applied"
+    assert [row["title"] for row in await database.fetch("select title from notes")] == ["changed"]
+
+
+async def test_replay_of_several_writes_whose_notes_nobody_touched_is_applied(
+    connections: Connections, database: "Connection[Record]"
+) -> None:
+    await apply_batch(connections, [create("one"), create("two")])
+    letter = several(PatchItem(note_id=1, title="changed"), DeleteItem(note_id=2))
+    await fail(connections, letter)
+    await apply_batch(connections, [create("another")])
+
+    [outcome] = await apply_batch(connections, [letter.model_copy(update={"replayed_at": datetime.now(UTC)})])
+
+    assert outcome.status == "applied"
+    assert await database.fetchval("select count(*) from notes") == 2
 
 
 @pytest.mark.usefixtures("worker")
