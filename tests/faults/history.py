@@ -144,6 +144,8 @@ class Write:
     @property
     def made(self) -> list[tuple[int, int]]:
         """The versions in which it has left notes, as far as its answers tell."""
+        if self.status != "applied":
+            return []
         _, body, version = self.original
         if self.kind == "batch":
             return [(item["id"], item["version"]) for item in body["items"]] if body else []
