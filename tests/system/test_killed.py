@@ -36,6 +36,33 @@ async def test_worker_killed_under_load_again_and_again_loses_and_repeats_nothin
     await check(load, stack)
 
 
+async def test_worker_killed_while_it_does_several_writes_at_once_does_all_or_none(stack: Stack) -> None:
+    await stack.script(SLOW_STORE)
+
+    async def write(number: int) -> None:
+        items = [{"op": "create", "title": f"{number}", "description": ""}] * 100
+        headers = {"Idempotency-Key": f"batch-{number}", "Prefer": "respond-async"}
+        answer = await stack.client.post("/notes/batch", json={"items": items}, headers=headers)
+        assert answer.status_code == 202
+        await asyncio.sleep(0.02)
+
+    async def kill() -> None:
+        for _ in range(KILLS):
+            await kill_while_it_settles(stack)
+
+    killing = asyncio.create_task(kill())
+    batches = 0
+    while not killing.done():
+        batches += 1
+        await write(batches)
+
+    await eventually(lambda: is_applied(stack, batches), within_seconds=60)
+    halves = "select count(*) from (select title from notes group by title having count(*) <> 100) as halves"
+    assert await stack.value(halves) == 0
+    assert await stack.value("select count(*) from notes") == 100 * batches
+    assert await stack.value("select count(distinct xmin::text) <= count(distinct title) from notes")
+
+
 async def test_worker_killed_between_commit_and_acknowledgement_repeats_nothing(stack: Stack) -> None:
     stack.links["worker-broker"].freeze("up")  # the worker's acknowledgement does not arrive
     created = await stack.client.post("/notes/", json={"title": "once", "description": ""})
