@@ -35,6 +35,7 @@ OPEN = {
 }
 BODIES: dict[tuple[str, str], dict[str, Any]] = {
     ("POST", "/notes"): NOTE,
+    ("POST", "/notes/batch"): {"items": [{"op": "create", **NOTE}]},
     ("PUT", "/notes/{note_id}"): NOTE,
     ("PATCH", "/notes/{note_id}"): {"title": "Pen"},
     ("PATCH", "/users/me"): {},
@@ -51,6 +52,7 @@ ROUTES = [
 GUARDED = [route for route in ROUTES if route not in OPEN]
 NEEDED_SCOPE = {
     "GET /notes": "notes:read",
+    "GET /notes/search": "notes:read",
     "GET /notes/{note_id}": "notes:read",
     "/notes": "notes:write",
     "/commands": "notes:write",
@@ -72,7 +74,8 @@ class World:
     async def ask(self, route: tuple[str, str], headers: dict[str, str], **paths: str) -> httpx.Response:
         method, template = route
         path = re.sub(r"{(\w+)}", lambda match: (self.paths | paths)[match[1]], template)
-        return await self.client.request(method, path, headers=headers, json=BODIES.get(route))
+        query = {"q": "ink"} if path.endswith("/search") else None
+        return await self.client.request(method, path, headers=headers, json=BODIES.get(route), params=query)
 
 
 @pytest.fixture(scope="module")
