@@ -27,13 +27,14 @@ def upgrade() -> None:
     op.create_index("notes_owner_id_created_date_id_idx", "notes", ["owner_id", "created_date", "id"])
     op.create_index("notes_owner_id_updated_date_id_idx", "notes", ["owner_id", "updated_date", "id"])
     op.create_index("notes_owner_id_title_idx", "notes", ["owner_id", SORTED_TITLE, "id"])
-    op.create_index("notes_words_idx", "notes", ["owner_id", "words"], postgresql_using="gin")
+    gin = {"postgresql_using": "gin", "postgresql_with": {"gin_pending_list_limit": 256}}
+    op.create_index("notes_words_idx", "notes", ["owner_id", "words"], **gin)
     op.create_index(
         "notes_trigrams_idx",
         "notes",
         ["owner_id", "title"],
-        postgresql_using="gin",
         postgresql_ops={"title": "gin_trgm_ops"},
+        **gin,
     )
 
 
