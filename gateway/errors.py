@@ -142,7 +142,7 @@ def problem_of(outcome: Outcome, command_url: Callable[[], str], headers: Mappin
         return ProblemError(HTTPStatus.CONFLICT, "idempotency_key_spent", detail, headers=headers)
     if reason is Rejection.CREDENTIALS_OUTDATED:
         headers = {**headers, **CHALLENGE}
-    item = json.loads(outcome.body)["item"] if outcome.body else None
+    item = json.loads(outcome.body).get("item") if outcome.body else None
     return ProblemError(outcome.http_status, reason, REJECTION_DETAIL[reason], headers=headers, item=item)
 
 

@@ -13,6 +13,7 @@ from gateway.errors import PROBLEM_JSON, Problem
 from gateway.schemas import CommandState
 from shared.contracts import Rejection, Scope
 
+SCHEMA = "#/components/schemas/{model}"
 Part = dict[str, Any]
 """A part of an OpenAPI document."""
 Responses = dict[int | str, Part]
@@ -192,6 +193,7 @@ LIST_TOKENS = _read()
 GET_TOKEN = _read("token_not_found", "validation_failed")
 REVOKE_TOKEN = GONE | _write("token_not_found", "validation_failed")
 _FORM = {
+    "title": "LoginForm",
     "type": "object",
     "required": ["username", "password"],
     "properties": {
@@ -234,6 +236,18 @@ def _let_everybody_in(document: Part) -> None:
                 operation["responses"].pop(status, None)
 
 
+def _name_bodies(document: Part) -> None:
+    """Makes the schemas of request bodies components, as those of responses are, so that clients have names for them."""
+    schemas = document["components"]["schemas"]
+    for operations in document["paths"].values():
+        for operation in operations.values():
+            for content in operation.get("requestBody", {}).get("content", {}).values():
+                schema = dict(content["schema"])
+                schemas |= schema.pop("$defs", {})
+                schemas[schema["title"]] = schema
+                content["schema"] = {"$ref": SCHEMA.format(model=schema["title"])}
+
+
 def operation_id(route: APIRoute) -> str:
     """The endpoint's name as clients in most languages have their functions: `createNote`."""
     first, *others = route.name.split("_")
@@ -247,8 +261,9 @@ def extend_document(app: FastAPI, *, has_users: bool) -> None:
     def openapi() -> Part:
         if app.openapi_schema is None:
             document = generate()
-            _, schema = models_json_schema([(Problem, "serialization")], ref_template="#/components/schemas/{model}")
+            _, schema = models_json_schema([(Problem, "serialization")], ref_template=SCHEMA)
             document["components"]["schemas"] |= schema["$defs"]
+            _name_bodies(document)
             if has_users:
                 document["components"]["securitySchemes"] = SECURITY_SCHEMES
             else:

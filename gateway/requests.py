@@ -16,7 +16,7 @@ from pydantic import AfterValidator, BaseModel, Field, SecretStr, ValidationErro
 from pydantic_core import ErrorDetails
 
 from gateway.errors import ProblemError, invalid
-from gateway.openapi import Part
+from gateway.openapi import SCHEMA, Part
 from gateway.pages import NotesPage, Page, SearchPage
 from gateway.rules import OPEN, rule_of
 from gateway.schemas import LEFT_OUT
@@ -163,8 +163,8 @@ class Body(Generic[ModelT]):
 
     @property
     def openapi(self) -> Part:
-        """The request body."""
-        schema = self._model.model_json_schema()
+        """The request body; its schema is one of the document's components in the end."""
+        schema = self._model.model_json_schema(ref_template=SCHEMA)
         return {"requestBody": {"required": True, "content": {each: {"schema": schema} for each in self._media_types}}}
 
     def _require_media_type(self, request: Request) -> None:

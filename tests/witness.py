@@ -43,12 +43,14 @@ class Witness:
                 yield method.upper(), path, operation
 
     def operation(self, request: httpx.Request) -> dict[str, Any]:
-        """What the document says of the request."""
+        """What the document says of the request; a path without parameters goes before one with them."""
+        found = {}
         for method, path, operation in self.operations:
             template = re.sub(r"{\w+}", "[^/]+", path) + "/?"
             if method == request.method and re.fullmatch(template, request.url.path):
-                return operation
-        raise AssertionError(request.url.path)
+                found[path.count("{")] = operation
+        assert found, request.url.path
+        return found[min(found)]
 
     @property
     def declared(self) -> set[Answer]:

@@ -144,6 +144,7 @@ DISCARDED = {
     "reason": literal_column(f"'{Rejection.DISCARDED}'"),
     "http_status": literal_column(str(int(REJECTION_STATUS[Rejection.DISCARDED]))),
     "note_version": null(),
+    "body": null(),
     "command": null(),
     "decided_at": func.now(),
 }

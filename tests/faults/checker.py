@@ -92,6 +92,8 @@ def truthful(history: History, facts: Facts) -> Iterator[str]:
     """I4: what a client was told is what was committed, of its own request."""
     versions = facts.by_version()
     for write in history.writes:
+        if write.status == "applied" and write.kind == "batch" and write.original[1] and len(write.made) != PATCHED + 1:
+            yield f"I4: {told(write)} was answered {write.original[1]}"
         if write.status == "applied" and write.kind not in ("delete", "batch"):
             _, body, version = write.original
             if body and (body.get("description", body.get("name")) != write.marker or body.get("version") != version):

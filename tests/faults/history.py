@@ -148,7 +148,7 @@ class Write:
             return []
         _, body, version = self.original
         if self.kind == "batch":
-            return [(item["id"], item["version"]) for item in body["items"]] if body else []
+            return [(item["id"], item["version"]) for item in body.get("items", ())] if body else []
         return [(self.subject or 0, GONE if self.kind == "delete" else version or 0)]
 
     @property

@@ -71,8 +71,12 @@ class Account:
     def writes(self, word: str) -> list[tuple[str, str, dict[str, Any]]]:
         """Every write, the last of which closes the account: its method, its path, and a body with the word."""
         note = {"json": NOTE | {"title": word}}
+        several = {
+            "items": [{"op": "create", **NOTE}, {"op": "patch", "id": int(self.note.split("/")[-1]), "title": word}]
+        }
         return [
             ("POST", "/notes", note),
+            ("POST", "/notes/batch", {"json": several}),
             ("PUT", self.note, note),
             ("PATCH", self.note, note),
             ("DELETE", self.note, {}),
@@ -149,11 +153,19 @@ async def test_document_declares_exactly_what_gateways_answer(
 async def read(client: httpx.AsyncClient, settings: GatewaySettings, account: Account) -> None:
     """What there is, what there is not, and what cannot be."""
     headers = account.person.headers
-    for path in ("/notes", account.note):
+    for path in ("/notes?limit=1&total=true", "/notes/search?q=ink", account.note):
         tag = (await client.get(path, headers=headers)).headers["etag"]
         for condition in (tag, "no tag"):
             await client.get(path, headers=headers | {"If-None-Match": condition})
-    for path in ("/notes?limit=0", "/notes/x", "/notes/999", "/commands/x", "/users/me", "/health/live"):
+    for path in (
+        "/notes?limit=0",
+        "/notes/search",
+        "/notes/x",
+        "/notes/999",
+        "/commands/x",
+        "/users/me",
+        "/health/live",
+    ):
         await client.get(path, headers=headers)
     for path in ("/auth/tokens", account.token, "/auth/tokens/x", f"/auth/tokens/{uuid4()}"):
         await client.get(path, headers=headers)
@@ -172,6 +184,8 @@ async def ask_everything(client: httpx.AsyncClient, witness: Witness, headers: d
     """Each operation once, of something that does not exist."""
     for method, path, _ in witness.operations:
         target = path.format(note_id=999, token_id=uuid4(), token="x")
+        if path.endswith("/search") and "params" not in request:
+            target += "?q=ink"
         await client.request(method, target, headers=headers, **request)
 
 
@@ -184,7 +198,7 @@ async def ask_without_a_right(
     await ask_everything(client, witness, {})
     await ask_everything(client, witness, {"Long": "a" * 40_000})
     await ask_everything(client, witness, {}, params={"long": "a" * 10_000})
-    await ask_everything(client, witness, person.headers, content=b"a" * 100_000)
+    await ask_everything(client, witness, person.headers, content=b"a" * 3_000_000)
 
 
 async def write(client: httpx.AsyncClient, account: Account, taken: str) -> None:
@@ -194,6 +208,10 @@ async def write(client: httpx.AsyncClient, account: Account, taken: str) -> None
         for method in ("PUT", "PATCH", "DELETE"):
             await client.request(method, path, headers=headers | KEY, json={} if method == "DELETE" else NOTE)
     await client.delete("/auth/tokens/x", headers=headers)
+    own = {"op": "delete", "id": int(account.note.split("/")[-1]), "if_match": [99]}
+    for number, item in enumerate(({"op": "delete", "id": 999}, own) * 2):
+        key = {"Idempotency-Key": f"in vain {number % 2}"}
+        await client.post("/notes/batch", json={"items": [item]}, headers=headers | key)
     for _ in range(2):
         await client.patch("/users/me", json={"name": taken}, headers=headers | {"Idempotency-Key": "taken"})
     for method, path, body in account.writes("word"):
@@ -243,7 +261,7 @@ async def fail(client: httpx.AsyncClient, database: "Connection[Record]", accoun
 
 async def write_too_often(client: httpx.AsyncClient, account: Account) -> None:
     """To a gateway that allows one try, and no change without a precondition."""
-    for method, path, body in account.writes("strict")[:5] * 2:
+    for method, path, body in account.writes("strict")[:6] * 2:
         await client.request(method, path, headers=account.person.headers | {"Prefer": "respond-async"}, **body)
     for _ in range(2):
         wrong = {"password": PASSWORD, "current_password": "wrong"}
@@ -279,7 +297,7 @@ async def write_slowly(witness: Witness, settings: GatewaySettings, account: Acc
 
 def test_operations_have_names_that_people_would_give(witness: Witness) -> None:
     assert {operation for operation, _, _ in witness.declared} == {
-        *("listNotes", "getNote", "createNote", "replaceNote", "patchNote", "deleteNote"),
+        *("listNotes", "searchNotes", "changeNotes", "getNote", "createNote", "replaceNote", "patchNote", "deleteNote"),
         *("registerUser", "getUser", "changeUser", "deleteUser"),
         *("issueToken", "createToken", "listTokens", "getToken", "revokeToken"),
         *("getCommand", "live", "ready"),
