@@ -5,7 +5,7 @@ PROCESSES ?= 2
 SECONDS ?= 600
 N ?= 10000
 
-.PHONY: help up down logs stop-worker start-worker dev seed test smoke faults mutations outages bench bench-quick check format
+.PHONY: help up down logs stop-worker start-worker dev seed test smoke fuzz openapi faults mutations outages bench bench-quick check format
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -35,6 +35,12 @@ test: .venv/made ## run the tests on a real Postgres and a real RabbitMQ
 smoke: .venv/made ## the README's lines and a few tests without Docker
 	@$(RUN) python -m dev.smoke
 	BACKEND=local $(RUN) pytest tests/gateway/test_notes.py tests/worker/test_consumer.py tests/system/test_killed.py
+
+fuzz: .venv/made ## try 10,000 requests drawn from the OpenAPI document, good and bad ones; takes some minutes
+	FUZZ_EXAMPLES=500 FUZZ_CASES=10000 $(RUN) pytest -s tests/fuzz
+
+openapi: .venv/made ## write docs/openapi.json, from which clients can be generated
+	@$(RUN) python -m dev.openapi
 
 faults: .venv/made ## break a cluster from a seed and judge every promise; SECONDS, SEED="1 2", WRITE=1
 	@$(RUN) python -m tests.faults --seconds $(SECONDS) $(if $(SEED),--seed $(SEED)) $(if $(WRITE),--write)

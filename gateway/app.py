@@ -19,7 +19,7 @@ from gateway.errors import install_error_handlers
 from gateway.headers import install_headers
 from gateway.middleware import LOOPBACK_HOSTS, KnownHosts, LimitedBodies, LimitedHeads, UniformRequests
 from gateway.note_bodies import ITEMS_LIMIT_BYTES, NoteBodies
-from gateway.openapi import DESCRIPTION, EVERY, MISDIRECTED, extend_document, operation_id
+from gateway.openapi import DESCRIPTION, EVERY, MISDIRECTED, TAGS, extend_document, operation_id
 from gateway.passwords import Passwords
 from gateway.publisher import Publisher
 from gateway.queries import Queries
@@ -50,6 +50,7 @@ def create_app(settings: GatewaySettings | None = None) -> FastAPI:
         title="Async Notes API",
         summary="Notes whose accepted writes are never lost",
         description=DESCRIPTION,
+        openapi_tags=TAGS,
         lifespan=lifespan,
         openapi_url="/openapi.json" if settings.docs else None,
         docs_url=None,

@@ -84,7 +84,10 @@ class FieldError(BaseModel):
     detail: str
 
 
-class Problem(BaseModel, extra="allow"):
+PROBLEM = {"title": "Not Found", "status": 404, "detail": "Note not found", "code": "note_not_found"}
+
+
+class Problem(BaseModel, extra="allow", json_schema_extra={"examples": [PROBLEM]}):
     """A problem (RFC 9457) as clients get it; `code` is stable, `title` and `detail` are for people."""
 
     title: str

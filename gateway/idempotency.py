@@ -37,7 +37,7 @@ class IdempotencyKey:
             "Makes the request safe to repeat: the same key with the same request has one effect and one outcome for "
             "as long as outcomes are kept"
         )
-        schema = {"type": "string", "minLength": 1, "maxLength": 257, "examples": ['"8e03978e-40d5-43dd-bc93"']}
+        schema = {"type": "string", "pattern": f"^({_KEY.pattern})$", "examples": ['"8e03978e-40d5-43dd-bc93"']}
         return {
             "parameters": [{"name": "Idempotency-Key", "in": "header", "description": description, "schema": schema}]
         }

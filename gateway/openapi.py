@@ -28,6 +28,14 @@ Every path works with and without its trailing slash, and HEAD wherever GET does
 stored; an answer with a token never may.
 """
 
+TAGS = [
+    {"name": "notes", "description": "Notes of whoever signs in: one, several at once, lists and searches"},
+    {"name": "commands", "description": "What became of a write that was answered 202 or 504"},
+    {"name": "users", "description": "Registration, and one's own account"},
+    {"name": "tokens", "description": "Access tokens for a name and a password, and personal tokens for scripts"},
+    {"name": "health", "description": "Probes"},
+]
+
 CODES = {
     "invalid_json": (400, "The body is not JSON"),
     "invalid_header": (400, "A header that must not be ignored cannot be understood"),
@@ -237,7 +245,7 @@ def _let_everybody_in(document: Part) -> None:
 
 
 def _name_bodies(document: Part) -> None:
-    """Makes the schemas of request bodies components, as those of responses are, so that clients have names for them."""
+    """Makes the schemas of request bodies components, so that generated clients have names for them."""
     schemas = document["components"]["schemas"]
     for operations in document["paths"].values():
         for operation in operations.values():

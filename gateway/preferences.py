@@ -72,7 +72,7 @@ class Prefer:
             "`respond-async`: 202 as soon as the write is accepted. `wait=N`: wait up to N seconds (0 to 30) for the "
             "outcome. `return=minimal`: no body in a successful answer; `return=representation`: the note (default)."
         )
-        schema = {"type": "string", "examples": ["respond-async", "wait=10, return=minimal"]}
+        schema = {"type": "string", "examples": ["respond-async", "wait=10"]}
         return {"parameters": [{"name": "Prefer", "in": "header", "description": description, "schema": schema}]}
 
 

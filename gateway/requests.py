@@ -14,6 +14,8 @@ from fastapi import Request, Response
 from fastapi.routing import APIRoute
 from pydantic import AfterValidator, BaseModel, Field, SecretStr, ValidationError
 from pydantic_core import ErrorDetails
+from starlette.routing import Match
+from starlette.types import Scope as AsgiScope
 
 from gateway.errors import ProblemError, invalid
 from gateway.openapi import SCHEMA, Part
@@ -22,6 +24,8 @@ from gateway.rules import OPEN, rule_of
 from gateway.schemas import LEFT_OUT
 from shared.contracts import Int64, Scope, Username, storable
 
+WITHOUT_PARAMETERS = ("/notes/batch", "/notes/search")
+"""Paths that would be those of notes otherwise."""
 ITEM_STEPS = 2
 """From the body to an item of a list in it."""
 ModelT = TypeVar("ModelT", bound=BaseModel)
@@ -34,6 +38,12 @@ def _once(scopes: tuple[Scope, ...]) -> tuple[Scope, ...]:
 
 class PlainRoute(APIRoute):
     """A route whose endpoint takes the request alone and makes the whole response, once its rule has let it in."""
+
+    def matches(self, scope: AsgiScope) -> tuple[Match, AsgiScope]:
+        """Whether it serves the request; a path without parameters is nobody else's, whatever the method."""
+        if scope["path"] in WITHOUT_PARAMETERS and "{" in self.path:
+            return Match.NONE, {}
+        return super().matches(scope)
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         """The endpoint behind the rule that its OpenAPI operation declares; raises TypeError where it declares none."""

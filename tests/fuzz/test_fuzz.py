@@ -2,37 +2,51 @@
 
 import asyncio
 import os
+import re
 import sys
 from pathlib import Path
-
-import httpx
 
 from gateway.settings import GatewaySettings
 from tests import harness
 from tests.accounts import sign_up
+from tests.canaries import NOTE
 from worker.settings import WorkerSettings
 
-EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "25"))
-"""Cases for each operation, in each of three phases."""
-CONFIG = Path(__file__).parent / "schemathesis.toml"
+ROOT = Path(__file__).parent.parent.parent
+EXAMPLES = os.environ.get("FUZZ_EXAMPLES", "5")
+"""Cases for each operation in each phase that draws them."""
+CASES = int(os.environ.get("FUZZ_CASES", "500"))
+"""So many there must be at least."""
 PLENTY = "1000000/minute"
 LIMITS = {"registration_limit": PLENTY, "login_limit": PLENTY, "login_address_limit": PLENTY}
 
 
 async def test_no_case_fails_a_check_of_schemathesis(
-    password_settings: GatewaySettings, worker_settings: WorkerSettings, tmp_path: Path
+    password_settings: GatewaySettings, worker_settings: WorkerSettings
 ) -> None:
     settings = password_settings.model_copy(update=LIMITS)
     async with harness.worker(worker_settings), harness.gateway(settings) as client:
         person = await sign_up(client, "fuzz")
-        arguments = ["--config-file", CONFIG, "run", f"{client.base_url}/openapi.json", "--max-examples", EXAMPLES]
-        process = await asyncio.create_subprocess_exec(
-            *map(str, [Path(sys.executable).parent / "schemathesis", *arguments]),
-            env=os.environ | {"AUTHORIZATION": person.headers["Authorization"]},
-            cwd=tmp_path,
-            stdout=asyncio.subprocess.PIPE,
-        )
-        told, _ = await process.communicate()
+        accepted = await client.post("/notes", json=NOTE, headers=person.headers | {"Prefer": "respond-async"})
+        command = accepted.headers["location"].rpartition("/")[2]
+        environment = {"AUTHORIZATION": person.headers["Authorization"], "COMMAND": command}
+        code, told = await schemathesis(f"{client.base_url}/openapi.json", environment)
 
-    print(told.decode())
-    assert process.returncode == 0
+    assert code == 0, told
+    [cases] = re.findall(r"(\d+) generated", told)
+    sys.stdout.write(f"{cases} cases, none of which failed\n")
+    assert int(cases) >= CASES
+
+
+async def schemathesis(document: str, environment: dict[str, str]) -> tuple[int | None, str]:
+    """Its exit code, and what it has found."""
+    program = Path(sys.executable).parent / "schemathesis"
+    config = Path(__file__).parent / "schemathesis.toml"
+    process = await asyncio.create_subprocess_exec(
+        *(program, "--config-file", config, "run", document, "--max-examples", EXAMPLES),
+        env=os.environ | environment,
+        cwd=ROOT,
+        stdout=asyncio.subprocess.PIPE,
+    )
+    told, _ = await process.communicate()
+    return process.returncode, told.decode()
