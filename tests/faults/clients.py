@@ -27,7 +27,7 @@ GIVEN_UP_SECONDS = 3.0
 """How long a client asks for a write without a key that the broker has never confirmed, and may not have."""
 POISON = "poison"
 """Such a description is one that Postgres refuses, by a trigger."""
-PREFERENCES = ("", "wait=1", "wait=2", "respond-async", "respond-async", "respond-async", "return=minimal")
+PREFERENCES = ("", "", "wait=1", "wait=2", "respond-async", "respond-async", "return=minimal")
 Gateways = Sequence[httpx.AsyncClient]
 CHANGES = ("replace", "patch", "delete")
 
