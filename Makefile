@@ -5,7 +5,7 @@ PROCESSES ?= 2
 SECONDS ?= 600
 N ?= 10000
 
-.PHONY: help up down logs stop-worker start-worker dev seed test smoke fuzz openapi faults mutations outages bench bench-quick check format
+.PHONY: help up down logs stop-worker start-worker dev seed test smoke fuzz openapi faults mutations outages bench bench-quick bench-scale check format
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -55,7 +55,10 @@ bench: .venv/made ## compare with the same API without a queue; writes docs/perf
 	$(RUN) python -m bench --write
 
 bench-quick: .venv/made ## the same in three minutes, and only prints
-	$(RUN) python -m bench --connections 64 --owners 1 --rounds 2 --seconds 2 --trouble
+	$(RUN) python -m bench --connections 64 --owners 1 --rounds 2 --seconds 2 --trouble --scale 0
+
+bench-scale: .venv/made ## reads of an owner with a million notes against those of one with a thousand; takes ten minutes
+	$(RUN) python -m bench --scenario --trouble
 
 check: .venv/made ## format, lint, types, import rules
 	$(RUN) ruff format --check .

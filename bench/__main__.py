@@ -13,6 +13,7 @@ from bench.measure import measure
 from bench.plots import draw
 from bench.report import page, problems, tables
 from bench.results import Measurement, Results, Series
+from bench.scale import LARGE, scaled, table
 from bench.scenarios import ALL_PARTITIONS, CONNECTIONS, SCENARIOS, Cell, cells
 from bench.targets import judged
 from bench.troubles import CONTENDERS, TROUBLES, endure
@@ -27,7 +28,7 @@ def main() -> int:
     """Measures, prints, saves; 1 where a measurement proves nothing or a write was lost."""
     options = arguments()
     results = Results.load(options.read) if options.read else measured(options)
-    print(tables(results), judged(results), sep="\n")
+    print(tables(results), judged(results), table(results.scales), sep="\n")
     if options.write:
         draw(results, DOCS / "performance")
         results.save(DOCS / "performance" / "results.json")
@@ -46,6 +47,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=int, default=4, help="of each measurement")
     parser.add_argument("--trouble", nargs="*", choices=TROUBLES, default=list(TROUBLES))
+    parser.add_argument("--scale", type=int, default=LARGE, help="notes of the owner with many; 0 leaves them out")
     parser.add_argument("--write", action="store_true", help="docs/performance.md and its plots")
     parser.add_argument("--read", type=Path, metavar="JSON", help="take an earlier run's results instead of measuring")
     return parser.parse_args()
@@ -73,7 +75,10 @@ async def run(urls: Services, options: argparse.Namespace) -> Results:
             for name in CONTENDERS:
                 say(f"trouble: {trouble}, {name}")
                 troubles.append(await endure(trouble, contenders[name], stage))
-    return Results(machine, options.rounds, options.seconds, measurements, troubles)
+        if options.scale:
+            say(f"scale: {options.scale:,} notes")
+        scales = await scaled(stage, options.scale) if options.scale else []
+    return Results(machine, options.rounds, options.seconds, measurements, troubles, scales)
 
 
 def plan(options: argparse.Namespace) -> list[tuple[int, Cell]]:

@@ -102,7 +102,19 @@ class Stage:
         """Clients that wait for the outcome, and clients that ask for 202 after the broker's confirm."""
         database = await self._database("inkwell", Schema.INKWELL)
         topology = Topology(f"bench-{self._run}", PARTITIONS)
-        settings = {
+        settings = self._settings(database, topology)
+        await migrate(settings)
+        queues = (*map(topology.command_queue, range(PARTITIONS)), topology.dead_letter_queue)
+        self._exits.push_async_callback(self._delete_queues, *queues, exchange=topology.commands_exchange)
+        worker = await self._start("worker", **settings)
+        url, gateway = await self._serve("gateway.app:create_app", "--factory", **settings)
+        processes = [gateway, worker, *self.postgres.processes, *self.rabbitmq.processes]
+        tokens = access_tokens(settings, self._users)
+        waiting = await Contender(INKWELL, url, processes, database, access_tokens=tokens).ready()
+        return [waiting, replace(waiting, name=INKWELL_202, headers={"Prefer": "respond-async"})]
+
+    def _settings(self, database: Database, topology: Topology) -> dict[str, str]:
+        return {
             "INKWELL_DATABASE_URL": database.url,
             "INKWELL_BROKER_URL": self.services.broker_url,
             "INKWELL_QUEUE_PREFIX": topology.prefix,
@@ -114,16 +126,15 @@ class Stage:
             "INKWELL_WORKER_HEALTH_PORT": str(free_port()),
             "INKWELL_LOG_LEVEL": "error",
         }
-        migration = await start("alembic", "upgrade", "head", **settings)
-        await migration.wait()
-        queues = (*map(topology.command_queue, range(PARTITIONS)), topology.dead_letter_queue)
-        self._exits.push_async_callback(self._delete_queues, *queues, exchange=topology.commands_exchange)
-        worker = await self._start("worker", **settings)
+
+    async def reader(self, name: str) -> Contender:
+        """A gateway with a database of its own, and nobody who writes."""
+        database = await self._database(name, Schema.INKWELL)
+        settings = self._settings(database, Topology(f"bench-{self._run}-{name}", PARTITIONS))
+        await migrate(settings)
         url, gateway = await self._serve("gateway.app:create_app", "--factory", **settings)
-        processes = [gateway, worker, *self.postgres.processes, *self.rabbitmq.processes]
-        tokens = access_tokens(settings, self._users)
-        waiting = await Contender(INKWELL, url, processes, database, access_tokens=tokens).ready()
-        return [waiting, replace(waiting, name=INKWELL_202, headers={"Prefer": "respond-async"})]
+        tokens = access_tokens(settings, 1)
+        return Contender(INKWELL, url, [gateway, *self.postgres.processes], database, access_tokens=tokens)
 
     async def _naive(self) -> list[Contender]:
         database = await self._database("naive", Schema.NAIVE)
@@ -190,6 +201,12 @@ async def start(*module: str, **settings: str) -> Process:
     return await asyncio.create_subprocess_exec(
         sys.executable, "-m", *module, env={**os.environ, **settings}, stdout=sys.stderr
     )
+
+
+async def migrate(settings: dict[str, str]) -> None:
+    """Gives the database of the settings its schema."""
+    migration = await start("alembic", "upgrade", "head", **settings)
+    await migration.wait()
 
 
 async def stop(process: Process) -> None:

@@ -17,8 +17,21 @@ create or replace trigger slow_update after update on notes
   referencing new table as changed for each statement execute function slow()
 """
 NOT_SLOW = "drop trigger if exists slow_insert on notes; drop trigger if exists slow_update on notes"
+ONE_TEXT = "'Ink', 'A note that was there before'"
+RARE_WORD, COMMON_WORD = "quokka", "common"
+RARE_NOTES = 5
+TEXTS = """
+(array['Blue', 'Red', 'Black', 'Green', 'Dry', 'Wet', 'Old', 'New'])[1 + id % 8] || ' ink ' || id % 1000,
+'word' || id % 5000 || ' word' || id % 777 || ' and a few more words of number ' || id
+  || case when id % 2 = 0 then ' {common}' else '' end || case when id % {every} = 7 then ' {rare}' else '' end
+"""
 AUTOVACUUM_TRANSACTIONS = 10
 COUNT = "select count(*) from notes"
+
+
+def texts_of(notes: int) -> str:
+    """The titles and descriptions of so many notes, as SQL: half of them have the common word, five the rare one."""
+    return TEXTS.format(common=COMMON_WORD, rare=RARE_WORD, every=max(1, notes // RARE_NOTES))
 
 
 class Schema(Enum):
@@ -52,7 +65,7 @@ class Database:
     connection: "asyncpg.Connection[asyncpg.Record]"
     schema: Schema
 
-    async def reset(self, owners: int, notes_per_owner: int, *, slow: bool = False) -> None:
+    async def reset(self, owners: int, notes_per_owner: int, *, slow: bool = False, texts: str = ONE_TEXT) -> None:
         """Notes with ids from 1, dealt out to the owners in turn, and nothing else; fast again unless `slow`."""
         values = self.schema.values.format(owners=owners)
         await self.connection.execute(f"truncate {self.schema.tables} restart identity; {NOT_SLOW}")
@@ -63,12 +76,23 @@ class Database:
             )
         await self.connection.execute(
             f"insert into notes (title, description, {self.schema.columns}) "
-            f"select 'Ink', 'A note that was there before', {values} "
+            f"select {texts}, {values} "
             f"from generate_series(1, {owners * notes_per_owner}) as id"
         )
         await self.connection.execute("vacuum analyze notes")
         if slow:
             await self.slow_down()
+
+    async def fill(self, notes: int, others: int) -> None:
+        """So many notes of the first owner, among ten of each of so many others."""
+        await self.reset(1 + others, 0)
+        into = f"insert into notes (title, description, {self.schema.columns}) select"
+        mine, theirs = "1, now(), now(), 1", f"2 + id % {others}, now(), now(), 1"
+        for owner, count in ((theirs, 5 * others), (mine, notes), (theirs, 5 * others)):
+            if count:
+                rows = f"{texts_of(count)}, {owner} from generate_series(1, {count}) as id"
+                await self.connection.execute(f"{into} {rows}")
+        await self.connection.execute("vacuum analyze")
 
     async def slow_down(self) -> None:
         """From now on every statement that inserts or updates notes, one or many, takes 100 ms longer."""

@@ -26,6 +26,7 @@ class Answers:
     requests: int
     seconds: float
     p50_ms: float
+    p95_ms: float
     p99_ms: float
     refused: int
     """Answers of 400 and above."""
@@ -47,15 +48,15 @@ def require_tools() -> None:
 
 async def run_wrk(to: Contender, scenario: Scenario, owners: int, connections: int, seconds: float) -> Answers:
     """Keeps the connections busy for so long."""
-    requests = max(1, scenario.notes_per_owner) * owners
     options = ["-t1", f"-c{connections}", f"-d{seconds}s", f"--timeout={ANSWER_SECONDS}s", f"-s{SCRIPT}"]
-    arguments = [scenario.method, scenario.path, str(requests), str(NOTE), *to.access_tokens[:owners]]
+    arguments = [scenario.method, scenario.path, str(scenario.requests(owners)), str(NOTE), *to.access_tokens[:owners]]
     output = await run("wrk", *options, *_options(_headers(to)), to.url, "--", *arguments)
     seen = json.loads(output.splitlines()[-1])
     return Answers(
         requests=seen["requests"],
         seconds=seen["microseconds"] / 1e6,
         p50_ms=seen["p50"] / 1e3,
+        p95_ms=seen["p95"] / 1e3,
         p99_ms=seen["p99"] / 1e3,
         refused=seen["refused"],
         broken=seen["broken"],

@@ -16,7 +16,8 @@ async def measure(cell: Cell, contender: Contender, number: int, seconds: int) -
     """
     scenario = SCENARIOS[cell.scenario]
     if contender.database:
-        await contender.database.reset(cell.owners, scenario.notes_per_owner, slow=scenario.slow_database)
+        notes = scenario.notes_per_owner
+        await contender.database.reset(cell.owners, notes, slow=scenario.slow_database, texts=scenario.texts)
     _, before = await _load(cell, contender, WARM_UP_SECONDS, 0)
     cpu_before = cpu_seconds(contender.processes)
     answers, written = await _load(cell, contender, seconds, before or 0)

@@ -5,6 +5,7 @@ from string import Template
 
 from bench.contenders import DIRECT
 from bench.results import Results
+from bench.scale import table
 from bench.scenarios import SCENARIOS, Cell
 from bench.targets import judged
 from bench.troubles import TROUBLES
@@ -58,6 +59,7 @@ def page(results: Results) -> str:
         seconds=results.seconds,
         machine="\n".join(f"| {name} | {value} |" for name, value in results.machine.items()),
         tables=tables(results).strip(),
+        scale=table(results.scales).strip(),
         troubles="\n".join(_trouble(results, name) for name in TROUBLES).strip(),
     )
 

@@ -1,7 +1,7 @@
 """What a run has found, and what follows from it: ratios of each round, their median and their spread."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
 
@@ -88,6 +88,17 @@ class Series:
 
 
 @dataclass(frozen=True, slots=True)
+class Scale:
+    """Milliseconds of one read in one round, alone on one connection."""
+
+    read: str
+    round: int
+    small: tuple[float, float]
+    """The p50 and the p95 with a thousand notes."""
+    large: tuple[float, float]
+
+
+@dataclass(frozen=True, slots=True)
 class Results:
     """A whole run."""
 
@@ -96,6 +107,7 @@ class Results:
     seconds: int
     measurements: list[Measurement]
     troubles: list[Series]
+    scales: list[Scale] = field(default_factory=list)
 
     def cells(self) -> list[Cell]:
         """What was measured, in the order of measuring."""

@@ -3,9 +3,12 @@
 from dataclasses import dataclass
 
 from bench.contenders import BARE, DIRECT, INKWELL, INKWELL_202, NAIVE
+from bench.database import ONE_TEXT, RARE_WORD, texts_of
 
 LISTED_NOTES = 100
 """How many notes an owner has where notes are read or replaced, and so how many a list returns."""
+
+SEARCHED_NOTES = 100_000
 
 ALL_PARTITIONS = 64
 """So many owners have commands in every partition."""
@@ -23,11 +26,22 @@ class Scenario:
     contenders: tuple[str, ...]
     connections: tuple[int, ...] = CONNECTIONS
     slow_database: bool = False
+    searched_notes: int = 0
+    """So many notes with texts that differ."""
 
     @property
     def notes_per_owner(self) -> int:
         """How many notes there are before the first request."""
-        return 0 if self.method == "POST" else LISTED_NOTES
+        return 0 if self.method == "POST" else self.searched_notes or LISTED_NOTES
+
+    @property
+    def texts(self) -> str:
+        """The title and the description of each, as SQL."""
+        return texts_of(self.searched_notes) if self.searched_notes else ONE_TEXT
+
+    def requests(self, owners: int) -> int:
+        """How many of its requests differ."""
+        return owners * max(1, self.notes_per_owner if "{id}" in self.path else 1)
 
 
 SCENARIOS = {
@@ -35,6 +49,11 @@ SCENARIOS = {
     "replace": Scenario("Replace a note", "PUT", "/notes/{id}", (DIRECT, INKWELL)),
     "get": Scenario("Get one note", "GET", "/notes/{id}", (DIRECT, INKWELL, BARE)),
     "list": Scenario("List 100 notes", "GET", "/notes/", (DIRECT, INKWELL)),
+    "search": Scenario(
+        f"Search {SEARCHED_NOTES:,} notes for a rare word",
+        *("GET", f"/notes/search?q={RARE_WORD}", (DIRECT, INKWELL), (64,)),
+        searched_notes=SEARCHED_NOTES,
+    ),
     "slow": Scenario(
         "Create a note, Postgres 100 ms slower", "POST", "/notes/", (DIRECT, INKWELL, INKWELL_202), (64,), True
     ),
@@ -56,5 +75,5 @@ def cells(scenario: str, connections: int, owners: list[int]) -> list[Cell]:
     return [
         Cell(scenario, contender, count, connections)
         for contender in SCENARIOS[scenario].contenders
-        for count in (owners if contender in (INKWELL, INKWELL_202) else owners[:1])
+        for count in (owners if contender in (INKWELL, INKWELL_202) and scenario != "search" else owners[:1])
     ]

@@ -67,6 +67,8 @@ FIELD_DETAILS = {
     "uuid_parsing": "Should be a UUID",
 }
 """Where pydantic's own words speak of Python."""
+FIELD_ERRORS = 100
+"""So many are told at most; a body may have a hundred thousand."""
 REALM = 'Bearer realm="inkwell"'
 CHALLENGE = {"WWW-Authenticate": f'{REALM}, error="invalid_token"'}
 IDEMPOTENT_REPLAYED = "Idempotent-Replayed"
@@ -177,8 +179,8 @@ def invalid_header(name: str, expected: str) -> ProblemError:
 
 
 def invalid(errors: Sequence[ErrorDetails], part: str | None = None) -> ProblemError:
-    """The problem of a request whose content does not validate; `errors` are pydantic's."""
-    fields = [_field_error(error, part) for error in errors]
+    """The problem of a request whose content does not validate; the first of pydantic's errors are told."""
+    fields = [_field_error(error, part) for error in errors[:FIELD_ERRORS]]
     return ProblemError(422, "validation_failed", "The request is not valid; see errors", errors=fields)
 
 

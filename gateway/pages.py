@@ -11,7 +11,6 @@ from urllib.parse import urlencode
 
 from fastapi import Request
 from pydantic import (
-    AwareDatetime,
     BaseModel,
     BeforeValidator,
     Field,
@@ -29,7 +28,7 @@ from shared.contracts import Instant, Int64, StorableText
 
 Order = Literal["id", "-id", "created", "-created", "updated", "-updated", "title", "-title"]
 CURSOR_MAX_LENGTH = 2000
-_TIME: TypeAdapter[datetime] = TypeAdapter(AwareDatetime)
+_TIME: TypeAdapter[datetime] = TypeAdapter(Instant)
 
 
 class Place(BaseModel, frozen=True, extra="forbid"):

@@ -72,6 +72,15 @@ async def read_notes(skip: int = 0, limit: int = 100) -> list[Record]:
     return await database.fetch_all(notes.select().offset(skip).limit(limit))
 
 
+@app.get("/notes/search", response_model=list[Note])
+async def search_notes(q: str, limit: int = 100) -> list[Record]:
+    """Notes whose title or description contains the text."""
+    pattern = f"%{q}%"
+    return await database.fetch_all(
+        notes.select().where(notes.c.title.ilike(pattern) | notes.c.description.ilike(pattern)).limit(limit)
+    )
+
+
 @app.get("/notes/{note_id}", response_model=Note)
 async def read_note(note_id: int) -> Record:
     """One note."""

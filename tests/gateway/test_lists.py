@@ -1,6 +1,8 @@
 """Lists in every order, page by page, while notes are written."""
 
 import asyncio
+import base64
+import json
 import random
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
@@ -217,6 +219,14 @@ async def write(
             *(client.post("/notes", json=text()) for _ in range(10)),
         )
     return gone, changed
+
+
+@pytest.mark.parametrize("key", ["0001-01-01T00:00:00+14:00", "9999-12-31T23:59:59-14:00", "now", "", None])
+async def test_cursor_of_an_impossible_time_is_refused(client: httpx.AsyncClient, key: str | None) -> None:
+    made = json.dumps({"order": "created", "id": 1, "key": key}).encode()
+    response = await client.get(f"/notes?sort=created&cursor={base64.urlsafe_b64encode(made).decode()}")
+
+    assert (response.status_code, response.json()["errors"][0]["pointer"]) == (422, "/query/cursor")
 
 
 async def test_time_in_a_cursor_is_exact(client: httpx.AsyncClient, database: "Connection[Record]") -> None:

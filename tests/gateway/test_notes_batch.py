@@ -153,6 +153,15 @@ async def test_bad_item_is_named_by_its_pointer(
     assert [(error["pointer"], error["code"]) for error in response.json()["errors"]] == [(pointer, code)]
 
 
+async def test_of_very_many_errors_the_first_hundred_are_told(shared_client: httpx.AsyncClient) -> None:
+    body = {"items": [CREATE]} | {f"unknown{number}": 1 for number in range(50_000)}
+
+    response = await shared_client.post("/notes/batch", json=body)
+
+    assert response.status_code == 422
+    assert len(response.json()["errors"]) == 100
+
+
 async def test_body_may_have_two_mebibytes(client: httpx.AsyncClient) -> None:
     text = {"title": "é" * 50, "description": "é" * 200}
     body = {"items": [{"op": "create", **text}] * 1000}
