@@ -20,3 +20,4 @@ async def test_promises_hold_while_everything_fails_now_and_then() -> None:
 
     assert not [each for each in verdict.violations if each.partition(":")[0] not in TIMED]
     assert verdict.commands > FEW_COMMANDS
+    assert verdict.faults
