@@ -54,8 +54,8 @@ class Place(BaseModel, frozen=True, extra="forbid"):
     @classmethod
     def of(cls, listed: Listed, index: int, order: Order, *, backwards: bool = False) -> Self:
         """Before or after one of the listed notes."""
-        key = listed.keys[index]
-        text = None if order.endswith("id") else key.isoformat() if isinstance(key, datetime) else key
+        key = None if order.endswith("id") else listed.keys[index]
+        text = key.isoformat() if isinstance(key, datetime) else key
         return cls(order=order, backwards=backwards, id=listed.ids[index], key=text)
 
     @property

@@ -21,12 +21,16 @@ select 1, 'note ' || n, case when n % $2 = 0 then 'common' else '' end, now(), n
 """
 
 
-@pytest.fixture
-async def library(client: httpx.AsyncClient) -> httpx.AsyncClient:
-    """A client of a gateway with some notes."""
+@pytest.fixture(scope="module")
+async def library(shared_client: httpx.AsyncClient) -> httpx.AsyncClient:
+    """A client of a gateway with some notes, which nobody changes."""
+    await write(shared_client)
+    return shared_client
+
+
+async def write(client: httpx.AsyncClient) -> None:
     for title, description in NOTES:
         await client.post("/notes", json={"title": title, "description": description})
-    return client
 
 
 async def found(client: httpx.AsyncClient, q: str, **parameters: str | int) -> list[str]:
@@ -104,13 +108,14 @@ async def test_newest_matches_are_ranked_and_the_answer_says_that_there_are_more
     assert [note["id"] for note in response["notes"]] == [3000 - every * n for n in range(10)]
 
 
-async def test_changed_note_is_found_by_its_new_words_alone(library: httpx.AsyncClient) -> None:
-    await library.patch("/notes/3", json={"title": "Return the parcel"})
+async def test_changed_note_is_found_by_its_new_words_alone(client: httpx.AsyncClient) -> None:
+    await write(client)
+    await client.patch("/notes/3", json={"title": "Return the parcel"})
 
-    assert await found(library, "return") == ["Return the parcel"]
-    assert (await library.get("/notes/search?q=receive")).json()["matched"] == "similar_titles"
-    await library.delete("/notes/3")
-    assert await found(library, "return") == []
+    assert await found(client, "return") == ["Return the parcel"]
+    assert (await client.get("/notes/search?q=receive")).json()["matched"] == "similar_titles"
+    await client.delete("/notes/3")
+    assert await found(client, "return") == []
 
 
 async def test_nobody_finds_what_is_another_owners(users_client: httpx.AsyncClient) -> None:
@@ -127,8 +132,8 @@ async def test_nobody_finds_what_is_another_owners(users_client: httpx.AsyncClie
     ("query", "parameter"),
     [("", "q"), ("q=", "q"), ("q=" + "x" * 201, "q"), ("q=%00", "q"), ("q=a&q=b", "q"), ("q=a&limit=0", "limit")],
 )
-async def test_bad_parameter_is_named(client: httpx.AsyncClient, query: str, parameter: str) -> None:
-    response = await client.get(f"/notes/search?{query}")
+async def test_bad_parameter_is_named(library: httpx.AsyncClient, query: str, parameter: str) -> None:
+    response = await library.get(f"/notes/search?{query}")
 
     assert response.status_code == 422
     assert [error["pointer"] for error in response.json()["errors"]] == [f"/query/{parameter}"]
