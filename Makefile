@@ -30,7 +30,7 @@ seed: .venv/made ## fill what `make up` has started with notes: N=10000
 	@$(RUN) python -m dev.seed $(N)
 
 test: .venv/made ## run the tests on a real Postgres and a real RabbitMQ
-	$(RUN) pytest --numprocesses=$(PROCESSES) --dist=loadfile --cov --cov-report=term-missing:skip-covered
+	$(RUN) pytest --numprocesses=$(PROCESSES) --dist=loadfile --no-loadscope-reorder --cov --cov-report=term-missing:skip-covered
 
 smoke: .venv/made ## the README's lines and a few tests without Docker
 	@$(RUN) python -m dev.smoke

@@ -42,6 +42,8 @@ def pytest_sessionstart(session: pytest.Session) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    # The files that take longest come first, or one process would still be busy with them when the others are done.
+    items.sort(key=lambda item: item.path.parent.name not in ("faults", "system"))
     needing = [item for item in items if item.get_closest_marker("needs_docker")]
     if needing and (reason := _or_exit(no_docker)):
         for item in needing:

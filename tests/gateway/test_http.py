@@ -220,9 +220,10 @@ async def test_openapi_follows_the_settings(settings: GatewaySettings) -> None:
 
 async def stated_limits(client: httpx.AsyncClient) -> list[tuple[int, int]]:
     """The longest title and description that OpenAPI allows, for creating and for replacing."""
-    paths = (await client.get("/openapi.json")).json()["paths"]
-    operations = [paths["/notes"]["post"], paths["/notes/{note_id}"]["put"]]
-    bodies = [operation["requestBody"]["content"]["application/json"]["schema"] for operation in operations]
+    document = (await client.get("/openapi.json")).json()
+    operations = [document["paths"]["/notes"]["post"], document["paths"]["/notes/{note_id}"]["put"]]
+    names = [operation["requestBody"]["content"]["application/json"]["schema"]["$ref"] for operation in operations]
+    bodies = [document["components"]["schemas"][name.rpartition("/")[2]] for name in names]
     return [tuple(body["properties"][name]["maxLength"] for name in ("title", "description")) for body in bodies]
 
 
