@@ -12,6 +12,8 @@ from shared.contracts import Int64, NoteItems, NoteText, storable
 
 ITEMS_LIMIT = 1000
 """Writes in one request."""
+ITEMS_LIMIT_CHARACTERS = 10_000_000
+"""The longest notes that so many writes may be about: a patch of a few bytes writes the whole note anew."""
 ITEMS_LIMIT_BYTES = 2 * 1024 * 1024
 
 
@@ -27,18 +29,18 @@ class _Item(BaseModel, extra="forbid"):
     pass
 
 
-Version = Annotated[int, Field(ge=1, le=2**31 - 1)]
+Version = Annotated[int, Field(ge=1, le=2**31 - 1, strict=True)]
 Versions = Annotated[list[Version], Field(min_length=1, max_length=100)]
 
 
 class _Change(_Item):
-    note_id: Annotated[Int64, Field(alias="id")]
+    note_id: Annotated[Int64, Field(alias="id", strict=True)]
     if_match: Annotated[Versions, Field(description="Write only if the note is in one of these versions")] = LEFT_OUT
     if_none_match: Annotated[Versions, Field(description="Write only if it is in none of these")] = LEFT_OUT
 
 
 class _Items(BaseModel, extra="forbid", json_schema_extra={"examples": [ITEMS]}):
-    items: Annotated[list[Any], Field(min_length=1, max_length=ITEMS_LIMIT)]
+    items: list[Any]
 
     def written(self, conditions: Conditions) -> NoteItems:
         """The items as a command has them; raises ProblemError 428 where a condition is missing and demanded."""
@@ -64,11 +66,13 @@ class NoteBodies:
         )
         self.note = Body(note, "application/json")
         self.patch = Body(patch, "application/merge-patch+json", "application/json")
-        self.items = Body(_items_of(text, parts), "application/json", discriminator="op")
+        longest = settings.title_max_length + settings.description_max_length
+        limit = max(1, min(ITEMS_LIMIT, ITEMS_LIMIT_CHARACTERS // longest))
+        self.items = Body(_items_of(text, parts, limit), "application/json", discriminator="op")
 
 
-def _items_of(text: dict[str, Any], parts: dict[str, Any]) -> type[_Items]:
-    """Several writes, whose texts are so."""
+def _items_of(text: dict[str, Any], parts: dict[str, Any], limit: int) -> type[_Items]:
+    """So many writes at most, whose texts are so."""
 
     def item(op: str, base: type[BaseModel], fields: dict[str, Any]) -> type[BaseModel]:
         doc = f"One of several writes: {op} a note."
@@ -78,6 +82,6 @@ def _items_of(text: dict[str, Any], parts: dict[str, Any]) -> type[_Items]:
     create, replace = item("create", _Item, text), item("replace", _Change, text)
     patch, delete = item("patch", _Change, parts), item("delete", _Change, {})
     one = Annotated[create | replace | patch | delete, Field(discriminator="op")]  # type: ignore[valid-type]
-    several = Annotated[list[one], Field(min_length=1, max_length=ITEMS_LIMIT)]
+    several = Annotated[list[one], Field(min_length=1, max_length=limit)]
     doc = "Writes in their order, of which all happen or none."
     return create_model("NoteItems", __doc__=doc, __base__=_Items, items=several)

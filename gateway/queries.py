@@ -116,16 +116,17 @@ class Queries:
     async def list_notes(self, caller: Caller, shape: ListShape, **arguments: object) -> Listed:
         """A page of notes; lists and searches leave a connection for everything else."""
         query = list_notes(shape)
-        [row] = await self._fetch_mine(caller, query, self._lists, **arguments)
+        [row] = await self._fetch_mine(caller, query, self._lists, None, **arguments)
         return Listed(row["notes"] or [], row["keys"] or [], row["ids"] or [], row.get("total"))
 
     async def search_notes(self, caller: Caller, q: str, skip: int, limit: int) -> Found:
         """The notes with these words, the best first; where there are none, those whose titles resemble them."""
         arguments = {"q": q, "bound": self._search_bound, "skip": skip, "limit": limit}
-        [(notes, total)] = await self._fetch_mine(caller, SEARCH_WORDS, self._lists, **arguments)
+        until = self._deadline()
+        [(notes, total)] = await self._fetch_mine(caller, SEARCH_WORDS, self._lists, until, **arguments)
         is_similar = not total
         if is_similar:
-            [(notes, total)] = await self._fetch_mine(caller, SEARCH_TRIGRAMS, self._lists, **arguments)
+            [(notes, total)] = await self._fetch_mine(caller, SEARCH_TRIGRAMS, self._lists, until, **arguments)
         return Found(notes or [], min(total, self._search_bound), total > self._search_bound, is_similar)
 
     async def find_user(self, caller: Caller) -> PublicUser:
@@ -181,16 +182,21 @@ class Queries:
         """Asks Postgres for a sign of life."""
         await self._fetch(PING)
 
+    def _deadline(self) -> float:
+        """When a read that begins now must be answered."""
+        return asyncio.get_running_loop().time() + self._timeout_seconds
+
     async def _fetch_mine(
         self,
         caller: Caller,
         query: Statement,
         room: AbstractAsyncContextManager[None] = NO_LIMIT,
+        until: float | None = None,
         **arguments: object,
     ) -> list[asyncpg.Record]:
         """At least one row; raises CredentialsOutdatedError where the SQL does not find the caller."""
         mine = {"owner": caller.owner, "credentials_version": caller.credentials_version}
-        if not (rows := await self._fetch(query, room, **mine, **arguments)):
+        if not (rows := await self._fetch(query, room, until, **mine, **arguments)):
             raise CredentialsOutdatedError
         return rows
 
@@ -198,10 +204,11 @@ class Queries:
         self,
         query: Statement,
         room: AbstractAsyncContextManager[None] = NO_LIMIT,
+        until: float | None = None,
         **arguments: object,
     ) -> list[asyncpg.Record]:
         try:
-            async with asyncio.timeout(self._timeout_seconds), room, self._connections.one() as connection:
+            async with asyncio.timeout_at(until or self._deadline()), room, self._connections.one() as connection:
                 return await query.fetch(connection, **arguments)
         except READ_FAILURES as error:
             log.warning("read not answered: Postgres is away or unwilling", **reason(error))

@@ -26,6 +26,8 @@ from shared.contracts import Int64, Scope, Username, storable
 
 WITHOUT_PARAMETERS = ("/notes/batch", "/notes/search")
 """Paths that would be those of notes otherwise."""
+ERRORS_TO_LIST = 5000
+"""A body may have a quarter of a million, and to put so many into words would keep everybody else waiting."""
 ITEM_STEPS = 2
 """From the body to an item of a list in it."""
 ModelT = TypeVar("ModelT", bound=BaseModel)
@@ -157,6 +159,10 @@ class Body(Generic[ModelT]):
         try:
             return self._model.model_validate_json(body)
         except ValidationError as error:
+            if error.error_count() > ERRORS_TO_LIST:
+                told = f"Has {error.error_count()} errors, which are too many to tell one by one"
+                too_many = ErrorDetails(type="too_many_errors", loc=(), msg=told, input=None)
+                raise invalid([too_many], part="body") from None
             errors = error.errors(include_url=False, include_input=False)
         if errors[0]["type"] == "json_invalid":
             raise ProblemError(HTTPStatus.BAD_REQUEST, "invalid_json", errors[0]["msg"])

@@ -43,7 +43,7 @@ class Matches(BaseModel, json_schema_extra={"examples": [MATCHES]}):
     matched: Literal["words", "similar_titles"]
     """By what: `similar_titles` where no note has the words."""
     limited: bool
-    """Whether there are more matches, older than those that were ranked."""
+    """Whether there are more matches than were ranked: older ones, or less similar ones."""
     total: int
     """How many were ranked; they are on the pages of this search."""
     notes: list[Note]

@@ -173,8 +173,8 @@ def list_notes(shape: ListShape) -> Statement:
     return Statement.compiled(query, settings=f"{_PLANNED_ANEW}; {_SORTED}" if conditions else "")
 
 
-# The newest notes are tried first. Where a good part of them matches, walking back through all of them finds enough
-# matches soon; otherwise the matches are few enough for the index to bring them all.
+# The newest notes are tried first. Where a good part of them matches, walking back finds enough matches soon, unless
+# the word is new; otherwise the matches are few enough, unless the word is old, for the index to bring them all.
 _MATCHES_OF_WORDS = """
 with newest as (
   select words from notes where owner_id between :owner and :owner order by owner_id desc, id desc limit 1000
@@ -183,30 +183,40 @@ tried as materialized (
   select count(*) filter (where words @@ websearch_to_tsquery(inkwell_search_language(), :q)) >= 30 as is_common
   from newest
 ),
+recent as (
+  select owner_id, id, words from notes
+  where owner_id between :owner and :owner order by owner_id desc, id desc limit 50 * :bound
+),
 walked as materialized (
-  select id from notes
-  where owner_id between :owner and :owner and (select is_common from tried)
-    and (words @@ websearch_to_tsquery(inkwell_search_language(), :q)) is true -- which no index serves
+  select id from recent
+  where (select is_common from tried) and words @@ websearch_to_tsquery(inkwell_search_language(), :q)
   order by owner_id desc, id desc limit :bound + 1
 ),
 looked_up as materialized (
   select id from notes
-  where owner_id = :owner and not (select is_common from tried)
+  where owner_id = :owner and (select count(*) from walked) <= :bound
     and words @@ websearch_to_tsquery(inkwell_search_language(), :q)
 ),
 matches as materialized (
-  select id from walked union all (select id from looked_up order by id desc limit :bound + 1)
+  select id from walked where (select count(*) from walked) > :bound
+  union all (select id from looked_up order by id desc limit :bound + 1)
 ),
 ranked as materialized (select id from matches order by id desc limit :bound)
 select id, ts_rank(words, websearch_to_tsquery(inkwell_search_language(), :q)) as rank,
   (select count(*) from matches) as total
 from ranked join notes using (id)
 """
+# What is asked for must have words, and exclude none. Of titles that are all alike not all are compared.
 _MATCHES_OF_TRIGRAMS = """
-with similar_titles as materialized (
-  select id, word_similarity(:q, title) as rank from notes where owner_id = :owner and title %> :q
+with query as materialized (select websearch_to_tsquery(inkwell_search_language(), :q) as words),
+similar_titles as materialized (
+  select id, title from notes
+  where owner_id = :owner and title %> :q and show_trgm(:q) <> '{}'
+    and (select numnode(words) > 0 and querytree(words) = words::text from query)
+  limit 20 * :bound
 ),
-matches as materialized (select id, rank from similar_titles order by rank desc, id desc limit :bound + 1)
+compared as materialized (select id, word_similarity(:q, title) as rank from similar_titles),
+matches as materialized (select id, rank from compared order by rank desc, id desc limit :bound + 1)
 select id, rank, (select count(*) from matches) as total from matches order by rank desc, id desc limit :bound
 """
 

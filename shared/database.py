@@ -54,13 +54,19 @@ class Statement:
         return cls(str(compiled), tuple(compiled.positiontup or ()), settings)
 
     async def fetch(self, session: Session, **values: object) -> list[asyncpg.Record]:
-        """The rows; raises what asyncpg raises, and KeyError where a parameter has no value."""
+        """The rows; raises what asyncpg raises, and then the session is fit for nothing more.
+
+        Raises KeyError where a parameter has no value.
+        """
         arguments = [values[name] for name in self.parameters]
         if not self.settings:
             return await session.fetch(self.sql, *arguments)
-        async with session.transaction(readonly=True):
-            await session.execute(self.settings)
-            return await session.fetch(self.sql, *arguments)
+        transaction = session.transaction(readonly=True)
+        await transaction.start()
+        await session.execute(self.settings)
+        rows = await session.fetch(self.sql, *arguments)
+        await transaction.commit()  # not rolled back where something failed: a server that is away does not answer
+        return rows
 
 
 async def connect(

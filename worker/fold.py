@@ -197,7 +197,7 @@ class Fold:
         for index, single in enumerate(command.singles()):
             decision = decide_on_note(single, draft, ids)
             if decision.status is not OutcomeStatus.APPLIED or decision.note_id is None:
-                return rejected_item(decision, index)
+                return rejected_item(decision, index, self._version_for(single, decision.note_id))
             draft.put(decision.note_id, decision.note)
             decisions.append(decision)
         return change_notes(decisions, draft.after)
@@ -263,6 +263,8 @@ class Fold:
         failure = self.failures.get(command.id)
         if failure is None or command.replay_forced:
             return False
+        if isinstance(command, ChangeNotes) and failure.body is None:  # by a worker that could not read it
+            return any(self._version_for(command, note_id) for note_id in targets_of(command))
         if isinstance(command, ChangeNotes):
             return failure.body != self._versions_for(command)
         if isinstance(command, Change):
@@ -273,8 +275,8 @@ class Fold:
         versions = {note_id: self._version_for(command, note_id) for note_id in sorted(targets_of(command))}
         return json.dumps({"versions": versions})
 
-    def _version_for(self, command: Command, note_id: int) -> int | None:
-        note = self.notes.get(note_id)
+    def _version_for(self, command: Command, note_id: int | None) -> int | None:
+        note = None if note_id is None else self.notes.get(note_id)
         return note.version if note and note.owner_id == command.owner else None
 
 

@@ -211,9 +211,9 @@ def change_notes(decisions: Iterable[Decision], notes: Mapping[int, Note | None]
     return Decision(OutcomeStatus.APPLIED, HTTPStatus.OK, notes=notes, text=text)
 
 
-def rejected_item(decision: Decision, index: int) -> Decision:
-    """None of several writes happens, because this one must not."""
-    return replace(decision, text=json.dumps({"item": index}))
+def rejected_item(decision: Decision, index: int, version: int | None) -> Decision:
+    """None of several writes happens, because this one must not; its note stays in this version."""
+    return replace(decision, note_version=decision.note_version and version, text=json.dumps({"item": index}))
 
 
 def register_user(command: RegisterUser, user_id: int) -> Decision:

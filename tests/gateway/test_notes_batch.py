@@ -76,6 +76,14 @@ async def test_one_bad_item_leaves_nothing_behind(
     assert await all_notes(three) == before
 
 
+async def test_failed_condition_tells_the_version_that_the_note_keeps(three: httpx.AsyncClient) -> None:
+    change = {"op": "patch", "id": 1, "title": "b"}
+
+    response = await batch(three, change, change | {"if_match": [1]})
+
+    assert (response.status_code, response.headers["etag"]) == (412, '"1"')
+
+
 async def test_anothers_note_is_not_found_among_several(users_client: httpx.AsyncClient) -> None:
     ada, bob = await sign_up(users_client), await sign_up(users_client)
     note = (await users_client.post("/notes", json=NOTE, headers=ada.headers)).json()
@@ -138,7 +146,8 @@ async def test_preferences_are_those_of_a_single_write(client: httpx.AsyncClient
         ({"items": [CREATE, CREATE | {"title": "x" * 51}]}, "/body/items/1/title", "too_long"),
         ({"items": [CREATE | {"colour": "blue"}]}, "/body/items/0/colour", "unknown_field"),
         ({"items": [{"op": "delete"}]}, "/body/items/0/id", "missing"),
-        ({"items": [{"op": "delete", "id": "x"}]}, "/body/items/0/id", "not_an_integer"),
+        ({"items": [{"op": "delete", "id": "x"}]}, "/body/items/0/id", "wrong_type"),
+        ({"items": [{"op": "delete", "id": True}]}, "/body/items/0/id", "wrong_type"),
         ({"items": [{"op": "patch", "id": 1, "title": None}]}, "/body/items/0/title", "wrong_type"),
         ({"items": [{"op": "delete", "id": 1, "if_match": [0]}]}, "/body/items/0/if_match/0", "out_of_range"),
         ({"items": [{"op": "replace", "id": 1, "title": "x"}]}, "/body/items/0/description", "missing"),
@@ -154,12 +163,30 @@ async def test_bad_item_is_named_by_its_pointer(
 
 
 async def test_of_very_many_errors_the_first_hundred_are_told(shared_client: httpx.AsyncClient) -> None:
-    body = {"items": [CREATE]} | {f"unknown{number}": 1 for number in range(50_000)}
+    body = {"items": [CREATE]} | {f"unknown{number}": 1 for number in range(1000)}
 
     response = await shared_client.post("/notes/batch", json=body)
 
     assert response.status_code == 422
     assert len(response.json()["errors"]) == 100
+
+
+async def test_errors_without_end_are_not_told_one_by_one(shared_client: httpx.AsyncClient) -> None:
+    body = {"items": [CREATE]} | {f"unknown{number}": 1 for number in range(50_000)}
+
+    response = await shared_client.post("/notes/batch", json=body)
+
+    assert response.status_code == 422
+    assert [(error["pointer"], error["code"]) for error in response.json()["errors"]] == [("/body", "too_many_errors")]
+
+
+async def test_fewer_writes_go_together_where_notes_may_be_very_long(gateway_settings: GatewaySettings) -> None:
+    long = gateway_settings.model_copy(update={"description_max_length": 100_000})
+
+    async with harness.gateway(long) as client:
+        response = await batch(client, *[CREATE] * 100)
+
+    assert [error["code"] for error in response.json()["errors"]] == ["too_long"]
 
 
 async def test_body_may_have_two_mebibytes(client: httpx.AsyncClient) -> None:

@@ -84,6 +84,10 @@ async def test_anything_can_be_searched_for(library: httpx.AsyncClient, q: str) 
     assert response.json()["notes"] == []
 
 
+async def test_similar_titles_are_not_found_where_a_word_is_excluded(library: httpx.AsyncClient) -> None:
+    assert await found(library, "recieve -parcel") == []
+
+
 async def test_pages_of_a_search_follow_its_links(library: httpx.AsyncClient) -> None:
     first = await library.get("/notes/search?q=pens or blue&limit=2")
     second = await library.get(first.links["next"]["url"])
@@ -93,6 +97,21 @@ async def test_pages_of_a_search_follow_its_links(library: httpx.AsyncClient) ->
     assert sorted(titles) == ["Buying ink", "Letters", "Pens"]
     assert "next" not in second.links
     assert second.links["prev"]["url"] == "/notes/search?q=pens+or+blue&limit=2&skip=0"
+
+
+async def test_word_that_is_new_is_found_in_every_note_that_has_it(
+    gateway_settings: GatewaySettings, database: "Connection[Record]"
+) -> None:
+    await database.execute(MANY, 3000, 4000)  # in none of them
+    await database.execute("update notes set description = 'brandnew' where id % 20 = 0 and id > 2000 or id = 1")
+    settings = gateway_settings.model_copy(update={"search_matches": 50})  # and so 2,500 notes are walked
+    async with harness.gateway(settings) as client:
+        response = (await client.get("/notes/search?q=brandnew&limit=1000")).json()
+        await database.execute("update notes set description = '' where id > 2700")
+        fewer = (await client.get("/notes/search?q=brandnew&limit=1000")).json()
+
+    assert (response["limited"], response["total"], response["notes"][-1]["id"]) == (True, 50, 2020)
+    assert (fewer["limited"], fewer["total"], fewer["notes"][-1]["id"]) == (False, 36, 1)
 
 
 @pytest.mark.parametrize("every", [1, 200])

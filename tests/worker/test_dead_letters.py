@@ -17,7 +17,7 @@ from asyncpg import Connection, Record
 
 from gateway.settings import GatewaySettings
 from shared.connections import Connections
-from shared.contracts import BadCommand, Command, DeleteItem, PatchItem
+from shared.contracts import BadCommand, Command, CreateItem, DeleteItem, PatchItem
 from tests import harness
 from tests.commands import create, delete, replace, several
 from tests.harness import eventually
@@ -160,6 +160,16 @@ async def test_replay_that_a_later_command_overtakes_stays_failed_however_often_
         [outcome] = await apply_batch(connections, [replay])
         assert (outcome.status, outcome.reason) == ("failed", "superseded")
     assert await database.fetchval("select title from notes") == "later"
+
+
+async def test_several_writes_that_an_older_worker_could_not_read_are_replayed(connections: Connections) -> None:
+    letter = several(CreateItem(title="new", description=""))
+    await apply_batch(connections, [BadCommand(letter.id, "unknown_type", letter.model_dump_json())])
+
+    replay = letter.model_copy(update={"replayed_at": datetime.now(UTC)})
+    [outcome] = await apply_batch(connections, [replay])
+
+    assert outcome.status == "applied"
 
 
 async def test_replay_of_several_writes_is_superseded_by_a_later_command_on_any_of_their_notes(
