@@ -202,6 +202,7 @@ async def running_cluster(tree: Path = ROOT, logs: Path | None = None) -> AsyncI
     async with AsyncExitStack() as exits:
         postgres, rabbitmq, servers = exits.enter_context(containers())
         folder = logs or Path(exits.enter_context(TemporaryDirectory(prefix="inkwell-faults-")))
+        folder.mkdir(parents=True, exist_ok=True)
         database_url = await migrated(servers, tree)
         services = [
             await exits.enter_async_context(
