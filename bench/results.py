@@ -118,12 +118,13 @@ class Results:
         return Spread.of(self._rounds(cell, metric).values())
 
     def ratio(self, cell: Cell, to: str, metric: str) -> Spread | None:
-        """A metric of the cell against another contender's in the same rounds; None where that was not measured."""
+        """A metric of the cell against another contender's in the same rounds; None where that answered nothing."""
         base = next((each for each in self.cells() if _same_load(each, cell) and each.contender == to), None)
         if base is None:
             return None
         bases = self._rounds(base, metric)
-        return Spread.of(value / bases[number] for number, value in self._rounds(cell, metric).items())
+        ratios = [value / bases[number] for number, value in self._rounds(cell, metric).items() if bases[number]]
+        return Spread.of(ratios) if ratios else None
 
     def _rounds(self, cell: Cell, metric: str) -> dict[int, float]:
         return {each.round: getattr(each, metric) for each in self.measurements if each.cell == cell}

@@ -51,7 +51,7 @@ SCENARIOS = {
     "list": Scenario("List 100 notes", "GET", "/notes/", (DIRECT, INKWELL)),
     "search": Scenario(
         f"Search {SEARCHED_NOTES:,} notes for a rare word",
-        *("GET", f"/notes/search?q={RARE_WORD}", (DIRECT, INKWELL), (64,)),
+        *("GET", f"/notes/search?q={RARE_WORD}", (DIRECT, INKWELL), (1,)),  # more, and the direct way answers nothing
         searched_notes=SEARCHED_NOTES,
     ),
     "slow": Scenario(
