@@ -3,6 +3,8 @@
 import asyncio
 import socket
 import sys
+from argparse import ArgumentParser, Namespace
+from collections.abc import Sequence
 from types import FrameType
 
 import asyncpg
@@ -12,9 +14,11 @@ from fastapi import FastAPI
 
 from gateway.app import create_app
 from gateway.dependencies import Gateway
+from gateway.doctor import examine
 from gateway.protocol import BoundedProtocol
 from gateway.settings import GatewaySettings
 from shared.database import EXIT_SCHEMA_BEHIND, SchemaBehindError, check_schema
+from shared.metrics import serve_metrics
 from shared.settings import load_settings
 from shared.telemetry import configure_logging
 
@@ -25,8 +29,12 @@ log = structlog.get_logger()
 
 def main() -> None:
     """Serves until SIGTERM or SIGINT; exits with 2 for a wrong setting and 3 for a schema known to be behind."""
+    arguments = read_arguments(sys.argv[1:])
     settings = load_settings(GatewaySettings)
     configure_logging(settings, "inkwell-gateway")
+    if arguments.subject == "doctor":
+        sys.exit(asyncio.run(examine(settings, as_json=arguments.json)))
+    serve_metrics(settings)
     if asyncio.run(schema_is_behind(settings)):
         sys.exit(EXIT_SCHEMA_BEHIND)
     app = create_app(settings)
@@ -43,6 +51,15 @@ def main() -> None:
         timeout_graceful_shutdown=int(settings.drain_timeout_seconds),
     )
     GatewayServer(config, app, settings.drain_delay_seconds).run()
+
+
+def read_arguments(arguments: Sequence[str]) -> Namespace:
+    """What to do: `subject` is None where the gateway is to run. Exits with 2 for wrong arguments."""
+    parser = ArgumentParser("python -m gateway", description="Without a subject: runs a gateway until SIGTERM.")
+    subjects = parser.add_subparsers(title="subjects", metavar="SUBJECT", dest="subject")
+    doctor = subjects.add_parser("doctor", help="checks settings, Postgres and the broker, and says what to do")
+    doctor.add_argument("--json", action="store_true", help="one JSON object a line")
+    return parser.parse_args(arguments)
 
 
 class GatewayServer(uvicorn.Server):

@@ -17,6 +17,7 @@ from gateway.dependencies import Gateway
 from gateway.docs import install_docs
 from gateway.errors import install_error_handlers
 from gateway.headers import install_headers
+from gateway.metrics import install_metrics
 from gateway.middleware import LOOPBACK_HOSTS, KnownHosts, LimitedBodies, LimitedHeads, UniformRequests
 from gateway.note_bodies import ITEMS_LIMIT_BYTES, NoteBodies
 from gateway.openapi import DESCRIPTION, EVERY, MISDIRECTED, TAGS, extend_document, operation_id
@@ -27,6 +28,8 @@ from gateway.replies import Replies
 from gateway.routes import auth, commands, notes, users
 from gateway.settings import GatewaySettings
 from gateway.throttles import Throttles
+from shared.messaging import SETUP_TIMEOUT_SECONDS
+from shared.metrics import watch_loop
 from shared.settings import load_settings
 from shared.telemetry import configure_logging
 
@@ -78,6 +81,7 @@ def install_middleware(app: FastAPI, settings: GatewaySettings) -> None:
     if settings.trusted_proxies:
         app.add_middleware(ProxyHeadersMiddleware, trusted_hosts=[str(proxy) for proxy in settings.trusted_proxies])
     install_headers(app, settings.cors_origins)
+    install_metrics(app)
 
 
 def install_routes(app: FastAPI, settings: GatewaySettings) -> None:
@@ -101,6 +105,7 @@ async def resources(settings: GatewaySettings) -> AsyncIterator[Gateway]:
     publisher = Publisher(settings, replies)
     queries = Queries(settings)
     publishing = asyncio.create_task(publisher.run())
+    watching = asyncio.create_task(watch_loop())
     access_tokens = AccessTokens(settings)
     signing_in = BearerTokens(access_tokens, queries) if settings.auth == "password" else NobodySignsIn()
     try:
@@ -119,5 +124,6 @@ async def resources(settings: GatewaySettings) -> AsyncIterator[Gateway]:
     finally:
         await publisher.drain(settings.publish_timeout_seconds)
         publishing.cancel()
-        await asyncio.wait({publishing})
+        watching.cancel()
+        await asyncio.wait({publishing, watching}, timeout=SETUP_TIMEOUT_SECONDS)
         queries.close()

@@ -7,12 +7,14 @@ a timeout or a lost channel leaves it unconfirmed. Nothing is ever published twi
 
 import asyncio
 from collections.abc import Iterable
+from datetime import UTC, datetime
 
 import structlog
 from aio_pika import DeliveryMode, Message
 from aio_pika.abc import AbstractChannel, AbstractConnection
 from aio_pika.exceptions import DeliveryError, PublishError
 
+from gateway.metrics import BACKLOG_BYTES, BACKLOG_COMMANDS, CONFIRM_DURATION, PUBLISHED_COMMANDS
 from gateway.replies import Attempt, Replies
 from gateway.settings import GatewaySettings
 from shared.contracts import COMMANDS_CONTENT_TYPE, MAX_MESSAGE_BYTES, MAX_MESSAGE_COMMANDS, encode_batch, weight
@@ -28,6 +30,7 @@ from shared.messaging import (
     open_connection,
     until_lost,
 )
+from shared.metrics import BROKER_CONNECTED
 
 log = structlog.get_logger()
 
@@ -59,12 +62,16 @@ class Backlog:
         """Puts an attempt at the end."""
         self._attempts[attempt] = None
         self.size += len(attempt.encoded)
+        BACKLOG_COMMANDS.inc()
+        BACKLOG_BYTES.inc(len(attempt.encoded))
 
     def withdraw(self, attempt: Attempt) -> None:
         """Takes an attempt out, if it is still there."""
         if attempt in self._attempts:
             del self._attempts[attempt]
             self.size -= len(attempt.encoded)
+            BACKLOG_COMMANDS.dec()
+            BACKLOG_BYTES.dec(len(attempt.encoded))
 
     def take(self) -> list[Attempt]:
         """Takes the next message's attempts out and marks them as handed over."""
@@ -140,11 +147,13 @@ class Publisher:
             await self._topology.until_declared(channel)
             self._channel, self._connection = channel, connection
             self._connected.set()
+            BROKER_CONNECTED.set(1)
             log.info("publishing", partitions=self._topology.partitions)
             try:
                 await until_lost(connection, self._topology, channel)
             finally:
                 self._connected.clear()
+                BROKER_CONNECTED.set(0)
                 self._replies.look_up_now()
         raise ConnectionError("the broker closed the channel")
 
@@ -172,10 +181,13 @@ class Publisher:
             encode_batch(attempt.encoded for attempt in batch),
             content_type=COMMANDS_CONTENT_TYPE,
             delivery_mode=DeliveryMode.PERSISTENT,
+            timestamp=datetime.now(UTC),
             reply_to=REPLY_TO,
         )
+        PUBLISHED_COMMANDS.observe(len(batch))
         try:
-            await self._publish(message, partition)
+            with CONFIRM_DURATION.time():
+                await self._publish(message, partition)
         except DeliveryError as error:  # a nack, or a return: the broker's word that it has none of them
             log.warning("commands refused by the broker", commands=len(batch), error=type(error).__name__)
             _refuse(batch, NotAcceptedError if isinstance(error, PublishError) else OverloadedError)

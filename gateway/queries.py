@@ -13,6 +13,7 @@ import asyncpg
 import structlog
 
 from gateway.caller import Caller
+from gateway.metrics import READS_FAILED
 from gateway.settings import GatewaySettings
 from gateway.statements import (
     FIND_CREDENTIALS_VERSION,
@@ -211,6 +212,7 @@ class Queries:
             async with asyncio.timeout_at(until or self._deadline()), room, self._connections.one() as connection:
                 return await query.fetch(connection, **arguments)
         except READ_FAILURES as error:
+            READS_FAILED.inc()
             log.warning("read not answered: Postgres is away or unwilling", **reason(error))
             raise DatabaseUnavailableError from error
 

@@ -9,6 +9,7 @@ import structlog
 from aio_pika.abc import AbstractChannel, AbstractIncomingMessage
 from pydantic import ValidationError
 
+from gateway.metrics import WAITING
 from shared.contracts import Command, Outcome, decode_replies, encode_command
 from shared.messaging import REPLY_TO
 
@@ -65,20 +66,24 @@ class Replies:
     def polled(self) -> Iterator[None]:
         """Counts a poll, which waits for an outcome as an attempt does."""
         self._polls += 1
+        WAITING.inc()
         try:
             yield
         finally:
             self._polls -= 1
+            WAITING.dec()
 
     @contextmanager
     def expected(self, command: Command) -> Iterator[Attempt]:
         """An attempt whose reply is listened for; registered before anything is published."""
         attempt = Attempt(command)
         self._waiting[command.attempt_id] = attempt
+        WAITING.inc()
         try:
             yield attempt
         finally:
             del self._waiting[command.attempt_id]
+            WAITING.dec()
 
     async def listen(self, channel: AbstractChannel) -> None:
         """Consumes the replies to what is published on this channel from now on."""

@@ -16,6 +16,7 @@ from gateway.conditions import etag
 from gateway.dependencies import Gateway, caller_of, gateway_of
 from gateway.errors import IDEMPOTENT_REPLAYED, ProblemError, overloaded, problem_of, retry_after
 from gateway.idempotency import IDEMPOTENCY_KEY, command_id
+from gateway.metrics import NOT_ACCEPTED
 from gateway.preferences import PREFER, Preferences
 from gateway.publisher import NotAcceptedError, OverloadedError, UnconfirmedError
 from gateway.queries import DatabaseUnavailableError
@@ -120,10 +121,13 @@ async def publish(gateway: Gateway, attempt: Attempt, *, may_repeat: bool) -> No
     try:
         await gateway.publisher.publish(attempt)
     except OverloadedError:
+        NOT_ACCEPTED.labels("overloaded").inc()
         raise overloaded() from None
     except NotAcceptedError:
+        NOT_ACCEPTED.labels("not_accepted").inc()
         raise not_accepted() from None
     except UnconfirmedError:
+        NOT_ACCEPTED.labels("unconfirmed").inc()
         url = gateway.command_urls.url(attempt.command, confirmed=False)
         raise unconfirmed(url, may_repeat=may_repeat) from None
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pydantic import Secret
 
 from shared.database import Session, connect
+from shared.metrics import CONNECTIONS_LIMIT, CONNECTIONS_USED
 from shared.settings import DatabaseUrl
 
 LIFETIME_SECONDS = 300.0
@@ -48,6 +49,7 @@ class Connections:
         self._slots = [Slot() for _ in range(size)]
         self._free = list(self._slots)
         self._places = asyncio.Semaphore(size)
+        CONNECTIONS_LIMIT.set(size)
 
     def close(self) -> None:
         """Closes every connection."""
@@ -58,6 +60,7 @@ class Connections:
     async def one(self) -> AsyncIterator[Session]:
         """A connection for the block; the caller sets the deadline. Raises what asyncpg raises."""
         async with self._places:
+            CONNECTIONS_USED.inc()
             slot = self._free.pop()
             try:
                 yield slot.connection if self._is_usable(slot) and slot.connection else await self._connect(slot)
@@ -66,6 +69,7 @@ class Connections:
                 raise
             finally:
                 self._free.append(slot)
+                CONNECTIONS_USED.dec()
 
     def _is_usable(self, slot: Slot) -> bool:
         if slot.connection and (slot.connection.is_closed() or asyncio.get_running_loop().time() > slot.expires_at):

@@ -83,10 +83,14 @@ class Topology:
         await channel.declare_exchange(self.commands_exchange, ExchangeType.DIRECT, durable=True)
         name = self.command_queue(partition)
         if not await exists(channel, queue=name):
-            arguments = await self._command_queue_arguments(channel)
-            await channel.declare_queue(name, durable=True, arguments=arguments)
+            await self.declare_as_new(channel, partition)
         queue = await channel.get_queue(name, ensure=False)
         await queue.bind(self.commands_exchange, name)
+
+    async def declare_as_new(self, channel: AbstractChannel, partition: int) -> None:
+        """Creates one partition's queue; raises ChannelPreconditionFailed where one was made otherwise."""
+        arguments = await self._command_queue_arguments(channel)
+        await channel.declare_queue(self.command_queue(partition), durable=True, arguments=arguments)
 
     async def until_declared(self, channel: AbstractChannel) -> None:
         """Returns when a worker has declared the exchange; raises a broker error where the connection ends before."""
@@ -126,7 +130,7 @@ class Topology:
             "x-overflow": "reject-publish",
             "x-max-length-bytes": self.queue_limit_bytes,
         }
-        if await _broker_major_version(channel) >= 4:
+        if int((await broker_version(channel)).split(".")[0]) >= 4:
             # 4.x counts a mere disconnect as a delivery and would drop a command after 20; 3.x discards at -1.
             arguments["x-delivery-limit"] = -1
         return arguments
@@ -141,14 +145,23 @@ async def exists(channel: AbstractChannel, *, queue: str = "", exchange: str = "
         if queue:
             await asking.queue_declare(queue, passive=True)
     except ChannelNotFoundEntity:
+        if is_cancelled():  # the library forgets it where the broker closes the channel at the same time
+            raise asyncio.CancelledError from None
         return False
     await asking.close()
     return True
 
 
-async def _broker_major_version(channel: AbstractChannel) -> int:
+def is_cancelled() -> bool:
+    """Whether somebody has asked the current task to end."""
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
+
+
+async def broker_version(channel: AbstractChannel) -> str:
+    """The version that the broker says it is."""
     version = (await channel.get_underlay_channel()).connection.server_properties["version"]
-    return int((version.decode() if isinstance(version, bytes) else str(version)).split(".")[0])
+    return version.decode() if isinstance(version, bytes) else str(version)
 
 
 @contextmanager
@@ -160,8 +173,7 @@ def broker_call() -> Iterator[None]:
     try:
         yield
     except asyncio.CancelledError as error:
-        task = asyncio.current_task()
-        if task and task.cancelling():
+        if is_cancelled():
             raise
         raise ConnectionError("the connection was lost") from error
     except BROKER_ERRORS:

@@ -74,6 +74,10 @@ class ServiceSettings(DatabaseSettings):
     queue_limit_bytes: Annotated[
         int, Field(ge=4096, description="Bytes of commands that a queue takes; counts when the queues are made")
     ] = 1024 * 1024 * 1024
+    metrics_host: Annotated[str, Field(description="Address of the metrics' port")] = "127.0.0.1"
+    metrics_port: Annotated[
+        int | None, Field(ge=0, le=65535, description="Port of the metrics, in Prometheus's form; none without it")
+    ] = None
     log_level: Annotated[
         Literal["debug", "info", "warning", "error"], Field(description="Least severe event to log")
     ] = "info"
@@ -113,9 +117,9 @@ def load_settings(settings_class: type[SettingsT]) -> SettingsT:
     try:
         return settings_class()
     except SettingsError as error:
-        _refuse(str(error))
+        refuse(str(error))
     except ValidationError as error:
-        _refuse(*(_sentence(e["loc"], e["msg"]) for e in error.errors(include_input=False)))
+        refuse(*(_sentence(e["loc"], e["msg"]) for e in error.errors(include_input=False)))
 
 
 def _sentence(location: tuple[int | str, ...], message: str) -> str:
@@ -125,6 +129,7 @@ def _sentence(location: tuple[int | str, ...], message: str) -> str:
     return f"INKWELL_{str(location[0]).upper()}{which}: {message.removeprefix('Value error, ')}"
 
 
-def _refuse(*problems: str) -> NoReturn:
+def refuse(*problems: str) -> NoReturn:
+    """Names what is wrong with the settings on stderr and exits with 2."""
     sys.stderr.writelines(f"wrong setting: {problem}\n" for problem in problems)
     sys.exit(EXIT_BAD_SETTING)

@@ -25,6 +25,8 @@ from worker.settings import WorkerSettings
 
 ROLES_SQL = (Path(__file__).parent.parent / "dev/roles.sql").read_text()
 HOOKS = [canaries.in_no_problem, witness.knows_every_field_code]
+LIMITS = httpx.Limits(max_connections=100, max_keepalive_connections=20, keepalive_expiry=2)
+"""A connection is given up before uvicorn does after 5 s, or a request could meet its end."""
 T = TypeVar("T")
 
 
@@ -148,7 +150,7 @@ async def gateway(settings: GatewaySettings) -> AsyncIterator[httpx.AsyncClient]
     """A running gateway, and a client for it."""
     async with (
         serving(create_app(settings)) as url,
-        httpx.AsyncClient(base_url=url, timeout=30, event_hooks={"response": HOOKS}) as client,
+        httpx.AsyncClient(base_url=url, timeout=30, event_hooks={"response": HOOKS}, limits=LIMITS) as client,
     ):
         yield client
 

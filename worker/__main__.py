@@ -12,10 +12,12 @@ import uvloop
 
 from shared.connections import Connections
 from shared.database import EXIT_SCHEMA_BEHIND, SchemaBehindError
+from shared.metrics import serve_metrics, watch_loop
 from shared.settings import load_settings
 from shared.telemetry import configure_logging
 from worker.command_line import operate, read_arguments
 from worker.consumer import Consumer
+from worker.doctor import examine
 from worker.health import create_health_app
 from worker.housekeeping import Housekeeping
 from worker.settings import WorkerSettings
@@ -28,7 +30,12 @@ def main() -> None:
     arguments = read_arguments(sys.argv[1:])
     settings = load_settings(WorkerSettings)
     configure_logging(settings, "inkwell-worker")
-    sys.exit(uvloop.run(operate(arguments, settings) if arguments.action else run(settings)))
+    if arguments.subject == "doctor":
+        sys.exit(uvloop.run(examine(settings, as_json=arguments.json)))
+    if arguments.action:
+        sys.exit(uvloop.run(operate(arguments, settings)))
+    serve_metrics(settings)
+    sys.exit(uvloop.run(run(settings)))
 
 
 async def run(settings: WorkerSettings) -> int:
@@ -36,6 +43,7 @@ async def run(settings: WorkerSettings) -> int:
     connections = Connections(settings.database_url, "inkwell-worker", size=1)
     consumer = Consumer(settings, connections)
     health = asyncio.create_task(serve_health(consumer, settings))
+    watching = asyncio.create_task(watch_loop(consumer.look))
     pruning = asyncio.create_task(Housekeeping(settings).run())
     consuming = asyncio.create_task(consumer.run())
     stopping = stop_on_signals(consumer, pruning, consuming, settings.drain_timeout_seconds)
@@ -49,9 +57,10 @@ async def run(settings: WorkerSettings) -> int:
             raise
         log.warning("drain timeout: what was not committed is delivered again")
     finally:
-        health.cancel()
-        pruning.cancel()
-        await asyncio.wait({health, pruning})
+        beside = {health, watching, pruning}
+        for task in beside:
+            task.cancel()
+        await asyncio.wait(beside)
         connections.close()
     log.info("stopped")
     return 0

@@ -1,4 +1,4 @@
-"""What an operator types: `python -m worker`, and after it nothing, `dead-letters …` or `commands …`.
+"""What an operator types: `python -m worker`, and after it nothing, `doctor`, `dead-letters …` or `commands …`.
 
 Answers go to stdout, as a table or (`--json`) one JSON object a line; what prevents an answer goes to stderr.
 Exit codes: 0 all that was asked is done, 1 some of it is not, 2 wrong arguments or settings, 3 schema behind.
@@ -39,7 +39,9 @@ def read_arguments(arguments: Sequence[str]) -> Namespace:
     """What to do: `action` is None where the worker is to run. Exits with 2 and a usage line for wrong arguments."""
     parser = ArgumentParser("python -m worker", description="Without a subject: runs a worker until SIGTERM.")
     parser.set_defaults(action=None)
-    subjects = parser.add_subparsers(title="subjects", metavar="SUBJECT")
+    subjects = parser.add_subparsers(title="subjects", metavar="SUBJECT", dest="subject")
+    doctor = subjects.add_parser("doctor", help="checks settings, Postgres and the broker, and says what to do")
+    doctor.add_argument("--json", action="store_true", help="one JSON object a line")
     add_dead_letters(subjects.add_parser("dead-letters", help="commands that failed and are kept"))
     verbs = subjects.add_parser("commands", help="commands in every state").add_subparsers(required=True)
     add_verb(verbs, "show", show_command, "what became of a command; never what its user wrote").add_argument(

@@ -6,7 +6,7 @@ consumer nor requeues a message, since both give the next ones to somebody else 
 
 import asyncio
 from contextlib import suppress
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from functools import partial
 
 import asyncpg
@@ -28,8 +28,10 @@ from shared.messaging import (
     open_connection,
     until_lost,
 )
+from shared.metrics import BROKER_CONNECTED
 from worker.deliveries import Batch, Deliveries, PartitionBlockedError
 from worker.failures import Kind, RepeatedBugError, Settlement, describe, kind_of
+from worker.metrics import OLDEST, PARTITIONS, PAUSED, RETRIES, TRANSACTION_DURATION, count_settled
 from worker.outbox import Outbox
 from worker.settings import WorkerSettings
 from worker.sharing import Sharing
@@ -63,6 +65,7 @@ class Consumer:
         self._blocked: set[int] = set()
         self._stopping = asyncio.Event()
         self._batch_since: float | None = None
+        self._oldest_in_hand: datetime | None = None
 
     @property
     def partitions(self) -> set[int]:
@@ -79,6 +82,13 @@ class Consumer:
         """Whether a batch has been in hand for longer than its timeout should allow."""
         now = asyncio.get_running_loop().time()
         return self._batch_since is not None and now - self._batch_since > 2 * BATCH_TIMEOUT_SECONDS
+
+    def look(self) -> None:
+        """Tells the metrics what has no moment of its own."""
+        PARTITIONS.set(len(self._holding))
+        PAUSED.labels("newer_version").set(bool(self._blocked))
+        since = [each for each in (self._deliveries.oldest, self._oldest_in_hand) if each]
+        OLDEST.set((datetime.now(UTC) - min(since)).total_seconds() if since else 0)
 
     def stop(self) -> None:
         """Takes no new batch; `run` returns when the one in hand is committed and acknowledged."""
@@ -134,9 +144,11 @@ class Consumer:
             ]
             lost = asyncio.create_task(until_lost(connection, self._topology))
             lost.add_done_callback(lambda _: deliveries.end())
+            BROKER_CONNECTED.set(1)
             try:
                 await self._consume(deliveries, priorities)
             finally:
+                BROKER_CONNECTED.set(0)
                 for task in (lost, *holders):
                     task.cancel()
                 await asyncio.wait([lost, *holders])
@@ -205,6 +217,7 @@ class Consumer:
                     "mend the cause and the worker goes on by itself",
                     error=str(error),
                 )
+                PAUSED.labels("repeated_bug").set(1)
                 await self._pause(BLOCKED_PAUSE_SECONDS / 6)
                 return
             except HandBackError:
@@ -227,6 +240,7 @@ class Consumer:
     async def _settle(self, batch: Batch) -> None:
         """Settles a batch, then acknowledges it, then replies."""
         started = self._batch_since = asyncio.get_running_loop().time()
+        self._oldest_in_hand = batch.oldest
         try:
             async with asyncio.timeout(BATCH_TIMEOUT_SECONDS):
                 outcomes = await self._outcomes(batch)
@@ -236,12 +250,14 @@ class Consumer:
                 for reply_to, replies in batch.replies(outcomes).items():
                     await self._outbox.reply(reply_to, replies)
         finally:
-            self._batch_since = None
+            self._batch_since = self._oldest_in_hand = None
+        redelivered = batch.redelivered
+        count_settled(batch.commands, outcomes, redelivered=redelivered, unreadable=len(batch.unreadable))
         log.info(
             "batch settled",
             commands=len(outcomes),
             messages=len(batch.deliveries),
-            redelivered=sum(bool(delivery.message.redelivered) for delivery in batch.deliveries),
+            redelivered=redelivered,
             milliseconds=round((asyncio.get_running_loop().time() - started) * 1000, 1),
         )
 
@@ -259,12 +275,14 @@ class Consumer:
         failures = 0
         while True:
             try:
-                if batch.careful:
-                    return await self._settlement.settle_carefully(batch.commands)
-                return await self._settlement.settle(batch.commands)
+                with TRANSACTION_DURATION.time():
+                    if batch.careful:
+                        return await self._settlement.settle_carefully(batch.commands)
+                    return await self._settlement.settle(batch.commands)
             except Exception as error:
                 if kind_of(error) is Kind.PAUSE:
                     raise
+                RETRIES.inc()
                 log.warning(
                     "batch not applied; it stays unacknowledged and is tried again",
                     commands=len(batch.commands),

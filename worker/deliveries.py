@@ -2,8 +2,9 @@
 
 import asyncio
 from collections import defaultdict, deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, field
+from datetime import datetime
 
 from aio_pika.abc import AbstractIncomingMessage
 
@@ -19,6 +20,7 @@ from shared.contracts import (
     envelope_of,
     weight,
 )
+from worker.metrics import DELIVERIES
 
 CAREFUL_AFTER_DELIVERIES = 3
 """A message that came back more often may be killing its workers; it is handled alone and command by command."""
@@ -49,6 +51,11 @@ class Delivery:
         return max((count for count in counts if isinstance(count, int)), default=0)
 
 
+def oldest(deliveries: Iterable[Delivery]) -> datetime | None:
+    """When the oldest of the messages was published, if any of them says so."""
+    return min((each.message.timestamp for each in deliveries if each.message.timestamp), default=None)
+
+
 @dataclass(slots=True)
 class Batch:
     """Some deliveries in their order, and the commands in them."""
@@ -77,6 +84,16 @@ class Batch:
     def unreadable(self) -> list[bytes]:
         """What cannot."""
         return [received.content for _, received in self.received if isinstance(received, Unreadable)]
+
+    @property
+    def redelivered(self) -> int:
+        """How many of its messages came again."""
+        return sum(bool(delivery.message.redelivered) for delivery in self.deliveries)
+
+    @property
+    def oldest(self) -> datetime | None:
+        """When the oldest message was published."""
+        return oldest(self.deliveries)
 
     def replies(self, outcomes: list[Outcome]) -> dict[str, list[Reply]]:
         """The replies for each gateway, from the outcomes of `commands`."""
@@ -109,10 +126,16 @@ class Deliveries:
             # Without an await before it is kept, or a later message could overtake.
             if self._receivers.get(partition) is receive:
                 self._waiting.append(Delivery(partition, message))
+                DELIVERIES.labels(partition).inc()
                 self._changed.set()
 
         self._receivers[partition] = receive
         return receive
+
+    @property
+    def oldest(self) -> datetime | None:
+        """When the oldest message that waits was published."""
+        return oldest(self._waiting)
 
     def drop(self, partition: int) -> None:
         """Forgets what waits of a partition and what still comes: it belongs to the broker again."""

@@ -13,6 +13,7 @@ from sqlalchemy import text
 
 from shared.database import Session, Statement, connect
 from worker.failures import describe
+from worker.metrics import DATABASE_UP
 from worker.settings import WorkerSettings
 
 CHECK_INTERVAL_SECONDS = 2.0
@@ -67,6 +68,7 @@ class Sharing:
             try:
                 await self._session()
             except Exception as error:  # noqa: BLE001 - transient, known or not; the consuming goes on meanwhile
+                DATABASE_UP.set(0)
                 log.warning("slot not held; Inkwell tries again by itself", slot=self.slot, error=describe(error))
             await asyncio.sleep(CHECK_INTERVAL_SECONDS)
 
@@ -77,6 +79,7 @@ class Sharing:
             held = None
             while True:
                 held = await self._settle(session, held)
+                DATABASE_UP.set(1)
                 self._tell(held)
                 await asyncio.sleep(CHECK_INTERVAL_SECONDS)
         finally:

@@ -1,10 +1,13 @@
 """The topology, and what the AMQP library does when a connection dies."""
 
 import asyncio
+from types import SimpleNamespace
+from unittest.mock import AsyncMock
 
 import pytest
+from aio_pika.exceptions import ChannelNotFoundEntity
 
-from shared.messaging import Topology, broker_call, jittered
+from shared.messaging import Topology, broker_call, exists, jittered
 
 
 def test_owner_keeps_its_partition_in_every_version() -> None:
@@ -62,3 +65,26 @@ def test_anything_else_is_a_broker_error(error: Exception) -> None:
 def test_pauses_grow_to_their_limit_and_never_beyond() -> None:
     assert all(0 < jittered(failures) <= 5 for failures in range(100))
     assert max(jittered(20) for _ in range(20)) > 4
+
+
+async def test_cancellation_that_meets_the_brokers_no_is_not_forgotten() -> None:
+    class Asking:
+        """A channel whose task is cancelled just when the broker closes it, as aiormq then has it."""
+
+        async def queue_declare(self, *_: object, **__: object) -> None:
+            task = asyncio.current_task()
+            assert task
+            task.cancel()
+            try:
+                await asyncio.sleep(0)
+            except asyncio.CancelledError:
+                raise ChannelNotFoundEntity from None
+
+    connection = SimpleNamespace(channel=AsyncMock(return_value=Asking()))
+    channel = AsyncMock()
+    channel.get_underlay_channel.return_value = SimpleNamespace(connection=connection)
+
+    asking = asyncio.create_task(exists(channel, queue="any"))
+
+    with pytest.raises(asyncio.CancelledError):
+        await asking

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -82,6 +83,14 @@ def assert_one_line_names(stderr: str, *names: str) -> None:
 @pytest.mark.parametrize("service", ["gateway", "worker"])
 def test_service_ends_and_names_its_wrong_setting(service: str, value: str | None) -> None:
     assert_refused(run(service, INKWELL_DATABASE_URL=value), "INKWELL_DATABASE_URL")
+
+
+@pytest.mark.parametrize("service", ["gateway", "worker"])
+def test_metrics_port_that_is_taken_is_named(service: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        ended = run(service, INKWELL_METRICS_PORT=str(taken.getsockname()[1]))
+
+    assert_refused(ended, "INKWELL_METRICS_PORT")
 
 
 @pytest.mark.parametrize("service", ["gateway", "worker"])

@@ -1,11 +1,12 @@
-"""A running stack for each test, on the session's servers."""
+"""A running stack for each test, on the session's servers; and servers that a module may break."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
 
 from dev.backend import Services
+from tests.system.servers import Servers, breakable_servers
 from tests.system.stack import Stack, running_stack
 
 
@@ -13,3 +14,9 @@ from tests.system.stack import Stack, running_stack
 async def stack(servers: Services, database_url: str, queue_prefix: str, tmp_path: Path) -> AsyncIterator[Stack]:
     async with running_stack(database_url, servers, queue_prefix, tmp_path, wait_seconds="0.5") as stack:
         yield stack
+
+
+@pytest.fixture(scope="module")
+def breakable() -> Iterator[Servers]:
+    with breakable_servers() as servers:
+        yield servers

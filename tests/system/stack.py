@@ -43,10 +43,10 @@ class Process:
         """Another command, or the same with other settings, in its place."""
         return Process(command or self._command, self._environment | environment, self._log, self._ready_url)
 
-    def twin(self, port: int) -> "Process":
-        """The same service on another port."""
+    def twin(self, port: int, folder: Path = ROOT) -> "Process":
+        """The same service on another port, from the source in a folder."""
         environment = self._environment | {"INKWELL_PORT": str(port), "INKWELL_WORKER_HEALTH_PORT": str(port)}
-        return Process(self._command, environment, self._log, f"http://127.0.0.1:{port}/health/ready")
+        return Process(self._command, environment, self._log, f"http://127.0.0.1:{port}/health/ready", folder)
 
     async def start(self, *, ready: bool = True) -> None:
         """Starts it, and waits until it is ready."""
@@ -117,10 +117,10 @@ class Stack:
     queue_prefix: str
 
     @asynccontextmanager
-    async def second_gateway(self) -> AsyncIterator[httpx.AsyncClient]:
-        """A client of a second gateway, which runs for the block."""
+    async def second_gateway(self, folder: Path = ROOT) -> AsyncIterator[httpx.AsyncClient]:
+        """A client of a second gateway, which runs for the block, from the source in a folder."""
         port = free_port()
-        gateway = self.gateway.twin(port)
+        gateway = self.gateway.twin(port, folder)
         await gateway.start()
         try:
             base_url, headers = f"http://127.0.0.1:{port}", self.client.headers

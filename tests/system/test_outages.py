@@ -1,12 +1,12 @@
 """Postgres and the broker fail under load, one way after the other; Inkwell keeps its promises and comes back."""
 
 import asyncio
+import json
 import os
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -16,12 +16,9 @@ import httpx
 import pytest
 from testcontainers.core.container import DockerContainer
 
-from dev.backend import Services, as_user
-from dev.containers import postgres_server, rabbitmq_server
-from dev.definitions import ADMINISTRATOR
-from tests.harness import create_roles, eventually
-from tests.proxy import free_port
-from tests.system.stack import ROOT, Load, Stack, check, running_stack
+from tests.harness import eventually
+from tests.system.servers import Servers
+from tests.system.stack import ROOT, Load, Stack, check
 
 PAUSE_SECONDS = float(os.environ.get("PAUSE_SECONDS", "10"))
 """Longer than the worker's patience; `make outages` pauses for a minute."""
@@ -29,58 +26,13 @@ SHORT_SECONDS = 6.0
 WAIT_SECONDS = 0.5
 PUBLISH_TIMEOUT_SECONDS = 5.0
 WITHDRAWN = 1000
-SMALL_DISK = "size=32m"
 
 pytestmark = pytest.mark.needs_docker
 
 
-@dataclass(frozen=True)
-class Servers:
-    """Containers that the tests may break, on ports that stay the same."""
-
-    postgres: DockerContainer
-    rabbitmq: DockerContainer
-    services: Services
-
-    async def psql(self, *statements: str) -> None:
-        connection = await asyncpg.connect(self.services.database_url)
-        try:
-            for statement in statements:
-                await connection.execute(statement)
-        finally:
-            await connection.close()
-
-    async def rabbitmqctl(self, *arguments: str) -> None:
-        result = await asyncio.to_thread(self.rabbitmq.exec, ["rabbitmqctl", *arguments])
-        assert result.exit_code == 0, result.output
-
-
-@pytest.fixture(scope="module")
-def breakable() -> Iterator[Servers]:
-    postgres_port, rabbitmq_port = free_port(), free_port()
-    postgres = postgres_server().with_tmpfs_mount("/small", SMALL_DISK).with_bind_ports(5432, postgres_port)
-    with postgres, rabbitmq_server().with_bind_ports(5672, rabbitmq_port) as rabbitmq:
-        services = Services(
-            f"postgresql://inkwell:inkwell@127.0.0.1:{postgres_port}/inkwell",
-            f"amqp://{ADMINISTRATOR}:{ADMINISTRATOR}@127.0.0.1:{rabbitmq_port}/",
-            has_broker_users=True,
-        )
-        yield Servers(postgres, rabbitmq, services)
-
-
 @pytest.fixture
 async def stack(breakable: Servers, tmp_path: Path) -> AsyncIterator[Stack]:
-    name = f"test_{uuid4().hex[:12]}"
-    await breakable.psql(f"create database {name}")
-    database_url = str(httpx.URL(breakable.services.database_url).copy_with(path=f"/{name}"))
-    await create_roles(database_url)
-    migrate = [sys.executable, "-m", "alembic", "upgrade", "head"]
-    owner = {"INKWELL_DATABASE_URL": as_user(database_url, "inkwell_migrator", "inkwell_migrator")}
-    await asyncio.to_thread(subprocess.run, migrate, env=owner, cwd=ROOT, check=True, capture_output=True)
-    prefix = name.replace("_", "-")
-    async with running_stack(
-        database_url, breakable.services, prefix, tmp_path, wait_seconds=str(WAIT_SECONDS)
-    ) as stack:
+    async with breakable.stack(tmp_path, wait_seconds=str(WAIT_SECONDS)) as stack:
         yield stack
 
 
@@ -88,7 +40,7 @@ Fault = Callable[[Servers, Stack], Awaitable[None]]
 
 
 async def postgres_restarts(servers: Servers, _: Stack) -> None:
-    await asyncio.to_thread(servers.postgres.get_wrapped_container().restart, timeout=10)
+    await servers.restart_postgres()
 
 
 async def postgres_is_killed(servers: Servers, _: Stack) -> None:
@@ -147,7 +99,16 @@ POSTGRES_FAULTS: dict[Fault, str] = {
 }
 
 
-@pytest.mark.parametrize("fault", POSTGRES_FAULTS, ids=lambda fault: fault.__name__)
+LONG = pytest.mark.long
+"""What the fault runs do, too."""
+OFTEN = (postgres_restarts, postgres_is_killed, postgres_is_paused)
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [pytest.param(fault, marks=LONG if fault in OFTEN else ()) for fault in POSTGRES_FAULTS],
+    ids=lambda fault: fault.__name__,
+)
 async def test_while(fault: Fault, breakable: Servers, stack: Stack) -> None:
     """Writes are answered 202 throughout, nothing fails, and all is applied within 30 s of the fault's end."""
     async with Load(stack.client).running() as load:
@@ -163,7 +124,7 @@ async def test_while(fault: Fault, breakable: Servers, stack: Stack) -> None:
 
 
 async def broker_restarts(servers: Servers, _: Stack) -> None:
-    await asyncio.to_thread(servers.rabbitmq.get_wrapped_container().restart, timeout=20)
+    await servers.restart_rabbitmq()
 
 
 async def broker_is_killed(servers: Servers, _: Stack) -> None:
@@ -189,9 +150,8 @@ async def broker_links_are_half_open(_: Servers, stack: Stack) -> None:
     await asyncio.sleep(1)
 
 
-LONG = pytest.mark.long
 BROKER_FAULTS = [
-    broker_restarts,
+    pytest.param(broker_restarts, marks=LONG),
     pytest.param(broker_is_killed, marks=LONG),
     broker_is_paused,
     pytest.param(broker_has_a_memory_alarm, marks=LONG),
@@ -262,6 +222,29 @@ async def test_delivery_that_the_broker_takes_back_for_its_age_has_one_effect(br
     assert await stack.value("select count(*) from notes where title = 'held'") == 1
     for setting in ("consumer_timeout, 1800000", "channel_tick_interval, 60000"):
         await breakable.rabbitmqctl("eval", f"application:set_env(rabbit, {setting}).")
+
+
+async def test_doctor_tells_of_a_memory_alarm(breakable: Servers, stack: Stack) -> None:
+    assert (await examined(stack))["alarms"] == "ok"
+
+    await breakable.rabbitmqctl("set_vm_memory_high_watermark", "absolute", "1MB")
+    try:
+        findings = await examined(stack)
+    finally:
+        await breakable.rabbitmqctl("set_vm_memory_high_watermark", "0.6")
+
+    assert [check for check, verdict in findings.items() if verdict == "problem"] == ["alarms"]
+
+
+async def examined(stack: Stack) -> dict[str, str]:
+    """The verdicts of a worker's doctor, which needs the worker's environment."""
+    environment = {**os.environ, **stack.environment}
+    command = [sys.executable, "-m", "worker", "doctor", "--json"]
+    ended = await asyncio.to_thread(
+        subprocess.run, command, env=environment, cwd=ROOT, check=False, capture_output=True
+    )
+    lines = map(json.loads, ended.stdout.splitlines())
+    return {line["check"]: line["level"] for line in lines}
 
 
 @asynccontextmanager

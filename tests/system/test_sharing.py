@@ -161,6 +161,7 @@ class Watch:
             await asyncio.sleep(1)
 
 
+@pytest.mark.long  # the fault runs do the same, and more
 async def test_writes_of_each_owner_stay_in_order_while_workers_are_killed_stopped_and_started(
     stack: Stack, workers: list[Process], broker: Broker
 ) -> None:

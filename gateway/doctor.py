@@ -1,0 +1,38 @@
+"""A gateway's check-up: `python -m gateway doctor`."""
+
+from collections.abc import AsyncIterator
+
+from gateway.settings import GatewaySettings
+from shared.database import connect
+from shared.doctor import Finding, check_broker, check_database, check_secrets, checked, judged, report
+
+NAME = "inkwell-gateway doctor"
+MAY_WRITE = """
+select coalesce(bool_or(has_table_privilege(oid, 'insert, update, delete, truncate')), false)
+    or has_schema_privilege('public', 'create')
+from pg_class where relnamespace = 'public'::regnamespace and relkind = 'r'
+"""
+
+
+async def examine(settings: GatewaySettings, *, as_json: bool) -> int:
+    """Prints what is well and what is not; 1 where anything is a problem."""
+    findings = [check_secrets(settings)]
+    findings += await checked("Postgres", check_database(settings, NAME), "reads are 503 until it does; see its log")
+    findings += await checked("role", check_role(settings), "see above")
+    findings += await checked("broker", check_broker(settings, NAME), "writes are 503 until it does; see its log")
+    return report(findings, as_json=as_json)
+
+
+async def check_role(settings: GatewaySettings) -> AsyncIterator[Finding]:
+    """Whether a gateway that somebody has taken over could write."""
+    session = await connect(settings.database_url, NAME)
+    try:
+        may_write = await session.fetchval(MAY_WRITE)
+    finally:
+        session.terminate()
+    yield judged(
+        "role",
+        "may write" if may_write else "only reads",
+        ok=not may_write,
+        advice="connect as inkwell_gateway, see dev/roles.sql: the gateway needs to read and nothing else",
+    )

@@ -1,0 +1,204 @@
+"""What a check-up finds: each check has a deadline of its own, changes nothing, and goes on where another one fails."""
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from enum import StrEnum
+
+import asyncpg
+from aio_pika import Message
+from aio_pika.abc import AbstractChannel, AbstractConnection
+from aio_pika.exceptions import ChannelNotFoundEntity
+from pydantic_core import to_json
+
+from shared.database import SchemaBehindError, Session, connect
+from shared.messaging import BROKER_ERRORS, Topology, broker_call, broker_version, exists, is_blocked, open_connection
+from shared.settings import DEVELOPMENT_MARK, ServiceSettings
+from shared.tables import SCHEMA_REVISION
+
+CHECK_TIMEOUT_SECONDS = 10.0
+ALARM_SECONDS = 0.5
+"""How soon a broker that takes no messages tells so to somebody who sends one."""
+SKEW_SECONDS, SKEW_PROBLEM_SECONDS = 1.0, 30.0
+SPARE_CONNECTIONS = 10
+SHARING_SINCE = 4
+"""The first RabbitMQ whose quorum queues know consumer priorities together with a single active consumer."""
+EXIT_WELL, EXIT_ILL = 0, 1
+
+
+class Level(StrEnum):
+    """How bad it is."""
+
+    OK = "ok"
+    WARNING = "warning"
+    PROBLEM = "problem"
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """What one check has found, and what to do about it."""
+
+    level: Level
+    check: str
+    found: str
+    advice: str = ""
+
+
+def judged(check: str, found: str, *, ok: bool, advice: str, level: Level = Level.PROBLEM) -> Finding:
+    """A finding that is good, or else as bad as this and with this advice."""
+    return Finding(Level.OK, check, found) if ok else Finding(level, check, found, advice)
+
+
+def report(findings: Sequence[Finding], *, as_json: bool) -> int:
+    """Prints the findings, a line or a JSON object each; the exit code."""
+    for finding in findings:
+        if as_json:
+            print(to_json(asdict(finding)).decode())
+        else:
+            print(f"{finding.level:<8} {finding.check}: {finding.found}")
+            if finding.advice:
+                print(f"         {finding.advice}")
+    return EXIT_ILL if any(finding.level is Level.PROBLEM for finding in findings) else EXIT_WELL
+
+
+async def checked(check: str, findings: AsyncIterator[Finding], advice: str) -> list[Finding]:
+    """What the checks of one server find, up to the first that it does not answer."""
+    found: list[Finding] = []
+    try:
+        async with asyncio.timeout(CHECK_TIMEOUT_SECONDS):
+            async for finding in findings:
+                found.append(finding)  # noqa: PERF401 - those before an error count, too
+    except (*BROKER_ERRORS, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+        kind = type(error).__name__
+        found.append(Finding(Level.PROBLEM, check, f"does not answer ({kind})", advice))
+    return found
+
+
+def check_secrets(settings: ServiceSettings) -> Finding:
+    """Whether the secrets are the deployment's own."""
+    is_development = settings.environment == "development"
+    return judged(
+        "secrets",
+        f"INKWELL_ENVIRONMENT={settings.environment}",
+        ok=not is_development,
+        advice=f"a secret with {DEVELOPMENT_MARK} in it is known to everybody: only for a machine that nobody reaches",
+        level=Level.WARNING,
+    )
+
+
+async def check_database(settings: ServiceSettings, application_name: str) -> AsyncIterator[Finding]:
+    """Schema, clock and connections."""
+    session = await connect(settings.database_url, application_name)
+    try:
+        yield await check_schema_of(session)
+        yield await check_clock(session)
+        yield await check_room(session)
+    finally:
+        session.terminate()
+
+
+async def check_schema_of(session: Session) -> Finding:
+    """Whether all migrations are there that this version needs."""
+    try:
+        found = await session.fetchval("select version_num from alembic_version")
+    except asyncpg.UndefinedTableError:
+        found = None
+    ok = found is not None and found >= SCHEMA_REVISION
+    told = f"at {found or 'nothing'}, this version needs {SCHEMA_REVISION}"
+    return judged("schema", told, ok=ok, advice=str(SchemaBehindError(found)).partition(": ")[2])
+
+
+async def check_clock(session: Session) -> Finding:
+    """How far this machine's clock is from Postgres's, give or take half of the way there and back."""
+    sent = datetime.now(UTC)
+    theirs = await session.fetchval("select clock_timestamp()")
+    received = datetime.now(UTC)
+    skew = abs((theirs - (sent + (received - sent) / 2)).total_seconds())
+    return judged(
+        "clock",
+        f"{skew:.2f} s from Postgres's",
+        ok=skew <= SKEW_SECONDS,
+        advice="synchronise both (NTP): commands expire, and tokens are valid, by the clock",
+        level=Level.PROBLEM if skew > SKEW_PROBLEM_SECONDS else Level.WARNING,
+    )
+
+
+async def check_room(session: Session) -> Finding:
+    """Whether Postgres has room for more sessions."""
+    [(used, limit)] = await session.fetch(
+        "select sum(numbackends)::int, current_setting('max_connections')::int from pg_stat_database"
+    )
+    return judged(
+        "connections",
+        f"{used} of Postgres's {limit} are in use",
+        ok=limit - used >= SPARE_CONNECTIONS,
+        advice="raise max_connections, or run fewer of whatever else connects",
+        level=Level.WARNING,
+    )
+
+
+async def check_broker(settings: ServiceSettings, application_name: str) -> AsyncIterator[Finding]:
+    """Version, alarms, and what each partition's queue is like."""
+    topology = Topology.of(settings)
+    async with open_connection(settings.broker_url, application_name) as connection:
+        channel = await connection.channel(publisher_confirms=False)
+        version = await broker_version(channel)
+        yield judged(
+            "broker",
+            f"RabbitMQ {version}",
+            ok=int(version.split(".")[0]) >= SHARING_SINCE,
+            advice=f"before {SHARING_SINCE} one worker applies everything and the others stand by",
+            level=Level.WARNING,
+        )
+        if not await exists(channel, exchange=topology.commands_exchange):
+            yield Finding(
+                Level.PROBLEM, "exchange", f"{topology.commands_exchange} is missing", "start a worker: it declares all"
+            )
+            return
+        for partition in range(topology.partitions):
+            yield await check_partition(connection, topology, partition)
+        if await waiting_in(connection, topology.command_queue(topology.partitions)) is not None:
+            found = f"there are more queues than INKWELL_PARTITIONS={topology.partitions}"
+            advice = "set the number that the others have; if it was lowered, empty those queues with the old one"
+            yield Finding(Level.PROBLEM, "partitions", found, advice)
+        yield await check_alarm(
+            connection, channel, topology
+        )  # at last: a broker that is short of memory reads no more
+
+
+async def check_alarm(connection: AbstractConnection, channel: AbstractChannel, topology: Topology) -> Finding:
+    """Whether the broker takes messages: it tells only those who send one, and this one it drops."""
+    exchange = await channel.get_exchange(topology.commands_exchange, ensure=False)
+    with broker_call():
+        await exchange.publish(Message(b""), "doctor", mandatory=False)
+    await asyncio.sleep(ALARM_SECONDS)
+    blocked = await is_blocked(connection)
+    return judged(
+        "alarms",
+        "takes no messages" if blocked else "none",
+        ok=not blocked,
+        advice="give it memory or disk; `rabbitmq-diagnostics alarms` says which",
+    )
+
+
+async def check_partition(connection: AbstractConnection, topology: Topology, partition: int) -> Finding:
+    """Whether the partition's queue is there and somebody consumes it."""
+    state = await waiting_in(connection, topology.command_queue(partition))
+    check = f"partition {partition}"
+    if state is None:
+        return Finding(Level.PROBLEM, check, "has no queue", "start a worker: it declares what is missing")
+    waiting, consumers = state
+    found = f"{consumers} workers subscribe, {waiting} messages wait"
+    return judged(check, found, ok=consumers > 0, advice="start a worker; what waits is applied then")
+
+
+async def waiting_in(connection: AbstractConnection, queue: str) -> tuple[int, int] | None:
+    """How many messages wait in a queue and how many consumers it has; None where there is no such queue."""
+    channel = await connection.channel(publisher_confirms=False)  # of its own: the answer no closes it
+    try:
+        declared = (await channel.declare_queue(queue, passive=True)).declaration_result
+    except ChannelNotFoundEntity:
+        return None
+    await channel.close()
+    return declared.message_count or 0, declared.consumer_count or 0

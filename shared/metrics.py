@@ -1,0 +1,43 @@
+"""Metrics in Prometheus's form, on a port of their own.
+
+A thread serves them, so that they are there while the event loop is blocked, and tell that it is.
+"""
+
+import asyncio
+from collections.abc import Callable
+
+from prometheus_client import Gauge, Histogram, start_http_server
+
+from shared.settings import ServiceSettings, refuse
+
+LOOK_SECONDS = 0.25
+
+BROKER_CONNECTED = Gauge("inkwell_broker_connected", "1 while the broker is there to publish to or to consume from")
+CONNECTIONS_USED = Gauge("inkwell_database_connections_used", "Connections to Postgres in use")
+CONNECTIONS_LIMIT = Gauge("inkwell_database_connections_limit", "How many of them there may be")
+LOOP_LAG = Histogram(
+    "inkwell_event_loop_lag_seconds",
+    "How late the event loop comes to what is due",
+    buckets=(0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10),
+)
+
+
+def serve_metrics(settings: ServiceSettings) -> None:
+    """Serves this process's metrics from now on, if a port is set; exits with 2 where it cannot."""
+    if settings.metrics_port is None:
+        return
+    try:
+        start_http_server(settings.metrics_port, settings.metrics_host)
+    except OSError as error:
+        refuse(f"INKWELL_METRICS_PORT: cannot listen on {settings.metrics_host}:{settings.metrics_port} ({error})")
+
+
+async def watch_loop(look: Callable[[], None] | None = None) -> None:
+    """Measures the event loop's lag until cancelled, and calls `look` for what has no moment of its own."""
+    loop = asyncio.get_running_loop()
+    while True:
+        due = loop.time() + LOOK_SECONDS
+        await asyncio.sleep(LOOK_SECONDS)
+        LOOP_LAG.observe(max(0.0, loop.time() - due))
+        if look:
+            look()

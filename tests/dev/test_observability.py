@@ -1,0 +1,84 @@
+"""The alert rules, the dashboard and the stack's profiles: valid, and about things that there are."""
+
+import json
+import re
+import shutil
+import subprocess
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from prometheus_client import REGISTRY
+
+from dev.backend import ROOT
+
+FILES = ROOT / "observability"
+RULES = yaml.safe_load((FILES / "alerts.yml").read_text())
+ALERTS = [rule for group in RULES["groups"] for rule in group["rules"]]
+DASHBOARD = json.loads((FILES / "grafana" / "dashboards" / "inkwell.json").read_text())
+NAME = re.compile(r"\b(?:inkwell|http_server|process)_\w+")
+RUNBOOK = (ROOT / "docs" / "operations.md").read_text()
+
+PROMTOOL, DOCKER = (shutil.which(program) or "" for program in ("promtool", "docker"))
+
+needs_promtool = pytest.mark.skipif(not PROMTOOL, reason="Prometheus is not installed")
+
+
+def exposed() -> set[str]:
+    """The names of the samples that the services' metrics have."""
+    for module in ("gateway.metrics", "worker.metrics", "shared.metrics"):
+        import_module(module)
+    names = set()
+    for metric in REGISTRY.collect():
+        suffixes = {"counter": ["_total"], "histogram": ["_bucket", "_count", "_sum"]}.get(metric.type, [""])
+        names |= {metric.name + suffix for suffix in suffixes}
+    return names
+
+
+def expressions() -> list[str]:
+    targets = [target["expr"] for panel in DASHBOARD["panels"] for target in panel["targets"]]
+    return targets + [alert["expr"] for alert in ALERTS]
+
+
+def test_every_metric_that_an_alert_or_a_panel_names_exists() -> None:
+    named = {name for expression in expressions() for name in NAME.findall(expression)}
+
+    assert named <= exposed()
+
+
+@pytest.mark.parametrize("alert", ALERTS, ids=lambda alert: alert["alert"])
+def test_alert_has_its_section_in_the_runbook(alert: dict[str, Any]) -> None:
+    assert alert["annotations"]["runbook"] == f"docs/operations.md#{alert['alert'].lower()}"
+    section = RUNBOOK.partition(f"\n### {alert['alert']}\n")[2].partition("\n### ")[0]
+    assert "*Do:*" in section
+
+
+def test_runbook_has_no_section_without_an_alert() -> None:
+    assert set(re.findall(r"^### (Inkwell\w+)$", RUNBOOK, re.MULTILINE)) == {alert["alert"] for alert in ALERTS}
+
+
+@needs_promtool
+def test_prometheus_accepts_its_configuration_and_rules() -> None:
+    subprocess.run([PROMTOOL, "check", "config", FILES / "prometheus.yml"], check=True, capture_output=True)
+
+
+@needs_promtool
+def test_prometheus_can_read_the_expressions(tmp_path: Path) -> None:
+    rules = [{"record": "one", "expr": each.replace("$__rate_interval", "1m")} for each in expressions()]
+    file = tmp_path / "rules.yml"
+    file.write_text(yaml.safe_dump({"groups": [{"name": f"{n}", "rules": [rule]} for n, rule in enumerate(rules)]}))
+
+    checked = subprocess.run([PROMTOOL, "check", "rules", file], text=True, check=False, capture_output=True)
+
+    assert checked.returncode == 0, checked.stderr
+
+
+@pytest.mark.needs_docker
+@pytest.mark.parametrize(
+    "arguments",
+    [["--profile", "observability"], ["--file", "docker-compose.yml", "--file", "docker-compose.proxy.yml"]],
+)
+def test_stack_is_valid_with_what_is_added_to_it(arguments: list[str]) -> None:
+    subprocess.run([DOCKER, "compose", *arguments, "config", "--quiet"], cwd=ROOT, check=True, capture_output=True)

@@ -1,0 +1,149 @@
+"""`python -m gateway doctor` and `python -m worker doctor`: what they say of a deployment that is ill in one way."""
+
+import json
+from typing import Any
+
+import aio_pika
+import pytest
+from asyncpg import Connection, Record
+from pamqp.common import FieldTable
+
+from dev.backend import Services
+from gateway.doctor import examine as examine_gateway
+from gateway.settings import GatewaySettings
+from shared.contracts import BadCommand
+from shared.messaging import Topology
+from tests import harness
+from tests.commands import create
+from worker.apply import apply_batch
+from worker.doctor import examine as examine_worker
+from worker.settings import WorkerSettings
+
+Printed = pytest.CaptureFixture[str]
+NOWHERE = {"database_url": "postgresql://nobody:nothing@127.0.0.1:1/n", "broker_url": "amqp://n:n@127.0.0.1:1/"}
+
+
+async def gateway_findings(settings: GatewaySettings, printed: Printed) -> tuple[int, dict[str, dict[str, Any]]]:
+    """The exit code, and the findings by what was checked."""
+    code = await examine_gateway(settings, as_json=True)
+    return code, by_check(printed)
+
+
+async def worker_findings(settings: WorkerSettings, printed: Printed) -> tuple[int, dict[str, dict[str, Any]]]:
+    code = await examine_worker(settings, as_json=True)
+    return code, by_check(printed)
+
+
+def by_check(printed: Printed) -> dict[str, dict[str, Any]]:
+    lines = printed.readouterr().out.splitlines()
+    findings = [json.loads(line) for line in lines if line.startswith("{")]  # there may be logs between them
+    return {finding["check"]: finding for finding in findings}
+
+
+def ill(findings: dict[str, dict[str, Any]]) -> set[str]:
+    return {check for check, finding in findings.items() if finding["level"] != "ok"}
+
+
+async def test_nothing_is_wrong_with_what_runs(
+    gateway_settings: GatewaySettings, worker_settings: WorkerSettings, capsys: Printed
+) -> None:
+    async with harness.worker(worker_settings):
+        code, findings = await gateway_findings(gateway_settings, capsys)
+        worker_code, of_worker = await worker_findings(worker_settings, capsys)
+
+    assert (code, worker_code) == (0, 0)
+    assert ill(findings) | ill(of_worker) <= {"broker"}  # an old one does not share
+    assert {"schema", "clock", "connections", "role", "alarms", "partition 0", "partition 1"} <= set(findings)
+
+
+async def test_partition_that_nobody_consumes_is_a_problem(gateway_settings: GatewaySettings, capsys: Printed) -> None:
+    code, findings = await gateway_findings(gateway_settings, capsys)
+
+    assert code == 1
+    assert {"partition 0", "partition 1"} <= ill(findings)
+    assert "start a worker" in findings["partition 0"]["advice"]
+
+
+async def test_server_that_is_away_does_not_keep_the_others_from_being_checked(
+    gateway_settings: GatewaySettings, capsys: Printed
+) -> None:
+    for away, check, still in (("database_url", "Postgres", "alarms"), ("broker_url", "broker", "schema")):
+        settings = GatewaySettings.model_validate(gateway_settings.model_dump() | {away: NOWHERE[away]})
+        code, findings = await gateway_findings(settings, capsys)
+
+        assert code == 1
+        assert findings[check]["found"].startswith("does not answer")
+        assert findings[still]["level"] == "ok"
+
+
+async def test_schema_that_is_behind_is_told_with_the_command_that_mends_it(
+    gateway_settings: GatewaySettings, database: "Connection[Record]", capsys: Printed
+) -> None:
+    await database.execute("update alembic_version set version_num = '0001'")
+
+    code, findings = await gateway_findings(gateway_settings, capsys)
+
+    assert (code, findings["schema"]["level"]) == (1, "problem")
+    assert "alembic upgrade head" in findings["schema"]["advice"]
+
+
+async def test_gateway_that_may_write_is_a_problem(
+    gateway_settings: GatewaySettings, worker_settings: WorkerSettings, capsys: Printed
+) -> None:
+    settings = gateway_settings.model_copy(update={"database_url": worker_settings.database_url})
+
+    code, findings = await gateway_findings(settings, capsys)
+
+    assert (code, findings["role"]["level"]) == (1, "problem")
+
+
+async def test_worker_that_may_not_write_is_a_problem(
+    gateway_settings: GatewaySettings, worker_settings: WorkerSettings, capsys: Printed
+) -> None:
+    settings = worker_settings.model_copy(update={"database_url": gateway_settings.database_url})
+
+    code, findings = await worker_findings(settings, capsys)
+
+    assert (code, findings["role"]["level"]) == (1, "problem")
+
+
+async def test_dead_letter_is_a_warning(worker_settings: WorkerSettings, connections: Any, capsys: Printed) -> None:
+    bad = create("x")
+    await apply_batch(connections, [BadCommand(bad.id, "unknown_type", bad.model_dump_json())])
+
+    async with harness.worker(worker_settings):
+        code, findings = await worker_findings(worker_settings, capsys)
+
+    assert (code, findings["dead letters"]["level"]) == (0, "warning")
+
+
+async def test_number_of_partitions_that_is_too_low_is_a_problem(
+    gateway_settings: GatewaySettings, capsys: Printed
+) -> None:
+    settings = gateway_settings.model_copy(update={"partitions": 1})
+
+    _, findings = await gateway_findings(settings, capsys)
+
+    assert findings["partitions"]["level"] == "problem"
+
+
+@pytest.mark.parametrize(("argument", "level"), [("x-max-length-bytes", "warning"), ("x-overflow", "problem")])
+async def test_queue_that_was_made_otherwise_is_told(
+    servers: Services, worker_settings: WorkerSettings, capsys: Printed, argument: str, level: str
+) -> None:
+    topology = Topology.of(worker_settings)
+    others: FieldTable = {"x-max-length-bytes": 5000} if argument == "x-max-length-bytes" else {}
+    async with await aio_pika.connect(servers.broker_url) as connection:
+        channel = await connection.channel()
+        arguments: FieldTable = {
+            "x-queue-type": "quorum",
+            "x-single-active-consumer": True,
+            "x-overflow": "reject-publish" if others else "drop-head",
+            "x-max-length-bytes": topology.queue_limit_bytes,
+        }
+        await channel.declare_queue(topology.command_queue(0), durable=True, arguments=arguments | others)
+    await harness.declare(servers, topology)
+
+    _, findings = await worker_findings(worker_settings, capsys)
+
+    assert findings["partition 0"]["level"] == level

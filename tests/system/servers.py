@@ -1,0 +1,83 @@
+"""A Postgres and a RabbitMQ that the tests may break, in containers on ports that stay the same."""
+
+import asyncio
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from uuid import uuid4
+
+import asyncpg
+import httpx
+from testcontainers.core.container import DockerContainer
+
+from dev.backend import Services, as_user
+from dev.containers import postgres_server, rabbitmq_server
+from dev.definitions import ADMINISTRATOR
+from tests.harness import create_roles
+from tests.proxy import free_port
+from tests.system.stack import ROOT, Stack, running_stack
+
+SMALL_DISK = "size=32m"
+
+
+@dataclass(frozen=True)
+class Servers:
+    """The two containers, and where they are for an administrator."""
+
+    postgres: DockerContainer
+    rabbitmq: DockerContainer
+    services: Services
+    broker_metrics_port: int
+
+    async def psql(self, *statements: str) -> None:
+        """Runs the statements, each in a transaction of its own."""
+        connection = await asyncpg.connect(self.services.database_url)
+        try:
+            for statement in statements:
+                await connection.execute(statement)
+        finally:
+            await connection.close()
+
+    async def rabbitmqctl(self, *arguments: str) -> None:
+        """Does what the broker's own tool does."""
+        result = await asyncio.to_thread(self.rabbitmq.exec, ["rabbitmqctl", *arguments])
+        assert result.exit_code == 0, result.output
+
+    async def restart_postgres(self) -> None:
+        """Returns when the container runs again, which is before it answers."""
+        await asyncio.to_thread(self.postgres.get_wrapped_container().restart, timeout=10)
+
+    async def restart_rabbitmq(self) -> None:
+        """Returns when the container runs again, which is before it answers."""
+        await asyncio.to_thread(self.rabbitmq.get_wrapped_container().restart, timeout=20)
+
+    @asynccontextmanager
+    async def stack(self, folder: Path, **settings: str) -> AsyncIterator[Stack]:
+        """A stack for the block, on a migrated database and queues of its own."""
+        name = f"test_{uuid4().hex[:12]}"
+        await self.psql(f"create database {name}")
+        database_url = str(httpx.URL(self.services.database_url).copy_with(path=f"/{name}"))
+        await create_roles(database_url)
+        migrate = [sys.executable, "-m", "alembic", "upgrade", "head"]
+        owner = {"INKWELL_DATABASE_URL": as_user(database_url, "inkwell_migrator", "inkwell_migrator")}
+        await asyncio.to_thread(subprocess.run, migrate, env=owner, cwd=ROOT, check=True, capture_output=True)
+        async with running_stack(database_url, self.services, name.replace("_", "-"), folder, **settings) as stack:
+            yield stack
+
+
+@contextmanager
+def breakable_servers() -> Iterator[Servers]:
+    """Both for the block."""
+    postgres_port, rabbitmq_port, metrics_port = free_port(), free_port(), free_port()
+    postgres = postgres_server().with_tmpfs_mount("/small", SMALL_DISK).with_bind_ports(5432, postgres_port)
+    rabbitmq = rabbitmq_server().with_bind_ports(5672, rabbitmq_port).with_bind_ports(15692, metrics_port)
+    with postgres, rabbitmq:
+        services = Services(
+            f"postgresql://inkwell:inkwell@127.0.0.1:{postgres_port}/inkwell",
+            f"amqp://{ADMINISTRATOR}:{ADMINISTRATOR}@127.0.0.1:{rabbitmq_port}/",
+            has_broker_users=True,
+        )
+        yield Servers(postgres, rabbitmq, services, metrics_port)

@@ -1,0 +1,146 @@
+"""Gateways and workers of this version beside those of the one before, on what this version's migrations have made.
+
+An upgrade runs them so: migrate, then workers, then gateways; and backwards the other way round.
+"""
+
+import asyncio
+import io
+import os
+import subprocess
+import sys
+import tarfile
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+from uuid import uuid4
+
+import httpx
+import pytest
+
+from tests import canaries
+from tests.accounts import sign_up
+from tests.harness import decided
+from tests.proxy import free_port
+from tests.system.stack import ROOT, Stack
+
+PREVIOUS = "4521b655fcfa21a04b775d21f38294368cc20123"
+"""The version before: the last commit whose schema is 0003, without lists, search and several writes at once.
+
+With a release it moves to the one before.
+"""
+FAILED = "select reason, command ->> 'type', owner_id is not null from commands where status = 'failed'"
+PRESENT_WORKER, PREVIOUS_WORKER = "present worker", "previous worker"
+
+
+@pytest.fixture(scope="module")
+def previous(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the services' source as they were."""
+    command = ["git", "archive", PREVIOUS, "gateway", "worker", "shared", "pyproject.toml"]
+    try:
+        archive = subprocess.run(command, cwd=ROOT, check=True, capture_output=True).stdout
+    except (OSError, subprocess.CalledProcessError) as error:
+        told = getattr(error, "stderr", b"").decode().strip() or error
+        pytest.skip(f"needs git and the history, which a shallow clone lacks: {told}")
+    folder = tmp_path_factory.mktemp("previous")
+    with tarfile.open(fileobj=io.BytesIO(archive)) as source:
+        source.extractall(folder, filter="data")
+    return folder
+
+
+@pytest.mark.parametrize(
+    "workers", [[PRESENT_WORKER], [PREVIOUS_WORKER], [PRESENT_WORKER, PREVIOUS_WORKER]], ids=" and ".join
+)
+async def test_gateways_of_both_versions_serve_everything_with(
+    workers: list[str], stack: Stack, previous: Path
+) -> None:
+    async with AsyncExitStack() as exits:
+        if PREVIOUS_WORKER in workers:
+            await exits.enter_async_context(previous_worker(stack, previous))
+        if PRESENT_WORKER not in workers:
+            await stack.worker.stop()
+        older = await exits.enter_async_context(stack.second_gateway(previous))
+
+        assert await offers_several_at_once(stack.client)
+        assert not await offers_several_at_once(older)
+        await serves(stack.client, beside=older)
+        await serves(older, beside=stack.client)
+
+    assert await stack.value("select count(*) from commands where status = 'failed'") == 0
+
+
+async def test_worker_of_the_previous_version_fails_what_it_does_not_know_and_keeps_it_for_the_upgrade(
+    stack: Stack, previous: Path
+) -> None:
+    several = {"items": [{"op": "create", **canaries.NOTE}, {"op": "create", "title": "Quill", "description": ""}]}
+    async with previous_worker(stack, previous):
+        await stack.worker.stop()
+        failed = await stack.client.post("/notes/batch", json=several)
+
+        assert (failed.status_code, failed.json()["code"]) == (500, "command_failed")
+        assert [tuple(row) for row in await stack.query(FAILED)] == [("unknown_type", "notes.change", True)]
+        assert (await stack.client.post("/notes/", json=canaries.NOTE)).status_code == 201  # its neighbours go on
+    await stack.worker.start()
+
+    replayed = await asyncio.to_thread(operate, stack, "dead-letters", "replay", "--all")
+    assert replayed.returncode == 0, replayed.stderr
+    state = await decided(stack.client, failed.json()["command"])
+    assert (state["status"], state["answer"]["status"]) == ("applied", 200)
+    assert await stack.value("select count(*) from notes where title = 'Quill'") == 1
+
+
+async def offers_several_at_once(gateway: httpx.AsyncClient) -> bool:
+    """Whether it is of the present version."""
+    return "/notes/batch" in (await gateway.get("/openapi.json")).json()["paths"]
+
+
+@asynccontextmanager
+async def previous_worker(stack: Stack, previous: Path) -> AsyncIterator[None]:
+    """A worker of the previous version, which runs for the block."""
+    worker = stack.worker.twin(free_port(), previous)
+    await worker.start()
+    try:
+        yield
+    finally:
+        assert await worker.stop() == 0
+
+
+async def serves(client: httpx.AsyncClient, beside: httpx.AsyncClient) -> None:
+    """Somebody new does everything through one gateway; the other one tells the same, and answers what is repeated."""
+    headers = (await sign_up(client)).headers
+    key = headers | {"Idempotency-Key": uuid4().hex}
+
+    created = await client.post("/notes/", json=canaries.NOTE, headers=key)
+    assert created.status_code == 201, created.text
+    url = created.headers["Location"]
+    assert (await beside.get(url, headers=headers)).content == created.content
+    again = await beside.post("/notes/", json=canaries.NOTE, headers=key)
+    assert (again.status_code, again.content) == (201, created.content)
+    assert again.headers["Idempotent-Replayed"] == "true"
+    other = await beside.post("/notes/", json={"title": "other", "description": ""}, headers=key)
+    assert (other.status_code, other.json()["code"]) == (422, "idempotency_key_reused")
+
+    replaced = await client.put(
+        url, json={"title": "replaced", "description": ""}, headers=headers | {"If-Match": created.headers["ETag"]}
+    )
+    assert replaced.status_code == 200, replaced.text
+    patched = await client.patch(url, json={"title": "patched"}, headers=headers)
+    assert (patched.status_code, patched.headers["ETag"]) == (200, '"3"'), patched.text
+    assert (await beside.get(url, headers=headers)).json()["title"] == "patched"
+
+    accepted = await client.post("/notes/", json=canaries.NOTE, headers=headers | {"Prefer": "respond-async"})
+    assert accepted.status_code == 202, accepted.text
+    polled = await beside.get(accepted.headers["Location"], headers=headers | {"Prefer": "wait=10"})
+    assert (polled.json()["status"], polled.json()["answer"]["status"]) == ("applied", 201)
+    for gateway in (client, beside):
+        listed = await gateway.get("/notes/", headers=headers)
+        assert [note["title"] for note in listed.json()] == ["patched", canaries.NOTE["title"]]
+
+    assert (await client.delete(url, headers=headers)).status_code == 204
+    assert (await beside.get(url, headers=headers)).status_code == 404
+
+
+def operate(stack: Stack, *arguments: str) -> "subprocess.CompletedProcess[str]":
+    """Does what an operator asks of the present worker's command line."""
+    environment = {**os.environ, **stack.environment}
+    command = [sys.executable, "-m", "worker", *arguments]
+    return subprocess.run(command, cwd=ROOT, env=environment, check=False, capture_output=True, text=True)

@@ -1,0 +1,102 @@
+"""A worker's check-up: `python -m worker doctor`."""
+
+from collections.abc import AsyncIterator
+
+from aio_pika.exceptions import ChannelPreconditionFailed
+
+from shared.database import Session, connect
+from shared.doctor import (
+    Finding,
+    Level,
+    check_broker,
+    check_database,
+    check_secrets,
+    checked,
+    judged,
+    report,
+)
+from shared.messaging import Topology, exists, open_connection
+from worker.settings import WorkerSettings
+
+NAME = "inkwell-worker doctor"
+TABLES = ("users", "notes", "commands", "personal_tokens", "attempt_marks")
+LACKING = """
+select coalesce(array_agg(name order by name), '{}') from unnest($1::text[]) as name
+where to_regclass(name) is null or not has_table_privilege(name, 'select')
+    or not has_table_privilege(name, 'insert') or not has_table_privilege(name, 'delete')
+"""
+DEAD = "select count(*), min(decided_at) from commands where status = 'failed'"
+
+
+async def examine(settings: WorkerSettings, *, as_json: bool) -> int:
+    """Prints what is well and what is not; 1 where anything is a problem."""
+    findings = [check_secrets(settings)]
+    advice = "writes are accepted and wait until it does; see its log"
+    findings += await checked("Postgres", check_database(settings, NAME), advice)
+    findings += await checked("role", check_own(settings), "see above")
+    findings += await checked("broker", check_broker(settings, NAME), "writes are 503 until it does; see its log")
+    findings += await checked("queues", check_arguments(settings), "see above")
+    return report(findings, as_json=as_json)
+
+
+async def check_own(settings: WorkerSettings) -> AsyncIterator[Finding]:
+    """The worker's rights, and what waits for an operator."""
+    session = await connect(settings.database_url, NAME)
+    try:
+        yield await check_role(session)
+        yield await check_dead_letters(session)
+    finally:
+        session.terminate()
+
+
+async def check_role(session: Session) -> Finding:
+    """Whether the worker may do its work, and nothing beyond."""
+    lacking = await session.fetchval(LACKING, TABLES)
+    if lacking:
+        advice = "connect as inkwell_worker, see dev/roles.sql, and run the migrations, which grant its rights"
+        return Finding(Level.PROBLEM, "role", f"may not write {', '.join(lacking)}", advice)
+    may_create = await session.fetchval("select has_schema_privilege('public', 'create')")
+    return judged(
+        "role",
+        "may also create tables" if may_create else "writes rows and no more",
+        ok=not may_create,
+        advice="connect as inkwell_worker, see dev/roles.sql",
+        level=Level.WARNING,
+    )
+
+
+async def check_dead_letters(session: Session) -> Finding:
+    """Whether commands have failed and wait for an operator."""
+    [(count, since)] = await session.fetch(DEAD)
+    return judged(
+        "dead letters",
+        f"{count}, the first of {since:%Y-%m-%d %H:%M} UTC" if count else "none",
+        ok=not count,
+        advice="`python -m worker dead-letters list` has the reasons; replay or discard them",
+        level=Level.WARNING,
+    )
+
+
+async def check_arguments(settings: WorkerSettings) -> AsyncIterator[Finding]:
+    """Whether the queues that are there were made as this worker would make them."""
+    topology = Topology.of(settings)
+    async with open_connection(settings.broker_url, NAME) as connection:
+        for partition in range(topology.partitions):
+            channel = await connection.channel(publisher_confirms=False)
+            if not await exists(channel, queue=topology.command_queue(partition)):
+                continue
+            try:
+                await topology.declare_as_new(channel, partition)
+            except ChannelPreconditionFailed as error:
+                yield difference(partition, str(error))
+            else:
+                await channel.close()
+
+
+def difference(partition: int, told: str) -> Finding:
+    """How bad it is that a queue was made otherwise."""
+    if "x-max-length-bytes" in told:
+        found, advice = "was made with another INKWELL_QUEUE_LIMIT_BYTES", "which it keeps; a policy can lower it"
+        return Finding(Level.WARNING, f"partition {partition}", found, advice)
+    advice = "with the queue empty and the workers stopped, delete it: a worker declares it as it should be"
+    return Finding(Level.PROBLEM, f"partition {partition}", f"was made otherwise: {told}", advice)

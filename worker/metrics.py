@@ -1,0 +1,50 @@
+"""What a worker counts and measures; no label has more values than there are partitions or types of commands."""
+
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
+
+from prometheus_client import Counter, Gauge, Histogram
+
+from shared.contracts import BadCommand, Command, Outcome, OutcomeStatus
+
+BATCH_COMMANDS = Histogram(
+    "inkwell_worker_batch_commands", "Commands in a batch", buckets=(1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)
+)
+TRANSACTION_DURATION = Histogram(
+    "inkwell_worker_transaction_duration_seconds", "From a batch's first statement to its commit, or its failure"
+)
+APPLY_DELAY = Histogram(
+    "inkwell_command_apply_delay_seconds",
+    "From the request, or the replay, to the committed outcome",
+    buckets=(0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 600, 3600),
+)
+COMMANDS = Counter("inkwell_worker_commands", "Commands that were settled", ["type", "outcome"])
+FAILED = Counter("inkwell_worker_failed_commands", "Commands that failed and are kept for an operator")
+DELIVERIES = Counter("inkwell_worker_deliveries", "Messages that came", ["partition"])
+REDELIVERED = Counter("inkwell_worker_redelivered_messages", "Messages that came again")
+UNREADABLE = Counter("inkwell_worker_unreadable_messages", "Messages moved to the dead-letter queue")
+RETRIES = Counter("inkwell_worker_retries", "Batches that were tried again, since Postgres was not able or willing")
+PAUSED = Gauge("inkwell_worker_paused", "1 while commands wait for an operator", ["reason"])
+for _reason in ("newer_version", "repeated_bug"):
+    PAUSED.labels(_reason)  # there from the start, so that a first change can be seen
+PARTITIONS = Gauge("inkwell_worker_partitions", "Partitions that the broker has this worker as a consumer of")
+OLDEST = Gauge("inkwell_worker_oldest_message_seconds", "Age of the oldest message in this process; 0 without one")
+DATABASE_UP = Gauge("inkwell_database_up", "1 while Postgres answers this worker")
+
+
+def count_settled(
+    commands: Iterable[Command | BadCommand], outcomes: Sequence[Outcome], *, redelivered: int, unreadable: int
+) -> None:
+    """Counts a batch that was settled, and how long the clients of its commands waited for that."""
+    now = datetime.now(UTC)
+    for command, outcome in zip(commands, outcomes, strict=True):
+        if isinstance(command, BadCommand):
+            COMMANDS.labels("unknown", outcome.status).inc()
+        else:
+            COMMANDS.labels(command.type, outcome.status).inc()
+            APPLY_DELAY.observe((now - (command.replayed_at or command.time)).total_seconds())
+    BATCH_COMMANDS.observe(len(outcomes))
+    FAILED.inc(sum(outcome.status is OutcomeStatus.FAILED for outcome in outcomes))
+    REDELIVERED.inc(redelivered)
+    UNREADABLE.inc(unreadable)
+    PAUSED.labels("repeated_bug").set(0)
