@@ -21,7 +21,16 @@ READ, WRITTEN = {200, 404}, {200, 201, 202, 204, 404, 412}
 def violations(history: History, facts: Facts) -> list[str]:
     """Every broken promise, as far as the evidence shows it."""
     of_writes = (accepted, present, once, refused, truthful, conditional, the_same_again, rejected_rightly, polled)
-    of_all = (read_truly, read_your_writes, in_order, in_time, owners_own, available)
+    of_all = (
+        truthful_of_several,
+        answered_as_declared,
+        read_truly,
+        read_your_writes,
+        in_order,
+        in_time,
+        owners_own,
+        available,
+    )
     return [*history.complaints, *(each for check in (*of_writes, *of_all) for each in check(history, facts))]
 
 
@@ -92,8 +101,6 @@ def truthful(history: History, facts: Facts) -> Iterator[str]:
     """I4: what a client was told is what was committed, of its own request."""
     versions = facts.by_version()
     for write in history.writes:
-        if write.status == "applied" and write.kind == "batch" and write.original[1] and len(write.made) != PATCHED + 1:
-            yield f"I4: {told(write)} was answered {write.original[1]}"
         if write.status == "applied" and write.kind not in ("delete", "batch"):
             _, body, version = write.original
             if body and (body.get("description", body.get("name")) != write.marker or body.get("version") != version):
@@ -142,11 +149,36 @@ def rejected_rightly(history: History, facts: Facts) -> Iterator[str]:
                 yield f"I{10 if write.is_trespass else 4}: {told(write)} was answered {write.original[0]}"
 
 
+def answered_as_declared(history: History, _: Facts) -> Iterator[str]:
+    """I4: who reads what is theirs is told it, or that it is gone, or that Postgres does not answer."""
+    own = [read.answer for read in history.reads if not read.is_trespass]
+    for answer in own:
+        if answer.status not in (0, 200, 404, 503):
+            yield f"I4: a read of one's own was answered {answer.status} {answer.code}"
+    for write in history.writes:
+        for poll in write.polls:
+            if poll.status not in (0, 200, 503):
+                yield f"I4: {told(write)} was answered {poll.status} {poll.code} at its command's URL"
+
+
+def truthful_of_several(history: History, facts: Facts) -> Iterator[str]:
+    """I4: likewise of several writes at once, item by item."""
+    versions = facts.by_version()
+    for write in history.writes:
+        if write.status != "applied" or write.kind != "batch":
+            continue
+        if write.original[1] and len(write.made) != PATCHED + 1:
+            yield f"I4: {told(write)} was answered {write.original[1]}"
+        for index, item in enumerate(write.made):
+            if versions.get(item) != text_of_item(write.marker, index):
+                yield f"I4: {told(write)} was told of note {item[0]}, version {item[1]}, which is another's"
+
+
 def read_truly(history: History, facts: Facts) -> Iterator[str]:
     """I4: what was read is a version that was committed."""
     versions = facts.by_version()
     for read in history.reads:
-        if read.answer.status == 200:
+        if read.answer.status == 200 and read.note:  # not an empty list
             description = read.answer.body["description"]
             if versions.get((read.note, read.answer.version or 0)) != description:
                 yield f"I4: note {read.note} was read as {description} in version {read.answer.version}"

@@ -137,9 +137,12 @@ class Write:
         if self.kind != "create" or self.status != "applied":
             return self.note
         answer, (_, body, _) = self.decided, self.original
-        if body:
-            return int(body["id"])
-        return int(answer.location.rpartition("/")[2]) if answer and answer.location else None
+        told = body["id"] if isinstance(body, dict) and "id" in body else None
+        if told is None and answer and answer.location:
+            told = answer.location.rpartition("/")[2]
+        return (
+            int(told) if told is not None and str(told).isdecimal() else None
+        )  # or it is the answer to another, as the checker finds
 
     @property
     def made(self) -> list[tuple[int, int]]:

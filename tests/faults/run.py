@@ -77,7 +77,7 @@ async def run(
             seed,
             seconds,
             violations(history, facts),
-            len(facts.commands),
+            len({command["id"] for command in facts.commands}),  # several writes at once are one
             Counter(each.name for each in history.disturbances),
             kinds(history.answers()),
             history.recoveries,

@@ -94,6 +94,15 @@ def told_what_is_not_so(story: Story) -> None:
     story.applied(1, 2, "another")
 
 
+def refused_for_no_reason(story: Story) -> None:
+    story.history.reads.append(Read(OWNER, 1, story.answered(401, code="invalid_token")))
+
+
+def forgotten_at_its_url(story: Story) -> None:
+    story.replaced(1, 2, "b")
+    story.history.writes[-1].polls.append(story.answered(404, code="command_not_found"))
+
+
 def not_seen(story: Story) -> None:
     story.replaced(1, 2, "b")
     story.read(1, 1)
@@ -183,6 +192,12 @@ def several(story: Story) -> None:
         story.applied(note, version, f"b#{index}", "note.create" if version == 1 else "note.patch")
 
 
+def told_of_anothers_items(story: Story) -> None:
+    several(story)
+    answer = story.history.writes[-1].attempts[-1]
+    answer.body["items"][0], answer.body["items"][1] = answer.body["items"][1], answer.body["items"][0]
+
+
 def half_done(story: Story) -> None:
     several(story)
     del story.facts.commands[-2:]
@@ -242,6 +257,9 @@ BROKEN = {
     refused_and_applied: "I3",
     told_of_anothers: "I4",
     told_what_is_not_so: "I4",
+    told_of_anothers_items: "I4",
+    refused_for_no_reason: "I4",
+    forgotten_at_its_url: "I4",
     crashed: "I4",
     missing: "I1",
     of_another_text: "I1",
