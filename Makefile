@@ -5,7 +5,7 @@ PROCESSES ?= 2
 SECONDS ?= 600
 N ?= 10000
 
-.PHONY: help up down logs stop-worker start-worker dev seed test smoke fuzz openapi faults mutations outages versions bench bench-quick bench-scale check format
+.PHONY: help up down logs stop-worker start-worker dev seed test smoke fuzz openapi faults mutations outages versions bench bench-quick bench-scale numbers check format
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -62,6 +62,9 @@ bench-quick: .venv/made ## the same in three minutes, and only prints
 
 bench-scale: .venv/made ## reads of an owner with a million notes against those of one with a thousand; takes ten minutes
 	$(RUN) python -m bench --scenario --trouble
+
+numbers: .venv/made ## what an operator plans with: bytes, sessions, pruning; needs Docker and 10 GB of disk, takes ten minutes
+	@$(RUN) python -m bench.numbers
 
 check: .venv/made ## format, lint, types, import rules
 	$(RUN) ruff format --check .
