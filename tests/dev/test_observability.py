@@ -1,4 +1,4 @@
-"""The alert rules, the dashboard and the stack's profiles: valid, and about things that there are."""
+"""The alert rules, the dashboard, the proxy and the stack's profiles: valid, and about things that there are."""
 
 import json
 import re
@@ -21,7 +21,7 @@ DASHBOARD = json.loads((FILES / "grafana" / "dashboards" / "inkwell.json").read_
 NAME = re.compile(r"\b(?:inkwell|http_server|process)_\w+")
 RUNBOOK = (ROOT / "docs" / "operations.md").read_text()
 
-PROMTOOL, DOCKER = (shutil.which(program) or "" for program in ("promtool", "docker"))
+PROMTOOL, DOCKER, HAPROXY = (shutil.which(program) or "" for program in ("promtool", "docker", "haproxy"))
 
 needs_promtool = pytest.mark.skipif(not PROMTOOL, reason="Prometheus is not installed")
 
@@ -71,6 +71,14 @@ def test_prometheus_can_read_the_expressions(tmp_path: Path) -> None:
     file.write_text(yaml.safe_dump({"groups": [{"name": f"{n}", "rules": [rule]} for n, rule in enumerate(rules)]}))
 
     checked = subprocess.run([PROMTOOL, "check", "rules", file], text=True, check=False, capture_output=True)
+
+    assert checked.returncode == 0, checked.stderr
+
+
+@pytest.mark.skipif(not HAPROXY, reason="HAProxy is not installed")
+def test_haproxy_accepts_its_configuration_without_a_warning() -> None:
+    command = [HAPROXY, "-c", "-dW", "-f", str(ROOT / "dev" / "haproxy.cfg")]
+    checked = subprocess.run(command, text=True, check=False, capture_output=True)
 
     assert checked.returncode == 0, checked.stderr
 
