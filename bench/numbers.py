@@ -154,17 +154,18 @@ async def queueing(
     answers = await _load(replace(gateway, headers={"Prefer": "respond-async"}), "create", seconds)
     more_disk, more_memory = _broker(stage)
     messages = await _messages(settings)
-    commands = sum(len(json.loads(message)) for message in messages)
-    how = f"{commands:,} writes from {CONNECTIONS} clients with the worker stopped, in {len(messages):,} messages"
+    taken, commands = sum(len(json.loads(message)) for message in messages), answers.good
+    each = taken / len(messages)
+    how = f"{commands:,} writes from {CONNECTIONS} clients with the worker stopped, {each:.1f} in a message"
     return [
-        Number("a queued command, in its message", f"{sum(map(len, messages)) / commands:,.0f} bytes", how),
+        Number("a queued command, in its message", f"{sum(map(len, messages)) / taken:,.0f} bytes", how),
         Number("on the broker's disk", f"{(more_disk - disk) / commands:,.0f} bytes", f"the same; `du {BROKER_FILES}`"),
         Number(
             "in the broker's memory",
             f"{(more_memory - memory) / commands:,.0f} bytes",
             "the same; `rabbitmq-diagnostics memory_breakdown`",
         ),
-    ], answers.good
+    ], commands
 
 
 def _broker(stage: Stage) -> tuple[int, int]:
@@ -175,7 +176,7 @@ def _broker(stage: Stage) -> tuple[int, int]:
 
 
 async def _messages(settings: dict[str, str]) -> list[bytes]:
-    """What is in the queues; it goes back with the connection."""
+    """What is in the queues, at most as much as the broker hands out unacknowledged; it goes back at the end."""
     topology = Topology(settings["INKWELL_QUEUE_PREFIX"], PARTITIONS)
     messages: list[bytes] = []
     async with await aio_pika.connect(settings["INKWELL_BROKER_URL"]) as connection:
