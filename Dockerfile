@@ -5,7 +5,7 @@ RUN apt-get update && apt-get install --yes --no-install-recommends binutils && 
 WORKDIR /app
 ENV UV_LINK_MODE=copy UV_PYTHON_DOWNLOADS=never
 COPY pyproject.toml uv.lock ./
-RUN uv sync --frozen --no-dev --no-cache --compile-bytecode
+RUN uv sync --frozen --no-dev --extra traces --no-cache --compile-bytecode
 # Debugging symbols of the wheels, a third of what is installed, and their tests: nobody looks at them here.
 RUN find .venv -type d -name tests -prune -exec rm -r {} + && find .venv -name '*.so' -exec strip --strip-unneeded {} +
 

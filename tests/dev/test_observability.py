@@ -8,6 +8,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 import yaml
 from prometheus_client import REGISTRY
@@ -81,6 +82,32 @@ def test_haproxy_accepts_its_configuration_without_a_warning() -> None:
     checked = subprocess.run(command, text=True, check=False, capture_output=True)
 
     assert checked.returncode == 0, checked.stderr
+
+
+def test_pipelines_of_the_collector_use_what_is_defined() -> None:
+    collector = yaml.safe_load((FILES / "collector.yml").read_text())
+
+    for pipeline in collector["service"]["pipelines"].values():
+        for kind, names in pipeline.items():
+            assert set(names) <= collector[kind].keys()
+
+
+def test_traces_go_to_services_of_the_stack_at_the_ports_where_they_listen() -> None:
+    services = yaml.safe_load((ROOT / "docker-compose.yml").read_text())["services"]
+    collector = yaml.safe_load((FILES / "collector.yml").read_text())
+    source = yaml.safe_load((FILES / "grafana/provisioning/datasources/jaeger.yml").read_text())["datasources"][0]
+
+    assert collector["receivers"]["otlp"]["protocols"]["http"]["endpoint"].endswith(":4318")
+    for url in (collector["exporters"]["otlphttp"]["endpoint"], source["url"], "http://collector:4318"):
+        assert httpx.URL(url).host in services
+    assert all("observability" in services[name]["profiles"] for name in ("collector", "jaeger"))
+
+
+def test_services_export_nothing_unless_they_are_told_to() -> None:
+    services = yaml.safe_load((ROOT / "docker-compose.yml").read_text())["services"]
+
+    for name in ("gateway", "worker"):
+        assert services[name]["environment"]["OTEL_EXPORTER_OTLP_ENDPOINT"] == "${OTEL_EXPORTER_OTLP_ENDPOINT:-}"
 
 
 @pytest.mark.needs_docker
