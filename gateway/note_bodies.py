@@ -2,13 +2,13 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, Field, create_model
+from pydantic import AfterValidator, BaseModel, Field, create_model
 
 from gateway.conditions import Conditions
 from gateway.requests import Body
 from gateway.schemas import ITEMS, LEFT_OUT, NOTE_TEXT
 from gateway.settings import GatewaySettings
-from shared.contracts import Int64, NoteItems, NoteText, StorableText
+from shared.contracts import STORABLE, Int64, NoteItems, NoteText, storable
 
 ITEMS_LIMIT = 1000
 """Writes in one request."""
@@ -53,8 +53,7 @@ class NoteBodies:
     """Readers of notes and of changes of notes, within the lengths that the settings allow."""
 
     def __init__(self, settings: GatewaySettings) -> None:
-        title = Annotated[StorableText, Field(max_length=settings.title_max_length)]
-        description = Annotated[StorableText, Field(max_length=settings.description_max_length)]
+        title, description = text_of(settings.title_max_length), text_of(settings.description_max_length)
         text: dict[str, Any] = {"title": title, "description": description}
         parts: dict[str, Any] = {"title": (title, None), "description": (description, None)}
         note: type[NoteText] = create_model("NoteIn", __doc__="What a client writes of a note.", __base__=_Text, **text)
@@ -85,3 +84,8 @@ def _items_of(text: dict[str, Any], parts: dict[str, Any], limit: int) -> type[_
     several = Annotated[list[one], Field(min_length=1, max_length=limit)]
     doc = "Writes in their order, of which all happen or none."
     return create_model("NoteItems", __doc__=doc, __base__=_Items, items=several)
+
+
+def text_of(max_length: int) -> Any:
+    """The type of a text that is no longer than this; the limit comes first, so that an error calls it characters."""
+    return Annotated[str, Field(max_length=max_length, json_schema_extra=STORABLE), AfterValidator(storable)]

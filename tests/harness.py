@@ -174,3 +174,8 @@ async def _is_consuming(consumer: Consumer, running: asyncio.Task[None], partiti
     if running.done():
         await running
     return len(consumer.partitions) == partitions
+
+
+def lasting_headers(response: httpx.Response) -> dict[str, str]:
+    """Those of an answer that are the same when it is given again."""
+    return {name: value for name, value in response.headers.items() if name not in ("date", "x-request-id")}

@@ -56,7 +56,7 @@ from shared.contracts.outcomes import (
     Reply,
     outcome_for,
 )
-from shared.contracts.values import Instant, Int64, StorableText, storable
+from shared.contracts.values import STORABLE, Instant, Int64, StorableText, storable
 from shared.contracts.wire import (
     COMMANDS_CONTENT_TYPE,
     MAX_MESSAGE_BYTES,
@@ -80,6 +80,7 @@ __all__ = [
     "NAME_MAX_LENGTH",
     "NOBODY",
     "REJECTION_STATUS",
+    "STORABLE",
     "AccountCommand",
     "BadCommand",
     "ChangeNotes",

@@ -17,6 +17,7 @@ from gateway.settings import GatewaySettings
 from shared.contracts import DeleteNote, NoteTarget
 from shared.tables import IMPLICIT_OWNER
 from tests import harness
+from tests.harness import lasting_headers
 from worker.settings import WorkerSettings
 
 NOTES = 103
@@ -93,18 +94,13 @@ def command_url(settings: GatewaySettings) -> str:
     return CommandUrls(settings).url(command, confirmed=True)
 
 
-def headers(response: httpx.Response) -> dict[str, str]:
-    """Those that do not tell the time."""
-    return {name: value for name, value in response.headers.items() if name != "date"}
-
-
 @pytest.mark.parametrize("path", PATHS, indirect=True)
 async def test_trailing_slash_makes_no_difference(reader: httpx.AsyncClient, path: str) -> None:
     without, with_slash = await reader.get(path), await reader.get(path + "/")
 
     assert without.status_code == 200
     assert (with_slash.status_code, with_slash.content) == (200, without.content)
-    assert headers(with_slash) == headers(without)
+    assert lasting_headers(with_slash) == lasting_headers(without)
 
 
 async def test_trailing_slash_keeps_the_query(reader: httpx.AsyncClient) -> None:
@@ -128,7 +124,7 @@ async def test_head_is_answered_as_get_without_a_body(reader: httpx.AsyncClient,
 
     assert head.status_code == get.status_code
     assert head.content == b""
-    assert headers(head) == headers(get)
+    assert lasting_headers(head) == lasting_headers(get)
     assert int(head.headers["content-length"]) == len(get.content)
 
 
