@@ -86,6 +86,6 @@ def _items_of(text: dict[str, Any], parts: dict[str, Any], limit: int) -> type[_
     return create_model("NoteItems", __doc__=doc, __base__=_Items, items=several)
 
 
-def text_of(max_length: int) -> Any:
+def text_of(max_length: int) -> object:
     """The type of a text that is no longer than this; the limit comes first, so that an error calls it characters."""
     return Annotated[str, Field(max_length=max_length, json_schema_extra=STORABLE), AfterValidator(storable)]
