@@ -5,7 +5,7 @@ PROCESSES ?= 2
 SECONDS ?= 600
 N ?= 10000
 
-.PHONY: help up down logs stop-worker start-worker dev seed test smoke fuzz openapi faults mutations outages bench bench-quick bench-scale check format
+.PHONY: help up down logs stop-worker start-worker dev seed test smoke fuzz openapi faults mutations outages versions bench bench-quick bench-scale numbers check format
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -51,6 +51,9 @@ mutations: .venv/made ## break the product in ten ways: the faults must show eac
 outages: .venv/made ## break and kill everything: all of it, with long pauses
 	PAUSE_SECONDS=60 KILLS=20 $(RUN) pytest -m "" tests/system
 
+versions: .venv/made ## the system tests with a gateway, then a worker, of the version before
+	$(RUN) python -m tests.system.versions
+
 bench: .venv/made ## compare with the same API without a queue; writes docs/performance.md, takes half an hour
 	$(RUN) python -m bench --write
 
@@ -59,6 +62,9 @@ bench-quick: .venv/made ## the same in three minutes, and only prints
 
 bench-scale: .venv/made ## reads of an owner with a million notes against those of one with a thousand; takes ten minutes
 	$(RUN) python -m bench --scenario --trouble
+
+numbers: .venv/made ## what an operator plans with: bytes, sessions, pruning; needs Docker and 10 GB of disk, takes ten minutes
+	@$(RUN) python -m bench.numbers
 
 check: .venv/made ## format, lint, types, import rules
 	$(RUN) ruff format --check .

@@ -100,18 +100,27 @@ class Stage:
 
     async def _inkwell(self) -> list[Contender]:
         """Clients that wait for the outcome, and clients that ask for 202 after the broker's confirm."""
-        database = await self._database("inkwell", Schema.INKWELL)
-        topology = Topology(f"bench-{self._run}", PARTITIONS)
+        gateway, settings = await self.gateway("inkwell")
+        worker = await self.worker(settings)
+        waiting = await replace(gateway, processes=[worker, *gateway.processes]).ready()
+        return [waiting, replace(waiting, name=INKWELL_202, headers={"Prefer": "respond-async"})]
+
+    async def gateway(self, name: str) -> tuple[Contender, dict[str, str]]:
+        """A gateway with a database and queues of its own, which takes writes once a worker has the same settings."""
+        database = await self._database(name, Schema.INKWELL)
+        topology = Topology(f"bench-{self._run}-{name}", PARTITIONS)
         settings = self._settings(database, topology)
         await migrate(settings)
         queues = (*map(topology.command_queue, range(PARTITIONS)), topology.dead_letter_queue)
         self._exits.push_async_callback(self._delete_queues, *queues, exchange=topology.commands_exchange)
-        worker = await self._start("worker", **settings)
         url, gateway = await self._serve("gateway.app:create_app", "--factory", **settings)
-        processes = [gateway, worker, *self.postgres.processes, *self.rabbitmq.processes]
+        processes = [gateway, *self.postgres.processes, *self.rabbitmq.processes]
         tokens = access_tokens(settings, self._users)
-        waiting = await Contender(INKWELL, url, processes, database, access_tokens=tokens).ready()
-        return [waiting, replace(waiting, name=INKWELL_202, headers={"Prefer": "respond-async"})]
+        return Contender(INKWELL, url, processes, database, access_tokens=tokens), settings
+
+    async def worker(self, settings: dict[str, str]) -> psutil.Process:
+        """A worker with these settings."""
+        return await self._start("worker", **settings)
 
     def _settings(self, database: Database, topology: Topology) -> dict[str, str]:
         return {

@@ -21,6 +21,16 @@ class Server:
             raise SystemExit(f"nobody can be seen listening on port {port}: run the bench beside the servers, as root")
         self.processes = [psutil.Process(pid) for pid in pids]
 
+    def ask(self, *command: str) -> str:
+        """What a program prints that is run beside the server; raises where that is not in a container."""
+        if not self._containers:
+            raise SystemExit("the servers are not in containers, in which their tools and files could be found")
+        code, output = self._containers[0].exec_run(list(command))
+        assert isinstance(output, bytes)  # noqa: S101 - as it is where nothing is streamed
+        if code:
+            raise RuntimeError(f"{command[0]} failed: {output.decode()}")
+        return output.decode()
+
     @contextmanager
     def paused(self) -> Iterator[None]:
         """Stops the server for the block, in the middle of whatever it does."""

@@ -21,6 +21,7 @@ from shared.database import EXIT_SCHEMA_BEHIND, SchemaBehindError, check_schema
 from shared.metrics import serve_metrics
 from shared.settings import load_settings
 from shared.telemetry import configure_logging
+from shared.tracing import configure_tracing, shut_down_tracing
 
 SCHEMA_CHECK_SECONDS = 2.0
 
@@ -35,6 +36,7 @@ def main() -> None:
     if arguments.subject == "doctor":
         sys.exit(asyncio.run(examine(settings, as_json=arguments.json)))
     serve_metrics(settings)
+    configure_tracing("inkwell-gateway")
     if asyncio.run(schema_is_behind(settings)):
         sys.exit(EXIT_SCHEMA_BEHIND)
     app = create_app(settings)
@@ -51,6 +53,7 @@ def main() -> None:
         timeout_graceful_shutdown=int(settings.drain_timeout_seconds),
     )
     GatewayServer(config, app, settings.drain_delay_seconds).run()
+    shut_down_tracing()
 
 
 def read_arguments(arguments: Sequence[str]) -> Namespace:

@@ -28,10 +28,12 @@ from gateway.replies import Replies
 from gateway.routes import auth, commands, notes, users
 from gateway.settings import GatewaySettings
 from gateway.throttles import Throttles
+from gateway.traces import install_traces
 from shared.messaging import SETUP_TIMEOUT_SECONDS
 from shared.metrics import watch_loop
 from shared.settings import load_settings
 from shared.telemetry import configure_logging
+from shared.tracing import configure_tracing
 
 
 def create_app(settings: GatewaySettings | None = None) -> FastAPI:
@@ -39,6 +41,7 @@ def create_app(settings: GatewaySettings | None = None) -> FastAPI:
     if settings is None:
         settings = load_settings(GatewaySettings)
         configure_logging(settings, "inkwell-gateway")
+        configure_tracing("inkwell-gateway")
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -59,7 +62,7 @@ def create_app(settings: GatewaySettings | None = None) -> FastAPI:
         docs_url=None,
         redoc_url=None,
         redirect_slashes=False,
-        telemetry={"tracing": False, "metrics": False, "logs": False},  # asks for it on every request, also in vain
+        telemetry={"tracing": False, "metrics": False, "logs": False},  # costs every request; there is our own
         responses=EVERY | (MISDIRECTED if settings.is_for_this_host_alone else {}),
         generate_unique_id_function=operation_id,
     )
@@ -80,6 +83,7 @@ def install_middleware(app: FastAPI, settings: GatewaySettings) -> None:
         app.add_middleware(KnownHosts, hosts=sorted({*LOOPBACK_HOSTS, settings.host}))
     if settings.trusted_proxies:
         app.add_middleware(ProxyHeadersMiddleware, trusted_hosts=[str(proxy) for proxy in settings.trusted_proxies])
+    install_traces(app)
     install_headers(app, settings.cors_origins)
     install_metrics(app)
 

@@ -1,4 +1,4 @@
-"""The headers that every answer has, errors and unknown paths included: security, caching and, if wanted, CORS.
+"""The headers that every answer has, errors and unknown paths included: security, caching, its id and, if wanted, CORS.
 
 A header that a route sets itself wins. Why these: OWASP's cheat sheet on REST security, RFC 9111 and RFC 7240.
 """
@@ -10,6 +10,7 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from gateway.openapi import HEADERS
+from gateway.request_ids import HEADER, REQUEST, bind_request, request_id_of
 
 Headers = tuple[tuple[bytes, bytes], ...]
 
@@ -27,7 +28,10 @@ NOT_STORED: Headers = ((b"cache-control", b"no-store"), (b"vary", b"Authorizatio
 """Of everything else."""
 
 ALLOWED_METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE")
-ALLOWED_HEADERS = ("Authorization", "Content-Type", "If-Match", "If-None-Match", "Idempotency-Key", "Prefer")
+ALLOWED_HEADERS = (
+    *("Authorization", "Content-Type", "If-Match", "If-None-Match", "Idempotency-Key", "Prefer"),
+    *("Traceparent", "X-Request-ID"),
+)
 
 
 def install_headers(app: FastAPI, cors_origins: Collection[str]) -> None:
@@ -41,7 +45,7 @@ def install_headers(app: FastAPI, cors_origins: Collection[str]) -> None:
 
 
 class DefaultHeaders:
-    """Adds to each answer the headers that its route has not set."""
+    """Gives each request its id, and its answer the headers that the route has not set."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
@@ -51,6 +55,9 @@ class DefaultHeaders:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
+
+        request_id = scope[REQUEST] = request_id_of(scope)
+        bind_request(request_id)
 
         async def send_with_defaults(message: Message) -> None:
             if message["type"] == "http.response.start":
@@ -67,6 +74,7 @@ def with_defaults(own: Collection[tuple[bytes, bytes]], scope: Scope) -> list[tu
         headers = [*own, *SECURITY]
     else:
         headers = [*own, *(header for header in SECURITY if header[0] not in names)]
+    headers.append((HEADER, scope[REQUEST]))
     if came_over_https(scope):
         headers += HTTPS_ONLY
     if b"cache-control" not in names:

@@ -2,13 +2,13 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, Field, create_model
+from pydantic import BaseModel, Field, create_model
 
 from gateway.conditions import Conditions
 from gateway.requests import Body
 from gateway.schemas import ITEMS, LEFT_OUT, NOTE_TEXT
 from gateway.settings import GatewaySettings
-from shared.contracts import Int64, NoteItems, NoteText, storable
+from shared.contracts import Int64, NoteItems, NoteText, StorableText
 
 ITEMS_LIMIT = 1000
 """Writes in one request."""
@@ -53,8 +53,8 @@ class NoteBodies:
     """Readers of notes and of changes of notes, within the lengths that the settings allow."""
 
     def __init__(self, settings: GatewaySettings) -> None:
-        title = Annotated[str, Field(max_length=settings.title_max_length), AfterValidator(storable)]
-        description = Annotated[str, Field(max_length=settings.description_max_length), AfterValidator(storable)]
+        title = Annotated[StorableText, Field(max_length=settings.title_max_length)]
+        description = Annotated[StorableText, Field(max_length=settings.description_max_length)]
         text: dict[str, Any] = {"title": title, "description": description}
         parts: dict[str, Any] = {"title": (title, None), "description": (description, None)}
         note: type[NoteText] = create_model("NoteIn", __doc__="What a client writes of a note.", __base__=_Text, **text)

@@ -10,6 +10,7 @@ from fastapi.routing import APIRoute
 from pydantic.json_schema import models_json_schema
 
 from gateway.errors import PROBLEM_JSON, Problem
+from gateway.request_ids import REQUEST_ID
 from gateway.schemas import CommandState
 from shared.contracts import Rejection, Scope
 
@@ -84,6 +85,7 @@ HEADERS = {
     "Preference-Applied": "The preferences that were honoured",
     "Retry-After": "Seconds to wait before the next try; with 504 only where the request had a key",
     "WWW-Authenticate": "The challenge of RFC 6750",
+    "X-Request-ID": "The id of the request, its own if it was harmless; the logs have it",
     "X-Total-Count": "How many there are on all pages, where that was asked for",
 }
 CODE_HEADERS = {
@@ -244,6 +246,16 @@ def _let_everybody_in(document: Part) -> None:
                 operation["responses"].pop(status, None)
 
 
+def _identify_answers(document: Part) -> None:
+    """Declares the header that every answer has."""
+    header = {"description": HEADERS[REQUEST_ID], "schema": {"type": "string"}}
+    document["components"]["headers"] = {REQUEST_ID: header}
+    for operations in document["paths"].values():
+        for operation in operations.values():
+            for response in operation["responses"].values():
+                response.setdefault("headers", {})[REQUEST_ID] = {"$ref": f"#/components/headers/{REQUEST_ID}"}
+
+
 def _name_bodies(document: Part) -> None:
     """Makes the schemas of request bodies components, so that generated clients have names for them."""
     schemas = document["components"]["schemas"]
@@ -272,6 +284,7 @@ def extend_document(app: FastAPI, *, has_users: bool) -> None:
             _, schema = models_json_schema([(Problem, "serialization")], ref_template=SCHEMA)
             document["components"]["schemas"] |= schema["$defs"]
             _name_bodies(document)
+            _identify_answers(document)
             if has_users:
                 document["components"]["securitySchemes"] = SECURITY_SCHEMES
             else:

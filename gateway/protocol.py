@@ -11,6 +11,7 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 from gateway.errors import ProblemError
 from gateway.headers import NOT_STORED, SECURITY
 from gateway.middleware import HEADERS_LIMIT_BYTES, TARGET_LIMIT_BYTES
+from gateway.request_ids import HEADER, new_request_id
 
 HEAD_LIMIT_BYTES = 2 * (TARGET_LIMIT_BYTES + HEADERS_LIMIT_BYTES)
 """More than what the application refuses by itself, with the separators; one read of the socket is not counted."""
@@ -69,7 +70,8 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def _refuse(self, problem: ProblemError) -> None:
         response = problem.response()
-        headers = (*response.raw_headers, *SECURITY, *NOT_STORED, (b"connection", b"close"))
+        own = (HEADER, new_request_id()), (b"connection", b"close")
+        headers = (*response.raw_headers, *SECURITY, *NOT_STORED, *own)
         lines = b"".join(b"%b: %b\r\n" % header for header in headers)
         self.transport.write(STATUS_LINE[response.status_code] + lines + b"\r\n" + bytes(response.body))
         self.transport.close()

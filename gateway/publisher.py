@@ -7,6 +7,7 @@ a timeout or a lost channel leaves it unconfirmed. Nothing is ever published twi
 
 import asyncio
 from collections.abc import Iterable
+from contextvars import copy_context
 from datetime import UTC, datetime
 
 import structlog
@@ -103,6 +104,8 @@ class Publisher:
         self._channel: AbstractChannel | None = None
         self._connection: AbstractConnection | None = None
         self._connected = asyncio.Event()
+        self._context = copy_context()
+        """Not that of the request which comes first: a message has the commands of many."""
 
     @property
     def connected(self) -> bool:
@@ -120,7 +123,7 @@ class Publisher:
         partition = self._topology.partition_of(attempt.command.owner)
         self._backlogs[partition].add(attempt)
         if partition not in self._flushing:
-            self._flushing[partition] = asyncio.create_task(self._flush(partition))
+            self._flushing[partition] = asyncio.create_task(self._flush(partition), context=self._context.copy())
         try:
             async with asyncio.timeout(self._timeout_seconds):
                 await attempt.confirmed

@@ -11,6 +11,7 @@ from uuid import UUID, uuid4
 
 from fastapi import Request, Response
 from pydantic import BaseModel
+from structlog.contextvars import bind_contextvars
 
 from gateway.conditions import etag
 from gateway.dependencies import Gateway, caller_of, gateway_of
@@ -23,7 +24,9 @@ from gateway.queries import DatabaseUnavailableError
 from gateway.replies import Attempt
 from gateway.schemas import CommandState
 from gateway.settings import GatewaySettings
+from gateway.traces import publishing
 from shared.contracts import NOBODY, Command, Outcome, OutcomeStatus, outcome_for
+from shared.tracing import Step
 
 LOOK_UP_TIMEOUT_SECONDS = 1.0
 
@@ -71,11 +74,13 @@ async def perform(
     """
     gateway, preferences = gateway_of(request), PREFER.of(request)
     identity = identity or identify(request, model, getattr(data, "note_id", None))
-    command = new_command(request, model, data, identity)
+    step = publishing(gateway.settings, identity.owner, identity.command_id, model)
+    command = new_command(request, model, data, identity, step.traceparent)
+    bind_contextvars(command_id=str(command.id))
     wait_seconds = patience(gateway, preferences)
     wait_ends = asyncio.get_running_loop().time() + wait_seconds
     with gateway.replies.expected(command) as attempt:
-        await publish(gateway, attempt, may_repeat=identity.is_repeatable)
+        await publish(gateway, attempt, step, may_repeat=identity.is_repeatable)
         if gateway.draining.is_set():  # since the wait was chosen
             wait_ends = 0.0
         outcome = await outcome_of(gateway, attempt, wait_ends) if wait_seconds else None
@@ -85,7 +90,9 @@ async def perform(
     return answer(shown(outcome), command.attempt_id, url, preferences)
 
 
-def new_command(request: Request, model: type[Command], data: BaseModel, identity: Identity) -> Command:
+def new_command(
+    request: Request, model: type[Command], data: BaseModel, identity: Identity, traceparent: str | None
+) -> Command:
     """The command that the request is."""
     return model(
         id=identity.command_id,
@@ -94,6 +101,7 @@ def new_command(request: Request, model: type[Command], data: BaseModel, identit
         credentials_version=identity.credentials_version,
         fingerprint=fingerprint(gateway_of(request).settings, data, request.scope["query_string"]),
         attempt_id=uuid4(),
+        traceparent=traceparent,
         data=data,
     )
 
@@ -116,10 +124,11 @@ def patience(gateway: Gateway, preferences: Preferences) -> float:
     return preferences.wait_or(gateway.settings.wait_seconds)
 
 
-async def publish(gateway: Gateway, attempt: Attempt, *, may_repeat: bool) -> None:
+async def publish(gateway: Gateway, attempt: Attempt, step: Step, *, may_repeat: bool) -> None:
     """Returns when the broker has confirmed the attempt, or its outcome came first; raises as `perform`."""
     try:
-        await gateway.publisher.publish(attempt)
+        with step:
+            await gateway.publisher.publish(attempt)
     except OverloadedError:
         NOT_ACCEPTED.labels("overloaded").inc()
         raise overloaded() from None

@@ -1,17 +1,21 @@
 """Postgres: how a service connects, what it runs there, and whether the schema is one it can work with."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TypeAlias
 
 import asyncpg
 from pydantic import Secret
+from sqlalchemy import Table
 from sqlalchemy.dialects.postgresql.asyncpg import dialect
 from sqlalchemy.sql import ClauseElement
 from sqlalchemy.sql.compiler import SQLCompiler
+from sqlalchemy.sql.dml import UpdateBase
+from sqlalchemy.sql.visitors import iterate
 
 from shared.settings import DatabaseUrl
 from shared.tables import SCHEMA_REVISION
+from shared.tracing import Attributes, Kind, Step, step
 
 CONNECT_TIMEOUT_SECONDS = 5.0
 STATEMENT_TIMEOUT_SECONDS = 10.0
@@ -45,13 +49,18 @@ class Statement:
     parameters: tuple[str, ...]
     settings: str = ""
     """SQL that sets what holds for each execution alone."""
+    summary: str = ""
+    """What it does to which tables, for its spans."""
+    attributes: Attributes = field(default_factory=dict)
+    """Those of its spans."""
 
     @classmethod
     def compiled(cls, clause: ClauseElement, settings: str = "") -> "Statement":
         """Compiles a statement whose parameters have names."""
         compiled = clause.compile(dialect=dialect())  # type: ignore[no-untyped-call]
         assert isinstance(compiled, SQLCompiler)  # noqa: S101 - as every statement is compiled
-        return cls(str(compiled), tuple(compiled.positiontup or ()), settings)
+        summary = summary_of(clause)
+        return cls(str(compiled), tuple(compiled.positiontup or ()), settings, summary, attributes_of(summary))
 
     async def fetch(self, session: Session, **values: object) -> list[asyncpg.Record]:
         """The rows; raises what asyncpg raises, and then the session is fit for nothing more.
@@ -59,6 +68,10 @@ class Statement:
         Raises KeyError where a parameter has no value.
         """
         arguments = [values[name] for name in self.parameters]
+        with step(self.summary, self.attributes, Kind.CLIENT):
+            return await self._fetch(session, arguments)
+
+    async def _fetch(self, session: Session, arguments: list[object]) -> list[asyncpg.Record]:
         if not self.settings:
             return await session.fetch(self.sql, *arguments)
         transaction = session.transaction(readonly=True)
@@ -67,6 +80,33 @@ class Statement:
         rows = await session.fetch(self.sql, *arguments)
         await transaction.commit()  # not rolled back where something failed: a server that is away does not answer
         return rows
+
+
+def summary_of(clause: ClauseElement) -> str:
+    """The operations of a statement and their tables, as `db.query.summary` has them."""
+    parts = list(iterate(clause))
+    writes = [f"{each.__visit_name__.upper()} {each.table}" for each in parts if isinstance(each, UpdateBase)]
+    tables = dict.fromkeys(str(each.name) for each in parts if isinstance(each, Table))
+    return " ".join(writes or ["SELECT", *tables])
+
+
+def attributes_of(summary: str) -> Attributes:
+    """The attributes of a statement's spans."""
+    operation, _, _ = summary.partition(" ")
+    return {"db.system.name": "postgresql", "db.operation.name": operation, "db.query.summary": summary}
+
+
+BEGIN, COMMIT = attributes_of("BEGIN"), attributes_of("COMMIT")
+
+
+def begin_step() -> Step:
+    """A step for the start of a transaction."""
+    return step("BEGIN", BEGIN, Kind.CLIENT)
+
+
+def commit_step() -> Step:
+    """A step for its end."""
+    return step("COMMIT", COMMIT, Kind.CLIENT)
 
 
 async def connect(

@@ -64,6 +64,10 @@ class Topology:
         """The queue of a partition; the version changes with the arguments it is declared with."""
         return f"{self.prefix}.commands.v1.{partition}"
 
+    def destination(self, partition: int) -> str:
+        """What OpenTelemetry calls the way of a partition's messages: exchange and routing key."""
+        return f"{self.commands_exchange}:{self.command_queue(partition)}"
+
     def partition_of(self, owner: int) -> int:
         """The partition that keeps an owner's commands in order; the same in every process and version."""
         return zlib.crc32(str(owner).encode()) % self.partitions

@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Annotated, Literal, NoReturn, Self, TypeVar
 from urllib.parse import unquote
 
@@ -17,6 +18,21 @@ class DatabaseUrl(PostgresDsn):
     """A Postgres URL as libpq knows it."""
 
     _constraints = UrlConstraints(host_required=True, allowed_schemes=["postgresql", "postgres"])
+
+
+class SecretFiles(BaseSettings):
+    """Where settings may be files, which Docker and Kubernetes make of secrets; read before all others."""
+
+    model_config = SettingsConfigDict(env_prefix="INKWELL_", frozen=True, extra="ignore")
+
+    secrets_dir: Annotated[
+        Path, Field(description="Folder whose file `inkwell_database_url`, say, is the setting of that name")
+    ] = Path("/run/secrets")
+
+    @property
+    def folder(self) -> Path | None:
+        """The folder, where there is one."""
+        return self.secrets_dir if self.secrets_dir.is_dir() else None
 
 
 class DatabaseSettings(BaseSettings):
@@ -113,11 +129,12 @@ SettingsT = TypeVar("SettingsT", bound=DatabaseSettings)
 
 
 def load_settings(settings_class: type[SettingsT]) -> SettingsT:
-    """The settings from the environment; names every wrong one on stderr and exits with 2."""
+    """The settings from the environment, else from files; names every wrong one on stderr and exits with 2."""
     try:
-        return settings_class()
+        return settings_class(_secrets_dir=SecretFiles().folder)
     except SettingsError as error:
-        refuse(str(error))
+        unreadable = isinstance(error.__cause__, (OSError, UnicodeDecodeError))
+        refuse(f"INKWELL_SECRETS_DIR: {error.__cause__}" if unreadable else str(error))
     except ValidationError as error:
         refuse(*(_sentence(e["loc"], e["msg"]) for e in error.errors(include_input=False)))
 

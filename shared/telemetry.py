@@ -2,16 +2,22 @@
 
 import logging
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from uuid import UUID
 
 import structlog
 
 from shared.settings import ServiceSettings
+from shared.tracing import trace_id_of
 
 
 def configure_logging(settings: ServiceSettings, service: str) -> None:
     """Sends every log event of this process, libraries' included, to stderr as one line each."""
     shared_processors: list[structlog.typing.Processor] = [
         structlog.contextvars.merge_contextvars,
+        partial(_named, service),
         structlog.stdlib.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
     ]
@@ -35,7 +41,22 @@ def configure_logging(settings: ServiceSettings, service: str) -> None:
     logging.getLogger("alembic").setLevel(logging.WARNING)
     for library in ("aio_pika", "aiormq"):  # `messaging` says the same once, without the tracebacks
         logging.getLogger(library).setLevel(logging.CRITICAL)
-    structlog.contextvars.bind_contextvars(service=service)
+
+
+@contextmanager
+def about(command_id: UUID, traceparent: str | None) -> Iterator[None]:
+    """Has the log lines of the block name the command, and its trace if it is recorded."""
+    trace_id = trace_id_of(traceparent)
+    with structlog.contextvars.bound_contextvars(command_id=str(command_id), trace_id=trace_id or ...):
+        yield
+
+
+def _named(
+    service: str, _: structlog.typing.WrappedLogger, __: str, event: structlog.typing.EventDict
+) -> structlog.typing.EventDict:
+    """The event with its service: also in a thread, which has none of the context."""
+    event["service"] = service
+    return event
 
 
 def _rendering(log_format: str) -> list[structlog.typing.Processor]:

@@ -9,6 +9,7 @@ import httpx
 
 from gateway.errors import FIELD_CODES, PROBLEM_JSON
 from gateway.openapi import CODE_HEADERS, HEADERS
+from gateway.request_ids import REQUEST_ID
 
 Answer = tuple[str, int, str | None]
 """An operation, a status, and a header, a problem's code, or None."""
@@ -31,6 +32,7 @@ class Witness:
         assert str(response.status_code) in operation["responses"], asked
         declared = operation["responses"][str(response.status_code)]
         assert told <= set(members(declared)), asked
+        assert REQUEST_ID in told, asked
         assert told >= set(CODE_HEADERS.get(code or "", ())), asked
         assert media_type is None or media_type in declared["content"], asked
         self.seen |= {(operation["operationId"], response.status_code, each) for each in told}

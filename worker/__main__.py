@@ -15,6 +15,7 @@ from shared.database import EXIT_SCHEMA_BEHIND, SchemaBehindError
 from shared.metrics import serve_metrics, watch_loop
 from shared.settings import load_settings
 from shared.telemetry import configure_logging
+from shared.tracing import configure_tracing, shut_down_tracing
 from worker.command_line import operate, read_arguments
 from worker.consumer import Consumer
 from worker.doctor import examine
@@ -35,7 +36,10 @@ def main() -> None:
     if arguments.action:
         sys.exit(uvloop.run(operate(arguments, settings)))
     serve_metrics(settings)
-    sys.exit(uvloop.run(run(settings)))
+    configure_tracing("inkwell-worker")
+    exit_code = uvloop.run(run(settings))
+    shut_down_tracing()
+    sys.exit(exit_code)
 
 
 async def run(settings: WorkerSettings) -> int:

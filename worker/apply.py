@@ -27,7 +27,7 @@ from shared.contracts import (
     folded,
     outcome_for,
 )
-from shared.database import Session, Statement
+from shared.database import Session, Statement, begin_step, commit_step
 from worker.fold import NEVER, Fold, Rows
 from worker.handlers import Decision, Note, PersonalToken, User, targets_of
 from worker.statements import (
@@ -69,9 +69,11 @@ async def transaction(connections: Connections) -> AsyncIterator[Session]:
     """A transaction with a deadline for the whole of it; whatever goes wrong, its connection is dropped with it."""
     async with asyncio.timeout(TRANSACTION_TIMEOUT_SECONDS), connections.one() as session:
         transaction = session.transaction()
-        await transaction.start()
+        with begin_step():
+            await transaction.start()
         yield session
-        await transaction.commit()
+        with commit_step():
+            await transaction.commit()
 
 
 async def apply_batch(

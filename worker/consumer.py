@@ -14,7 +14,6 @@ import structlog
 from aio_pika.abc import AbstractChannel, AbstractConnection
 
 from shared.connections import Connections
-from shared.contracts import Outcome
 from shared.database import check_schema
 from shared.messaging import (
     BROKER_ERRORS,
@@ -30,24 +29,20 @@ from shared.messaging import (
 )
 from shared.metrics import BROKER_CONNECTED
 from worker.deliveries import Batch, Deliveries, PartitionBlockedError
-from worker.failures import Kind, RepeatedBugError, Settlement, describe, kind_of
-from worker.metrics import OLDEST, PARTITIONS, PAUSED, RETRIES, TRANSACTION_DURATION, count_settled
+from worker.failures import RepeatedBugError, Settlement, describe
+from worker.metrics import OLDEST, PARTITIONS, PAUSED, count_settled
 from worker.outbox import Outbox
+from worker.patience import HandBackError, pause, settled
 from worker.settings import WorkerSettings
 from worker.sharing import Sharing
+from worker.traces import processing
 
-PATIENCE_SECONDS = 15.0
-"""How long a batch is tried again before its messages go back to the broker for another worker to try."""
 BATCH_TIMEOUT_SECONDS = 120.0
 """A batch that takes longer is stuck, whatever the reason; its session is given up."""
 BLOCKED_PAUSE_SECONDS = 30.0
 WATCH_INTERVAL_SECONDS = 5.0
 
 log = structlog.get_logger()
-
-
-class HandBackError(Exception):
-    """The messages in hand must go back to the broker, in order: close their channels."""
 
 
 class Consumer:
@@ -122,7 +117,7 @@ class Consumer:
                     "Postgres does not answer; commands wait in their queues and Inkwell tries again by itself",
                     error=describe(error),
                 )
-                await self._pause(jittered(failures))
+                await pause(self._stopping, jittered(failures))
                 failures += 1
             else:
                 return
@@ -218,7 +213,7 @@ class Consumer:
                     error=str(error),
                 )
                 PAUSED.labels("repeated_bug").set(1)
-                await self._pause(BLOCKED_PAUSE_SECONDS / 6)
+                await pause(self._stopping, BLOCKED_PAUSE_SECONDS / 6)
                 return
             except HandBackError:
                 return
@@ -243,7 +238,9 @@ class Consumer:
         self._oldest_in_hand = batch.oldest
         try:
             async with asyncio.timeout(BATCH_TIMEOUT_SECONDS):
-                outcomes = await self._outcomes(batch)
+                with processing(batch) as steps:
+                    outcomes = await settled(batch, self._settlement, steps, self._stopping)
+                    steps.decided(outcomes)
                 for content in batch.unreadable:
                     await self._outbox.dead_letter(content)
                 await self._acknowledge(batch)
@@ -268,31 +265,3 @@ class Consumer:
                     await message.ack(multiple=True)
             except BROKER_ERRORS as error:
                 log.info("acknowledgement dropped; what comes again has no second effect", error=type(error).__name__)
-
-    async def _outcomes(self, batch: Batch) -> list[Outcome]:
-        """The committed outcomes; a transient failure is waited out for a while, then handed back."""
-        patience_ends = asyncio.get_running_loop().time() + PATIENCE_SECONDS
-        failures = 0
-        while True:
-            try:
-                with TRANSACTION_DURATION.time():
-                    if batch.careful:
-                        return await self._settlement.settle_carefully(batch.commands)
-                    return await self._settlement.settle(batch.commands)
-            except Exception as error:
-                if kind_of(error) is Kind.PAUSE:
-                    raise
-                RETRIES.inc()
-                log.warning(
-                    "batch not applied; it stays unacknowledged and is tried again",
-                    commands=len(batch.commands),
-                    error=describe(error),
-                )
-            await self._pause(jittered(failures))
-            failures += 1
-            if self._stopping.is_set() or asyncio.get_running_loop().time() > patience_ends:
-                raise HandBackError
-
-    async def _pause(self, seconds: float) -> None:
-        with suppress(TimeoutError):
-            await asyncio.wait_for(self._stopping.wait(), seconds)

@@ -61,8 +61,8 @@ class Batch:
     """Some deliveries in their order, and the commands in them."""
 
     deliveries: list[Delivery] = field(default_factory=list)
-    received: list[tuple[str | None, Received]] = field(default_factory=list)
-    """Each with the address that wants its reply."""
+    received: list[tuple[Delivery, Received]] = field(default_factory=list)
+    """Each with the delivery that it came in."""
     weight: int = 0
     """How many writes there are in it."""
     careful: bool = False
@@ -71,7 +71,7 @@ class Batch:
     def add(self, delivery: Delivery) -> None:
         """Adds a delivery; raises NewerVersionError where it needs a newer worker."""
         received = decode_batch(delivery.message.body)
-        self.received += [(delivery.message.reply_to, each) for each in received]
+        self.received += [(delivery, each) for each in received]
         self.weight += sum(map(weight, received))
         self.deliveries.append(delivery)
 
@@ -98,9 +98,9 @@ class Batch:
     def replies(self, outcomes: list[Outcome]) -> dict[str, list[Reply]]:
         """The replies for each gateway, from the outcomes of `commands`."""
         replies: dict[str, list[Reply]] = defaultdict(list)
-        settled = [(to, received) for to, received in self.received if not isinstance(received, Unreadable)]
-        for (reply_to, command), outcome in zip(settled, outcomes, strict=True):
-            envelope = envelope_of(command)
+        settled = [(each, received) for each, received in self.received if not isinstance(received, Unreadable)]
+        for (delivery, command), outcome in zip(settled, outcomes, strict=True):
+            envelope, reply_to = envelope_of(command), delivery.message.reply_to
             if reply_to and envelope:
                 replies[reply_to].append(Reply(attempt_id=envelope.attempt_id, outcome=outcome))
         return replies

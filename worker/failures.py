@@ -9,7 +9,7 @@ transient   everything else, known or not: nothing is lost or decided, the batch
 """
 
 from collections.abc import Sequence
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from datetime import UTC, datetime, timedelta
 from enum import Enum, auto
 from traceback import format_tb
@@ -19,7 +19,8 @@ import asyncpg
 import structlog
 
 from shared.connections import Connections
-from shared.contracts import BadCommand, Command, Outcome
+from shared.contracts import BadCommand, Command, Outcome, envelope_of
+from shared.telemetry import about
 from worker.apply import (
     ConflictError,
     HandlerError,
@@ -95,10 +96,11 @@ class Settlement:
         """
         outcomes = []
         for command in batch:
-            if await mark_attempt(self._connections, command.id, self.process_id) >= MAX_LIVES:
-                outcomes.append(await self._fail_killer(command))
-            else:
-                outcomes += await self._survive(command)
+            with telling(command):
+                if await mark_attempt(self._connections, command.id, self.process_id) >= MAX_LIVES:
+                    outcomes.append(await self._fail_killer(command))
+                else:
+                    outcomes += await self._survive(command)
         await clear_marks(self._connections, [command.id for command in batch])
         return outcomes
 
@@ -120,7 +122,6 @@ class Settlement:
             return (await self._apply([command]))[0]
         log.error(
             "command failed and is kept as a dead letter: every worker that tried it died; its neighbours are applied",
-            command_id=str(command.id),
             workers=MAX_LIVES,
         )
         return outcome
@@ -128,12 +129,13 @@ class Settlement:
     async def _settle_one_by_one(self, batch: Sequence[Command | BadCommand]) -> list[Outcome]:
         outcomes = []
         for command in batch:
-            try:
-                outcomes += await self._apply([command])
-            except Exception as error:
-                if kind_of(error) is not Kind.BUG:
-                    raise
-                outcomes.append(await self._fail(command, error))
+            with telling(command):
+                try:
+                    outcomes += await self._apply([command])
+                except Exception as error:
+                    if kind_of(error) is not Kind.BUG:
+                        raise
+                    outcomes.append(await self._fail(command, error))
         return outcomes
 
     async def _fail(self, command: Command | BadCommand, error: Exception) -> Outcome:
@@ -145,12 +147,17 @@ class Settlement:
         self._last_bug = self._last_bug if is_replay else bug
         log.error(
             "command failed and is kept as a dead letter; its neighbours are applied",
-            command_id=str(command.id),
             reason=outcome.reason,
             error=bug,
             stack=_stack(error),
         )
         return outcome
+
+
+def telling(command: Command | BadCommand) -> AbstractContextManager[None]:
+    """Has the log lines of the block name the command and its trace."""
+    envelope = envelope_of(command)
+    return about(command.id, envelope.traceparent if envelope else None)
 
 
 def _stack(error: Exception) -> str | None:

@@ -8,6 +8,7 @@ from functools import partial
 from typing import Literal
 
 from fastapi import APIRouter, Request, Response
+from structlog.contextvars import bind_contextvars
 
 from gateway.command_urls import CommandTicket
 from gateway.dependencies import Gateway, caller_of, gateway_of
@@ -39,6 +40,7 @@ async def get_command(request: Request) -> Response:
     """The state of a write; `answer` is what it would have been answered, had it waited."""
     gateway, preferences = gateway_of(request), PREFER.of(request)
     ticket = await ticket_of(request)
+    bind_contextvars(command_id=str(ticket.command_id))
     wait_seconds = patience(gateway, preferences) if preferences.wait_seconds else 0.0
     outcome = await awaited(gateway, finder(request, ticket), wait_seconds)
     if outcome and outcome.type == CREATE_TOKEN and Scope.ACCOUNT in caller_of(request).scopes:

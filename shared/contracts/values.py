@@ -15,8 +15,8 @@ def storable(text: str) -> str:
     return text
 
 
-StorableText = Annotated[str, AfterValidator(storable)]
-"""Text that Postgres can store."""
+StorableText = Annotated[str, AfterValidator(storable), Field(json_schema_extra={"pattern": r"^[^\u0000]*$"})]
+"""Text that Postgres can store; the schema cannot tell of lone surrogates, which JSON can hold."""
 Int64 = Annotated[int, Field(ge=-(2**63), le=2**63 - 1)]
 Instant = Annotated[AwareDatetime, Field(ge=datetime(2000, 1, 1, tzinfo=UTC), lt=datetime(9000, 1, 1, tzinfo=UTC))]
 """A time that every zone and Postgres can express."""

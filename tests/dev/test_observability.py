@@ -1,4 +1,4 @@
-"""The alert rules, the dashboard and the stack's profiles: valid, and about things that there are."""
+"""The alert rules, the dashboard, the proxy and the stack's profiles: valid, and about things that there are."""
 
 import json
 import re
@@ -8,6 +8,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 import yaml
 from prometheus_client import REGISTRY
@@ -21,7 +22,7 @@ DASHBOARD = json.loads((FILES / "grafana" / "dashboards" / "inkwell.json").read_
 NAME = re.compile(r"\b(?:inkwell|http_server|process)_\w+")
 RUNBOOK = (ROOT / "docs" / "operations.md").read_text()
 
-PROMTOOL, DOCKER = (shutil.which(program) or "" for program in ("promtool", "docker"))
+PROMTOOL, DOCKER, HAPROXY = (shutil.which(program) or "" for program in ("promtool", "docker", "haproxy"))
 
 needs_promtool = pytest.mark.skipif(not PROMTOOL, reason="Prometheus is not installed")
 
@@ -73,6 +74,40 @@ def test_prometheus_can_read_the_expressions(tmp_path: Path) -> None:
     checked = subprocess.run([PROMTOOL, "check", "rules", file], text=True, check=False, capture_output=True)
 
     assert checked.returncode == 0, checked.stderr
+
+
+@pytest.mark.skipif(not HAPROXY, reason="HAProxy is not installed")
+def test_haproxy_accepts_its_configuration_without_a_warning() -> None:
+    command = [HAPROXY, "-c", "-dW", "-f", str(ROOT / "dev" / "haproxy.cfg")]
+    checked = subprocess.run(command, text=True, check=False, capture_output=True)
+
+    assert checked.returncode == 0, checked.stderr
+
+
+def test_pipelines_of_the_collector_use_what_is_defined() -> None:
+    collector = yaml.safe_load((FILES / "collector.yml").read_text())
+
+    for pipeline in collector["service"]["pipelines"].values():
+        for kind, names in pipeline.items():
+            assert set(names) <= collector[kind].keys()
+
+
+def test_traces_go_to_services_of_the_stack_at_the_ports_where_they_listen() -> None:
+    services = yaml.safe_load((ROOT / "docker-compose.yml").read_text())["services"]
+    collector = yaml.safe_load((FILES / "collector.yml").read_text())
+    source = yaml.safe_load((FILES / "grafana/provisioning/datasources/jaeger.yml").read_text())["datasources"][0]
+
+    assert collector["receivers"]["otlp"]["protocols"]["http"]["endpoint"].endswith(":4318")
+    for url in (collector["exporters"]["otlphttp"]["endpoint"], source["url"], "http://collector:4318"):
+        assert httpx.URL(url).host in services
+    assert all("observability" in services[name]["profiles"] for name in ("collector", "jaeger"))
+
+
+def test_services_export_nothing_unless_they_are_told_to() -> None:
+    services = yaml.safe_load((ROOT / "docker-compose.yml").read_text())["services"]
+
+    for name in ("gateway", "worker"):
+        assert services[name]["environment"]["OTEL_EXPORTER_OTLP_ENDPOINT"] == "${OTEL_EXPORTER_OTLP_ENDPOINT:-}"
 
 
 @pytest.mark.needs_docker

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from gateway.openapi import CODES
 from gateway.settings import GatewaySettings
-from shared.settings import MigrationSettings
+from shared.settings import MigrationSettings, SecretFiles
 from worker.settings import WorkerSettings
 
 README = (Path(__file__).parent.parent.parent / "README.md").read_text()
@@ -21,7 +21,8 @@ def test_readme_lists_the_codes_with_their_statuses() -> None:
 def test_readme_lists_the_settings_with_their_defaults() -> None:
     listed = dict(re.findall(r"^\| `(INKWELL_\w+)` \| `?([^|`]+)`? \|", README, re.MULTILINE))
 
-    fields = GatewaySettings.model_fields | WorkerSettings.model_fields | MigrationSettings.model_fields
+    models = (SecretFiles, GatewaySettings, WorkerSettings, MigrationSettings)
+    fields = {name: field for model in models for name, field in model.model_fields.items()}
     assert listed.keys() == {f"INKWELL_{name.upper()}" for name in fields}
     for name, field in fields.items():
         default = "required" if field.is_required() else str(field.default).removesuffix(".0").lower()

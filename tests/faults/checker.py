@@ -279,10 +279,10 @@ def in_time(history: History, _: Facts) -> Iterator[str]:
     kills = [each for each in history.disturbances if each.name == "gateway-kill"]
     for answer in history.answers():
         took = answer.answered - answer.asked - history.lag_seconds
-        if (answer.status or answer.error == "ReadTimeout") and took > answer.limit_seconds + SLACK_SECONDS:
+        if (answer.status or answer.error == "TimeoutError") and took > answer.limit_seconds + SLACK_SECONDS:
             what = answer.code or answer.status or answer.error
             yield f"I7: {what} took {took:.1f} s, {answer.limit_seconds:.1f} s were promised"
-        elif answer.is_sent and not answer.status and answer.error != "ReadTimeout" and took > KEPT_ALIVE_SECONDS:
+        elif answer.is_sent and not answer.status and answer.error != "TimeoutError" and took > KEPT_ALIVE_SECONDS:
             killed = (each for each in kills if each.target == f"gateway-{answer.gateway + 1}")
             if not any(each.began < answer.answered and answer.asked < each.ended for each in killed):
                 yield f"I7: no answer after {took:.1f} s: {answer.error}"

@@ -1,6 +1,7 @@
 """Clients who write, poll and read all the time, repeat what is unknown with its key, and write everything down."""
 
 import asyncio
+import json
 from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -9,7 +10,7 @@ from random import Random
 from typing import Any
 from uuid import UUID
 
-import httpx
+import aiohttp
 
 from tests.canaries import PASSWORD
 from tests.faults.history import PATCHED, Answer, History, Read, Write, text_of_item
@@ -25,10 +26,12 @@ LOOKS, REPEATS, CONDITIONS = 0.3, 0.05, 0.15
 """After so many of its writes a client reads the note, sends the write once more, or sets a condition before."""
 GIVEN_UP_SECONDS = 3.0
 """How long a client asks for a write without a key that the broker has never confirmed, and may not have."""
+KEPT_SECONDS = 2.0
+"""An idle connection is given up before uvicorn does after 5 s, or a request could meet its end."""
 POISON = "poison"
 """Such a description is one that Postgres refuses, by a trigger."""
 PREFERENCES = ("", "", "wait=1", "wait=2", "respond-async", "respond-async", "return=minimal")
-Gateways = Sequence[httpx.AsyncClient]
+Gateways = Sequence[aiohttp.ClientSession]
 CHANGES = ("replace", "patch", "delete")
 
 
@@ -215,14 +218,14 @@ class Client:
         gateway = self._random.randrange(len(self._gateways))
         answer = Answer(gateway, loop.time(), limit_seconds)
         headers = self.owner.headers | request.pop("headers", {})
+        timeout = aiohttp.ClientTimeout(limit_seconds + PATIENCE_SECONDS)
         try:
-            response = await self._gateways[gateway].request(
-                method, path, headers=headers, timeout=limit_seconds + PATIENCE_SECONDS, **request
-            )
-        except httpx.TransportError as error:
+            async with self._gateways[gateway].request(
+                method, path, headers=headers, timeout=timeout, **request
+            ) as response:
+                await fill(answer, response)
+        except (aiohttp.ClientError, OSError) as error:
             answer.error = type(error).__name__
-        else:
-            fill(answer, response)
         answer.answered = loop.time()
         return answer
 
@@ -230,10 +233,19 @@ class Client:
         return str(UUID(int=self._random.getrandbits(128), version=4))
 
 
-def fill(answer: Answer, response: httpx.Response) -> None:
+async def fill(answer: Answer, response: aiohttp.ClientResponse) -> None:
     """Takes over what the checker needs of a response."""
-    answer.status = response.status_code
+    content = await response.read()
     answer.etag, answer.location = response.headers.get("etag"), response.headers.get("location")
-    if response.content:
-        answer.body = response.json()
-        answer.code = answer.body.get("code") if isinstance(answer.body, dict) and response.is_error else None
+    if content:
+        answer.body = json.loads(content)
+        answer.code = answer.body.get("code") if isinstance(answer.body, dict) and not response.ok else None
+    answer.status = response.status
+
+
+def session(base_url: str) -> aiohttp.ClientSession:
+    """A session that sends a request once: aiohttp itself would repeat some where a connection ends, unseen."""
+    connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=KEPT_SECONDS)
+    opened = aiohttp.ClientSession(base_url, connector=connector)
+    opened._retry_connection = False
+    return opened

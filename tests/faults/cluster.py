@@ -13,6 +13,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import aio_pika
+import aiohttp
 import asyncpg
 import httpx
 import psutil
@@ -27,7 +28,7 @@ from gateway.settings import GatewaySettings
 from shared.contracts import Scope
 from shared.messaging import Topology
 from tests.accounts import bearer
-from tests.faults.clients import PUBLISH_SECONDS, READ_SECONDS, WAIT_SECONDS, Owner
+from tests.faults.clients import PUBLISH_SECONDS, READ_SECONDS, WAIT_SECONDS, Owner, session
 from tests.harness import create_roles
 from tests.proxy import Proxy, free_port, proxy_to
 from tests.system.stack import KEY, ROOT, Process
@@ -86,7 +87,7 @@ class Cluster:
     servers: Services
     gateways: list[Service]
     workers: list[Service]
-    clients: list[httpx.AsyncClient]
+    clients: list[aiohttp.ClientSession]
     owners: list[Owner]
     postgres_lock: asyncio.Lock = field(default_factory=asyncio.Lock)
     rabbitmq_lock: asyncio.Lock = field(default_factory=asyncio.Lock)
@@ -167,16 +168,19 @@ class Cluster:
         }
 
 
-async def probe(client: httpx.AsyncClient, owner: Owner) -> bool:
+async def probe(client: aiohttp.ClientSession, owner: Owner) -> bool:
     """Whether a write of the owner is applied, and a read answered."""
-    note = {"title": "probe", "description": ""}
+    note, timeout = {"title": "probe", "description": ""}, aiohttp.ClientTimeout(10)
+    waiting = owner.headers | {"Prefer": "wait=3"}
     try:
-        written = await client.post("/notes/", json=note, headers=owner.headers | {"Prefer": "wait=3"}, timeout=10)
-        read = await client.get("/notes/?limit=1", headers=owner.headers, timeout=8)
-    except httpx.TransportError:
+        async with (
+            client.post("/notes/", json=note, headers=waiting, timeout=timeout) as written,
+            client.get("/notes/?limit=1", headers=owner.headers, timeout=timeout) as read,
+        ):
+            return (written.status, read.status) == (201, 200)
+    except (aiohttp.ClientError, OSError):
         await asyncio.sleep(0.2)
         return False
-    return (written.status_code, read.status_code) == (201, 200)
 
 
 @contextmanager
@@ -215,11 +219,7 @@ async def running_cluster(tree: Path = ROOT, logs: Path | None = None) -> AsyncI
         for each in services:
             await each.process.start()
             exits.push_async_callback(each.process.kill)
-        limits = httpx.Limits(max_connections=None)
-        clients = [
-            await exits.enter_async_context(httpx.AsyncClient(base_url=each.base_url, limits=limits))
-            for each in gateways
-        ]
+        clients = [await exits.enter_async_context(session(each.base_url)) for each in gateways]
         owners = await new_owners(database_url)
         cluster = Cluster(postgres, rabbitmq, database_url, servers, gateways, workers, clients, owners)
         await keep_copies(cluster)

@@ -41,7 +41,7 @@ class Answer:
     @property
     def is_sent(self) -> bool:
         """Whether the gateway may have it."""
-        return self.error not in ("ConnectError", "ConnectTimeout")
+        return self.error != "ClientConnectorError"
 
     @property
     def is_refusal(self) -> bool:

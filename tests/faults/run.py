@@ -1,12 +1,13 @@
 """One run: clients write while the nemesis breaks things; then everything is settled, looked at and judged."""
 
 import asyncio
+import json
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import httpx
+import aiohttp
 
 from shared.contracts import NOBODY
 from tests.accounts import bearer
@@ -118,15 +119,15 @@ async def signed_in(cluster: Cluster, history: History, registered: Write) -> Ow
         return None
     client, login = cluster.clients[0], {"username": registered.marker, "password": PASSWORD}
     try:
-        answer = await client.post("/auth/token", data=login)
-        if answer.is_client_error:
-            history.complaints.append(
-                f"I5: {registered.marker} is registered, and signing in was answered {answer.text}"
-            )
-        headers = bearer(answer.json().get("access_token", ""))
-        me = await client.get("/users/me", headers=headers)
-        return Owner(me.json()["id"], headers) if me.is_success else None
-    except httpx.TransportError:
+        async with client.post("/auth/token", data=login) as answer:
+            told = await answer.text()
+            if 400 <= answer.status < 500:
+                complaint = f"I5: {registered.marker} is registered, and signing in was answered {told}"
+                history.complaints.append(complaint)
+            headers = bearer(json.loads(told).get("access_token", ""))
+        async with client.get("/users/me", headers=headers) as me:
+            return Owner((await me.json())["id"], headers) if me.ok else None
+    except (aiohttp.ClientError, OSError):
         return None
 
 

@@ -1,6 +1,7 @@
 """The headers that every answer has: security, caching, and what pages of other origins may see."""
 
 import asyncio
+import re
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -54,6 +55,7 @@ async def test_answer_has_the_security_headers(
 
     assert response.status_code == status
     assert shared(response) == ONCE
+    assert len(response.headers.get_list("x-request-id")) == 1
     assert "strict-transport-security" not in response.headers
 
 
@@ -140,7 +142,7 @@ async def open_client() -> AsyncIterator[httpx.AsyncClient]:
 
 @pytest.mark.parametrize("method", ["GET", "POST", "PUT", "PATCH", "DELETE"])
 async def test_page_of_a_named_origin_may_send_what_the_api_reads(open_client: httpx.AsyncClient, method: str) -> None:
-    wanted = "authorization,content-type,idempotency-key,if-match,if-none-match,prefer"
+    wanted = "authorization,content-type,idempotency-key,if-match,if-none-match,prefer,traceparent,x-request-id"
     preflight = {"Access-Control-Request-Method": method, "Access-Control-Request-Headers": wanted}
 
     response = await open_client.options("/notes/1", headers={"Origin": PAGE} | preflight)
@@ -170,7 +172,7 @@ async def test_page_of_a_named_origin_may_see_the_errors(
     assert response.status_code == status
     assert response.headers["access-control-allow-origin"] == PAGE
     exposed = set(response.headers["access-control-expose-headers"].split(", "))
-    assert {"ETag", "Idempotent-Replayed", "Location", "Preference-Applied", "Retry-After"} <= exposed
+    assert {"ETag", "Idempotent-Replayed", "Location", "Preference-Applied", "Retry-After", "X-Request-ID"} <= exposed
     assert "Origin" in response.headers["vary"].split(", ")
 
 
@@ -215,3 +217,18 @@ async def test_without_documentation_its_paths_do_not_exist(gateway_settings: Ga
     async with harness.gateway(gateway_settings.model_copy(update={"docs": False})) as client:
         for path in ("/docs", "/openapi.json", "/redoc"):
             assert (await client.get(path)).status_code == 404
+
+
+async def test_request_keeps_its_own_id(shared_client: httpx.AsyncClient) -> None:
+    response = await shared_client.get("/nope", headers={"X-Request-ID": "Web-7_f.3"})
+
+    assert response.headers.get_list("x-request-id") == ["Web-7_f.3"]
+
+
+@pytest.mark.parametrize("unfit", [b"", b"a b", b"a" * 129, "é".encode(), b'x","y', b"<script>"])
+async def test_request_with_an_unfit_id_gets_another(shared_client: httpx.AsyncClient, unfit: bytes) -> None:
+    headers = {b"X-Request-ID": unfit}
+    ids = {(await shared_client.get("/nope", headers=headers)).headers["x-request-id"] for _ in range(2)}
+
+    assert len(ids) == 2
+    assert all(re.fullmatch("[0-9a-f]{32}", each) for each in ids)

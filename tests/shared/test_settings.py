@@ -205,6 +205,75 @@ def test_note_limits_must_fit_into_a_body_in_any_script() -> None:
         settings(description_max_length=66_000 // bytes_of_an_emoji)
 
 
+@pytest.fixture
+def secrets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with all good settings in files, links as Kubernetes makes them; none is in the environment."""
+    (tmp_path / "..first").mkdir()
+    (tmp_path / "..data").symlink_to("..first")
+    for name, value in GOOD.items():
+        monkeypatch.delenv(name, raising=False)
+        (tmp_path / name.lower()).symlink_to(f"..data/{name.lower()}")
+        (tmp_path / name.lower()).write_text(f"{value}\n")
+    monkeypatch.setenv("INKWELL_SECRETS_DIR", str(tmp_path))
+    return tmp_path
+
+
+def test_settings_may_be_files(secrets: Path) -> None:
+    (secrets / "inkwell_signing_keys").write_text(f"{KEY}-new,{KEY}\n")
+
+    loaded = load_settings(GatewaySettings)
+
+    assert [key.get_secret_value() for key in loaded.signing_keys] == [f"{KEY}-new", KEY]
+    assert str(loaded.database_url.get_secret_value()) == GOOD["INKWELL_DATABASE_URL"]
+    assert loaded.model_dump() == settings(signing_keys=f"{KEY}-new,{KEY}").model_dump()
+
+
+def test_environment_wins_over_files(secrets: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (secrets / "inkwell_queue_prefix").write_text("from-a-file")
+    (secrets / "inkwell_partitions").write_text("3")
+    monkeypatch.setenv("INKWELL_QUEUE_PREFIX", "from-the-environment")
+
+    loaded = load_settings(WorkerSettings)
+
+    assert (loaded.queue_prefix, loaded.partitions) == ("from-the-environment", 3)
+
+
+def test_folder_of_secrets_may_be_missing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for name, value in GOOD.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("INKWELL_SECRETS_DIR", str(tmp_path / "missing"))
+
+    assert load_settings(GatewaySettings).model_dump() == settings().model_dump()
+
+
+@pytest.mark.parametrize("service", ["gateway", "worker"])
+def test_wrong_setting_in_a_file_is_named_as_one_of_the_environment(service: str, tmp_path: Path) -> None:
+    (tmp_path / "inkwell_broker_url").write_text(f"http://inkwell:{SECRET}@127.0.0.1/")
+
+    ended = run(service, INKWELL_BROKER_URL=None, INKWELL_SECRETS_DIR=str(tmp_path))
+
+    assert_refused(ended, "INKWELL_BROKER_URL")
+
+
+def test_migrator_reads_files_and_refuses_a_password_for_development_there_too(tmp_path: Path) -> None:
+    name = "INKWELL_DATABASE_URL"
+    (tmp_path / name.lower()).write_text(URLS[name])
+
+    ended = run("alembic", "upgrade", "head", **{name: None}, INKWELL_SECRETS_DIR=str(tmp_path))
+
+    assert_refused(ended, name, "INKWELL_ENVIRONMENT")
+
+
+def test_file_that_cannot_be_read_is_refused(secrets: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (secrets / "inkwell_database_url").write_bytes(b"\xff")
+
+    with pytest.raises(SystemExit) as ended:
+        load_settings(WorkerSettings)
+
+    assert ended.value.code == 2
+    assert_one_line_names(capsys.readouterr().err, "INKWELL_SECRETS_DIR")
+
+
 def settings(**changes: int | str) -> GatewaySettings:
     names = {name.removeprefix("INKWELL_").lower(): value for name, value in GOOD.items()}
     return GatewaySettings.model_validate({**names, **changes})

@@ -24,6 +24,8 @@ from tests.proxy import Proxy, free_port, proxy_to
 
 ROOT = Path(__file__).parent.parent.parent
 KEY = "a-key-that-is-used-in-the-tests-only"
+TREES = {service: Path(os.environ.get(f"{service.upper()}_TREE", ROOT)) for service in ("gateway", "worker")}
+"""Where the source of each service is; `make versions` runs the tests with one of another version."""
 
 
 class Process:
@@ -41,12 +43,14 @@ class Process:
 
     def variant(self, command: list[str] | None = None, **environment: str) -> "Process":
         """Another command, or the same with other settings, in its place."""
-        return Process(command or self._command, self._environment | environment, self._log, self._ready_url)
+        folder = ROOT if command else self._folder
+        return Process(command or self._command, self._environment | environment, self._log, self._ready_url, folder)
 
-    def twin(self, port: int, folder: Path = ROOT) -> "Process":
-        """The same service on another port, from the source in a folder."""
+    def twin(self, port: int, folder: Path | None = None) -> "Process":
+        """The same service on another port, from its own source or that in a folder."""
         environment = self._environment | {"INKWELL_PORT": str(port), "INKWELL_WORKER_HEALTH_PORT": str(port)}
-        return Process(self._command, environment, self._log, f"http://127.0.0.1:{port}/health/ready", folder)
+        ready_url = f"http://127.0.0.1:{port}/health/ready"
+        return Process(self._command, environment, self._log, ready_url, folder or self._folder)
 
     async def start(self, *, ready: bool = True) -> None:
         """Starts it, and waits until it is ready."""
@@ -117,7 +121,7 @@ class Stack:
     queue_prefix: str
 
     @asynccontextmanager
-    async def second_gateway(self, folder: Path = ROOT) -> AsyncIterator[httpx.AsyncClient]:
+    async def second_gateway(self, folder: Path | None = None) -> AsyncIterator[httpx.AsyncClient]:
         """A client of a second gateway, which runs for the block, from the source in a folder."""
         port = free_port()
         gateway = self.gateway.twin(port, folder)
@@ -266,6 +270,7 @@ async def running_stack(
                 common | environments[service],
                 folder / f"{service}.log",
                 f"{ready[service]}/health/ready",
+                TREES[service],
             )
             for service in ("gateway", "worker")
         ]

@@ -4,11 +4,9 @@ An upgrade runs them so: migrate, then workers, then gateways; and backwards the
 """
 
 import asyncio
-import io
 import os
 import subprocess
 import sys
-import tarfile
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
@@ -22,12 +20,9 @@ from tests.accounts import sign_up
 from tests.harness import decided
 from tests.proxy import free_port
 from tests.system.stack import ROOT, Stack
+from tests.system.versions import BEFORE_LISTS as PREVIOUS
+from tests.system.versions import unpack
 
-PREVIOUS = "4521b655fcfa21a04b775d21f38294368cc20123"
-"""The version before: the last commit whose schema is 0003, without lists, search and several writes at once.
-
-With a release it moves to the one before.
-"""
 FAILED = "select reason, command ->> 'type', owner_id is not null from commands where status = 'failed'"
 PRESENT_WORKER, PREVIOUS_WORKER = "present worker", "previous worker"
 
@@ -35,15 +30,12 @@ PRESENT_WORKER, PREVIOUS_WORKER = "present worker", "previous worker"
 @pytest.fixture(scope="module")
 def previous(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the services' source as they were."""
-    command = ["git", "archive", PREVIOUS, "gateway", "worker", "shared", "pyproject.toml"]
+    folder = tmp_path_factory.mktemp("previous")
     try:
-        archive = subprocess.run(command, cwd=ROOT, check=True, capture_output=True).stdout
+        unpack(PREVIOUS, folder)
     except (OSError, subprocess.CalledProcessError) as error:
         told = getattr(error, "stderr", b"").decode().strip() or error
         pytest.skip(f"needs git and the history, which a shallow clone lacks: {told}")
-    folder = tmp_path_factory.mktemp("previous")
-    with tarfile.open(fileobj=io.BytesIO(archive)) as source:
-        source.extractall(folder, filter="data")
     return folder
 
 

@@ -1,0 +1,133 @@
+"""What docs/operations.md says of backup and restore, done with its own commands on a stack under Compose."""
+
+import asyncio
+import os
+import re
+import subprocess
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from pathlib import Path
+from uuid import uuid4
+
+import httpx
+import pytest
+
+from dev.backend import ROOT
+from tests import canaries
+from tests.accounts import sign_in, sign_up
+from tests.harness import decided
+from tests.proxy import free_port
+
+SECTION = (ROOT / "docs/operations.md").read_text().partition("## Backup and restore\n")[2].partition("\n## ")[0]
+BACKUP, RESTORE, RESTORE_ANEW = re.findall(r"```bash\n(.*?)```", SECTION, re.DOTALL)
+TABLES = "select tablename, tableowner from pg_tables where schemaname = 'public'"
+EXTENSIONS = "select extname from pg_extension where extname in ('pg_trgm', 'btree_gin')"
+
+pytestmark = [pytest.mark.needs_docker, pytest.mark.long]
+
+
+@dataclass
+class Deployment:
+    """What somebody has who runs `docker compose up`, under a name and a port of its own."""
+
+    environment: dict[str, str]
+    folder: Path
+    client: httpx.AsyncClient
+
+    async def run(self, script: str) -> str:
+        """What the shell prints that runs these lines where the dump is; fails as soon as one of them fails."""
+        command = ["bash", "-euc", script]
+        ended = await asyncio.to_thread(
+            subprocess.run, command, env=os.environ | self.environment, cwd=self.folder, capture_output=True, text=True
+        )
+        assert ended.returncode == 0, ended.stderr
+        return ended.stdout
+
+    async def sql(self, statement: str) -> list[str]:
+        """The rows, as an administrator sees them."""
+        psql = "docker compose exec -T postgres psql --username=inkwell --no-align --tuples-only --command"
+        return sorted((await self.run(f'{psql} "{statement}"')).split())
+
+    async def create(self, title: str, key: str) -> httpx.Response:
+        return await self.client.post(
+            "/notes/", json=canaries.NOTE | {"title": title}, headers={"Idempotency-Key": key}
+        )
+
+
+@pytest.fixture
+async def deployment(tmp_path: Path) -> AsyncIterator[Deployment]:
+    port = free_port()
+    environment = {
+        "COMPOSE_PROJECT_NAME": f"inkwell-test-{uuid4().hex[:8]}",
+        "COMPOSE_FILE": str(ROOT / "docker-compose.yml"),
+        "INKWELL_PORT": str(port),
+    }
+    async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=30) as client:
+        deployment = Deployment(environment, tmp_path, client)
+        try:
+            await deployment.run("docker compose up --build -d --wait")
+            yield deployment
+        finally:
+            await deployment.run("docker compose down --volumes --timeout=5")
+
+
+async def test_dump_is_restored_and_what_was_queued_is_applied_to_it(deployment: Deployment) -> None:
+    client = deployment.client
+    client.headers.update((await sign_up(client, "ada")).headers)
+    kept = await deployment.create("kept", "first")
+    owners = await deployment.sql(TABLES)
+    await deployment.run(BACKUP)
+
+    eve = await sign_up(client, "eve")
+    lost = await deployment.create("lost", "second")
+    assert (await client.patch(kept.headers["Location"], json={"title": "changed"})).is_success
+    await deployment.run("docker compose stop worker")
+    queued = await client.post("/notes/", json=canaries.NOTE, headers={"Prefer": "respond-async"})
+    assert (lost.status_code, queued.status_code) == (201, 202)
+    await deployment.run(RESTORE)
+
+    assert (await client.get(kept.headers["Location"])).content == kept.content
+    assert (await client.get(lost.headers["Location"])).status_code == 404
+    assert (await decided(client, queued.headers["Location"]))["status"] == "applied"
+    repeated = await deployment.create("kept", "first")
+    assert (repeated.content, repeated.headers["Idempotent-Replayed"]) == (kept.content, "true")
+    again = await deployment.create("lost", "second")
+    assert (again.status_code, "Idempotent-Replayed" in again.headers) == (201, False)
+    assert again.json()["id"] > lost.json()["id"]
+    await nobody_is_eve(client, eve.headers)
+    await nothing_is_wrong(deployment, owners)
+
+
+async def test_dump_is_restored_into_a_new_deployment(deployment: Deployment) -> None:
+    client = deployment.client
+    client.headers.update((await sign_up(client, "ada")).headers)
+    kept = await deployment.create("kept", "first")
+    owners = await deployment.sql(TABLES)
+    await deployment.run(BACKUP)
+    await deployment.run("docker compose down --volumes")
+    await deployment.run(RESTORE_ANEW)
+
+    client.headers["Authorization"] = f"Bearer {await sign_in(client, 'ada')}"
+    assert (await client.get(kept.headers["Location"])).content == kept.content
+    assert (await deployment.create("kept", "first")).headers["Idempotent-Replayed"] == "true"
+    assert (await deployment.create("new", "second")).status_code == 201
+    await nothing_is_wrong(deployment, owners)
+
+
+async def nobody_is_eve(client: httpx.AsyncClient, headers: dict[str, str]) -> None:
+    """The token of a user who is gone is nobody's, also when somebody else has registered."""
+    await sign_up(client, "mallory")
+    assert (await client.get("/users/me", headers=headers)).status_code == 401
+    assert (await client.get("/notes", headers=headers)).status_code == 401
+
+
+async def nothing_is_wrong(deployment: Deployment, owners: list[str]) -> None:
+    """Owners, rights and schema are what they were: the gateway cannot write, and the migrator can go on."""
+    assert await deployment.sql(TABLES) == owners
+    assert await deployment.sql(EXTENSIONS) == ["btree_gin", "pg_trgm"]
+    for service in ("gateway", "worker"):
+        findings = await deployment.run(f"docker compose exec -T {service} python -m {service} doctor")
+        assert "ok       role" in findings
+    await deployment.run("docker compose run --rm migrate alembic check")
+    with pytest.raises(AssertionError, match="permission denied for table notes"):
+        await deployment.sql("set role inkwell_gateway; delete from notes")
