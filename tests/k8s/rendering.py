@@ -11,7 +11,7 @@ import yaml
 
 from dev.backend import ROOT
 
-KUBECTL = Path(sys.executable).parent / "kubectl"
+KUBECTL = str(Path(sys.executable).parent / "kubectl")
 OVERLAYS = sorted(path.parent.name for path in (ROOT / "k8s/overlays").glob("*/kustomization.yaml"))
 Object = dict[str, Any]
 
@@ -19,7 +19,7 @@ Object = dict[str, Any]
 @cache
 def text_of(overlay: str) -> str:
     """The overlay as kubectl builds it."""
-    command = [KUBECTL, "kustomize", ROOT / "k8s/overlays" / overlay]
+    command = [KUBECTL, "kustomize", str(ROOT / "k8s/overlays" / overlay)]
     built = subprocess.run(command, check=False, capture_output=True, text=True)
     assert built.returncode == 0, built.stderr
     return built.stdout

@@ -10,7 +10,7 @@ import pytest
 
 from dev.backend import ROOT
 from gateway.settings import GatewaySettings
-from shared.settings import MigrationSettings
+from shared.settings import DatabaseSettings, MigrationSettings
 from tests.k8s.rendering import OVERLAYS, Object, containers_of, find, objects_of, pods_of
 from worker.settings import WorkerSettings
 
@@ -18,7 +18,11 @@ PREFIX = "INKWELL_"
 PROBES = {"startupProbe", "livenessProbe", "readinessProbe"}
 ALLOWED_VOLUMES = {"configMap", "csi", "downwardAPI", "emptyDir", "ephemeral", "persistentVolumeClaim", "projected"}
 ALLOWED_VOLUMES |= {"secret"}
-SERVICES = {"gateway": GatewaySettings, "worker": WorkerSettings, "migrate": MigrationSettings}
+SERVICES: dict[str, type[DatabaseSettings]] = {
+    "gateway": GatewaySettings,
+    "worker": WorkerSettings,
+    "migrate": MigrationSettings,
+}
 POD_CASES = [pytest.param(pod, id=f"{overlay}: {name}") for overlay in OVERLAYS for name, pod in pods_of(overlay)]
 CONTAINERS = [
     pytest.param(container, id=f"{overlay}: {name}, {container['name']}")
@@ -152,7 +156,7 @@ def test_no_worker_is_scaled_beyond_the_partitions_or_below_one() -> None:
 
 def test_users_of_the_broker_may_do_what_they_may_under_compose() -> None:
     passwords = {"RABBITMQ_GATEWAY_PASSWORD": "x", "RABBITMQ_WORKER_PASSWORD": "x"}
-    script = ["/bin/sh", ROOT / "dev/definitions.sh"]
+    script = ["/bin/sh", str(ROOT / "dev/definitions.sh")]
     printed = subprocess.run(script, check=True, capture_output=True, env=os.environ | passwords).stdout
     of_compose = {each["user"]: permissions_of(each) for each in json.loads(printed)["permissions"]}
     objects = [each["spec"] for each in objects_of("production") if each["kind"] == "Permission"]
