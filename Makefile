@@ -5,11 +5,11 @@ PROCESSES ?= 2
 SECONDS ?= 600
 N ?= 10000
 
-.PHONY: help up down logs stop-worker start-worker dev seed test smoke fuzz openapi faults mutations outages versions bench bench-quick bench-scale numbers check format
+.PHONY: help up down logs stop-worker start-worker dev seed test smoke fuzz openapi k8s faults mutations outages versions bench bench-quick bench-scale numbers check format
 .DEFAULT_GOAL := help
 
 help: ## this list
-	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
+	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
 
 up: .venv/made ## start everything and wait until it is healthy; in containers, or without Docker
 	@$(RUN) python -m dev up
@@ -38,6 +38,9 @@ smoke: .venv/made ## the README's lines and a few tests without Docker
 
 fuzz: .venv/made ## try 10,000 requests drawn from the OpenAPI document, good and bad ones; takes some minutes
 	FUZZ_EXAMPLES=500 FUZZ_CASES=10000 $(RUN) pytest -s tests/fuzz
+
+k8s: .venv/made ## write the alerts of Kubernetes from those of Compose
+	@$(RUN) python -m dev.alerts
 
 openapi: .venv/made ## write docs/openapi.json, from which clients can be generated
 	@$(RUN) python -m dev.openapi

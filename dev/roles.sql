@@ -1,6 +1,7 @@
 -- Inkwell's roles, able to log in, in a database that the migrator owns. The migrations say what each service may do.
 -- An administrator runs it in the database, again after changing a password. Passwords without a space or a backslash
 -- come with PGOPTIONS='-c inkwell.migrator_password=… -c inkwell.worker_password=… -c inkwell.gateway_password=…'.
+-- A role whose password does not come keeps the one that it has: elsewhere somebody else sets them.
 do $$
 declare
   role text;
@@ -11,8 +12,10 @@ begin
     if not exists (select from pg_roles where rolname = 'inkwell_' || role) then
       execute format('create role %I', 'inkwell_' || role);
     end if;
-    password := current_setting(format('inkwell.%s_password', role));
-    execute format('alter role %I login password %L', 'inkwell_' || role, password);
+    password := current_setting(format('inkwell.%s_password', role), true);
+    if password <> '' then
+      execute format('alter role %I login password %L', 'inkwell_' || role, password);
+    end if;
   end loop;
 
   execute format('alter database %I owner to inkwell_migrator', current_database());

@@ -1,5 +1,6 @@
 """Migrations, the rights that they give, and what a worker does about a schema that is behind."""
 
+import asyncio
 import os
 import subprocess
 import sys
@@ -16,9 +17,11 @@ from dev.backend import Services
 from gateway.settings import GatewaySettings
 from shared.database import SchemaBehindError, check_schema
 from shared.tables import SCHEMA_REVISION, metadata
+from tests.harness import eventually
 from worker.settings import WorkerSettings
 
 ROOT = Path(__file__).parent.parent.parent
+MIGRATION_LOCK = 0x1E7C_0DE5
 Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
 
 WRITES = {
@@ -96,6 +99,31 @@ async def test_migrations_go_down_and_up_again(empty_database_url: str) -> None:
     alembic(empty_database_url, "upgrade", "head")
 
     assert await table_names(empty_database_url) == {"alembic_version", *metadata.tables}
+
+
+async def test_migrators_that_start_together_go_one_after_the_other(empty_database_url: str) -> None:
+    both = [asyncio.to_thread(run, empty_database_url, "alembic", "upgrade", "head") for _ in range(2)]
+
+    ended = await asyncio.gather(*both)
+
+    assert [each.returncode for each in ended] == [0, 0], [each.stderr for each in ended]
+
+
+async def test_migration_waits_for_the_lock_of_another(empty_database_url: str) -> None:
+    other = await asyncpg.connect(empty_database_url)
+    await other.execute("select pg_advisory_lock($1)", MIGRATION_LOCK)
+    migrating = asyncio.create_task(asyncio.to_thread(alembic, empty_database_url, "upgrade", "head"))
+
+    await eventually(lambda: waits_for_a_lock(other))
+    assert await table_names(empty_database_url) == set()
+    await other.close()
+    await migrating
+
+    assert "notes" in await table_names(empty_database_url)
+
+
+async def waits_for_a_lock(connection: Connection) -> bool:
+    return bool(await connection.fetchval("select exists (select from pg_locks where not granted)"))
 
 
 async def test_language_of_searches_can_be_changed(database_url: str, database: Connection) -> None:

@@ -1,0 +1,48 @@
+"""Waits until the database has the schema of this version: `python -m shared.wait_for_schema`, before a service starts.
+
+A schema that is known to be behind is waited for, however long its migration takes. A Postgres that does not answer is
+waited for only briefly: the services start without it, and new gateways take writes while it is away.
+"""
+
+import asyncio
+import signal
+import sys
+
+import asyncpg
+from pydantic import Secret
+
+from shared.database import SchemaBehindError, check_schema
+from shared.settings import DatabaseSettings, DatabaseUrl, load_settings
+
+APPLICATION_NAME = "inkwell-wait-for-schema"
+EVERY_SECONDS = 1.0
+PATIENCE_SECONDS = 10.0
+"""How long Postgres may stay silent."""
+
+
+def main() -> None:
+    """Ends with 0 when a service may start, and with 2 for a wrong setting."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # as process 1 it would ignore it
+    asyncio.run(wait(load_settings(DatabaseSettings).database_url))
+
+
+async def wait(url: Secret[DatabaseUrl]) -> None:
+    """Returns when the schema is there, or when Postgres has not answered for a while."""
+    loop = asyncio.get_running_loop()
+    last_answer = loop.time()
+    while loop.time() - last_answer < PATIENCE_SECONDS:
+        try:
+            await check_schema(url, APPLICATION_NAME)
+        except SchemaBehindError as error:
+            last_answer = loop.time()
+            sys.stderr.write(f"waiting: {error}\n")
+        except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as error:
+            sys.stderr.write(f"waiting: Postgres does not answer: {type(error).__name__}\n")
+        else:
+            return
+        await asyncio.sleep(EVERY_SECONDS)
+    sys.stderr.write("Postgres does not answer; the service starts without it\n")
+
+
+if __name__ == "__main__":
+    main()

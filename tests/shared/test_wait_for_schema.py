@@ -1,0 +1,75 @@
+"""What runs before a service starts: it waits for a migration, and not for a Postgres that is away."""
+
+import asyncio
+import os
+import signal
+import sys
+from asyncio.subprocess import PIPE, Process
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from dev.backend import ROOT
+from shared.settings import EXIT_BAD_SETTING
+from tests.conftest import alembic
+from tests.proxy import free_port
+
+DEADLINE_SECONDS = 30
+
+
+@asynccontextmanager
+async def waiting(database_url: str) -> AsyncIterator[Process]:
+    """The process, as a pod starts it."""
+    environment = {**os.environ, "INKWELL_DATABASE_URL": database_url}
+    command = [sys.executable, "-m", "shared.wait_for_schema"]
+    process = await asyncio.create_subprocess_exec(*command, cwd=ROOT, env=environment, stderr=PIPE)
+    try:
+        async with asyncio.timeout(DEADLINE_SECONDS):
+            yield process
+    finally:
+        if process.returncode is None:
+            process.kill()
+        await process.communicate()
+
+
+async def line_of(process: Process) -> str:
+    assert process.stderr
+    return (await process.stderr.readline()).decode()
+
+
+async def test_schema_that_is_there_is_not_waited_for(database_url: str) -> None:
+    async with waiting(database_url) as process:
+        _, told = await process.communicate()
+        assert told == b""
+        assert process.returncode == 0
+
+
+async def test_schema_that_is_behind_is_waited_for(database_url: str) -> None:
+    await asyncio.to_thread(alembic, database_url, "downgrade", "base")
+
+    async with waiting(database_url) as process:
+        assert "alembic upgrade head" in await line_of(process)
+        await asyncio.to_thread(alembic, database_url, "upgrade", "head")
+        assert await process.wait() == 0
+
+
+async def test_postgres_that_is_away_is_soon_done_without() -> None:
+    async with waiting(f"postgresql://127.0.0.1:{free_port()}/inkwell") as process:
+        _, told = await process.communicate()
+
+    assert process.returncode == 0
+    assert b"starts without it" in told
+
+
+async def test_waiting_ends_when_it_is_told_to(database_url: str) -> None:
+    await asyncio.to_thread(alembic, database_url, "downgrade", "base")
+
+    async with waiting(database_url) as process:
+        await line_of(process)
+        process.send_signal(signal.SIGTERM)
+        assert await process.wait() == 128 + signal.SIGTERM
+
+
+async def test_wrong_setting_is_named() -> None:
+    async with waiting("mysql://127.0.0.1/inkwell") as process:
+        assert "INKWELL_DATABASE_URL" in await line_of(process)
+        assert await process.wait() == EXIT_BAD_SETTING
