@@ -4,6 +4,7 @@ from datetime import UTC, datetime
 from typing import Annotated
 
 from pydantic import AfterValidator, AwareDatetime, Field
+from pydantic.config import JsonDict
 
 
 def storable(text: str) -> str:
@@ -15,7 +16,7 @@ def storable(text: str) -> str:
     return text
 
 
-STORABLE = {"pattern": r"^[^\u0000]*$"}
+STORABLE: JsonDict = {"pattern": r"^[^\u0000]*$"}
 """What a JSON Schema can say of storable text: nothing of lone surrogates."""
 StorableText = Annotated[str, AfterValidator(storable), Field(json_schema_extra=STORABLE)]
 """Text that Postgres can store."""
