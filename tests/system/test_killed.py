@@ -164,7 +164,8 @@ async def redelivered(stack: Stack, start: int) -> bool:
 
 
 async def is_applied(stack: Stack, count: int) -> bool:
-    return bool(await stack.value("select count(*) from commands where status = 'applied'") >= count)
+    of_notes = "select count(*) from commands where status = 'applied' and type like 'note%'"  # not the registration
+    return bool(await stack.value(of_notes) >= count)
 
 
 async def is_dead_or_has_failed_it(worker: Process, stack: Stack) -> bool:
