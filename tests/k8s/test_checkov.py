@@ -14,7 +14,7 @@ CHECKOV = "checkov==3.3.30"
 """Run apart from everything else: it wants other versions of what is used here."""
 MANY = 500
 """Fewer are no scan of all of it."""
-UV = shutil.which("uv") or ROOT / ".uv/bin/uv"
+UV = shutil.which("uv") or str(ROOT / ".uv/bin/uv")
 
 
 def test_scanner_finds_nothing(tmp_path: Path) -> None:
@@ -22,7 +22,7 @@ def test_scanner_finds_nothing(tmp_path: Path) -> None:
         (tmp_path / f"{overlay}.yaml").write_text(text_of(overlay))
     command = [UV, "tool", "run", "--from", CHECKOV, "checkov", "--skip-download"]  # got by uv the first time
 
-    config = ["--config-file", ROOT / "k8s/checkov.yaml", "--directory", tmp_path]
+    config = ["--config-file", str(ROOT / "k8s/checkov.yaml"), "--directory", str(tmp_path)]
     scanned = subprocess.run([*command, *config], check=False, capture_output=True, text=True, timeout=300)
 
     if "Passed checks" not in scanned.stdout:
