@@ -44,7 +44,12 @@ class Recorder:
         self._propagator = TraceContextTextMapPropagator()
 
     def start(
-        self, name: str, kind: Kind, parent: Step | str | None, attributes: Attributes, links: Sequence[Step] = ()
+        self,
+        name: str,
+        kind: Kind,
+        parent: Step | str | None,
+        attributes: Attributes | None,
+        links: Sequence[Step] = (),
     ) -> Step:
         """A step that continues the trace, or begins one where there is none; unrecorded if it is not sampled."""
         span = self._tracer.start_span(
@@ -52,7 +57,7 @@ class Recorder:
             self._context(parent),
             KINDS[kind],
             attributes,
-            [trace.Link(each.span.get_span_context()) for each in links if isinstance(each, RecordedStep)],
+            _links(links) if links else None,
         )
         return RecordedStep(span) if span.is_recording() else UNRECORDED
 
@@ -138,6 +143,10 @@ class ToldOnce(SpanExporter):
     def shutdown(self) -> None:
         """Gives up what is being tried."""
         self._exporter.shutdown()
+
+
+def _links(steps: Sequence[Step]) -> list[trace.Link]:
+    return [trace.Link(each.span.get_span_context()) for each in steps if isinstance(each, RecordedStep)]
 
 
 def _resource(service: str) -> Resource:
