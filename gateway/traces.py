@@ -7,13 +7,13 @@ from uuid import UUID
 
 from fastapi import FastAPI
 from starlette.types import ASGIApp, Receive, Scope, Send
-from structlog.contextvars import bind_contextvars
 
 from gateway.metrics import METHODS, ROUTE
 from gateway.request_ids import REQUEST
 from gateway.settings import GatewaySettings
 from shared.contracts import Command
 from shared.messaging import Topology
+from shared.telemetry import identify_lines
 from shared.tracing import CURRENT, UNRECORDED, Kind, Step, Tracing, is_recorded, start, step, trace_id_of
 
 PROBES = "/health/"
@@ -40,7 +40,7 @@ class TracedRequests:
         if request is UNRECORDED:
             await self.app(scope, receive, send)
             return
-        bind_contextvars(trace_id=trace_id_of(request.traceparent))
+        identify_lines(trace_id=trace_id_of(request.traceparent) or "")
         with request:
             try:
                 await self.app(scope, receive, send)
