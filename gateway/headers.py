@@ -10,7 +10,8 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from gateway.openapi import HEADERS
-from gateway.request_ids import HEADER, REQUEST, bind_request, request_id_of
+from gateway.request_ids import HEADER, REQUEST, request_id_of
+from shared.telemetry import IDS
 
 Headers = tuple[tuple[bytes, bytes], ...]
 
@@ -57,7 +58,7 @@ class DefaultHeaders:
             return
 
         request_id = scope[REQUEST] = request_id_of(scope)
-        bind_request(request_id)
+        IDS.set({"request_id": request_id.decode()})  # not those of the request before on the same connection
 
         async def send_with_defaults(message: Message) -> None:
             if message["type"] == "http.response.start":

@@ -6,7 +6,6 @@ The client's or a proxy's `X-Request-ID` is kept if it is harmless in a log; any
 import re
 
 from starlette.types import Scope
-from structlog.contextvars import bind_contextvars
 from uuid_utils import uuid7
 
 REQUEST = "inkwell.request_id"
@@ -27,8 +26,3 @@ def request_id_of(scope: Scope) -> bytes:
         if name == HEADER:
             return value if HARMLESS.fullmatch(value) else new_request_id()
     return new_request_id()
-
-
-def bind_request(request_id: bytes) -> None:
-    """Puts the id on every log line of the request; what the one before on the same connection had is taken off."""
-    bind_contextvars(request_id=request_id.decode(), command_id=..., trace_id=...)  # an ellipsis is not logged

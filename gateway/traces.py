@@ -3,18 +3,17 @@
 Probes are not traced. A path is told by its template alone: a command's URL lets in whoever has it.
 """
 
-from http import HTTPMethod
 from uuid import UUID
 
 from fastapi import FastAPI
 from starlette.types import ASGIApp, Receive, Scope, Send
-from structlog.contextvars import bind_contextvars
 
-from gateway.metrics import ROUTE
+from gateway.metrics import METHODS, ROUTE
 from gateway.request_ids import REQUEST
 from gateway.settings import GatewaySettings
 from shared.contracts import Command
 from shared.messaging import Topology
+from shared.telemetry import identify_lines
 from shared.tracing import CURRENT, UNRECORDED, Kind, Step, Tracing, is_recorded, start, step, trace_id_of
 
 PROBES = "/health/"
@@ -41,7 +40,7 @@ class TracedRequests:
         if request is UNRECORDED:
             await self.app(scope, receive, send)
             return
-        bind_contextvars(trace_id=trace_id_of(request.traceparent))
+        identify_lines(trace_id=trace_id_of(request.traceparent) or "")
         with request:
             try:
                 await self.app(scope, receive, send)
@@ -53,26 +52,32 @@ def begun(scope: Scope) -> Step:
     """The step of a request, in the trace that its client has begun or in a new one."""
     if scope["type"] != "http" or scope["path"].startswith(PROBES):
         return UNRECORDED
-    traceparent = next((value for name, value in scope["headers"] if name == b"traceparent"), b"")
-    method = method_of(scope)
-    attributes = {"http.request.method": method, "url.scheme": scope["scheme"]}
-    return start("HTTP" if method == "_OTHER" else method, Kind.SERVER, traceparent.decode("latin-1"), attributes)
+    for name, value in scope["headers"]:
+        if name == b"traceparent":
+            return start(name_of(scope), Kind.SERVER, value.decode("latin-1"))
+    return start(name_of(scope), Kind.SERVER)
 
 
-def method_of(scope: Scope) -> str:
-    """The method, or what OpenTelemetry calls one that nobody knows."""
-    return scope["method"] if scope["method"] in HTTPMethod.__members__ else "_OTHER"
+def name_of(scope: Scope, route: str = "") -> str:
+    """The name of a request's span, which has no more values than there are methods and routes."""
+    if scope["method"] not in METHODS:
+        return "HTTP"
+    return f"{scope['method']} {route}" if route else str(scope["method"])
 
 
 def tell(request: Step, scope: Scope) -> None:
     """Completes the request's step with its route, its id and its status, as the measuring has them."""
-    told, method = scope[ROUTE], method_of(scope)
-    attributes: dict[str, str | int] = {REQUEST: scope[REQUEST].decode()}
+    told = scope[ROUTE]
+    attributes: dict[str, str | int] = {
+        "http.request.method": scope["method"] if scope["method"] in METHODS else "_OTHER",
+        "url.scheme": scope["scheme"],
+        REQUEST: scope[REQUEST].decode(),
+    }
     if told["status"]:
         attributes["http.response.status_code"] = int(told["status"])
     if told[ROUTE]:
         attributes["http.route"] = told[ROUTE]
-    request.describe(attributes, f"{method} {told[ROUTE]}" if told[ROUTE] and method != "_OTHER" else None)
+    request.describe(attributes, name_of(scope, told[ROUTE]))
     if told["status"].startswith(SERVER_ERROR):
         request.fail(told["status"])
 

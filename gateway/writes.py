@@ -11,7 +11,6 @@ from uuid import UUID, uuid4
 
 from fastapi import Request, Response
 from pydantic import BaseModel
-from structlog.contextvars import bind_contextvars
 
 from gateway.conditions import etag
 from gateway.dependencies import Gateway, caller_of, gateway_of
@@ -26,6 +25,7 @@ from gateway.schemas import CommandState
 from gateway.settings import GatewaySettings
 from gateway.traces import publishing
 from shared.contracts import NOBODY, Command, Outcome, OutcomeStatus, outcome_for
+from shared.telemetry import identify_lines
 from shared.tracing import Step
 
 LOOK_UP_TIMEOUT_SECONDS = 1.0
@@ -76,7 +76,7 @@ async def perform(
     identity = identity or identify(request, model, getattr(data, "note_id", None))
     step = publishing(gateway.settings, identity.owner, identity.command_id, model)
     command = new_command(request, model, data, identity, step.traceparent)
-    bind_contextvars(command_id=str(command.id))
+    identify_lines(command_id=str(command.id))
     wait_seconds = patience(gateway, preferences)
     wait_ends = asyncio.get_running_loop().time() + wait_seconds
     with gateway.replies.expected(command) as attempt:

@@ -14,6 +14,8 @@ from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExport
 from opentelemetry.sdk.resources import SERVICE_NAME, Resource
 from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor, TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
+from opentelemetry.sdk.trace.id_generator import RandomIdGenerator
+from opentelemetry.sdk.trace.sampling import Decision
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 from shared.tracing import CURRENT, UNRECORDED, Attributes, Kind, Step
@@ -34,27 +36,51 @@ def exporting(service: str) -> "Recorder":
     return Recorder(BatchSpanProcessor(ToldOnce(OTLPSpanExporter(), reasons)), service)
 
 
+class TraceIds(RandomIdGenerator):
+    """Draws the ids of traces, each of which the sampler has seen before there is a span."""
+
+    next_id: int | None = None
+
+    def generate_trace_id(self) -> int:
+        """The id that the sampler picked, or a new one."""
+        drawn, self.next_id = self.next_id, None
+        return super().generate_trace_id() if drawn is None else drawn
+
+
 class Recorder:
     """Makes spans of what the sampler picks; the standard variables say which, and where they go."""
 
     def __init__(self, processor: SpanProcessor, service: str) -> None:
-        self._provider = TracerProvider(resource=_resource(service), shutdown_on_exit=False)
+        self._ids = TraceIds()
+        self._provider = TracerProvider(resource=_resource(service), shutdown_on_exit=False, id_generator=self._ids)
         self._provider.add_span_processor(processor)
         self._tracer = self._provider.get_tracer("inkwell")
         self._propagator = TraceContextTextMapPropagator()
 
     def start(
-        self, name: str, kind: Kind, parent: Step | str | None, attributes: Attributes, links: Sequence[Step] = ()
+        self,
+        name: str,
+        kind: Kind,
+        parent: Step | str | None,
+        attributes: Attributes | None,
+        links: Sequence[Step] = (),
     ) -> Step:
         """A step that continues the trace, or begins one where there is none; unrecorded if it is not sampled."""
+        if not parent and not self._begins(name):
+            return UNRECORDED
         span = self._tracer.start_span(
             name,
             self._context(parent),
             KINDS[kind],
             attributes,
-            [trace.Link(each.span.get_span_context()) for each in links if isinstance(each, RecordedStep)],
+            _links(links) if links else None,
         )
         return RecordedStep(span) if span.is_recording() else UNRECORDED
+
+    def _begins(self, name: str) -> bool:
+        """Whether the sampler picks the next trace: to ask it alone costs a third of a span that is not recorded."""
+        self._ids.next_id = trace_id = super(TraceIds, self._ids).generate_trace_id()
+        return self._provider.sampler.should_sample(NOWHERE, trace_id, name).decision is Decision.RECORD_AND_SAMPLE
 
     def shut_down(self, timeout_seconds: float) -> None:
         """Exports what is left, but not for longer than this."""
@@ -138,6 +164,10 @@ class ToldOnce(SpanExporter):
     def shutdown(self) -> None:
         """Gives up what is being tried."""
         self._exporter.shutdown()
+
+
+def _links(steps: Sequence[Step]) -> list[trace.Link]:
+    return [trace.Link(each.span.get_span_context()) for each in steps if isinstance(each, RecordedStep)]
 
 
 def _resource(service: str) -> Resource:

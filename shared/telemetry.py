@@ -4,6 +4,7 @@ import logging
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import partial
 from uuid import UUID
 
@@ -12,11 +13,14 @@ import structlog
 from shared.settings import ServiceSettings
 from shared.tracing import trace_id_of
 
+IDS: ContextVar[dict[str, str] | None] = ContextVar("inkwell.ids", default=None)
+"""The ids of what is worked on; one variable for all of them, since each that is set costs every request."""
+
 
 def configure_logging(settings: ServiceSettings, service: str) -> None:
     """Sends every log event of this process, libraries' included, to stderr as one line each."""
     shared_processors: list[structlog.typing.Processor] = [
-        structlog.contextvars.merge_contextvars,
+        merge_ids,
         partial(_named, service),
         structlog.stdlib.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
@@ -47,8 +51,25 @@ def configure_logging(settings: ServiceSettings, service: str) -> None:
 def about(command_id: UUID, traceparent: str | None) -> Iterator[None]:
     """Has the log lines of the block name the command, and its trace if it is recorded."""
     trace_id = trace_id_of(traceparent)
-    with structlog.contextvars.bound_contextvars(command_id=str(command_id), trace_id=trace_id or ...):
+    before = IDS.set({"command_id": str(command_id)} | ({"trace_id": trace_id} if trace_id else {}))
+    try:
         yield
+    finally:
+        IDS.reset(before)
+
+
+def identify_lines(**ids: str) -> None:
+    """Has the log lines of what is worked on have these ids too."""
+    if known := IDS.get():
+        known |= ids
+
+
+def merge_ids(
+    _: structlog.typing.WrappedLogger, __: str, event: structlog.typing.EventDict
+) -> structlog.typing.EventDict:
+    """The event with the ids of what is worked on."""
+    event.update(IDS.get() or ())
+    return event
 
 
 def _named(

@@ -106,7 +106,7 @@ def shut_down_tracing() -> None:
         Tracing.recorder.shut_down(SHUTDOWN_SECONDS)
 
 
-def start(name: str, kind: Kind, traceparent: str | None, attributes: Attributes) -> Step:
+def start(name: str, kind: Kind, traceparent: str | None = None, attributes: Attributes | None = None) -> Step:
     """A first step of this process, in the trace of whoever asks for it or in a new one, if it is sampled."""
     return Tracing.recorder.start(name, kind, traceparent, attributes) if Tracing.recorder else UNRECORDED
 

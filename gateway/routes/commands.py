@@ -8,7 +8,6 @@ from functools import partial
 from typing import Literal
 
 from fastapi import APIRouter, Request, Response
-from structlog.contextvars import bind_contextvars
 
 from gateway.command_urls import CommandTicket
 from gateway.dependencies import Gateway, caller_of, gateway_of
@@ -21,6 +20,7 @@ from gateway.rules import MAY_POLL, MAY_WRITE
 from gateway.schemas import Answer, CommandState
 from gateway.writes import answer, patience
 from shared.contracts import NOBODY, CreateToken, Outcome, Scope, outcome_for
+from shared.telemetry import identify_lines
 
 FIRST_POLL_SECONDS = 0.05
 LAST_POLL_SECONDS = 1.0
@@ -40,7 +40,7 @@ async def get_command(request: Request) -> Response:
     """The state of a write; `answer` is what it would have been answered, had it waited."""
     gateway, preferences = gateway_of(request), PREFER.of(request)
     ticket = await ticket_of(request)
-    bind_contextvars(command_id=str(ticket.command_id))
+    identify_lines(command_id=str(ticket.command_id))
     wait_seconds = patience(gateway, preferences) if preferences.wait_seconds else 0.0
     outcome = await awaited(gateway, finder(request, ticket), wait_seconds)
     if outcome and outcome.type == CREATE_TOKEN and Scope.ACCOUNT in caller_of(request).scopes:
