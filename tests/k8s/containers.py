@@ -1,0 +1,135 @@
+"""A container of a manifest as the Docker engine takes it: variables, rights, limits and volumes.
+
+What is not understood is refused, or a test would pass without it.
+"""
+
+import re
+from base64 import b64decode
+from pathlib import Path
+from typing import Any
+
+from docker import DockerClient
+from docker.types import Mount
+
+from tests.k8s.rendering import Object, find
+
+CPU_PERIOD_MICROSECONDS = 100_000
+UNDERSTOOD = {
+    *("serviceAccountName", "automountServiceAccountToken", "enableServiceLinks", "topologySpreadConstraints"),
+    *("restartPolicy", "terminationGracePeriodSeconds", "securityContext", "initContainers", "containers", "volumes"),
+    *("name", "image", "command", "env", "envFrom", "ports", "resources", "volumeMounts", "lifecycle"),
+    *("startupProbe", "readinessProbe", "livenessProbe"),
+}
+HAND_OVER = """
+set -e
+mkdir -p /empty /claims
+find /empty -mindepth 1 -maxdepth 1 -exec chmod 777 {} +
+find /claims -mindepth 1 -maxdepth 1 -exec mkdir -m 700 {}/lost+found ';'
+[ -z "$GROUP" ] || { chgrp -R "$GROUP" /empty /claims; chmod -R ug+rwX,g+s /empty /claims; }
+"""
+"""What a kubelet does to new volumes; a claim's is a file system, which has something at its top."""
+
+
+def refuse_unknown(spec: Object) -> None:
+    """Fails where a pod has what would be left out."""
+    for each in (spec, *spec.get("initContainers", []), *spec["containers"]):
+        assert each.keys() <= UNDERSTOOD, each.keys() - UNDERSTOOD
+    assert spec["enableServiceLinks"] is False
+
+
+def content(overlay: str, kind: str, name: str) -> dict[str, str]:
+    """What a ConfigMap or a Secret holds."""
+    data: dict[str, str] = find(overlay, kind, name)["data"]
+    return {key: b64decode(value).decode() for key, value in data.items()} if kind == "Secret" else data
+
+
+def environment(overlay: str, container: Object) -> dict[str, str]:
+    """A container's variables, of which each may have earlier ones in its value."""
+    variables: dict[str, str] = {}
+    for source in container.get("envFrom", []):
+        variables |= content(overlay, "ConfigMap", source["configMapRef"]["name"])
+    for each in container.get("env", []):
+        if "valueFrom" in each:
+            secret = each["valueFrom"]["secretKeyRef"]
+            variables[each["name"]] = content(overlay, "Secret", secret["name"])[secret["key"]]
+        else:
+            variables[each["name"]] = expanded(each["value"], variables)
+    return variables
+
+
+def expanded(text: str, variables: dict[str, str]) -> str:
+    """With the values of `$(NAME)`; `$$` is a dollar, and an unknown name stays as it is."""
+
+    def value(found: re.Match[str]) -> str:
+        return "$" if found[0] == "$$" else variables.get(found[1], found[0])
+
+    return re.sub(r"\$\$|\$\(([\w.-]+)\)", value, text)
+
+
+def rights_and_limits(spec: Object, container: Object) -> dict[str, Any]:
+    """Whose processes they are, what they may do, and how much they may take; as Docker's arguments."""
+    user, own, limits = spec["securityContext"], container["securityContext"], container["resources"]["limits"]
+    assert user["seccompProfile"] == {"type": "RuntimeDefault"}, "which is Docker's as well"
+    memory = limits["memory"].removesuffix("i")  # Docker's M is a MiB
+    return {
+        "user": f"{user['runAsUser']}:{user['runAsGroup']}",
+        "group_add": [str(user["fsGroup"])] if "fsGroup" in user else [],
+        "read_only": own["readOnlyRootFilesystem"],
+        "cap_drop": own["capabilities"]["drop"],
+        "security_opt": [] if own["allowPrivilegeEscalation"] else ["no-new-privileges"],
+        "mem_limit": memory,
+        "memswap_limit": memory,
+        "cpu_period": CPU_PERIOD_MICROSECONDS,
+        "cpu_quota": int(_processors(limits["cpu"]) * CPU_PERIOD_MICROSECONDS),
+    }
+
+
+def _processors(text: str) -> float:
+    return int(text.removesuffix("m")) / 1000 if text.endswith("m") else float(text)
+
+
+class Volumes:
+    """A pod's volumes, as a kubelet hands them over."""
+
+    def __init__(self, overlay: str, maker: Object, folder: Path, name: str) -> None:
+        self._name = name
+        self._group = str(maker["spec"]["template"]["spec"]["securityContext"].get("fsGroup", ""))
+        self._files: dict[str, Path] = {}
+        self._places = {each["metadata"]["name"]: "/claims" for each in maker["spec"].get("volumeClaimTemplates", [])}
+        for each in maker["spec"]["template"]["spec"]["volumes"]:
+            if "emptyDir" in each:
+                self._places[each["name"]] = "/empty"
+            else:
+                self._files[each["name"]] = folder / name / each["name"]
+                _write(self._files[each["name"]], content(overlay, "ConfigMap", each["configMap"]["name"]))
+
+    def make(self, engine: DockerClient, image: str, label: str) -> None:
+        """Makes those that can be written to."""
+        for name in self._places:
+            engine.volumes.create(f"{self._name}-{name}", labels={label: ""})
+        engine.containers.run(
+            image,
+            ["sh", "-c", HAND_OVER],
+            user="0",
+            environment={"GROUP": self._group},
+            mounts=[self.mount({"name": name, "mountPath": f"{at}/{name}"}) for name, at in self._places.items()],
+            labels=[label],
+            network_mode="none",
+            remove=True,
+        )
+
+    def mount(self, mount: Object) -> Mount:
+        """One of a container's mounts."""
+        name, place, read_only = mount["name"], mount["mountPath"], mount.get("readOnly", False)
+        if name in self._files:
+            return Mount(place, str(self._files[name] / mount.get("subPath", "")), "bind", read_only=read_only)
+        assert "subPath" not in mount
+        # With Docker, an image's own files would get into a new volume.
+        return Mount(place, f"{self._name}-{name}", "volume", read_only=read_only, no_copy=True)
+
+
+def _write(folder: Path, files: dict[str, str]) -> None:
+    folder.mkdir(parents=True)
+    for name, text in files.items():
+        (folder / name).write_text(text)
+        (folder / name).chmod(0o644)  # a ConfigMap's

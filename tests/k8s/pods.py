@@ -1,0 +1,234 @@
+"""Runs an overlay's pods as a kubelet would, on the Docker engine: no more of Kubernetes than these manifests need.
+
+A pod is a container that only holds its address, and the manifest's containers, which share that address. (Podman can
+play such files itself, but knows neither StatefulSets nor readiness nor what precedes a stop.)
+"""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import docker
+import httpx
+from docker.models.containers import Container
+
+from tests.k8s.connections import WATCH, Network
+from tests.k8s.containers import Volumes, environment, expanded, refuse_unknown, rights_and_limits
+from tests.k8s.rendering import Object, find, objects_of
+
+IMAGE = "inkwell:0.1.0"
+RESTART_SECONDS = 1
+"""Before a container that failed is started again; Kubernetes waits longer."""
+START_SECONDS = 120
+
+
+@dataclass
+class Namespace:
+    """The pods of one overlay, in a network of their own."""
+
+    overlay: str
+    folder: Path
+    """For the files of ConfigMaps."""
+    name: str = field(default_factory=lambda: f"inkwell-pods-{uuid4().hex[:8]}")
+    engine: docker.DockerClient = field(default_factory=docker.from_env)
+    pods: list["Pod"] = field(default_factory=list)
+    """Also those that have ended: nobody else gets their addresses."""
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        """Starts one pod of each kind at once, as `kubectl apply` does; nothing of them is left after the block."""
+        self.engine.networks.create(self.name, labels={self.name: ""})
+        try:
+            async with asyncio.timeout(START_SECONDS), asyncio.TaskGroup() as starting:
+                for each in objects_of(self.overlay):
+                    if each["kind"] in ("Deployment", "StatefulSet", "Job"):
+                        starting.create_task(self._start(each))
+            yield
+        finally:
+            await asyncio.to_thread(self._remove)
+
+    async def start(self, deployment: str) -> "Pod":
+        """One more pod of a Deployment, when it is ready."""
+        return await self._start(find(self.overlay, "Deployment", deployment))
+
+    async def _start(self, maker: Object) -> "Pod":
+        pod = Pod(self, maker)
+        self.pods.append(pod)
+        await pod.start()
+        return pod
+
+    def of(self, part: str) -> list["Pod"]:
+        """The pods of this part that run."""
+        return [pod for pod in self.pods if pod.part == part and pod.exit_code is None]
+
+    def services_of(self, pod: "Pod") -> list[str]:
+        """The names of the Services that lead to a pod. Their ports must be its own: nothing here translates them."""
+        services = [each for each in objects_of(self.overlay) if each["kind"] == "Service"]
+        chosen = [each for each in services if each["spec"]["selector"].items() <= pod.labels.items()]
+        for each in (port for service in chosen for port in service["spec"]["ports"]):
+            assert each["port"] == pod.port(each["targetPort"])
+        return [each["metadata"]["name"] for each in chosen]
+
+    def _remove(self) -> None:
+        ours: dict[str, str | list[str] | bool] = {"label": self.name}
+        for container in self.engine.containers.list(all=True, filters=ours):
+            container.remove(force=True)
+        for kind in (self.engine.volumes, self.engine.networks):
+            for each in kind.list(filters=ours):
+                each.remove()
+        self.engine.close()
+
+
+class Pod:
+    """One pod."""
+
+    address: str
+    main: Container
+
+    def __init__(self, namespace: Namespace, maker: Object) -> None:
+        self._namespace, self._maker, template = namespace, maker, maker["spec"]["template"]
+        self.spec: Object = template["spec"]
+        refuse_unknown(self.spec)
+        [self.container] = self.spec["containers"]
+        self.labels: dict[str, str] = template["metadata"]["labels"]
+        self.part = self.labels["inkwell/part"]
+        self.name = f"{self.part}-{'0' if maker['kind'] == 'StatefulSet' else uuid4().hex[:5]}"
+        self.exit_code: int | None = None
+        """None until it has been stopped, or has done its work."""
+        self._unique = f"{namespace.name}-{self.name}"
+        self._volumes = Volumes(namespace.overlay, maker, namespace.folder, self._unique)
+
+    async def start(self) -> None:
+        """Returns when it is ready; of a Job, when it has done its work."""
+        await asyncio.to_thread(self._prepare)
+        for each in self.spec.get("initContainers", []):
+            await self._to_end(each)
+        if self._maker["kind"] == "Job":
+            self.exit_code = await self._to_end(self.container)
+            return
+        self.main = await asyncio.to_thread(self._run, self.container, restart_policy={"Name": "always"})
+        await self._until("startupProbe", tries=self.container["startupProbe"]["failureThreshold"])
+        await self._until("readinessProbe", tries=START_SECONDS)
+
+    async def stop(self) -> int:
+        """Ends it as one that is deleted; the exit code, which is 137 if it had to be killed."""
+        left = self.spec["terminationGracePeriodSeconds"]
+        if "lifecycle" in self.container:
+            seconds = self.container["lifecycle"]["preStop"]["sleep"]["seconds"]
+            await asyncio.sleep(seconds)
+            left -= seconds
+        await asyncio.to_thread(self.main.stop, timeout=left)  # SIGTERM, and SIGKILL after it
+        self.exit_code = int(self.state["ExitCode"])
+        return self.exit_code
+
+    async def passes(self, kind: str) -> bool:
+        """Whether it passes one of its probes."""
+        probe = self.container[kind]
+        try:
+            async with asyncio.timeout(probe["timeoutSeconds"]):
+                return await self._ask(probe)
+        except (OSError, TimeoutError, httpx.TransportError):
+            return False
+
+    async def run(self, *command: str) -> str:
+        """What a command prints in its container."""
+        result = await asyncio.to_thread(self.main.exec_run, list(command))
+        assert isinstance(result.output, bytes)
+        assert result.exit_code == 0, result.output
+        return result.output.decode()
+
+    def port(self, name: str) -> int:
+        """The port that its container calls so."""
+        [port] = [int(each["containerPort"]) for each in self.container["ports"] if each["name"] == name]
+        return port
+
+    def url(self, port: str) -> str:
+        """Where its container serves HTTP."""
+        return f"http://{self.address}:{self.port(port)}"
+
+    @property
+    def state(self) -> dict[str, Any]:
+        """What the engine tells of its container."""
+        self.main.reload()
+        return {**self.main.attrs["State"], "RestartCount": self.main.attrs["RestartCount"]}
+
+    @property
+    def log(self) -> str:
+        """What its container has printed."""
+        return printed_by(self.main)
+
+    @property
+    def network(self) -> Network:
+        """What its network has seen so far."""
+        return Network(self.part, self.address, printed_by(self._holder))
+
+    async def _ask(self, probe: Object) -> bool:
+        match probe:
+            case {"exec": {"command": command}}:
+                return (await asyncio.to_thread(self.main.exec_run, command)).exit_code == 0
+            case {"tcpSocket": {"port": port}}:
+                _, writer = await asyncio.open_connection(self.address, self.port(port))
+                writer.close()
+                return True
+            case {"httpGet": {"path": path, "port": port}}:
+                async with httpx.AsyncClient() as client:
+                    return not (await client.get(self.url(port) + path)).is_error
+            case _:
+                raise NotImplementedError(probe)
+
+    async def _until(self, kind: str, tries: int) -> None:
+        for _ in range(tries):
+            if await self.passes(kind):
+                return
+            await asyncio.sleep(self.container[kind]["periodSeconds"])
+        raise AssertionError(f"{self.name} does not pass its {kind}:\n{self.log}")
+
+    async def _to_end(self, container: Object) -> int:
+        running = await asyncio.to_thread(self._run, container)
+        while (await asyncio.to_thread(running.wait))["StatusCode"] != 0:
+            await asyncio.sleep(RESTART_SECONDS)
+            await asyncio.to_thread(running.start)
+        return 0
+
+    def _prepare(self) -> None:
+        network, engine = self._namespace.name, self._namespace.engine
+        services = engine.api.create_endpoint_config(aliases=self._namespace.services_of(self))
+        self._holder = engine.containers.run(
+            IMAGE,
+            ["python", "-c", WATCH],
+            name=self._unique,
+            hostname=self.name,
+            network=network,
+            networking_config={network: services},
+            labels=[network],
+            healthcheck={"test": ["NONE"]},
+            detach=True,
+        )
+        self._holder.reload()
+        self.address = self._holder.attrs["NetworkSettings"]["Networks"][network]["IPAddress"]
+        self._volumes.make(engine, IMAGE, network)
+
+    def _run(self, container: Object, **options: Any) -> Container:
+        variables = environment(self._namespace.overlay, container)
+        return self._namespace.engine.containers.run(
+            container["image"],
+            name=f"{self._unique}-{container['name']}",
+            entrypoint=[expanded(each, variables) for each in container.get("command", [])] or None,
+            environment=variables,
+            mounts=[self._volumes.mount(each) for each in container.get("volumeMounts", [])],
+            network_mode=f"container:{self._holder.id}",
+            labels=[self._namespace.name],
+            healthcheck={"test": ["NONE"]},
+            detach=True,
+            **rights_and_limits(self.spec, container),
+            **options,
+        )
+
+
+def printed_by(container: Container) -> str:
+    """What it has written to both of its streams."""
+    return container.logs().decode()
