@@ -132,3 +132,4 @@ def _write(folder: Path, files: dict[str, str]) -> None:
     folder.mkdir(parents=True)
     for name, text in files.items():
         (folder / name).write_text(text)
+        (folder / name).chmod(0o644)  # a ConfigMap's

@@ -137,8 +137,8 @@ class Pod:
     async def run(self, *command: str) -> str:
         """What a command prints in its container."""
         result = await asyncio.to_thread(self.main.exec_run, list(command))
-        assert result.exit_code == 0, result.output
         assert isinstance(result.output, bytes)
+        assert result.exit_code == 0, result.output
         return result.output.decode()
 
     def port(self, name: str) -> int:
@@ -230,7 +230,5 @@ class Pod:
 
 
 def printed_by(container: Container) -> str:
-    """What a container has printed."""
-    printed = container.logs()
-    assert isinstance(printed, bytes)
-    return printed.decode()
+    """What it has written to both of its streams."""
+    return container.logs().decode()
