@@ -52,7 +52,7 @@ mutations: .venv/made ## break the product in ten ways: the faults must show eac
 	@$(RUN) python -m tests.faults --mutations --seed 1 $(if $(WRITE),--write)
 
 outages: .venv/made ## break and kill everything: all of it, with long pauses
-	PAUSE_SECONDS=60 KILLS=20 $(RUN) pytest -m "" tests/system
+	PAUSE_SECONDS=60 KILLS=20 $(RUN) pytest -m "" tests/system tests/k8s/test_rolling_update.py
 
 versions: .venv/made ## the system tests with a gateway, then a worker, of the version before
 	$(RUN) python -m tests.system.versions

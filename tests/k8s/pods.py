@@ -43,7 +43,7 @@ class Namespace:
         """Starts one pod of each kind at once, as `kubectl apply` does; nothing of them is left after the block."""
         self.engine.networks.create(self.name, labels={self.name: ""})
         try:
-            async with asyncio.timeout(START_SECONDS), asyncio.TaskGroup() as starting:
+            async with asyncio.TaskGroup() as starting:
                 for each in objects_of(self.overlay):
                     if each["kind"] in ("Deployment", "StatefulSet", "Job"):
                         starting.create_task(self._start(each))
@@ -88,6 +88,7 @@ class Pod:
 
     address: str
     main: Container
+    """That of the manifest's containers which runs, or ran last."""
 
     def __init__(self, namespace: Namespace, maker: Object) -> None:
         self._namespace, self._maker, template = namespace, maker, maker["spec"]["template"]
@@ -105,14 +106,28 @@ class Pod:
     async def start(self) -> None:
         """Returns when it is ready; of a Job, when it has done its work."""
         await asyncio.to_thread(self._prepare)
-        for each in self.spec.get("initContainers", []):
-            await self._to_end(each)
-        if self._maker["kind"] == "Job":
-            self.exit_code = await self._to_end(self.container)
-            return
-        self.main = await asyncio.to_thread(self._run, self.container, restart_policy={"Name": "always"})
-        await self._until("startupProbe", tries=self.container["startupProbe"]["failureThreshold"])
-        await self._until("readinessProbe", tries=START_SECONDS)
+        try:
+            async with asyncio.timeout(START_SECONDS):
+                for each in self.spec.get("initContainers", []):
+                    await self._to_end(each)
+                if self._maker["kind"] == "Job":
+                    self.exit_code = await self._to_end(self.container)
+                else:
+                    await self._to_ready()
+        except TimeoutError:
+            raise AssertionError(f"{self.name} is not ready:\n{self.log}") from None
+
+    async def _to_ready(self) -> None:
+        await asyncio.to_thread(self._run, self.container, restart_policy={"Name": "always"})
+        startup = self.container["startupProbe"]
+        for _ in range(startup["failureThreshold"]):
+            if await self.passes("startupProbe"):
+                break
+            await asyncio.sleep(startup["periodSeconds"])
+        else:
+            raise AssertionError(f"{self.name} has not started:\n{self.log}")
+        while not await self.passes("readinessProbe"):
+            await asyncio.sleep(self.container["readinessProbe"]["periodSeconds"])
 
     async def stop(self) -> int:
         """Ends it as one that is deleted; the exit code, which is 137 if it had to be killed."""
@@ -180,18 +195,11 @@ class Pod:
             case _:
                 raise NotImplementedError(probe)
 
-    async def _until(self, kind: str, tries: int) -> None:
-        for _ in range(tries):
-            if await self.passes(kind):
-                return
-            await asyncio.sleep(self.container[kind]["periodSeconds"])
-        raise AssertionError(f"{self.name} does not pass its {kind}:\n{self.log}")
-
     async def _to_end(self, container: Object) -> int:
-        running = await asyncio.to_thread(self._run, container)
-        while (await asyncio.to_thread(running.wait))["StatusCode"] != 0:
+        await asyncio.to_thread(self._run, container)
+        while (await asyncio.to_thread(self.main.wait))["StatusCode"] != 0:
             await asyncio.sleep(RESTART_SECONDS)
-            await asyncio.to_thread(running.start)
+            await asyncio.to_thread(self.main.start)
         return 0
 
     def _prepare(self) -> None:
@@ -212,9 +220,9 @@ class Pod:
         self.address = self._holder.attrs["NetworkSettings"]["Networks"][network]["IPAddress"]
         self._volumes.make(engine, IMAGE, network)
 
-    def _run(self, container: Object, **options: Any) -> Container:
+    def _run(self, container: Object, **options: Any) -> None:
         variables = environment(self._namespace.overlay, container)
-        return self._namespace.engine.containers.run(
+        self.main = self._namespace.engine.containers.run(
             container["image"],
             name=f"{self._unique}-{container['name']}",
             entrypoint=[expanded(each, variables) for each in container.get("command", [])] or None,

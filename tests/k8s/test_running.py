@@ -88,6 +88,7 @@ async def test_memory_is_limited(namespace: Namespace, part: str) -> None:
 def test_who_connected_to_whom_is_what_the_policies_allow(namespace: Namespace) -> None:
     seen = arrows_seen(pod.network for pod in namespace.pods)
 
+    # From outside come these tests and the probes. Names are resolved on loopback here; nobody monitors `dev`.
     assert {arrow for arrow in seen if arrow[0] != OUTSIDE} == arrows_of("dev")
 
 
