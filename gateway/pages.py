@@ -4,6 +4,7 @@ A cursor is a place in an order: what lies before and after it stays the same, w
 """
 
 import base64
+import re
 from collections.abc import Sequence
 from datetime import datetime
 from typing import Annotated, Literal, Self
@@ -11,6 +12,7 @@ from urllib.parse import urlencode
 
 from fastapi import Request
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     Field,
@@ -29,6 +31,8 @@ from shared.contracts import Instant, Int64, StorableText
 Order = Literal["id", "-id", "created", "-created", "updated", "-updated", "title", "-title"]
 CURSOR_MAX_LENGTH = 2000
 _TIME: TypeAdapter[datetime] = TypeAdapter(Instant)
+_EXCLUDED_TWICE = re.compile(r'(?<![^\s!&|()"])(?:-[\s!&|()]*-[\s!&|()]*)+')
+"""Signs before one word that mean as much as none."""
 
 
 class Place(BaseModel, frozen=True, extra="forbid"):
@@ -140,12 +144,18 @@ class NotesPage(Page):
         return {"skip": self.skip, "limit": self.limit + 1} | after | filters
 
 
+def _excluded_once(q: str) -> str:
+    """The same query with at most one sign before a word: Postgres refuses one with more than 32, such as a line."""
+    return _EXCLUDED_TWICE.sub(" ", q)
+
+
 class SearchPage(Page):
     """What is searched for, and which part of the matches is wanted."""
 
     q: Annotated[
         StorableText,
         StringConstraints(min_length=1, max_length=200),
+        AfterValidator(_excluded_once),
         Field(description='Words, as for a search engine: `blue ink`, `"blue ink"`, `ink or pencil`, `ink -red`'),
     ]
 
