@@ -84,6 +84,14 @@ class Page(BaseModel, extra="forbid"):
     limit: Annotated[int, Field(ge=1, le=1000, description="How many to return at most")] = 100
 
 
+def _no_number(time: object) -> object:
+    """The text of a time; `20260101000000` would pass for milliseconds, and be in the year 2612."""
+    if str(time).strip().lstrip("+-").replace(".", "").isdecimal():
+        raise ValueError("is not a time as RFC 3339 has it")
+    return time
+
+
+Time = Annotated[Instant, BeforeValidator(_no_number)]
 Prefix = Annotated[StorableText, StringConstraints(min_length=1, max_length=200)]
 Cursor = Annotated[
     Place,
@@ -98,10 +106,10 @@ class NotesPage(Page):
 
     sort: Annotated[Order, Field(description="What the notes are in the order of; with `-` the greatest first")] = "id"
     cursor: Cursor = LEFT_OUT
-    created_from: Annotated[Instant, Field(description="Only notes created then or later")] = LEFT_OUT
-    created_until: Annotated[Instant, Field(description="Only notes created earlier")] = LEFT_OUT
-    updated_from: Annotated[Instant, Field(description="Only notes updated then or later")] = LEFT_OUT
-    updated_until: Annotated[Instant, Field(description="Only notes updated earlier")] = LEFT_OUT
+    created_from: Annotated[Time, Field(description="Only notes created then or later")] = LEFT_OUT
+    created_until: Annotated[Time, Field(description="Only notes created earlier")] = LEFT_OUT
+    updated_from: Annotated[Time, Field(description="Only notes updated then or later")] = LEFT_OUT
+    updated_until: Annotated[Time, Field(description="Only notes updated earlier")] = LEFT_OUT
     title_prefix: Annotated[
         Prefix,
         Field(description="Only notes whose titles begin so, capital letters being others than small ones"),
