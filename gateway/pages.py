@@ -4,6 +4,7 @@ A cursor is a place in an order: what lies before and after it stays the same, w
 """
 
 import base64
+import re
 from collections.abc import Sequence
 from datetime import datetime
 from typing import Annotated, Literal, Self
@@ -11,6 +12,7 @@ from urllib.parse import urlencode
 
 from fastapi import Request
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     Field,
@@ -29,6 +31,8 @@ from shared.contracts import Instant, Int64, StorableText
 Order = Literal["id", "-id", "created", "-created", "updated", "-updated", "title", "-title"]
 CURSOR_MAX_LENGTH = 2000
 _TIME: TypeAdapter[datetime] = TypeAdapter(Instant)
+_EXCLUDED_TWICE = re.compile(r'(?<![^\s!&|()"])(?:-[\s!&|()]*-[\s!&|()]*)+')
+"""Signs before one word that mean as much as none."""
 
 
 class Place(BaseModel, frozen=True, extra="forbid"):
@@ -80,6 +84,14 @@ class Page(BaseModel, extra="forbid"):
     limit: Annotated[int, Field(ge=1, le=1000, description="How many to return at most")] = 100
 
 
+def _no_number(time: object) -> object:
+    """The text of a time; `20260101000000` would pass for milliseconds, and be in the year 2612."""
+    if str(time).strip().lstrip("+-").replace(".", "").isdecimal():
+        raise ValueError("is not a time as RFC 3339 has it")
+    return time
+
+
+Time = Annotated[Instant, BeforeValidator(_no_number)]
 Prefix = Annotated[StorableText, StringConstraints(min_length=1, max_length=200)]
 Cursor = Annotated[
     Place,
@@ -94,10 +106,10 @@ class NotesPage(Page):
 
     sort: Annotated[Order, Field(description="What the notes are in the order of; with `-` the greatest first")] = "id"
     cursor: Cursor = LEFT_OUT
-    created_from: Annotated[Instant, Field(description="Only notes created then or later")] = LEFT_OUT
-    created_until: Annotated[Instant, Field(description="Only notes created earlier")] = LEFT_OUT
-    updated_from: Annotated[Instant, Field(description="Only notes updated then or later")] = LEFT_OUT
-    updated_until: Annotated[Instant, Field(description="Only notes updated earlier")] = LEFT_OUT
+    created_from: Annotated[Time, Field(description="Only notes created then or later")] = LEFT_OUT
+    created_until: Annotated[Time, Field(description="Only notes created earlier")] = LEFT_OUT
+    updated_from: Annotated[Time, Field(description="Only notes updated then or later")] = LEFT_OUT
+    updated_until: Annotated[Time, Field(description="Only notes updated earlier")] = LEFT_OUT
     title_prefix: Annotated[
         Prefix,
         Field(description="Only notes whose titles begin so, capital letters being others than small ones"),
@@ -140,12 +152,18 @@ class NotesPage(Page):
         return {"skip": self.skip, "limit": self.limit + 1} | after | filters
 
 
+def _excluded_once(q: str) -> str:
+    """The same query with at most one sign before a word: Postgres refuses one with more than 32, such as a line."""
+    return _EXCLUDED_TWICE.sub(" ", q)
+
+
 class SearchPage(Page):
     """What is searched for, and which part of the matches is wanted."""
 
     q: Annotated[
         StorableText,
         StringConstraints(min_length=1, max_length=200),
+        AfterValidator(_excluded_once),
         Field(description='Words, as for a search engine: `blue ink`, `"blue ink"`, `ink or pencil`, `ink -red`'),
     ]
 

@@ -22,6 +22,7 @@ def violations(history: History, facts: Facts) -> list[str]:
     """Every broken promise, as far as the evidence shows it."""
     of_writes = (accepted, present, once, refused, truthful, conditional, the_same_again, rejected_rightly, polled)
     of_all = (
+        alike,
         truthful_of_several,
         answered_as_declared,
         read_truly,
@@ -126,6 +127,8 @@ def conditional(history: History, facts: Facts) -> Iterator[str]:
         before = last[write.note or 0] if write.kind == "delete" else (made or 0) - 1
         if write.status == "applied" and made and before != write.condition:
             yield f"I4: {told(write)} asked for version {write.condition} and was applied to another"
+        if status == 412 and write.condition == made:
+            yield f"I4: {told(write)} asked for version {made}, and was answered 412, which told that version"
         if status == 412 and write.condition == last[write.note or 0] and write.note not in deleted:
             yield f"I4: {told(write)} asked for version {write.condition}, which it is, and was answered 412"
 
@@ -136,6 +139,15 @@ def the_same_again(history: History, _: Facts) -> Iterator[str]:
         told_before = {(each.status // 100, each.code, each.version) for each in write.attempts if each.is_outcome}
         if write.key and len(told_before) > 1:
             yield f"I2: {told(write)} was repeated with its key and answered in several ways: {told_before}"
+
+
+def alike(history: History, _: Facts) -> Iterator[str]:
+    """I4: whoever is told the outcome of a write is told the same, however often and wherever they ask."""
+    for write in history.writes:
+        statuses = {status // 100 for status, _ in write.results}
+        bodies = [body for status, body in write.results if status // 100 == 2 and body]  # or a short one is preferred
+        if len(statuses) > 1 or len({str(body.get("items", body.get("id"))) for body in bodies}) > 1:
+            yield f"I4: {told(write)} was told of in several ways: {write.results}"
 
 
 def rejected_rightly(history: History, facts: Facts) -> Iterator[str]:

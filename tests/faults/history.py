@@ -132,6 +132,13 @@ class Write:
         return answer.status, answer.body, answer.version
 
     @property
+    def results(self) -> list[tuple[int, Any]]:
+        """Status and body of every answer, at its command's URL too, that tells the outcome."""
+        asked = [poll.body["answer"] for poll in self.polls if poll.status == 200 and poll.body["answer"]]
+        told = [(answer.status, answer.body) for answer in self.attempts if answer.is_outcome]
+        return told + [(answer["status"], answer["body"]) for answer in asked]
+
+    @property
     def subject(self) -> int | None:
         """The note that it is about, or that it has made."""
         if self.kind != "create" or self.status != "applied":

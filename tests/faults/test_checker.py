@@ -176,6 +176,19 @@ def refused_although_its_condition_held(story: Story) -> None:
     story.written("replace", 1, "b", answer, conditions={"If-Match": '"1"'})
 
 
+def refused_in_the_version_that_it_asked_for(story: Story) -> None:
+    answer = story.answered(412, code="precondition_failed", etag='"1"')
+    story.written("replace", 1, "b", answer, conditions={"If-Match": '"1"'})
+    story.replaced(1, 2, "c")
+
+
+def told_of_anothers_at_its_url(story: Story) -> None:
+    story.created(2, "b")
+    applied = {"status": 201, "headers": {"ETag": '"1"'}, "body": {"id": 1, "description": "a", "version": 1}}
+    state = {"id": "c2", "status": "applied", "answer": applied}
+    story.history.writes[-1].polls.append(story.answered(200, body=state))
+
+
 def answered_otherwise_when_repeated(story: Story) -> None:
     story.created(2, "b")
     story.history.writes[-1].key = "k"
@@ -267,6 +280,8 @@ BROKEN = {
     decided_twice: "I2",
     applied_against_its_condition: "I4",
     refused_although_its_condition_held: "I4",
+    refused_in_the_version_that_it_asked_for: "I4",
+    told_of_anothers_at_its_url: "I4",
     answered_otherwise_when_repeated: "I2",
     anothers_listed: "I10",
     half_done: "I2",

@@ -49,6 +49,8 @@ async def found(client: httpx.AsyncClient, q: str, **parameters: str | int) -> l
         ('"blue ink"', ["Buying ink"]),
         ("pen", ["Pens", "Buying ink"]),
         ("blue -ink", ["Letters"]),
+        ("blue -- ink", ["Buying ink"]),
+        ("blue " + "-" * 101 + "ink", ["Letters"]),
         ("tuesday or schwarz", ["Über die Tinte", "Receive the parcel"]),
         ("tinte", ["Über die Tinte"]),
     ],
@@ -76,7 +78,9 @@ async def test_search_without_a_match_finds_similar_titles(library: httpx.AsyncC
     assert len(response.json()["notes"]) == 1
 
 
-@pytest.mark.parametrize("q", ["qwxz", "of", "-", '"', "%", "a & | ! <-> b", "\\", "🖋", "x" * 200])
+@pytest.mark.parametrize(
+    "q", ["qwxz", "of", "-", '"', "%", "a & | ! <-> b", "\\", "🖋", "x" * 200, "-" * 200, "- " * 100, "(-" * 100]
+)
 async def test_anything_can_be_searched_for(library: httpx.AsyncClient, q: str) -> None:
     response = await library.get("/notes/search", params={"q": q})
 
