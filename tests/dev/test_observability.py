@@ -110,6 +110,18 @@ def test_writes_that_an_alarm_keeps_out_are_not_told_beside_it(tmp_path: Path, a
     assert fires(tmp_path, "InkwellWritesNotAccepted", refused | alarms())
 
 
+@needs_promtool
+@pytest.mark.parametrize(("used", "is_told"), [(4, True), (3, True), (2, False)])
+def test_lists_that_wait_for_each_other_are_told_though_a_connection_is_kept_from_them(
+    tmp_path: Path, used: int, is_told: bool
+) -> None:
+    labels = '{job="gateway", instance="one"}'
+    names = ("inkwell_database_connections_used", "inkwell_database_connections_limit")
+    samples = {f"{name}{labels}": f"{value}x120" for name, value in zip(names, (used, 4), strict=True)}
+
+    assert fires(tmp_path, "InkwellConnectionsUsedUp", samples) is is_told
+
+
 @pytest.mark.skipif(not HAPROXY, reason="HAProxy is not installed")
 def test_haproxy_accepts_its_configuration_without_a_warning() -> None:
     command = [HAPROXY, "-c", "-dW", "-f", str(ROOT / "dev" / "haproxy.cfg")]
