@@ -76,6 +76,52 @@ def test_prometheus_can_read_the_expressions(tmp_path: Path) -> None:
     assert checked.returncode == 0, checked.stderr
 
 
+def fires(folder: Path, alert: str, samples: dict[str, str]) -> bool:
+    """Whether Prometheus tells the alert after half an hour of these samples, in promtool's words."""
+    series = [{"series": name, "values": values} for name, values in samples.items()]
+    untold = {"eval_time": "30m", "alertname": alert, "exp_alerts": []}
+    test = {"interval": "15s", "input_series": series, "alert_rule_test": [untold]}
+    file = folder / "test.yml"
+    file.write_text(yaml.safe_dump({"rule_files": [str(FILES / "alerts.yml")], "tests": [test]}))
+    return subprocess.run([PROMTOOL, "test", "rules", file], check=False, capture_output=True).returncode != 0
+
+
+ALARMS = ("memory_used_watermark", "free_disk_space_watermark", "file_descriptor_limit")
+
+
+def alarms(*on: str) -> dict[str, str]:
+    """The broker's alarms, of which these are on."""
+    return {f'rabbitmq_alarms_{name}{{job="rabbitmq", instance="one"}}': f"{name in on:d}x120" for name in ALARMS}
+
+
+@needs_promtool
+@pytest.mark.parametrize("alarm", ALARMS)
+def test_each_alarm_of_the_broker_is_told_though_it_is_the_only_one(tmp_path: Path, alarm: str) -> None:
+    assert fires(tmp_path, "InkwellBrokerAlarm", alarms(alarm))
+    assert not fires(tmp_path, "InkwellBrokerAlarm", alarms())
+
+
+@needs_promtool
+@pytest.mark.parametrize("alarm", ALARMS[:2])
+def test_writes_that_an_alarm_keeps_out_are_not_told_beside_it(tmp_path: Path, alarm: str) -> None:
+    refused = {'inkwell_writes_not_accepted_total{job="gateway"}': "0+1x120"}
+
+    assert not fires(tmp_path, "InkwellWritesNotAccepted", refused | alarms(alarm))
+    assert fires(tmp_path, "InkwellWritesNotAccepted", refused | alarms())
+
+
+@needs_promtool
+@pytest.mark.parametrize(("used", "is_told"), [(4, True), (3, True), (2, False)])
+def test_lists_that_wait_for_each_other_are_told_though_a_connection_is_kept_from_them(
+    tmp_path: Path, used: int, is_told: bool
+) -> None:
+    labels = '{job="gateway", instance="one"}'
+    names = ("inkwell_database_connections_used", "inkwell_database_connections_limit")
+    samples = {f"{name}{labels}": f"{value}x120" for name, value in zip(names, (used, 4), strict=True)}
+
+    assert fires(tmp_path, "InkwellConnectionsUsedUp", samples) is is_told
+
+
 @pytest.mark.skipif(not HAPROXY, reason="HAProxy is not installed")
 def test_haproxy_accepts_its_configuration_without_a_warning() -> None:
     command = [HAPROXY, "-c", "-dW", "-f", str(ROOT / "dev" / "haproxy.cfg")]
