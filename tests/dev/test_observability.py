@@ -113,7 +113,7 @@ def test_writes_that_an_alarm_keeps_out_are_not_told_beside_it(tmp_path: Path, a
 @needs_promtool
 @pytest.mark.parametrize(("used", "is_told"), [(4, True), (3, True), (2, False)])
 def test_lists_that_wait_for_each_other_are_told_though_a_connection_is_kept_from_them(
-    tmp_path: Path, used: int, is_told: bool
+    tmp_path: Path, used: int, *, is_told: bool
 ) -> None:
     labels = '{job="gateway", instance="one"}'
     names = ("inkwell_database_connections_used", "inkwell_database_connections_limit")
