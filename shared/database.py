@@ -25,6 +25,8 @@ SESSION_SETTINGS = {
     "timezone": "UTC",
     # A session whose client vanished in a transaction holds its locks until then, and its successor waits for them.
     "idle_in_transaction_session_timeout": str(int(STATEMENT_TIMEOUT_SECONDS * 1000)),
+    # Nor does a statement that nobody waits for any more go on, or there would be more sessions than connections.
+    "client_connection_check_interval": "250",
     "tcp_keepalives_idle": "10",
     "tcp_keepalives_interval": "5",
     "tcp_keepalives_count": "3",
