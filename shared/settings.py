@@ -135,6 +135,8 @@ def load_settings(settings_class: type[SettingsT]) -> SettingsT:
     except SettingsError as error:
         unreadable = isinstance(error.__cause__, (OSError, UnicodeDecodeError))
         refuse(f"INKWELL_SECRETS_DIR: {error.__cause__}" if unreadable else str(error))
+    except OSError as error:  # of the folder itself
+        refuse(f"INKWELL_SECRETS_DIR: {error}")
     except ValidationError as error:
         refuse(*(_sentence(e["loc"], e["msg"]) for e in error.errors(include_input=False)))
 

@@ -274,6 +274,11 @@ def test_file_that_cannot_be_read_is_refused(secrets: Path, capsys: pytest.Captu
     assert_one_line_names(capsys.readouterr().err, "INKWELL_SECRETS_DIR")
 
 
+@pytest.mark.parametrize("service", ["gateway", "worker"])
+def test_folder_that_cannot_be_looked_at_is_refused(service: str) -> None:
+    assert_refused(run(service, INKWELL_SECRETS_DIR="/" + "x" * 300), "INKWELL_SECRETS_DIR")
+
+
 def settings(**changes: int | str) -> GatewaySettings:
     names = {name.removeprefix("INKWELL_").lower(): value for name, value in GOOD.items()}
     return GatewaySettings.model_validate({**names, **changes})
