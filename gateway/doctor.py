@@ -4,9 +4,14 @@ from collections.abc import AsyncIterator
 
 from gateway.settings import GatewaySettings
 from shared.database import connect
-from shared.doctor import Finding, check_broker, check_database, check_secrets, checked, judged, report
+from shared.doctor import Finding, Level, check_broker, check_database, check_secrets, checked, judged, report
 
 NAME = "inkwell-gateway doctor"
+TABLES = ("users", "notes", "commands", "personal_tokens")
+LACKING = """
+select coalesce(array_agg(name order by name), '{}') from unnest($1::text[]) as name
+where to_regclass(name) is null or not has_table_privilege(name, 'select')
+"""
 MAY_WRITE = """
 select coalesce(bool_or(has_table_privilege(oid, 'insert, update, delete, truncate')), false)
     or has_schema_privilege('public', 'create')
@@ -24,12 +29,17 @@ async def examine(settings: GatewaySettings, *, as_json: bool) -> int:
 
 
 async def check_role(settings: GatewaySettings) -> AsyncIterator[Finding]:
-    """Whether a gateway that somebody has taken over could write."""
+    """Whether the gateway may read, and whether one that somebody has taken over could write."""
     session = await connect(settings.database_url, NAME)
     try:
+        lacking = await session.fetchval(LACKING, TABLES)
         may_write = await session.fetchval(MAY_WRITE)
     finally:
         session.terminate()
+    if lacking:
+        advice = "connect as inkwell_gateway, see dev/roles.sql, and run the migrations, which grant its rights"
+        yield Finding(Level.PROBLEM, "role", f"may not read {', '.join(lacking)}", advice)
+        return
     yield judged(
         "role",
         "may write" if may_write else "only reads",

@@ -20,10 +20,16 @@ from worker.settings import WorkerSettings
 
 NAME = "inkwell-worker doctor"
 TABLES = ("users", "notes", "commands", "personal_tokens", "attempt_marks")
+CHANGED = ("users", "notes", "commands")
+"""Those whose rows change."""
+NUMBERED = ("users", "notes")
+"""Those whose ids are drawn."""
 LACKING = """
 select coalesce(array_agg(name order by name), '{}') from unnest($1::text[]) as name
 where to_regclass(name) is null or not has_table_privilege(name, 'select')
     or not has_table_privilege(name, 'insert') or not has_table_privilege(name, 'delete')
+    or name = any($2::text[]) and not has_table_privilege(name, 'update')
+    or name = any($3::text[]) and not has_sequence_privilege(name || '_id_seq', 'usage')
 """
 DEAD = "select count(*), min(decided_at) from commands where status = 'failed'"
 
@@ -51,7 +57,10 @@ async def check_own(settings: WorkerSettings) -> AsyncIterator[Finding]:
 
 async def check_role(session: Session) -> Finding:
     """Whether the worker may do its work, and nothing beyond."""
-    lacking = await session.fetchval(LACKING, TABLES)
+    if await session.fetchval("select current_setting('transaction_read_only')::bool"):
+        advice = "connect to the primary; if it is that, somebody has set default_transaction_read_only"
+        return Finding(Level.PROBLEM, "role", "may only read here, as at a standby", advice)
+    lacking = await session.fetchval(LACKING, TABLES, CHANGED, NUMBERED)
     if lacking:
         advice = "connect as inkwell_worker, see dev/roles.sql, and run the migrations, which grant its rights"
         return Finding(Level.PROBLEM, "role", f"may not write {', '.join(lacking)}", advice)

@@ -107,6 +107,35 @@ async def test_worker_that_may_not_write_is_a_problem(
     assert (code, findings["role"]["level"]) == (1, "problem")
 
 
+@pytest.mark.parametrize(
+    ("change", "found"),
+    [
+        ("revoke update on notes from inkwell_worker", "may not write notes"),
+        ("revoke usage on sequence users_id_seq from inkwell_worker", "may not write users"),
+        ("alter role inkwell_worker in database {} set default_transaction_read_only = on", "may only read here"),
+    ],
+)
+async def test_worker_that_lacks_one_right_is_a_problem(
+    worker_settings: WorkerSettings, database: "Connection[Record]", capsys: Printed, change: str, found: str
+) -> None:
+    await database.execute(change.format(await database.fetchval("select current_database()")))
+
+    code, findings = await worker_findings(worker_settings, capsys)
+
+    assert (code, findings["role"]["level"]) == (1, "problem")
+    assert findings["role"]["found"].startswith(found)
+
+
+async def test_gateway_that_may_not_read_is_a_problem(
+    gateway_settings: GatewaySettings, database: "Connection[Record]", capsys: Printed
+) -> None:
+    await database.execute("revoke select on notes from inkwell_gateway")
+
+    code, findings = await gateway_findings(gateway_settings, capsys)
+
+    assert (code, findings["role"]["found"]) == (1, "may not read notes")
+
+
 async def test_dead_letter_is_a_warning(worker_settings: WorkerSettings, connections: Any, capsys: Printed) -> None:
     bad = create("x")
     await apply_batch(connections, [BadCommand(bad.id, "unknown_type", bad.model_dump_json())])
