@@ -20,8 +20,11 @@ down: .venv/made ## stop everything; the data stays
 logs: .venv/made ## follow the logs
 	@$(RUN) python -m dev logs
 
-stop-worker start-worker: .venv/made
-	@$(RUN) python -m dev $@
+stop-worker: .venv/made ## stop the worker, to see what the gateway does without one
+	@$(RUN) python -m dev stop-worker
+
+start-worker: .venv/made ## start it again
+	@$(RUN) python -m dev start-worker
 
 dev: .venv/made ## run from the source, reloading on change
 	@$(RUN) python -m dev dev

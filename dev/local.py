@@ -29,6 +29,8 @@ PASSWORDS = (
     "RABBITMQ_WORKER_PASSWORD",
     "RABBITMQ_GATEWAY_PASSWORD",
 )
+OF_SERVICES = ("INKWELL_", "OTEL_")
+"""How the names of the services' settings begin."""
 
 
 @dataclass(frozen=True)
@@ -190,7 +192,7 @@ def _inkwell(settings: dict[str, str], given: Services | None, ports: Ports) -> 
         }
         if given:
             own = {"INKWELL_DATABASE_URL": given.database_url, "INKWELL_BROKER_URL": given.broker_url}
-        environment = {name: value for name, value in settings.items() if name.startswith("INKWELL_")} | own
+        environment = {name: value for name, value in settings.items() if name.startswith(OF_SERVICES)} | own
         environment["INKWELL_WORKER_HEALTH_PORT"] = str(ports.worker_health)
         programs.append(Program(service, [sys.executable, "-m", service], environment, starts_by_itself=False))
     return programs
@@ -209,7 +211,7 @@ def _settings() -> dict[str, str]:
         "INKWELL_FINGERPRINT_KEY": DEVELOPMENT_KEY,
         "INKWELL_PORT": "8000",
         **dict.fromkeys(PASSWORDS, DEVELOPMENT_MARK),
-        **{name: value for name, value in given.items() if value and name.startswith(("INKWELL_", *PASSWORDS))},
+        **{name: value for name, value in given.items() if value and name.startswith((*OF_SERVICES, *PASSWORDS))},
         "INKWELL_HOST": "127.0.0.1",
     }
 

@@ -60,8 +60,8 @@ FIELD_CODES = {
     "repeated": "repeated",
 }
 FIELD_DETAILS = {
-    "too_short": "Should have at least {min_length}",
-    "too_long": "Should have at most {max_length}",
+    "too_short": "Should have a length of at least {min_length}",
+    "too_long": "Should have a length of at most {max_length}",
     "literal_error": "There is no such value",
     "union_tag_invalid": "There is no such operation",
     "union_tag_not_found": "Field required",

@@ -189,12 +189,12 @@ async def check_partition(connection: AbstractConnection, topology: Topology, pa
     if state is None:
         return Finding(Level.PROBLEM, check, "has no queue", "start a worker: it declares what is missing")
     waiting, consumers = state
-    found = f"{consumers} workers subscribe, {waiting} messages wait"
+    found = f"{'consumed' if consumers else 'nobody consumes it'}, {waiting} messages wait"
     return judged(check, found, ok=consumers > 0, advice="start a worker; what waits is applied then")
 
 
 async def waiting_in(connection: AbstractConnection, queue: str) -> tuple[int, int] | None:
-    """How many messages wait in a queue and how many consumers it has; None where there is no such queue."""
+    """How many messages wait in a queue and how many active consumers it has; None where there is no such queue."""
     channel = await connection.channel(publisher_confirms=False)  # of its own: the answer no closes it
     try:
         declared = (await channel.declare_queue(queue, passive=True)).declaration_result
