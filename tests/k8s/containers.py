@@ -1,17 +1,16 @@
-"""A container of a manifest as the Docker engine takes it: variables, rights, limits and volumes.
+"""A container of a manifest as the Docker engine takes it: rights, limits and volumes.
 
 What is not understood is refused, or a test would pass without it.
 """
 
-import re
-from base64 import b64decode
 from pathlib import Path
 from typing import Any
 
 from docker import DockerClient
 from docker.types import Mount
 
-from tests.k8s.rendering import Object, find
+from tests.k8s.environment import content
+from tests.k8s.rendering import Object
 
 CPU_PERIOD_MICROSECONDS = 100_000
 UNDERSTOOD = {
@@ -35,35 +34,6 @@ def refuse_unknown(spec: Object) -> None:
     for each in (spec, *spec.get("initContainers", []), *spec["containers"]):
         assert each.keys() <= UNDERSTOOD, each.keys() - UNDERSTOOD
     assert spec["enableServiceLinks"] is False
-
-
-def content(overlay: str, kind: str, name: str) -> dict[str, str]:
-    """What a ConfigMap or a Secret holds."""
-    data: dict[str, str] = find(overlay, kind, name)["data"]
-    return {key: b64decode(value).decode() for key, value in data.items()} if kind == "Secret" else data
-
-
-def environment(overlay: str, container: Object) -> dict[str, str]:
-    """A container's variables, of which each may have earlier ones in its value."""
-    variables: dict[str, str] = {}
-    for source in container.get("envFrom", []):
-        variables |= content(overlay, "ConfigMap", source["configMapRef"]["name"])
-    for each in container.get("env", []):
-        if "valueFrom" in each:
-            secret = each["valueFrom"]["secretKeyRef"]
-            variables[each["name"]] = content(overlay, "Secret", secret["name"])[secret["key"]]
-        else:
-            variables[each["name"]] = expanded(each["value"], variables)
-    return variables
-
-
-def expanded(text: str, variables: dict[str, str]) -> str:
-    """With the values of `$(NAME)`; `$$` is a dollar, and an unknown name stays as it is."""
-
-    def value(found: re.Match[str]) -> str:
-        return "$" if found[0] == "$$" else variables.get(found[1], found[0])
-
-    return re.sub(r"\$\$|\$\(([\w.-]+)\)", value, text)
 
 
 def rights_and_limits(spec: Object, container: Object) -> dict[str, Any]:
@@ -101,7 +71,7 @@ class Volumes:
                 self._places[each["name"]] = "/empty"
             else:
                 self._files[each["name"]] = folder / name / each["name"]
-                _write(self._files[each["name"]], content(overlay, "ConfigMap", each["configMap"]["name"]))
+                _write(self._files[each["name"]], content(overlay, each["configMap"]["name"]))
 
     def make(self, engine: DockerClient, image: str, label: str) -> None:
         """Makes those that can be written to."""

@@ -17,7 +17,8 @@ import httpx
 from docker.models.containers import Container
 
 from tests.k8s.connections import WATCH, Network
-from tests.k8s.containers import Volumes, environment, expanded, refuse_unknown, rights_and_limits
+from tests.k8s.containers import Volumes, refuse_unknown, rights_and_limits
+from tests.k8s.environment import environment, expanded
 from tests.k8s.rendering import Object, find, objects_of
 
 IMAGE = "inkwell:0.1.0"

@@ -53,28 +53,3 @@ def containers_of(pod: Object) -> Iterator[Object]:
 def name_of(each: Object) -> str:
     """How a person calls an object."""
     return f"{each['kind']} {each['metadata']['name']}"
-
-
-def arrows_of(overlay: str) -> set[tuple[str, str, int]]:
-    """Who may connect to whom at which port, by the parts' names: what one policy lets out and another one lets in."""
-    policies = [each["spec"] for each in objects_of(overlay) if each["kind"] == "NetworkPolicy"]
-    out = {arrow for policy in policies for arrow in _arrows(policy, "egress")}
-    into = {(peer, part, port) for policy in policies for part, peer, port in _arrows(policy, "ingress")}
-    return out & into
-
-
-def _arrows(policy: Object, direction: str) -> Iterator[tuple[str, str, int]]:
-    for rule in policy.get(direction, []):
-        peers = [part for peer in rule.get("to" if direction == "egress" else "from", []) for part in _parts(peer)]
-        for part in _parts(policy):
-            yield from ((part, peer, port["port"]) for peer in peers for port in rule["ports"])
-
-
-def _parts(selecting: Object) -> list[str]:
-    """The parts of Inkwell that a policy or a peer selects; none where it selects pods of another namespace."""
-    selector = selecting.get("podSelector", {})
-    if "namespaceSelector" in selecting:
-        return []
-    one = selector.get("matchLabels", {}).get("inkwell/part")
-    several = [value for each in selector.get("matchExpressions", []) for value in each["values"]]
-    return [one] if one else several

@@ -9,7 +9,7 @@ from kubernetes_validate import ValidationError, validate
 
 from dev.alerts import OBJECT, rule_object
 from dev.backend import ROOT
-from tests.k8s.rendering import OVERLAYS, Object, arrows_of, name_of, objects_of
+from tests.k8s.rendering import OVERLAYS, Object, name_of, objects_of
 
 VERSIONS = ("1.35.0", "1.36.0", "1.37.0")
 """Kubernetes itself looks after three."""
@@ -17,14 +17,6 @@ BUILT_IN = ("", "apps", "autoscaling", "batch", "networking.k8s.io", "policy")
 MODELS = {model.__name__: model for model in (ScaledObject, TriggerAuthentication, PodMonitor, PrometheusRule)}
 """Made of the schemas that KEDA and the Prometheus Operator publish."""
 SCHEMAS = {path.stem: yaml.safe_load(path.read_text()) for path in (ROOT / "tests/k8s/schemas").glob("*.yaml")}
-SERVICES = {
-    ("gateway", "postgres", 5432),
-    ("gateway", "rabbitmq", 5672),
-    ("worker", "postgres", 5432),
-    ("worker", "rabbitmq", 5672),
-    ("migrate", "postgres", 5432),
-}
-"""Who connects to whom."""
 
 
 def group_of(each: Object) -> str:
@@ -72,16 +64,6 @@ def test_no_object_is_there_twice_and_all_are_in_the_namespace(overlay: str) -> 
 
     assert len(names) == len(set(names))
     assert {each["metadata"].get("namespace") for each in objects if each["kind"] != "Namespace"} == {"inkwell"}
-
-
-def test_policies_let_through_what_connects_and_nothing_else() -> None:
-    assert arrows_of("dev") == SERVICES
-
-
-def test_policies_also_let_clusters_talk_among_themselves_in_production() -> None:
-    among = {(server, server) for server in ("postgres", "rabbitmq")}
-
-    assert {arrow for arrow in arrows_of("production") if arrow[:2] not in among} == SERVICES
 
 
 def test_alerts_are_those_of_compose() -> None:

@@ -11,6 +11,7 @@ import pytest
 from dev.backend import ROOT
 from gateway.settings import GatewaySettings
 from shared.settings import DatabaseSettings, MigrationSettings
+from tests.k8s.environment import environment
 from tests.k8s.rendering import OVERLAYS, Object, containers_of, find, objects_of, pods_of
 from worker.settings import WorkerSettings
 
@@ -86,7 +87,7 @@ def test_containers_that_serve_are_asked_whether_they_do(pod: Object) -> None:
 def test_service_has_longer_to_stop_than_it_takes(overlay: str, service: str) -> None:
     spec = find(overlay, "Deployment", service)["spec"]["template"]["spec"]
     [container] = spec["containers"]
-    settings = environment_of(overlay, container)
+    settings = environment(overlay, container)
     before = container.get("lifecycle", {}).get("preStop", {}).get("sleep", {}).get("seconds", 0)
     delay = float(settings.get("INKWELL_DRAIN_DELAY_SECONDS", "0"))
     drain, confirms = (GatewaySettings.model_fields[f"{each}_timeout_seconds"].default for each in ("drain", "publish"))
@@ -101,20 +102,12 @@ def test_every_setting_exists_and_every_required_one_is_there(overlay: str, kind
     in_common = {PREFIX + name.upper() for model in SERVICES.values() for name in model.model_fields}
     [pod] = [pod for name, pod in pods_of(overlay) if name.startswith(f"{kind} {service}")]
     [container] = pod["spec"]["containers"]
-    given = {name for name in environment_of(overlay, container) if name.startswith(PREFIX)}
+    given = {name for name in environment(overlay, container) if name.startswith(PREFIX)}
     own = {each["name"] for each in container["env"] if each["name"].startswith(PREFIX)}
 
     assert own <= known.keys()
     assert given <= in_common
     assert {name for name, field in known.items() if field.is_required()} <= given
-
-
-def environment_of(overlay: str, container: Object) -> dict[str, str]:
-    """The variables of a container, as far as they are no secrets."""
-    found: dict[str, str] = {}
-    for source in container.get("envFrom", []):
-        found |= find(overlay, "ConfigMap", source["configMapRef"]["name"])["data"]
-    return found | {each["name"]: each.get("value", "") for each in container["env"]}
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)

@@ -7,9 +7,9 @@ import pytest
 
 from tests import canaries
 from tests.accounts import sign_up
+from tests.k8s.arrows import outwards, within
 from tests.k8s.connections import OUTSIDE, arrows_seen
 from tests.k8s.pods import Namespace, Pod
-from tests.k8s.rendering import arrows_of
 
 pytestmark = [
     pytest.mark.needs_docker,
@@ -89,7 +89,7 @@ def test_who_connected_to_whom_is_what_the_policies_allow(namespace: Namespace) 
     seen = arrows_seen(pod.network for pod in namespace.pods)
 
     # From outside come these tests and the probes. Names are resolved on loopback here; nobody monitors `dev`.
-    assert {arrow for arrow in seen if arrow[0] != OUTSIDE} == arrows_of("dev")
+    assert {arrow for arrow in seen if arrow[0] != OUTSIDE} == within(outwards("dev"))
 
 
 async def real_path(pod: Pod, path: str) -> str:

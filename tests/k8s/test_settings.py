@@ -2,13 +2,13 @@
 
 import re
 import tomllib
-from base64 import b64decode
 
 import pytest
 
 from dev.backend import ROOT
 from gateway.settings import GatewaySettings
 from shared.settings import DatabaseSettings, MigrationSettings
+from tests.k8s.environment import environment
 from tests.k8s.rendering import OVERLAYS, Object, containers_of, find, objects_of, pods_of, text_of
 from worker.settings import WorkerSettings
 
@@ -19,8 +19,6 @@ SETTINGS: dict[str, type[DatabaseSettings]] = {
     "Deployment worker, worker": WorkerSettings,
     "Job migrate, migrate": MigrationSettings,
 }
-ELSEWHERE = "a-secret-of-whoever-deploys-this-one"
-"""What a Secret holds that no overlay makes."""
 ENVIRONMENTS = {"dev": "development", "production": "production"}
 
 
@@ -35,24 +33,6 @@ def container_of(overlay: str, called: str) -> Object:
     return found
 
 
-def environment_of(overlay: str, container: Object) -> dict[str, str]:
-    """The variables as the kubelet gives them: settings, then what the container says, with others of its own in it."""
-    values: dict[str, str] = {}
-    for source in container.get("envFrom", []):
-        values |= find(overlay, "ConfigMap", source["configMapRef"]["name"])["data"]
-    for each in container["env"]:
-        if "valueFrom" in each:
-            values[each["name"]] = secret_of(overlay, **each["valueFrom"]["secretKeyRef"])
-        else:
-            values[each["name"]] = re.sub(r"\$\((\w+)\)", lambda name: values[name[1]], each["value"])
-    return values
-
-
-def secret_of(overlay: str, name: str, key: str) -> str:
-    made = {each["metadata"]["name"]: each["data"] for each in objects_of(overlay) if each["kind"] == "Secret"}
-    return b64decode(made[name][key]).decode() if made else ELSEWHERE
-
-
 @pytest.mark.parametrize("called", SETTINGS)
 @pytest.mark.parametrize("overlay", OVERLAYS)
 def test_service_accepts_the_settings_that_it_is_given(
@@ -60,7 +40,7 @@ def test_service_accepts_the_settings_that_it_is_given(
 ) -> None:
     for name in GatewaySettings.model_fields.keys() | WorkerSettings.model_fields:
         monkeypatch.delenv(f"INKWELL_{name.upper()}", raising=False)
-    for name, value in environment_of(overlay, container_of(overlay, called)).items():
+    for name, value in environment(overlay, container_of(overlay, called)).items():
         monkeypatch.setenv(name, value)
 
     assert SETTINGS[called]().environment == ENVIRONMENTS[overlay]

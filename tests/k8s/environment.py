@@ -1,0 +1,43 @@
+"""The variables that a container of a manifest gets."""
+
+import re
+from base64 import b64decode
+
+from tests.k8s.rendering import Object, find, objects_of
+
+ELSEWHERE = "a-secret-of-whoever-deploys-this-one"
+"""What a Secret holds that an overlay does not make."""
+
+
+def environment(overlay: str, container: Object) -> dict[str, str]:
+    """A container's variables as the kubelet gives them, of which each may have earlier ones in its value."""
+    variables: dict[str, str] = {}
+    for source in container.get("envFrom", []):
+        variables |= content(overlay, source["configMapRef"]["name"])
+    for each in container.get("env", []):
+        if "valueFrom" in each:
+            variables[each["name"]] = _secret(overlay, **each["valueFrom"]["secretKeyRef"])
+        else:
+            variables[each["name"]] = expanded(each["value"], variables)
+    return variables
+
+
+def content(overlay: str, config_map: str) -> dict[str, str]:
+    """What a ConfigMap holds."""
+    data: dict[str, str] = find(overlay, "ConfigMap", config_map)["data"]
+    return data
+
+
+def expanded(text: str, variables: dict[str, str]) -> str:
+    """With the values of `$(NAME)`; `$$` is a dollar, and an unknown name stays as it is."""
+
+    def value(found: re.Match[str]) -> str:
+        return "$" if found[0] == "$$" else variables.get(found[1], found[0])
+
+    return re.sub(r"\$\$|\$\(([\w.-]+)\)", value, text)
+
+
+def _secret(overlay: str, name: str, key: str) -> str:
+    if not any(each["kind"] == "Secret" for each in objects_of(overlay)):
+        return ELSEWHERE
+    return b64decode(find(overlay, "Secret", name)["data"][key]).decode()
