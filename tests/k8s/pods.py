@@ -22,6 +22,8 @@ from tests.k8s.environment import environment, expanded
 from tests.k8s.rendering import Object, find, objects_of
 
 IMAGE = "inkwell:0.1.0"
+EXEC_TRIES = 5
+"""A busy engine now and then loses what a short command prints."""
 RESTART_SECONDS = 1
 """Before a container that failed is started again; Kubernetes waits longer."""
 START_SECONDS = 120
@@ -152,10 +154,13 @@ class Pod:
 
     async def run(self, *command: str) -> str:
         """What a command prints in its container."""
-        result = await asyncio.to_thread(self.main.exec_run, list(command))
-        assert isinstance(result.output, bytes)
-        assert result.exit_code == 0, result.output
-        return result.output.decode()
+        printed, tries = b"", 0
+        while not printed and tries < EXEC_TRIES:
+            result = await asyncio.to_thread(self.main.exec_run, list(command))
+            assert isinstance(result.output, bytes)
+            assert result.exit_code == 0, result.output
+            printed, tries = result.output, tries + 1
+        return printed.decode()
 
     def port(self, name: str) -> int:
         """The port that its container calls so."""
