@@ -42,13 +42,17 @@ class Watched:
 
     async def firing(self) -> set[str]:
         """The alerts that fire now."""
-        alerts = (await self._api.get("/api/v1/alerts")).json()["data"]["alerts"]
+        alerts = (await self._get("/api/v1/alerts"))["alerts"]
         return {alert["labels"]["alertname"] for alert in alerts if alert["state"] == "firing"}
 
     async def scraped(self) -> set[tuple[str, str]]:
         """The jobs, and how they are."""
-        targets = (await self._api.get("/api/v1/targets")).json()["data"]["activeTargets"]
+        targets = (await self._get("/api/v1/targets"))["activeTargets"]
         return {(target["labels"]["job"], target["health"]) for target in targets}
+
+    async def _get(self, path: str) -> dict[str, Any]:
+        answer = (await self._api.get(path)).raise_for_status()  # 503 while Prometheus starts
+        return dict(answer.json()["data"])
 
 
 def configured(folder: Path, ports: dict[str, int]) -> Path:
@@ -108,7 +112,7 @@ async def watched(breakable: Servers, tmp_path_factory: pytest.TempPathFactory) 
 async def all_up(watched: Watched) -> bool:
     try:
         scraped = await watched.scraped()
-    except httpx.TransportError:
+    except httpx.HTTPError:
         return False
     return scraped == {(job, "up") for job in ("gateway", "worker", "rabbitmq", "rabbitmq-queues")}
 
