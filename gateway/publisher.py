@@ -56,23 +56,19 @@ class Backlog:
         self.size = 0
         """Bytes."""
 
-    def __bool__(self) -> bool:
-        return bool(self._attempts)
+    def __len__(self) -> int:
+        return len(self._attempts)
 
     def add(self, attempt: Attempt) -> None:
         """Puts an attempt at the end."""
         self._attempts[attempt] = None
         self.size += len(attempt.encoded)
-        BACKLOG_COMMANDS.inc()
-        BACKLOG_BYTES.inc(len(attempt.encoded))
 
     def withdraw(self, attempt: Attempt) -> None:
         """Takes an attempt out, if it is still there."""
         if attempt in self._attempts:
             del self._attempts[attempt]
             self.size -= len(attempt.encoded)
-            BACKLOG_COMMANDS.dec()
-            BACKLOG_BYTES.dec(len(attempt.encoded))
 
     def take(self) -> list[Attempt]:
         """Takes the next message's attempts out and marks them as handed over."""
@@ -106,6 +102,8 @@ class Publisher:
         self._connected = asyncio.Event()
         self._context = copy_context()
         """Not that of the request which comes first: a message has the commands of many."""
+        BACKLOG_COMMANDS.set_function(lambda: sum(map(len, self._backlogs)))
+        BACKLOG_BYTES.set_function(self._backlog_bytes)
 
     @property
     def connected(self) -> bool:
@@ -117,7 +115,7 @@ class Publisher:
 
         Raises OverloadedError, NotAcceptedError or UnconfirmedError, at the latest after the publish timeout.
         """
-        waiting = sum(backlog.size for backlog in self._backlogs)
+        waiting = self._backlog_bytes()
         if waiting and waiting + len(attempt.encoded) > self._backlog_limit_bytes:  # an empty one takes any command
             raise OverloadedError
         partition = self._topology.partition_of(attempt.command.owner)
@@ -130,6 +128,9 @@ class Publisher:
         except TimeoutError:
             self._backlogs[partition].withdraw(attempt)
             raise (UnconfirmedError if attempt.handed_over else NotAcceptedError) from None
+
+    def _backlog_bytes(self) -> int:
+        return sum(backlog.size for backlog in self._backlogs)
 
     async def run(self) -> None:
         """Keeps a connection until cancelled."""

@@ -56,6 +56,7 @@ class Replies:
     def __init__(self) -> None:
         self._waiting: dict[UUID, Attempt] = {}
         self._polls = 0
+        WAITING.set_function(lambda: self.waiting)
 
     @property
     def waiting(self) -> int:
@@ -66,24 +67,20 @@ class Replies:
     def polled(self) -> Iterator[None]:
         """Counts a poll, which waits for an outcome as an attempt does."""
         self._polls += 1
-        WAITING.inc()
         try:
             yield
         finally:
             self._polls -= 1
-            WAITING.dec()
 
     @contextmanager
     def expected(self, command: Command) -> Iterator[Attempt]:
         """An attempt whose reply is listened for; registered before anything is published."""
         attempt = Attempt(command)
         self._waiting[command.attempt_id] = attempt
-        WAITING.inc()
         try:
             yield attempt
         finally:
             del self._waiting[command.attempt_id]
-            WAITING.dec()
 
     async def listen(self, channel: AbstractChannel) -> None:
         """Consumes the replies to what is published on this channel from now on."""

@@ -50,6 +50,7 @@ class Connections:
         self._free = list(self._slots)
         self._places = asyncio.Semaphore(size)
         CONNECTIONS_LIMIT.set(size)
+        CONNECTIONS_USED.set_function(lambda: len(self._slots) - len(self._free))
 
     def close(self) -> None:
         """Closes every connection."""
@@ -60,7 +61,6 @@ class Connections:
     async def one(self) -> AsyncIterator[Session]:
         """A connection for the block; the caller sets the deadline. Raises what asyncpg raises."""
         async with self._places:
-            CONNECTIONS_USED.inc()
             slot = self._free.pop()
             try:
                 yield slot.connection if self._is_usable(slot) and slot.connection else await self._connect(slot)
@@ -69,7 +69,6 @@ class Connections:
                 raise
             finally:
                 self._free.append(slot)
-                CONNECTIONS_USED.dec()
 
     def _is_usable(self, slot: Slot) -> bool:
         if slot.connection and (slot.connection.is_closed() or asyncio.get_running_loop().time() > slot.expires_at):

@@ -1,5 +1,6 @@
 """What a worker counts and measures; no label has more values than there are partitions or types of commands."""
 
+from collections import Counter as Tally
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 
@@ -37,12 +38,15 @@ def count_settled(
 ) -> None:
     """Counts a batch that was settled, and how long the clients of its commands waited for that."""
     now = datetime.now(UTC)
+    kinds = Tally[tuple[str, OutcomeStatus]]()
     for command, outcome in zip(commands, outcomes, strict=True):
         if isinstance(command, BadCommand):
-            COMMANDS.labels("unknown", outcome.status).inc()
+            kinds["unknown", outcome.status] += 1
         else:
-            COMMANDS.labels(command.type, outcome.status).inc()
+            kinds[command.type, outcome.status] += 1
             APPLY_DELAY.observe((now - (command.replayed_at or command.time)).total_seconds())
+    for kind, number in kinds.items():
+        COMMANDS.labels(*kind).inc(number)
     BATCH_COMMANDS.observe(len(outcomes))
     FAILED.inc(sum(outcome.status is OutcomeStatus.FAILED for outcome in outcomes))
     REDELIVERED.inc(redelivered)
