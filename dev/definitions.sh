@@ -17,7 +17,7 @@ cat <<EOF
     },
     {
       "user": "inkwell_worker", "vhost": "/",
-      "configure": "^${prefix}[.](commands[.]v1([.][0-9]+)?|dead-letters[.]v1)\$",
+      "configure": "^${prefix}[.](commands[.]v1([.][0-9]+)?|dead-letters[.]v[12])\$",
       "write": "^(amq[.]default|${prefix}[.]commands[.]v1([.][0-9]+)?)\$",
       "read": "^${prefix}[.]commands[.]v1([.][0-9]+)?\$"
     }

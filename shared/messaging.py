@@ -58,7 +58,7 @@ class Topology:
     @property
     def dead_letter_queue(self) -> str:
         """Where messages go in which no command id can be read."""
-        return f"{self.prefix}.dead-letters.v1"
+        return f"{self.prefix}.dead-letters.v2"
 
     def command_queue(self, partition: int) -> str:
         """The queue of a partition; the version changes with the arguments it is declared with."""
@@ -80,7 +80,9 @@ class Topology:
 
     async def declare_dead_letters(self, channel: AbstractChannel) -> None:
         """Creates the dead-letter queue where it is missing."""
-        await channel.declare_queue(self.dead_letter_queue, durable=True, arguments={"x-queue-type": "quorum"})
+        if not await exists(channel, queue=self.dead_letter_queue):
+            arguments = await kept_however_often_delivered(channel)
+            await channel.declare_queue(self.dead_letter_queue, durable=True, arguments=arguments)
 
     async def declare_partition(self, channel: AbstractChannel, partition: int) -> None:
         """Creates one partition's queue where it is missing; one that is there keeps the limit it was made with."""
@@ -128,16 +130,20 @@ class Topology:
                 await channel.declare_exchange(self.commands_exchange, passive=True)
 
     async def _command_queue_arguments(self, channel: AbstractChannel) -> FieldTable:
-        arguments: FieldTable = {
-            "x-queue-type": "quorum",
+        return await kept_however_often_delivered(channel) | {
             "x-single-active-consumer": True,
             "x-overflow": "reject-publish",
             "x-max-length-bytes": self.queue_limit_bytes,
         }
-        if int((await broker_version(channel)).split(".")[0]) >= 4:
-            # 4.x counts a mere disconnect as a delivery and would drop a command after 20; 3.x discards at -1.
-            arguments["x-delivery-limit"] = -1
-        return arguments
+
+
+async def kept_however_often_delivered(channel: AbstractChannel) -> FieldTable:
+    """The arguments of a replicated queue that drops nothing by itself."""
+    arguments: FieldTable = {"x-queue-type": "quorum"}
+    if int((await broker_version(channel)).split(".")[0]) >= 4:
+        # 4.x counts a mere disconnect as a delivery and would drop a message after 20; 3.x discards at -1.
+        arguments["x-delivery-limit"] = -1
+    return arguments
 
 
 async def exists(channel: AbstractChannel, *, queue: str = "", exchange: str = "") -> bool:

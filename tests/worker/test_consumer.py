@@ -126,6 +126,20 @@ async def test_unreadable_goes_to_the_dead_letter_queue_and_its_neighbours_are_a
     assert (json.loads(first), second) == (json.loads(no_id), b"[\xff not json]")
 
 
+async def test_unreadable_message_stays_however_often_it_is_looked_at(
+    publish: Publish, channel: aio_pika.abc.AbstractChannel, worker_settings: WorkerSettings
+) -> None:
+    await publish([b"\xff not json"])
+
+    async with harness.worker(worker_settings):
+        queue = await channel.get_queue(Topology(worker_settings.queue_prefix, 2).dead_letter_queue)
+        for _ in range(30):
+            looked_at = await eventually(lambda: queue.get(no_ack=False, fail=False))
+            await looked_at.reject(requeue=True)
+
+        assert await _next(queue) == b"[\xff not json]"
+
+
 async def test_newer_version_of_a_known_type_pauses_its_partition_and_no_other(
     publish: Publish,
     channel: aio_pika.abc.AbstractChannel,
