@@ -9,6 +9,7 @@ from fastapi import FastAPI
 from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from gateway.metrics import told_of
 from gateway.openapi import HEADERS
 from gateway.request_ids import HEADER, REQUEST, request_id_of
 from shared.telemetry import IDS
@@ -46,7 +47,7 @@ def install_headers(app: FastAPI, cors_origins: Collection[str]) -> None:
 
 
 class DefaultHeaders:
-    """Gives each request its id, and its answer the headers that the route has not set."""
+    """Gives each request its id, and its answer the headers that the route has not set; tells the status."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
@@ -62,6 +63,7 @@ class DefaultHeaders:
 
         async def send_with_defaults(message: Message) -> None:
             if message["type"] == "http.response.start":
+                told_of(scope).status = str(message["status"])
                 message["headers"] = with_defaults(message["headers"], scope)
             await send(message)
 

@@ -4,16 +4,16 @@ What a number is now is looked up when somebody asks: it costs no request anythi
 """
 
 import time
-from collections.abc import MutableMapping
+from dataclasses import dataclass
 from functools import cache
 from http import HTTPMethod
 
 from fastapi import FastAPI
 from prometheus_client import Counter, Gauge, Histogram
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
-ROUTE = "inkwell.route"
-"""Where in a request's scope its route writes down its template."""
+TOLD = "inkwell.told"
+"""Where in a request's scope is written down what becomes known of it."""
 COUNTS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)
 METHODS = frozenset(HTTPMethod)
 
@@ -41,6 +41,16 @@ WAITING = Gauge("inkwell_writes_waiting", "Writes and polls that wait for an out
 READS_FAILED = Counter("inkwell_reads_failed", "Reads that Postgres did not answer")
 
 
+@dataclass(slots=True)
+class Told:
+    """What becomes known of a request while it is answered."""
+
+    route: str = ""
+    """Its template; empty where there is no route for it."""
+    status: str = ""
+    """Empty where it is not answered."""
+
+
 def install_metrics(app: FastAPI) -> None:
     """Measures every request of the app, also one that ends in a 500 outside of all the app's middleware."""
     build = app.build_middleware_stack
@@ -60,29 +70,21 @@ class MeasuredRequests:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        told = {ROUTE: "", "status": ""}
+        told = scope[TOLD] = Told()
         started = time.perf_counter()
-
-        async def send_and_note(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                told["status"] = str(message["status"])
-            await send(message)
-
         self._active += 1
-        scope[ROUTE] = told
         try:
-            await self.app(scope, receive, send_and_note)
+            await self.app(scope, receive, send)
         finally:
             self._active -= 1
             method = scope["method"] if scope["method"] in METHODS else "_OTHER"
-            duration_of(method, told[ROUTE], told["status"]).observe(time.perf_counter() - started)
+            duration_of(method, told.route, told.status).observe(time.perf_counter() - started)
 
 
-def tell_route(scope: MutableMapping[str, object], template: str) -> None:
-    """Has the request of this scope counted for a route."""
-    told = scope.get(ROUTE)
-    if isinstance(told, dict):
-        told[ROUTE] = template
+def told_of(scope: Scope) -> Told:
+    """Where to write down what becomes known of the request of this scope."""
+    told: Told = scope[TOLD]
+    return told
 
 
 @cache

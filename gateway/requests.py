@@ -19,7 +19,7 @@ from starlette.types import Receive, Send
 from starlette.types import Scope as AsgiScope
 
 from gateway.errors import ProblemError, invalid
-from gateway.metrics import tell_route
+from gateway.metrics import told_of
 from gateway.openapi import SCHEMA, Part
 from gateway.pages import NotesPage, Page, SearchPage
 from gateway.rules import OPEN, rule_of
@@ -62,10 +62,10 @@ class PlainRoute(APIRoute):
 
         return endpoint if rule == OPEN or rule.is_applied_by_endpoint else admit
 
-    async def handle(self, scope: AsgiScope, receive: Receive, send: Send) -> None:
-        """As FastAPI does, and counts the request for this route."""
-        tell_route(scope, self.path)
-        await super().handle(scope, receive, send)
+    def handle(self, scope: AsgiScope, receive: Receive, send: Send) -> Coroutine[Any, Any, None]:
+        """As FastAPI does, and has the request counted for this route."""
+        told_of(scope).route = self.path
+        return super().handle(scope, receive, send)
 
 
 class Reader(Protocol):

@@ -8,7 +8,7 @@ from uuid import UUID
 from fastapi import FastAPI
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from gateway.metrics import METHODS, ROUTE
+from gateway.metrics import METHODS, told_of
 from gateway.request_ids import REQUEST
 from gateway.settings import GatewaySettings
 from shared.contracts import Command
@@ -67,19 +67,19 @@ def name_of(scope: Scope, route: str = "") -> str:
 
 def tell(request: Step, scope: Scope) -> None:
     """Completes the request's step with its route, its id and its status, as the measuring has them."""
-    told = scope[ROUTE]
+    told = told_of(scope)
     attributes: dict[str, str | int] = {
         "http.request.method": scope["method"] if scope["method"] in METHODS else "_OTHER",
         "url.scheme": scope["scheme"],
         REQUEST: scope[REQUEST].decode(),
     }
-    if told["status"]:
-        attributes["http.response.status_code"] = int(told["status"])
-    if told[ROUTE]:
-        attributes["http.route"] = told[ROUTE]
-    request.describe(attributes, name_of(scope, told[ROUTE]))
-    if told["status"].startswith(SERVER_ERROR):
-        request.fail(told["status"])
+    if told.status:
+        attributes["http.response.status_code"] = int(told.status)
+    if told.route:
+        attributes["http.route"] = told.route
+    request.describe(attributes, name_of(scope, told.route))
+    if told.status.startswith(SERVER_ERROR):
+        request.fail(told.status)
 
 
 def publishing(settings: GatewaySettings, owner: int, command_id: UUID, model: type[Command]) -> Step:

@@ -71,11 +71,11 @@ class Statement:
         """
         arguments = [values[name] for name in self.parameters]
         with step(self.summary, self.attributes, Kind.CLIENT):
-            return await self._fetch(session, arguments)
-
-    async def _fetch(self, session: Session, arguments: list[object]) -> list[asyncpg.Record]:
-        if not self.settings:
+            if self.settings:
+                return await self._fetch_with_settings(session, arguments)
             return await session.fetch(self.sql, *arguments)
+
+    async def _fetch_with_settings(self, session: Session, arguments: list[object]) -> list[asyncpg.Record]:
         transaction = session.transaction(readonly=True)
         await transaction.start()
         await session.execute(self.settings)
