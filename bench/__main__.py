@@ -84,9 +84,10 @@ async def run(urls: Services, options: argparse.Namespace) -> Results:
 def plan(options: argparse.Namespace) -> list[tuple[int, Cell]]:
     """What to measure in which round; contenders take turns within a round."""
     return [
-        (number, cell)
+        (number * SCENARIOS[scenario].turns + turn, cell)
         for number in range(options.rounds)
         for scenario in options.scenario
+        for turn in range(SCENARIOS[scenario].turns)
         for connections in options.connections
         if connections in SCENARIOS[scenario].connections
         for cell in cells(scenario, connections, options.owners)

@@ -27,6 +27,7 @@ from shared.messaging import Topology
 DIRECT = "direct"
 INKWELL = "Inkwell"
 INKWELL_202 = "Inkwell, 202"
+SILENT = "Inkwell, silent"
 NAIVE = "naive queue"
 BARE = "bare FastAPI"
 
@@ -90,7 +91,8 @@ class Stage:
 
     async def contenders(self) -> list[Contender]:
         """All of them, ready."""
-        return [*await self._direct(), *await self._inkwell(), *await self._naive(), *await self._bare()]
+        beside = *await self._silent(), *await self._naive(), *await self._bare()
+        return [*await self._direct(), *await self._inkwell(), *beside]
 
     async def _direct(self) -> list[Contender]:
         database = await self._database("direct", Schema.DIRECT)
@@ -105,7 +107,13 @@ class Stage:
         waiting = await replace(gateway, processes=[worker, *gateway.processes]).ready()
         return [waiting, replace(waiting, name=INKWELL_202, headers={"Prefer": "respond-async"})]
 
-    async def gateway(self, name: str) -> tuple[Contender, dict[str, str]]:
+    async def _silent(self) -> list[Contender]:
+        """The same without telemetry."""
+        gateway, settings = await self.gateway("silent", "bench.limit.silent:create_app")
+        worker = await self.worker(settings, "bench.limit.silent")
+        return [await replace(gateway, name=SILENT, processes=[worker, *gateway.processes]).ready()]
+
+    async def gateway(self, name: str, app: str = "gateway.app:create_app") -> tuple[Contender, dict[str, str]]:
         """A gateway with a database and queues of its own, which takes writes once a worker has the same settings."""
         database = await self._database(name, Schema.INKWELL)
         topology = Topology(f"bench-{self._run}-{name}", PARTITIONS)
@@ -113,14 +121,14 @@ class Stage:
         await migrate(settings)
         queues = (*map(topology.command_queue, range(PARTITIONS)), topology.dead_letter_queue)
         self._exits.push_async_callback(self._delete_queues, *queues, exchange=topology.commands_exchange)
-        url, gateway = await self._serve("gateway.app:create_app", "--factory", **settings)
+        url, gateway = await self._serve(app, "--factory", **settings)
         processes = [gateway, *self.postgres.processes, *self.rabbitmq.processes]
         tokens = access_tokens(settings, self._users)
         return Contender(INKWELL, url, processes, database, access_tokens=tokens), settings
 
-    async def worker(self, settings: dict[str, str]) -> psutil.Process:
+    async def worker(self, settings: dict[str, str], module: str = "worker") -> psutil.Process:
         """A worker with these settings."""
-        return await self._start("worker", **settings)
+        return await self._start(module, **settings)
 
     def _settings(self, database: Database, topology: Topology) -> dict[str, str]:
         return {

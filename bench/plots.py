@@ -65,7 +65,7 @@ def _lines(axes: Axes, results: Results, cells: list[Cell], metric: str) -> None
         spreads = {
             cell.connections: spread
             for cell in cells
-            if (cell.contender, cell.owners) == (contender, owners) and (spread := results.ratio(cell, DIRECT, metric))
+            if (cell.contender, cell.owners) == (contender, owners) and (spread := results.ratio(cell, metric))
         }
         errors = [[s.median - s.low for s in spreads.values()], [s.high - s.median for s in spreads.values()]]
         axes.errorbar(

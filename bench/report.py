@@ -3,7 +3,6 @@
 from pathlib import Path
 from string import Template
 
-from bench.contenders import DIRECT
 from bench.results import Results
 from bench.scale import table
 from bench.scenarios import SCENARIOS, Cell
@@ -35,7 +34,7 @@ def _table(results: Results, scenario: str) -> str:
 
 def _row(results: Results, cell: Cell) -> str:
     ratios = [
-        str(results.ratio(cell, DIRECT, metric) or "") if cell.contender != DIRECT else "1"
+        str(results.ratio(cell, metric) or "") if cell.contender != SCENARIOS[cell.scenario].base else "1"
         for metric in ("requests_per_second", "cpu_seconds_per_1000", "p50_ms", "p99_ms")
     ]
     absolute = [

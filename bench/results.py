@@ -7,7 +7,7 @@ from statistics import median
 
 from pydantic import TypeAdapter
 
-from bench.scenarios import Cell
+from bench.scenarios import SCENARIOS, Cell
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,8 +117,9 @@ class Results:
         """A metric of the cell."""
         return Spread.of(self._rounds(cell, metric).values())
 
-    def ratio(self, cell: Cell, to: str, metric: str) -> Spread | None:
-        """A metric of the cell against another contender's in the same rounds; None where that answered nothing."""
+    def ratio(self, cell: Cell, metric: str) -> Spread | None:
+        """A metric of the cell against the scenario's base in the same rounds; None where that answered nothing."""
+        to = SCENARIOS[cell.scenario].base
         base = next((each for each in self.cells() if _same_load(each, cell) and each.contender == to), None)
         if base is None:
             return None

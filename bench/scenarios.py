@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from bench.contenders import BARE, DIRECT, INKWELL, INKWELL_202, NAIVE
+from bench.contenders import BARE, DIRECT, INKWELL, INKWELL_202, NAIVE, SILENT
 from bench.database import ONE_TEXT, RARE_WORD, texts_of
 
 LISTED_NOTES = 100
@@ -28,6 +28,13 @@ class Scenario:
     slow_database: bool = False
     searched_notes: int = 0
     """So many notes with texts that differ."""
+    turns: int = 1
+    """How many times in a round its contenders are measured; often, where they hardly differ."""
+
+    @property
+    def base(self) -> str:
+        """Whom the others are compared with."""
+        return self.contenders[0]
 
     @property
     def notes_per_owner(self) -> int:
@@ -57,7 +64,17 @@ SCENARIOS = {
     "slow": Scenario(
         "Create a note, Postgres 100 ms slower", "POST", "/notes/", (DIRECT, INKWELL, INKWELL_202), (64,), True
     ),
+    "create-telemetry": Scenario(
+        "Create a note, without telemetry and with it", "POST", "/notes/", (SILENT, INKWELL), (64,), turns=4
+    ),
+    "get-telemetry": Scenario(
+        "Get one note, without telemetry and with it", "GET", "/notes/{id}", (SILENT, INKWELL), (64,), turns=4
+    ),
 }
+
+
+ALONE = ("search", "create-telemetry", "get-telemetry")
+"""Here Inkwell too has one owner only."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,5 +92,5 @@ def cells(scenario: str, connections: int, owners: list[int]) -> list[Cell]:
     return [
         Cell(scenario, contender, count, connections)
         for contender in SCENARIOS[scenario].contenders
-        for count in (owners if contender in (INKWELL, INKWELL_202) and scenario != "search" else owners[:1])
+        for count in (owners if contender in (INKWELL, INKWELL_202) and scenario not in ALONE else owners[:1])
     ]

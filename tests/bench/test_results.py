@@ -25,7 +25,7 @@ def test_a_ratio_compares_measurements_of_the_same_round() -> None:
     rates = {DIRECT: [100, 200, 400], QUEUED: [200, 800, 1200]}
     measurements = [measurement(cell, number, rate) for cell in rates for number, rate in enumerate(rates[cell])]
     results = Results({}, rounds=3, seconds=1, measurements=measurements, troubles=[])
-    assert results.ratio(QUEUED, "direct", "requests_per_second") == Spread(median=3, low=2, high=4)
+    assert results.ratio(QUEUED, "requests_per_second") == Spread(median=3, low=2, high=4)
 
 
 def test_only_requests_under_way_may_be_written_without_an_answer() -> None:

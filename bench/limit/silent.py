@@ -1,0 +1,62 @@
+"""Inkwell without its telemetry, to see what that costs: nothing is counted or measured, no request has an id.
+
+The gateway is `bench.limit.silent:create_app`, the worker `python -m bench.limit.silent`.
+"""
+
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
+from fastapi import FastAPI
+from prometheus_client import Counter, Gauge, Histogram
+
+import gateway.app
+import gateway.headers
+import gateway.requests
+import gateway.writes
+import shared.database
+import worker.__main__
+import worker.consumer
+from gateway.metrics import Told
+from shared.tracing import UNRECORDED
+
+NOBODY = b"-"
+
+
+def always(value: object = None) -> Callable[..., Any]:
+    """A function that only returns the value."""
+    return lambda *_, **__: value
+
+
+SILENCED = (
+    (Counter, "inc", always()),
+    (Gauge, "set", always()),
+    (Histogram, "observe", always()),
+    (gateway.app, "install_metrics", always()),
+    (gateway.headers, "request_id_of", always(NOBODY)),
+    (gateway.headers, "IDS", SimpleNamespace(set=always())),
+    (gateway.headers, "told_of", always(Told())),
+    (gateway.requests, "told_of", always(Told())),
+    (gateway.writes, "identify_lines", always()),
+    (gateway.writes, "publishing", always(UNRECORDED)),
+    (shared.database, "step", always(UNRECORDED)),
+    (worker.consumer, "count_settled", always()),
+)
+
+
+def silence() -> None:
+    """Does what telemetry there is in this process away."""
+    for owner, name, silent in SILENCED:
+        getattr(owner, name)  # one that is called otherwise by now fails, and is not left loud
+        setattr(owner, name, silent)
+
+
+def create_app() -> FastAPI:
+    """A gateway."""
+    silence()
+    return gateway.app.create_app()
+
+
+if __name__ == "__main__":
+    silence()
+    worker.__main__.main()
