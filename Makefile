@@ -5,7 +5,7 @@ PROCESSES ?= 2
 SECONDS ?= 600
 N ?= 10000
 
-.PHONY: help up down logs stop-worker start-worker dev seed test smoke fuzz openapi k8s faults mutations outages versions bench bench-quick bench-scale numbers check format
+.PHONY: help up down logs stop-worker start-worker doctor dev seed test smoke fuzz openapi k8s faults mutations outages versions bench bench-quick bench-scale numbers check format
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -25,6 +25,9 @@ stop-worker: .venv/made ## stop the worker, to see what the gateway does without
 
 start-worker: .venv/made ## start it again
 	@$(RUN) python -m dev start-worker
+
+doctor: .venv/made ## have what `make up` has started examine itself, and say what to do
+	@$(RUN) python -m dev doctor
 
 dev: .venv/made ## run from the source, reloading on change
 	@$(RUN) python -m dev dev

@@ -1,4 +1,4 @@
-"""What `make up`, `make down`, `make logs` and `make dev` do: `python -m dev COMMAND`."""
+"""What `make up`, `make down`, `make logs`, `make dev` and so on do: `python -m dev COMMAND`."""
 
 import argparse
 import os
@@ -43,6 +43,12 @@ def start_worker() -> None:
     backend_in_use().start("worker")
 
 
+def doctor() -> None:
+    """Has both services of the stack examine what they can reach."""
+    backend, given = backend_in_use(), from_environment()
+    sys.exit(max([backend.run(given, "gateway", "doctor"), backend.run(given, "worker", "doctor")]))
+
+
 def dev() -> None:
     """Runs gateway and worker from the source and restarts each when its code changes."""
     with services() as urls:
@@ -70,12 +76,21 @@ COMMANDS = {
     "dev": dev,
     "stop-worker": stop_worker,
     "start-worker": start_worker,
+    "doctor": doctor,
 }
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(prog="python -m dev")
-    parser.add_argument("command", choices=COMMANDS)
+    subjects = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    for name, command in COMMANDS.items():
+        subjects.add_parser(name, help=command.__doc__)
+    running = subjects.add_parser("run", help="Runs a tool of a service, as `run worker dead-letters list`.")
+    running.add_argument("service", choices=("gateway", "worker"))
+    running.add_argument("arguments", nargs=argparse.REMAINDER)
+    asked = parser.parse_args()
     try:
-        COMMANDS[parser.parse_args().command]()
+        if asked.command == "run":
+            sys.exit(backend_in_use().run(from_environment(), asked.service, *asked.arguments))
+        COMMANDS[asked.command]()
     except UnavailableError as error:
         sys.exit(str(error))

@@ -58,5 +58,8 @@ class Backend(Protocol):
     def start(self, service: str) -> None:
         """Starts it again."""
 
+    def run(self, given: Services | None, service: str, *arguments: str) -> int:
+        """Runs `python -m SERVICE ARGUMENTS` with the settings of that service of the stack; the exit code."""
+
     def logs(self) -> NoReturn:
         """Follows the stack's logs, until Ctrl-C."""

@@ -2,6 +2,7 @@
 
 import os
 import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
@@ -117,6 +118,12 @@ def stop(service: str) -> None:
 def start(service: str) -> None:
     """Starts it again."""
     _compose("start", service)
+
+
+def run(_given: Services | None, service: str, *arguments: str) -> int:
+    """Runs a tool in the container of a service, which has to be there; the exit code."""
+    terminal = [] if sys.stdin.isatty() else ["--no-TTY"]
+    return subprocess.call([*COMPOSE, "exec", *terminal, service, "python", "-m", service, *arguments])
 
 
 def logs() -> NoReturn:

@@ -127,6 +127,16 @@ def start(service: str) -> None:
     print(f"{service} is started")
 
 
+def run(given: Services | None, service: str, *arguments: str) -> int:
+    """Runs a tool with the settings of a service, which need not run; the exit code."""
+    supervisor = Supervisor(_state())
+    if not supervisor.is_running:
+        raise UnavailableError("nothing is running; `make up` starts it")
+    programs = _inkwell(_settings(), given, _ports(supervisor))
+    program = next(program for program in programs if program.name == service)
+    return subprocess.call([*program.command, *arguments], cwd=ROOT, env={**os.environ, **program.environment})
+
+
 def logs() -> NoReturn:
     """Follows the stack's logs."""
     files = sorted(map(str, (_state() / "logs").glob("*.log")))
