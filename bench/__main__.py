@@ -99,7 +99,8 @@ async def rounds(steps: list[tuple[int, Cell]], contenders: dict[str, Contender]
     measurements: list[Measurement] = []
     started = time.monotonic()
     for done, (number, cell) in enumerate(steps):
-        measurements.append(await measure(cell, contenders[cell.contender], number, seconds))
+        each = max(1, seconds // SCENARIOS[cell.scenario].turns)
+        measurements.append(await measure(cell, contenders[cell.contender], number, each))
         left = (time.monotonic() - started) / (done + 1) * (len(steps) - done - 1)
         what = f"{cell.scenario}, {cell.contender}, {cell.owners} owners, {cell.connections} connections"
         rate = f"{measurements[-1].requests_per_second:,.0f}/s"

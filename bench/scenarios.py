@@ -29,7 +29,8 @@ class Scenario:
     searched_notes: int = 0
     """So many notes with texts that differ."""
     turns: int = 1
-    """How many times in a round its contenders are measured; often, where they hardly differ."""
+    """How many times in a round its contenders are measured: often, where they hardly differ, and each time for as much
+    shorter."""
 
     @property
     def base(self) -> str:
@@ -65,10 +66,10 @@ SCENARIOS = {
         "Create a note, Postgres 100 ms slower", "POST", "/notes/", (DIRECT, INKWELL, INKWELL_202), (64,), True
     ),
     "create-telemetry": Scenario(
-        "Create a note, without telemetry and with it", "POST", "/notes/", (SILENT, INKWELL), (64,), turns=4
+        "Create a note, without telemetry and with it", "POST", "/notes/", (SILENT, INKWELL), (64,), turns=12
     ),
     "get-telemetry": Scenario(
-        "Get one note, without telemetry and with it", "GET", "/notes/{id}", (SILENT, INKWELL), (64,), turns=4
+        "Get one note, without telemetry and with it", "GET", "/notes/{id}", (SILENT, INKWELL), (64,), turns=12
     ),
 }
 
