@@ -77,7 +77,7 @@ def test_image_has_a_version(container: Object) -> None:
 
 @pytest.mark.parametrize("pod", POD_CASES)
 def test_containers_that_serve_are_asked_whether_they_do(pod: Object) -> None:
-    ends = pod["spec"].get("restartPolicy") == "OnFailure"
+    ends = pod["spec"].get("restartPolicy") == "Never"
     for container in pod["spec"]["containers"]:
         assert (container.keys() & PROBES) == (set() if ends else PROBES)
 
