@@ -17,9 +17,14 @@ from dev.backend import ROOT
 
 FILES = ROOT / "observability"
 RULES = yaml.safe_load((FILES / "alerts.yml").read_text())
-ALERTS = [rule for group in RULES["groups"] for rule in group["rules"]]
+REDUNDANCY = yaml.safe_load((ROOT / "k8s/components/monitoring/redundancy.yaml").read_text())["spec"]
+"""The rules for three of each server, which only Kubernetes has."""
+ALERTS = [rule for rules in (RULES, REDUNDANCY) for group in rules["groups"] for rule in group["rules"]]
 DASHBOARD = json.loads((FILES / "grafana" / "dashboards" / "inkwell.json").read_text())
 NAME = re.compile(r"\b(?:inkwell|http_server|process)_\w+")
+OF_A_JOB = re.compile(r'\w*\{[^}]*\bjob=~?"[^}]*\}')
+LABELS = re.compile(r"\bby \([^)]*\)")
+SELECTOR = re.compile(r"\{|\b(?:up|(?:inkwell|http_server|process|rabbitmq|cnpg)_\w+)\b")
 RUNBOOK = (ROOT / "docs" / "operations.md").read_text()
 
 PROMTOOL, DOCKER, HAPROXY = (shutil.which(program) or "" for program in ("promtool", "docker", "haproxy"))
@@ -47,6 +52,11 @@ def test_every_metric_that_an_alert_or_a_panel_names_exists() -> None:
     named = {name for expression in expressions() for name in NAME.findall(expression)}
 
     assert named <= exposed()
+
+
+@pytest.mark.parametrize("alert", ALERTS, ids=lambda alert: alert["alert"])
+def test_alert_is_about_jobs_that_it_names(alert: dict[str, Any]) -> None:
+    assert not SELECTOR.search(LABELS.sub("", OF_A_JOB.sub("", alert["expr"])))
 
 
 @pytest.mark.parametrize("alert", ALERTS, ids=lambda alert: alert["alert"])
@@ -78,11 +88,13 @@ def test_prometheus_can_read_the_expressions(tmp_path: Path) -> None:
 
 def fires(folder: Path, alert: str, samples: dict[str, str]) -> bool:
     """Whether Prometheus tells the alert after half an hour of these samples, in promtool's words."""
+    rules = folder / "rules.yml"
+    rules.write_text(yaml.safe_dump({"groups": RULES["groups"] + REDUNDANCY["groups"]}))
     series = [{"series": name, "values": values} for name, values in samples.items()]
     untold = {"eval_time": "30m", "alertname": alert, "exp_alerts": []}
     test = {"interval": "15s", "input_series": series, "alert_rule_test": [untold]}
     file = folder / "test.yml"
-    file.write_text(yaml.safe_dump({"rule_files": [str(FILES / "alerts.yml")], "tests": [test]}))
+    file.write_text(yaml.safe_dump({"rule_files": [str(rules)], "tests": [test]}))
     return subprocess.run([PROMTOOL, "test", "rules", file], check=False, capture_output=True).returncode != 0
 
 
@@ -120,6 +132,46 @@ def test_lists_that_wait_for_each_other_are_told_though_a_connection_is_kept_fro
     samples = {f"{name}{labels}": f"{value}x120" for name, value in zip(names, (used, 4), strict=True)}
 
     assert fires(tmp_path, "InkwellConnectionsUsedUp", samples) is is_told
+
+
+def of_each(metric: str, job: str, *values: object, **labels: str) -> dict[str, str]:
+    """What each instance of a job says, and one of another job that is none of ours."""
+    others = "".join(f', {name}="{value}"' for name, value in labels.items())
+    samples = {f'{metric}{{job="{job}", instance="{n}"{others}}}': f"{value}x120" for n, value in enumerate(values)}
+    return samples | {f'{metric}{{job="another", instance="9"}}': "9x120"}
+
+
+IDENTITY = "rabbitmq_identity_info"
+STANDBYS = "cnpg_pg_replication_streaming_replicas"
+ARCHIVED, FAILED = (f"cnpg_pg_stat_archiver_last_{each}_time" for each in ("archived", "failed"))
+
+
+@needs_promtool
+@pytest.mark.parametrize(
+    ("alert", "whole", "broken"),
+    [
+        ("InkwellStandbyMissing", of_each(STANDBYS, "postgres", 2, 0, 0), of_each(STANDBYS, "postgres", 1, 0)),
+        ("InkwellStandbyMissing", of_each(STANDBYS, "postgres", 0, 2, 0), of_each(STANDBYS, "postgres")),
+        ("InkwellBrokerNodeMissing", of_each("up", "rabbitmq", 1, 1, 1), of_each("up", "rabbitmq", 1, 0, 1)),
+        ("InkwellBrokerNodeMissing", of_each("up", "rabbitmq", 1, 1, 1), of_each("up", "rabbitmq")),
+        (
+            "InkwellBrokerSplit",
+            of_each(IDENTITY, "rabbitmq", 1, 1, 1, rabbitmq_cluster_permanent_id="a"),
+            of_each(IDENTITY, "rabbitmq", 1, 1, rabbitmq_cluster_permanent_id="a")
+            | of_each(IDENTITY, "rabbitmq", 1, rabbitmq_cluster_permanent_id="b"),
+        ),
+        (
+            "InkwellWalNotArchived",
+            of_each(ARCHIVED, "postgres", 20) | of_each(FAILED, "postgres", 10),
+            of_each(ARCHIVED, "postgres", 10) | of_each(FAILED, "postgres", 20),
+        ),
+    ],
+)
+def test_server_that_is_not_whole_is_told(
+    tmp_path: Path, alert: str, whole: dict[str, str], broken: dict[str, str]
+) -> None:
+    assert fires(tmp_path, alert, broken)
+    assert not fires(tmp_path, alert, whole)
 
 
 @pytest.mark.skipif(not HAPROXY, reason="HAProxy is not installed")

@@ -6,7 +6,7 @@ from typing import TypeAlias
 from tests.k8s.rendering import Object, objects_of
 
 Arrow: TypeAlias = tuple[str, str, int]
-"""From whom, to whom, to which port; a namespace ends with a slash."""
+"""From whom, to whom, to which port; a namespace ends with a slash, a network has one before its bits."""
 PARTS = ("gateway", "worker", "migrate", "postgres", "rabbitmq")
 API_SERVER = "anywhere"
 """It has no pods that a policy could name."""
@@ -44,6 +44,9 @@ def _allowed(overlay: str, direction: str, peers: str) -> Iterator[Arrow]:
 
 
 def _named(peer: Object) -> set[str]:
+    if "ipBlock" in peer:
+        assert peer["ipBlock"].keys() == {"cidr"}
+        return {peer["ipBlock"]["cidr"]}
     if "namespaceSelector" in peer:
         return {peer["namespaceSelector"]["matchLabels"]["kubernetes.io/metadata.name"] + "/"}
     return _selected(peer["podSelector"])

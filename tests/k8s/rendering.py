@@ -19,10 +19,14 @@ Object = dict[str, Any]
 @cache
 def text_of(overlay: str) -> str:
     """The overlay as kubectl builds it."""
-    command = [KUBECTL, "kustomize", str(ROOT / "k8s/overlays" / overlay)]
-    built = subprocess.run(command, check=False, capture_output=True, text=True)
-    assert built.returncode == 0, built.stderr
-    return built.stdout
+    return built(ROOT / "k8s/overlays" / overlay)
+
+
+def built(folder: Path) -> str:
+    """What kubectl makes of a kustomization."""
+    done = subprocess.run([KUBECTL, "kustomize", str(folder)], check=False, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
 
 
 @cache

@@ -8,7 +8,7 @@ from tests.k8s.rendering import OVERLAYS
 BASE: set[Arrow] = {
     *((part, "postgres", 5432) for part in ("gateway", "worker", "migrate")),
     *((part, "rabbitmq", 5672) for part in ("gateway", "worker")),
-    *((part, "kube-system/", 53) for part in PARTS),
+    *((part, names, 53) for part in PARTS for names in ("kube-system/", "169.254.20.10/32", "169.254.169.254/32")),
 }
 OPERATORS: set[Arrow] = {
     *((client, "postgres", port) for client in ("postgres", "cnpg-system/") for port in (5432, 8000)),
@@ -19,6 +19,7 @@ OPERATORS: set[Arrow] = {
 MONITORING: set[Arrow] = {
     *(("monitoring/", part, 9464) for part in ("gateway", "worker")),
     ("monitoring/", "rabbitmq", 15692),
+    ("monitoring/", "postgres", 9187),
     *((part, "monitoring/", port) for part in ("gateway", "worker") for port in (4317, 4318)),
 }
 ARROWS = {

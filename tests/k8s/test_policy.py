@@ -5,6 +5,7 @@ import os
 import re
 import subprocess
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
@@ -77,7 +78,7 @@ def test_image_has_a_version(container: Object) -> None:
 
 @pytest.mark.parametrize("pod", POD_CASES)
 def test_containers_that_serve_are_asked_whether_they_do(pod: Object) -> None:
-    ends = pod["spec"].get("restartPolicy") == "OnFailure"
+    ends = pod["spec"].get("restartPolicy") == "Never"
     for container in pod["spec"]["containers"]:
         assert (container.keys() & PROBES) == (set() if ends else PROBES)
 
@@ -160,3 +161,55 @@ def test_users_of_the_broker_may_do_what_they_may_under_compose() -> None:
 def permissions_of(user: Object) -> Object:
     """What a user may do, as the operator's objects say it."""
     return {right: user[right] for right in ("configure", "write", "read")}
+
+
+LABEL_OF_CLOUDNATIVE_PG = "cnpg.io/reload=true"
+"""With it a changed password is Postgres's at once."""
+LABEL_OF_TOPOLOGY_OPERATOR = "rabbitmq.com/topology-operator=true"
+"""Without it a User is refused."""
+
+
+@pytest.mark.parametrize(
+    ("kinds", "label"),
+    [({"Cluster"}, LABEL_OF_CLOUDNATIVE_PG), ({"User"}, LABEL_OF_TOPOLOGY_OPERATOR)],
+)
+def test_documentation_labels_the_secrets_that_operators_read(kinds: set[str], label: str) -> None:
+    page = (ROOT / "docs/kubernetes.md").read_text()
+    read = {name for each in objects_of("production") if each["kind"] in kinds for name in secrets_of(each["spec"])}
+    [labelled] = re.findall(rf"label secret (.+) {re.escape(label)}", page)
+
+    assert read == set(labelled.split())
+    assert read <= set(re.findall(r"create secret generic (\S+)", page))
+
+
+def secrets_of(value: Any) -> Iterator[str]:
+    """The Secrets that an operator's object names, wherever it does."""
+    for key, inner in value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ():
+        if isinstance(inner, dict) and str(key).lower().endswith("secret"):
+            yield inner["name"]
+        else:
+            yield from secrets_of(inner)
+
+
+def test_nothing_of_production_may_share_a_zone_while_there_are_others() -> None:
+    spreads = [each for spec in objects_of("production") for each in spreads_of(spec)]
+    over_zones = [each for each in spreads if each["topologyKey"] == "topology.kubernetes.io/zone"]
+
+    assert len(over_zones) == len(("gateway", "worker", "postgres", "rabbitmq"))
+    assert {(each["maxSkew"], each["whenUnsatisfiable"]) for each in over_zones} == {(1, "DoNotSchedule")}
+
+
+def spreads_of(value: Any) -> Iterator[Object]:
+    """The spreads that an object asks for, wherever it does."""
+    for key, inner in value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ():
+        if key == "topologySpreadConstraints":
+            yield from inner
+        else:
+            yield from spreads_of(inner)
+
+
+def test_standby_that_is_away_does_not_fill_the_primarys_disk() -> None:
+    cluster = find("production", "Cluster", "postgres")["spec"]
+    kept = int(cluster["postgresql"]["parameters"]["max_slot_wal_keep_size"].removesuffix("GB"))
+
+    assert kept < int(cluster["walStorage"]["size"].removesuffix("Gi"))

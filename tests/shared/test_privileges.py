@@ -13,6 +13,7 @@ from dev.backend import Services, as_user
 from gateway.settings import GatewaySettings
 from shared.database import Session
 from shared.messaging import Topology
+from tests.k8s.rendering import find
 
 Action = Callable[[AbstractChannel, Topology], Awaitable[object]]
 
@@ -191,3 +192,15 @@ async def test_migrator_owns_every_table(database: Session) -> None:
     owners = await database.fetch("select distinct tableowner from pg_tables where schemaname = 'public'")
 
     assert [row["tableowner"] for row in owners] == ["inkwell_migrator"]
+
+
+async def test_metrics_of_cloudnative_pg_may_connect_where_the_public_may_not(database: Session) -> None:
+    may = "select has_database_privilege('pg_monitor', current_database(), 'connect')"
+    initdb = find("production", "Cluster", "postgres")["spec"]["bootstrap"]["initdb"]
+    assert not await database.fetchval(may)
+
+    for statement in initdb["postInitApplicationSQL"]:
+        name = await database.fetchval("select current_database()")
+        await database.execute(statement.replace(f"database {initdb['database']}", f"database {name}"))
+
+    assert await database.fetchval(may)

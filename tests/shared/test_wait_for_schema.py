@@ -1,39 +1,16 @@
 """What runs before a service starts: it waits for a migration, and not for a Postgres that is away."""
 
 import asyncio
-import os
 import signal
-import sys
-from asyncio.subprocess import PIPE, Process
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from functools import partial
 
-from dev.backend import ROOT
 from shared.settings import EXIT_BAD_SETTING
 from tests.conftest import alembic
 from tests.proxy import free_port
+from tests.shared.waiting import line_of
+from tests.shared.waiting import waiting as any_waiting
 
-DEADLINE_SECONDS = 30
-
-
-@asynccontextmanager
-async def waiting(database_url: str) -> AsyncIterator[Process]:
-    """The process, as a pod starts it."""
-    environment = {**os.environ, "INKWELL_DATABASE_URL": database_url}
-    command = [sys.executable, "-m", "shared.wait_for_schema"]
-    process = await asyncio.create_subprocess_exec(*command, cwd=ROOT, env=environment, stderr=PIPE)
-    try:
-        async with asyncio.timeout(DEADLINE_SECONDS):
-            yield process
-    finally:
-        if process.returncode is None:
-            process.kill()
-        await process.communicate()
-
-
-async def line_of(process: Process) -> str:
-    assert process.stderr
-    return (await process.stderr.readline()).decode()
+waiting = partial(any_waiting, "shared.wait_for_schema")
 
 
 async def test_schema_that_is_there_is_not_waited_for(database_url: str) -> None:

@@ -1,0 +1,41 @@
+"""Waits until Postgres answers, however long: `python -m shared.wait_for_postgres`, before a migration.
+
+What else may be amiss, a wrong password for instance, is the migration's to tell.
+"""
+
+import asyncio
+import signal
+import sys
+
+import asyncpg
+from pydantic import Secret
+
+from shared.database import connect
+from shared.settings import DatabaseSettings, DatabaseUrl, load_settings
+
+APPLICATION_NAME = "inkwell-wait-for-postgres"
+EVERY_SECONDS = 1.0
+
+
+def main() -> None:
+    """Ends with 0 when Postgres has answered, and with 2 for a wrong setting."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # as process 1 it would ignore it
+    asyncio.run(wait(load_settings(DatabaseSettings).database_url))
+
+
+async def wait(url: Secret[DatabaseUrl]) -> None:
+    """Returns when Postgres has answered, if only that it will not have us."""
+    while True:
+        try:
+            (await connect(url, APPLICATION_NAME)).terminate()
+        except (OSError, asyncpg.CannotConnectNowError, asyncpg.PostgresConnectionError) as error:
+            sys.stderr.write(f"waiting: Postgres does not answer: {type(error).__name__}\n")
+        except asyncpg.PostgresError:
+            return
+        else:
+            return
+        await asyncio.sleep(EVERY_SECONDS)
+
+
+if __name__ == "__main__":
+    main()
