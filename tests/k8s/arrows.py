@@ -1,17 +1,23 @@
-"""Which connections the policies of an overlay allow."""
+"""Which connections the policies of an overlay allow.
+
+A field that is not understood is refused, or it could allow more than is told.
+"""
 
 from collections.abc import Iterator
 from typing import TypeAlias
 
+from tests.k8s.parts import chosen_by
 from tests.k8s.rendering import Object, objects_of
 
-Arrow: TypeAlias = tuple[str, str, int]
-"""From whom, to whom, to which port; a namespace ends with a slash, a network has one before its bits."""
+Arrow: TypeAlias = tuple[str, str, int | str]
+"""From whom, to whom, to which port; pods elsewhere by their namespace, a slash and the labels that they must have.
+
+A network has a slash before its bits. A port of TCP is a number, others are `UDP 53`, and several `35672-35682`.
+"""
 PARTS = ("gateway", "worker", "migrate", "postgres", "rabbitmq")
 API_SERVER = "anywhere"
 """It has no pods that a policy could name."""
-OTHER_LABELS = {"postgres": {"cnpg.io/cluster": "postgres"}}
-"""What CloudNativePG gives its pods."""
+NAMESPACE = "kubernetes.io/metadata.name"
 
 
 def outwards(overlay: str) -> set[Arrow]:
@@ -37,30 +43,32 @@ def policies(overlay: str) -> list[Object]:
 def _allowed(overlay: str, direction: str, peers: str) -> Iterator[Arrow]:
     """The pod, the other end and the port of each connection that one direction of the policies allows."""
     for policy in policies(overlay):
+        assert policy.keys() <= {"podSelector", "policyTypes", "ingress", "egress"}, policy
+        assert direction not in policy or direction.capitalize() in policy["policyTypes"], f"void: {policy}"
         for rule in policy.get(direction, []):
-            others = {name for peer in rule[peers] for name in _named(peer)} if peers in rule else {API_SERVER}
-            for own in _selected(policy["podSelector"]):
-                yield from ((own, other, port["port"]) for other in others for port in rule["ports"])
+            assert rule.keys() <= {peers, "ports"}, rule
+            others = {name for peer in rule[peers] for name in _named(overlay, peer)} if peers in rule else {API_SERVER}
+            assert others, "an empty list is everybody"
+            for own in chosen_by(overlay, policy["podSelector"]):
+                yield from ((own, other, _port(port)) for other in others for port in rule["ports"])
 
 
-def _named(peer: Object) -> set[str]:
+def _named(overlay: str, peer: Object) -> set[str]:
+    if peer.keys() == {"podSelector"}:
+        return chosen_by(overlay, peer["podSelector"])
     if "ipBlock" in peer:
-        assert peer["ipBlock"].keys() == {"cidr"}
+        assert peer == {"ipBlock": {"cidr": peer["ipBlock"]["cidr"]}}, peer
         return {peer["ipBlock"]["cidr"]}
-    if "namespaceSelector" in peer:
-        return {peer["namespaceSelector"]["matchLabels"]["kubernetes.io/metadata.name"] + "/"}
-    return _selected(peer["podSelector"])
+    assert peer.keys() <= {"namespaceSelector", "podSelector"}, peer
+    namespace = peer["namespaceSelector"]["matchLabels"][NAMESPACE]
+    labels = peer["podSelector"]["matchLabels"] if "podSelector" in peer else {}
+    understood = {"namespaceSelector": {"matchLabels": {NAMESPACE: namespace}}}
+    assert peer == understood | ({"podSelector": {"matchLabels": labels}} if labels else {}), peer
+    return {f"{namespace}/" + ",".join(f"{key}={value}" for key, value in labels.items())}
 
 
-def _selected(selector: Object) -> set[str]:
-    """The parts whose pods have what the selector asks."""
-    assert selector.keys() <= {"matchLabels", "matchExpressions"}
-    return {part for part in PARTS if _has(selector, {"inkwell/part": part} | OTHER_LABELS.get(part, {}))}
-
-
-def _has(selector: Object, labels: dict[str, str]) -> bool:
-    expressions = selector.get("matchExpressions", [])
-    assert all(each["operator"] == "In" for each in expressions)
-    return selector.get("matchLabels", {}).items() <= labels.items() and all(
-        labels.get(each["key"]) in each["values"] for each in expressions
-    )
+def _port(port: Object) -> int | str:
+    assert port.keys() <= {"protocol", "port", "endPort"}, port
+    first: int = port["port"]
+    number = f"{first}-{port['endPort']}" if "endPort" in port else first
+    return number if port["protocol"] == "TCP" else f"{port['protocol']} {number}"

@@ -13,6 +13,7 @@ from dev.backend import ROOT
 
 KUBECTL = str(Path(sys.executable).parent / "kubectl")
 OVERLAYS = sorted(path.parent.name for path in (ROOT / "k8s/overlays").glob("*/kustomization.yaml"))
+MAKERS = ("Deployment", "StatefulSet", "Job")
 Object = dict[str, Any]
 
 
@@ -41,11 +42,15 @@ def find(overlay: str, kind: str, name: str) -> Object:
     return found
 
 
+def makers_of(overlay: str) -> list[Object]:
+    """Those that make pods."""
+    return [each for each in objects_of(overlay) if each["kind"] in MAKERS]
+
+
 def pods_of(overlay: str) -> Iterator[tuple[str, Object]]:
     """The pods that the objects have made, each with its maker."""
-    for each in objects_of(overlay):
-        if each["kind"] in ("Deployment", "StatefulSet", "Job"):
-            yield f"{each['kind']} {each['metadata']['name']}", each["spec"]["template"]
+    for each in makers_of(overlay):
+        yield name_of(each), each["spec"]["template"]
 
 
 def containers_of(pod: Object) -> Iterator[Object]:
@@ -57,3 +62,11 @@ def containers_of(pod: Object) -> Iterator[Object]:
 def name_of(each: Object) -> str:
     """How a person calls an object."""
     return f"{each['kind']} {each['metadata']['name']}"
+
+
+def fields_of(value: Any) -> Iterator[tuple[str, Any]]:
+    """The fields of an object, and of whatever is in it."""
+    if isinstance(value, dict):
+        yield from value.items()
+    for each in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
+        yield from fields_of(each)
