@@ -1,12 +1,9 @@
 """The variables that a container of a manifest gets."""
 
 import re
-from base64 import b64decode
 
-from tests.k8s.rendering import Object, find, objects_of
-
-ELSEWHERE = "a-secret-of-whoever-deploys-this-one"
-"""What a Secret holds that an overlay does not make."""
+from tests.k8s.passwords import held_by
+from tests.k8s.rendering import Object, find
 
 
 def environment(overlay: str, container: Object) -> dict[str, str]:
@@ -16,7 +13,7 @@ def environment(overlay: str, container: Object) -> dict[str, str]:
         variables |= content(overlay, source["configMapRef"]["name"])
     for each in container.get("env", []):
         if "valueFrom" in each:
-            variables[each["name"]] = _secret(overlay, **each["valueFrom"]["secretKeyRef"])
+            variables[each["name"]] = held_by(overlay, **each["valueFrom"]["secretKeyRef"])
         else:
             variables[each["name"]] = expanded(each["value"], variables)
     return variables
@@ -35,9 +32,3 @@ def expanded(text: str, variables: dict[str, str]) -> str:
         return "$" if found[0] == "$$" else variables.get(found[1], found[0])
 
     return re.sub(r"\$\$|\$\(([\w.-]+)\)", value, text)
-
-
-def _secret(overlay: str, name: str, key: str) -> str:
-    if not any(each["kind"] == "Secret" for each in objects_of(overlay)):
-        return ELSEWHERE
-    return b64decode(find(overlay, "Secret", name)["data"][key]).decode()

@@ -1,0 +1,75 @@
+"""What the objects of an overlay call by name."""
+
+import re
+from collections.abc import Iterable, Iterator
+from typing import Any, NamedTuple
+
+from tests.k8s.passwords import secrets_of
+from tests.k8s.rendering import fields_of, name_of, objects_of
+
+CREDENTIALS = ("username", "password")
+REFERENCES: dict[str, tuple[str, tuple[str, ...]]] = {
+    "authenticationRef": ("TriggerAuthentication", ()),
+    "configMap": ("ConfigMap", ()),
+    "configMapRef": ("ConfigMap", ()),
+    "configMapRefs": ("ConfigMap", ()),
+    "importCredentialsSecret": ("Secret", CREDENTIALS),
+    "passwordSecret": ("Secret", CREDENTIALS),
+    "rabbitmqClusterReference": ("RabbitmqCluster", ()),
+    "scaleTargetRef": ("Deployment", ()),
+    "secret": ("Secret", CREDENTIALS),
+    "secretKeyRef": ("Secret", ()),
+    "secretName": ("Secret", ("tls.crt", "tls.key")),
+    "secretTargetRef": ("Secret", ()),
+    "service": ("Service", ()),
+    "serviceAccountName": ("ServiceAccount", ()),
+    "serviceName": ("Service", ()),
+}
+"""By its field, the kind of what is referred to, and the keys that it must have where the reference names none."""
+LIKE_A_REFERENCE = re.compile(r"(Refs?|References?|Secrets?|SecretName|ConfigMaps?)$", re.IGNORECASE)
+
+
+class Target(NamedTuple):
+    """What is referred to: an object, or a key of it."""
+
+    kind: str
+    name: str
+    key: str | None = None
+
+
+def references_of(overlay: str) -> Iterator[tuple[str, Target]]:
+    """Each object with what it refers to."""
+    for each in objects_of(overlay):
+        for field, value in fields_of(each):
+            if field in REFERENCES:
+                yield from ((name_of(each), target) for target in _targets(value, *REFERENCES[field]))
+            elif LIKE_A_REFERENCE.search(field):
+                named = [one for one in _listed(value) if isinstance(one, dict) and "name" in one]
+                assert not named, f"{name_of(each)}: {field} is not understood"
+
+
+def there(overlay: str) -> Iterator[Target]:
+    """Whatever may be referred to."""
+    for each in objects_of(overlay):
+        yield Target(each["kind"], each["metadata"]["name"])
+        if each["kind"] == "ConfigMap":
+            yield from _with_keys(each["kind"], each["metadata"]["name"], each["data"])
+    for name, held in secrets_of(overlay).items():
+        yield from _with_keys("Secret", name, held)
+
+
+def _targets(value: Any, kind: str, keys: tuple[str, ...]) -> Iterator[Target]:
+    for each in _listed(value):
+        if isinstance(each, str):
+            yield from _with_keys(kind, each, keys)
+        else:
+            yield from _with_keys(each.get("kind", kind), each["name"], [each["key"]] if "key" in each else keys)
+
+
+def _listed(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [value]
+
+
+def _with_keys(kind: str, name: str, keys: Iterable[str]) -> Iterator[Target]:
+    yield Target(kind, name)
+    yield from (Target(kind, name, key) for key in keys)
