@@ -19,6 +19,11 @@ UNDERSTOOD = {
     *("name", "image", "command", "env", "envFrom", "ports", "resources", "volumeMounts", "lifecycle"),
     *("startupProbe", "readinessProbe", "livenessProbe"),
 }
+UNDERSTOOD_OF = {
+    "Deployment": {"selector", "strategy", "template"},
+    "StatefulSet": {"selector", "serviceName", "replicas", "template", "volumeClaimTemplates"},
+    "Job": {"backoffLimit", "template", "ttlSecondsAfterFinished"},
+}
 HAND_OVER = """
 set -e
 mkdir -p /empty /claims
@@ -29,8 +34,11 @@ find /claims -mindepth 1 -maxdepth 1 -exec mkdir -m 700 {}/lost+found ';'
 """What a kubelet does to new volumes; a claim's is a file system, which has something at its top."""
 
 
-def refuse_unknown(spec: Object) -> None:
-    """Fails where a pod has what would be left out."""
+def refuse_unknown(maker: Object) -> None:
+    """Fails where a pod, or what makes it, has what would be left out; one pod is made, to begin with."""
+    spec = maker["spec"]["template"]["spec"]
+    assert maker["spec"].keys() <= UNDERSTOOD_OF[maker["kind"]], maker["spec"].keys()
+    assert maker["spec"].get("replicas", 1) == 1
     for each in (spec, *spec.get("initContainers", []), *spec["containers"]):
         assert each.keys() <= UNDERSTOOD, each.keys() - UNDERSTOOD
     assert spec["enableServiceLinks"] is False

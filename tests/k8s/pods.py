@@ -19,7 +19,7 @@ from docker.models.containers import Container
 from tests.k8s.connections import WATCH, Network
 from tests.k8s.containers import Volumes, refuse_unknown, rights_and_limits
 from tests.k8s.environment import environment, expanded
-from tests.k8s.rendering import Object, find, objects_of
+from tests.k8s.rendering import Object, find, makers_of, objects_of
 
 IMAGE = "inkwell:0.1.0"
 EXEC_TRIES = 5
@@ -47,9 +47,8 @@ class Namespace:
         self.engine.networks.create(self.name, labels={self.name: ""})
         try:
             async with asyncio.TaskGroup() as starting:
-                for each in objects_of(self.overlay):
-                    if each["kind"] in ("Deployment", "StatefulSet", "Job"):
-                        starting.create_task(self._start(each))
+                for each in makers_of(self.overlay):
+                    starting.create_task(self._start(each))
             yield
         finally:
             await asyncio.to_thread(self._remove)
@@ -96,7 +95,7 @@ class Pod:
     def __init__(self, namespace: Namespace, maker: Object) -> None:
         self._namespace, self._maker, template = namespace, maker, maker["spec"]["template"]
         self.spec: Object = template["spec"]
-        refuse_unknown(self.spec)
+        refuse_unknown(maker)
         [self.container] = self.spec["containers"]
         self.labels: dict[str, str] = template["metadata"]["labels"]
         self.part = self.labels["inkwell/part"]

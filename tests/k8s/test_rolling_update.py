@@ -14,12 +14,9 @@ import pytest
 from tests import canaries
 from tests.accounts import Person, sign_up
 from tests.k8s.pods import Namespace, Pod
-from tests.k8s.rendering import find
+from tests.k8s.test_policy import NOTICED_SECONDS
 from tests.system.test_rolling import CLIENTS, Balancer, Load
 
-NOTICED_SECONDS = 5
-"""How long others go on sending requests to a pod that is to end: half of what preStop waits for."""
-ONE_MORE = {"maxSurge": 1, "maxUnavailable": 0}
 PARTS = "worker", "gateway"
 NOTES = "select title, version from notes where owner_id in ({})"
 OUTCOMES = "select status, count(*) from commands where owner_id in ({}) and type like 'note.%' group by status"
@@ -64,7 +61,6 @@ class Endpoints(Balancer):
 
 async def roll(namespace: Namespace, part: str, endpoints: Endpoints) -> None:
     """Replaces the pods of a Deployment: a new one is ready before an old one ends (maxSurge 1, maxUnavailable 0)."""
-    assert find(namespace.overlay, "Deployment", part)["spec"]["strategy"]["rollingUpdate"] == ONE_MORE
     for old in namespace.of(part):
         new = await namespace.start(part)
         if part == "gateway":

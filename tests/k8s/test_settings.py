@@ -1,15 +1,20 @@
 """The services start with exactly what the manifests give them, and what the manifests say twice agrees."""
 
+import os
 import re
 import tomllib
+from urllib.parse import urlsplit
 
 import pytest
 
 from dev.backend import ROOT
 from gateway.settings import GatewaySettings
-from shared.settings import DatabaseSettings, MigrationSettings
+from shared.messaging import Topology
+from shared.settings import DatabaseSettings, MigrationSettings, ServiceSettings, _secrets
 from tests.k8s.environment import environment
-from tests.k8s.rendering import OVERLAYS, Object, containers_of, find, objects_of, pods_of, text_of
+from tests.k8s.parts import services_of
+from tests.k8s.passwords import secrets_of
+from tests.k8s.rendering import OVERLAYS, Object, containers_of, find, objects_of, pods_of
 from worker.settings import WorkerSettings
 
 SETTINGS: dict[str, type[DatabaseSettings]] = {
@@ -21,6 +26,17 @@ SETTINGS: dict[str, type[DatabaseSettings]] = {
     "Job migrate, migrate": MigrationSettings,
 }
 ENVIRONMENTS = {"dev": "development", "production": "production"}
+IN_COMMON = {"environment", "database_url", "broker_url", "partitions", "queue_prefix", "metrics_host", "metrics_port"}
+GIVEN = {
+    "Deployment gateway, gateway": IN_COMMON
+    | {"signing_keys", "fingerprint_key", "host", "port", "drain_delay_seconds", "trusted_proxies"},
+    "Deployment worker, worker": IN_COMMON | {"worker_health_host", "worker_health_port"},
+}
+"""All that the services are given; what else there is keeps its default."""
+OTHER_VARIABLES = {"POSTGRES_PASSWORD", "RABBITMQ_PASSWORD", "PYTHON_CPU_COUNT"}
+ROLES = {"gateway": "inkwell_gateway", "worker": "inkwell_worker", "migrate": "inkwell_migrator"}
+PATHS = {"postgres": "/inkwell", "rabbitmq": "/"}
+DRAIN = ("drain_delay_seconds", "drain_timeout_seconds", "publish_timeout_seconds")
 
 
 def container_of(overlay: str, called: str) -> Object:
@@ -34,17 +50,120 @@ def container_of(overlay: str, called: str) -> Object:
     return found
 
 
+def settings_of(overlay: str, called: str) -> DatabaseSettings:
+    """What the container's program reads."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in [name for name in os.environ if name.startswith("INKWELL_")]:
+            patch.delenv(name)
+        for name, value in environment(overlay, container_of(overlay, called)).items():
+            patch.setenv(name, value)
+        return SETTINGS[called]()
+
+
 @pytest.mark.parametrize("called", SETTINGS)
 @pytest.mark.parametrize("overlay", OVERLAYS)
-def test_service_accepts_the_settings_that_it_is_given(
-    overlay: str, called: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for name in GatewaySettings.model_fields.keys() | WorkerSettings.model_fields:
-        monkeypatch.delenv(f"INKWELL_{name.upper()}", raising=False)
-    for name, value in environment(overlay, container_of(overlay, called)).items():
-        monkeypatch.setenv(name, value)
+def test_program_accepts_the_settings_that_it_is_given(overlay: str, called: str) -> None:
+    assert settings_of(overlay, called).environment == ENVIRONMENTS[overlay]
 
-    assert SETTINGS[called]().environment == ENVIRONMENTS[overlay]
+
+def variables_of(*models: type[DatabaseSettings]) -> set[str]:
+    return {f"INKWELL_{name.upper()}" for model in models for name in model.model_fields}
+
+
+@pytest.mark.parametrize("called", SETTINGS)
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_every_variable_is_a_setting_that_there_is(overlay: str, called: str) -> None:
+    container = container_of(overlay, called)
+    own = {each["name"] for each in container["env"]}
+
+    assert own <= variables_of(SETTINGS[called]) | OTHER_VARIABLES
+    assert environment(overlay, container).keys() - own <= variables_of(*SETTINGS.values()), "settings in common"
+
+
+@pytest.mark.parametrize("called", GIVEN)
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_service_is_given_nothing_but_these_settings(overlay: str, called: str) -> None:
+    of_ingress = {"trusted_proxies"} if overlay == "dev" else set()
+
+    assert settings_of(overlay, called).model_fields_set == GIVEN[called] - of_ingress
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_service_listens_where_its_pods_ports_are(overlay: str) -> None:
+    for called in GIVEN:
+        settings = settings_of(overlay, called)
+        ports = {value for name, value in settings if name.endswith("port")}
+        hosts = {value for name, value in settings if name.endswith("host")}
+
+        assert {each["containerPort"] for each in container_of(overlay, called)["ports"]} == ports
+        assert hosts == {"0.0.0.0"}  # noqa: S104
+
+
+@pytest.mark.parametrize("called", GIVEN)
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_service_has_longer_to_stop_than_it_takes(overlay: str, called: str) -> None:
+    settings = dict(settings_of(overlay, called))
+    [pod] = [pod["spec"] for maker, pod in pods_of(overlay) if maker == called.partition(",")[0]]
+    before = container_of(overlay, called).get("lifecycle", {}).get("preStop", {}).get("sleep", {}).get("seconds", 0)
+
+    assert pod["terminationGracePeriodSeconds"] > before + sum(settings.get(name, 0) for name in DRAIN)
+
+
+@pytest.mark.parametrize("called", SETTINGS)
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_each_secret_setting_has_a_value_of_a_secret_which_no_other_one_has(overlay: str, called: str) -> None:
+    values = {value for held in secrets_of(overlay).values() for key, value in held.items() if key != "username"}
+    used = [
+        [value for value in values if value in text]
+        for _, setting in settings_of(overlay, called)
+        for text in _secrets(setting)
+    ]
+
+    assert [len(each) for each in used] == [1] * len(used)
+    assert len({value for [value] in used}) == len(used)
+
+
+@pytest.mark.parametrize("called", SETTINGS)
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_each_part_signs_in_as_itself_where_its_servers_are(overlay: str, called: str) -> None:
+    role = ROLES[called.split()[1].rstrip(",")]
+    settings = dict(settings_of(overlay, called))
+    urls = [
+        urlsplit(str(settings[name].get_secret_value())) for name in ("database_url", "broker_url") if name in settings
+    ]
+
+    for url in urls:
+        server = services_of(overlay)[str(url.hostname)]
+        secret = secrets_of(overlay)[f"{server}-{role.removeprefix('inkwell_')}"]
+        assert (url.username, url.password, url.path) == (role, secret["password"], PATHS[server])
+        assert secret["username"] == role
+
+
+@pytest.mark.parametrize("called", SETTINGS)
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_container_is_called_after_the_program_that_it_runs(overlay: str, called: str) -> None:
+    container = container_of(overlay, called)
+    name = container["name"].replace("-", "_")
+
+    assert " ".join(container["command"]) in (f"python -m {name}", f"python -m shared.{name}", "alembic upgrade head")
+
+
+def test_proxies_that_are_believed_are_none_of_the_internet() -> None:
+    gateway = settings_of("production", "Deployment gateway, gateway")
+    assert isinstance(gateway, GatewaySettings)
+
+    assert not any(network.is_global for network in gateway.trusted_proxies)
+
+
+def test_operators_look_for_the_queues_that_there_are() -> None:
+    settings = settings_of("production", "Deployment worker, worker")
+    assert isinstance(settings, ServiceSettings)
+    topology = Topology.of(settings)
+    [trigger] = find("production", "ScaledObject", "worker")["spec"]["triggers"]
+    patterns = trigger["metadata"]["queueName"], find("production", "Policy", "commands")["spec"]["pattern"]
+
+    for queue in map(topology.command_queue, range(settings.partitions)):
+        assert all(re.search(pattern, queue) for pattern in patterns)
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
@@ -54,6 +173,14 @@ def test_image_and_migration_are_of_this_version(overlay: str) -> None:
 
     assert images == {f"inkwell:{version}"}
     assert find(overlay, "Job", f"migrate-{version.replace('.', '-')}")
+
+
+@pytest.mark.parametrize("called", GIVEN)
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_service_starts_anew_when_its_settings_change(overlay: str, called: str) -> None:
+    [source] = container_of(overlay, called)["envFrom"]
+
+    assert re.fullmatch(r"settings-[a-z0-9]{10}", source["configMapRef"]["name"]), "named after its content"
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
@@ -85,25 +212,3 @@ def test_files_of_compose_are_in_the_overlays_as_they_are() -> None:
 
 def config_maps(overlay: str) -> list[tuple[str, dict[str, str]]]:
     return [(each["metadata"]["name"], each["data"]) for each in objects_of(overlay) if each["kind"] == "ConfigMap"]
-
-
-def test_jobs_of_prometheus_have_the_names_that_they_have_under_compose() -> None:
-    under_compose = set(re.findall(r"job_name: (\S+)", (ROOT / "observability/prometheus.yml").read_text()))
-    monitors = [each["spec"] for each in objects_of("production") if each["kind"] == "PodMonitor"]
-    rules = [rule for each in monitors for end in each["podMetricsEndpoints"] for rule in end["relabelings"]]
-
-    # Under Compose nobody looks at Postgres.
-    jobs = {rule["replacement"] for rule in rules if rule["targetLabel"] == "job"}
-    assert jobs - {"postgres"} == under_compose & {"gateway", "worker", "rabbitmq", "rabbitmq-queues"}
-
-
-def test_budgets_never_block_the_drain_of_a_node() -> None:
-    budgets = {
-        each["metadata"]["name"]: each["spec"]
-        for each in objects_of("production")
-        if each["kind"] == "PodDisruptionBudget"
-    }
-
-    assert {name: each["maxUnavailable"] for name, each in budgets.items()} == dict.fromkeys(budgets, 1)
-    assert all(budgets[name]["unhealthyPodEvictionPolicy"] == "AlwaysAllow" for name in ("gateway", "worker"))
-    assert "minAvailable" not in text_of("production")

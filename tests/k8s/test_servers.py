@@ -1,0 +1,177 @@
+"""What Postgres and RabbitMQ must not lose: three of each, every commit on two disks, and who may do what there."""
+
+import json
+import os
+import re
+import subprocess
+from urllib.parse import urlsplit
+
+import pytest
+
+from dev.backend import ROOT
+from tests.k8s.parts import services_of
+from tests.k8s.passwords import secrets_of
+from tests.k8s.references import references_of
+from tests.k8s.rendering import OVERLAYS, Object, fields_of, find, makers_of, objects_of
+from tests.k8s.test_policy import amount
+from tests.k8s.test_settings import PATHS, ROLES, settings_of
+
+SYNCHRONOUS = {"method": "any", "number": 1, "dataDurability": "required", "failoverQuorum": True}
+LOSE_COMMITS = {"fsync", "full_page_writes", "synchronous_commit", "synchronous_standby_names"}
+SESSIONS = {"gateway": 5, "worker": 4}
+"""Of Postgres, that each may have at most."""
+LABEL_OF_CLOUDNATIVE_PG = "cnpg.io/reload=true"
+"""With it a changed password is Postgres's at once."""
+LABEL_OF_TOPOLOGY_OPERATOR = "rabbitmq.com/topology-operator=true"
+"""Without it a User is refused."""
+RIGHTS = ("configure", "write", "read")
+
+
+def spec_of(kind: str, name: str) -> Object:
+    spec: Object = find("production", kind, name)["spec"]
+    return spec
+
+
+def specs_of(kind: str, overlay: str = "production") -> dict[str, Object]:
+    return {each["metadata"]["name"]: each["spec"] for each in objects_of(overlay) if each["kind"] == kind}
+
+
+def test_every_commit_is_on_two_disks_before_anybody_is_told_of_it() -> None:
+    cluster = spec_of("Cluster", "postgres")
+
+    assert cluster["instances"] >= 3
+    assert cluster["postgresql"]["synchronous"] == SYNCHRONOUS
+    assert not cluster["postgresql"]["parameters"].keys() & LOSE_COMMITS
+
+
+def test_sessions_of_all_services_fit_into_postgres_twice() -> None:
+    most = {
+        "gateway": spec_of("HorizontalPodAutoscaler", "gateway")["maxReplicas"],
+        "worker": spec_of("ScaledObject", "worker")["maxReplicaCount"],
+    }
+    limit = spec_of("Cluster", "postgres")["postgresql"]["parameters"]["max_connections"]
+
+    assert 2 * sum(most[service] * SESSIONS[service] for service in most) < int(limit)
+
+
+def test_database_is_made_for_the_migrator_and_its_roles_may_only_log_in() -> None:
+    cluster = spec_of("Cluster", "postgres")
+    made = cluster["bootstrap"]["initdb"]
+
+    assert (f"/{made['database']}", made["owner"]) == (PATHS["postgres"], ROLES["migrate"])
+    assert made["secret"] == {"name": "postgres-migrator"}
+    assert sorted(cluster["managed"]["roles"], key=str) == [
+        {"name": ROLES[service], "login": True, "passwordSecret": {"name": f"postgres-{service}"}}
+        for service in ("gateway", "worker")
+    ]
+
+
+def test_queues_are_on_three_nodes_of_which_a_minority_stops() -> None:
+    cluster = spec_of("RabbitmqCluster", "rabbitmq")
+
+    assert cluster["replicas"] >= 3
+    assert amount(cluster["persistence"]["storage"]) > 0
+    assert "cluster_partition_handling = pause_minority" in cluster["rabbitmq"]["additionalConfig"].splitlines()
+
+
+def test_pods_of_rabbitmq_keep_to_the_restricted_profile() -> None:
+    pod = spec_of("RabbitmqCluster", "rabbitmq")["override"]["statefulSet"]["spec"]["template"]["spec"]
+
+    assert pod["securityContext"]["runAsNonRoot"] is True
+    assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+    for each in (*pod["initContainers"], *pod["containers"]):
+        assert each["securityContext"]["allowPrivilegeEscalation"] is False
+        assert each["securityContext"]["capabilities"] == {"drop": ["ALL"]}
+
+
+def test_users_of_the_broker_may_do_what_they_may_under_compose_and_keda_nothing() -> None:
+    prefix = dict(settings_of("production", "Deployment worker, worker"))["queue_prefix"]
+    names = "RABBITMQ_GATEWAY_PASSWORD", "RABBITMQ_WORKER_PASSWORD"
+    printed = subprocess.run(
+        ["/bin/sh", str(ROOT / "dev/definitions.sh")],
+        check=True,
+        capture_output=True,
+        env=os.environ | dict.fromkeys(names, "x") | {"INKWELL_QUEUE_PREFIX": prefix},
+    ).stdout
+    nothing = {"user": "inkwell_keda", "vhost": "/"} | dict.fromkeys(RIGHTS, "^$")
+    objects = [each["spec"] for each in objects_of("production") if each["kind"] == "Permission"]
+
+    assert sorted(
+        ({"user": each["user"], "vhost": each["vhost"]} | each["permissions"] for each in objects), key=str
+    ) == sorted([*json.loads(printed)["permissions"], nothing], key=str)
+
+
+def test_users_of_the_broker_have_their_own_passwords_and_no_tags_but_for_keda() -> None:
+    users = specs_of("User")
+
+    assert {name: user.get("tags", []) for name, user in users.items()} == {
+        "gateway": [],
+        "worker": [],
+        "keda": ["monitoring"],
+    }
+    for name, user in users.items():
+        assert user["importCredentialsSecret"] == {"name": f"rabbitmq-{name}"}
+        assert secrets_of("production")[f"rabbitmq-{name}"]["username"] == f"inkwell_{name}"
+
+
+def test_keda_asks_the_broker_as_its_own_user() -> None:
+    secret = secrets_of("production")["rabbitmq-keda"]
+    url = urlsplit(secret["host"])
+
+    assert (url.username, url.password) == (secret["username"], secret["password"])
+    assert services_of("production")[str(url.hostname).removesuffix(".inkwell.svc")] == "rabbitmq"
+
+
+def test_no_worker_is_scaled_beyond_the_partitions_or_below_one() -> None:
+    scaling = spec_of("ScaledObject", "worker")
+    partitions = dict(settings_of("production", "Deployment worker, worker"))["partitions"]
+
+    assert 1 <= scaling["minReplicaCount"] <= scaling["maxReplicaCount"] == partitions
+    assert scaling.get("fallback", {}).get("replicas", 1) >= 1
+
+
+@pytest.mark.parametrize(
+    ("overlay", "parts"), [("dev", ("gateway", "worker")), ("production", ("gateway", "worker", "rabbitmq"))]
+)
+def test_a_drain_takes_one_of_each_and_is_never_blocked(overlay: str, parts: tuple[str, ...]) -> None:
+    budgets = specs_of("PodDisruptionBudget", overlay)
+
+    assert {name: each["maxUnavailable"] for name, each in budgets.items()} == dict.fromkeys(parts, 1)
+    assert all(budgets[name]["unhealthyPodEvictionPolicy"] == "AlwaysAllow" for name in ("gateway", "worker"))
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_data_are_not_gone_with_their_pod(overlay: str) -> None:
+    for maker in makers_of(overlay):
+        claims = [each["metadata"]["name"] for each in maker["spec"].get("volumeClaimTemplates", [])]
+        assert claims == (["data"] if maker["kind"] == "StatefulSet" else [])
+
+
+@pytest.mark.parametrize(
+    ("kind", "label"), [("Cluster", LABEL_OF_CLOUDNATIVE_PG), ("User", LABEL_OF_TOPOLOGY_OPERATOR)]
+)
+def test_documentation_labels_the_secrets_that_operators_read(kind: str, label: str) -> None:
+    read = {
+        target.name
+        for owner, target in references_of("production")
+        if owner.startswith(f"{kind} ") and target.kind == "Secret"
+    }
+    [labelled] = re.findall(rf"label secret (.+) {re.escape(label)}", (ROOT / "docs/kubernetes.md").read_text())
+
+    assert read == set(labelled.split())
+
+
+def test_nothing_of_production_may_share_a_zone_while_there_are_others() -> None:
+    fields = [field for each in objects_of("production") for field in fields_of(each)]
+    spreads = [each for name, value in fields if name == "topologySpreadConstraints" for each in value]
+    over_zones = [each for each in spreads if each["topologyKey"] == "topology.kubernetes.io/zone"]
+
+    assert len(over_zones) == len(("gateway", "worker", "postgres", "rabbitmq"))
+    assert {(each["maxSkew"], each["whenUnsatisfiable"]) for each in over_zones} == {(1, "DoNotSchedule")}
+
+
+def test_standby_that_is_away_does_not_fill_the_primarys_disk() -> None:
+    cluster = spec_of("Cluster", "postgres")
+    kept = int(cluster["postgresql"]["parameters"]["max_slot_wal_keep_size"].removesuffix("GB"))
+
+    assert kept < int(cluster["walStorage"]["size"].removesuffix("Gi"))
