@@ -129,9 +129,6 @@ class Publisher:
             self._backlogs[partition].withdraw(attempt)
             raise (UnconfirmedError if attempt.handed_over else NotAcceptedError) from None
 
-    def _backlog_bytes(self) -> int:
-        return sum(backlog.size for backlog in self._backlogs)
-
     async def run(self) -> None:
         """Keeps a connection until cancelled."""
         await keep_running(self._session, "inkwell-gateway")
@@ -202,6 +199,9 @@ class Publisher:
                 attempt.confirm()
         finally:
             _refuse(batch, UnconfirmedError)  # whoever has no answer yet, whatever happened
+
+    def _backlog_bytes(self) -> int:
+        return sum(backlog.size for backlog in self._backlogs)
 
     async def _publish(self, message: Message, partition: int) -> None:
         if self._channel is None:
