@@ -171,6 +171,9 @@ class Publisher:
         finally:
             del self._flushing[partition]
 
+    def _backlog_bytes(self) -> int:
+        return sum(backlog.size for backlog in self._backlogs)
+
     async def _is_open(self) -> bool:
         """Whether the broker takes messages: while an alarm blocks the connection, commands can be withdrawn."""
         if self._connection is None or self._channel is None or await is_blocked(self._connection):
@@ -199,9 +202,6 @@ class Publisher:
                 attempt.confirm()
         finally:
             _refuse(batch, UnconfirmedError)  # whoever has no answer yet, whatever happened
-
-    def _backlog_bytes(self) -> int:
-        return sum(backlog.size for backlog in self._backlogs)
 
     async def _publish(self, message: Message, partition: int) -> None:
         if self._channel is None:
