@@ -63,7 +63,7 @@ outages: .venv/made ## break and kill everything: all of it, with long pauses
 versions: .venv/made ## the system tests with a gateway, then a worker, of the version before
 	$(RUN) python -m tests.system.versions
 
-bench: .venv/made ## compare with the same API without a queue; writes docs/performance.md, takes half an hour
+bench: .venv/made ## compare with the same API without a queue; writes docs/performance.md, takes forty minutes
 	$(RUN) python -m bench --write
 
 bench-quick: .venv/made ## the same in three minutes, and only prints
