@@ -15,7 +15,7 @@ from fastapi import FastAPI
 from gateway.app import create_app
 from gateway.dependencies import Gateway
 from gateway.doctor import examine
-from gateway.protocol import BoundedProtocol
+from gateway.protocol import protocol_for
 from gateway.settings import GatewaySettings
 from shared.database import EXIT_SCHEMA_BEHIND, SchemaBehindError, check_schema
 from shared.metrics import serve_metrics
@@ -40,20 +40,26 @@ def main() -> None:
     if asyncio.run(schema_is_behind(settings)):
         sys.exit(EXIT_SCHEMA_BEHIND)
     app = create_app(settings)
-    config = uvicorn.Config(
+    GatewayServer(server_config(app, settings), app, settings.drain_delay_seconds).run()
+    shut_down_tracing()
+
+
+def server_config(app: FastAPI, settings: GatewaySettings) -> uvicorn.Config:
+    """How uvicorn serves the app."""
+    return uvicorn.Config(
         app,
         host=settings.host,
         port=settings.port,
         loop="uvloop",
-        http=BoundedProtocol,
+        http=protocol_for(settings),
+        ws="none",
         log_config=None,
         access_log=False,
         server_header=False,
         proxy_headers=False,
+        timeout_keep_alive=settings.keep_alive_seconds,
         timeout_graceful_shutdown=int(settings.drain_timeout_seconds),
     )
-    GatewayServer(config, app, settings.drain_delay_seconds).run()
-    shut_down_tracing()
 
 
 def read_arguments(arguments: Sequence[str]) -> Namespace:

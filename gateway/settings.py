@@ -103,6 +103,20 @@ class GatewaySettings(ServiceSettings):
     ] = "20/minute"
     host: Annotated[str, Field(description="Address to listen on")] = "127.0.0.1"
     port: Annotated[int, Field(ge=0, le=65535, description="Port to listen on")] = 8000
+    root_path: Annotated[
+        str,
+        Field(
+            pattern=r"^(/[A-Za-z0-9._~-]+)*$",
+            description="Prefix of every URL's path behind a proxy, such as /inkwell, whether or not the proxy removes it",
+        ),
+    ] = ""
+    keep_alive_seconds: Annotated[
+        int,
+        Field(ge=1, le=3600, description="How long an idle connection is kept: longer than a proxy before it keeps one"),
+    ] = 75
+    send_timeout_seconds: Annotated[
+        float, Field(gt=0, le=3600, description="How long a client may take nothing of an answer before it is cut off")
+    ] = 30.0
     cors_origins: Annotated[
         tuple[Origin, ...],
         NoDecode,
