@@ -53,6 +53,7 @@ def server_config(app: FastAPI, settings: GatewaySettings) -> uvicorn.Config:
         loop="uvloop",
         http=protocol_for(settings),
         ws="none",
+        root_path=settings.root_path,
         log_config=None,
         access_log=False,
         server_header=False,

@@ -35,13 +35,14 @@ class CommandUrls:
 
     def __init__(self, settings: GatewaySettings) -> None:
         keys = [key.get_secret_value() for key in reversed(settings.signing_keys)]
+        self._prefix = f"{settings.root_path}/commands/"
         self._signer = Signer(keys, salt="inkwell.command-url", digest_method=hashlib.sha256)
 
     def url(self, command: Command, *, confirmed: bool) -> str:
         """The path of a command's resource."""
         issued_at = (command.time - EPOCH) // timedelta(microseconds=1)
         head = HEAD.pack(command.id.bytes, command.attempt_id.bytes, command.owner, issued_at, confirmed)
-        return f"/commands/{self._signer.sign(base64_encode(head + command.fingerprint.encode())).decode()}"
+        return f"{self._prefix}{self._signer.sign(base64_encode(head + command.fingerprint.encode())).decode()}"
 
     def read(self, token: str) -> CommandTicket | None:
         """What the URL holds; None unless this deployment signed it."""

@@ -219,23 +219,24 @@ MISDIRECTED = problems("misdirected_request")
 READY: Responses = {503: {"description": "Stopping", "content": {"application/json": {}}}}
 
 
-SECURITY_SCHEMES: Part = {
-    "password": {
-        "type": "oauth2",
-        "description": "An access token for a name and a password",
-        "flows": {
-            "password": {
-                "tokenUrl": "/auth/token",
-                "scopes": {
-                    Scope.READ.value: "Read notes",
-                    Scope.WRITE.value: "Write notes, and ask what became of it",
-                    Scope.ACCOUNT.value: "Change the account and its personal tokens",
-                },
-            }
+def security_schemes(root_path: str) -> Part:
+    """How users sign in, where every path begins with this prefix."""
+    flow = {
+        "tokenUrl": f"{root_path}/auth/token",
+        "scopes": {
+            Scope.READ.value: "Read notes",
+            Scope.WRITE.value: "Write notes, and ask what became of it",
+            Scope.ACCOUNT.value: "Change the account and its personal tokens",
         },
-    },
-    "personalToken": {"type": "http", "scheme": "bearer", "description": "A personal token, for scripts"},
-}
+    }
+    return {
+        "password": {
+            "type": "oauth2",
+            "description": "An access token for a name and a password",
+            "flows": {"password": flow},
+        },
+        "personalToken": {"type": "http", "scheme": "bearer", "description": "A personal token, for scripts"},
+    }
 
 
 def _let_everybody_in(document: Part) -> None:
@@ -274,7 +275,7 @@ def operation_id(route: APIRoute) -> str:
     return first + "".join(map(str.capitalize, others))
 
 
-def extend_document(app: FastAPI, *, has_users: bool) -> None:
+def extend_document(app: FastAPI, root_path: str, *, has_users: bool) -> None:
     """Adds to the app's OpenAPI document the model of problems, and how users sign in."""
     generate = app.openapi
 
@@ -286,7 +287,7 @@ def extend_document(app: FastAPI, *, has_users: bool) -> None:
             _name_bodies(document)
             _identify_answers(document)
             if has_users:
-                document["components"]["securitySchemes"] = SECURITY_SCHEMES
+                document["components"]["securitySchemes"] = security_schemes(root_path)
             else:
                 _let_everybody_in(document)
         return app.openapi_schema or {}

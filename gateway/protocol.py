@@ -6,25 +6,18 @@ its keep-alive timer runs, or its client owes a request.
 """
 
 import asyncio
-import fcntl
 import re
-import struct
-import termios
-from collections.abc import Callable
 from http import HTTPStatus
-from typing import Any
 from urllib.parse import unquote
 
 import httptools
-from starlette.responses import Response
-from uvicorn._types import ASGI3Application, ASGIReceiveEvent, ASGISendEvent
-from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT, FlowControl
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
+from uvicorn._types import ASGI3Application
+from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from gateway.errors import ProblemError
-from gateway.headers import NOT_STORED, SECURITY
 from gateway.middleware import HEADERS_LIMIT_BYTES, TARGET_LIMIT_BYTES
-from gateway.request_ids import HEADER, new_request_id
+from gateway.request_cycle import PiecewiseFlow, RequestCycle, bad_request, problem_of, refusal, untaken_bytes
 from gateway.settings import GatewaySettings
 
 HEAD_LIMIT_BYTES = 2 * (TARGET_LIMIT_BYTES + HEADERS_LIMIT_BYTES)
@@ -41,48 +34,6 @@ VERSIONS = ("1.1", "1.0")
 SINGULAR = frozenset((b"host", b"authorization", b"content-length", b"transfer-encoding"))
 """Headers that a request has at most once: of two, a proxy and the gateway may believe different ones."""
 HOST = re.compile(rb"(?:[\w.~!$&'()*+;=-]|%[0-9A-Fa-f]{2})*(?::[0-9]*)?|\[[0-9A-Fa-f:.]+\](?::[0-9]*)?", re.ASCII)
-
-
-class RequestCycle(RequestResponseCycle):
-    """A request and its response."""
-
-    _failure: ProblemError | None = None
-
-    def fail(self, problem: ProblemError) -> None:
-        """Makes `receive` raise the problem; the connection closes after the response."""
-        self._failure = problem
-        self.keep_alive = False
-        self.message_event.set()
-
-    async def receive(self) -> ASGIReceiveEvent:
-        """Return the next part of the body; raises ProblemError if there will be none."""
-        message = await super().receive()
-        if self._failure and not self.response_complete:
-            raise self._failure
-        return message
-
-    async def send(self, message: ASGISendEvent) -> None:
-        """Send a part of the response."""
-        if self.waiting_for_100_continue and self.more_body:
-            self.keep_alive = False  # the client may now leave the body out: what comes next could be either
-        await super().send(message)
-
-
-class PiecewiseFlow(FlowControl):
-    """Flow control that, to resume, first has the protocol parse what was already read."""
-
-    def __init__(self, transport: asyncio.Transport, parse: Callable[[], None]) -> None:
-        super().__init__(transport)
-        self._parse = parse
-
-    def resume_reading(self) -> None:
-        """Have the protocol go on, which resumes the transport if there is room."""
-        if self.read_paused:
-            asyncio.get_running_loop().call_soon(self._parse)
-
-    def resume_transport(self) -> None:
-        """Read from the socket again."""
-        super().resume_reading()
 
 
 class BoundedProtocol(HttpToolsProtocol):
@@ -160,16 +111,15 @@ class BoundedProtocol(HttpToolsProtocol):
         self._balance()
 
     def _balance(self) -> None:
-        """Read on only where there is room."""
-        if self._is_over:
-            self.flow.resume_transport()  # to notice that the client closes
-        elif self._is_full():
+        """Read on only where there is room, or to notice that the client closes."""
+        if self._is_full() and not self._is_over:
             self.flow.pause_reading()
         else:
             self.flow.resume_transport()
 
     def _is_answering(self) -> bool:
-        return self.cycle is not None and not self.cycle.response_complete
+        cycle: RequestCycle | None = self.cycle  # none before the first request
+        return cycle is not None and not cycle.response_complete
 
     def _owes_a_request(self) -> bool:
         """Whether the client has to send the rest of a request, or its first one."""
@@ -194,7 +144,7 @@ class BoundedProtocol(HttpToolsProtocol):
             self._refuse(ProblemError(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, "headers_too_large", detail))
 
     def _decline_upgrade(self, rest: bytes) -> None:
-        """Parse the request anew as if it had offered nothing (RFC 9110 §7.8): llhttp stops after the head of an offer."""
+        """Parse the request anew without its offer (RFC 9110 §7.8): llhttp stops after a head that has one."""
         self._upgrade_offered, self._unproductive_bytes = False, 0
         head = [b"%b %b HTTP/%b" % (self.parser.get_method(), self.url, self.parser.get_http_version().encode())]
         for name, value in self.headers:
@@ -212,7 +162,7 @@ class BoundedProtocol(HttpToolsProtocol):
         self._is_over, self._unparsed = True, b""
         if not self._is_in_body:
             self.on_message_begin()  # what was read of the head does not count
-            self.scope.update(method="GET", path="", raw_path=b"", query_string=b"")
+            self.scope["method"], self.scope["path"], self.scope["query_string"] = "GET", "", b""
             self._start(self._new_cycle(keep_alive=False), refusal(problem))
         elif self.cycle.response_complete:
             self.transport.close()
@@ -264,13 +214,15 @@ class BoundedProtocol(HttpToolsProtocol):
             self._upgrade_offered = True
             return
         url = httptools.parse_url(self.url)
-        if url.path is None or url.fragment is not None:
+        if not url.path or url.fragment is not None:
             raise bad_request("The request target is not a path with or without a query")
         path = url.path.decode("ascii")
+        if not path.startswith(f"{self.root_path}/"):  # the proxy has removed it
+            path = self.root_path + path
         self.scope["http_version"] = version
         self.scope["method"] = method.decode("ascii")
         self.scope["path"] = unquote(path) if "%" in path else path
-        self.scope["raw_path"] = url.path
+        self.scope["raw_path"] = path.encode()
         self.scope["query_string"] = url.query or b""
         self._is_in_head, self._is_in_body = False, True
         keep_alive = version == "1.1" and self.parser.should_keep_alive()
@@ -348,31 +300,3 @@ class BoundedProtocol(HttpToolsProtocol):
 def protocol_for(settings: GatewaySettings) -> type[BoundedProtocol]:
     """The protocol with the limits that the settings name."""
     return type("ConfiguredProtocol", (BoundedProtocol,), {"send_timeout_seconds": settings.send_timeout_seconds})
-
-
-def untaken_bytes(transport: asyncio.Transport) -> int:
-    """How many bytes of the answers the client has not acknowledged: those held here and, on Linux, by the kernel."""
-    held = transport.get_write_buffer_size()
-    try:
-        queued = fcntl.ioctl(transport.get_extra_info("socket").fileno(), termios.TIOCOUTQ, bytes(4))
-    except OSError:
-        return held
-    return held + int(struct.unpack("i", queued)[0])
-
-
-def bad_request(detail: str) -> ProblemError:
-    """400, for what is not HTTP as it is spoken here."""
-    return ProblemError(HTTPStatus.BAD_REQUEST, "bad_request", detail)
-
-
-def problem_of(error: httptools.HttpParserError) -> ProblemError:
-    """The problem that a callback has raised, or that the parser has found."""
-    cause = error.__context__
-    return cause if isinstance(cause, ProblemError) else bad_request(f"The request is not HTTP: {error}")
-
-
-def refusal(problem: ProblemError) -> Any:  # Starlette's idea of an ASGI application is not uvicorn's
-    """An application that answers with the problem and what every answer has."""
-    response: Response = problem.response()
-    response.raw_headers += [*SECURITY, *NOT_STORED, (HEADER, new_request_id())]
-    return response

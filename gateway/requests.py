@@ -20,8 +20,10 @@ from starlette.types import Scope as AsgiScope
 
 from gateway.errors import ProblemError, invalid
 from gateway.metrics import told_of
+from gateway.middleware import route_path
 from gateway.openapi import SCHEMA, Part
 from gateway.pages import NotesPage, Page, SearchPage
+from gateway.passwords import PASSWORD_MAX_LENGTH
 from gateway.rules import OPEN, rule_of
 from gateway.schemas import LEFT_OUT
 from shared.contracts import Int64, Scope, Username, storable
@@ -45,7 +47,7 @@ class PlainRoute(APIRoute):
 
     def matches(self, scope: AsgiScope) -> tuple[Match, AsgiScope]:
         """Whether it serves the request; a path without parameters is nobody else's, whatever the method."""
-        if scope["path"] in WITHOUT_PARAMETERS and "{" in self.path:
+        if route_path(scope) in WITHOUT_PARAMETERS and "{" in self.path:
             return Match.NONE, {}
         return super().matches(scope)
 
@@ -200,7 +202,9 @@ class Body(Generic[ModelT]):
             raise ProblemError(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "unsupported_media_type", detail, headers=headers)
 
 
-Password = Annotated[SecretStr, Field(min_length=8, max_length=128, json_schema_extra={"format": "password"})]
+Password = Annotated[
+    SecretStr, Field(min_length=8, max_length=PASSWORD_MAX_LENGTH, json_schema_extra={"format": "password"})
+]
 ADA = {"name": "Ada", "password": "a long enough password"}
 
 

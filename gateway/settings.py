@@ -107,12 +107,14 @@ class GatewaySettings(ServiceSettings):
         str,
         Field(
             pattern=r"^(/[A-Za-z0-9._~-]+)*$",
-            description="Prefix of every URL's path behind a proxy, such as /inkwell, whether or not the proxy removes it",
+            description="What every path begins with at a proxy, such as /inkwell; the proxy may remove it or not",
         ),
     ] = ""
     keep_alive_seconds: Annotated[
         int,
-        Field(ge=1, le=3600, description="How long an idle connection is kept: longer than a proxy before it keeps one"),
+        Field(
+            ge=1, le=3600, description="How long an idle connection is kept: longer than a proxy before it keeps one"
+        ),
     ] = 75
     send_timeout_seconds: Annotated[
         float, Field(gt=0, le=3600, description="How long a client may take nothing of an answer before it is cut off")

@@ -87,7 +87,7 @@ async def perform(
     if outcome is None:
         return accepted(gateway, command, preferences.kept(wait_seconds))
     url = partial(gateway.command_urls.url, command, confirmed=True)
-    return answer(shown(outcome), command.attempt_id, url, preferences)
+    return answer(shown(outcome), command.attempt_id, url, preferences, root_path=gateway.settings.root_path)
 
 
 def new_command(
@@ -162,7 +162,12 @@ async def look_up(gateway: Gateway, command: Command) -> Outcome | None:
 
 
 def answer(
-    outcome: Outcome, attempt_id: UUID, command_url: Callable[[], str], preferences: Preferences | None = None
+    outcome: Outcome,
+    attempt_id: UUID,
+    command_url: Callable[[], str],
+    preferences: Preferences | None = None,
+    *,
+    root_path: str,
 ) -> Response:
     """The response that a committed outcome is to one of the attempts at it."""
     headers: dict[str, str] = {}
@@ -173,12 +178,12 @@ def answer(
     if outcome.status is not OutcomeStatus.APPLIED:
         return problem_of(outcome, command_url, headers).response()
     if outcome.http_status == HTTPStatus.CREATED:
-        headers["Location"] = location(outcome)
+        headers["Location"] = root_path + location(outcome)
     return applied(outcome, headers, preferences or Preferences())
 
 
 def location(outcome: Outcome) -> str:
-    """Where what the command has created can be read."""
+    """The path, below the prefix, at which what the command has created can be read."""
     match outcome.type:
         case "user.register":
             return "/users/me"

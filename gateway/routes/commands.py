@@ -45,7 +45,7 @@ async def get_command(request: Request) -> Response:
     outcome = await awaited(gateway, finder(request, ticket), wait_seconds)
     if outcome and outcome.type == CREATE_TOKEN and Scope.ACCOUNT in caller_of(request).scopes:
         outcome = revealed(gateway.settings, ticket.owner, outcome)
-    state = undecided(gateway, ticket) if outcome is None else decided(ticket, outcome, request.url.path)
+    state = undecided(gateway, ticket) if outcome is None else decided(ticket, outcome, request)
     headers = Preferences(wait_seconds=preferences.wait_seconds).kept(wait_seconds).applied_to(200)
     if outcome is None:
         headers["Retry-After"] = "1"
@@ -89,10 +89,11 @@ async def awaited(
             pause = min(2 * pause, LAST_POLL_SECONDS)
 
 
-def decided(ticket: CommandTicket, outcome: Outcome, url: str) -> CommandState:
+def decided(ticket: CommandTicket, outcome: Outcome, request: Request) -> CommandState:
     """The state of a command with an outcome, as the request is told it whose URL this is."""
+    url, root_path = request.url.path, gateway_of(request).settings.root_path
     own = outcome_for(ticket.fingerprint, outcome)
-    original = original_answer(answer(own, ticket.attempt_id, lambda: url))
+    original = original_answer(answer(own, ticket.attempt_id, lambda: url, root_path=root_path))
     return CommandState(id=ticket.command_id, issued_at=ticket.issued_at, status=own.status, answer=original)
 
 

@@ -1,12 +1,15 @@
 """Users as they see their own account."""
 
 import asyncio
+import unicodedata
+from typing import Literal
 
 import httpx
 import pytest
 from asyncpg import Connection, Record
 
 from dev.backend import Services
+from gateway import passwords
 from gateway.settings import GatewaySettings
 from shared.messaging import Topology
 from tests import harness
@@ -147,6 +150,34 @@ async def test_impossible_password_is_refused_and_not_repeated(
 @pytest.mark.parametrize("password", ["8 spaces", "        ", "pässwörd", "\U0001f600" * 8, "a" * 128, "tab\there"])
 async def test_any_password_of_the_right_length_will_do(shared_users_client: httpx.AsyncClient, password: str) -> None:
     assert (await sign_up(shared_users_client, password=password)).token
+
+
+async def test_password_of_the_greatest_length_may_be_typed_decomposed(shared_users_client: httpx.AsyncClient) -> None:
+    await sign_up(shared_users_client, "Wu", "\u01d8" * 128)
+
+    assert await sign_in(shared_users_client, "Wu", "u\u0308\u0301" * 128)
+
+
+async def test_text_that_is_too_long_for_a_password_is_not_composed(
+    shared_users_client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ada = await sign_up(shared_users_client)
+    composed = list[int]()
+    compose = unicodedata.normalize
+
+    def noted(form: Literal["NFC"], text: str) -> str:
+        composed.append(len(text))
+        return compose(form, text)
+
+    monkeypatch.setattr(passwords.unicodedata, "normalize", noted)
+    long = "a" + "\u0301" * 5000
+
+    signed_in = await shared_users_client.post("/auth/token", data={"username": ada.name, "password": long})
+    patch = {"password": NEW_PASSWORD, "current_password": long}
+    changed = await shared_users_client.patch("/users/me", json=patch, headers=ada.headers)
+
+    assert (signed_in.json()["code"], changed.json()["code"]) == ("invalid_grant", "wrong_password")
+    assert max(composed) <= passwords.LONGEST
 
 
 async def test_password_is_the_same_however_the_keyboard_composes_it(shared_users_client: httpx.AsyncClient) -> None:
