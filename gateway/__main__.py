@@ -53,7 +53,7 @@ def server_config(app: FastAPI, settings: GatewaySettings) -> uvicorn.Config:
         loop="uvloop",
         http=protocol_for(settings),
         ws="none",
-        root_path=settings.root_path,
+        root_path=settings.prefix,
         log_config=None,
         access_log=False,
         server_header=False,

@@ -97,9 +97,9 @@ def install_routes(app: FastAPI, settings: GatewaySettings) -> None:
     for router in (users.router, auth.router) if has_users else ():
         app.include_router(router)
     app.include_router(health.router)
-    extend_document(app, settings.root_path, has_users=has_users)
+    extend_document(app, settings.prefix, has_users=has_users)
     if settings.docs:
-        install_docs(app, settings.root_path)
+        install_docs(app, settings.prefix)
 
 
 @asynccontextmanager

@@ -35,7 +35,7 @@ class CommandUrls:
 
     def __init__(self, settings: GatewaySettings) -> None:
         keys = [key.get_secret_value() for key in reversed(settings.signing_keys)]
-        self._prefix = f"{settings.root_path}/commands/"
+        self._prefix = f"{settings.prefix}/commands/"
         self._signer = Signer(keys, salt="inkwell.command-url", digest_method=hashlib.sha256)
 
     def url(self, command: Command, *, confirmed: bool) -> str:

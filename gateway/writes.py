@@ -87,7 +87,7 @@ async def perform(
     if outcome is None:
         return accepted(gateway, command, preferences.kept(wait_seconds))
     url = partial(gateway.command_urls.url, command, confirmed=True)
-    return answer(shown(outcome), command.attempt_id, url, preferences, root_path=gateway.settings.root_path)
+    return answer(shown(outcome), command.attempt_id, url, preferences, root_path=gateway.settings.prefix)
 
 
 def new_command(

@@ -91,7 +91,7 @@ async def awaited(
 
 def decided(ticket: CommandTicket, outcome: Outcome, request: Request) -> CommandState:
     """The state of a command with an outcome, as the request is told it whose URL this is."""
-    url, root_path = request.url.path, gateway_of(request).settings.root_path
+    url, root_path = request.url.path, gateway_of(request).settings.prefix
     own = outcome_for(ticket.fingerprint, outcome)
     original = original_answer(answer(own, ticket.attempt_id, lambda: url, root_path=root_path))
     return CommandState(id=ticket.command_id, issued_at=ticket.issued_at, status=own.status, answer=original)

@@ -169,7 +169,7 @@ async def test_text_that_is_too_long_for_a_password_is_not_composed(
         composed.append(len(text))
         return compose(form, text)
 
-    monkeypatch.setattr(passwords.unicodedata, "normalize", noted)
+    monkeypatch.setattr(unicodedata, "normalize", noted)
     long = "a" + "\u0301" * 5000
 
     signed_in = await shared_users_client.post("/auth/token", data={"username": ada.name, "password": long})
