@@ -5,10 +5,9 @@ than a read; FastAPI still routes, documents and handles the errors.
 """
 
 from collections import Counter
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterable
 from http import HTTPStatus
 from typing import Annotated, Any, Generic, Literal, Protocol, TypeVar
-from uuid import UUID
 
 from fastapi import Request, Response
 from fastapi.routing import APIRoute
@@ -22,9 +21,10 @@ from gateway.errors import ProblemError, invalid
 from gateway.metrics import told_of
 from gateway.openapi import SCHEMA, Part
 from gateway.pages import NotesPage, Page, SearchPage
+from gateway.parameters import Integer64, Uuid, query_of
 from gateway.rules import OPEN, rule_of
 from gateway.schemas import LEFT_OUT
-from shared.contracts import Int64, Scope, Username, storable
+from shared.contracts import Scope, Username, storable
 
 WITHOUT_PARAMETERS = ("/notes/batch", "/notes/search")
 """Paths that would be those of notes otherwise."""
@@ -94,13 +94,13 @@ class Parameters(Generic[ModelT]):
 
     def of(self, request: Request) -> ModelT:
         """The parameters; raises ProblemError 422."""
-        given = request.path_params if self._location == "path" else dict(request.query_params)
+        pairs = query_of(request) if self._location == "query" else list(request.path_params.items())
         try:
-            read = self._model.model_validate(given)
+            read = self._model.model_validate(dict(pairs))
         except ValidationError as error:
             errors = error.errors(include_url=False, include_input=False)
             raise invalid(errors, part=self._location) from None
-        if self._location == "query" and (twice := repeated(request)):
+        if twice := repeated(pairs):
             errors = [
                 {"type": "repeated", "loc": (name,), "msg": "Should be there once", "input": None} for name in twice
             ]
@@ -120,9 +120,9 @@ class Parameters(Generic[ModelT]):
         }
 
 
-def repeated(request: Request) -> list[str]:
-    """The parameters that the query has more than once."""
-    counted = Counter(name for name, _ in request.query_params.multi_items())
+def repeated(pairs: Iterable[tuple[str, object]]) -> list[str]:
+    """The names that come more than once."""
+    counted = Counter(name for name, _ in pairs)
     return [name for name, count in counted.items() if count > 1]
 
 
@@ -134,13 +134,13 @@ def without_null(schema: Part) -> Part:
 class TokenPath(BaseModel):
     """Which personal token a request is about."""
 
-    token_id: UUID
+    token_id: Uuid
 
 
 class NotePath(BaseModel):
     """Which note a request is about."""
 
-    note_id: Int64
+    note_id: Integer64
 
 
 TOKEN_PATH = Parameters(TokenPath, "path")
@@ -164,7 +164,7 @@ class Body(Generic[ModelT]):
         self._require_media_type(request)
         body = await request.body()
         try:
-            return self._model.model_validate_json(body)
+            return self._model.model_validate_json(body, strict=True)
         except ValidationError as error:
             if error.error_count() > ERRORS_TO_LIST:
                 told = f"Has {error.error_count()} errors, which are too many to tell one by one"

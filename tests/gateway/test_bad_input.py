@@ -4,12 +4,14 @@ import asyncio
 import json
 from collections.abc import AsyncIterator
 from typing import Any
+from uuid import UUID
 
 import httpx
 import pytest
 
 from gateway.settings import GatewaySettings
 from tests import harness
+from tests.accounts import bearer, forged
 from tests.canaries import NOTE
 
 JSON = {"content-type": "application/json"}
@@ -89,25 +91,41 @@ TOO_LARGE = {
     "not JSON": b"a" * 10 * LIMIT,
 }
 
-NOT_INTEGERS = ["abc", "1.5", "%00", "1%00", "1e3", "0x1", "--1", "true", "%20", "%ff", "1;2", "1,2", "٣"]
-BEYOND_64_BITS = [str(2**63), str(-(2**63) - 1), "9" * 1000, "9" * 5000]
+NOT_INTEGERS = [
+    *("abc", "1.5", "%00", "1%00", "1e3", "0x1", "--1", "true", "%20", "%ff", "1;2", "1,2", "٣", "\uff11", "1%CC%81"),
+    *("1_0", "1.0", "+1", "%2B1", "-1", "-0", "01", "00", "%201", "1%20", "%091", "1%0A", "1%0D", "0_1"),
+]
+BEYOND_64_BITS = [str(2**63), str(2**64 + 1), "1" + "0" * 19, "9" * 1000, "9" * 5000]
+NOT_UUIDS = [
+    *("x", "1", "{{{0}}}", "urn:uuid:{0}", "{0}%0A", "%20{0}", "{1}", "{0}0", "{0}-", "0x{1}", "{2}"),
+    "00000000-0000-4000-8000-00000000000g",
+]
+"""Spellings of a UUID that are not its hyphenated one, which is {0}; {1} lacks hyphens, {2} has them elsewhere."""
+
+
+SETTINGS = {
+    "database_url": "postgresql://nobody:nothing@127.0.0.1:1/nowhere",
+    "broker_url": "amqp://nobody:nothing@127.0.0.1:1/",
+    "signing_keys": ("a-key-that-is-used-in-the-tests-only",),
+    "fingerprint_key": "another-key-that-is-used-in-the-tests-only",
+    "publish_timeout_seconds": 0.2,
+    "body_limit_bytes": LIMIT,
+}
 
 
 @pytest.fixture(scope="module")
 async def gateway() -> AsyncIterator[httpx.AsyncClient]:
     """A client of a gateway with nothing behind it: what is refused here, the gateway refuses by itself."""
-    settings = GatewaySettings.model_validate(
-        {
-            "database_url": "postgresql://nobody:nothing@127.0.0.1:1/nowhere",
-            "broker_url": "amqp://nobody:nothing@127.0.0.1:1/",
-            "signing_keys": ("a-key-that-is-used-in-the-tests-only",),
-            "fingerprint_key": "another-key-that-is-used-in-the-tests-only",
-            "auth": "none",
-            "publish_timeout_seconds": 0.2,
-            "body_limit_bytes": LIMIT,
-        }
-    )
+    async with harness.gateway(GatewaySettings.model_validate(SETTINGS | {"auth": "none"})) as client:
+        yield client
+
+
+@pytest.fixture(scope="module")
+async def users_gateway() -> AsyncIterator[httpx.AsyncClient]:
+    """As `gateway`, where users sign in; the client has an access token."""
+    settings = GatewaySettings.model_validate(SETTINGS)
     async with harness.gateway(settings) as client:
+        client.headers.update(bearer(forged(settings, 1)))
         yield client
 
 
@@ -225,10 +243,10 @@ async def test_every_spelling_of_json_is_read(gateway: httpx.AsyncClient, conten
     assert_problem(response, 422, "validation_failed")
 
 
-@pytest.mark.parametrize("method", ["GET", "PUT", "DELETE"])
+@pytest.mark.parametrize("method", ["GET", "PUT", "PATCH", "DELETE"])
 @pytest.mark.parametrize("note_id", NOT_INTEGERS)
 async def test_id_that_is_no_integer_is_refused(gateway: httpx.AsyncClient, method: str, note_id: str) -> None:
-    body = NOTE if method == "PUT" else None
+    body = NOTE if method in ("PUT", "PATCH") else None
 
     response = await gateway.request(method, f"/notes/{note_id}", json=body)
 
@@ -245,8 +263,35 @@ async def test_id_beyond_64_bits_is_refused(gateway: httpx.AsyncClient, method: 
     assert_invalid(response, ("/path/note_id", "out_of_range"))
 
 
+@pytest.mark.parametrize("method", ["GET", "DELETE"])
+@pytest.mark.parametrize("spelling", NOT_UUIDS)
+async def test_token_id_in_another_spelling_is_refused(
+    users_gateway: httpx.AsyncClient, method: str, spelling: str
+) -> None:
+    token_id = UUID("8e03978e-40d5-43dd-bc93-6894a57f9324")
+    spelt = spelling.format(token_id, token_id.hex, f"{token_id.hex[:4]}-{token_id.hex[4:]}")
+
+    assert_invalid(await users_gateway.request(method, f"/auth/tokens/{spelt}"), ("/path/token_id", "invalid_value"))
+
+
+@pytest.mark.parametrize("days", [True, False, "5", 5.0, 5.5, "1_0", None, [], 10**30, "NaN"])
+async def test_days_that_are_no_json_integer_are_refused(users_gateway: httpx.AsyncClient, days: object) -> None:
+    body = {"name": "script", "scopes": ["notes:read"], "expires_in_days": days}
+
+    response = await users_gateway.post("/auth/tokens", json=body)
+
+    assert response.status_code == 422
+    assert [error["pointer"] for error in response.json()["errors"]] == ["/body/expires_in_days"]
+
+
 @pytest.mark.parametrize("name", ["skip", "limit"])
-@pytest.mark.parametrize("value", ["", "abc", "1.5", "1e3", "null", "%00", "%ff", "1,2"])
+@pytest.mark.parametrize(
+    "value",
+    [
+        *("", "abc", "1.5", "1e3", "null", "%00", "1,2", "-1", "+1", "%2B1", "01", "1_0", "1.0", "%201", "1+", "1%0A"),
+        *("%D9%A3", "%EF%BC%91", "true"),
+    ],
+)
 async def test_page_that_is_no_integer_is_refused(gateway: httpx.AsyncClient, name: str, value: str) -> None:
     assert_invalid(await gateway.get(f"/notes?{name}={value}"), (f"/query/{name}", "not_an_integer"))
 
@@ -254,11 +299,9 @@ async def test_page_that_is_no_integer_is_refused(gateway: httpx.AsyncClient, na
 @pytest.mark.parametrize(
     ("name", "value"),
     [
-        ("skip", "-1"),
         ("skip", str(2**63)),
         ("skip", "9" * 5000),
         ("limit", "0"),
-        ("limit", "-1"),
         ("limit", "1001"),
         ("limit", str(2**63)),
         ("limit", "9" * 5000),
@@ -270,7 +313,7 @@ async def test_page_out_of_range_is_refused(gateway: httpx.AsyncClient, name: st
 
 
 async def test_every_wrong_parameter_is_named(gateway: httpx.AsyncClient) -> None:
-    response = await gateway.get("/notes?skip=-1&limit=x")
+    response = await gateway.get("/notes?skip=9223372036854775808&limit=x")
 
     assert_invalid(response, ("/query/skip", "out_of_range"), ("/query/limit", "not_an_integer"))
 

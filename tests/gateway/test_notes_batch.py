@@ -147,7 +147,14 @@ async def test_preferences_are_those_of_a_single_write(client: httpx.AsyncClient
         ({"items": [CREATE | {"colour": "blue"}]}, "/body/items/0/colour", "unknown_field"),
         ({"items": [{"op": "delete"}]}, "/body/items/0/id", "missing"),
         ({"items": [{"op": "delete", "id": "x"}]}, "/body/items/0/id", "wrong_type"),
-        ({"items": [{"op": "delete", "id": True}]}, "/body/items/0/id", "wrong_type"),
+        *(
+            ({"items": [{"op": "delete", "id": number}]}, "/body/items/0/id", "wrong_type")
+            for number in (True, "1", 1.0, 1.5, None)
+        ),
+        *(
+            ({"items": [{"op": "delete", "id": 1, "if_match": [number]}]}, "/body/items/0/if_match/0", "wrong_type")
+            for number in (True, "1", 1.0)
+        ),
         ({"items": [{"op": "patch", "id": 1, "title": None}]}, "/body/items/0/title", "wrong_type"),
         ({"items": [{"op": "delete", "id": 1, "if_match": [0]}]}, "/body/items/0/if_match/0", "out_of_range"),
         ({"items": [{"op": "replace", "id": 1, "title": "x"}]}, "/body/items/0/description", "missing"),

@@ -106,7 +106,7 @@ async def test_merge_patch_replaces_no_note(shared_client: httpx.AsyncClient, pa
     assert "accept-patch" not in refused.headers
 
 
-@pytest.mark.parametrize("note_id", ["999999", "0", "-1"])
+@pytest.mark.parametrize("note_id", ["999999", "0", "9223372036854775807"])
 async def test_patch_of_a_note_that_does_not_exist_is_not_found(shared_client: httpx.AsyncClient, note_id: str) -> None:
     assert (await shared_client.patch(f"/notes/{note_id}", json={"title": "Pen"})).status_code == 404
 
