@@ -18,6 +18,7 @@ from starlette.types import Receive, Send
 from starlette.types import Scope as AsgiScope
 
 from gateway.errors import ProblemError, invalid
+from gateway.media_types import media_type_of, refuse_coded_body, unsupported_media_type
 from gateway.metrics import told_of
 from gateway.openapi import SCHEMA, Part
 from gateway.pages import NotesPage, Page, SearchPage
@@ -41,7 +42,13 @@ def _once(scopes: tuple[Scope, ...]) -> tuple[Scope, ...]:
 
 
 class PlainRoute(APIRoute):
-    """A route whose endpoint takes the request alone and makes the whole response, once its rule has let it in."""
+    """A route whose endpoint takes the request alone and makes the whole response, once its rule has let it in.
+
+    A query that its operation does not declare is refused, after the rule; an endpoint that applies its rule itself
+    does that too.
+    """
+
+    ignores_query = False
 
     def matches(self, scope: AsgiScope) -> tuple[Match, AsgiScope]:
         """Whether it serves the request; a path without parameters is nobody else's, whatever the method."""
@@ -54,18 +61,26 @@ class PlainRoute(APIRoute):
         if self.dependant.dependencies:
             raise TypeError(f"{self.name} declares dependencies, which a plain route would not run")
         rule, endpoint = rule_of(self), self.endpoint
+        takes_query = self.ignores_query or has_query(self.openapi_extra or {})
 
         async def admit(request: Request) -> Response:
             await rule.admit(request)
+            if request.scope["query_string"] and not takes_query:
+                NO_QUERY.of(request)
             response: Response = await endpoint(request)
             return response
 
-        return endpoint if rule == OPEN or rule.is_applied_by_endpoint else admit
+        return endpoint if (rule == OPEN and takes_query) or rule.is_applied_by_endpoint else admit
 
     def handle(self, scope: AsgiScope, receive: Receive, send: Send) -> Coroutine[Any, Any, None]:
         """As FastAPI does, and has the request counted for this route."""
         told_of(scope).route = self.path
         return super().handle(scope, receive, send)
+
+
+def has_query(operation: Part) -> bool:
+    """Whether an operation declares parameters of its query."""
+    return any(parameter["in"] == "query" for parameter in operation.get("parameters", ()))
 
 
 class Reader(Protocol):
@@ -143,6 +158,11 @@ class NotePath(BaseModel):
     note_id: Integer64
 
 
+class NoQuery(BaseModel, extra="forbid"):
+    """What an operation without parameters is asked for."""
+
+
+NO_QUERY = Parameters(NoQuery, "query")
 TOKEN_PATH = Parameters(TokenPath, "path")
 NOTE_PATH = Parameters(NotePath, "path")
 PAGE = Parameters(Page, "query")
@@ -191,13 +211,11 @@ class Body(Generic[ModelT]):
         return {"requestBody": {"required": True, "content": {each: {"schema": schema} for each in self._media_types}}}
 
     def _require_media_type(self, request: Request) -> None:
-        declared = ",".join(request.headers.getlist("content-type"))
-        media_type, _, parameters = declared.lower().partition(";")
-        charset = parameters.strip().removeprefix("charset=").strip('"')
-        if media_type.strip() not in self._media_types or charset not in ("", "utf-8"):
+        refuse_coded_body(request)
+        if media_type_of(request) not in self._media_types:
             detail = f"Send the body as {' or '.join(self._media_types)}"
             headers = {"Accept-Patch": ", ".join(self._media_types)} if request.method == "PATCH" else None
-            raise ProblemError(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "unsupported_media_type", detail, headers=headers)
+            raise unsupported_media_type(detail, headers)
 
 
 Password = Annotated[SecretStr, Field(min_length=8, max_length=128, json_schema_extra={"format": "password"})]

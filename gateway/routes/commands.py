@@ -15,7 +15,7 @@ from gateway.errors import ProblemError
 from gateway.openapi import GET_COMMAND
 from gateway.personal_tokens import revealed
 from gateway.preferences import PREFER, Preferences
-from gateway.requests import PlainRoute, described_by
+from gateway.requests import NO_QUERY, PlainRoute, described_by
 from gateway.rules import MAY_POLL, MAY_WRITE
 from gateway.schemas import Answer, CommandState
 from gateway.writes import answer, patience
@@ -40,6 +40,7 @@ async def get_command(request: Request) -> Response:
     """The state of a write; `answer` is what it would have been answered, had it waited."""
     gateway, preferences = gateway_of(request), PREFER.of(request)
     ticket = await ticket_of(request)
+    NO_QUERY.of(request)
     identify_lines(command_id=str(ticket.command_id))
     wait_seconds = patience(gateway, preferences) if preferences.wait_seconds else 0.0
     outcome = await awaited(gateway, finder(request, ticket), wait_seconds)

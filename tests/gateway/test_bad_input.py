@@ -1,6 +1,7 @@
 """Bad requests: each is refused with a problem that tells what is wrong, before anything is published."""
 
 import asyncio
+import gzip
 import json
 from collections.abc import AsyncIterator
 from typing import Any
@@ -219,8 +220,28 @@ async def test_body_that_never_ends_is_refused_when_it_is_too_large(gateway: htt
         ["application/problem+json"],
         ["application/json; charset=latin-1"],
         ["application/json; charset=utf-16"],
+        ["application/json; charset=utf-8-sig"],
+        ["application/json; charset=utf-7"],
+        ["application/json; charset=nonsense"],
+        ["application/json; charset=idna"],
+        ["application/json; charset=hex"],
+        ["application/json; charset=%00"],
+        ["application/json; charset="],
+        ['application/json; charset=""'],
+        [f"application/json; charset={'x' * 5000}"],
+        ["application/json; charset=utf-8; charset=latin-1"],
+        ["application/json; profile=x; CHARSET=latin-1"],
+        ['application/json; charset="latin\\-1"'],
+        ["application/json charset=utf-8"],
+        ["application/json; charset"],
+        ["application/json; charset = utf-8"],
+        ['application/json; profile="x'],
+        ["application/json; profile=a b"],
         ["application/json, text/plain"],
+        ["application/json; profile=x, text/plain"],
         ["application/json", "text/plain"],
+        ["application/json", "application/json"],
+        [f"application/json{'; ' * 5000}x"],
     ],
     ids=" and ".join,
 )
@@ -235,12 +256,86 @@ async def test_body_that_is_not_declared_as_json_is_refused(
 
 
 @pytest.mark.parametrize(
-    "content_type", ["APPLICATION/JSON", "application/json;charset=UTF-8", 'application/json; charset="utf-8"']
+    "content_type",
+    [
+        "APPLICATION/JSON",
+        "application/json;",
+        "application/json ; ;",
+        "application/json;charset=UTF-8",
+        'application/json; charset="utf-8"',
+        'application/json; charset="\\utf-8"',
+        *(f"application/json; charset={name}" for name in ("utf8", "UTF8", "Utf_8", "u8", "utf", "cp65001")),
+        "application/json; profile=x",
+        "application/json; odata.metadata=minimal; v=1.0; charset=utf8",
+        'application/json; profile="https://schema.example/a;charset=latin-1, \\"b"; charset=utf-8',
+        "application/json; charset=utf-8; charset=UTF8",
+    ],
 )
 async def test_every_spelling_of_json_is_read(gateway: httpx.AsyncClient, content_type: str) -> None:
     response = await gateway.post("/notes", content=b"{}", headers={"content-type": content_type})
 
     assert_problem(response, 422, "validation_failed")
+
+
+WITH_A_BODY = [
+    *(("POST", path) for path in ("/notes", "/notes/batch", "/users", "/auth/tokens", "/auth/token")),
+    *(("PUT", "/notes/1"), ("PATCH", "/notes/1"), ("PATCH", "/users/me")),
+]
+
+
+@pytest.mark.parametrize(("method", "path"), WITH_A_BODY)
+@pytest.mark.parametrize(
+    "codings", [["gzip"], ["GZIP"], ["br"], ["identity, gzip"], ["gzip, gzip"], ["identity", "zstd"], ["x"]], ids=str
+)
+async def test_compressed_body_is_refused_with_the_codings_there_are(
+    users_gateway: httpx.AsyncClient, method: str, path: str, codings: list[str]
+) -> None:
+    form = path == "/auth/token"
+    content_type = "application/x-www-form-urlencoded" if form else "application/json"
+    content = gzip.compress(b"username=Ada&password=secret" if form else note())
+    headers = [("Content-Type", content_type), *(("Content-Encoding", coding) for coding in codings)]
+
+    response = await users_gateway.request(method, path, content=content, headers=headers)
+
+    assert_problem(response, 415, "unsupported_media_type")
+    assert response.headers["accept-encoding"] == "identity"
+    assert "accept-patch" not in response.headers
+
+
+@pytest.mark.parametrize("coding", ["identity", "Identity", "", "identity, identity", ",identity"])
+async def test_body_that_is_as_it_is_may_say_so(gateway: httpx.AsyncClient, coding: str) -> None:
+    response = await gateway.post("/notes", content=b"{}", headers=JSON | {"Content-Encoding": coding})
+
+    assert_problem(response, 422, "validation_failed")
+
+
+@pytest.mark.parametrize("text", ["%ff", "%C3", "a%80b", "%C0%80", "%ED%A0%80", "%F5%80%80%80", "a%C3&b%A9"])
+async def test_bytes_of_a_query_that_are_no_utf_8_are_refused(gateway: httpx.AsyncClient, text: str) -> None:
+    for request, name in (
+        ("GET /notes?limit=1&title_prefix={0}", "title_prefix"),
+        ("GET /notes/search?q={0}", "q"),
+        ("GET /notes?limit={0}", "limit"),
+        ("GET /notes/1?colour={0}", "colour"),
+        ("DELETE /notes/1?{0}=1", None),
+    ):
+        response = await gateway.request(*request.format(text).split())
+
+        assert_problem(response, 422, "validation_failed")
+        errors = response.json()["errors"]
+        assert {error["code"] for error in errors} == {"invalid_value"}
+        assert errors[0]["pointer"] == f"/query/{name}" if name else "\ufffd" in errors[0]["pointer"]
+
+
+@pytest.mark.parametrize("text", ["é", "\xff", "%C3\xa9"])
+async def test_target_with_bytes_beyond_ascii_is_refused(gateway: httpx.AsyncClient, text: str) -> None:
+    for target in (f"/notes?title_prefix={text}", f"/notes/1{text}"):
+        stream, writer = await asyncio.open_connection(gateway.base_url.host, gateway.base_url.port)
+        writer.write(f"GET {target} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n".encode("latin-1"))
+        async with asyncio.timeout(10):
+            answer = await stream.read()
+        writer.close()
+
+        assert answer.startswith(b"HTTP/1.1 400 ")
 
 
 @pytest.mark.parametrize("method", ["GET", "PUT", "PATCH", "DELETE"])
