@@ -167,11 +167,12 @@ def _command(*codes: str) -> Responses:
 
 
 WRITTEN = ("Preference-Applied", "Idempotent-Replayed")
+WITHOUT_BODY = "without a body, as preferred, or because the credentials lack `notes:read`"
 BODY = ("invalid_json", "request_timeout", "unsupported_media_type")
 CHANGE = ("note_not_found", "precondition_failed", "precondition_required")
 CHANGED: Responses = {
     200: answer("The note as it is now", "ETag", *WRITTEN),
-    204: answer("It has happened; without a body, as preferred", "ETag", *WRITTEN),
+    204: answer(f"It has happened; {WITHOUT_BODY}", "ETag", *WRITTEN),
 }
 PATCH = problems("unsupported_media_type", headers=("Accept-Patch",))
 GONE: Responses = {204: answer("It is gone", *WRITTEN)}
@@ -179,17 +180,16 @@ GONE: Responses = {204: answer("It is gone", *WRITTEN)}
 LIST_NOTES = _read_notes(headers=("Link", "X-Total-Count"))
 SEARCH_NOTES = _read_notes(headers=("Link",))
 GET_NOTE = _read_notes("note_not_found")
-CREATE_NOTE = {201: answer("The note", "Location", "ETag", *WRITTEN)} | _write(*BODY)
+CREATE_NOTE = {201: answer(f"The note, or {WITHOUT_BODY}", "Location", "ETag", *WRITTEN)} | _write(*BODY)
 REPLACE_NOTE = CHANGED | _write(*BODY, *CHANGE)
 PATCH_NOTE = REPLACE_NOTE | PATCH
 CHANGE_NOTES = {
     200: answer("What became of each of them", *WRITTEN),
-    204: answer("All have happened; without a body, as preferred", *WRITTEN),
+    204: answer(f"All have happened; {WITHOUT_BODY}", *WRITTEN),
 } | _write(*BODY, *CHANGE)
 DELETE_NOTE = GONE | _write(*CHANGE)
-GET_COMMAND = {200: answer("The state of the write", "Retry-After", "Preference-Applied")} | _read(
-    "command_not_found", "command_gone"
-)
+STATE = "The state of the write; `answer` has no body that the credentials could not read"
+GET_COMMAND = {200: answer(STATE, "Retry-After", "Preference-Applied")} | _read("command_not_found", "command_gone")
 REGISTER_USER = {201: answer("The user", "Location", *WRITTEN)} | _command(*BODY, "name_taken", "too_many_requests")
 GET_USER = _read()
 USER_CHANGED: Responses = {
@@ -233,7 +233,7 @@ SECURITY_SCHEMES: Part = {
                 "tokenUrl": "/auth/token",
                 "scopes": {
                     Scope.READ.value: "Read notes",
-                    Scope.WRITE.value: "Write notes, and ask what became of it",
+                    Scope.WRITE.value: "Write notes, and ask what became of it; answers show none without `notes:read`",
                     Scope.ACCOUNT.value: "Change the account and its personal tokens",
                 },
             }
