@@ -12,7 +12,8 @@ from tests.canaries import NOTE
 from tests.harness import decided
 from worker.settings import WorkerSettings
 
-CHANGES: list[tuple[str, Any]] = [("PUT", NOTE), ("PATCH", {"title": "Pen"}), ("DELETE", None)]
+NEW = NOTE | {"title": "Pencil"}
+CHANGES: list[tuple[str, Any]] = [("PUT", NEW), ("PATCH", {"title": "Pen"}), ("DELETE", None)]
 MALFORMED = ["", ",", "1", '"1', "'1'", 'w/"1"', 'W/ "1"', '"1" "2"', '"1""2"', '"1";"2"', '*, "1"', "**", '"a b"']
 CODINGS = ["gzip", "br", "zstd", "deflate"]
 TAGS_OF_VERSION_1 = [
@@ -51,7 +52,7 @@ def assert_malformed(response: httpx.Response, name: str) -> None:
 async def test_every_answer_with_a_note_has_the_tag_of_its_version(shared_client: httpx.AsyncClient) -> None:
     created = await shared_client.post("/notes", json=NOTE)
     path = created.headers["location"]
-    replaced = await shared_client.put(path, json=NOTE)
+    replaced = await shared_client.put(path, json=NEW)
     patched = await shared_client.patch(path, json={"title": "Pen"})
     read, head = await shared_client.get(path), await shared_client.head(path)
 
@@ -109,8 +110,8 @@ async def test_note_that_does_not_exist_is_not_found_whatever_the_condition(
 async def test_conditions_in_several_lines_are_one_list(shared_client: httpx.AsyncClient, path: str) -> None:
     matching = conditional("If-Match", '"8"', '"1"')
 
-    assert (await shared_client.put(path, json=NOTE, headers=matching)).status_code == 200
-    assert_outdated(await shared_client.put(path, json=NOTE, headers=matching), '"2"')
+    assert (await shared_client.put(path, json=NEW, headers=matching)).status_code == 200
+    assert_outdated(await shared_client.put(path, json=NEW, headers=matching), '"2"')
 
 
 async def test_both_conditions_must_hold(shared_client: httpx.AsyncClient, path: str) -> None:
@@ -166,8 +167,10 @@ async def test_list_is_sent_again_once_it_has_changed(client: httpx.AsyncClient)
         return known
 
     assert await is_known()
-    await client.put(path, json=NOTE)
+    await client.put(path, json=NEW)
     assert not await is_known()
+    await client.put(path, json=NEW)
+    assert await is_known()
     await client.post("/notes", json=NOTE)
     assert not await is_known()
     await client.delete(path)

@@ -172,7 +172,7 @@ async def test_key_and_request_name_the_same_command_in_every_version(
 async def test_attempts_at_the_same_time_have_one_effect_and_one_answer(shared_client: httpx.AsyncClient) -> None:
     path, headers = await created(shared_client), key()
 
-    answers = await asyncio.gather(*(shared_client.put(path, json=NOTE, headers=headers) for _ in range(50)))
+    answers = await asyncio.gather(*(shared_client.put(path, json=OTHER, headers=headers) for _ in range(50)))
 
     assert {(answer.status_code, answer.text) for answer in answers} == {(200, (await shared_client.get(path)).text)}
     assert answers[0].json()["version"] == 2

@@ -55,6 +55,23 @@ async def test_all_writes_happen_in_their_order(three: httpx.AsyncClient) -> Non
     assert await all_notes(three) == [(1, "Patched", 3), (3, "Ink", 2), (4, "New", 1)]
 
 
+async def test_item_that_changes_nothing_tells_the_version_that_its_note_keeps(three: httpx.AsyncClient) -> None:
+    response = await batch(
+        three,
+        {"op": "patch", "id": 1},
+        {"op": "replace", "id": 2, **NOTE, "if_match": [1]},
+        {"op": "patch", "id": 3, "title": "Pen"},
+        {"op": "patch", "id": 3, "title": "Pen"},
+    )
+
+    assert [(item["status"], item["version"]) for item in response.json()["items"]] == [
+        (200, 1),
+        (200, 1),
+        (200, 2),
+        (200, 2),
+    ]
+
+
 @pytest.mark.parametrize(
     ("bad", "status", "code"),
     [
