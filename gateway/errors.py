@@ -43,6 +43,7 @@ FIELD_CODES = {
     "uuid_parsing": "invalid_value",
     "uuid_type": "invalid_value",
     "string_type": "wrong_type",
+    "string_unicode": "invalid_value",
     "model_type": "wrong_type",
     "model_attributes_type": "wrong_type",
     "int_type": "wrong_type",

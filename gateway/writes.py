@@ -2,33 +2,37 @@
 
 import asyncio
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
 from http import HTTPStatus
+from typing import get_args
 from uuid import UUID, uuid4
 
 from fastapi import Request, Response
 from pydantic import BaseModel
 
+from gateway.caller import EVERY_SCOPE
 from gateway.conditions import etag
 from gateway.dependencies import Gateway, caller_of, gateway_of
 from gateway.errors import IDEMPOTENT_REPLAYED, ProblemError, overloaded, problem_of, retry_after
 from gateway.idempotency import IDEMPOTENCY_KEY, command_id
 from gateway.metrics import NOT_ACCEPTED
-from gateway.preferences import PREFER, Preferences
+from gateway.preferences import DEFAULTS, PREFER, Preferences
 from gateway.publisher import NotAcceptedError, OverloadedError, UnconfirmedError
 from gateway.queries import DatabaseUnavailableError
 from gateway.replies import Attempt
 from gateway.schemas import CommandState
 from gateway.settings import GatewaySettings
 from gateway.traces import publishing
-from shared.contracts import NOBODY, Command, Outcome, OutcomeStatus, outcome_for
+from shared.contracts import NOBODY, Command, NoteCommand, Outcome, OutcomeStatus, Scope, outcome_for
 from shared.telemetry import identify_lines
 from shared.tracing import Step
 
 LOOK_UP_TIMEOUT_SECONDS = 1.0
+ABOUT_NOTES = frozenset(model.model_fields["type"].default for model in get_args(NoteCommand))
+"""The types of commands whose outcomes tell of notes; the others' tell of accounts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +44,8 @@ class Identity:
     command_id: UUID
     is_repeatable: bool
     """Whether the request carries a key, so that its repetition is the same command."""
+    scopes: frozenset[Scope]
+    """Of the credentials that the request came with."""
     issued_at: datetime = field(default_factory=lambda: datetime.now(UTC))
 
 
@@ -49,10 +55,21 @@ def identify(
     """The identity of the caller's command about the target, or of nobody's in a scope of its own."""
     key, command_type = IDEMPOTENCY_KEY.of(request), model.model_fields["type"].default
     if scope is not None:
-        return Identity(NOBODY, 0, command_id(scope, command_type, target, key), key is not None)
+        return Identity(NOBODY, 0, command_id(scope, command_type, target, key), key is not None, EVERY_SCOPE)
     caller = caller_of(request)
     made = command_id(caller.owner, command_type, target, key)
-    return Identity(caller.owner, caller.credentials_version, made, key is not None)
+    return Identity(caller.owner, caller.credentials_version, made, key is not None, caller.scopes)
+
+
+@dataclass(frozen=True, slots=True)
+class Recipient:
+    """Who gets an answer."""
+
+    scopes: Collection[Scope]
+    """Those of the credentials: without the one that a resource is read with, its text is left out."""
+    prefix: str
+    """What every path begins with."""
+    preferences: Preferences = DEFAULTS
 
 
 def as_it_is(outcome: Outcome) -> Outcome:
@@ -87,7 +104,8 @@ async def perform(
     if outcome is None:
         return accepted(gateway, command, preferences.kept(wait_seconds))
     url = partial(gateway.command_urls.url, command, confirmed=True)
-    return answer(shown(outcome), command.attempt_id, url, preferences, root_path=gateway.settings.prefix)
+    recipient = Recipient(identity.scopes, gateway.settings.prefix, preferences)
+    return answer(shown(outcome), command.attempt_id, url, recipient)
 
 
 def new_command(
@@ -161,14 +179,7 @@ async def look_up(gateway: Gateway, command: Command) -> Outcome | None:
     return outcome and outcome_for(command.fingerprint, outcome)
 
 
-def answer(
-    outcome: Outcome,
-    attempt_id: UUID,
-    command_url: Callable[[], str],
-    preferences: Preferences | None = None,
-    *,
-    root_path: str,
-) -> Response:
+def answer(outcome: Outcome, attempt_id: UUID, command_url: Callable[[], str], recipient: Recipient) -> Response:
     """The response that a committed outcome is to one of the attempts at it."""
     headers: dict[str, str] = {}
     if outcome.attempt_id not in (None, attempt_id):
@@ -178,8 +189,17 @@ def answer(
     if outcome.status is not OutcomeStatus.APPLIED:
         return problem_of(outcome, command_url, headers).response()
     if outcome.http_status == HTTPStatus.CREATED:
-        headers["Location"] = root_path + location(outcome)
-    return applied(outcome, headers, preferences or Preferences())
+        headers["Location"] = recipient.prefix + location(outcome)
+    preferences = recipient.preferences
+    if not may_read(recipient.scopes, outcome):
+        preferences = preferences.without_representation()
+        outcome = outcome.model_copy(update={"body": None})
+    return applied(outcome, headers, preferences)
+
+
+def may_read(scopes: Collection[Scope], outcome: Outcome) -> bool:
+    """Whether credentials with these scopes could read what the command has written."""
+    return (Scope.READ if outcome.type in ABOUT_NOTES else Scope.ACCOUNT) in scopes
 
 
 def location(outcome: Outcome) -> str:

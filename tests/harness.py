@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
+from datetime import datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -169,6 +170,11 @@ async def _is_consuming(consumer: Consumer, running: asyncio.Task[None], partiti
     if running.done():
         await running
     return len(consumer.partitions) == partitions
+
+
+def dated(note: dict[str, Any]) -> dict[str, Any]:
+    """A note with its dates as such: services of the version before leave out zeros at the end of a date."""
+    return note | {name: datetime.fromisoformat(note[name]) for name in ("created_date", "updated_date")}
 
 
 def lasting_headers(response: httpx.Response) -> dict[str, str]:

@@ -56,7 +56,7 @@ from shared.contracts.outcomes import (
     Reply,
     outcome_for,
 )
-from shared.contracts.values import STORABLE, Instant, Int64, StorableText, storable
+from shared.contracts.values import STORABLE, Instant, Int64, PrintedTime, StorableText, print_time, storable
 from shared.contracts.wire import (
     COMMANDS_CONTENT_TYPE,
     MAX_MESSAGE_BYTES,
@@ -109,6 +109,7 @@ __all__ = [
     "PatchItem",
     "PatchNote",
     "Preconditions",
+    "PrintedTime",
     "PublicToken",
     "PublicUser",
     "Received",
@@ -137,6 +138,7 @@ __all__ = [
     "envelope_of",
     "folded",
     "outcome_for",
+    "print_time",
     "storable",
     "username",
     "weight",

@@ -1,10 +1,7 @@
 """Behind proxies as people have them: nginx with its defaults, and under a prefix of the path."""
 
 import asyncio
-import shutil
-import subprocess
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from pathlib import Path
 
 import httpx
@@ -14,55 +11,14 @@ from gateway.settings import GatewaySettings
 from tests import harness
 from tests.accounts import sign_up
 from tests.canaries import NOTE, PASSWORD
-from tests.harness import eventually
-from tests.proxy import free_port
+from tests.web_proxies import NGINX, nginx
 from worker.settings import WorkerSettings
 
-NGINX = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin")
 pytestmark = pytest.mark.skipif(NGINX is None, reason="needs nginx: apt-get install nginx-light")
-CONFIGURATION = """
-daemon off;
-master_process off;
-pid nginx.pid;
-error_log stderr;
-events {{}}
-http {{
-  access_log off;
-  client_body_temp_path body; proxy_temp_path proxy; fastcgi_temp_path f; uwsgi_temp_path u; scgi_temp_path s;
-  upstream gateway {{ server {gateway}; keepalive 8; }}
-  server {{ listen 127.0.0.1:{port}; {server} }}
-}}
-"""
 DEFAULTS = "location / { proxy_pass http://gateway; proxy_set_header Host $host; }"
 KEPT_ALIVE = DEFAULTS.replace("}", 'proxy_http_version 1.1; proxy_set_header Connection ""; }')
 REMOVED = "location /inkwell/ { proxy_pass http://gateway/; }"
 LEFT = "location /inkwell/ { proxy_pass http://gateway; }"
-COMPRESSED = "gzip on; gzip_min_length 1; gzip_types application/json; gzip_proxied any; " + KEPT_ALIVE
-
-
-@asynccontextmanager
-async def nginx(gateway: httpx.AsyncClient, server: str, folder: Path) -> AsyncIterator[httpx.AsyncClient]:
-    """A client of the gateway behind an nginx with this in its server block."""
-    port = free_port()
-    configuration = folder / "nginx.conf"
-    address = f"{gateway.base_url.host}:{gateway.base_url.port}"
-    configuration.write_text(CONFIGURATION.format(gateway=address, port=port, server=server))
-    command = (str(NGINX), "-p", str(folder), "-c", str(configuration))
-    running = await asyncio.create_subprocess_exec(*command, stderr=subprocess.PIPE)
-    try:
-        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=30) as client:
-            await eventually(lambda: is_listening(client))
-            yield client
-    finally:
-        running.terminate()
-        await running.communicate()
-
-
-async def is_listening(client: httpx.AsyncClient) -> bool:
-    try:
-        return (await client.get("/health/live")).status_code > 0
-    except httpx.TransportError:
-        return False
 
 
 @pytest.mark.parametrize("server", [DEFAULTS, KEPT_ALIVE], ids=["1.0", "1.1"])
@@ -89,18 +45,6 @@ async def test_connection_that_nginx_keeps_is_not_closed_under_a_write(
         await asyncio.sleep(6)  # uvicorn's own limit is 5 s
 
         assert (await client.post("/notes", json=NOTE)).status_code == 201
-
-
-async def test_write_is_conditional_on_the_tag_that_a_compressing_proxy_has_weakened(
-    shared_client: httpx.AsyncClient, tmp_path: Path
-) -> None:
-    async with nginx(shared_client, COMPRESSED, tmp_path) as client:
-        path = (await client.post("/notes", json=NOTE)).headers["location"]
-        tag = (await client.get(path)).headers["etag"]
-        replaced = await client.put(path, json=NOTE | {"title": "Blue"}, headers={"If-Match": tag})
-        again = await client.put(path, json=NOTE, headers={"If-Match": tag})
-
-    assert (tag, replaced.status_code, again.status_code) == ('W/"1"', 200, 412)
 
 
 @pytest.mark.parametrize("server", [REMOVED, LEFT], ids=["removed", "left"])

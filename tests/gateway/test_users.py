@@ -203,6 +203,19 @@ async def test_user_may_write_the_own_name_in_other_letters(users_client: httpx.
     assert (await users_client.patch("/users/me", json={"name": "ADA"}, headers=ada.headers)).status_code == 200
 
 
+@pytest.mark.parametrize("change", [{}, {"name": "Ada"}])
+async def test_change_to_what_is_there_already_leaves_the_user_as_it_is(
+    users_client: httpx.AsyncClient, change: dict[str, str]
+) -> None:
+    ada = await sign_up(users_client, "Ada")
+    before = await users_client.get("/users/me", headers=ada.headers)
+
+    changed = await users_client.patch("/users/me", json=change, headers=ada.headers)
+
+    assert (changed.status_code, changed.text) == (200, before.text)
+    assert (await users_client.get("/users/me", headers=ada.headers)).text == before.text
+
+
 async def test_user_cannot_take_the_name_of_another(users_client: httpx.AsyncClient) -> None:
     await sign_up(users_client, "Ada")
     bob = await sign_up(users_client, "Bob")

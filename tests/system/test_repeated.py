@@ -13,7 +13,7 @@ import httpx
 import pytest
 
 from dev.backend import Services
-from tests.harness import decided, eventually
+from tests.harness import dated, decided, eventually
 from tests.system.stack import Load, Process, Stack, check, running_stack
 
 NOTE = {"title": "once", "description": ""}
@@ -99,7 +99,7 @@ async def assert_one_effect(stack: Stack, answers: list[httpx.Response]) -> None
     """The note exists once, and every answer is that it was created, one of them for the first time."""
     [note] = (await stack.client.get("/notes")).json()
     assert {(answer.status_code, answer.text) for answer in answers} == {(201, answers[0].text)}
-    assert answers[0].json() == note
+    assert dated(answers[0].json()) == dated(note)
     assert sum("idempotent-replayed" not in answer.headers for answer in answers) == 1
 
 
