@@ -70,8 +70,8 @@ CODES = {
     "headers_too_large": (431, "The headers are over the limit"),
     "command_failed": (500, "Accepted, no effect, kept for an operator; `command` is its URL"),
     "internal_error": (500, "A bug in the gateway, which it has logged"),
-    "not_accepted": (503, "The broker did not take the write, which certainly has no effect: repeat it"),
-    "overloaded": (503, "Too many requests wait already; this one certainly has no effect: repeat it later"),
+    "not_accepted": (503, "This request certainly has no effect: the broker did not take it. Repeat it, with its key"),
+    "overloaded": (503, "This request certainly has no effect: too many wait. Repeat it later, with its key"),
     "database_unavailable": (503, "Postgres does not answer; try again"),
     "unconfirmed": (504, "Unknown: repeat it with its key, or ask `command`, its URL"),
 }

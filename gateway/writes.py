@@ -31,6 +31,10 @@ from shared.telemetry import identify_lines
 from shared.tracing import Step
 
 LOOK_UP_TIMEOUT_SECONDS = 1.0
+KEY_LOOK_UP_TIMEOUT_SECONDS = 0.4
+"""After the whole publish timeout, and within the second that an answer may come later than its deadline."""
+REPEAT_FREELY = "Repeat it as often as you like"
+REPEAT_WITH_KEY = "An earlier one with the key may have one: repeat it with the same key, never as a new write"
 ABOUT_NOTES = frozenset(model.model_fields["type"].default for model in get_args(NoteCommand))
 """The types of commands whose outcomes tell of notes; the others' tell of accounts."""
 
@@ -86,8 +90,8 @@ async def perform(
 ) -> Response:
     """Publishes the request's command and answers with its outcome, or 202 where none is known within the wait.
 
-    Raises ProblemError 503 `not_accepted` or `overloaded` where it certainly has no effect, and 504 `unconfirmed`
-    where nobody can tell.
+    Raises ProblemError 503 `not_accepted` or `overloaded` where this request certainly has no effect, and 504
+    `unconfirmed` where nobody can tell; the outcome of an earlier request with the key is answered instead.
     """
     gateway, preferences = gateway_of(request), PREFER.of(request)
     identity = identity or identify(request, model, getattr(data, "note_id", None))
@@ -97,10 +101,11 @@ async def perform(
     wait_seconds = patience(gateway, preferences)
     wait_ends = asyncio.get_running_loop().time() + wait_seconds
     with gateway.replies.expected(command) as attempt:
-        await publish(gateway, attempt, step, may_repeat=identity.is_repeatable)
+        outcome = await publish(gateway, attempt, step, is_repeatable=identity.is_repeatable)
         if gateway.draining.is_set():  # since the wait was chosen
             wait_ends = 0.0
-        outcome = await outcome_of(gateway, attempt, wait_ends) if wait_seconds else None
+        if outcome is None and wait_seconds:
+            outcome = await outcome_of(gateway, attempt, wait_ends)
     if outcome is None:
         return accepted(gateway, command, preferences.kept(wait_seconds))
     url = partial(gateway.command_urls.url, command, confirmed=True)
@@ -142,21 +147,34 @@ def patience(gateway: Gateway, preferences: Preferences) -> float:
     return preferences.wait_or(gateway.settings.wait_seconds)
 
 
-async def publish(gateway: Gateway, attempt: Attempt, step: Step, *, may_repeat: bool) -> None:
-    """Returns when the broker has confirmed the attempt, or its outcome came first; raises as `perform`."""
+async def publish(gateway: Gateway, attempt: Attempt, step: Step, *, is_repeatable: bool) -> Outcome | None:
+    """Returns when the broker has confirmed the attempt, or its outcome came first; raises as `perform`.
+
+    What an earlier request with the same key has become is returned where this one was not published for certain.
+    """
     try:
         with step:
             await gateway.publisher.publish(attempt)
-    except OverloadedError:
-        NOT_ACCEPTED.labels("overloaded").inc()
-        raise overloaded() from None
-    except NotAcceptedError:
-        NOT_ACCEPTED.labels("not_accepted").inc()
-        raise not_accepted() from None
-    except UnconfirmedError:
-        NOT_ACCEPTED.labels("unconfirmed").inc()
-        url = gateway.command_urls.url(attempt.command, confirmed=False)
-        raise unconfirmed(url, may_repeat=may_repeat) from None
+    except (NotAcceptedError, UnconfirmedError) as error:
+        if is_repeatable and (outcome := await look_up(gateway, attempt.command, KEY_LOOK_UP_TIMEOUT_SECONDS)):
+            return outcome
+        problem = unpublished(gateway, attempt.command, error, is_repeatable=is_repeatable)
+        NOT_ACCEPTED.labels(problem.problem.code).inc()
+        raise problem from None
+    return None
+
+
+def unpublished(
+    gateway: Gateway, command: Command, error: NotAcceptedError | UnconfirmedError, *, is_repeatable: bool
+) -> ProblemError:
+    """The problem of a write that the broker did not take, or may not have taken."""
+    match error:
+        case OverloadedError():
+            return overloaded(REPEAT_WITH_KEY if is_repeatable else REPEAT_FREELY)
+        case NotAcceptedError():
+            return not_accepted(REPEAT_WITH_KEY if is_repeatable else REPEAT_FREELY)
+        case UnconfirmedError():
+            return unconfirmed(gateway.command_urls.url(command, confirmed=False), may_repeat=is_repeatable)
 
 
 async def outcome_of(gateway: Gateway, attempt: Attempt, deadline: float) -> Outcome | None:
@@ -169,10 +187,12 @@ async def outcome_of(gateway: Gateway, attempt: Attempt, deadline: float) -> Out
     return outcome or await look_up(gateway, attempt.command)
 
 
-async def look_up(gateway: Gateway, command: Command) -> Outcome | None:
+async def look_up(
+    gateway: Gateway, command: Command, timeout_seconds: float = LOOK_UP_TIMEOUT_SECONDS
+) -> Outcome | None:
     """One look at what is committed; None also where Postgres does not answer at once."""
     try:
-        async with asyncio.timeout(LOOK_UP_TIMEOUT_SECONDS):
+        async with asyncio.timeout(timeout_seconds):
             outcome = await gateway.queries.find_outcome(command.owner, command.id)
     except (TimeoutError, DatabaseUnavailableError):
         return None
@@ -230,14 +250,10 @@ def accepted(gateway: Gateway, command: Command, preferences: Preferences) -> Re
     return Response(state.model_dump_json(), HTTPStatus.ACCEPTED, headers, media_type="application/json")
 
 
-def not_accepted() -> ProblemError:
-    """503: the write has had no effect and never will."""
-    return ProblemError(
-        HTTPStatus.SERVICE_UNAVAILABLE,
-        "not_accepted",
-        "The broker did not take the write; it has no effect and can be repeated freely",
-        headers=retry_after(),
-    )
+def not_accepted(advice: str) -> ProblemError:
+    """503: this request has had no effect and never will."""
+    detail = f"The broker did not take the write: this request has no effect. {advice}"
+    return ProblemError(HTTPStatus.SERVICE_UNAVAILABLE, "not_accepted", detail, headers=retry_after())
 
 
 def unconfirmed(command_url: str, *, may_repeat: bool) -> ProblemError:
