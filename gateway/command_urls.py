@@ -45,10 +45,13 @@ class CommandUrls:
         return f"{self._prefix}{self._signer.sign(base64_encode(head + command.fingerprint.encode())).decode()}"
 
     def read(self, token: str) -> CommandTicket | None:
-        """What the URL holds; None unless this deployment signed it."""
+        """What the URL holds; None unless this deployment signed it, and spelt it so."""
         try:
             ticket = base64_decode(self._signer.unsign(token))
+            signature = base64_decode(token.rpartition(".")[2])
         except BadData:
+            return None
+        if b".".join(map(base64_encode, (ticket, signature))) != token.encode():
             return None
         command_id, attempt_id, owner, issued_at, confirmed = HEAD.unpack_from(ticket)
         return CommandTicket(

@@ -72,7 +72,7 @@ async def form_of(request: Request) -> dict[str, str]:
 def scopes_of(form: dict[str, str]) -> frozenset[Scope]:
     """The scopes that are asked for; every one where none is named."""
     try:
-        return frozenset(map(Scope, form.get("scope", "").split())) or frozenset(Scope)
+        return frozenset(Scope(word) for word in form.get("scope", "").split(" ") if word) or frozenset(Scope)
     except ValueError:
         raise oauth_problem("invalid_scope", f"The scopes are {', '.join(Scope)}") from None
 

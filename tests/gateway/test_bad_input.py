@@ -418,6 +418,24 @@ async def test_command_url_that_nobody_signed_is_not_found(gateway: httpx.AsyncC
     assert_problem(await gateway.get(f"/commands/{token}"), 404, "command_not_found")
 
 
+async def test_command_url_in_another_spelling_is_not_found(shared_client: httpx.AsyncClient) -> None:
+    accepted = await shared_client.post("/notes", json=NOTE, headers={"Prefer": "respond-async"})
+    url = accepted.headers["location"]
+    same_bytes = url[:-1] + chr(ord(url[-1]) + 1)  # the last character has two bits that base64 does not use
+
+    assert (await shared_client.get(url)).status_code == 200
+    for other in (
+        f"{url}=",
+        f"{url}%20",
+        f"{url}%0A",
+        f"{url}!",
+        same_bytes,
+        url.replace(".", "=."),
+        f"{url}.",
+    ):
+        assert_problem(await shared_client.get(other), 404, "command_not_found")
+
+
 async def test_refused_requests_write_nothing(client: httpx.AsyncClient, database: Any) -> None:
     first = (await client.post("/notes", json=NOTE)).json()
     bodies = [body for body, _ in INVALID.values()] + [*NOT_JSON.values(), *TOO_LARGE.values()]

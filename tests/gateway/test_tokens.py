@@ -40,6 +40,12 @@ async def test_access_token_is_answered_as_oauth_has_it(shared_users_client: htt
     assert claims["exp"] - claims["iat"] == 3600
 
 
+async def test_scopes_may_have_more_spaces_than_one_between_them(shared_users_client: httpx.AsyncClient) -> None:
+    form = FORM | {"scope": " notes:read  account "}
+
+    assert (await shared_users_client.post("/auth/token", data=form)).json()["scope"] == "account notes:read"
+
+
 async def test_access_token_has_the_scopes_that_were_asked_for(
     shared_users_client: httpx.AsyncClient, ada: Person
 ) -> None:
@@ -59,6 +65,7 @@ async def test_access_token_has_the_scopes_that_were_asked_for(
         (FORM | {"username": ["Ada", "Bob"]}, "invalid_request"),
         (FORM | {"grant_type": "client_credentials"}, "unsupported_grant_type"),
         (FORM | {"scope": "notes:read everything"}, "invalid_scope"),
+        *((FORM | {"scope": f"notes:read{space}account"}, "invalid_scope") for space in "\t\n\xa0\u3000,+"),
         (FORM | {"password": "wrong"}, "invalid_grant"),
         (FORM | {"password": ""}, "invalid_grant"),
         (FORM | {"username": "nobody"}, "invalid_grant"),
