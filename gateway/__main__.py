@@ -18,6 +18,7 @@ from gateway.doctor import examine
 from gateway.protocol import BoundedProtocol
 from gateway.settings import GatewaySettings
 from shared.database import EXIT_SCHEMA_BEHIND, SchemaBehindError, check_schema
+from shared.listening import open_sockets
 from shared.metrics import serve_metrics
 from shared.settings import load_settings
 from shared.telemetry import configure_logging
@@ -39,11 +40,10 @@ def main() -> None:
     configure_tracing("inkwell-gateway")
     if asyncio.run(schema_is_behind(settings)):
         sys.exit(EXIT_SCHEMA_BEHIND)
+    sockets = open_sockets(settings.host, settings.port, "INKWELL_PORT")
     app = create_app(settings)
     config = uvicorn.Config(
         app,
-        host=settings.host,
-        port=settings.port,
         loop="uvloop",
         http=BoundedProtocol,
         log_config=None,
@@ -52,7 +52,7 @@ def main() -> None:
         proxy_headers=False,
         timeout_graceful_shutdown=int(settings.drain_timeout_seconds),
     )
-    GatewayServer(config, app, settings.drain_delay_seconds).run()
+    GatewayServer(config, app, settings.drain_delay_seconds).run(sockets)
     shut_down_tracing()
 
 
