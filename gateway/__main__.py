@@ -18,6 +18,7 @@ from gateway.doctor import examine
 from gateway.protocol import protocol_for
 from gateway.settings import GatewaySettings
 from shared.database import EXIT_SCHEMA_BEHIND, SchemaBehindError, check_schema
+from shared.listening import open_sockets
 from shared.metrics import serve_metrics
 from shared.settings import load_settings
 from shared.telemetry import configure_logging
@@ -39,8 +40,9 @@ def main() -> None:
     configure_tracing("inkwell-gateway")
     if asyncio.run(schema_is_behind(settings)):
         sys.exit(EXIT_SCHEMA_BEHIND)
+    sockets = open_sockets(settings.host, settings.port, "INKWELL_PORT")
     app = create_app(settings)
-    GatewayServer(server_config(app, settings), app, settings.drain_delay_seconds).run()
+    GatewayServer(server_config(app, settings), app, settings.drain_delay_seconds).run(sockets)
     shut_down_tracing()
 
 
@@ -48,8 +50,6 @@ def server_config(app: FastAPI, settings: GatewaySettings) -> uvicorn.Config:
     """How uvicorn serves the app."""
     return uvicorn.Config(
         app,
-        host=settings.host,
-        port=settings.port,
         loop="uvloop",
         http=protocol_for(settings),
         ws="none",
