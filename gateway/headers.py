@@ -32,6 +32,8 @@ REVALIDATED: Headers = ((b"cache-control", b"private, no-cache"), (b"vary", b"Au
 NOT_STORED: Headers = ((b"cache-control", b"no-store"), (b"vary", b"Authorization, Prefer"))
 """Of everything else."""
 
+WANTED_LIMIT_CHARACTERS = 2048
+"""Names of headers in a preflight; the answer repeats them, and a proxy has little room for it."""
 ALLOWED_METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE")
 
 
@@ -105,7 +107,11 @@ class CrossOriginRequests(CORSMiddleware):
     def preflight_response(self, request_headers: RequestHeaders) -> Response:
         """Answer a preflight; a refusal is a problem."""
         response = super().preflight_response(request_headers)
-        if wanted := request_headers.get("access-control-request-headers"):
+        wanted = request_headers.get("access-control-request-headers", "")
+        if len(wanted) > WANTED_LIMIT_CHARACTERS:
+            detail = f"The headers that are asked for take more than {WANTED_LIMIT_CHARACTERS} characters"
+            return ProblemError(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, "headers_too_large", detail).response()
+        if wanted:
             response.headers["Access-Control-Allow-Headers"] = ", ".join(map(str.strip, wanted.split(",")))
         if response.status_code < HTTPStatus.BAD_REQUEST:
             return response

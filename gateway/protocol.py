@@ -6,22 +6,22 @@ its keep-alive timer runs, or its client owes a request.
 """
 
 import asyncio
-import re
 from http import HTTPStatus
+from typing import cast
 from urllib.parse import unquote
 
 import httptools
 from uvicorn._types import ASGI3Application
 from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from gateway.errors import ProblemError
 from gateway.middleware import HEADERS_LIMIT_BYTES, TARGET_LIMIT_BYTES
-from gateway.request_cycle import PiecewiseFlow, RequestCycle, bad_request, problem_of, refusal, untaken_bytes
+from gateway.request_cycle import Outgoing, PiecewiseFlow, RequestCycle, problem_of, refusal
+from gateway.request_head import RequestHead
 from gateway.settings import GatewaySettings
 
-HEAD_LIMIT_BYTES = 2 * (TARGET_LIMIT_BYTES + HEADERS_LIMIT_BYTES)
-"""More than what the application refuses by itself, with the separators."""
+HEAD_LIMIT_BYTES = 2 * (TARGET_LIMIT_BYTES + HEADERS_LIMIT_BYTES)  # the application refuses what is over its limits
 FRAMING_LIMIT_BYTES = 8 * 1024
 """Trailers, or the extensions of one chunk."""
 HEAD_TIMEOUT_SECONDS = 10.0
@@ -29,11 +29,11 @@ PIECE_BYTES = 1024
 """Parsed at once, unless it is known to be body: some dozens of the shortest requests."""
 PIPELINE_LIMIT = 8
 """Requests that wait behind the one in progress before the connection is not read any more."""
+LINGER_SECONDS = 2.0
+"""How long input is dropped after the last answer; to close with some unread would take the answer back."""
+LAST_BODY_SECONDS = 5.0
+"""What a body may still take when the gateway stops."""
 WATCH_SECONDS = 1.0
-VERSIONS = ("1.1", "1.0")
-SINGULAR = frozenset((b"host", b"authorization", b"content-length", b"transfer-encoding"))
-"""Headers that a request has at most once: of two, a proxy and the gateway may believe different ones."""
-HOST = re.compile(rb"(?:[\w.~!$&'()*+;=-]|%[0-9A-Fa-f]{2})*(?::[0-9]*)?|\[[0-9A-Fa-f:.]+\](?::[0-9]*)?", re.ASCII)
 
 
 class BoundedProtocol(HttpToolsProtocol):
@@ -43,16 +43,19 @@ class BoundedProtocol(HttpToolsProtocol):
 
     cycle: RequestCycle
     flow: PiecewiseFlow
+    _outgoing: Outgoing
+    _running: RequestCycle | None = None
+    """The request whose answer is next; `cycle` is the one that came last."""
     _unparsed = b""
     _is_over = False
     """Whether nothing more is parsed: the connection closes after the responses that it owes."""
-    _is_shutting_down = False
+    _shutting_down_since: float | None = None
+    _lingering_since: float | None = None
     _is_in_head = False
     _is_in_body = False
     _body_left = 0
     """Bytes of the body still to come, if its length was declared."""
-    _seen: set[bytes]
-    """The headers that a request has at most once and this one has."""
+    _head: RequestHead
     _has_progressed = False
     """Whether the piece in hand ended a head or a chunk, or had a part of a body."""
     _unproductive_bytes = 0
@@ -60,14 +63,12 @@ class BoundedProtocol(HttpToolsProtocol):
     _upgrade_offered = False
     _owing_since: float | None = None
     _watch: asyncio.TimerHandle | None = None
-    _untaken_bytes = 0
-    _last_taken = 0.0
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn has it
         """Start to wait for the first request."""
         super().connection_made(transport)
         self.flow = PiecewiseFlow(transport, self._parse)
-        self._last_taken = self.loop.time()
+        self._outgoing = Outgoing(transport, self._close)
         self._watch = self.loop.call_later(WATCH_SECONDS, self._check_progress)
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -76,28 +77,47 @@ class BoundedProtocol(HttpToolsProtocol):
             self._watch.cancel()
         self._unset_keepalive_if_required()
         self._is_over, self._unparsed = True, b""
+        for cycle in filter(None, (self._running, *(waiting for waiting, _ in self.pipeline))):
+            if not cycle.response_complete:
+                cycle.disconnected = True
+                cycle.message_event.set()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
         """Parse the data, or keep it until there is room for it."""
-        if self._is_over:
-            return
-        self._unparsed += data
-        self._parse()
+        if not self._is_over:
+            self._unparsed += data
+            self._parse()
 
     def shutdown(self) -> None:
-        """Close after the requests in progress; those that were not parsed yet are not started."""
-        self._is_shutting_down = True
-        super().shutdown()
+        """Close after the requests that were parsed; the others are not started."""
+        self._shutting_down_since = self._shutting_down_since or self.loop.time()
+        if self._lingering_since is None:
+            super().shutdown()
+
+    def on_response_complete(self) -> None:
+        """Start the next request, if the connection goes on."""
+        if self._lingering_since is None:
+            super().on_response_complete()
+
+    def _close(self) -> None:
+        """Close after the last answer, at once if nothing of the client's may be on its way."""
+        is_quiet = not (self._unparsed or self._is_in_head or self._is_in_body or self.flow.read_paused)
+        self._is_over, self._unparsed = True, b""
+        self.pipeline.clear()
+        if is_quiet or self.transport.is_closing():
+            self.transport.close()
+        elif self._lingering_since is None:
+            self._lingering_since = self.loop.time()
+            self.transport.write_eof()
+            self.flow.resume_transport()
 
     def _parse(self) -> None:
         """Parse piece by piece until enough requests wait."""
         if self._is_over or self.transport.is_closing():
             return
-        if self._unparsed:
-            self._unset_keepalive_if_required()
         while self._unparsed and not self._is_full():
-            size = max(PIECE_BYTES, self._body_left)
+            size = max(PIECE_BYTES, self._body_left if self._is_in_body else 0)
             piece, self._unparsed = self._unparsed[:size], self._unparsed[size:]
             self._has_progressed = False
             try:
@@ -108,13 +128,9 @@ class BoundedProtocol(HttpToolsProtocol):
                 self._refuse(problem_of(error))
             else:
                 self._limit_framing(len(piece))
-        self._balance()
-
-    def _balance(self) -> None:
-        """Read on only where there is room, or to notice that the client closes."""
         if self._is_full() and not self._is_over:
             self.flow.pause_reading()
-        else:
+        else:  # there is room, or the client's closing is to be noticed
             self.flow.resume_transport()
 
     def _is_answering(self) -> bool:
@@ -128,9 +144,8 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def _is_full(self) -> bool:
         """Whether what was parsed has to be answered or taken first."""
-        if self._is_over or len(self.pipeline) >= PIPELINE_LIMIT:
-            return True
-        if self._is_shutting_down and not self._is_in_body:
+        is_ending = self._shutting_down_since is not None and not self._is_in_body
+        if self._is_over or is_ending or len(self.pipeline) >= PIPELINE_LIMIT:
             return True
         return self._is_answering() and len(self.cycle.body) > HIGH_WATER_LIMIT
 
@@ -165,15 +180,16 @@ class BoundedProtocol(HttpToolsProtocol):
             self.scope["method"], self.scope["path"], self.scope["query_string"] = "GET", "", b""
             self._start(self._new_cycle(keep_alive=False), refusal(problem))
         elif self.cycle.response_complete:
-            self.transport.close()
+            self._close()
         else:
             self.cycle.fail(problem)
 
     def on_message_begin(self) -> None:
         """Begin a request."""
         super().on_message_begin()
+        self._unset_keepalive_if_required()
         self._is_in_head = True
-        self._seen = set()
+        self._head = RequestHead(self.headers)
         self._body_left = 0
 
     def on_header(self, name: bytes, value: bytes) -> None:
@@ -183,39 +199,18 @@ class BoundedProtocol(HttpToolsProtocol):
             if name == b"connection":
                 self.cycle.keep_alive = False  # llhttp may take what follows for none of its business
             return
-        if name in SINGULAR:
-            self._check_singular(name, value)
-        elif name == b"expect" and value.lower() == b"100-continue":
-            self.expect_100_continue = True
-        self.headers.append((name, value))
-
-    def _check_singular(self, name: bytes, value: bytes) -> None:
-        if name in self._seen:
-            raise bad_request(f"More than one {name.decode()} header")
-        self._seen.add(name)
-        if name == b"host" and not HOST.fullmatch(value):
-            raise bad_request("The host header is not a host")
-        if name == b"content-length":
-            self._body_left = int(value)
-        if name == b"transfer-encoding" and value.lower() != b"chunked":
-            raise bad_request("The one transfer coding here is chunked")
+        self._head.add(name, value)
 
     def on_headers_complete(self) -> None:
         """Start the request, or queue it behind those before it."""
         self._has_progressed = True
         method, version = self.parser.get_method(), self.parser.get_http_version()
-        if version not in VERSIONS or method == b"CONNECT":
-            raise bad_request("Send HTTP/1.1 or HTTP/1.0, and not CONNECT")
-        if version == "1.1" and b"host" not in self._seen:
-            raise bad_request("HTTP/1.1 demands a host header")
-        if version == "1.0" and b"transfer-encoding" in self._seen:
-            raise bad_request("HTTP/1.0 has no transfer codings")
+        url = self._head.check(method, version, self.url)
         if self.parser.should_upgrade():
             self._upgrade_offered = True
             return
-        url = httptools.parse_url(self.url)
-        if not url.path or url.fragment is not None:
-            raise bad_request("The request target is not a path with or without a query")
+        self._body_left = self._head.body_bytes
+        self.expect_100_continue = self._head.expects_continue and version == "1.1"
         path = url.path.decode("ascii")
         if not path.startswith(f"{self.root_path}/"):  # the proxy has removed it
             path = self.root_path + path
@@ -231,7 +226,7 @@ class BoundedProtocol(HttpToolsProtocol):
     def _new_cycle(self, *, keep_alive: bool) -> RequestCycle:
         return RequestCycle(
             scope=self.scope,
-            transport=self.transport,
+            transport=self._outgoing,
             flow=self.flow,
             logger=self.logger,
             access_logger=self.access_logger,
@@ -245,11 +240,16 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def _start(self, cycle: RequestCycle, app: ASGI3Application) -> None:
         is_free = not self._is_answering()
-        self.cycle = cycle
+        self.cycle, self._owing_since = cycle, None
+        self._unset_keepalive_if_required()
         if is_free:
             self._start_asgi_task(cycle, app)
         else:
             self.pipeline.appendleft((cycle, app))
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
+        self._running = cast("RequestCycle", cycle)
+        super()._start_asgi_task(cycle, app)
 
     def on_body(self, body: bytes) -> None:
         """Hand a part of the body to the request."""
@@ -265,36 +265,37 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def on_message_complete(self) -> None:
         """End the request."""
-        self._has_progressed = True
         if self._upgrade_offered:
             return
-        self._is_in_body = False
+        self._has_progressed = True
+        self._is_in_body, self._owing_since = False, None
         if not self.cycle.response_complete:
             self.cycle.more_body = False
             self.cycle.message_event.set()
         else:  # answered before its body had come
-            self._keep_alive()
-
-    def _keep_alive(self) -> None:
-        self.timeout_keep_alive_task = self.loop.call_later(self.timeout_keep_alive, self.timeout_keep_alive_handler)
+            self._unset_keepalive_if_required()
+            close = self.timeout_keep_alive_handler
+            self.timeout_keep_alive_task = self.loop.call_later(self.timeout_keep_alive, close)
 
     def _check_progress(self) -> None:
-        """Close the connection if its client owes a request, or takes nothing of what was sent, for too long."""
+        """End what takes the client too long: the rest of a request, and taking the answers."""
         self._watch = self.loop.call_later(WATCH_SECONDS, self._check_progress)
         now = self.loop.time()
+        if self._lingering_since is not None and now - self._lingering_since > LINGER_SECONDS:
+            self.transport.close()
         if not self._owes_a_request():
             self._owing_since = None
         elif self._owing_since is None:
             self._owing_since = now
         elif now - self._owing_since > HEAD_TIMEOUT_SECONDS:
             self.shutdown()
-        is_stuck = self.flow.write_paused or self.transport.is_closing()
-        untaken = untaken_bytes(self.transport) if is_stuck else 0
-        if untaken == 0 or untaken < self._untaken_bytes:
-            self._last_taken = now
-        elif now - self._last_taken > self.send_timeout_seconds:
+        since = self._shutting_down_since
+        if since is not None and now - since > LAST_BODY_SECONDS and self._is_in_body and not self._is_over:
+            self._refuse(ProblemError(HTTPStatus.REQUEST_TIMEOUT, "request_timeout", "The gateway stops"))
+        if not self.flow.write_paused and not self.transport.is_closing():
+            self._outgoing.is_flowing(now)
+        elif self._outgoing.seconds_stalled(now) > self.send_timeout_seconds:
             self.transport.abort()
-        self._untaken_bytes = untaken
 
 
 def protocol_for(settings: GatewaySettings) -> type[BoundedProtocol]:

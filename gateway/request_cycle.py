@@ -5,7 +5,6 @@ import fcntl
 import struct
 import termios
 from collections.abc import Callable
-from http import HTTPStatus
 from typing import cast
 
 import httptools
@@ -17,6 +16,7 @@ from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
 from gateway.errors import ProblemError
 from gateway.headers import NOT_STORED, SECURITY
+from gateway.request_head import bad_request
 from gateway.request_ids import HEADER, new_request_id
 
 
@@ -37,6 +37,21 @@ class RequestCycle(RequestResponseCycle):
         if self._failure and not self.response_complete:
             raise self._failure
         return message
+
+    async def run_asgi(self, app: ASGI3Application) -> None:
+        """Run the application; where it is cancelled, at the end of a drain, the connection ends without an answer.
+
+        Nobody can tell then whether the request had its effect.
+        """
+
+        async def run(scope: UvicornScope, receive: ASGIReceiveCallable, send: ASGISendCallable) -> None:
+            try:
+                await app(scope, receive, send)
+            except asyncio.CancelledError:
+                self.disconnected = True
+                self.transport.close()
+
+        await super().run_asgi(run)
 
     async def send(self, message: ASGISendEvent) -> None:
         """Send a part of the response."""
@@ -62,6 +77,42 @@ class PiecewiseFlow(FlowControl):
         super().resume_reading()
 
 
+class Outgoing(asyncio.Transport):
+    """The transport as responses see it: counts what they write, and leaves the closing to the protocol."""
+
+    def __init__(self, transport: asyncio.Transport, close: Callable[[], None]) -> None:
+        super().__init__()
+        self._transport = transport
+        self._close = close
+        self._written_bytes = self._taken_bytes = 0
+        self._flowed_at = asyncio.get_running_loop().time()
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        """Send the data."""
+        self._written_bytes += len(data)
+        self._transport.write(data)
+
+    def close(self) -> None:
+        """Have the protocol close the connection."""
+        self._close()
+
+    def is_closing(self) -> bool:
+        """Whether the connection is closed, or about to be."""
+        return self._transport.is_closing()
+
+    def is_flowing(self, now: float) -> None:
+        """Note that the client need not take anything."""
+        self._flowed_at = now
+
+    def seconds_stalled(self, now: float) -> float:
+        """For how long the client has taken nothing, as far as it was asked."""
+        taken_bytes = self._written_bytes - untaken_bytes(self._transport)
+        if taken_bytes > self._taken_bytes:
+            self._flowed_at = now
+        self._taken_bytes = taken_bytes
+        return now - self._flowed_at
+
+
 def untaken_bytes(transport: asyncio.Transport) -> int:
     """How many bytes of the answers the client has not acknowledged: those held here and, on Linux, by the kernel."""
     held = transport.get_write_buffer_size()
@@ -70,11 +121,6 @@ def untaken_bytes(transport: asyncio.Transport) -> int:
     except OSError:
         return held
     return held + int(struct.unpack("i", queued)[0])
-
-
-def bad_request(detail: str) -> ProblemError:
-    """400, for what is not HTTP as it is spoken here."""
-    return ProblemError(HTTPStatus.BAD_REQUEST, "bad_request", detail)
 
 
 def problem_of(error: httptools.HttpParserError) -> ProblemError:

@@ -13,6 +13,8 @@ from shared.settings import ServiceSettings
 MIN_KEY_CHARACTERS = 32
 ESCAPED_CHARACTER_BYTES = 12
 NAMES_BYTES = 100
+OWN_SEGMENTS = frozenset(("auth", "commands", "docs", "health", "notes", "openapi.json", "users", ".", ".."))
+"""Where a prefix must not begin, or it could not be told from a path without it."""
 ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://([a-z0-9.-]+|\[[0-9a-f:.]+\])(:[0-9]+)?")
 """An origin as browsers write it (RFC 6454 §6.2): no path, no capital letter, no name but in ASCII."""
 
@@ -48,6 +50,14 @@ def _as_browsers_write_it(origin: str) -> str:
     return origin
 
 
+def _no_path_of_ours(prefix: str | None) -> str | None:
+    segments = (prefix or "").split("/")[1:]
+    if (segments[:1] and segments[0] in OWN_SEGMENTS) or {".", ".."} & set(segments):
+        raise ValueError(f"must not begin with one of {', '.join(sorted(OWN_SEGMENTS))}, nor have dots as a segment")
+    return prefix
+
+
+Prefix = Annotated[str, Field(pattern=r"^(/[A-Za-z0-9._~-]+)*$"), AfterValidator(_no_path_of_ours)]
 RateLimit = Annotated[str, AfterValidator(_rate_limit)]
 Key = Annotated[SecretStr, AfterValidator(_long_enough)]
 Origin = Annotated[str, AfterValidator(_as_browsers_write_it)]
@@ -104,11 +114,8 @@ class GatewaySettings(ServiceSettings):
     host: Annotated[str, Field(description="Address to listen on")] = "127.0.0.1"
     port: Annotated[int, Field(ge=0, le=65535, description="Port to listen on")] = 8000
     root_path: Annotated[
-        str | None,
-        Field(
-            pattern=r"^(/[A-Za-z0-9._~-]+)*$",
-            description="What every path begins with at a proxy, such as /inkwell; the proxy may remove it or not",
-        ),
+        Prefix | None,
+        Field(description="What every path begins with at a proxy, such as /inkwell; the proxy may remove it or not"),
     ] = None
     keep_alive_seconds: Annotated[
         int,

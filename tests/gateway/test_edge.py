@@ -13,6 +13,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from gateway import protocol
 from gateway.settings import GatewaySettings
 from tests import harness
 from tests.canaries import NOTE
@@ -315,6 +316,8 @@ REFUSED = {
     "HTTP/2.0": get(version=b"HTTP/2.0"),
     "HTTP/2 at once": b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
     "CONNECT": b"CONNECT localhost:80 HTTP/1.1\r\nHost: localhost\r\n\r\n",
+    "a target at another host": b"GET http://example.org/health/live HTTP/1.1\r\nHost: localhost\r\n\r\n",
+    "a target of another scheme": b"GET foo://localhost/health/live HTTP/1.1\r\nHost: localhost\r\n\r\n",
     "a fragment": b"GET /health/live#a HTTP/1.1\r\nHost: localhost\r\n\r\n",
     "an authority": b"GET http://localhost HTTP/1.1\r\nHost: localhost\r\n\r\n",
     "a length and a coding": get(b"Content-Length: 5", b"Transfer-Encoding: chunked"),
@@ -414,15 +417,112 @@ async def test_connection_that_was_idle_for_longer_is_closed() -> None:
         assert await stream.read() == b""
 
 
-@pytest.mark.parametrize("sent", [b"\r\n", b"GE"])
-async def test_connection_that_sends_a_little_now_and_then_is_closed(process: GatewayProcess, sent: bytes) -> None:
+async def test_connection_that_begins_a_request_and_does_not_end_it_is_closed(process: GatewayProcess) -> None:
     async with connected(process.client) as (stream, writer):
         writer.write(LIVE)
         await stream.readuntil(b"}")
         async with asyncio.timeout(20):
-            writer.write(sent)
+            writer.write(b"GE")
 
             assert await stream.read() == b""
+
+
+async def test_target_may_be_absolute(gateway: httpx.AsyncClient) -> None:
+    targets = [b"http://localhost/health/live", b"https://LOCALHOST:8000/health/live"]
+    requests = [b"GET %b HTTP/1.1\r\nHost: localhost:8000\r\n\r\n" % target for target in targets]
+
+    assert statuses(await exchange(gateway, b"".join(requests) + LAST)) == [200, 200, 200]
+
+
+async def test_answer_to_a_body_that_is_still_coming_reaches_the_client(gateway: httpx.AsyncClient) -> None:
+    body = b"a" * 10 * MEGABYTE
+    head = b"POST /notes HTTP/1.0\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n" % len(body)
+    for _ in range(5):
+        async with connected(gateway) as (stream, writer):
+            writer.write(head + body)
+            await writer.drain()  # raises where the gateway has closed its end
+
+            answer = await stream.read()
+
+        assert answer.startswith(b"HTTP/1.1 413 ")
+
+
+@needs_proc
+async def test_head_of_very_many_headers_is_small(process: GatewayProcess) -> None:
+    head = b"GET /nope HTTP/1.1\r\nHost: localhost\r\nContent-Length: 300000\r\n" + b"a:b\r\n" * 15_000 + b"\r\n"
+    slow = b"GET /health/ready HTTP/1.1\r\nHost: localhost\r\n\r\n"
+    before = memory_bytes(process.pid)
+    for _ in range(5):
+        async with connected(process.client) as (_, writer):
+            writer.write(slow + head * 9)
+            await writer.drain()
+            await asyncio.sleep(0.2)
+
+    assert memory_bytes(process.pid) - before < 5 * MEGABYTE
+
+
+async def test_client_that_hangs_up_on_several_requests_is_no_bug(
+    shared_client: httpx.AsyncClient, caplog: pytest.LogCaptureFixture
+) -> None:
+    for _ in range(20):
+        async with connected(shared_client) as (_, writer):
+            writer.write(post() + LIVE + post())
+            await writer.drain()
+            writer.transport.abort()
+    await asyncio.sleep(0.5)
+
+    assert "Exception in ASGI application" not in caplog.text
+
+
+async def test_write_that_takes_longer_than_an_idle_connection_is_answered(gateway_settings: GatewaySettings) -> None:
+    settings = gateway_settings.model_copy(update={"keep_alive_seconds": 1})  # without a worker
+    refused_early = post(body=b"abcde", target=b"/nope")
+    async with harness.gateway(settings) as client, connected(client) as (stream, writer):
+        writer.write(refused_early[:-5])
+        await stream.readuntil(b"}")
+        writer.write(refused_early[-5:] + post(b"Prefer: wait=3", b"Connection: close"))
+
+        assert (await stream.read()).startswith(b"HTTP/1.1 202 ")
+
+
+async def test_client_whose_requests_follow_closely_is_not_cut_off(
+    gateway: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(protocol, "HEAD_TIMEOUT_SECONDS", 2.5)
+    monkeypatch.setattr(protocol, "WATCH_SECONDS", 0.1)
+    times = 40
+    async with connected(gateway) as (stream, writer):
+        writer.write(LIVE[:20])
+        for _ in range(times):
+            await asyncio.sleep(0.1)
+            writer.write(LIVE[20:] + LIVE[:20])
+        writer.write(LIVE[20:] + LAST)
+
+        assert (await stream.read()).count(b"HTTP/1.1 200 ") == times + 2
+
+
+async def test_line_end_after_a_request_does_not_end_an_idle_connection(
+    gateway: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(protocol, "HEAD_TIMEOUT_SECONDS", 0.3)
+    monkeypatch.setattr(protocol, "WATCH_SECONDS", 0.1)
+    async with connected(gateway) as (stream, writer):
+        writer.write(LIVE)
+        await stream.readuntil(b"}")
+        writer.write(b"\r\n")
+        await asyncio.sleep(1)
+        writer.write(LAST)
+
+        assert (await stream.read()).startswith(b"HTTP/1.1 200 ")
+
+
+async def test_expectation_of_http_1_0_is_ignored(shared_client: httpx.AsyncClient) -> None:
+    request = post(b"Expect: 100-continue").replace(b"HTTP/1.1", b"HTTP/1.0")
+
+    async with connected(shared_client) as (stream, writer):
+        writer.write(request)
+
+        assert (await stream.read()).startswith(b"HTTP/1.1 201 ")
 
 
 class Hostile:
