@@ -1,6 +1,7 @@
 # One image for everything; the command picks: `python -m gateway`, `python -m worker`, `alembic upgrade head`, or a tool
 # such as `python -m worker dead-letters list`. Its user owns nothing, and it writes to no file.
-FROM python:3.13-slim AS build
+ARG PYTHON=3.13
+FROM python:${PYTHON}-slim AS build
 RUN apt-get update && apt-get install --yes --no-install-recommends binutils && pip install --no-cache-dir uv==0.13.9
 WORKDIR /app
 ENV UV_LINK_MODE=copy UV_PYTHON_DOWNLOADS=never
@@ -9,9 +10,10 @@ RUN uv sync --frozen --no-dev --extra traces --no-cache --compile-bytecode
 # Debugging symbols of the wheels, a third of what is installed, and their tests: nobody looks at them here.
 RUN find .venv -type d -name tests -prune -exec rm -r {} + && find .venv -name '*.so' -exec strip --strip-unneeded {} +
 
-FROM python:3.13-slim
+FROM python:${PYTHON}-slim
+ARG PYTHON
 # Whoever breaks in finds nothing to install with. The user has a number that a volume or a cluster's policy can name.
-RUN rm -rf /usr/local/bin/pip* /usr/local/lib/python3.13/ensurepip /usr/local/lib/python3.13/site-packages/pip* \
+RUN rm -rf /usr/local/bin/pip* /usr/local/lib/python${PYTHON}/ensurepip /usr/local/lib/python${PYTHON}/site-packages/pip* \
     && groupadd --gid 10001 inkwell \
     && useradd --uid 10001 --gid 10001 --no-create-home --home-dir /nonexistent --shell /usr/sbin/nologin inkwell
 WORKDIR /app

@@ -138,4 +138,5 @@ def logs() -> NoReturn:
 
 def _compose(*arguments: str) -> None:
     if subprocess.call([*COMPOSE, *arguments]):
-        raise UnavailableError(f"`docker compose {arguments[0]}` has failed; `make logs` may tell why")
+        subprocess.call([*COMPOSE, "logs", "--tail=3"])
+        raise UnavailableError(f"`docker compose {arguments[0]}` has failed; the end of each log is above")

@@ -111,7 +111,7 @@ class GatewaySettings(ServiceSettings):
     registration_limit: Annotated[
         RateLimit, Field(description="Registrations from an address, in each gateway process")
     ] = "20/minute"
-    host: Annotated[str, Field(description="Address to listen on")] = "127.0.0.1"
+    host: Annotated[str, Field(description="Address to listen on; `::` is every one, IPv4's too")] = "127.0.0.1"
     port: Annotated[int, Field(ge=0, le=65535, description="Port to listen on")] = 8000
     root_path: Annotated[
         Prefix | None,

@@ -242,7 +242,7 @@ def read_your_writes(history: History, _: Facts) -> Iterator[str]:
             for note, version in write.made:
                 known[note].append((write.applied, version))
     for read in history.reads:
-        if read.is_trespass or read.answer.status not in (200, 404):
+        if read.is_trespass or not read.note or read.answer.status not in (200, 404):  # no note: an empty list
             continue
         seen = read.answer.version or 0 if read.answer.status == 200 else GONE
         least = max((version for time, version in known[read.note] if time < read.answer.asked), default=0)

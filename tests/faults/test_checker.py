@@ -359,6 +359,7 @@ def test_nothing_is_found_where_nothing_is_broken() -> None:
     story.written("delete", 1, "e", story.answered(204))
     story.applied(1, None, None, "note.delete")
     story.read(1, None)
+    story.history.reads.append(Read(OWNER, 0, story.answered(200, body=[], etag='"of-an-empty-list"')))
 
     assert violations(story.history, story.facts) == []
 

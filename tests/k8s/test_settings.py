@@ -203,8 +203,10 @@ def test_files_of_compose_are_in_the_overlays_as_they_are() -> None:
 
     for name, path in (
         ("postgres-roles", "dev/roles.sql"),
+        ("postgres-roles", "dev/postgres.sh"),
         ("rabbitmq-definitions", "dev/definitions.sh"),
         ("rabbitmq-definitions", "dev/rabbitmq.conf"),
+        ("rabbitmq-definitions", "dev/rabbitmq-env.sh"),
         ("inkwell-dashboard", "observability/grafana/dashboards/inkwell.json"),
     ):
         assert maps[name][path.rpartition("/")[2]] == (ROOT / path).read_text()

@@ -1,6 +1,7 @@
 """Where the services listen, by the host that an operator names: on IPv4, on IPv6, on both."""
 
 import asyncio
+import errno
 import os
 import socket
 import sys
@@ -12,7 +13,7 @@ import httpx
 import pytest
 
 from dev.backend import DEVELOPMENT_KEY, ROOT
-from shared.listening import open_sockets
+from shared.listening import host_of_one_socket, open_sockets
 from tests.harness import eventually
 from tests.proxy import free_port
 from tests.system.stack import Process
@@ -105,6 +106,22 @@ async def test_gateway_listens_on_a_hosts_name(tmp_path: Path) -> None:
         found = socket.getaddrinfo("localhost", port, type=socket.SOCK_STREAM)
         assert await eventually(lambda: answers_at(port, "/health/ready")) == {each[4][0] for each in found}
         assert await probe(**settings) == 0
+
+
+def test_machine_without_ipv6_is_listened_on_with_ipv4_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    real = socket.socket
+
+    def without_ipv6(family: int = socket.AF_INET, *arguments: int, **options: int) -> socket.socket:
+        if family == socket.AF_INET6:
+            raise OSError(errno.EAFNOSUPPORT, "Address family not supported by protocol")
+        return real(family, *arguments, **options)
+
+    monkeypatch.setattr(socket, "socket", without_ipv6)
+
+    [opened] = open_sockets("::", 0, "INKWELL_PORT")
+    with opened:
+        assert opened.family == socket.AF_INET
+    assert host_of_one_socket("::") == "0.0.0.0"  # noqa: S104
 
 
 @needs_ipv6
