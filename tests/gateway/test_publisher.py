@@ -30,6 +30,6 @@ async def test_message_stays_within_its_limit_of_bytes() -> None:
 
 
 async def test_command_larger_than_a_message_goes_alone() -> None:
-    large, small = Attempt(create(description="x" * (MAX_MESSAGE_BYTES + 1))), Attempt(create())
+    large, small = Attempt(create(description="é" * (MAX_MESSAGE_BYTES // 2 + 1))), Attempt(create())
 
     assert backlog_of(large, small).take() == [large]
