@@ -18,7 +18,14 @@ from aio_pika.exceptions import DeliveryError, PublishError
 from gateway.metrics import BACKLOG_BYTES, BACKLOG_COMMANDS, CONFIRM_DURATION, PUBLISHED_COMMANDS
 from gateway.replies import Attempt, Replies
 from gateway.settings import GatewaySettings
-from shared.contracts import COMMANDS_CONTENT_TYPE, MAX_MESSAGE_BYTES, MAX_MESSAGE_COMMANDS, encode_batch, weight
+from shared.contracts import (
+    COMMANDS_CONTENT_TYPE,
+    MAX_COMMAND_BYTES,
+    MAX_MESSAGE_BYTES,
+    MAX_MESSAGE_COMMANDS,
+    encode_batch,
+    weight,
+)
 from shared.messaging import (
     BROKER_ERRORS,
     LOST_CHECK_SECONDS,
@@ -42,6 +49,10 @@ class NotAcceptedError(Exception):
 
 class OverloadedError(NotAcceptedError):
     """Nor has it room for it."""
+
+
+class TooLargeError(NotAcceptedError):
+    """The broker takes no message as large as the command; it would close the channel, and leave others unconfirmed."""
 
 
 class UnconfirmedError(Exception):
@@ -113,8 +124,11 @@ class Publisher:
     async def publish(self, attempt: Attempt) -> None:
         """Returns when the broker has confirmed the attempt's command, or its outcome came first.
 
-        Raises OverloadedError, NotAcceptedError or UnconfirmedError, at the latest after the publish timeout.
+        Raises TooLargeError, OverloadedError, NotAcceptedError or UnconfirmedError, at the latest after the publish
+        timeout.
         """
+        if len(attempt.encoded) > MAX_COMMAND_BYTES:
+            raise TooLargeError
         waiting = self._backlog_bytes()
         if waiting and waiting + len(attempt.encoded) > self._backlog_limit_bytes:  # an empty one takes any command
             raise OverloadedError

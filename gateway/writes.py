@@ -18,13 +18,13 @@ from gateway.errors import IDEMPOTENT_REPLAYED, ProblemError, overloaded, proble
 from gateway.idempotency import IDEMPOTENCY_KEY, command_id
 from gateway.metrics import NOT_ACCEPTED
 from gateway.preferences import PREFER, Preferences
-from gateway.publisher import NotAcceptedError, OverloadedError, UnconfirmedError
+from gateway.publisher import NotAcceptedError, OverloadedError, TooLargeError, UnconfirmedError
 from gateway.queries import DatabaseUnavailableError
 from gateway.replies import Attempt
 from gateway.schemas import CommandState
 from gateway.settings import GatewaySettings
 from gateway.traces import publishing
-from shared.contracts import NOBODY, Command, Outcome, OutcomeStatus, outcome_for
+from shared.contracts import MAX_COMMAND_BYTES, NOBODY, Command, Outcome, OutcomeStatus, outcome_for
 from shared.telemetry import identify_lines
 from shared.tracing import Step
 
@@ -129,6 +129,8 @@ async def publish(gateway: Gateway, attempt: Attempt, step: Step, *, may_repeat:
     try:
         with step:
             await gateway.publisher.publish(attempt)
+    except TooLargeError:
+        raise too_large() from None
     except OverloadedError:
         NOT_ACCEPTED.labels("overloaded").inc()
         raise overloaded() from None
@@ -203,6 +205,12 @@ def accepted(gateway: Gateway, command: Command, preferences: Preferences) -> Re
     headers = {"Location": gateway.command_urls.url(command, confirmed=True), "Retry-After": "1"}
     headers |= preferences.applied_to(HTTPStatus.ACCEPTED)
     return Response(state.model_dump_json(), HTTPStatus.ACCEPTED, headers, media_type="application/json")
+
+
+def too_large() -> ProblemError:
+    """413: no message may be as large as the write's command."""
+    detail = f"The write has more than {MAX_COMMAND_BYTES} bytes as a command"
+    return ProblemError(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "body_too_large", detail)
 
 
 def not_accepted() -> ProblemError:

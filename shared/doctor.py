@@ -13,7 +13,8 @@ from aio_pika.exceptions import ChannelNotFoundEntity
 from pydantic_core import to_json
 
 from shared.database import SchemaBehindError, Session, connect
-from shared.messaging import BROKER_ERRORS, Topology, broker_call, broker_version, exists, is_blocked, open_connection
+from shared.messaging import BROKER_ERRORS, Topology, broker_call, broker_version, is_blocked, open_connection
+from shared.queues import exists
 from shared.settings import DEVELOPMENT_MARK, ServiceSettings
 from shared.tables import SCHEMA_REVISION
 

@@ -21,6 +21,7 @@ from worker.consumer import Consumer
 from worker.doctor import examine
 from worker.health import create_health_app
 from worker.housekeeping import Housekeeping
+from worker.queues import remake_queue
 from worker.settings import WorkerSettings
 
 log = structlog.get_logger()
@@ -33,6 +34,8 @@ def main() -> None:
     configure_logging(settings, "inkwell-worker")
     if arguments.subject == "doctor":
         sys.exit(uvloop.run(examine(settings, as_json=arguments.json)))
+    if arguments.subject == "queues":
+        sys.exit(uvloop.run(remake_queue(settings, arguments.partition)))
     if arguments.action:
         sys.exit(uvloop.run(operate(arguments, settings)))
     serve_metrics(settings)

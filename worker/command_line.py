@@ -1,4 +1,4 @@
-"""What an operator types: `python -m worker`, and after it nothing, `doctor`, `dead-letters …` or `commands …`.
+"""What an operator types after `python -m worker`: nothing, `doctor`, `dead-letters …`, `commands …` or `queues …`.
 
 Answers go to stdout, as a table or (`--json`) one JSON object a line; what prevents an answer goes to stderr.
 Exit codes: 0 all that was asked is done, 1 some of it is not, 2 wrong arguments or settings, 3 schema behind.
@@ -43,6 +43,9 @@ def read_arguments(arguments: Sequence[str]) -> Namespace:
     doctor = subjects.add_parser("doctor", help="checks settings, Postgres and the broker, and says what to do")
     doctor.add_argument("--json", action="store_true", help="one JSON object a line")
     add_dead_letters(subjects.add_parser("dead-letters", help="commands that failed and are kept"))
+    queues = subjects.add_parser("queues", help="the command queues").add_subparsers(required=True)
+    remake = queues.add_parser("remake", help="makes a queue as it should be and keeps the messages in it")
+    remake.add_argument("partition", type=int)
     verbs = subjects.add_parser("commands", help="commands in every state").add_subparsers(required=True)
     add_verb(verbs, "show", show_command, "what became of a command; never what its user wrote").add_argument(
         "id", type=UUID

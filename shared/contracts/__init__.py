@@ -81,6 +81,7 @@ from shared.contracts.wire import (
     encode_command,
     encode_replies,
     envelope_of,
+    not_replayed,
 )
 
 __all__ = [
@@ -156,6 +157,7 @@ __all__ = [
     "envelope_of",
     "folded",
     "is_affordable_hash",
+    "not_replayed",
     "outcome_for",
     "storable",
     "username",

@@ -3,7 +3,7 @@
 import json
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Literal, get_args
 from uuid import UUID
 
@@ -23,6 +23,7 @@ MAX_VERSIONS_AHEAD = 10
 """How much newer than this code a command may be: a version number beyond that is no gateway's."""
 MAX_DEPTH = 100
 """Levels of nesting; Postgres refuses to store some thousands of them."""
+_NO_REPLAY = {"replayed_at": None, "replay_forced": None}
 _CONTAINERS = (dict, list)
 _COMMAND_TYPES: tuple[type[Command], ...] = get_args(Command)
 _VERSIONS = {model.model_fields["type"].default: model.model_fields["dataversion"].default for model in _COMMAND_TYPES}
@@ -64,6 +65,15 @@ def envelope_of(command: Command | BadCommand) -> Envelope | None:
 Received = Command | BadCommand | Unreadable
 
 
+def not_replayed(received: Received) -> Received:
+    """The same as an ordinary delivery: without the marks of a replay."""
+    if isinstance(received, Unreadable) or not (envelope := envelope_of(received)) or not envelope.replayed_at:
+        return received
+    if isinstance(received, BadCommand):
+        return replace(received, envelope=envelope.model_copy(update=_NO_REPLAY))
+    return received.model_copy(update=_NO_REPLAY)
+
+
 class NewerVersionError(Exception):
     """A known type in a version that this worker does not know: upgrade the workers first."""
 
@@ -96,7 +106,7 @@ def decode_batch(body: bytes) -> Sequence[Received]:
 
 def _decode_each(body: bytes) -> Sequence[Received]:
     try:
-        events = _parse(body)
+        events = _parse(body.decode())
         if isinstance(events, list) and len(events) <= MAX_MESSAGE_COMMANDS:
             received = [_decode_event(event) for event in events]
             if not all(isinstance(each, Unreadable) for each in received):
@@ -106,7 +116,7 @@ def _decode_each(body: bytes) -> Sequence[Received]:
     return [Unreadable(body)]
 
 
-def _parse(body: bytes) -> object:
+def _parse(body: str) -> object:
     """The JSON value, without numbers that cannot be written again, which no command has: they become null."""
     try:
         return json.loads(body, parse_constant=_no_number, parse_float=_finite)
