@@ -16,12 +16,11 @@ from shared.metrics import serve_metrics, watch_loop
 from shared.settings import load_settings
 from shared.telemetry import configure_logging
 from shared.tracing import configure_tracing, shut_down_tracing
-from worker.command_line import operate, read_arguments
+from worker.command_line import operate, operate_on_queue, read_arguments
 from worker.consumer import Consumer
 from worker.doctor import examine
 from worker.health import create_health_app
 from worker.housekeeping import Housekeeping
-from worker.queues import remake_queue
 from worker.settings import WorkerSettings
 
 log = structlog.get_logger()
@@ -35,7 +34,7 @@ def main() -> None:
     if arguments.subject == "doctor":
         sys.exit(uvloop.run(examine(settings, as_json=arguments.json)))
     if arguments.subject == "queues":
-        sys.exit(uvloop.run(remake_queue(settings, arguments.partition)))
+        sys.exit(uvloop.run(operate_on_queue(arguments, settings)))
     if arguments.action:
         sys.exit(uvloop.run(operate(arguments, settings)))
     serve_metrics(settings)

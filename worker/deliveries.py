@@ -60,11 +60,11 @@ class Delivery:
         counts = [self.message.headers.get(name) for name in ("x-delivery-count", "x-acquired-count")]
         return max((count for count in counts if isinstance(count, int)), default=0)
 
-    def decode(self, replayer: str) -> Sequence[Received]:
+    def decode(self, replayer: str, *, fail_newer: bool = False) -> Sequence[Received]:
         """What is in it; only a message of the replayer's, for which the broker vouches, is a replay."""
         if self.message.type == UNREADABLE_PROPERTIES:
             return [Unreadable(self.message.body)]
-        received = decode_batch(self.message.body)
+        received = decode_batch(self.message.body, fail_newer=fail_newer)
         return received if self.message.user_id == replayer else list(map(not_replayed, received))
 
 

@@ -5,15 +5,12 @@ nothing to it, so that what was accepted first is applied first. Interrupted, it
 """
 
 import asyncio
-import sys
 
 from aio_pika import DeliveryMode, Message
 from aio_pika.abc import AbstractChannel, AbstractIncomingMessage
 
 from shared.messaging import (
-    BROKER_ERRORS,
     Topology,
-    broker_call,
     kept_however_often_delivered,
     open_connection,
     user_of,
@@ -21,35 +18,21 @@ from shared.messaging import (
 from shared.queues import WrongQueueError, declare_queue, exists
 from worker.settings import WorkerSettings
 
-EXIT_DONE, EXIT_NOT_DONE, EXIT_WRONG_ARGUMENTS = 0, 1, 2
 STEP_TIMEOUT_SECONDS = 10.0
 CONSUMER_CHECKS, CONSUMER_CHECK_SECONDS = 10, 0.2
 PREFETCH_MESSAGES = 20
 
 
-class StillConsumedError(ConnectionError):
+class StillConsumedError(Exception):
     """Somebody consumes the queue, who may have messages of it that nobody else would ever get."""
 
 
-async def remake_queue(settings: WorkerSettings, partition: int) -> int:
-    """Remakes a partition's queue and says what happened; the exit code."""
-    if partition not in range(settings.partitions):
-        return complain(f"there is no partition {partition}, only 0 to {settings.partitions - 1}", EXIT_WRONG_ARGUMENTS)
+async def remake(settings: WorkerSettings, partition: int) -> int:
+    """Remakes a partition's queue unless it is right; how many messages it has moved for that.
+
+    Raises StillConsumedError or a broker error; then it can be run again.
+    """
     topology = Topology.of(settings)
-    queue = topology.command_queue(partition)
-    try:
-        with broker_call():
-            moved = await remake(settings, topology, partition)
-    except StillConsumedError:
-        return complain(f"{queue} is consumed: stop the workers, then run this again", EXIT_NOT_DONE)
-    except BROKER_ERRORS as error:
-        return complain(f"run this again, nothing is lost: {type(error).__name__} {error}", EXIT_NOT_DONE)
-    sys.stdout.write(f"{queue} is as it should be; {moved} messages were kept\n")
-    return EXIT_DONE
-
-
-async def remake(settings: WorkerSettings, topology: Topology, partition: int) -> int:
-    """Remakes a partition's queue unless it is right; how many messages it has moved for that."""
     queue, parking = topology.command_queue(partition), topology.parking_queue(partition)
     async with open_connection(settings.broker_url, "inkwell-worker remaking a queue") as connection:
         channel = await connection.channel(publisher_confirms=True, on_return_raises=True)
@@ -117,9 +100,3 @@ def copy_of(message: AbstractIncomingMessage, user: str) -> Message:
         type=message.type,
         user_id=user if message.user_id == user else None,
     )
-
-
-def complain(sentence: str, code: int) -> int:
-    """Writes a sentence to stderr; the exit code."""
-    sys.stderr.write(f"{sentence}\n")
-    return code

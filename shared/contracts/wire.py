@@ -36,7 +36,7 @@ _COMMANDS: TypeAdapter[list[Command]] = TypeAdapter(
 )
 _REPLIES: TypeAdapter[list[Reply]] = TypeAdapter(list[Reply])
 
-BadCommandReason = Literal["invalid_command", "unknown_type"]
+BadCommandReason = Literal["invalid_command", "unknown_type", "newer_version"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,27 +88,27 @@ def encode_batch(encoded_commands: Iterable[bytes]) -> bytes:
     return b"[" + b",".join(encoded_commands) + b"]"
 
 
-def decode_batch(body: bytes) -> Sequence[Received]:
+def decode_batch(body: bytes, *, fail_newer: bool = False) -> Sequence[Received]:
     """The commands of one message, in order, whatever shape they are in.
 
     A message that no gateway sends (too large, too many commands or writes, nothing with an id) is unreadable as a
-    whole. Raises NewerVersionError where a command is of a newer version than this code knows.
+    whole. A command of a newer version than this code knows raises NewerVersionError, unless it shall be a bad one.
     """
     if len(body) > LARGEST_MESSAGE_BYTES:
         return [Unreadable(body)]
     try:
         received: Sequence[Received] = _COMMANDS.validate_json(body)
     except ValidationError:
-        received = _decode_each(body)
+        received = _decode_each(body, fail_newer=fail_newer)
     writes = sum(map(weight, received))
     return received if len(received) == 1 or writes <= MAX_MESSAGE_COMMANDS else [Unreadable(body)]
 
 
-def _decode_each(body: bytes) -> Sequence[Received]:
+def _decode_each(body: bytes, *, fail_newer: bool) -> Sequence[Received]:
     try:
         events = _parse(body.decode())
         if isinstance(events, list) and len(events) <= MAX_MESSAGE_COMMANDS:
-            received = [_decode_event(event) for event in events]
+            received = [_decode_event(event, fail_newer=fail_newer) for event in events]
             if not all(isinstance(each, Unreadable) for each in received):
                 return received
     except (ValueError, RecursionError):
@@ -142,17 +142,19 @@ def _no_number(_: str) -> None:
     """NaN and Infinity, which are no JSON."""
 
 
-def _decode_event(event: object) -> Received:
+def _decode_event(event: object, *, fail_newer: bool) -> Received:
     command_id = _id_of(event)
     if command_id is None or not isinstance(event, dict):
         return Unreadable(json.dumps(event).encode())
     known, version = _VERSIONS.get(str(event.get("type"))), event.get("dataversion", 1)
-    if known is not None and isinstance(version, int) and known < version <= known + MAX_VERSIONS_AHEAD:
+    is_newer = known is not None and isinstance(version, int) and known < version <= known + MAX_VERSIONS_AHEAD
+    if is_newer and not fail_newer:
         raise NewerVersionError(f"{event['type']} version {version}; this worker knows {known}")
     try:
         return _COMMAND.validate_python(event)
     except ValidationError:
-        reason: BadCommandReason = "unknown_type" if known is None else "invalid_command"
+        pass
+    reason: BadCommandReason = "newer_version" if is_newer else "invalid_command" if known else "unknown_type"
     if _is_deeper(event, MAX_DEPTH):
         return Unreadable(json.dumps(event).encode())
     return BadCommand(command_id, reason, json.dumps(event), _envelope(event))

@@ -1,6 +1,7 @@
 """A command queue that was made otherwise is not consumed, and is remade without losing what is in it."""
 
 import asyncio
+import json
 import re
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
@@ -21,10 +22,10 @@ from tests import harness
 from tests.commands import create
 from tests.harness import eventually
 from worker import consumer as consumer_module
+from worker.command_line import operate_on_queue, read_arguments
 from worker.consumer import Consumer
 from worker.doctor import examine
 from worker.health import create_health_app
-from worker.queues import remake_queue
 from worker.settings import WorkerSettings
 
 QUORUM: FieldTable = {"x-queue-type": "quorum", "x-overflow": "reject-publish", "x-max-length-bytes": 1024**3}
@@ -69,6 +70,11 @@ async def starting(settings: WorkerSettings) -> AsyncIterator[Consumer]:
         connections.close()
 
 
+async def operator(settings: WorkerSettings, verb: str, partition: int) -> int:
+    """Does as `python -m worker queues …`; the exit code."""
+    return await operate_on_queue(read_arguments(["queues", verb, str(partition)]), settings)
+
+
 async def put(channel: AbstractChannel, queue: str, *commands: Command) -> None:
     for command in commands:
         message = aio_pika.Message(encode_batch([encode_command(command)]))
@@ -110,7 +116,7 @@ async def test_queue_that_was_made_otherwise_is_not_consumed_until_it_is_remade_
         await eventually(lambda: refuse(first, second))
         assert [await readiness(first), await readiness(second)] == [503, 503]
         assert await titles(database) == []
-        assert await remake_queue(worker_settings, 0) == 0
+        assert await operator(worker_settings, "remake", 0) == 0
 
         await eventually(lambda: holds(database, expected))
         await eventually(lambda: consume_all(first, second))
@@ -143,7 +149,7 @@ async def test_queue_with_another_limit_is_consumed_and_keeps_it_until_it_is_rem
     await Topology(topology.prefix, topology.partitions, queue_limit_bytes=5000).declare(channel)
 
     async with harness.worker(worker_settings):
-        assert await remake_queue(worker_settings, 0) == 1
+        assert await operator(worker_settings, "remake", 0) == 1
         assert "stop the workers" in capsys.readouterr().err
     assert await topology.declare_partition(channel, 0) == {"x-max-length-bytes": "5000"}
 
@@ -153,7 +159,7 @@ async def test_queue_with_another_limit_is_consumed_and_keeps_it_until_it_is_rem
 
 
 async def is_remade(settings: WorkerSettings) -> bool:
-    return await remake_queue(settings, 0) == 0
+    return await operator(settings, "remake", 0) == 0
 
 
 async def test_interrupted_remaking_keeps_the_partition_waiting_and_goes_on_when_it_is_run_again(
@@ -169,10 +175,44 @@ async def test_interrupted_remaking_keeps_the_partition_waiting_and_goes_on_when
 
     async with starting(worker_settings) as consumer:
         await eventually(lambda: refuse(consumer))
-        assert await remake_queue(worker_settings, 0) == 0
+        assert await operator(worker_settings, "remake", 0) == 0
 
         await eventually(lambda: holds(database, ["first", "second"]))
 
 
-async def test_partition_that_there_is_not_is_no_queue_to_remake(worker_settings: WorkerSettings) -> None:
-    assert await remake_queue(worker_settings, worker_settings.partitions) == 2
+@pytest.mark.parametrize("verb", ["remake", "fail-newer"])
+async def test_partition_that_there_is_not_has_no_queue(worker_settings: WorkerSettings, verb: str) -> None:
+    assert await operator(worker_settings, verb, worker_settings.partitions) == 2
+
+
+def newer(title: str) -> bytes:
+    """A command of a version that this worker does not know."""
+    return json.dumps(json.loads(encode_command(create(title))) | {"dataversion": 2}).encode()
+
+
+async def test_operator_fails_commands_of_versions_that_no_worker_will_know_and_the_others_are_applied(
+    channel: AbstractChannel,
+    topology: Topology,
+    worker_settings: WorkerSettings,
+    database: "Connection[Record]",
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(consumer_module, "BLOCKED_PAUSE_SECONDS", 0.5)
+    await topology.declare(channel)
+    batches = [
+        [newer("forged"), encode_command(create("beside it")), b"1"],
+        [newer("forged again")],
+        [encode_command(create("behind them"))],
+    ]
+    for events in batches:
+        await channel.default_exchange.publish(aio_pika.Message(encode_batch(events)), topology.command_queue(0))
+
+    async with starting(worker_settings):
+        assert await operator(worker_settings, "fail-newer", 0) == 0
+
+        await eventually(lambda: holds(database, ["beside it", "behind them"]))
+    failed = await database.fetch(
+        "select reason, command->'data'->>'title' as title from commands where status = 'failed'"
+    )
+    assert {tuple(row) for row in failed} == {("newer_version", "forged"), ("newer_version", "forged again")}
+    assert (await channel.get_queue(topology.dead_letter_queue)).declaration_result.message_count == 1
