@@ -41,6 +41,8 @@ from shared.database import Statement
 READ_FAILURES = (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError)
 
 NO_LIMIT = nullcontext()
+TOKEN_SCOPES = frozenset({Scope.READ, Scope.WRITE})
+"""What personal tokens may allow."""
 SESSION_SETTINGS = {
     # There is an index for every read and for every order, as good for the millionth note as for the first: nothing
     # is searched through or sorted that need not be, and nothing takes so long that compiling it would pay.
@@ -166,7 +168,8 @@ class Queries:
         if not rows:
             return None
         owner, credentials_version, scopes, expires_date = rows[0]
-        return Caller(owner, credentials_version, frozenset(map(Scope, scopes)), expires_date.timestamp())
+        allowed = TOKEN_SCOPES.intersection(map(Scope, scopes))
+        return Caller(owner, credentials_version, allowed, expires_date.timestamp())
 
     async def find_outcome(self, owner: int, command_id: UUID) -> Outcome | None:
         """What has been committed about a command of the owner's, or about a registration, which is nobody's."""
