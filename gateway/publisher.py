@@ -26,6 +26,7 @@ from shared.contracts import (
     encode_batch,
     weight,
 )
+from shared.errors import describe
 from shared.messaging import (
     BROKER_ERRORS,
     LOST_CHECK_SECONDS,
@@ -207,10 +208,10 @@ class Publisher:
             with CONFIRM_DURATION.time():
                 await self._publish(message, partition)
         except DeliveryError as error:  # a nack, or a return: the broker's word that it has none of them
-            log.warning("commands refused by the broker", commands=len(batch), error=type(error).__name__)
+            log.warning("commands refused by the broker", commands=len(batch), error=describe(error))
             _refuse(batch, NotAcceptedError if isinstance(error, PublishError) else OverloadedError)
         except BROKER_ERRORS as error:
-            log.warning("commands unconfirmed", commands=len(batch), error=type(error).__name__)
+            log.warning("commands unconfirmed", commands=len(batch), error=describe(error))
         else:
             for attempt in batch:
                 attempt.confirm()

@@ -13,6 +13,7 @@ from aio_pika.exceptions import ChannelNotFoundEntity
 from pydantic_core import to_json
 
 from shared.database import SchemaBehindError, Session, connect
+from shared.errors import describe
 from shared.messaging import BROKER_ERRORS, Topology, broker_call, broker_version, is_blocked, open_connection
 from shared.queues import exists
 from shared.settings import DEVELOPMENT_MARK, ServiceSettings
@@ -71,8 +72,7 @@ async def checked(check: str, findings: AsyncIterator[Finding], advice: str) -> 
             async for finding in findings:
                 found.append(finding)  # noqa: PERF401 - those before an error count, too
     except (*BROKER_ERRORS, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
-        kind = type(error).__name__
-        found.append(Finding(Level.PROBLEM, check, f"does not answer ({kind})", advice))
+        found.append(Finding(Level.PROBLEM, check, f"does not answer ({describe(error)})", advice))
     return found
 
 

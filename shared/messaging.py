@@ -17,6 +17,7 @@ from aio_pika.exceptions import AMQPError, ChannelInvalidStateError
 from pamqp.common import FieldTable
 from pydantic import AmqpDsn, Secret
 
+from shared.errors import describe
 from shared.frames import survive_unreadable_properties
 from shared.queues import WrongQueueError, declare_queue, exists, is_cancelled
 from shared.settings import ServiceSettings
@@ -273,7 +274,7 @@ async def keep_running(session: Callable[[], Awaitable[None]], name: str) -> Non
             log.warning(
                 "no broker session; Inkwell tries again by itself",
                 connection=name,
-                error=f"{type(error).__name__}: {error}",
+                error=describe(error),
                 stack="".join(format_tb(error.__cause__.__traceback__)) if error.__cause__ else None,
                 retry_in_seconds=round(pause, 2),
             )

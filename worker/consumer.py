@@ -303,7 +303,7 @@ class Consumer:
                 with broker_call():
                     await message.ack(multiple=True)
             except BROKER_ERRORS as error:
-                log.info("acknowledgement dropped; what comes again has no second effect", error=type(error).__name__)
+                log.info("acknowledgement dropped; what comes again has no second effect", error=describe(error))
 
 
 def prefetch(settings: WorkerSettings) -> int:

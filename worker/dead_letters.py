@@ -20,6 +20,7 @@ from sqlalchemy.dialects.postgresql import ARRAY
 
 from shared.contracts import COMMANDS_CONTENT_TYPE, REJECTION_STATUS, OutcomeStatus, Rejection, encode_batch
 from shared.database import Session, Statement
+from shared.errors import describe
 from shared.messaging import BROKER_ERRORS, SETUP_TIMEOUT_SECONDS, Topology, broker_call, open_connection, user_of
 from shared.tables import commands, notes
 from worker.settings import WorkerSettings
@@ -94,7 +95,7 @@ async def send(settings: WorkerSettings, rows: Iterable[Row], at: datetime, *, f
                 sent += 1
     except BROKER_ERRORS as error:
         has_no_queue = isinstance(error, (PublishError, ChannelNotFoundEntity))
-        why = "has no queue for it" if has_no_queue else f"did not take it ({type(error).__name__})"
+        why = "has no queue for it" if has_no_queue else f"did not take it ({describe(error)})"
         raise NotSentError(f"the broker {why}; {sent} were sent before") from error
     return sent
 

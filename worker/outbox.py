@@ -12,6 +12,7 @@ from aio_pika.abc import AbstractChannel
 from pydantic import AmqpDsn, Secret
 
 from shared.contracts import LARGEST_MESSAGE_BYTES, Reply, encode_replies
+from shared.errors import describe
 from shared.messaging import (
     BROKER_ERRORS,
     SETUP_TIMEOUT_SECONDS,
@@ -70,7 +71,7 @@ class Outbox:
             async with asyncio.timeout(REPLY_TIMEOUT_SECONDS):
                 await self._publish(self._replies, Message(body), reply_to, mandatory=False)
         except BROKER_ERRORS as error:
-            log.info("reply dropped; the gateway looks its commands up", error=type(error).__name__)
+            log.info("reply dropped; the gateway looks its commands up", error=describe(error))
 
     async def dead_letter(self, content: bytes) -> None:
         """Hands over what cannot be read; returns when the broker has confirmed it, or raises a broker error.
