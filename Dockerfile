@@ -23,7 +23,8 @@ COPY worker worker
 RUN python -m compileall -q shared gateway worker
 ENV PATH=/app/.venv/bin:$PATH PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1
 USER 10001:10001
-HEALTHCHECK --interval=5s --timeout=8s --start-period=30s --retries=12 CMD ["python", "-m", "shared.probe"]
+HEALTHCHECK --interval=2s --timeout=90s --start-period=60s --retries=5 \
+    CMD ["sh", "shared/healthy.sh", "python", "-I", "-S", "shared/probe.py"]
 CMD ["python", "-m", "gateway"]
 # Who publishes it knows where the source is and when it was built, and adds
 #   --label org.opencontainers.image.source=URL --label org.opencontainers.image.created="$(date --utc +%FT%TZ)"

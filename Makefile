@@ -5,7 +5,7 @@ PROCESSES ?= 2
 SECONDS ?= 600
 N ?= 10000
 
-.PHONY: help up down logs stop-worker start-worker doctor dev seed test smoke fuzz openapi k8s faults mutations outages versions bench bench-quick bench-scale numbers check format
+.PHONY: help up down logs stop-worker start-worker doctor dev seed test smoke fuzz openapi k8s faults mutations outages versions servers bench bench-quick bench-scale numbers check format
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -62,6 +62,10 @@ outages: .venv/made ## break and kill everything: all of it, with long pauses
 
 versions: .venv/made ## the system tests with a gateway, then a worker, of the version before
 	$(RUN) python -m tests.system.versions
+
+servers: .venv/made ## the tests that use servers, on those of before: Postgres 17 and RabbitMQ 4.0
+	POSTGRES_IMAGE=postgres:17 RABBITMQ_IMAGE=rabbitmq:4.0-management BACKEND=docker $(RUN) pytest \
+		--numprocesses=$(PROCESSES) --dist=loadfile --no-loadscope-reorder tests/gateway tests/shared tests/system tests/worker
 
 bench: .venv/made ## compare with the same API without a queue; writes docs/performance.md, takes forty minutes
 	$(RUN) python -m bench --write

@@ -15,8 +15,8 @@ from dev.backend import ROOT, Services, UnavailableError
 from dev.definitions import ADMINISTRATOR, definitions_for_tests
 from shared.contracts import LARGEST_MESSAGE_BYTES
 
-POSTGRES_IMAGE = "postgres:17"
-RABBITMQ_IMAGE = "rabbitmq:4-management"
+IMAGES = {"POSTGRES_IMAGE": "postgres:18", "RABBITMQ_IMAGE": "rabbitmq:4.3-management"}
+"""What the servers for a block are made of, unless a variable of this name says otherwise; Compose has its own."""
 COMPOSE = ["docker", "compose", "--project-directory", str(ROOT)]
 ENGINE_TIMEOUT_SECONDS = 15
 WITH_DEFINITIONS = """
@@ -39,7 +39,7 @@ def no_engine() -> str | None:
 @cache
 def no_servers() -> str | None:
     """Why there are no servers in containers here: the above, or images that cannot be had."""
-    return no_engine() or next(filter(None, map(_no_image, (POSTGRES_IMAGE, RABBITMQ_IMAGE))), None)
+    return no_engine() or next(filter(None, (_no_image(image(name)) for name in IMAGES)), None)
 
 
 def no_stack(given: Services | None) -> str | None:
@@ -49,10 +49,15 @@ def no_stack(given: Services | None) -> str | None:
     return "Docker cannot build Inkwell's image" if subprocess.call([*COMPOSE, "build"]) else None
 
 
-def _no_image(image: str) -> str | None:
-    if subprocess.run(["docker", "image", "inspect", image], check=False, capture_output=True).returncode == 0:
+def image(name: str) -> str:
+    """The image of a server: `POSTGRES_IMAGE` or `RABBITMQ_IMAGE`."""
+    return os.environ.get(name) or IMAGES[name]
+
+
+def _no_image(tag: str) -> str | None:
+    if subprocess.run(["docker", "image", "inspect", tag], check=False, capture_output=True).returncode == 0:
         return None
-    return f"Docker cannot get the image {image}" if subprocess.call(["docker", "pull", image]) else None
+    return f"Docker cannot get the image {tag}" if subprocess.call(["docker", "pull", tag]) else None
 
 
 def prepare() -> None:
@@ -74,7 +79,7 @@ def postgres_server() -> DockerContainer:
     """A Postgres whose superuser is `inkwell`, with the same password."""
     ready = LogMessageWaitStrategy("database system is ready to accept connections.*", times=2)
     return (
-        DockerContainer(POSTGRES_IMAGE)
+        DockerContainer(image("POSTGRES_IMAGE"))
         .with_env("POSTGRES_USER", "inkwell")
         .with_env("POSTGRES_PASSWORD", "inkwell")
         .waiting_for(ready)
@@ -84,7 +89,7 @@ def postgres_server() -> DockerContainer:
 def rabbitmq_server() -> DockerContainer:
     """A RabbitMQ with Inkwell's users and an administrator."""
     return (
-        DockerContainer(RABBITMQ_IMAGE)
+        DockerContainer(image("RABBITMQ_IMAGE"))
         .with_kwargs(hostname="rabbitmq")
         .with_env("DEFINITIONS", definitions_for_tests())
         .with_env("MAX_MESSAGE_SIZE", str(LARGEST_MESSAGE_BYTES))

@@ -12,7 +12,7 @@ cat <<EOF
     {
       "user": "inkwell_gateway", "vhost": "/",
       "configure": "^\$",
-      "write": "^${prefix}[.]commands[.]v1\$",
+      "write": "^${prefix}[.]commands[.]v1([.][0-9]+)?\$",
       "read": "^amq[.]rabbitmq[.]reply-to\$"
     },
     {

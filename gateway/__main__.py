@@ -15,10 +15,11 @@ from fastapi import FastAPI
 from gateway.app import create_app
 from gateway.dependencies import Gateway
 from gateway.doctor import examine
-from gateway.protocol import BoundedProtocol
+from gateway.protocol import protocol_for
 from gateway.settings import GatewaySettings
 from shared.database import EXIT_SCHEMA_BEHIND, SchemaBehindError, check_schema
 from shared.errors import describe
+from shared.listening import open_sockets
 from shared.metrics import serve_metrics
 from shared.settings import load_settings
 from shared.telemetry import configure_logging
@@ -40,21 +41,27 @@ def main() -> None:
     configure_tracing("inkwell-gateway")
     if asyncio.run(schema_is_behind(settings)):
         sys.exit(EXIT_SCHEMA_BEHIND)
+    sockets = open_sockets(settings.host, settings.port, "INKWELL_PORT")
     app = create_app(settings)
-    config = uvicorn.Config(
+    GatewayServer(server_config(app, settings), app, settings.drain_delay_seconds).run(sockets)
+    shut_down_tracing()
+
+
+def server_config(app: FastAPI, settings: GatewaySettings) -> uvicorn.Config:
+    """How uvicorn serves the app."""
+    return uvicorn.Config(
         app,
-        host=settings.host,
-        port=settings.port,
         loop="uvloop",
-        http=BoundedProtocol,
+        http=protocol_for(settings),
+        ws="none",
+        root_path=settings.prefix,
         log_config=None,
         access_log=False,
         server_header=False,
         proxy_headers=False,
+        timeout_keep_alive=settings.keep_alive_seconds,
         timeout_graceful_shutdown=int(settings.drain_timeout_seconds),
     )
-    GatewayServer(config, app, settings.drain_delay_seconds).run()
-    shut_down_tracing()
 
 
 def read_arguments(arguments: Sequence[str]) -> Namespace:

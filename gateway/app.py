@@ -98,9 +98,9 @@ def install_routes(app: FastAPI, settings: GatewaySettings) -> None:
     for router in (users.router, auth.router) if has_users else ():
         app.include_router(router)
     app.include_router(health.router)
-    extend_document(app, has_users=has_users)
+    extend_document(app, settings.prefix, has_users=has_users)
     if settings.docs:
-        install_docs(app)
+        install_docs(app, settings.prefix)
 
 
 @asynccontextmanager

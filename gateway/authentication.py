@@ -137,6 +137,7 @@ def bearer_token(authorization: str | None) -> str:
     if authorization is None:
         raise unauthenticated("not_authenticated", "Send a bearer token in the Authorization header")
     scheme, _, token = authorization.partition(" ")
-    if scheme.lower() != "bearer" or not token.strip():
+    token = token.strip(" \t")
+    if scheme.lower() != "bearer" or not token:
         raise invalid_token()
-    return token.strip()
+    return token

@@ -35,19 +35,23 @@ class CommandUrls:
 
     def __init__(self, settings: GatewaySettings) -> None:
         keys = [key.get_secret_value() for key in reversed(settings.signing_keys)]
+        self._prefix = f"{settings.prefix}/commands/"
         self._signer = Signer(keys, salt="inkwell.command-url", digest_method=hashlib.sha256)
 
     def url(self, command: Command, *, confirmed: bool) -> str:
         """The path of a command's resource."""
         issued_at = (command.time - EPOCH) // timedelta(microseconds=1)
         head = HEAD.pack(command.id.bytes, command.attempt_id.bytes, command.owner, issued_at, confirmed)
-        return f"/commands/{self._signer.sign(base64_encode(head + command.fingerprint.encode())).decode()}"
+        return f"{self._prefix}{self._signer.sign(base64_encode(head + command.fingerprint.encode())).decode()}"
 
     def read(self, token: str) -> CommandTicket | None:
-        """What the URL holds; None unless this deployment signed it."""
+        """What the URL holds; None unless this deployment signed it, and spelt it so."""
         try:
             ticket = base64_decode(self._signer.unsign(token))
+            signature = base64_decode(token.rpartition(".")[2])
         except BadData:
+            return None
+        if b".".join(map(base64_encode, (ticket, signature))) != token.encode():
             return None
         command_id, attempt_id, owner, issued_at, confirmed = HEAD.unpack_from(ticket)
         return CommandTicket(

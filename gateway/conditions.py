@@ -1,4 +1,7 @@
-"""Entity tags and the conditions on them: `ETag`, `If-Match` and `If-None-Match` (RFC 9110 §8.8.3 and §13)."""
+"""Entity tags and the conditions on them: `ETag`, `If-Match` and `If-None-Match` (RFC 9110 §8.8.3 and §13).
+
+A tag counts also as a proxy has changed it that compresses: weak, or with the coding's name as a suffix.
+"""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -10,7 +13,9 @@ from gateway.openapi import Part
 from gateway.settings import GatewaySettings
 from shared.contracts import Preconditions
 
-_TAG = re.compile(r'(W/)?"([\x21\x23-\x7e\x80-\xff]*)"')
+_TAG = re.compile(r'(?:W/)?"([\x21\x23-\x7e\x80-\xff]*)"')
+_SUFFIX = re.compile(r"--?(?:gzip|br|zstd|deflate)$")
+"""What Apache and Caddy append within the quotes, and Jetty with two hyphens."""
 _LIST = re.compile(rf"[ \t]*(?:{_TAG.pattern}[ \t]*)?(?:,[ \t]*(?:{_TAG.pattern}[ \t]*)?)*")
 """Tags with commas between them; some elements may be empty (RFC 9110 §5.6.1.2)."""
 _VERSION = re.compile(r"[1-9][0-9]{0,9}")
@@ -23,11 +28,11 @@ def etag(version: int) -> str:
 
 
 def not_modified(request: Request, tag: str) -> bool:
-    """Whether the client has what the tag stands for, by weak comparison."""
+    """Whether the client has what the tag stands for."""
     header = _header(request, "if-none-match")
     if header is None:
         return False
-    return header == "*" or tag in [f'"{opaque}"' for _, opaque in _tags("If-None-Match", header)]
+    return header == "*" or tag in [f'"{opaque}"' for opaque in _tags("If-None-Match", header)]
 
 
 class Conditions:
@@ -43,8 +48,8 @@ class Conditions:
             raise required()
         if match is None and none_match is None:
             return NO_CONDITIONS
-        wanted = None if match in {None, "*"} else _versions("If-Match", match, weak=False)
-        unwanted = _versions("If-None-Match", none_match, weak=True) if none_match not in {None, "*"} else none_match
+        wanted = None if match in {None, "*"} else _versions("If-Match", match)
+        unwanted = _versions("If-None-Match", none_match) if none_match not in {None, "*"} else none_match
         return Preconditions.model_validate({"if_match": wanted, "if_none_match": unwanted})
 
     def demand(self, versions: Mapping[int, Sequence[int] | None]) -> None:
@@ -63,7 +68,7 @@ class Conditions:
                     "name": "If-Match",
                     "in": "header",
                     "required": self._required,
-                    "description": "Entity tags: change the note only in one of these versions, else 412",
+                    "description": "Entity tags, also weak: change the note only in one of these versions, else 412",
                     "schema": schema,
                 },
                 {
@@ -98,15 +103,17 @@ def _header(request: Request, name: str) -> str | None:
     return None if values is None else ",".join(values).strip()
 
 
-def _tags(name: str, header: str) -> list[tuple[bool, str]]:
-    """The entity tags of a header, each with whether it is weak; raises ProblemError 400."""
-    tags = _TAG.findall(header) if _LIST.fullmatch(header) else []
+def _tags(name: str, header: str) -> list[str]:
+    """The entity tags of a header as this gateway gave them, without their quotes; raises ProblemError 400."""
+    tags: list[str] = _TAG.findall(header) if _LIST.fullmatch(header) else []
     if not tags:
         raise invalid_header(name, 'a list of entity tags such as "3", or *')
-    return [(bool(weak), opaque) for weak, opaque in tags]
+    return [_SUFFIX.sub("", tag) for tag in tags]
 
 
-def _versions(name: str, header: str | None, *, weak: bool) -> tuple[int, ...]:
-    """The versions that the tags stand for; a tag that no note can have stands for none."""
-    tags = _tags(name, header or "")
-    return tuple(int(tag) for is_weak, tag in tags if (weak or not is_weak) and _VERSION.fullmatch(tag))
+def _versions(name: str, header: str | None) -> tuple[int, ...]:
+    """The versions that the tags stand for; a tag that no note can have stands for none.
+
+    Weak tags count in `If-Match` too, against RFC 9110 §13.1.1: a version names one text, however it is encoded.
+    """
+    return tuple(int(tag) for tag in _tags(name, header or "") if _VERSION.fullmatch(tag))

@@ -20,15 +20,16 @@ FOR_EVER = {"Cache-Control": "public, max-age=31536000, immutable"}
 """The files' URLs name their version."""
 
 
-def install_docs(app: FastAPI) -> None:
-    """Serves /docs and what it loads."""
+def install_docs(app: FastAPI, root_path: str) -> None:
+    """Serves /docs and what it loads, which the page asks for with the prefix of the path."""
     folder = f"/docs/{metadata.version(PACKAGE)}"
+    files_url = root_path + folder
     page = get_swagger_ui_html(
-        openapi_url=app.openapi_url or "",
+        openapi_url=root_path + (app.openapi_url or ""),
         title=app.title,
-        swagger_js_url=f"{folder}/{SCRIPT}",
-        swagger_css_url=f"{folder}/{STYLE}",
-        swagger_favicon_url=f"{folder}/{ICON}",
+        swagger_js_url=f"{files_url}/{SCRIPT}",
+        swagger_css_url=f"{files_url}/{STYLE}",
+        swagger_favicon_url=f"{files_url}/{ICON}",
     )
     page.headers["Content-Security-Policy"] = policy_of(page)
     files = Path(str(resources.files(PACKAGE.replace("-", "_")))) / "static"

@@ -43,6 +43,7 @@ FIELD_CODES = {
     "uuid_parsing": "invalid_value",
     "uuid_type": "invalid_value",
     "string_type": "wrong_type",
+    "string_unicode": "invalid_value",
     "model_type": "wrong_type",
     "model_attributes_type": "wrong_type",
     "int_type": "wrong_type",
@@ -158,14 +159,10 @@ def unauthenticated(code: str, detail: str) -> ProblemError:
     return ProblemError(HTTPStatus.UNAUTHORIZED, code, detail, headers=headers)
 
 
-def overloaded() -> ProblemError:
+def overloaded(advice: str = "Repeat it later") -> ProblemError:
     """503: the request has no effect, because too many wait already."""
-    return ProblemError(
-        HTTPStatus.SERVICE_UNAVAILABLE,
-        "overloaded",
-        "Too many requests wait already; this one has no effect and can be repeated freely, later",
-        headers=retry_after(),
-    )
+    detail = f"Too many requests wait already: this one has no effect. {advice}"
+    return ProblemError(HTTPStatus.SERVICE_UNAVAILABLE, "overloaded", detail, headers=retry_after())
 
 
 def retry_after() -> dict[str, str]:

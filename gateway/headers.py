@@ -4,11 +4,14 @@ A header that a route sets itself wins. Why these: OWASP's cheat sheet on REST s
 """
 
 from collections.abc import Collection
+from http import HTTPStatus
 
-from fastapi import FastAPI
+from fastapi import FastAPI, Response
+from starlette.datastructures import Headers as RequestHeaders
 from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from gateway.errors import ProblemError
 from gateway.metrics import told_of
 from gateway.openapi import HEADERS
 from gateway.request_ids import HEADER, REQUEST, request_id_of
@@ -30,10 +33,6 @@ NOT_STORED: Headers = ((b"cache-control", b"no-store"), (b"vary", b"Authorizatio
 """Of everything else."""
 
 ALLOWED_METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE")
-ALLOWED_HEADERS = (
-    *("Authorization", "Content-Type", "If-Match", "If-None-Match", "Idempotency-Key", "Prefer"),
-    *("Traceparent", "X-Request-ID"),
-)
 
 
 def install_headers(app: FastAPI, cors_origins: Collection[str]) -> None:
@@ -41,7 +40,7 @@ def install_headers(app: FastAPI, cors_origins: Collection[str]) -> None:
     build = app.build_middleware_stack
 
     def build_with_headers() -> ASGIApp:
-        return DefaultHeaders(shared_with(cors_origins, build()) if cors_origins else build())
+        return DefaultHeaders(CrossOriginRequests(build(), cors_origins) if cors_origins else build())
 
     app.build_middleware_stack = build_with_headers  # type: ignore[method-assign]  # add_middleware stays inside of it
 
@@ -90,12 +89,26 @@ def came_over_https(scope: Scope) -> bool:
     return scope["scheme"] == "https" or (b"x-forwarded-proto", b"https") in scope["headers"]
 
 
-def shared_with(origins: Collection[str], app: ASGIApp) -> ASGIApp:
-    """The app as pages of these origins may use it; credentials are bearer tokens, never cookies."""
-    return CORSMiddleware(
-        app,
-        allow_origins=origins,
-        allow_methods=ALLOWED_METHODS,
-        allow_headers=ALLOWED_HEADERS,
-        expose_headers=HEADERS,
-    )
+class CrossOriginRequests(CORSMiddleware):
+    """Lets pages of some origins send any header and see every answer; credentials are bearer tokens, never cookies."""
+
+    def __init__(self, app: ASGIApp, origins: Collection[str]) -> None:
+        super().__init__(
+            app,
+            allow_origins=origins,
+            allow_methods=ALLOWED_METHODS,
+            allow_headers=["*"],
+            allow_private_network=True,
+            expose_headers=HEADERS,
+        )
+
+    def preflight_response(self, request_headers: RequestHeaders) -> Response:
+        """Answer a preflight; a refusal is a problem."""
+        response = super().preflight_response(request_headers)
+        if wanted := request_headers.get("access-control-request-headers"):
+            response.headers["Access-Control-Allow-Headers"] = ", ".join(map(str.strip, wanted.split(",")))
+        if response.status_code < HTTPStatus.BAD_REQUEST:
+            return response
+        problem = ProblemError(response.status_code, "bad_request", bytes(response.body).decode()).response()
+        problem.headers.update({name: value for name, value in response.headers.items() if name not in problem.headers})
+        return problem

@@ -16,7 +16,14 @@ from gateway.rules import OPEN
 
 PING_TIMEOUT_SECONDS = 1.0
 
-router = APIRouter(prefix="/health", tags=["health"], route_class=PlainRoute)
+
+class ProbeRoute(PlainRoute):
+    """A probe's route; whatever probes may add to its URL, it answers."""
+
+    ignores_query = True
+
+
+router = APIRouter(prefix="/health", tags=["health"], route_class=ProbeRoute)
 
 
 @router.get("/live", openapi_extra=OPEN.openapi)

@@ -18,8 +18,18 @@ LOOPBACK_HOSTS = ("localhost", "127.0.0.1", "[::1]")
 PORT = re.compile(r":\d*$")
 
 
+def route_path(scope: Scope) -> str:
+    """The path without the prefix that a proxy has it under, if there is one."""
+    path: str = scope["path"]
+    rest = path.removeprefix(scope["root_path"])
+    return rest if rest.startswith("/") else path or "/"
+
+
 class UniformRequests:
-    """Serves each path with and without its trailing slash, and HEAD wherever GET; the server drops HEAD's body."""
+    """Serves each path with and without its prefix and its trailing slash, and HEAD wherever GET.
+
+    The server drops HEAD's body.
+    """
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
@@ -27,7 +37,8 @@ class UniformRequests:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Passes the request on in its plain form."""
         if scope["type"] == "http":
-            scope = {**scope, "path": scope["path"].rstrip("/") or "/"}
+            path = route_path(scope).rstrip("/") or "/"
+            scope = {**scope, "path": scope["root_path"] + path}
             if scope["method"] == "HEAD":
                 scope["method"] = "GET"
         await self.app(scope, receive, send)
@@ -97,7 +108,7 @@ class LimitedBodies:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        limit_bytes = self.exceptions.get(scope["path"], self.limit_bytes)
+        limit_bytes = self.exceptions.get(route_path(scope), self.limit_bytes)
         if int(Headers(scope=scope).get("content-length", 0)) > limit_bytes:
             await too_large(limit_bytes).response()(scope, receive, send)
             return

@@ -23,7 +23,8 @@ Responses = dict[int | str, Part]
 DESCRIPTION = """\
 A write is answered with its outcome, or with 202 and the URL of its command. Every error is a problem (RFC 9457);
 its `code` is stable, `title` and `detail` are for people. A path that is not here is 404 `not_found`, a method that a
-path lacks 405 `method_not_allowed` with `Allow`, and any other refusal by the web framework `bad_request`.
+path lacks 405 `method_not_allowed` with `Allow`, and any other refusal by the web framework `bad_request`. A query
+parameter that is not here is 422 `validation_failed`, of every operation but the probes.
 
 Every path works with and without its trailing slash, and HEAD wherever GET does. `Cache-Control` tells what may be
 stored; an answer with a token never may.
@@ -61,7 +62,7 @@ CODES = {
     "misdirected_request": (421, "Nobody signs in, and the request is for another host than this machine"),
     "idempotency_key_spent": (409, "An earlier request with the key was refused for its credentials; use a new one"),
     "uri_too_long": (414, "Path and query are over the limit"),
-    "unsupported_media_type": (415, "The body is not declared as JSON in UTF-8"),
+    "unsupported_media_type": (415, "The body is not declared as JSON in UTF-8, or is compressed"),
     "validation_failed": (422, "A field or a parameter is wrong; `errors` says which"),
     "idempotency_key_reused": (422, "The key was used with another request"),
     "precondition_required": (428, "This deployment demands If-Match"),
@@ -69,14 +70,15 @@ CODES = {
     "headers_too_large": (431, "The headers are over the limit"),
     "command_failed": (500, "Accepted, no effect, kept for an operator; `command` is its URL"),
     "internal_error": (500, "A bug in the gateway, which it has logged"),
-    "not_accepted": (503, "The broker did not take the write, which certainly has no effect: repeat it"),
-    "overloaded": (503, "Too many requests wait already; this one certainly has no effect: repeat it later"),
+    "not_accepted": (503, "This request certainly has no effect: the broker did not take it. Repeat it, with its key"),
+    "overloaded": (503, "This request certainly has no effect: too many wait. Repeat it later, with its key"),
     "database_unavailable": (503, "Postgres does not answer; try again"),
     "unconfirmed": (504, "Unknown: repeat it with its key, or ask `command`, its URL"),
 }
 """The status and the meaning of each code that an operation may answer with."""
 
 HEADERS = {
+    "Accept-Encoding": "The content codings that a body may have, where it had another",
     "Accept-Patch": "The media types that a patch may have",
     "ETag": "The entity tag of what was answered or, with 412, of the note as it is",
     "Idempotent-Replayed": "`true` where this is the outcome of an earlier request with the same key",
@@ -100,6 +102,8 @@ CODE_HEADERS = {
     "database_unavailable": ["Retry-After"],
     "unconfirmed": ["Retry-After"],
 }
+POSSIBLE_HEADERS = {"unsupported_media_type": ["Accept-Encoding"]}
+"""Those that an answer with the code may have, besides those of `CODE_HEADERS`, which it always has."""
 OUTCOMES: set[str] = {"command_failed", "idempotency_key_spent", *Rejection} - {
     Rejection.IDEMPOTENCY_KEY_REUSED,
     Rejection.CREDENTIALS_OUTDATED,
@@ -126,7 +130,7 @@ def problems(*codes: str, headers: tuple[str, ...] = (), is_write: bool = False)
 
 
 def _problem(codes: list[str], headers: tuple[str, ...], replayed: set[str]) -> Part:
-    own_headers = [name for code in codes for name in CODE_HEADERS.get(code, [])]
+    own_headers = [name for code in codes for name in CODE_HEADERS.get(code, []) + POSSIBLE_HEADERS.get(code, [])]
     own_headers += ["Idempotent-Replayed"] * (not replayed.isdisjoint(codes))
     schema = {"allOf": [{"$ref": "#/components/schemas/Problem"}], "properties": {"code": {"enum": codes}}}
     description = ". ".join(f"`{code}`: {CODES[code][1]}" for code in codes)
@@ -137,14 +141,14 @@ UNADMITTED = ("not_authenticated", "invalid_token", "credentials_outdated", "ins
 
 
 def _read(*codes: str) -> Responses:
-    return problems(*UNADMITTED, *codes, "database_unavailable")
+    return problems(*UNADMITTED, *codes, "validation_failed", "database_unavailable")
 
 
 def _read_notes(*codes: str, headers: tuple[str, ...] = ()) -> Responses:
     return {
         200: answer("What was asked for", "ETag", *headers),
         304: answer("The client has it already", "ETag", *headers),
-    } | _read("invalid_header", *codes, "validation_failed")
+    } | _read("invalid_header", *codes)
 
 
 def _write(*codes: str) -> Responses:
@@ -157,17 +161,18 @@ def _command(*codes: str) -> Responses:
         *("Location", "Retry-After", "Preference-Applied"),
         model=CommandState,
     )
-    decided = ("discarded", "idempotency_key_reused", "command_failed", "internal_error")
+    decided = ("discarded", "validation_failed", "idempotency_key_reused", "command_failed", "internal_error")
     undecided = ("not_accepted", "overloaded", "unconfirmed")
     return {202: accepted} | problems("invalid_header", *codes, *decided, *undecided, is_write=True)
 
 
 WRITTEN = ("Preference-Applied", "Idempotent-Replayed")
-BODY = ("invalid_json", "request_timeout", "unsupported_media_type", "validation_failed")
+WITHOUT_BODY = "without a body, as preferred, or because the credentials lack `notes:read`"
+BODY = ("invalid_json", "request_timeout", "unsupported_media_type")
 CHANGE = ("note_not_found", "precondition_failed", "precondition_required")
 CHANGED: Responses = {
     200: answer("The note as it is now", "ETag", *WRITTEN),
-    204: answer("It has happened; without a body, as preferred", "ETag", *WRITTEN),
+    204: answer(f"It has happened; {WITHOUT_BODY}", "ETag", *WRITTEN),
 }
 PATCH = problems("unsupported_media_type", headers=("Accept-Patch",))
 GONE: Responses = {204: answer("It is gone", *WRITTEN)}
@@ -175,17 +180,16 @@ GONE: Responses = {204: answer("It is gone", *WRITTEN)}
 LIST_NOTES = _read_notes(headers=("Link", "X-Total-Count"))
 SEARCH_NOTES = _read_notes(headers=("Link",))
 GET_NOTE = _read_notes("note_not_found")
-CREATE_NOTE = {201: answer("The note", "Location", "ETag", *WRITTEN)} | _write(*BODY)
+CREATE_NOTE = {201: answer(f"The note, or {WITHOUT_BODY}", "Location", "ETag", *WRITTEN)} | _write(*BODY)
 REPLACE_NOTE = CHANGED | _write(*BODY, *CHANGE)
 PATCH_NOTE = REPLACE_NOTE | PATCH
 CHANGE_NOTES = {
     200: answer("What became of each of them", *WRITTEN),
-    204: answer("All have happened; without a body, as preferred", *WRITTEN),
+    204: answer(f"All have happened; {WITHOUT_BODY}", *WRITTEN),
 } | _write(*BODY, *CHANGE)
-DELETE_NOTE = GONE | _write(*CHANGE, "validation_failed")
-GET_COMMAND = {200: answer("The state of the write", "Retry-After", "Preference-Applied")} | _read(
-    "command_not_found", "command_gone"
-)
+DELETE_NOTE = GONE | _write(*CHANGE)
+STATE = "The state of the write; `answer` has no body that the credentials could not read"
+GET_COMMAND = {200: answer(STATE, "Retry-After", "Preference-Applied")} | _read("command_not_found", "command_gone")
 REGISTER_USER = {201: answer("The user", "Location", *WRITTEN)} | _command(*BODY, "name_taken", "too_many_requests")
 GET_USER = _read()
 USER_CHANGED: Responses = {
@@ -196,12 +200,12 @@ CHANGE_USER = USER_CHANGED | _write(*BODY, "wrong_password", "name_taken", "too_
 DELETE_USER = GONE | _write()
 ISSUE_TOKEN = problems(
     *("invalid_request", "unsupported_grant_type", "invalid_scope", "invalid_grant", "too_many_requests"),
-    *("request_timeout", "overloaded", "database_unavailable"),
+    *("request_timeout", "unsupported_media_type", "validation_failed", "overloaded", "database_unavailable"),
 )
 CREATE_TOKEN = {201: answer("The personal token", "Location", *WRITTEN)} | _write(*BODY)
 LIST_TOKENS = _read()
-GET_TOKEN = _read("token_not_found", "validation_failed")
-REVOKE_TOKEN = GONE | _write("token_not_found", "validation_failed")
+GET_TOKEN = _read("token_not_found")
+REVOKE_TOKEN = GONE | _write("token_not_found")
 _FORM = {
     "title": "LoginForm",
     "type": "object",
@@ -213,29 +217,31 @@ _FORM = {
         "scope": {"type": "string", "description": "Scopes with spaces between them; all where there is none"},
     },
 }
+FORM_FIELDS = frozenset(_FORM["properties"])
 FORM: Part = {"requestBody": {"required": True, "content": {"application/x-www-form-urlencoded": {"schema": _FORM}}}}
 EVERY = problems("body_too_large", "uri_too_long", "headers_too_large", "internal_error")
 MISDIRECTED = problems("misdirected_request")
 READY: Responses = {503: {"description": "Stopping", "content": {"application/json": {}}}}
 
 
-SECURITY_SCHEMES: Part = {
-    "password": {
-        "type": "oauth2",
-        "description": "An access token for a name and a password",
-        "flows": {
-            "password": {
-                "tokenUrl": "/auth/token",
-                "scopes": {
-                    Scope.READ.value: "Read notes",
-                    Scope.WRITE.value: "Write notes, and ask what became of it",
-                    Scope.ACCOUNT.value: "Change the account and its personal tokens",
-                },
-            }
+def security_schemes(root_path: str) -> Part:
+    """How users sign in, where every path begins with this prefix."""
+    flow = {
+        "tokenUrl": f"{root_path}/auth/token",
+        "scopes": {
+            Scope.READ.value: "Read notes",
+            Scope.WRITE.value: "Write notes, and ask what became of it; answers show none without `notes:read`",
+            Scope.ACCOUNT.value: "Change the account and its personal tokens",
         },
-    },
-    "personalToken": {"type": "http", "scheme": "bearer", "description": "A personal token, for scripts"},
-}
+    }
+    return {
+        "password": {
+            "type": "oauth2",
+            "description": "An access token for a name and a password",
+            "flows": {"password": flow},
+        },
+        "personalToken": {"type": "http", "scheme": "bearer", "description": "A personal token, for scripts"},
+    }
 
 
 def _let_everybody_in(document: Part) -> None:
@@ -274,7 +280,7 @@ def operation_id(route: APIRoute) -> str:
     return first + "".join(map(str.capitalize, others))
 
 
-def extend_document(app: FastAPI, *, has_users: bool) -> None:
+def extend_document(app: FastAPI, root_path: str, *, has_users: bool) -> None:
     """Adds to the app's OpenAPI document the model of problems, and how users sign in."""
     generate = app.openapi
 
@@ -286,7 +292,7 @@ def extend_document(app: FastAPI, *, has_users: bool) -> None:
             _name_bodies(document)
             _identify_answers(document)
             if has_users:
-                document["components"]["securitySchemes"] = SECURITY_SCHEMES
+                document["components"]["securitySchemes"] = security_schemes(root_path)
             else:
                 _let_everybody_in(document)
         return app.openapi_schema or {}

@@ -17,25 +17,24 @@ from pydantic import (
     BeforeValidator,
     Field,
     StringConstraints,
-    TypeAdapter,
     ValidationInfo,
     WithJsonSchema,
     field_validator,
 )
 
+from gateway.parameters import INTEGER, Boolean, Integer64, Time, parse_time, query_of
 from gateway.queries import Listed
 from gateway.schemas import LEFT_OUT
 from gateway.statements import FILTERS, ListShape
-from shared.contracts import Instant, Int64, StorableText
+from shared.contracts import Int64, StorableText
 
 Order = Literal["id", "-id", "created", "-created", "updated", "-updated", "title", "-title"]
 CURSOR_MAX_LENGTH = 2000
-_TIME: TypeAdapter[datetime] = TypeAdapter(Instant)
 _EXCLUDED_TWICE = re.compile(r'(?<![^\s!&|()"])(?:-[\s!&|()]*-[\s!&|()]*)+')
 """Signs before one word that mean as much as none."""
 
 
-class Place(BaseModel, frozen=True, extra="forbid"):
+class Place(BaseModel, frozen=True, extra="forbid", strict=True):
     """Between two notes of a list in some order."""
 
     order: Order
@@ -47,12 +46,15 @@ class Place(BaseModel, frozen=True, extra="forbid"):
 
     @classmethod
     def read(cls, cursor: object) -> Self:
-        """The place that a cursor stands for; raises ValueError."""
+        """The place that a cursor stands for; raises ValueError, also for another spelling of one that a link had."""
         try:
             place = cls.model_validate_json(base64.urlsafe_b64decode(str(cursor).encode() + b"=="))
             place.value  # noqa: B018 - raises where it is none
+            is_ours = place.cursor == cursor
         except ValueError:
-            raise ValueError("is not one that a Link of this list had") from None
+            is_ours = False
+        if not is_ours:
+            raise ValueError("is not one that a Link of this list had")
         return place
 
     @classmethod
@@ -74,24 +76,21 @@ class Place(BaseModel, frozen=True, extra="forbid"):
             return None
         if self.key is None:
             raise ValueError
-        return self.key if self.order.endswith("title") else _TIME.validate_python(self.key)
+        if self.order.endswith("title"):
+            return self.key
+        time = parse_time(self.key)
+        if time.isoformat() != self.key:
+            raise ValueError
+        return time
 
 
 class Page(BaseModel, extra="forbid"):
     """Which part of a list is wanted."""
 
-    skip: Annotated[int, Field(ge=0, le=2**63 - 1, description="How many to leave out")] = 0
-    limit: Annotated[int, Field(ge=1, le=1000, description="How many to return at most")] = 100
+    skip: Annotated[Integer64, Field(description="How many to leave out")] = 0
+    limit: Annotated[int, Field(ge=1, le=1000, description="How many to return at most"), INTEGER] = 100
 
 
-def _no_number(time: object) -> object:
-    """The text of a time; `20260101000000` would pass for milliseconds, and be in the year 2612."""
-    if str(time).strip().lstrip("+-").replace(".", "").isdecimal():
-        raise ValueError("is not a time as RFC 3339 has it")
-    return time
-
-
-Time = Annotated[Instant, BeforeValidator(_no_number)]
 Prefix = Annotated[StorableText, StringConstraints(min_length=1, max_length=200)]
 Cursor = Annotated[
     Place,
@@ -114,9 +113,9 @@ class NotesPage(Page):
         Prefix,
         Field(description="Only notes whose titles begin so, capital letters being others than small ones"),
     ] = LEFT_OUT
-    total: Annotated[bool, Field(description="Whether to count all of them, which takes longer: `X-Total-Count`")] = (
-        False
-    )
+    total: Annotated[
+        Boolean, Field(description="Whether to count all of them, which takes longer: `X-Total-Count`")
+    ] = False
 
     @field_validator("cursor")
     @classmethod
@@ -198,7 +197,7 @@ def links_of_search(request: Request, page: SearchPage, total: int) -> dict[str,
 
 def url_with(request: Request, **place: object) -> str:
     """The request's URL at another place of the list."""
-    kept = [(name, value) for name, value in request.query_params.multi_items() if name not in ("skip", "cursor")]
+    kept = [(name, value) for name, value in query_of(request) if name not in ("skip", "cursor")]
     query = urlencode([*kept, *place.items()])
     return request.url.path + (f"?{query}" if query else "")
 

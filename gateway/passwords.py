@@ -21,6 +21,9 @@ NOBODYS_HASH = "$argon2id$v=19$m=65536,t=3,p=4$bm9ib2R5IGhhcyBpdC4uLg$bm8gcGFzc3
 WAITING_LIMIT = 50
 HASH_TIMEOUT_SECONDS = 5.0
 NICENESS = 10
+PASSWORD_MAX_LENGTH = 128
+LONGEST = 4 * PASSWORD_MAX_LENGTH
+"""Characters of what may be a password when it is composed: Unicode decomposes one character into four at most."""
 T = TypeVar("T")
 
 
@@ -38,6 +41,8 @@ class Passwords:
 
     async def verify(self, password: SecretStr, password_hash: str | None) -> bool:
         """Whether the password has this hash; as slow where there is none. Raises ProblemError 503."""
+        if len(password) > LONGEST:  # composing takes a time that grows with the square of the length
+            password, password_hash = SecretStr(""), None
         return await self._run(lambda: self._matches(password, password_hash or NOBODYS_HASH))
 
     def is_too_cheap(self, password_hash: str) -> bool:

@@ -36,6 +36,10 @@ class Preferences:
         """What is kept of them where the wait was so long: without room for waiting, not the client's wait."""
         return self if wait_seconds == self.wait_seconds else replace(self, wait_seconds=None)
 
+    def without_representation(self) -> "Preferences":
+        """What is kept of them in an answer that cannot be the representation."""
+        return self if self.minimal else replace(self, return_=None)
+
     def applied_to(self, status: int) -> dict[str, str]:
         """The `Preference-Applied` header of an answer to a write; errors have none."""
         returned = status in {200, 201, 204} if self.minimal else self.return_ and status in {200, 201}
@@ -70,7 +74,8 @@ class Prefer:
         """The header."""
         description = (
             "`respond-async`: 202 as soon as the write is accepted. `wait=N`: wait up to N seconds (0 to 30) for the "
-            "outcome. `return=minimal`: no body in a successful answer; `return=representation`: the note (default)."
+            "outcome. `return=minimal`: no body in a successful answer; `return=representation`: the note (default), "
+            "for credentials that may read it."
         )
         schema = {"type": "string", "examples": ["respond-async", "wait=10"]}
         return {"parameters": [{"name": "Prefer", "in": "header", "description": description, "schema": schema}]}

@@ -5,10 +5,9 @@ than a read; FastAPI still routes, documents and handles the errors.
 """
 
 from collections import Counter
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterable
 from http import HTTPStatus
 from typing import Annotated, Any, Generic, Literal, Protocol, TypeVar
-from uuid import UUID
 
 from fastapi import Request, Response
 from fastapi.routing import APIRoute
@@ -19,12 +18,16 @@ from starlette.types import Receive, Send
 from starlette.types import Scope as AsgiScope
 
 from gateway.errors import ProblemError, invalid
+from gateway.media_types import media_type_of, refuse_coded_body, unsupported_media_type
 from gateway.metrics import told_of
+from gateway.middleware import route_path
 from gateway.openapi import SCHEMA, Part
 from gateway.pages import NotesPage, Page, SearchPage
+from gateway.parameters import Integer64, Uuid, query_of
+from gateway.passwords import PASSWORD_MAX_LENGTH
 from gateway.rules import OPEN, rule_of
 from gateway.schemas import LEFT_OUT
-from shared.contracts import Int64, Scope, Username, storable
+from shared.contracts import Scope, Username, storable
 
 WITHOUT_PARAMETERS = ("/notes/batch", "/notes/search")
 """Paths that would be those of notes otherwise."""
@@ -41,11 +44,17 @@ def _once(scopes: tuple[Scope, ...]) -> tuple[Scope, ...]:
 
 
 class PlainRoute(APIRoute):
-    """A route whose endpoint takes the request alone and makes the whole response, once its rule has let it in."""
+    """A route whose endpoint takes the request alone and makes the whole response, once its rule has let it in.
+
+    A query that its operation does not declare is refused, after the rule; an endpoint that applies its rule itself
+    does that too.
+    """
+
+    ignores_query = False
 
     def matches(self, scope: AsgiScope) -> tuple[Match, AsgiScope]:
         """Whether it serves the request; a path without parameters is nobody else's, whatever the method."""
-        if scope["path"] in WITHOUT_PARAMETERS and "{" in self.path:
+        if route_path(scope) in WITHOUT_PARAMETERS and "{" in self.path:
             return Match.NONE, {}
         return super().matches(scope)
 
@@ -54,18 +63,26 @@ class PlainRoute(APIRoute):
         if self.dependant.dependencies:
             raise TypeError(f"{self.name} declares dependencies, which a plain route would not run")
         rule, endpoint = rule_of(self), self.endpoint
+        takes_query = self.ignores_query or has_query(self.openapi_extra or {})
 
         async def admit(request: Request) -> Response:
             await rule.admit(request)
+            if request.scope["query_string"] and not takes_query:
+                NO_QUERY.of(request)
             response: Response = await endpoint(request)
             return response
 
-        return endpoint if rule == OPEN or rule.is_applied_by_endpoint else admit
+        return endpoint if (rule == OPEN and takes_query) or rule.is_applied_by_endpoint else admit
 
     def handle(self, scope: AsgiScope, receive: Receive, send: Send) -> Coroutine[Any, Any, None]:
         """As FastAPI does, and has the request counted for this route."""
         told_of(scope).route = self.path
         return super().handle(scope, receive, send)
+
+
+def has_query(operation: Part) -> bool:
+    """Whether an operation declares parameters of its query."""
+    return any(parameter["in"] == "query" for parameter in operation.get("parameters", ()))
 
 
 class Reader(Protocol):
@@ -94,13 +111,13 @@ class Parameters(Generic[ModelT]):
 
     def of(self, request: Request) -> ModelT:
         """The parameters; raises ProblemError 422."""
-        given = request.path_params if self._location == "path" else dict(request.query_params)
+        pairs = query_of(request) if self._location == "query" else list(request.path_params.items())
         try:
-            read = self._model.model_validate(given)
+            read = self._model.model_validate(dict(pairs))
         except ValidationError as error:
             errors = error.errors(include_url=False, include_input=False)
             raise invalid(errors, part=self._location) from None
-        if self._location == "query" and (twice := repeated(request)):
+        if twice := repeated(pairs):
             errors = [
                 {"type": "repeated", "loc": (name,), "msg": "Should be there once", "input": None} for name in twice
             ]
@@ -120,9 +137,9 @@ class Parameters(Generic[ModelT]):
         }
 
 
-def repeated(request: Request) -> list[str]:
-    """The parameters that the query has more than once."""
-    counted = Counter(name for name, _ in request.query_params.multi_items())
+def repeated(pairs: Iterable[tuple[str, object]]) -> list[str]:
+    """The names that come more than once."""
+    counted = Counter(name for name, _ in pairs)
     return [name for name, count in counted.items() if count > 1]
 
 
@@ -134,15 +151,20 @@ def without_null(schema: Part) -> Part:
 class TokenPath(BaseModel):
     """Which personal token a request is about."""
 
-    token_id: UUID
+    token_id: Uuid
 
 
 class NotePath(BaseModel):
     """Which note a request is about."""
 
-    note_id: Int64
+    note_id: Integer64
 
 
+class NoQuery(BaseModel, extra="forbid"):
+    """What an operation without parameters is asked for."""
+
+
+NO_QUERY = Parameters(NoQuery, "query")
 TOKEN_PATH = Parameters(TokenPath, "path")
 NOTE_PATH = Parameters(NotePath, "path")
 PAGE = Parameters(Page, "query")
@@ -164,7 +186,7 @@ class Body(Generic[ModelT]):
         self._require_media_type(request)
         body = await request.body()
         try:
-            return self._model.model_validate_json(body)
+            return self._model.model_validate_json(body, strict=True)
         except ValidationError as error:
             if error.error_count() > ERRORS_TO_LIST:
                 told = f"Has {error.error_count()} errors, which are too many to tell one by one"
@@ -191,16 +213,16 @@ class Body(Generic[ModelT]):
         return {"requestBody": {"required": True, "content": {each: {"schema": schema} for each in self._media_types}}}
 
     def _require_media_type(self, request: Request) -> None:
-        declared = ",".join(request.headers.getlist("content-type"))
-        media_type, _, parameters = declared.lower().partition(";")
-        charset = parameters.strip().removeprefix("charset=").strip('"')
-        if media_type.strip() not in self._media_types or charset not in ("", "utf-8"):
+        refuse_coded_body(request)
+        if media_type_of(request) not in self._media_types:
             detail = f"Send the body as {' or '.join(self._media_types)}"
             headers = {"Accept-Patch": ", ".join(self._media_types)} if request.method == "PATCH" else None
-            raise ProblemError(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "unsupported_media_type", detail, headers=headers)
+            raise unsupported_media_type(detail, headers)
 
 
-Password = Annotated[SecretStr, Field(min_length=8, max_length=128, json_schema_extra={"format": "password"})]
+Password = Annotated[
+    SecretStr, Field(min_length=8, max_length=PASSWORD_MAX_LENGTH, json_schema_extra={"format": "password"})
+]
 ADA = {"name": "Ada", "password": "a long enough password"}
 
 

@@ -6,7 +6,7 @@ from uuid import UUID
 
 from pydantic import BaseModel, JsonValue
 
-from shared.contracts import PublicToken
+from shared.contracts import PrintedTime, PublicToken
 
 LEFT_OUT: Any = None
 """The default of a member of a request that may be left out, but not be null."""
@@ -79,6 +79,6 @@ class CommandState(
     """What has become of an accepted write."""
 
     id: UUID
-    issued_at: datetime
+    issued_at: PrintedTime
     status: Literal["pending", "unknown", "applied", "rejected", "failed"]
     answer: Answer | None = None

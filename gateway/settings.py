@@ -103,6 +103,22 @@ class GatewaySettings(ServiceSettings):
     ] = "20/minute"
     host: Annotated[str, Field(description="Address to listen on")] = "127.0.0.1"
     port: Annotated[int, Field(ge=0, le=65535, description="Port to listen on")] = 8000
+    root_path: Annotated[
+        str | None,
+        Field(
+            pattern=r"^(/[A-Za-z0-9._~-]+)*$",
+            description="What every path begins with at a proxy, such as /inkwell; the proxy may remove it or not",
+        ),
+    ] = None
+    keep_alive_seconds: Annotated[
+        int,
+        Field(
+            ge=1, le=86_400, description="How long an idle connection is kept: longer than a proxy before it keeps one"
+        ),
+    ] = 75
+    send_timeout_seconds: Annotated[
+        float, Field(gt=0, le=3600, description="How long a client may take nothing of an answer before it is cut off")
+    ] = 30.0
     cors_origins: Annotated[
         tuple[Origin, ...],
         NoDecode,
@@ -140,6 +156,11 @@ class GatewaySettings(ServiceSettings):
     drain_timeout_seconds: Annotated[
         float, Field(ge=1, le=600, description="Time to answer the requests in hand on SIGTERM")
     ] = 20.0
+
+    @property
+    def prefix(self) -> str:
+        """What every path begins with; empty without a `root_path`."""
+        return self.root_path or ""
 
     @property
     def is_for_this_host_alone(self) -> bool:

@@ -38,7 +38,7 @@ _IS_LIVE = users.c.deleted_date.is_(None)
 _IS_CALLER = (
     (users.c.id == _OWNER) & (users.c.credentials_version == bindparam("credentials_version", type_=Integer)) & _IS_LIVE
 )
-_PRINTED_NOTE = note_json(notes, {name: notes.c[name] for name in NOTE_FIELDS})
+_PRINTED_NOTE = note_json({name: notes.c[name] for name in NOTE_FIELDS})
 _MY_NOTE = (notes.c.owner_id == users.c.id) & (notes.c.id == bindparam("note_id", type_=BigInteger))
 FIND_NOTE = Statement.compiled(
     select(case((notes.c.id.is_not(None), _PRINTED_NOTE)), notes.c.version)
@@ -164,7 +164,7 @@ def list_notes(shape: ListShape) -> Statement:
     in_order = [each.desc() if shape.descending else each for each in place]
     rows = page.order_by(*in_order).offset(_SKIP).limit(_LIMIT).subquery()
     told = select(
-        func.array_agg(note_json(rows, {name: rows.c[name] for name in NOTE_FIELDS})).label("notes"),
+        func.array_agg(note_json({name: rows.c[name] for name in NOTE_FIELDS})).label("notes"),
         func.array_agg(rows.c.key).label("keys"),
         func.array_agg(rows.c.id).label("ids"),
     ).subquery()

@@ -9,6 +9,7 @@ from fastapi import FastAPI
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from gateway.metrics import METHODS, told_of
+from gateway.middleware import route_path
 from gateway.request_ids import REQUEST
 from gateway.settings import GatewaySettings
 from shared.contracts import Command
@@ -50,7 +51,7 @@ class TracedRequests:
 
 def begun(scope: Scope) -> Step:
     """The step of a request, in the trace that its client has begun or in a new one."""
-    if scope["type"] != "http" or scope["path"].startswith(PROBES):
+    if scope["type"] != "http" or route_path(scope).startswith(PROBES):
         return UNRECORDED
     for name, value in scope["headers"]:
         if name == b"traceparent":

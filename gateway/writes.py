@@ -2,33 +2,50 @@
 
 import asyncio
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
 from http import HTTPStatus
+from typing import get_args
 from uuid import UUID, uuid4
 
 from fastapi import Request, Response
 from pydantic import BaseModel
 
+from gateway.caller import EVERY_SCOPE
 from gateway.conditions import etag
 from gateway.dependencies import Gateway, caller_of, gateway_of
 from gateway.errors import IDEMPOTENT_REPLAYED, ProblemError, overloaded, problem_of, retry_after
 from gateway.idempotency import IDEMPOTENCY_KEY, command_id
 from gateway.metrics import NOT_ACCEPTED
-from gateway.preferences import PREFER, Preferences
+from gateway.preferences import DEFAULTS, PREFER, Preferences
 from gateway.publisher import NotAcceptedError, OverloadedError, TooLargeError, UnconfirmedError
 from gateway.queries import DatabaseUnavailableError
 from gateway.replies import Attempt
 from gateway.schemas import CommandState
 from gateway.settings import GatewaySettings
 from gateway.traces import publishing
-from shared.contracts import MAX_COMMAND_BYTES, NOBODY, Command, Outcome, OutcomeStatus, outcome_for
+from shared.contracts import (
+    MAX_COMMAND_BYTES,
+    NOBODY,
+    Command,
+    NoteCommand,
+    Outcome,
+    OutcomeStatus,
+    Scope,
+    outcome_for,
+)
 from shared.telemetry import identify_lines
 from shared.tracing import Step
 
 LOOK_UP_TIMEOUT_SECONDS = 1.0
+KEY_LOOK_UP_TIMEOUT_SECONDS = 0.4
+"""After the whole publish timeout, and within the second that an answer may come later than its deadline."""
+REPEAT_FREELY = "Repeat it as often as you like"
+REPEAT_WITH_KEY = "An earlier one with the key may have one: repeat it with the same key, never as a new write"
+ABOUT_NOTES = frozenset(model.model_fields["type"].default for model in get_args(NoteCommand))
+"""The types of commands whose outcomes tell of notes; the others' tell of accounts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +57,8 @@ class Identity:
     command_id: UUID
     is_repeatable: bool
     """Whether the request carries a key, so that its repetition is the same command."""
+    scopes: frozenset[Scope]
+    """Of the credentials that the request came with."""
     issued_at: datetime = field(default_factory=lambda: datetime.now(UTC))
 
 
@@ -49,10 +68,21 @@ def identify(
     """The identity of the caller's command about the target, or of nobody's in a scope of its own."""
     key, command_type = IDEMPOTENCY_KEY.of(request), model.model_fields["type"].default
     if scope is not None:
-        return Identity(NOBODY, 0, command_id(scope, command_type, target, key), key is not None)
+        return Identity(NOBODY, 0, command_id(scope, command_type, target, key), key is not None, EVERY_SCOPE)
     caller = caller_of(request)
     made = command_id(caller.owner, command_type, target, key)
-    return Identity(caller.owner, caller.credentials_version, made, key is not None)
+    return Identity(caller.owner, caller.credentials_version, made, key is not None, caller.scopes)
+
+
+@dataclass(frozen=True, slots=True)
+class Recipient:
+    """Who gets an answer."""
+
+    scopes: Collection[Scope]
+    """Those of the credentials: without the one that a resource is read with, its text is left out."""
+    prefix: str
+    """What every path begins with."""
+    preferences: Preferences = DEFAULTS
 
 
 def as_it_is(outcome: Outcome) -> Outcome:
@@ -69,8 +99,8 @@ async def perform(
 ) -> Response:
     """Publishes the request's command and answers with its outcome, or 202 where none is known within the wait.
 
-    Raises ProblemError 503 `not_accepted` or `overloaded` where it certainly has no effect, and 504 `unconfirmed`
-    where nobody can tell.
+    Raises ProblemError 503 `not_accepted` or `overloaded` where this request certainly has no effect, and 504
+    `unconfirmed` where nobody can tell; the outcome of an earlier request with the key is answered instead.
     """
     gateway, preferences = gateway_of(request), PREFER.of(request)
     identity = identity or identify(request, model, getattr(data, "note_id", None))
@@ -80,14 +110,16 @@ async def perform(
     wait_seconds = patience(gateway, preferences)
     wait_ends = asyncio.get_running_loop().time() + wait_seconds
     with gateway.replies.expected(command) as attempt:
-        await publish(gateway, attempt, step, may_repeat=identity.is_repeatable)
+        outcome = await publish(gateway, attempt, step, is_repeatable=identity.is_repeatable)
         if gateway.draining.is_set():  # since the wait was chosen
             wait_ends = 0.0
-        outcome = await outcome_of(gateway, attempt, wait_ends) if wait_seconds else None
+        if outcome is None and wait_seconds:
+            outcome = await outcome_of(gateway, attempt, wait_ends)
     if outcome is None:
         return accepted(gateway, command, preferences.kept(wait_seconds))
     url = partial(gateway.command_urls.url, command, confirmed=True)
-    return answer(shown(outcome), command.attempt_id, url, preferences)
+    recipient = Recipient(identity.scopes, gateway.settings.prefix, preferences)
+    return answer(shown(outcome), command.attempt_id, url, recipient)
 
 
 def new_command(
@@ -124,23 +156,36 @@ def patience(gateway: Gateway, preferences: Preferences) -> float:
     return preferences.wait_or(gateway.settings.wait_seconds)
 
 
-async def publish(gateway: Gateway, attempt: Attempt, step: Step, *, may_repeat: bool) -> None:
-    """Returns when the broker has confirmed the attempt, or its outcome came first; raises as `perform`."""
+async def publish(gateway: Gateway, attempt: Attempt, step: Step, *, is_repeatable: bool) -> Outcome | None:
+    """Returns when the broker has confirmed the attempt, or its outcome came first; raises as `perform`.
+
+    What an earlier request with the same key has become is returned where this one was not published for certain.
+    """
     try:
         with step:
             await gateway.publisher.publish(attempt)
-    except TooLargeError:
-        raise too_large() from None
-    except OverloadedError:
-        NOT_ACCEPTED.labels("overloaded").inc()
-        raise overloaded() from None
-    except NotAcceptedError:
-        NOT_ACCEPTED.labels("not_accepted").inc()
-        raise not_accepted() from None
-    except UnconfirmedError:
-        NOT_ACCEPTED.labels("unconfirmed").inc()
-        url = gateway.command_urls.url(attempt.command, confirmed=False)
-        raise unconfirmed(url, may_repeat=may_repeat) from None
+    except (NotAcceptedError, UnconfirmedError) as error:
+        if is_repeatable and (outcome := await look_up(gateway, attempt.command, KEY_LOOK_UP_TIMEOUT_SECONDS)):
+            return outcome
+        problem = unpublished(gateway, attempt.command, error, is_repeatable=is_repeatable)
+        NOT_ACCEPTED.labels(problem.problem.code).inc()
+        raise problem from None
+    return None
+
+
+def unpublished(
+    gateway: Gateway, command: Command, error: NotAcceptedError | UnconfirmedError, *, is_repeatable: bool
+) -> ProblemError:
+    """The problem of a write that the broker did not take, or may not have taken."""
+    match error:
+        case TooLargeError():
+            return too_large()
+        case OverloadedError():
+            return overloaded(REPEAT_WITH_KEY if is_repeatable else REPEAT_FREELY)
+        case NotAcceptedError():
+            return not_accepted(REPEAT_WITH_KEY if is_repeatable else REPEAT_FREELY)
+        case UnconfirmedError():
+            return unconfirmed(gateway.command_urls.url(command, confirmed=False), may_repeat=is_repeatable)
 
 
 async def outcome_of(gateway: Gateway, attempt: Attempt, deadline: float) -> Outcome | None:
@@ -153,19 +198,19 @@ async def outcome_of(gateway: Gateway, attempt: Attempt, deadline: float) -> Out
     return outcome or await look_up(gateway, attempt.command)
 
 
-async def look_up(gateway: Gateway, command: Command) -> Outcome | None:
+async def look_up(
+    gateway: Gateway, command: Command, timeout_seconds: float = LOOK_UP_TIMEOUT_SECONDS
+) -> Outcome | None:
     """One look at what is committed; None also where Postgres does not answer at once."""
     try:
-        async with asyncio.timeout(LOOK_UP_TIMEOUT_SECONDS):
+        async with asyncio.timeout(timeout_seconds):
             outcome = await gateway.queries.find_outcome(command.owner, command.id)
     except (TimeoutError, DatabaseUnavailableError):
         return None
     return outcome and outcome_for(command.fingerprint, outcome)
 
 
-def answer(
-    outcome: Outcome, attempt_id: UUID, command_url: Callable[[], str], preferences: Preferences | None = None
-) -> Response:
+def answer(outcome: Outcome, attempt_id: UUID, command_url: Callable[[], str], recipient: Recipient) -> Response:
     """The response that a committed outcome is to one of the attempts at it."""
     headers: dict[str, str] = {}
     if outcome.attempt_id not in (None, attempt_id):
@@ -175,12 +220,21 @@ def answer(
     if outcome.status is not OutcomeStatus.APPLIED:
         return problem_of(outcome, command_url, headers).response()
     if outcome.http_status == HTTPStatus.CREATED:
-        headers["Location"] = location(outcome)
-    return applied(outcome, headers, preferences or Preferences())
+        headers["Location"] = recipient.prefix + location(outcome)
+    preferences = recipient.preferences
+    if not may_read(recipient.scopes, outcome):
+        preferences = preferences.without_representation()
+        outcome = outcome.model_copy(update={"body": None})
+    return applied(outcome, headers, preferences)
+
+
+def may_read(scopes: Collection[Scope], outcome: Outcome) -> bool:
+    """Whether credentials with these scopes could read what the command has written."""
+    return (Scope.READ if outcome.type in ABOUT_NOTES else Scope.ACCOUNT) in scopes
 
 
 def location(outcome: Outcome) -> str:
-    """Where what the command has created can be read."""
+    """The path, below the prefix, at which what the command has created can be read."""
     match outcome.type:
         case "user.register":
             return "/users/me"
@@ -213,14 +267,10 @@ def too_large() -> ProblemError:
     return ProblemError(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "body_too_large", detail)
 
 
-def not_accepted() -> ProblemError:
-    """503: the write has had no effect and never will."""
-    return ProblemError(
-        HTTPStatus.SERVICE_UNAVAILABLE,
-        "not_accepted",
-        "The broker did not take the write; it has no effect and can be repeated freely",
-        headers=retry_after(),
-    )
+def not_accepted(advice: str) -> ProblemError:
+    """503: this request has had no effect and never will."""
+    detail = f"The broker did not take the write: this request has no effect. {advice}"
+    return ProblemError(HTTPStatus.SERVICE_UNAVAILABLE, "not_accepted", detail, headers=retry_after())
 
 
 def unconfirmed(command_url: str, *, may_repeat: bool) -> ProblemError:

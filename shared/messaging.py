@@ -143,7 +143,7 @@ class Topology:
     async def probe(self, channel: AbstractChannel) -> None:
         """Asks the broker for the exchange, as a sign of life; raises a broker error where none comes.
 
-        A passive declaration needs no permission.
+        A passive declaration needs some permission, whichever.
         """
         async with asyncio.timeout(PROBE_TIMEOUT_SECONDS):
             with broker_call():

@@ -1,27 +1,39 @@
-"""The image's health check: ends with 0 if the gateway or the worker of this container is ready.
+"""Ends with 0 if the gateway or the worker of this container is ready: the check of the image's health.
 
-It asks both ports, since only one of them answers; it imports nothing of ours, since it runs every few seconds.
+It asks both, since only one of them answers. It imports next to nothing, since it runs every few seconds.
 """
 
 import os
+import socket
 import sys
-from http.client import HTTPException
-from urllib.request import ProxyHandler, build_opener
 
-PORTS = {"INKWELL_PORT": "8000", "INKWELL_WORKER_HEALTH_PORT": "8081"}
-"""The settings that move them, and where they are otherwise."""
-TIMEOUT_SECONDS = 3
+LISTENING = (
+    ("INKWELL_HOST", "INKWELL_PORT", "8000"),
+    ("INKWELL_WORKER_HEALTH_HOST", "INKWELL_WORKER_HEALTH_PORT", "8081"),
+)
+"""The settings that say where each of them listens, and the port without one."""
+LOOPBACK = "127.0.0.1"
+EVERY_ADDRESS = ("", "::", "0.0.0.0")  # noqa: S104 - to be asked, not to be listened on
+TIMEOUT_SECONDS = 3.0
+REQUEST = b"GET /health/ready HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
 
 
-def is_ready(port: str) -> bool:
-    """Whether a service of ours answers on this port of loopback that it is ready."""
+def is_ready(host: str, port: str) -> bool:
+    """Whether a service of ours answers there that it is ready."""
     try:
-        # Without a proxy, which Docker puts into the environment of every container where its users have one.
-        with build_opener(ProxyHandler({})).open(f"http://127.0.0.1:{port}/health/ready", timeout=TIMEOUT_SECONDS):
-            return True
-    except (OSError, HTTPException):
+        with socket.create_connection((host, int(port)), TIMEOUT_SECONDS) as connection:
+            connection.sendall(REQUEST)
+            with connection.makefile("rb") as answer:
+                return answer.readline(100).split()[1:2] == [b"200"]
+    except OSError:
         return False
 
 
+def address(host_setting: str, port_setting: str, default_port: str) -> tuple[str, str]:
+    """Where to ask one of them."""
+    host = os.environ.get(host_setting, LOOPBACK)
+    return LOOPBACK if host in EVERY_ADDRESS else host, os.environ.get(port_setting, default_port)
+
+
 if __name__ == "__main__":
-    sys.exit(not any(is_ready(os.environ.get(setting, port)) for setting, port in PORTS.items()))
+    sys.exit(not any(is_ready(*address(*settings)) for settings in LISTENING))

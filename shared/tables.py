@@ -4,6 +4,8 @@ Both services print notes with `note_json`, so a write's answer and a later read
 """
 
 from collections.abc import Mapping
+from functools import reduce
+from operator import add
 from typing import Any
 
 from sqlalchemy import (
@@ -14,22 +16,22 @@ from sqlalchemy import (
     Computed,
     DateTime,
     ForeignKey,
-    FromClause,
     Identity,
     Index,
     Integer,
     MetaData,
-    ScalarSelect,
     SmallInteger,
     Table,
     Text,
     UniqueConstraint,
     Uuid,
+    case,
+    cast,
     func,
-    select,
+    literal_column,
     text,
 )
-from sqlalchemy.dialects.postgresql import ARRAY, TSVECTOR
+from sqlalchemy.dialects.postgresql import ARRAY, TIMESTAMP, TSVECTOR
 from sqlalchemy.sql.elements import ColumnElement
 
 SCHEMA_REVISION = "0004"
@@ -144,12 +146,29 @@ attempt_marks = Table(
 )
 
 NOTE_FIELDS = ("id", "title", "description", "created_date", "updated_date", "version")
+JSON_TIME = r'\"YYYY-MM-DD"T"HH24:MI:SS.US"+00:00"\"'
+"""A time in quotes, as `shared.contracts.values.print_time` prints it; every session runs in UTC."""
 
 
-def note_json(source: FromClause, fields: Mapping[str, ColumnElement[Any]]) -> ScalarSelect[str]:
-    """The note whose `NOTE_FIELDS` are columns of `source`, as the JSON text that clients get.
+def note_json(fields: Mapping[str, ColumnElement[Any]]) -> ColumnElement[str]:
+    """The note with these `NOTE_FIELDS`, as the JSON text that clients get.
 
-    Times print with their UTC offset, which is +00:00 because every session runs in UTC.
+    Concatenating the members costs less than `row_to_json` does, which looks up each column's type for each note; so
+    does `to_json` compared with `to_char`.
     """
-    note = select(*(fields[name].label(name) for name in NOTE_FIELDS)).correlate(source).subquery("note")
-    return select(func.row_to_json(note.table_valued()).cast(Text)).scalar_subquery()
+    members = [_quoted(f',"{name}":') + _json(fields[name]) for name in NOTE_FIELDS[1:]]
+    return reduce(add, members, _quoted('{"id":') + _json(fields["id"])) + _quoted("}")
+
+
+def _json(value: ColumnElement[Any]) -> ColumnElement[str]:
+    """A text, an integer or a time as JSON; `to_json` leaves out the last digits of a time where they are 0."""
+    as_json = cast(func.to_json(value), Text)
+    if isinstance(value.type, DateTime):
+        lacks_digits = cast(value, TIMESTAMP(timezone=True, precision=5)) == value
+        return case((lacks_digits, func.to_char(value, _quoted(JSON_TIME), type_=Text)), else_=as_json)
+    return as_json if isinstance(value.type, Text) else cast(value, Text)
+
+
+def _quoted(text: str) -> ColumnElement[str]:
+    """A constant of SQL, which is no parameter."""
+    return literal_column(f"'{text}'", Text)

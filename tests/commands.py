@@ -12,9 +12,11 @@ from shared.contracts import (
     DeleteNote,
     NoteItem,
     NoteItems,
+    NotePatch,
     NoteReplacement,
     NoteTarget,
     NoteText,
+    PatchNote,
     ReplaceNote,
 )
 from shared.tables import IMPLICIT_OWNER
@@ -42,9 +44,22 @@ def create(title: str = "Ink", description: str = "", **envelope: Any) -> Create
     return CreateNote.model_validate(attributes() | envelope | {"data": data})
 
 
-def replace(note_id: int, title: str = "Pen", if_match: tuple[int, ...] | None = None, **envelope: Any) -> ReplaceNote:
-    data = NoteReplacement(note_id=note_id, title=title, description="", if_match=if_match)
+def replace(
+    note_id: int, title: str = "Pen", if_match: tuple[int, ...] | None = None, description: str = "", **envelope: Any
+) -> ReplaceNote:
+    data = NoteReplacement(note_id=note_id, title=title, description=description, if_match=if_match)
     return ReplaceNote.model_validate(attributes() | envelope | {"data": data})
+
+
+def patch(
+    note_id: int,
+    title: str | None = None,
+    description: str | None = None,
+    if_match: tuple[int, ...] | None = None,
+    **envelope: Any,
+) -> PatchNote:
+    data = NotePatch(note_id=note_id, title=title, description=description, if_match=if_match)
+    return PatchNote.model_validate(attributes() | envelope | {"data": data})
 
 
 def delete(note_id: int, if_match: tuple[int, ...] | None = None, **envelope: Any) -> DeleteNote:

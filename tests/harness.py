@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
+from datetime import datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -14,8 +15,8 @@ from aio_pika.abc import AbstractQueue
 from fastapi import FastAPI
 
 from dev.backend import Services
+from gateway.__main__ import server_config
 from gateway.app import create_app
-from gateway.protocol import BoundedProtocol
 from gateway.settings import GatewaySettings
 from shared.connections import Connections
 from shared.messaging import Topology
@@ -26,7 +27,7 @@ from worker.settings import WorkerSettings
 ROLES_SQL = (Path(__file__).parent.parent / "dev/roles.sql").read_text()
 HOOKS = [canaries.in_no_problem, witness.knows_every_field_code]
 LIMITS = httpx.Limits(max_connections=100, max_keepalive_connections=20, keepalive_expiry=2)
-"""A connection is given up before uvicorn does after 5 s, or a request could meet its end."""
+"""A connection is given up before the gateway does, or a request could meet its end."""
 T = TypeVar("T")
 
 
@@ -118,17 +119,12 @@ def settings_without_servers(**changes: object) -> GatewaySettings:
 
 
 @asynccontextmanager
-async def serving(app: FastAPI) -> AsyncIterator[str]:
+async def serving(app: FastAPI, settings: GatewaySettings | None = None) -> AsyncIterator[str]:
     """Serves the app on a free port of loopback; the value is its base URL."""
-    config = uvicorn.Config(
-        app,
-        port=0,
-        http=BoundedProtocol,
-        log_config=None,
-        access_log=False,
-        proxy_headers=False,
-        timeout_graceful_shutdown=5,
-    )
+    config = server_config(app, settings or settings_without_servers())
+    config.port = 0
+    config.loop = "none"
+    config.timeout_graceful_shutdown = 5
     server = Server(config)
     task = asyncio.create_task(server.serve())
     await eventually(lambda: _is_started(server, task))
@@ -149,7 +145,7 @@ async def _is_started(server: uvicorn.Server, task: asyncio.Task[None]) -> bool:
 async def gateway(settings: GatewaySettings) -> AsyncIterator[httpx.AsyncClient]:
     """A running gateway, and a client for it."""
     async with (
-        serving(create_app(settings)) as url,
+        serving(create_app(settings), settings) as url,
         httpx.AsyncClient(base_url=url, timeout=30, event_hooks={"response": HOOKS}, limits=LIMITS) as client,
     ):
         yield client
@@ -174,6 +170,11 @@ async def _is_consuming(consumer: Consumer, running: asyncio.Task[None], partiti
     if running.done():
         await running
     return len(consumer.partitions) == partitions
+
+
+def dated(note: dict[str, Any]) -> dict[str, Any]:
+    """A note with its dates as such: services of the version before leave out zeros at the end of a date."""
+    return note | {name: datetime.fromisoformat(note[name]) for name in ("created_date", "updated_date")}
 
 
 def lasting_headers(response: httpx.Response) -> dict[str, str]:

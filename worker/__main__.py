@@ -2,6 +2,7 @@
 
 import asyncio
 import signal
+import socket
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,6 +13,7 @@ import uvloop
 
 from shared.connections import Connections
 from shared.database import EXIT_SCHEMA_BEHIND, SchemaBehindError
+from shared.listening import open_sockets
 from shared.metrics import serve_metrics, watch_loop
 from shared.settings import load_settings
 from shared.telemetry import configure_logging
@@ -39,16 +41,17 @@ def main() -> None:
         sys.exit(uvloop.run(operate(arguments, settings)))
     serve_metrics(settings)
     configure_tracing("inkwell-worker")
-    exit_code = uvloop.run(run(settings))
+    sockets = open_sockets(settings.worker_health_host, settings.worker_health_port, "INKWELL_WORKER_HEALTH_PORT")
+    exit_code = uvloop.run(run(settings, sockets))
     shut_down_tracing()
     sys.exit(exit_code)
 
 
-async def run(settings: WorkerSettings) -> int:
+async def run(settings: WorkerSettings, health_sockets: list[socket.socket]) -> int:
     """The worker's life; the exit code."""
     connections = Connections(settings.database_url, "inkwell-worker", size=1)
     consumer = Consumer(settings, connections)
-    health = asyncio.create_task(serve_health(consumer, settings))
+    health = asyncio.create_task(serve_health(consumer, health_sockets))
     watching = asyncio.create_task(watch_loop(consumer.look))
     pruning = asyncio.create_task(Housekeeping(settings).run())
     consuming = asyncio.create_task(consumer.run())
@@ -103,17 +106,10 @@ class HealthServer(uvicorn.Server):
         yield
 
 
-async def serve_health(consumer: Consumer, settings: WorkerSettings) -> None:
+async def serve_health(consumer: Consumer, sockets: list[socket.socket]) -> None:
     """Serves the probes until cancelled."""
-    config = uvicorn.Config(
-        create_health_app(consumer),
-        host=settings.worker_health_host,
-        port=settings.worker_health_port,
-        log_config=None,
-        access_log=False,
-        lifespan="off",
-    )
-    await HealthServer(config).serve()
+    config = uvicorn.Config(create_health_app(consumer), log_config=None, access_log=False, lifespan="off")
+    await HealthServer(config).serve(sockets)
 
 
 if __name__ == "__main__":

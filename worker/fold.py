@@ -94,8 +94,9 @@ class Rows(Generic[KeyT, RowT]):
 
     @property
     def changed(self) -> list[RowT]:
-        """Rows that were there and may be others now, in the order of their keys."""
-        return [row for key, row in sorted(self._after.items(), key=_key) if row and key in self.before]
+        """Rows that were there and are others now, in the order of their keys."""
+        rows = [(self.before.get(key), row) for key, row in sorted(self._after.items(), key=_key)]
+        return [row for before, row in rows if before and row and row != before]
 
     @property
     def deleted(self) -> list[KeyT]:

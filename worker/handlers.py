@@ -167,7 +167,12 @@ def change_note(command: Change, note: Note) -> Decision:
 
 
 def changed(note: Note, command: SingleNoteCommand, title: str, description: str) -> Note:
-    """The note's next version; its `updated_date` never goes back, whatever the gateways' clocks say."""
+    """The note's next version, or the same one where its text stays.
+
+    `updated_date` never goes back, whatever the gateways' clocks say.
+    """
+    if (title, description) == (note.title, note.description):
+        return note
     updated_date = max(command.time, note.updated_date)
     return replace(note, title=title, description=description, updated_date=updated_date, version=note.version + 1)
 
@@ -232,7 +237,12 @@ def register_user(command: RegisterUser, user_id: int) -> Decision:
 
 
 def change_user(command: ChangeUser, user: User) -> Decision:
-    """The user with another name or password; a new password outdates the credentials given out so far."""
+    """The user with another name or password; a new password outdates the credentials given out so far.
+
+    A name as it is changes nothing. A password does, since nobody can tell from its hash whether it is new.
+    """
+    if command.data.password_hash is None and command.data.name in (None, user.name):
+        return Decision(OutcomeStatus.APPLIED, HTTPStatus.OK, user=user)
     user = replace(user, updated_date=max(command.time, user.updated_date))
     if command.data.name is not None:
         user = user.renamed(command.data.name)

@@ -72,7 +72,7 @@ def _store() -> ClauseElement:
     update_notes = update(notes).where(notes.c.id == changed.c.id).values(new_values)
     delete_notes = delete(notes).where(_any(notes.c.id, "deleted"))
     printed = {name: outcome.c[name] for name in PRINTED}
-    body = note_json(outcome, {**printed, "id": outcome.c.note_id, "version": outcome.c.note_version})
+    body = note_json({**printed, "id": outcome.c.note_id, "version": outcome.c.note_version})
     columns = {name: outcome.c[name] for name in OUTCOME if name in commands.c} | {
         "command": cast(outcome.c.command, commands.c.command.type),
         "body": case((outcome.c.title.is_not(None), body), else_=outcome.c.body),

@@ -10,7 +10,8 @@ from pydantic import SecretStr
 from gateway.dependencies import Gateway, caller_of, gateway_of
 from gateway.errors import ProblemError
 from gateway.idempotency import IDEMPOTENCY_KEY
-from gateway.openapi import CREATE_TOKEN, FORM, GET_TOKEN, ISSUE_TOKEN, LIST_TOKENS, REVOKE_TOKEN
+from gateway.media_types import media_type_of, refuse_coded_body
+from gateway.openapi import CREATE_TOKEN, FORM, FORM_FIELDS, GET_TOKEN, ISSUE_TOKEN, LIST_TOKENS, REVOKE_TOKEN
 from gateway.personal_tokens import digest, revealed, secret
 from gateway.preferences import PREFER
 from gateway.queries import Login
@@ -50,14 +51,16 @@ async def issue_token(request: Request) -> Response:
 
 
 async def form_of(request: Request) -> dict[str, str]:
-    """The parameters; raises ProblemError 400 in the words of RFC 6749 §5.2."""
-    media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if media_type != "application/x-www-form-urlencoded":
+    """The parameters that there are, without any others; raises ProblemError 415, or 400 in words of RFC 6749 §5.2."""
+    refuse_coded_body(request)
+    if media_type_of(request) != "application/x-www-form-urlencoded":
         raise oauth_problem("invalid_request", "Send the parameters as application/x-www-form-urlencoded")
     try:
-        given = parse_qsl((await request.body()).decode(), keep_blank_values=True, max_num_fields=20)
+        text = (await request.body()).decode()
+        fields = parse_qsl(text, keep_blank_values=True, errors="strict", max_num_fields=20)
     except ValueError:
         raise oauth_problem("invalid_request", "The parameters are not URL-encoded UTF-8") from None
+    given = [(name, value) for name, value in fields if name in FORM_FIELDS]
     form = dict(given)
     if len(form) < len(given) or not {"username", "password"} <= form.keys():
         raise oauth_problem("invalid_request", "Send username and password, and each parameter once")
@@ -69,7 +72,7 @@ async def form_of(request: Request) -> dict[str, str]:
 def scopes_of(form: dict[str, str]) -> frozenset[Scope]:
     """The scopes that are asked for; every one where none is named."""
     try:
-        return frozenset(map(Scope, form.get("scope", "").split())) or frozenset(Scope)
+        return frozenset(Scope(word) for word in form.get("scope", "").split(" ") if word) or frozenset(Scope)
     except ValueError:
         raise oauth_problem("invalid_scope", f"The scopes are {', '.join(Scope)}") from None
 

@@ -2,23 +2,24 @@
 
 import asyncio
 import json
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Literal
 
 from fastapi import APIRouter, Request, Response
 
+from gateway.caller import EVERY_SCOPE
 from gateway.command_urls import CommandTicket
 from gateway.dependencies import Gateway, caller_of, gateway_of
 from gateway.errors import ProblemError
 from gateway.openapi import GET_COMMAND
 from gateway.personal_tokens import revealed
 from gateway.preferences import PREFER, Preferences
-from gateway.requests import PlainRoute, described_by
+from gateway.requests import NO_QUERY, PlainRoute, described_by
 from gateway.rules import MAY_POLL, MAY_WRITE
 from gateway.schemas import Answer, CommandState
-from gateway.writes import answer, patience
+from gateway.writes import Recipient, answer, may_read, patience
 from shared.contracts import NOBODY, CreateToken, Outcome, Scope, outcome_for
 from shared.telemetry import identify_lines
 
@@ -40,12 +41,14 @@ async def get_command(request: Request) -> Response:
     """The state of a write; `answer` is what it would have been answered, had it waited."""
     gateway, preferences = gateway_of(request), PREFER.of(request)
     ticket = await ticket_of(request)
+    NO_QUERY.of(request)
     identify_lines(command_id=str(ticket.command_id))
     wait_seconds = patience(gateway, preferences) if preferences.wait_seconds else 0.0
     outcome = await awaited(gateway, finder(request, ticket), wait_seconds)
-    if outcome and outcome.type == CREATE_TOKEN and Scope.ACCOUNT in caller_of(request).scopes:
+    scopes = EVERY_SCOPE if ticket.owner == NOBODY else caller_of(request).scopes
+    if outcome and outcome.type == CREATE_TOKEN and may_read(scopes, outcome):
         outcome = revealed(gateway.settings, ticket.owner, outcome)
-    state = undecided(gateway, ticket) if outcome is None else decided(ticket, outcome, request.url.path)
+    state = undecided(gateway, ticket) if outcome is None else decided(ticket, outcome, request, scopes)
     headers = Preferences(wait_seconds=preferences.wait_seconds).kept(wait_seconds).applied_to(200)
     if outcome is None:
         headers["Retry-After"] = "1"
@@ -89,10 +92,11 @@ async def awaited(
             pause = min(2 * pause, LAST_POLL_SECONDS)
 
 
-def decided(ticket: CommandTicket, outcome: Outcome, url: str) -> CommandState:
-    """The state of a command with an outcome, as the request is told it whose URL this is."""
+def decided(ticket: CommandTicket, outcome: Outcome, request: Request, scopes: Collection[Scope]) -> CommandState:
+    """The state of a command with an outcome, as the request is told it whose URL this is, and who has these scopes."""
+    url, recipient = request.url.path, Recipient(scopes, gateway_of(request).settings.prefix)
     own = outcome_for(ticket.fingerprint, outcome)
-    original = original_answer(answer(own, ticket.attempt_id, lambda: url))
+    original = original_answer(answer(own, ticket.attempt_id, lambda: url, recipient))
     return CommandState(id=ticket.command_id, issued_at=ticket.issued_at, status=own.status, answer=original)
 
 

@@ -63,7 +63,7 @@ from shared.contracts.outcomes import (
     Reply,
     outcome_for,
 )
-from shared.contracts.values import STORABLE, Instant, Int64, StorableText, storable
+from shared.contracts.values import STORABLE, Instant, Int64, PrintedTime, StorableText, print_time, storable
 from shared.contracts.wire import (
     COMMANDS_CONTENT_TYPE,
     LARGEST_MESSAGE_BYTES,
@@ -127,6 +127,7 @@ __all__ = [
     "PatchItem",
     "PatchNote",
     "Preconditions",
+    "PrintedTime",
     "PublicToken",
     "PublicUser",
     "Received",
@@ -159,6 +160,7 @@ __all__ = [
     "is_affordable_hash",
     "not_replayed",
     "outcome_for",
+    "print_time",
     "storable",
     "username",
     "weight",

@@ -4,15 +4,14 @@ A password travels as its Argon2id hash, a personal token as the digest of its s
 """
 
 import re
-from datetime import datetime
 from enum import StrEnum
 from typing import Annotated, Literal
 from uuid import UUID
 
 from precis_i18n import get_profile
-from pydantic import AfterValidator, BaseModel, Field, PlainSerializer
+from pydantic import AfterValidator, BaseModel, Field
 
-from shared.contracts.values import storable
+from shared.contracts.values import PrintedTime, storable
 
 NOBODY: Literal[0] = 0
 """The owner of a registration: there is no user yet."""
@@ -70,8 +69,6 @@ def _affordable(text: str) -> str:
 
 PasswordHash = Annotated[str, AfterValidator(_affordable)]
 Username = Annotated[str, Field(min_length=1, max_length=NAME_MAX_LENGTH), AfterValidator(username)]
-Time = Annotated[datetime, PlainSerializer(datetime.isoformat, when_used="json")]
-"""A time printed with its offset, as Postgres prints those of notes."""
 
 
 class Scope(StrEnum):
@@ -126,8 +123,8 @@ class PublicUser(BaseModel, frozen=True):
 
     id: int
     name: str
-    created_date: Time
-    updated_date: Time
+    created_date: PrintedTime
+    updated_date: PrintedTime
 
 
 class PublicToken(BaseModel, frozen=True):
@@ -136,5 +133,5 @@ class PublicToken(BaseModel, frozen=True):
     id: UUID
     name: str
     scopes: tuple[Scope, ...]
-    created_date: Time
-    expires_date: Time
+    created_date: PrintedTime
+    expires_date: PrintedTime

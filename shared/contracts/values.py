@@ -3,7 +3,7 @@
 from datetime import UTC, datetime
 from typing import Annotated
 
-from pydantic import AfterValidator, AwareDatetime, Field
+from pydantic import AfterValidator, AwareDatetime, Field, PlainSerializer, WithJsonSchema
 from pydantic.config import JsonDict
 
 
@@ -25,3 +25,16 @@ StorableText = Annotated[str, AfterValidator(storable), Field(json_schema_extra=
 Int64 = Annotated[int, Field(ge=-(2**63), le=2**63 - 1)]
 Instant = Annotated[AwareDatetime, Field(ge=datetime(2000, 1, 1, tzinfo=UTC), lt=datetime(9000, 1, 1, tzinfo=UTC))]
 """A time that every zone and Postgres can express."""
+
+
+def print_time(time: datetime) -> str:
+    """A time as clients get every one: in UTC, with six digits of a second. `shared.tables` prints those of notes."""
+    return time.astimezone(UTC).isoformat(timespec="microseconds")
+
+
+PrintedTime = Annotated[
+    datetime,
+    PlainSerializer(print_time, when_used="json"),
+    WithJsonSchema({"type": "string", "format": "date-time"}),
+]
+"""A time that clients get."""

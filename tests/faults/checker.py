@@ -20,7 +20,18 @@ READ, WRITTEN = {200, 404}, {200, 201, 202, 204, 404, 412}
 
 def violations(history: History, facts: Facts) -> list[str]:
     """Every broken promise, as far as the evidence shows it."""
-    of_writes = (accepted, present, once, refused, truthful, conditional, the_same_again, rejected_rightly, polled)
+    of_writes = (
+        accepted,
+        present,
+        once,
+        unchanged,
+        refused,
+        truthful,
+        conditional,
+        the_same_again,
+        rejected_rightly,
+        polled,
+    )
     of_all = (
         alike,
         truthful_of_several,
@@ -41,7 +52,7 @@ def accepted(history: History, facts: Facts) -> Iterator[str]:
     for write in history.writes:
         if write.accepted is not None and write.status in ("unknown", "refused"):
             yield f"I1: {told(write)} was accepted and has no outcome"
-        if write.status == "applied" and write.kind != "delete" and write.marker not in by_marker:
+        if write.status == "applied" and write.kind not in ("delete", "touch") and write.marker not in by_marker:
             yield f"I1: {told(write)} is said to be applied, and no command has applied it"
         if write.status == "applied" and write.kind == "delete" and write.note not in deleted:
             yield f"I1: {told(write)} is said to be applied, and no command has deleted the note"
@@ -69,9 +80,8 @@ def once(_: History, facts: Facts) -> Iterator[str]:
     decided = Counter(row["id"] for row in facts.audit if row["kind"] == "command")
     yield from (f"I2: command {command} was decided {count} times" for command, count in decided.items() if count > 1)
     versions: dict[int, list[int]] = defaultdict(list)
-    for command in facts.applied():
-        if command["note_version"]:
-            versions[command["note_id"]].append(command["note_version"])
+    for note, version in facts.makers():
+        versions[note].append(version)
     stored = {row["id"]: row["version"] for row in facts.notes}
     for note, present in versions.items():
         if sorted(present) != list(range(1, len(present) + 1)):
@@ -79,6 +89,21 @@ def once(_: History, facts: Facts) -> Iterator[str]:
         if note in stored and stored[note] != max(present):
             yield f"I2: note {note} is in version {stored[note]}, its commands made {max(present)}"
     yield from (f"I2: no command has made note {note}" for note in stored if note not in versions)
+
+
+def unchanged(history: History, facts: Facts) -> Iterator[str]:
+    """I2: what changes nothing leaves a note as it is, and nothing else does; no version is written twice."""
+    touched = Counter(write.note for write in history.writes if write.kind == "touch" and write.status != "rejected")
+    for note, count in Counter(row["note_id"] for row in facts.unchanging()).items():
+        if count > touched[note]:
+            yield f"I2: {count} commands have left note {note} as it was, and {touched[note]} were to"
+    texts = facts.by_version()
+    for row in facts.unchanging():
+        note, version, text = row["note_id"], row["note_version"], row["marker"]
+        if text != texts[note, version]:
+            yield f"I2: version {version} of note {note} was left as {text}, which it is not"
+    written = Counter((row["id"], row["version"]) for row in facts.audit if row["kind"] == "update")
+    yield from (f"I2: version {each} was written {count} times" for each, count in written.items() if count > 1)
 
 
 def refused(history: History, facts: Facts) -> Iterator[str]:
@@ -104,9 +129,10 @@ def truthful(history: History, facts: Facts) -> Iterator[str]:
     for write in history.writes:
         if write.status == "applied" and write.kind not in ("delete", "batch"):
             _, body, version = write.original
-            if body and (body.get("description", body.get("name")) != write.marker or body.get("version") != version):
+            text = versions.get((write.note or 0, version or 0)) if write.kind == "touch" else write.marker
+            if body and (body.get("description", body.get("name")) != text or body.get("version") != version):
                 yield f"I4: {told(write)} was answered {body}, version {version}"
-            if body and version and versions.get((body["id"], version)) != write.marker:
+            if body and version and versions.get((body["id"], version)) != text:
                 yield f"I4: {told(write)} was told version {version} of note {body['id']}, which is another's"
     for answer in history.answers():
         if answer.code == "internal_error":
@@ -124,7 +150,7 @@ def conditional(history: History, facts: Facts) -> Iterator[str]:
             continue
         status, _, made = write.original
         made = dict(write.made).get(write.note or 0, made) if write.kind == "batch" else made
-        before = last[write.note or 0] if write.kind == "delete" else (made or 0) - 1
+        before = last[write.note or 0] if write.kind == "delete" else (made or 0) - (write.kind != "touch")
         if write.status == "applied" and made and before != write.condition:
             yield f"I4: {told(write)} asked for version {write.condition} and was applied to another"
         if status == 412 and write.condition == made:
@@ -237,11 +263,7 @@ def first_deletes(history: History) -> dict[int | None, float]:
 
 def in_order(history: History, facts: Facts) -> Iterator[str]:
     """I6: a write that was sent after another one's 2xx is applied after it, if both are of one owner."""
-    first_seq: dict[int, int] = {}
-    place_of: dict[str, int] = {}
-    for row in facts.audit:
-        if row["kind"] == "command":
-            place_of[row["id"]] = first_seq.setdefault(row["transaction"], row["seq"])
+    place_of = facts.places()
     by_id, by_marker = {row["id"]: row for row in facts.commands}, facts.by_marker()
     deletes = {row["note_id"]: row for row in facts.applied() if row["type"] == "note.delete"}
     placed: dict[int, list[Placed]] = defaultdict(list)
@@ -252,8 +274,8 @@ def in_order(history: History, facts: Facts) -> Iterator[str]:
             row = deletes.get(write.note)
         if row and row["id"] in place_of:
             version = GONE if row["type"] == "note.delete" else row["note_version"] or 0
-            is_applied = row["status"] == "applied"
-            placed[write.owner].append(Placed(place_of[row["id"]], version, write.note if is_applied else None, write))
+            has_order = row["status"] == "applied" and write.kind != "touch"
+            placed[write.owner].append(Placed(place_of[row["id"]], version, write.note if has_order else None, write))
     for writes in placed.values():
         yield from overtaken(writes)
 

@@ -32,7 +32,7 @@ POISON = "poison"
 """Such a description is one that Postgres refuses, by a trigger."""
 PREFERENCES = ("", "", "wait=1", "wait=2", "respond-async", "respond-async", "return=minimal")
 Gateways = Sequence[aiohttp.ClientSession]
-CHANGES = ("replace", "patch", "delete")
+CHANGES = ("replace", "patch", "touch", "delete")
 
 
 def several(write: Write) -> dict[str, Any]:
@@ -47,6 +47,7 @@ REQUESTS: dict[str, Callable[[Write], tuple[str, str, dict[str, Any] | None]]] =
     "create": lambda write: ("POST", "/notes/", {"title": "Ink", "description": write.marker}),
     "replace": lambda write: ("PUT", f"/notes/{write.note}", {"title": "Ink", "description": write.marker}),
     "patch": lambda write: ("PATCH", f"/notes/{write.note}", {"description": write.marker}),
+    "touch": lambda write: ("PATCH", f"/notes/{write.note}", {}),
     "delete": lambda write: ("DELETE", f"/notes/{write.note}", None),
     "batch": lambda write: ("POST", "/notes/batch", several(write)),
     "register": lambda write: ("POST", "/users/", {"name": write.marker, "password": PASSWORD}),
@@ -89,8 +90,8 @@ class Client:
         if not self.owner.notes:
             await self.write("create")
             return
-        kinds = ("create", "replace", "patch", "delete", "batch", "read", "list", "trespass")
-        [kind] = self._random.choices(kinds, (2, 6, 3, 1.2, 0.6, 0.8, 0.2, 0.4))
+        kinds = ("create", "replace", "patch", "touch", "delete", "batch", "read", "list", "trespass")
+        [kind] = self._random.choices(kinds, (2, 6, 3, 0.6, 1.2, 0.6, 0.8, 0.2, 0.4))
         note = self._random.choice(list(self.owner.notes))
         if kind == "read":
             await self.read(note)

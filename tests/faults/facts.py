@@ -41,19 +41,44 @@ class Facts:
         """The commands that had an effect on a note."""
         return (each for each in self.commands if each["status"] == "applied" and each["note_id"])
 
+    def places(self) -> dict[str, int]:
+        """Where in the order of all transactions each command was decided."""
+        first: dict[int, int] = {}
+        return {
+            row["id"]: first.setdefault(row["transaction"], row["seq"])
+            for row in self.audit
+            if row["kind"] == "command"
+        }
+
+    def makers(self) -> dict[tuple[int, int], Any]:
+        """The command that has made each version of each note: the first of those that tell it."""
+        places, makers = self.places(), dict[tuple[int, int], Any]()
+        for row in sorted(self.applied(), key=lambda row: places.get(row["id"], 0)):
+            if row["note_version"]:
+                makers.setdefault((row["note_id"], row["note_version"]), row)
+        return makers
+
+    def unchanging(self) -> list[Any]:
+        """The applied commands that have left a note as it was."""
+        makers = self.makers()
+        versions = ((row, makers.get((row["note_id"], row["note_version"]))) for row in self.applied())
+        return [row for row, maker in versions if maker and maker is not row]
+
     def deleted(self) -> set[int]:
         """The notes that a command has deleted."""
         return {row["note_id"] for row in self.applied() if row["type"] == "note.delete"}
 
     def by_version(self) -> dict[tuple[int, int], str]:
         """What stands in each version of each note, by its commands."""
-        return {(row["note_id"], row["note_version"]): row["marker"] or "" for row in self.applied()}
+        return {version: row["marker"] or "" for version, row in self.makers().items()}
 
     def by_marker(self) -> dict[str, list[Any]]:
         """The applied commands that wrote a marker, by it."""
         found: dict[str, list[Any]] = defaultdict(list)
+        makers = self.makers()
         for command in self.commands:
-            if command["status"] == "applied" and command["marker"]:
+            has_written = makers.get((command["note_id"], command["note_version"]), command) is command
+            if command["status"] == "applied" and command["marker"] and has_written:
                 found[command["marker"]].append(command)
         return found
 

@@ -63,13 +63,13 @@ class Answer:
 class Write:
     """A write as one client wants it, however often it has to ask.
 
-    The marker is its description, or the user's or the token's name; no other write has it.
+    The marker is its description, or the user's or the token's name; no other write has it, and a `touch` writes none.
     """
 
     owner: int
     kind: str
-    """`create`, `replace`, `patch` or `delete` a note; create two and patch one as a `batch`; `register` or `rename` a
-    user, or create a personal `token`."""
+    """`create`, `replace`, `patch` or `delete` a note, or `touch` it, which changes nothing; create two and patch one
+    as a `batch`; `register` or `rename` a user, or create a personal `token`."""
     note: int | None
     marker: str
     key: str | None

@@ -51,6 +51,11 @@ class Story:
         self.written("replace", note, marker, self.answered(200, body=body, etag=f'"{version}"'))
         self.applied(note, version, marker)
 
+    def touched(self, note: int, version: int, marker: str) -> None:
+        body = {"id": note, "description": marker, "version": version}
+        self.written("touch", note, "nothing", self.answered(200, body=body, etag=f'"{version}"'))
+        self.applied(note, version, marker, "note.patch")
+
     def read(self, note: int, version: int | None, description: str = "a", **members: Any) -> None:
         body = {"description": description}
         answer = self.answered(200, etag=f'"{version}"', body=body) if version else self.answered(404)
@@ -70,6 +75,31 @@ def lost_after_its_201(story: Story) -> None:
 def applied_twice(story: Story) -> None:
     story.replaced(1, 2, "b")
     story.applied(1, 3, "b")
+
+
+def touched_into_a_new_version(story: Story) -> None:
+    story.touched(1, 2, "a")
+
+
+def left_alone_by_a_replacement(story: Story) -> None:
+    story.replaced(1, 2, "b")
+    story.replaced(1, 2, "b")
+
+
+def written_without_a_change(story: Story) -> None:
+    story.touched(1, 1, "a")
+    update = {"seq": 8, "transaction": 8, "kind": "update", "id": "1", "owner_id": OWNER, "version": 1}
+    story.facts.audit += [update, update]
+
+
+def told_another_text_of_what_it_left_alone(story: Story) -> None:
+    story.replaced(1, 2, "b")
+    story.touched(1, 2, "a")
+
+
+def touched_against_its_condition(story: Story) -> None:
+    story.touched(1, 1, "a")
+    story.history.writes[-1].conditions = {"If-Match": '"2"'}
 
 
 def changed_by_no_command(story: Story) -> None:
@@ -267,6 +297,11 @@ BROKEN = {
     lost_after_its_201: "I1",
     applied_twice: "I2",
     changed_by_no_command: "I2",
+    touched_into_a_new_version: "I2",
+    left_alone_by_a_replacement: "I2",
+    written_without_a_change: "I2",
+    told_another_text_of_what_it_left_alone: "I4",
+    touched_against_its_condition: "I4",
     refused_and_applied: "I3",
     told_of_anothers: "I4",
     told_what_is_not_so: "I4",
@@ -314,7 +349,10 @@ def good() -> Story:
 def test_nothing_is_found_where_nothing_is_broken() -> None:
     story = good()
     several(story)
+    story.touched(1, 2, "b#2")
     story.replaced(1, 3, "e")
+    story.touched(1, 3, "e")
+    story.history.writes[-1].conditions = {"If-Match": '"3"'}
     story.read(1, 3, "e")
     story.written("replace", 1, "c", story.answered(503, code="not_accepted"))
     story.written("create", None, "d", story.answered(504, code="unconfirmed"))

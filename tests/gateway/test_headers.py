@@ -155,6 +155,36 @@ async def test_page_of_a_named_origin_may_send_what_the_api_reads(open_client: h
     assert shared(response) == ONCE
 
 
+@pytest.mark.parametrize("wanted", ["tracestate, baggage", "sentry-trace,x-requested-with", "x-of-tomorrow"])
+async def test_page_of_a_named_origin_may_send_whatever_its_tools_add(
+    open_client: httpx.AsyncClient, wanted: str
+) -> None:
+    preflight = {"Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": wanted}
+
+    response = await open_client.options("/notes", headers={"Origin": PAGE} | preflight)
+
+    assert response.status_code == 200
+    assert response.headers["access-control-allow-headers"] == ", ".join(map(str.strip, wanted.split(",")))
+
+
+@pytest.mark.parametrize(
+    "preflight",
+    [
+        {"Origin": "https://evil.example", "Access-Control-Request-Method": "GET"},
+        {"Origin": PAGE, "Access-Control-Request-Method": "TRACE"},
+    ],
+)
+async def test_preflight_that_is_refused_is_answered_with_a_problem(
+    open_client: httpx.AsyncClient, preflight: dict[str, str]
+) -> None:
+    response = await open_client.options("/notes", headers=preflight)
+
+    assert (response.status_code, response.json()["code"]) == (400, "bad_request")
+    assert response.headers["content-type"] == "application/problem+json"
+    assert "Origin" in response.headers["vary"]
+    assert shared(response) == ONCE
+
+
 @pytest.mark.parametrize(
     ("status", "path", "headers"),
     [

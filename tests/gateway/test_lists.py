@@ -22,6 +22,23 @@ select 1, title, '', timestamptz '2026-01-01' + day * interval '1 day',
   timestamptz '2026-02-01' - day * interval '1 day', 1
 from unnest($1::text[], $2::int[]) as row (title, day)
 """
+NOT_TIMES = [
+    *("", "now", "99999", "1767225600", "%2B1767225600.5", "20260101000000", "20260101T000000Z", "2026-W01-4"),
+    *("2026-01-01", "2026-01-01T00:00:00", "2026-01-01T00:00Z", "2026-01-01T00:00:00+00:00", "2026-1-1T00:00:00Z"),
+    *("2026-02-29T00:00:00Z", "2026-13-01T00:00:00Z", "2026-01-01T24:00:00Z", "2026-01-01T00:60:00Z"),
+    *("2026-01-01T00:00:60Z", "2026-01-01T00:00:61Z", "2026-01-01T00:00:00.Z", "2026-01-01T00:00:00,5Z"),
+    *("2026-01-01T00:00:00%2B0000", "2026-01-01T00:00:00%2B00", "2026-01-01T00:00:00%2B24:00"),
+    *("2026-01-01T00:00:00%2B00:60", "2026-01-01T00:00:00%2B00:00:00", "2026-01-01T00:00:00Zulu"),
+    *("2026-01-01T00:00:00%E2%88%9200:00", "2026-01-01T00:00:00Z%0A", "%202026-01-01T00:00:00Z"),
+    *("2026-01-01%0900:00:00Z", "2026-01-01_00:00:00Z", "2026-01-01T00:00:0%D9%A1Z", "%D9%A2026-01-01T00:00:00Z"),
+    *("0000-12-31T23:59:59Z", "10000-01-01T00:00:00Z", "-0001-01-01T00:00:00Z"),
+]
+"""Also the `+` of an offset that is not percent-encoded, which is a space in a query."""
+MICROSECONDS = """
+insert into notes (owner_id, title, description, created_date, updated_date, version)
+select 1, '', '', time, time, 1
+from generate_series(-1, 5) as number, lateral (select timestamptz '2026-01-01' + number * interval '1 us') as at (time)
+"""
 TITLES = ["pear", "Apple", "fig", "apple", "Éclair", "zebra", "fig"]
 CHANCE = random.Random(8)  # noqa: S311 - no secret
 DAYS = [3, 1, 2, 2, 5, 4, 0]
@@ -36,6 +53,17 @@ async def seven(servers: Services, template: str) -> AsyncIterator[httpx.AsyncCl
     async with fresh_database(servers, template) as url:
         database = await asyncpg.connect(url)
         await database.execute(NOTES, TITLES, DAYS)
+        await database.close()
+        async with harness.gateway(settings_of_gateway(servers, url, "nobody-writes")) as client:
+            yield client
+
+
+@pytest.fixture(scope="module")
+async def microseconds(servers: Services, template: str) -> AsyncIterator[httpx.AsyncClient]:
+    """As `seven`; the notes follow each other by a microsecond, and the second is of the first one in 2026."""
+    async with fresh_database(servers, template) as url:
+        database = await asyncpg.connect(url)
+        await database.execute(MICROSECONDS)
         await database.close()
         async with harness.gateway(settings_of_gateway(servers, url, "nobody-writes")) as client:
             yield client
@@ -117,6 +145,51 @@ async def test_list_is_filtered(seven: httpx.AsyncClient, query: str, expected: 
     assert await ids(seven, f"/notes?{query}") == expected
 
 
+EVERYTHING = [1, 2, 3, 4, 5, 6, 7]
+
+
+@pytest.mark.parametrize(
+    ("query", "expected"),
+    [
+        *((f"updated_from={time}", EVERYTHING) for time in ("1970-01-01T00:00:00Z", "0001-01-01T00:00:00Z")),
+        *((f"created_until={time}", []) for time in ("1970-01-01T00:00:00Z", "0001-01-01T00:00:00%2B23:59")),
+        *((f"created_until=9999-12-31T23:59:59{rest}", EVERYTHING) for rest in ("Z", ".9999999Z", "-23:59")),
+        *((f"updated_from=9999-12-31T23:59:59{rest}", []) for rest in ("Z", ".9999999Z", "-23:59")),
+        *((f"created_from=2026-01-04{time}", [1, 5, 6]) for time in ("t00:00:00z", "%2000:00:00Z", "+00:00:00-00:00")),
+        ("created_from=2026-01-04T01:30:00%2B01:30", [1, 5, 6]),
+        ("created_from=2026-01-03T18:30:00-05:30", [1, 5, 6]),
+        ("created_from=2026-01-03T23:59:60Z", [1, 5, 6]),
+    ],
+)
+async def test_every_instant_of_years_1_to_9999_is_a_bound(
+    seven: httpx.AsyncClient, query: str, expected: list[int]
+) -> None:
+    assert await ids(seven, f"/notes?{query}") == expected
+
+
+@pytest.mark.parametrize("what", ["created", "updated"])
+@pytest.mark.parametrize(
+    ("fraction", "since", "before"),
+    [
+        ("", EVERYTHING[1:], [1]),
+        (".00000000000000", EVERYTHING[1:], [1]),
+        (".0000001", EVERYTHING[2:], [1, 2]),
+        (".000001", EVERYTHING[2:], [1, 2]),
+        (".0000010", EVERYTHING[2:], [1, 2]),
+        (f".000001{'0' * 2000}1", EVERYTHING[3:], [1, 2, 3]),
+        (".9999999", [], EVERYTHING),
+    ],
+    ids=lambda value: str(value)[:12],
+)
+async def test_digits_after_the_sixth_count(
+    microseconds: httpx.AsyncClient, what: str, fraction: str, since: list[int], before: list[int]
+) -> None:
+    time = f"2026-01-01T00:00:00{fraction}Z"
+
+    assert await ids(microseconds, f"/notes?{what}_from={time}") == since
+    assert await ids(microseconds, f"/notes?{what}_until={time}") == before
+
+
 async def test_links_keep_the_filters(seven: httpx.AsyncClient) -> None:
     query = "created_from=2026-01-02T00:00:00%2B00:00&sort=-title&limit=2&title_prefix=a"
 
@@ -142,15 +215,12 @@ async def test_total_is_counted_when_asked_for(seven: httpx.AsyncClient) -> None
         ("cursor=e30", "cursor"),
         ("created_from=yesterday", "created_from"),
         ("created_from=2026-01-01T00:00:00", "created_from"),
-        ("updated_until=99999", "updated_until"),
-        ("updated_until=1767225600", "updated_until"),
-        ("updated_until=%2B1767225600.5", "updated_until"),
-        ("created_until=20260101000000", "created_until"),
+        *((f"created_from={time}", "created_from") for time in NOT_TIMES),
         ("title_prefix=", "title_prefix"),
         ("title_prefix=%00", "title_prefix"),
         ("limit=1001", "limit"),
         ("skip=-1", "skip"),
-        ("total=maybe", "total"),
+        *((f"total={word}", "total") for word in ("maybe", "1", "0", "yes", "on", "TRUE", "True", "t", "", "true%20")),
         ("colour=blue", "colour"),
     ],
 )
@@ -234,6 +304,61 @@ async def test_cursor_of_an_impossible_time_is_refused(seven: httpx.AsyncClient,
     response = await seven.get(f"/notes?sort=created&cursor={base64.urlsafe_b64encode(made).decode()}")
 
     assert (response.status_code, response.json()["errors"][0]["pointer"]) == (422, "/query/cursor")
+
+
+OF_ID_3 = '{"order":"id","id":3}'
+
+
+def encoded(text: str) -> str:
+    return base64.urlsafe_b64encode(text.encode()).decode().rstrip("=")
+
+
+@pytest.mark.parametrize(
+    ("text", "sort", "expected"),
+    [
+        (OF_ID_3, "id", [4, 5, 6, 7]),
+        ('{"order":"-created","id":3,"key":"2026-01-03T00:00:00+00:00"}', "-created", [2, 7]),
+        (
+            '{"order":"updated","backwards":true,"id":3,"key":"2026-01-30T00:00:00.250000+00:00"}',
+            "updated",
+            [5, 6, 1, 3, 4],
+        ),
+        ('{"order":"title","id":5,"key":"Éclair"}', "title", []),
+    ],
+)
+async def test_cursor_of_an_earlier_version_leads_on(
+    seven: httpx.AsyncClient, text: str, sort: str, expected: list[int]
+) -> None:
+    assert await ids(seven, f"/notes?sort={sort}&cursor={encoded(text)}") == expected
+
+
+@pytest.mark.parametrize(
+    "cursor",
+    [
+        *(encoded(OF_ID_3) + junk for junk in ("=", "==", "!", "%0A", "%20", ".", "AAAA")),
+        *(f"{junk}{encoded(OF_ID_3)}" for junk in ("!", "%20", "=")),
+        encoded(OF_ID_3)[:-1] + "8",  # the bits that base64 does not use
+        encoded('{"order":"title","id":3,"key":"~~~???"}').replace("-", "%2B").replace("_", "/"),
+        *(encoded(OF_ID_3.replace("3", number)) for number in ('"3"', "3.0", "3e0", "true", "03", "3_0", "+3")),
+        *(encoded(text) for text in (f" {OF_ID_3}", f"{OF_ID_3} ", OF_ID_3.replace(",", ", "), f"\ufeff{OF_ID_3}")),
+        encoded('{"id":3,"order":"id"}'),
+        encoded('{"order":"id","id":2,"id":3}'),
+        encoded('{"order":"\\u0069d","id":3}'),
+        *(encoded(OF_ID_3.replace("}", f',"backwards":{word}}}')) for word in ('"yes"', "1", '"true"', "false")),
+        encoded('{"order":"created","id":3,"key":"2026-01-03 00:00:00+00:00"}'),
+        encoded('{"order":"created","id":3,"key":"2026-01-03T00:00:00Z"}'),
+        encoded('{"order":"created","id":3,"key":"2026-01-03T01:00:00+01:00"}'),
+        encoded('{"order":"created","id":3,"key":"2026-01-03T00:00:00.000000+00:00"}'),
+        encoded('{"order":"created","id":3,"key":"1767398400"}'),
+        encoded('{"order":"created","id":3,"key":1767398400}'),
+    ],
+)
+async def test_cursor_in_another_spelling_is_refused(seven: httpx.AsyncClient, cursor: str) -> None:
+    for sort in ("id", "created", "title"):
+        response = await seven.get(f"/notes?sort={sort}&cursor={cursor}")
+
+        assert response.status_code == 422, response.text
+        assert [error["pointer"] for error in response.json()["errors"]] == ["/query/cursor"]
 
 
 async def test_time_in_a_cursor_is_exact(client: httpx.AsyncClient, database: "Connection[Record]") -> None:

@@ -40,6 +40,18 @@ async def test_replaced_note_keeps_its_created_date_and_counts_its_version(clien
     assert (await client.get(f"/notes/{before['id']}")).text == replaced.text
 
 
+async def test_replacement_with_the_same_text_leaves_the_note_to_those_who_know_it(client: httpx.AsyncClient) -> None:
+    created = await client.post("/notes/", json=NOTE)
+    path, known = created.headers["location"], {"If-None-Match": created.headers["etag"]}
+
+    replaced = await client.put(path, json=NOTE)
+    patched = await client.patch(path, json={}, headers={"If-Match": created.headers["etag"]})
+
+    assert (replaced.status_code, replaced.text, replaced.headers["etag"]) == (200, created.text, '"1"')
+    assert (patched.status_code, patched.text, patched.headers["etag"]) == (200, created.text, '"1"')
+    assert (await client.get(path, headers=known)).status_code == 304
+
+
 async def test_deleted_note_is_gone(client: httpx.AsyncClient) -> None:
     path = (await client.post("/notes/", json=NOTE)).headers["location"]
 
@@ -50,7 +62,7 @@ async def test_deleted_note_is_gone(client: httpx.AsyncClient) -> None:
 
 
 @pytest.mark.parametrize("method", ["GET", "HEAD", "PUT", "DELETE"])
-@pytest.mark.parametrize("note_id", ["999999", "0", "-1", str(2**63 - 1)])
+@pytest.mark.parametrize("note_id", ["999999", "0", str(2**63 - 1)])
 async def test_note_that_does_not_exist_is_not_found(client: httpx.AsyncClient, method: str, note_id: str) -> None:
     response = await client.request(method, f"/notes/{note_id}", json=NOTE if method == "PUT" else None)
 

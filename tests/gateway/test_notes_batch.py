@@ -55,6 +55,23 @@ async def test_all_writes_happen_in_their_order(three: httpx.AsyncClient) -> Non
     assert await all_notes(three) == [(1, "Patched", 3), (3, "Ink", 2), (4, "New", 1)]
 
 
+async def test_item_that_changes_nothing_tells_the_version_that_its_note_keeps(three: httpx.AsyncClient) -> None:
+    response = await batch(
+        three,
+        {"op": "patch", "id": 1},
+        {"op": "replace", "id": 2, **NOTE, "if_match": [1]},
+        {"op": "patch", "id": 3, "title": "Pen"},
+        {"op": "patch", "id": 3, "title": "Pen"},
+    )
+
+    assert [(item["status"], item["version"]) for item in response.json()["items"]] == [
+        (200, 1),
+        (200, 1),
+        (200, 2),
+        (200, 2),
+    ]
+
+
 @pytest.mark.parametrize(
     ("bad", "status", "code"),
     [
@@ -147,7 +164,14 @@ async def test_preferences_are_those_of_a_single_write(client: httpx.AsyncClient
         ({"items": [CREATE | {"colour": "blue"}]}, "/body/items/0/colour", "unknown_field"),
         ({"items": [{"op": "delete"}]}, "/body/items/0/id", "missing"),
         ({"items": [{"op": "delete", "id": "x"}]}, "/body/items/0/id", "wrong_type"),
-        ({"items": [{"op": "delete", "id": True}]}, "/body/items/0/id", "wrong_type"),
+        *(
+            ({"items": [{"op": "delete", "id": number}]}, "/body/items/0/id", "wrong_type")
+            for number in (True, "1", 1.0, 1.5, None)
+        ),
+        *(
+            ({"items": [{"op": "delete", "id": 1, "if_match": [number]}]}, "/body/items/0/if_match/0", "wrong_type")
+            for number in (True, "1", 1.0)
+        ),
         ({"items": [{"op": "patch", "id": 1, "title": None}]}, "/body/items/0/title", "wrong_type"),
         ({"items": [{"op": "delete", "id": 1, "if_match": [0]}]}, "/body/items/0/if_match/0", "out_of_range"),
         ({"items": [{"op": "replace", "id": 1, "title": "x"}]}, "/body/items/0/description", "missing"),

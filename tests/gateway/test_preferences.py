@@ -13,7 +13,8 @@ from tests.canaries import NOTE
 from tests.harness import decided
 from worker.settings import WorkerSettings
 
-CHANGES = [("PUT", NOTE), ("PATCH", {"title": "Pen"}), ("DELETE", None)]
+NEW = NOTE | {"title": "Pencil"}
+CHANGES = [("PUT", NEW), ("PATCH", {"title": "Pen"}), ("DELETE", None)]
 
 
 async def created(client: httpx.AsyncClient) -> str:
@@ -246,7 +247,7 @@ async def test_gateway_that_drains_answers_polls_and_writes_that_wait(gateway_se
 
 async def test_polled_answer_has_the_headers_and_the_body_of_the_original_one(shared_client: httpx.AsyncClient) -> None:
     path = await created(shared_client)
-    replaced = await shared_client.put(path, json=NOTE, headers=prefer("respond-async"))
+    replaced = await shared_client.put(path, json=NEW, headers=prefer("respond-async"))
     again = await shared_client.post("/notes", json=NOTE, headers=prefer("respond-async"))
 
     state: dict[str, Any] = (await decided(shared_client, replaced.headers["location"]))["answer"]

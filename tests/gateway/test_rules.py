@@ -16,7 +16,7 @@ from gateway.requests import PlainRoute
 from gateway.settings import GatewaySettings
 from tests import harness
 from tests.accounts import Person, bearer, forged, invalid_tokens, personal_token, sign_in, sign_up
-from tests.canaries import NOTE
+from tests.canaries import NOTE, PASSWORD
 from tests.conftest import SIGNING_IN, fresh_database, fresh_prefix, settings_of_gateway, settings_of_worker
 
 NOWHERE = {
@@ -27,12 +27,8 @@ NOWHERE = {
 }
 WITHOUT_A_RULE = ("/openapi.json", "/docs")
 """What documents the API, which is no secret."""
-OPEN = {
-    ("POST", "/users"),
-    ("POST", "/auth/token"),
-    ("GET", "/health/live"),
-    ("GET", "/health/ready"),
-}
+PROBES = {("GET", "/health/live"), ("GET", "/health/ready")}
+OPEN = {("POST", "/users"), ("POST", "/auth/token")} | PROBES
 BODIES: dict[tuple[str, str], dict[str, Any]] = {
     ("POST", "/notes"): NOTE,
     ("POST", "/notes/batch"): {"items": [{"op": "create", **NOTE}]},
@@ -71,10 +67,12 @@ class World:
     stranger: Person
     paths: dict[str, str]
 
-    async def ask(self, route: tuple[str, str], headers: dict[str, str], **paths: str) -> httpx.Response:
+    async def ask(
+        self, route: tuple[str, str], headers: dict[str, str], query: dict[str, str] | None = None, **paths: str
+    ) -> httpx.Response:
         method, template = route
         path = re.sub(r"{(\w+)}", lambda match: (self.paths | paths)[match[1]], template)
-        query = {"q": "ink"} if path.endswith("/search") else None
+        query = query or ({"q": "ink"} if path.endswith("/search") else None)
         return await self.client.request(method, path, headers=headers, json=BODIES.get(route), params=query)
 
 
@@ -184,11 +182,49 @@ async def test_token_without_the_scope_is_not_let_in(world: World, route: tuple[
         assert answer.headers["www-authenticate"] == challenge
 
 
+@pytest.mark.parametrize("route", [route for route in ROUTES if route not in PROBES], ids=named)
+async def test_parameter_that_an_operation_lacks_is_refused_and_has_no_effect(
+    world: World, route: tuple[str, str]
+) -> None:
+    known = {"q": "ink"} if route[1].endswith("/search") else {}
+
+    answer = await world.ask(route, world.owner.headers, known | {"dry_run": "true", "": ""})
+
+    assert (answer.status_code, answer.json()["code"]) == (422, "validation_failed")
+    errors = {(error["pointer"], error["code"]) for error in answer.json()["errors"]}
+    assert errors == {("/query/dry_run", "unknown_field"), ("/query/", "unknown_field")}
+    assert (await world.client.get("/users/me", headers=world.owner.headers)).status_code == 200
+
+
+@pytest.mark.parametrize("route", GUARDED, ids=named)
+async def test_who_calls_is_asked_before_what_the_query_says(world: World, route: tuple[str, str]) -> None:
+    for headers, status in (({}, 401), (bearer("inkwell_0123456789"), 401)):
+        assert (await world.ask(route, headers, {"dry_run": "%"})).status_code == status
+
+
+@pytest.mark.parametrize("path", ["/health/live", "/health/ready", "/docs", "/openapi.json"])
+async def test_probes_and_the_documentation_take_any_query(world: World, path: str) -> None:
+    assert (await world.client.get(f"{path}?cache=%ff&cache=7")).status_code == 200
+
+
+async def test_parameter_of_a_registrations_url_is_refused(world: World) -> None:
+    user = {"name": "Carl", "password": PASSWORD}
+    accepted = await world.client.post("/users", json=user, headers={"Prefer": "respond-async"})
+
+    refused = await world.client.get(f"{accepted.headers['location']}?wait=3")
+
+    assert [error["pointer"] for error in refused.json()["errors"]] == ["/query/wait"]
+
+
 @pytest.mark.parametrize("route", [route for route in GUARDED if "{" in route[1]], ids=named)
 async def test_what_is_anothers_cannot_be_told_from_what_is_not_there(world: World, route: tuple[str, str]) -> None:
-    nothing = {"note_id": "987654321", "token": "made-up", "token_id": "00000000-0000-4000-8000-000000000000"}
+    nothing: dict[str, str] = {
+        "note_id": "987654321",
+        "token": "made-up",
+        "token_id": "00000000-0000-4000-8000-000000000000",
+    }
 
-    anothers, nobodys = [await world.ask(route, world.stranger.headers, **paths) for paths in ({}, nothing)]
+    anothers, nobodys = [await world.ask(route, world.stranger.headers, None, **paths) for paths in ({}, nothing)]
 
     assert anothers.status_code == 404
     assert (nobodys.status_code, nobodys.text) == (404, anothers.text)

@@ -1,5 +1,7 @@
 """Access tokens and personal tokens: how one gets them, what they are good for, and how often one may try."""
 
+from urllib.parse import urlencode
+
 import httpx
 import jwt
 import pytest
@@ -38,6 +40,12 @@ async def test_access_token_is_answered_as_oauth_has_it(shared_users_client: htt
     assert claims["exp"] - claims["iat"] == 3600
 
 
+async def test_scopes_may_have_more_spaces_than_one_between_them(shared_users_client: httpx.AsyncClient) -> None:
+    form = FORM | {"scope": " notes:read  account "}
+
+    assert (await shared_users_client.post("/auth/token", data=form)).json()["scope"] == "account notes:read"
+
+
 async def test_access_token_has_the_scopes_that_were_asked_for(
     shared_users_client: httpx.AsyncClient, ada: Person
 ) -> None:
@@ -57,6 +65,7 @@ async def test_access_token_has_the_scopes_that_were_asked_for(
         (FORM | {"username": ["Ada", "Bob"]}, "invalid_request"),
         (FORM | {"grant_type": "client_credentials"}, "unsupported_grant_type"),
         (FORM | {"scope": "notes:read everything"}, "invalid_scope"),
+        *((FORM | {"scope": f"notes:read{space}account"}, "invalid_scope") for space in "\t\n\xa0\u3000,+"),
         (FORM | {"password": "wrong"}, "invalid_grant"),
         (FORM | {"password": ""}, "invalid_grant"),
         (FORM | {"username": "nobody"}, "invalid_grant"),
@@ -81,7 +90,12 @@ async def test_refused_login_says_why_in_oauths_words(
     ("content", "media_type"),
     [
         (b'{"username": "Ada", "password": "secret"}', "application/json"),
-        (b"username=%ff&password=x\xff", "application/x-www-form-urlencoded"),
+        (b"username=Ada&password=x\xff", "application/x-www-form-urlencoded"),
+        (b"username=%ff&password=x", "application/x-www-form-urlencoded"),
+        (b"username=Ada&password=%C3", "application/x-www-form-urlencoded"),
+        (b"username=Ada&password=x&%ff=1", "application/x-www-form-urlencoded"),
+        (b"username=Ada&password=x", "application/x-www-form-urlencoded; charset=latin-1"),
+        (b"username=Ada&password=x", "application/x-www-form-urlencoded, application/json"),
         (b"&".join(b"a%d=b" % number for number in range(50)), "application/x-www-form-urlencoded"),
         (b"", ""),
     ],
@@ -90,6 +104,31 @@ async def test_login_that_is_no_form_is_refused(
     shared_users_client: httpx.AsyncClient, content: bytes, media_type: str
 ) -> None:
     answer = await shared_users_client.post("/auth/token", content=content, headers={"Content-Type": media_type})
+
+    assert (answer.status_code, answer.json()["error"]) == (400, "invalid_request")
+
+
+@pytest.mark.parametrize(
+    "media_type",
+    [
+        "application/x-www-form-urlencoded",
+        "Application/X-WWW-Form-Urlencoded; charset=UTF-8",
+        "application/x-www-form-urlencoded;x=y",
+    ],
+)
+async def test_form_may_say_more_than_is_asked(shared_users_client: httpx.AsyncClient, media_type: str) -> None:
+    form = urlencode(FORM | {"client_id": "app", "client_secret": "", "audience": "notes", "state": "é"})
+
+    for content in (form, f"{form}&audience=twice"):
+        answer = await shared_users_client.post("/auth/token", content=content, headers={"Content-Type": media_type})
+        assert answer.status_code == 200, answer.text
+
+
+@pytest.mark.parametrize("name", ["username", "password", "grant_type", "scope"])
+async def test_form_that_says_something_twice_is_refused(shared_users_client: httpx.AsyncClient, name: str) -> None:
+    form = FORM | {"grant_type": "password", "scope": "notes:read"}
+
+    answer = await shared_users_client.post("/auth/token", data=form | {name: [form[name], form[name]]})
 
     assert (answer.status_code, answer.json()["error"]) == (400, "invalid_request")
 
@@ -184,8 +223,8 @@ async def test_late_answer_shows_the_personal_token_to_its_owner_alone(users_cli
     url, note = accepted.headers["location"], {"title": "Ink", "description": ""}
     assert (await users_client.get(url)).headers["cache-control"] == "no-store"
     assert (await users_client.post("/notes", json=note, headers=bearer(token))).status_code == 201
-    told = (await users_client.get(url, headers=bearer(token))).json()["answer"]["body"]
-    assert "token" not in told
+    told = (await users_client.get(url, headers=bearer(token))).json()["answer"]
+    assert (told["status"], told["body"]) == (201, None)
 
 
 async def test_expired_personal_token_is_not_let_in(

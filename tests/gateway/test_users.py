@@ -1,12 +1,15 @@
 """Users as they see their own account."""
 
 import asyncio
+import unicodedata
+from typing import Literal
 
 import httpx
 import pytest
 from asyncpg import Connection, Record
 
 from dev.backend import Services
+from gateway import passwords
 from gateway.settings import GatewaySettings
 from shared.messaging import Topology
 from tests import harness
@@ -149,6 +152,34 @@ async def test_any_password_of_the_right_length_will_do(shared_users_client: htt
     assert (await sign_up(shared_users_client, password=password)).token
 
 
+async def test_password_of_the_greatest_length_may_be_typed_decomposed(shared_users_client: httpx.AsyncClient) -> None:
+    await sign_up(shared_users_client, "Wu", "\u01d8" * 128)
+
+    assert await sign_in(shared_users_client, "Wu", "u\u0308\u0301" * 128)
+
+
+async def test_text_that_is_too_long_for_a_password_is_not_composed(
+    shared_users_client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ada = await sign_up(shared_users_client)
+    composed = list[int]()
+    compose = unicodedata.normalize
+
+    def noted(form: Literal["NFC"], text: str) -> str:
+        composed.append(len(text))
+        return compose(form, text)
+
+    monkeypatch.setattr(unicodedata, "normalize", noted)
+    long = "a" + "\u0301" * 5000
+
+    signed_in = await shared_users_client.post("/auth/token", data={"username": ada.name, "password": long})
+    patch = {"password": NEW_PASSWORD, "current_password": long}
+    changed = await shared_users_client.patch("/users/me", json=patch, headers=ada.headers)
+
+    assert (signed_in.json()["code"], changed.json()["code"]) == ("invalid_grant", "wrong_password")
+    assert max(composed) <= passwords.LONGEST
+
+
 async def test_password_is_the_same_however_the_keyboard_composes_it(shared_users_client: httpx.AsyncClient) -> None:
     ada = await sign_up(shared_users_client, password="pa\u0308ssword")
 
@@ -170,6 +201,19 @@ async def test_user_may_write_the_own_name_in_other_letters(users_client: httpx.
     ada = await sign_up(users_client, "Ada")
 
     assert (await users_client.patch("/users/me", json={"name": "ADA"}, headers=ada.headers)).status_code == 200
+
+
+@pytest.mark.parametrize("change", [{}, {"name": "Ada"}])
+async def test_change_to_what_is_there_already_leaves_the_user_as_it_is(
+    users_client: httpx.AsyncClient, change: dict[str, str]
+) -> None:
+    ada = await sign_up(users_client, "Ada")
+    before = await users_client.get("/users/me", headers=ada.headers)
+
+    changed = await users_client.patch("/users/me", json=change, headers=ada.headers)
+
+    assert (changed.status_code, changed.text) == (200, before.text)
+    assert (await users_client.get("/users/me", headers=ada.headers)).text == before.text
 
 
 async def test_user_cannot_take_the_name_of_another(users_client: httpx.AsyncClient) -> None:

@@ -96,7 +96,7 @@ def test_service_listens_where_its_pods_ports_are(overlay: str) -> None:
         hosts = {value for name, value in settings if name.endswith("host")}
 
         assert {each["containerPort"] for each in container_of(overlay, called)["ports"]} == ports
-        assert hosts == {"0.0.0.0"}  # noqa: S104
+        assert hosts == {"::"}
 
 
 @pytest.mark.parametrize("called", GIVEN)

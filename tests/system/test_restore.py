@@ -1,13 +1,8 @@
 """What docs/operations.md says of backup and restore, done with its own commands on a stack under Compose."""
 
-import asyncio
-import os
 import re
-import subprocess
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
 from pathlib import Path
-from uuid import uuid4
 
 import httpx
 import pytest
@@ -16,7 +11,7 @@ from dev.backend import ROOT
 from tests import canaries
 from tests.accounts import sign_in, sign_up
 from tests.harness import decided
-from tests.proxy import free_port
+from tests.system.deployment import Deployment, deployed
 
 SECTION = (ROOT / "docs/operations.md").read_text().partition("## Backup and restore\n")[2].partition("\n## ")[0]
 BACKUP, RESTORE, RESTORE_ANEW = re.findall(r"```bash\n(.*?)```", SECTION, re.DOTALL)
@@ -26,49 +21,11 @@ EXTENSIONS = "select extname from pg_extension where extname in ('pg_trgm', 'btr
 pytestmark = [pytest.mark.needs_docker, pytest.mark.long]
 
 
-@dataclass
-class Deployment:
-    """What somebody has who runs `docker compose up`, under a name and a port of its own."""
-
-    environment: dict[str, str]
-    folder: Path
-    client: httpx.AsyncClient
-
-    async def run(self, script: str) -> str:
-        """What the shell prints that runs these lines where the dump is; fails as soon as one of them fails."""
-        command = ["bash", "-euc", script]
-        ended = await asyncio.to_thread(
-            subprocess.run, command, env=os.environ | self.environment, cwd=self.folder, capture_output=True, text=True
-        )
-        assert ended.returncode == 0, ended.stderr
-        return ended.stdout
-
-    async def sql(self, statement: str) -> list[str]:
-        """The rows, as an administrator sees them."""
-        psql = "docker compose exec -T postgres psql --username=inkwell --no-align --tuples-only --command"
-        return sorted((await self.run(f'{psql} "{statement}"')).split())
-
-    async def create(self, title: str, key: str) -> httpx.Response:
-        return await self.client.post(
-            "/notes/", json=canaries.NOTE | {"title": title}, headers={"Idempotency-Key": key}
-        )
-
-
 @pytest.fixture
 async def deployment(tmp_path: Path) -> AsyncIterator[Deployment]:
-    port = free_port()
-    environment = {
-        "COMPOSE_PROJECT_NAME": f"inkwell-test-{uuid4().hex[:8]}",
-        "COMPOSE_FILE": str(ROOT / "docker-compose.yml"),
-        "INKWELL_PORT": str(port),
-    }
-    async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=30) as client:
-        deployment = Deployment(environment, tmp_path, client)
-        try:
-            await deployment.run("docker compose up --build -d --wait")
-            yield deployment
-        finally:
-            await deployment.run("docker compose down --volumes --timeout=5")
+    async with deployed(tmp_path) as deployment:
+        await deployment.run("docker compose up --build -d --wait")
+        yield deployment
 
 
 async def test_dump_is_restored_and_what_was_queued_is_applied_to_it(deployment: Deployment) -> None:

@@ -17,7 +17,7 @@ import pytest
 
 from tests import canaries
 from tests.accounts import sign_up
-from tests.harness import decided
+from tests.harness import dated, decided
 from tests.proxy import free_port
 from tests.system.stack import ROOT, Stack
 from tests.system.versions import BEFORE_LISTS as PREVIOUS
@@ -104,7 +104,7 @@ async def serves(client: httpx.AsyncClient, beside: httpx.AsyncClient) -> None:
     created = await client.post("/notes/", json=canaries.NOTE, headers=key)
     assert created.status_code == 201, created.text
     url = created.headers["Location"]
-    assert (await beside.get(url, headers=headers)).content == created.content
+    assert dated((await beside.get(url, headers=headers)).json()) == dated(created.json())
     again = await beside.post("/notes/", json=canaries.NOTE, headers=key)
     assert (again.status_code, again.content) == (201, created.content)
     assert again.headers["Idempotent-Replayed"] == "true"

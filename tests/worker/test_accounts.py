@@ -1,6 +1,8 @@
 """What a batch does to users and their tokens, and what it does not let their names and credentials do to it."""
 
-from datetime import UTC, datetime
+import json
+from datetime import UTC, datetime, timedelta
+from typing import Any
 from uuid import UUID
 
 import pytest
@@ -23,6 +25,7 @@ from shared.contracts import (
     TokenTarget,
     UserChange,
     envelope_of,
+    print_time,
 )
 from shared.database import connect
 from tests.commands import CHEAP_HASH, DIGEST, attributes, create, delete
@@ -81,6 +84,57 @@ def test_ids_are_counted_without_touching_users_who_have_them() -> None:
     commands: list[Command | BadCommand] = [*map(register, "bcd"), create(owner=1, credentials_version=2)]
 
     assert Fold(Rows({1: first})).ids_needed(commands) == (1, 3)
+
+
+def change(owner: int, name: str | None = None, password_hash: str | None = None, **envelope: Any) -> ChangeUser:
+    data = UserChange(name=name, password_hash=password_hash)
+    return ChangeUser.model_validate(attributes() | {"owner": owner} | envelope | {"data": data})
+
+
+USER_ROW = "select ctid::text, xmin::text, * from users where name = 'Ada'"
+
+
+@pytest.mark.parametrize("name", [None, "Ada"])
+async def test_user_who_stays_the_same_is_not_written(
+    connections: Connections, database: "Connection[Record]", name: str | None
+) -> None:
+    [registered] = await apply_batch(connections, [register("Ada")])
+    before = await database.fetchrow(USER_ROW)
+    assert before
+
+    [outcome] = await apply_batch(connections, [change(before["id"], name, time=NOW + timedelta(minutes=5))])
+
+    assert (outcome.http_status, outcome.body) == (200, registered.body)
+    locked = {"ctid", "xmin"}  # the row is locked, not written
+    after = await database.fetchrow(USER_ROW)
+    assert after
+    assert {k: v for k, v in after.items() if k not in locked} == {k: v for k, v in before.items() if k not in locked}
+    assert after["ctid"] == before["ctid"]
+
+
+@pytest.mark.parametrize(("name", "password_hash"), [("ADA", None), ("Bob", None), (None, "hash"), ("Ada", "hash")])
+async def test_other_letters_and_every_password_are_a_change(
+    connections: Connections, database: "Connection[Record]", name: str | None, password_hash: str | None
+) -> None:
+    ada, time = await registered(connections, database, "Ada"), NOW + timedelta(minutes=5)
+
+    [outcome] = await apply_batch(connections, [change(ada, name, password_hash, time=time)])
+
+    assert json.loads(outcome.body or "")["updated_date"] == print_time(time)
+    row = await database.fetchrow("select name, credentials_version, updated_date from users where id = $1", ada)
+    assert tuple(row or ()) == (name or "Ada", 2 if password_hash else 1, time)
+
+
+async def test_password_stays_new_where_the_same_batch_changes_nothing_more(
+    connections: Connections, database: "Connection[Record]"
+) -> None:
+    ada = await registered(connections, database, "Ada")
+
+    batch = [change(ada, password_hash="new"), change(ada, "Ada", credentials_version=2)]
+    outcomes = await apply_batch(connections, batch)
+
+    assert [outcome.http_status for outcome in outcomes] == [200, 200]
+    assert await database.fetchval("select password_hash from users where id = $1", ada) == "new"
 
 
 async def test_token_that_is_revoked_is_not_made_again_under_its_id(

@@ -13,7 +13,7 @@ from asyncpg.connection import LoggedQuery
 
 from shared.connections import Connections
 from shared.contracts import BadCommand, Command, CreateItem, DeleteItem, NoteItem, PatchItem, ReplaceItem
-from tests.commands import create, delete, replace, several
+from tests.commands import create, delete, patch, replace, several
 from worker.apply import ConflictError, apply_batch
 
 MAX_STATEMENTS = 12
@@ -139,6 +139,64 @@ async def test_updated_date_never_goes_back(connections: Connections) -> None:
     assert created.body
     assert replaced.body
     assert json.loads(replaced.body)["updated_date"] == json.loads(created.body)["updated_date"]
+
+
+ROW = "select ctid::text, xmin::text, * from notes"
+
+
+@pytest.mark.parametrize(
+    "unchanging",
+    [
+        replace(1, "Ink", description="Blue"),
+        replace(1, "Ink", description="Blue", if_match=(1, 7)),
+        patch(1),
+        patch(1, "Ink"),
+        patch(1, description="Blue"),
+        patch(1, "Ink", "Blue"),
+        several(ReplaceItem(note_id=1, title="Ink", description="Blue"), PatchItem(note_id=1, if_match=(1,))),
+    ],
+    ids=lambda command: command.data.model_dump_json(exclude_none=True),
+)
+async def test_what_changes_nothing_is_applied_and_leaves_the_note_as_it_is(
+    connections: Connections, database: "Connection[Record]", unchanging: Command
+) -> None:
+    [created] = await apply_batch(connections, [create("Ink", "Blue")])
+    before = await database.fetchrow(ROW)
+    later = {"id": uuid4(), "time": datetime.now(UTC) + timedelta(minutes=5)}
+
+    [outcome] = await apply_batch(connections, [unchanging.model_copy(update=later)])
+
+    assert (outcome.status, outcome.http_status) == ("applied", 200)
+    assert await database.fetchrow(ROW) == before
+    if outcome.type == "notes.change":
+        items = json.loads(outcome.body or "")["items"]
+        assert [(item["status"], item["version"]) for item in items] == [(200, 1), (200, 1)]
+    else:
+        assert (outcome.body, outcome.note_version) == (created.body, 1)
+
+
+async def test_condition_is_judged_of_what_would_change_nothing(connections: Connections) -> None:
+    batch: list[Command] = [create("Ink"), patch(1, "Ink", if_match=(2,)), patch(1, if_match=(1,)), delete(1, (1,))]
+
+    outcomes = await apply_batch(connections, batch)
+
+    assert [(outcome.http_status, outcome.note_version) for outcome in outcomes] == [
+        (201, 1),
+        (412, 1),
+        (200, 1),
+        (204, None),
+    ]
+
+
+async def test_text_that_returns_in_one_batch_has_changed_twice(
+    connections: Connections, database: "Connection[Record]"
+) -> None:
+    await apply_batch(connections, [create("Ink")])
+
+    outcomes = await apply_batch(connections, [patch(1, "Pen"), patch(1, "Pen"), patch(1, "Ink"), patch(1, "Ink")])
+
+    assert [outcome.note_version for outcome in outcomes] == [2, 2, 3, 3]
+    assert tuple(*await database.fetch("select title, version from notes")) == ("Ink", 3)
 
 
 async def test_bad_command_becomes_a_failed_row_that_keeps_it(

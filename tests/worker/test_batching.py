@@ -1,11 +1,13 @@
 """Batching cannot be seen: any partition of a list of commands does what the commands do one by one."""
 
+import json
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 from typing import Any
 from uuid import UUID
 
+import pytest
 from asyncpg import Connection, Record
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -26,7 +28,7 @@ from shared.contracts import (
     ReplaceNote,
     RevokeToken,
 )
-from tests.commands import CHEAP_HASH, DIGEST
+from tests.commands import CHEAP_HASH, DIGEST, create, patch, replace
 from worker.apply import apply_batch
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
@@ -66,6 +68,14 @@ STORED = {
     "personal_tokens": "*",
     "commands": "id, owner_id, fingerprint, attempt_id, status, reason, note_version, replayed_at, body, command::text",
 }
+UNCHANGED = """
+create function refuse_unchanged() returns trigger language plpgsql as $$
+begin raise exception '% is written without a change', tg_table_name; end $$;
+create trigger refuse_unchanged after update on notes for each row
+    when (old.* is not distinct from new.*) execute function refuse_unchanged();
+create trigger refuse_unchanged after update on users for each row
+    when (old.* is not distinct from new.*) execute function refuse_unchanged();
+"""
 Batches = list[list[Command]]
 
 
@@ -156,20 +166,68 @@ def with_replays(draw: st.DrawFn) -> Batches:
     return cut(draw, first) + cut(draw, list(later))
 
 
+@st.composite
+def repetitive(draw: st.DrawFn) -> Batches:
+    """Many changes of two notes, of which about half change nothing."""
+    changes = [
+        create("a", "a"),
+        create("b", "b"),
+        *draw(
+            st.lists(
+                st.builds(replace, st.integers(1, 2), st.sampled_from("ab"), description=st.sampled_from("ab"))
+                | st.builds(patch, st.integers(1, 2), st.sampled_from(["a", "b", None]), st.sampled_from(["a", None])),
+                min_size=6,
+                max_size=20,
+            )
+        ),
+    ]
+    seconds = [draw(st.integers(0, 5)) for _ in changes]
+    return cut(
+        draw,
+        [
+            change.model_copy(update={"time": START + timedelta(seconds=1 + second)})
+            for change, second in zip(changes, seconds, strict=True)
+        ],
+    )
+
+
+@pytest.fixture
+async def watched(database: "Connection[Record]") -> "Connection[Record]":
+    """A database in which no row can be written without being changed."""
+    await database.execute(UNCHANGED)
+    return database
+
+
 @settings(max_examples=60, deadline=None, suppress_health_check=SLOW_ON_PURPOSE)
 @given(batches=partitioned())
 async def test_any_partition_gives_the_same_rows_and_outcomes_as_one_by_one(
-    connections: Connections, database: "Connection[Record]", batches: Batches
+    connections: Connections, watched: "Connection[Record]", batches: Batches
 ) -> None:
-    assert await run(connections, database, batches) == await run(connections, database, one_by_one(batches))
+    assert await run(connections, watched, batches) == await run(connections, watched, one_by_one(batches))
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=SLOW_ON_PURPOSE)
 @given(batches=with_replays())
 async def test_replays_in_any_partition_give_the_same_rows_and_outcomes_as_one_by_one(
-    connections: Connections, database: "Connection[Record]", batches: Batches
+    connections: Connections, watched: "Connection[Record]", batches: Batches
 ) -> None:
-    assert await run(connections, database, batches) == await run(connections, database, one_by_one(batches))
+    assert await run(connections, watched, batches) == await run(connections, watched, one_by_one(batches))
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=SLOW_ON_PURPOSE)
+@given(batches=repetitive())
+async def test_changes_that_change_nothing_leave_rows_and_versions_alone_in_any_partition(
+    connections: Connections, watched: "Connection[Record]", batches: Batches
+) -> None:
+    outcomes, rows = await run(connections, watched, batches)
+
+    assert (outcomes, rows) == await run(connections, watched, one_by_one(batches))
+    notes = [json.loads(outcome.body) for outcome in outcomes if outcome.body]
+    texts = {(note["id"], note["version"]): (note["title"], note["description"]) for note in notes}
+    for note in notes:
+        text = (note["title"], note["description"])
+        assert texts[note["id"], note["version"]] == text
+        assert texts.get((note["id"], note["version"] - 1)) != text
 
 
 def one_by_one(batches: Batches) -> Batches:

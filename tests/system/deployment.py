@@ -1,0 +1,66 @@
+"""Inkwell under Compose, as somebody has it who runs `docker compose up`."""
+
+import asyncio
+import os
+import subprocess
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from uuid import uuid4
+
+import httpx
+
+from dev.backend import ROOT
+from tests import canaries
+from tests.proxy import free_port
+
+
+@dataclass
+class Deployment:
+    """A project with a name, a port and a folder of its own; the folder has what a checkout has."""
+
+    environment: dict[str, str]
+    folder: Path
+    client: httpx.AsyncClient
+
+    async def run(self, script: str, **environment: str) -> str:
+        """What the shell prints that runs these lines in the folder; fails as soon as one of them fails."""
+        ended = await self.attempt(script, **environment)
+        assert ended.returncode == 0, ended.stdout + ended.stderr
+        return ended.stdout
+
+    async def attempt(self, script: str, **environment: str) -> "subprocess.CompletedProcess[str]":
+        """The same, where it may fail."""
+        command = ["bash", "-euc", script]
+        given = os.environ | self.environment | environment
+        return await asyncio.to_thread(
+            subprocess.run, command, env=given, cwd=self.folder, check=False, capture_output=True, text=True
+        )
+
+    async def sql(self, statement: str) -> list[str]:
+        """The rows, as an administrator sees them."""
+        psql = "docker compose exec -T postgres psql --username=inkwell --no-align --tuples-only --command"
+        return sorted((await self.run(f'{psql} "{statement}"')).split())
+
+    async def create(self, title: str, key: str) -> httpx.Response:
+        return await self.client.post(
+            "/notes/", json=canaries.NOTE | {"title": title}, headers={"Idempotency-Key": key}
+        )
+
+
+@asynccontextmanager
+async def deployed(folder: Path) -> AsyncIterator[Deployment]:
+    """A deployment that is not started yet; nothing of it is left after the block."""
+    for each in ROOT.iterdir():
+        if not each.name.startswith("."):
+            (folder / each.name).symlink_to(each)
+    port = free_port()
+    environment = {"COMPOSE_PROJECT_NAME": f"inkwell-test-{uuid4().hex[:8]}", "INKWELL_PORT": str(port)}
+    async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=30) as client:
+        deployment = Deployment(environment, folder, client)
+        try:
+            await deployment.run(f"docker compose --project-directory {ROOT} --file {ROOT}/docker-compose.yml build")
+            yield deployment
+        finally:
+            await deployment.run("docker compose down --volumes --timeout=5")

@@ -1,0 +1,94 @@
+"""What a deployment costs while nobody uses it, and how soon its health checks tell that something hangs."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from typing import Any
+
+import docker
+import pytest
+from docker.models.containers import Container
+
+from tests.harness import eventually
+from tests.system.deployment import Deployment, deployed
+
+MEASURED_SECONDS = 60
+CORE_SHARE = 0.05
+START_SECONDS = 30
+"""For everything, one after the other; most of it is what the services themselves take."""
+SERVICES = {"postgres", "rabbitmq", "gateway", "worker"}
+PROCESSES = {"rabbitmq": ("rabbitmq", "beam.smp"), "gateway": ("10001", "python"), "worker": ("10001", "python")}
+"""Whose they are, and what they are called. Postgres is process 1, which the engine alone can stop."""
+SIGNAL = """for each in /proc/[0-9]*; do
+  if [ "$(cat $each/comm 2>/dev/null)" = {name} ]; then kill -{signal} ${{each#/proc/}}; fi
+done"""
+
+pytestmark = [pytest.mark.needs_docker, pytest.mark.long]
+
+
+@pytest.fixture(scope="module")
+async def deployment(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Deployment]:
+    async with deployed(tmp_path_factory.mktemp("deployment")) as deployment:
+        started = time.monotonic()
+        await deployment.run("docker compose up -d --wait")
+        assert time.monotonic() - started < START_SECONDS
+        yield deployment
+
+
+@pytest.fixture
+def containers(deployment: Deployment) -> dict[str, Container]:
+    """Those that run, by their services."""
+    label = f"com.docker.compose.project={deployment.environment['COMPOSE_PROJECT_NAME']}"
+    found = docker.from_env().containers.list(filters={"label": label})
+    return {each.labels["com.docker.compose.service"]: each for each in found}
+
+
+async def test_idle_stack_takes_a_twentieth_of_a_core_at_most(containers: dict[str, Container]) -> None:
+    assert containers.keys() == SERVICES
+    await asyncio.sleep(10)  # what starting it still costs
+    before = used_seconds(containers)
+    await asyncio.sleep(MEASURED_SECONDS)
+    after = used_seconds(containers)
+    shares = {service: (after[service] - before[service]) / MEASURED_SECONDS for service in containers}
+
+    assert sum(shares.values()) <= CORE_SHARE, shares
+
+
+async def test_what_hangs_is_unhealthy_within_a_minute_and_healthy_again_within_seconds(
+    deployment: Deployment, containers: dict[str, Container]
+) -> None:
+    await signal_all(deployment, "STOP")
+    await until_all_are("unhealthy", containers, within_seconds=60)
+
+    await signal_all(deployment, "CONT")
+    await until_all_are("healthy", containers, within_seconds=30)
+
+
+def used_seconds(containers: dict[str, Container]) -> dict[str, float]:
+    """The processor time that each has had so far."""
+    stats: dict[str, Any] = {service: each.stats(stream=False) for service, each in containers.items()}
+    return {service: each["cpu_stats"]["cpu_usage"]["total_usage"] / 1e9 for service, each in stats.items()}
+
+
+async def signal_all(deployment: Deployment, signal: str) -> None:
+    """Sends a signal to the services' own processes."""
+    await deployment.run(f"docker compose kill --signal={signal} postgres")
+    for service, (user, name) in PROCESSES.items():
+        script = SIGNAL.format(name=name, signal=signal)
+        await deployment.run(f"docker compose exec -T --user {user} {service} sh -c '{script}'")
+
+
+async def until_all_are(status: str, containers: dict[str, Container], within_seconds: float) -> None:
+    """Returns when the engine says so of every container."""
+    told: dict[str, str] = {}
+
+    async def all_are() -> bool:
+        for service, each in containers.items():
+            each.reload()
+            told[service] = each.attrs["State"]["Health"]["Status"]
+        return set(told.values()) == {status}
+
+    try:
+        await eventually(all_are, within_seconds=within_seconds, every_seconds=0.5)
+    except TimeoutError:
+        raise AssertionError(told) from None
