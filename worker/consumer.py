@@ -20,7 +20,6 @@ from shared.messaging import (
     BROKER_ERRORS,
     CLOSE_TIMEOUT_SECONDS,
     PROBE_TIMEOUT_SECONDS,
-    QUEUE_LIMIT,
     SETUP_TIMEOUT_SECONDS,
     Topology,
     broker_call,
@@ -31,12 +30,12 @@ from shared.messaging import (
     user_of,
 )
 from shared.metrics import BROKER_CONNECTED
-from shared.queues import WrongQueueError
 from worker.deliveries import Batch, Deliveries, PartitionBlockedError
 from worker.failures import RepeatedBugError, Settlement, describe
 from worker.metrics import OLDEST, PARTITIONS, PAUSED, count_settled
 from worker.outbox import Outbox
 from worker.patience import HandBackError, pause, settled
+from worker.queue_check import wait_for_right_queue
 from worker.settings import WorkerSettings
 from worker.sharing import Sharing
 from worker.traces import processing
@@ -44,7 +43,6 @@ from worker.traces import processing
 BATCH_TIMEOUT_SECONDS = 120.0
 """A batch that takes longer is stuck, whatever the reason; its session is given up."""
 BLOCKED_PAUSE_SECONDS = 30.0
-REFUSED_PAUSE_SECONDS = 10.0
 HELD_BYTES = 512 * 1024 * 1024
 """What a worker holds at most of messages that it has not acknowledged, each as large as the broker takes one."""
 WATCH_INTERVAL_SECONDS = 5.0
@@ -167,7 +165,7 @@ class Consumer:
         if partition in self._blocked:
             await asyncio.sleep(BLOCKED_PAUSE_SECONDS)
             self._blocked.discard(partition)
-        await self._check_queue(connection, partition)
+        await wait_for_right_queue(connection, self._topology, partition, self._refused)
         let_go = asyncio.Event()
         async with asyncio.timeout(SETUP_TIMEOUT_SECONDS):
             channel = await connection.channel(publisher_confirms=False)
@@ -186,31 +184,6 @@ class Consumer:
                 async with asyncio.timeout(CLOSE_TIMEOUT_SECONDS):
                     await channel.close()
         raise ConnectionError("the broker ended the subscription")
-
-    async def _check_queue(self, connection: AbstractConnection, partition: int) -> None:
-        """Returns once the partition's queue is there and may be consumed."""
-        while True:
-            try:
-                async with (
-                    asyncio.timeout(SETUP_TIMEOUT_SECONDS),
-                    connection.channel(publisher_confirms=False) as channel,
-                ):
-                    differences = await self._topology.declare_partition(channel, partition)
-            except WrongQueueError as error:
-                self._refused.add(partition)
-                log.error(
-                    "queue not consumed, or writes could be applied out of order",
-                    queue=self._topology.command_queue(partition),
-                    error=str(error),
-                    remedy=f"`python -m worker queues remake {partition}`, which keeps the messages in it",
-                    next_try_in_seconds=REFUSED_PAUSE_SECONDS,
-                )
-                await asyncio.sleep(REFUSED_PAUSE_SECONDS)
-                continue
-            self._refused.discard(partition)
-            if differences.keys() - {QUEUE_LIMIT}:
-                log.warning("queue made otherwise; see `python -m worker doctor`", partition=partition, **differences)
-            return
 
     async def _subscribe(self, channel: AbstractChannel, partition: int, priority: int, let_go: asyncio.Event) -> None:
         await channel.set_qos(prefetch_count=prefetch(self._settings))

@@ -22,6 +22,7 @@ from tests import harness
 from tests.commands import create
 from tests.harness import eventually
 from worker import consumer as consumer_module
+from worker import queue_check
 from worker.command_line import operate_on_queue, read_arguments
 from worker.consumer import Consumer
 from worker.doctor import examine
@@ -48,7 +49,7 @@ async def channel(servers: Services) -> AsyncIterator[AbstractChannel]:
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Workers that look often whether a queue was mended."""
-    monkeypatch.setattr(consumer_module, "REFUSED_PAUSE_SECONDS", 0.2)
+    monkeypatch.setattr(queue_check, "REFUSED_PAUSE_SECONDS", 0.2)
 
 
 @pytest.fixture
