@@ -13,6 +13,7 @@ from testcontainers.core.wait_strategies import LogMessageWaitStrategy
 
 from dev.backend import ROOT, Services, UnavailableError
 from dev.definitions import ADMINISTRATOR, definitions_for_tests
+from shared.contracts import LARGEST_MESSAGE_BYTES
 
 IMAGES = {"POSTGRES_IMAGE": "postgres:18", "RABBITMQ_IMAGE": "rabbitmq:4.3-management"}
 """What the servers for a block are made of, unless a variable of this name says otherwise; Compose has its own."""
@@ -21,6 +22,7 @@ ENGINE_TIMEOUT_SECONDS = 15
 WITH_DEFINITIONS = """
 echo "$DEFINITIONS" > /etc/rabbitmq/definitions.json
 echo load_definitions = /etc/rabbitmq/definitions.json > /etc/rabbitmq/conf.d/definitions.conf
+echo max_message_size = "$MAX_MESSAGE_SIZE" > /etc/rabbitmq/conf.d/message-size.conf
 exec docker-entrypoint.sh rabbitmq-server
 """
 
@@ -90,6 +92,7 @@ def rabbitmq_server() -> DockerContainer:
         DockerContainer(image("RABBITMQ_IMAGE"))
         .with_kwargs(hostname="rabbitmq")
         .with_env("DEFINITIONS", definitions_for_tests())
+        .with_env("MAX_MESSAGE_SIZE", str(LARGEST_MESSAGE_BYTES))
         .with_command(["sh", "-c", WITH_DEFINITIONS])
         .waiting_for(LogMessageWaitStrategy("Server startup complete"))
     )

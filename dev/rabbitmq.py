@@ -9,6 +9,7 @@ from pathlib import Path
 
 from dev.backend import UnavailableError
 from dev.supervised import Program
+from shared.contracts import LARGEST_MESSAGE_BYTES
 
 SERVER = Path("/usr/lib/rabbitmq/bin/rabbitmq-server")
 """Where Debian and Fedora keep it; their wrapper on the PATH insists on an account of its own."""
@@ -27,7 +28,11 @@ def programs(folder: Path, port: int, distribution_port: int, epmd_port: int, de
     users = home / "definitions.json"
     users.touch(mode=0o600)
     users.write_text(definitions)
-    (home / "rabbitmq.conf").write_text(f"listeners.tcp.local = 127.0.0.1:{port}\nload_definitions = {users}\n")
+    (home / "rabbitmq.conf").write_text(
+        f"listeners.tcp.local = 127.0.0.1:{port}\n"
+        f"load_definitions = {users}\n"
+        f"max_message_size = {LARGEST_MESSAGE_BYTES}\n"
+    )
     (home / "enabled_plugins").write_text("[].\n")
     epmd = {"ERL_EPMD_ADDRESS": "127.0.0.1", "ERL_EPMD_PORT": str(epmd_port)}
     node = {

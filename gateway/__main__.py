@@ -18,6 +18,7 @@ from gateway.doctor import examine
 from gateway.protocol import protocol_for
 from gateway.settings import GatewaySettings
 from shared.database import EXIT_SCHEMA_BEHIND, SchemaBehindError, check_schema
+from shared.errors import describe
 from shared.listening import open_sockets
 from shared.metrics import serve_metrics
 from shared.settings import load_settings
@@ -109,7 +110,7 @@ async def schema_is_behind(settings: GatewaySettings) -> bool:
         log.error("the database's schema is behind", error=str(error))
         return True
     except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as error:
-        log.warning("Postgres does not answer yet; starting without it", error=type(error).__name__)
+        log.warning("Postgres does not answer yet; starting without it", error=describe(error))
     return False
 
 

@@ -16,6 +16,7 @@ from gateway.conditions import Conditions
 from gateway.dependencies import Gateway
 from gateway.docs import install_docs
 from gateway.errors import install_error_handlers
+from gateway.hash_renewal import HashRenewal
 from gateway.headers import install_headers
 from gateway.metrics import install_metrics
 from gateway.middleware import LOOPBACK_HOSTS, KnownHosts, LimitedBodies, LimitedHeads, UniformRequests
@@ -111,6 +112,8 @@ async def resources(settings: GatewaySettings) -> AsyncIterator[Gateway]:
     publishing = asyncio.create_task(publisher.run())
     watching = asyncio.create_task(watch_loop())
     access_tokens = AccessTokens(settings)
+    passwords = Passwords()
+    hash_renewal = HashRenewal(passwords, publisher, replies)
     signing_in = BearerTokens(access_tokens, queries) if settings.auth == "password" else NobodySignsIn()
     try:
         yield Gateway(
@@ -121,11 +124,13 @@ async def resources(settings: GatewaySettings) -> AsyncIterator[Gateway]:
             CommandUrls(settings),
             signing_in,
             access_tokens,
-            Passwords(),
+            passwords,
+            hash_renewal,
             Throttles(settings),
             asyncio.Event(),
         )
     finally:
+        hash_renewal.close()
         await publisher.drain(settings.publish_timeout_seconds)
         publishing.cancel()
         watching.cancel()

@@ -9,6 +9,7 @@ from gateway.access_tokens import AccessTokens
 from gateway.authentication import Authentication
 from gateway.caller import Caller
 from gateway.command_urls import CommandUrls
+from gateway.hash_renewal import HashRenewal
 from gateway.passwords import Passwords
 from gateway.publisher import Publisher
 from gateway.queries import Queries
@@ -32,6 +33,7 @@ class Gateway:
     authentication: Authentication
     access_tokens: AccessTokens
     passwords: Passwords
+    hash_renewal: HashRenewal
     throttles: Throttles
     draining: asyncio.Event
     """Set when the gateway is about to stop: it is not ready, and no write waits for its outcome."""

@@ -8,10 +8,8 @@ from gateway.conditions import Conditions
 from gateway.requests import Body
 from gateway.schemas import ITEMS, LEFT_OUT, NOTE_TEXT
 from gateway.settings import GatewaySettings
-from shared.contracts import STORABLE, Int64, NoteItems, NoteText, storable
+from shared.contracts import MAX_ITEMS, STORABLE, Int64, NoteItems, NoteText, storable
 
-ITEMS_LIMIT = 1000
-"""Writes in one request."""
 ITEMS_LIMIT_CHARACTERS = 10_000_000
 """The longest notes that so many writes may be about: a patch of a few bytes writes the whole note anew."""
 ITEMS_LIMIT_BYTES = 2 * 1024 * 1024
@@ -66,7 +64,7 @@ class NoteBodies:
         self.note = Body(note, "application/json")
         self.patch = Body(patch, "application/merge-patch+json", "application/json")
         longest = settings.title_max_length + settings.description_max_length
-        limit = max(1, min(ITEMS_LIMIT, ITEMS_LIMIT_CHARACTERS // longest))
+        limit = max(1, min(MAX_ITEMS, ITEMS_LIMIT_CHARACTERS // longest))
         self.items = Body(_items_of(text, parts, limit), "application/json", discriminator="op")
 
 

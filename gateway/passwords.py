@@ -9,11 +9,12 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
-from argon2 import PasswordHasher
+from argon2 import PasswordHasher, extract_parameters
 from argon2.exceptions import VerificationError
 from pydantic import SecretStr
 
 from gateway.errors import overloaded
+from shared.contracts import is_affordable_hash
 
 NOBODYS_HASH = "$argon2id$v=19$m=65536,t=3,p=4$bm9ib2R5IGhhcyBpdC4uLg$bm8gcGFzc3dvcmQgaGFzaGVzIHRvIHRoaXMgdmFsdWU"
 """Verified against where there is no user, so that the answer takes as long."""
@@ -44,11 +45,19 @@ class Passwords:
             password, password_hash = SecretStr(""), None
         return await self._run(lambda: self._matches(password, password_hash or NOBODYS_HASH))
 
+    def is_too_cheap(self, password_hash: str) -> bool:
+        """Whether the hash of a password costs less than those that are made now."""
+        cost = extract_parameters(password_hash)
+        return cost.memory_cost * cost.time_cost < self._hasher.memory_cost * self._hasher.time_cost
+
     def _matches(self, password: SecretStr, password_hash: str) -> bool:
+        """Whether the password has this hash; one that would cost more than any of Inkwell's is not computed."""
+        is_affordable = is_affordable_hash(password_hash)
         try:
-            return self._hasher.verify(password_hash, _plain(password))
+            self._hasher.verify(password_hash if is_affordable else NOBODYS_HASH, _plain(password))
         except VerificationError:
             return False
+        return is_affordable
 
     async def _run(self, work: Callable[[], T]) -> T:
         if self._waiting >= WAITING_LIMIT:

@@ -18,7 +18,15 @@ from aio_pika.exceptions import DeliveryError, PublishError
 from gateway.metrics import BACKLOG_BYTES, BACKLOG_COMMANDS, CONFIRM_DURATION, PUBLISHED_COMMANDS
 from gateway.replies import Attempt, Replies
 from gateway.settings import GatewaySettings
-from shared.contracts import COMMANDS_CONTENT_TYPE, MAX_MESSAGE_BYTES, MAX_MESSAGE_COMMANDS, encode_batch, weight
+from shared.contracts import (
+    COMMANDS_CONTENT_TYPE,
+    MAX_COMMAND_BYTES,
+    MAX_MESSAGE_BYTES,
+    MAX_MESSAGE_COMMANDS,
+    encode_batch,
+    weight,
+)
+from shared.errors import describe
 from shared.messaging import (
     BROKER_ERRORS,
     LOST_CHECK_SECONDS,
@@ -42,6 +50,10 @@ class NotAcceptedError(Exception):
 
 class OverloadedError(NotAcceptedError):
     """Nor has it room for it."""
+
+
+class TooLargeError(NotAcceptedError):
+    """The broker takes no message as large as the command; it would close the channel, and leave others unconfirmed."""
 
 
 class UnconfirmedError(Exception):
@@ -113,8 +125,11 @@ class Publisher:
     async def publish(self, attempt: Attempt) -> None:
         """Returns when the broker has confirmed the attempt's command, or its outcome came first.
 
-        Raises OverloadedError, NotAcceptedError or UnconfirmedError, at the latest after the publish timeout.
+        Raises TooLargeError, OverloadedError, NotAcceptedError or UnconfirmedError, at the latest after the publish
+        timeout.
         """
+        if len(attempt.encoded) > MAX_COMMAND_BYTES:
+            raise TooLargeError
         waiting = self._backlog_bytes()
         if waiting and waiting + len(attempt.encoded) > self._backlog_limit_bytes:  # an empty one takes any command
             raise OverloadedError
@@ -193,10 +208,10 @@ class Publisher:
             with CONFIRM_DURATION.time():
                 await self._publish(message, partition)
         except DeliveryError as error:  # a nack, or a return: the broker's word that it has none of them
-            log.warning("commands refused by the broker", commands=len(batch), error=type(error).__name__)
+            log.warning("commands refused by the broker", commands=len(batch), error=describe(error))
             _refuse(batch, NotAcceptedError if isinstance(error, PublishError) else OverloadedError)
         except BROKER_ERRORS as error:
-            log.warning("commands unconfirmed", commands=len(batch), error=type(error).__name__)
+            log.warning("commands unconfirmed", commands=len(batch), error=describe(error))
         else:
             for attempt in batch:
                 attempt.confirm()

@@ -35,12 +35,15 @@ from gateway.statements import (
 )
 from shared.connections import Connections
 from shared.contracts import NOBODY, Outcome, PublicToken, PublicUser, Scope
-from shared.database import Statement
+from shared.database import Statement, milliseconds_before
+from shared.errors import describe
 
 # asyncpg calls it an internal error, too, when a connection ends at the wrong moment.
 READ_FAILURES = (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError)
 
 NO_LIMIT = nullcontext()
+TOKEN_SCOPES = frozenset({Scope.READ, Scope.WRITE})
+"""What personal tokens may allow."""
 SESSION_SETTINGS = {
     # There is an index for every read and for every order, as good for the millionth note as for the first: nothing
     # is searched through or sorted that need not be, and nothing takes so long that compiling it would pay.
@@ -99,8 +102,9 @@ class Queries:
 
     def __init__(self, settings: GatewaySettings) -> None:
         self._timeout_seconds = settings.read_timeout_seconds
+        session_settings = SESSION_SETTINGS | {"statement_timeout": milliseconds_before(self._timeout_seconds)}
         self._connections = Connections(
-            settings.database_url, "inkwell-gateway", settings.read_connections, SESSION_SETTINGS
+            settings.database_url, "inkwell-gateway", settings.read_connections, session_settings
         )
         self._search_bound = settings.search_matches
         self._lists = asyncio.Semaphore(settings.read_connections - 1)
@@ -166,7 +170,8 @@ class Queries:
         if not rows:
             return None
         owner, credentials_version, scopes, expires_date = rows[0]
-        return Caller(owner, credentials_version, frozenset(map(Scope, scopes)), expires_date.timestamp())
+        allowed = TOKEN_SCOPES.intersection(map(Scope, scopes))
+        return Caller(owner, credentials_version, allowed, expires_date.timestamp())
 
     async def find_outcome(self, owner: int, command_id: UUID) -> Outcome | None:
         """What has been committed about a command of the owner's, or about a registration, which is nobody's."""
@@ -221,5 +226,5 @@ def reason(error: BaseException) -> dict[str, str]:
     """What the log says of a failed read."""
     if isinstance(error, asyncpg.UndefinedTableError | asyncpg.UndefinedColumnError):
         hint = "the schema is behind: run `alembic upgrade head` with the migrator's INKWELL_DATABASE_URL"
-        return {"error": type(error).__name__, "hint": hint}
-    return {"error": type(error).__name__}
+        return {"error": describe(error), "hint": hint}
+    return {"error": describe(error)}

@@ -20,13 +20,22 @@ from gateway.errors import IDEMPOTENT_REPLAYED, ProblemError, overloaded, proble
 from gateway.idempotency import IDEMPOTENCY_KEY, command_id
 from gateway.metrics import NOT_ACCEPTED
 from gateway.preferences import DEFAULTS, PREFER, Preferences
-from gateway.publisher import NotAcceptedError, OverloadedError, UnconfirmedError
+from gateway.publisher import NotAcceptedError, OverloadedError, TooLargeError, UnconfirmedError
 from gateway.queries import DatabaseUnavailableError
 from gateway.replies import Attempt
 from gateway.schemas import CommandState
 from gateway.settings import GatewaySettings
 from gateway.traces import publishing
-from shared.contracts import NOBODY, Command, NoteCommand, Outcome, OutcomeStatus, Scope, outcome_for
+from shared.contracts import (
+    MAX_COMMAND_BYTES,
+    NOBODY,
+    Command,
+    NoteCommand,
+    Outcome,
+    OutcomeStatus,
+    Scope,
+    outcome_for,
+)
 from shared.telemetry import identify_lines
 from shared.tracing import Step
 
@@ -169,6 +178,8 @@ def unpublished(
 ) -> ProblemError:
     """The problem of a write that the broker did not take, or may not have taken."""
     match error:
+        case TooLargeError():
+            return too_large()
         case OverloadedError():
             return overloaded(REPEAT_WITH_KEY if is_repeatable else REPEAT_FREELY)
         case NotAcceptedError():
@@ -248,6 +259,12 @@ def accepted(gateway: Gateway, command: Command, preferences: Preferences) -> Re
     headers = {"Location": gateway.command_urls.url(command, confirmed=True), "Retry-After": "1"}
     headers |= preferences.applied_to(HTTPStatus.ACCEPTED)
     return Response(state.model_dump_json(), HTTPStatus.ACCEPTED, headers, media_type="application/json")
+
+
+def too_large() -> ProblemError:
+    """413: no message may be as large as the write's command."""
+    detail = f"The write has more than {MAX_COMMAND_BYTES} bytes as a command"
+    return ProblemError(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "body_too_large", detail)
 
 
 def not_accepted(advice: str) -> ProblemError:

@@ -111,6 +111,11 @@ def commit_step() -> Step:
     return step("COMMIT", COMMIT, Kind.CLIENT)
 
 
+def milliseconds_before(deadline_seconds: float) -> str:
+    """A limit of Postgres's that ends a statement a little before a deadline here, with an SQLSTATE that says why."""
+    return str(int(deadline_seconds * 900))
+
+
 async def connect(
     url: Secret[DatabaseUrl],
     application_name: str,
@@ -120,12 +125,12 @@ async def connect(
     """A session in UTC, whose statements have a deadline unless it is None; the URL may say all that libpq's may."""
     _, _, address = str(url.get_secret_value()).partition("://")
     own: Mapping[str, str] = session_settings or {}
-    deadline = {"statement_timeout": str(int((statement_timeout_seconds or 0) * 1000))}
+    deadline = {"statement_timeout": milliseconds_before(statement_timeout_seconds or 0)}
     return await asyncpg.connect(
         f"postgresql://{address}",
         timeout=CONNECT_TIMEOUT_SECONDS,
         command_timeout=statement_timeout_seconds,
-        server_settings={**SESSION_SETTINGS, **own, **deadline, "application_name": application_name},
+        server_settings={**SESSION_SETTINGS, **deadline, **own, "application_name": application_name},
     )
 
 

@@ -1,7 +1,7 @@
 """What a check-up finds: each check has a deadline of its own, changes nothing, and goes on where another one fails."""
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -12,8 +12,12 @@ from aio_pika.abc import AbstractChannel, AbstractConnection
 from aio_pika.exceptions import ChannelNotFoundEntity
 from pydantic_core import to_json
 
+from shared.broker_metrics import PORT as METRICS_PORT
+from shared.broker_metrics import find_unacknowledged
 from shared.database import SchemaBehindError, Session, connect
-from shared.messaging import BROKER_ERRORS, Topology, broker_call, broker_version, exists, is_blocked, open_connection
+from shared.errors import describe
+from shared.messaging import BROKER_ERRORS, Topology, broker_call, broker_version, is_blocked, open_connection
+from shared.queues import exists
 from shared.settings import DEVELOPMENT_MARK, ServiceSettings
 from shared.tables import SCHEMA_REVISION
 
@@ -70,8 +74,7 @@ async def checked(check: str, findings: AsyncIterator[Finding], advice: str) -> 
             async for finding in findings:
                 found.append(finding)  # noqa: PERF401 - those before an error count, too
     except (*BROKER_ERRORS, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
-        kind = type(error).__name__
-        found.append(Finding(Level.PROBLEM, check, f"does not answer ({kind})", advice))
+        found.append(Finding(Level.PROBLEM, check, f"does not answer ({describe(error)})", advice))
     return found
 
 
@@ -156,8 +159,12 @@ async def check_broker(settings: ServiceSettings, application_name: str) -> Asyn
                 Level.PROBLEM, "exchange", f"{topology.commands_exchange} is missing", "start a worker: it declares all"
             )
             return
+        unacknowledged = await find_unacknowledged(settings.broker_url)
         for partition in range(topology.partitions):
-            yield await check_partition(connection, topology, partition)
+            yield await check_partition(connection, topology, partition, unacknowledged)
+        if not unacknowledged:
+            found = f"not counted: RabbitMQ's metrics do not answer on port {METRICS_PORT}, and AMQP does not tell"
+            yield Finding(Level.OK, "unacknowledged", found)
         if await waiting_in(connection, topology.command_queue(topology.partitions)) is not None:
             found = f"there are more queues than INKWELL_PARTITIONS={topology.partitions}"
             advice = "set the number that the others have; if it was lowered, empty those queues with the old one"
@@ -182,14 +189,18 @@ async def check_alarm(connection: AbstractConnection, channel: AbstractChannel, 
     )
 
 
-async def check_partition(connection: AbstractConnection, topology: Topology, partition: int) -> Finding:
-    """Whether the partition's queue is there and somebody consumes it."""
+async def check_partition(
+    connection: AbstractConnection, topology: Topology, partition: int, unacknowledged: Mapping[str, int]
+) -> Finding:
+    """Whether the partition's queue is there and somebody consumes it; the numbers of unacknowledged ones by queue."""
     state = await waiting_in(connection, topology.command_queue(partition))
     check = f"partition {partition}"
     if state is None:
         return Finding(Level.PROBLEM, check, "has no queue", "start a worker: it declares what is missing")
     waiting, consumers = state
     found = f"{'consumed' if consumers else 'nobody consumes it'}, {waiting} messages wait"
+    in_hand = unacknowledged.get(topology.command_queue(partition))
+    found += "" if in_hand is None else f", {in_hand} are unacknowledged"
     return judged(check, found, ok=consumers > 0, advice="start a worker; what waits is applied then")
 
 

@@ -7,18 +7,27 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
 from traceback import format_tb
+from urllib.parse import unquote
 
 import aio_pika
 import structlog
 from aio_pika import ExchangeType
 from aio_pika.abc import AbstractChannel, AbstractConnection, AbstractMessage
-from aio_pika.exceptions import AMQPError, ChannelInvalidStateError, ChannelNotFoundEntity
+from aio_pika.exceptions import AMQPError, ChannelInvalidStateError
 from pamqp.common import FieldTable
 from pydantic import AmqpDsn, Secret
 
+from shared.errors import describe
+from shared.frames import survive_unreadable_properties
+from shared.queues import WrongQueueError, declare_queue, exists, is_cancelled
 from shared.settings import ServiceSettings
 
 REPLY_TO = "amq.rabbitmq.reply-to"
+DEFAULT_USER = "guest"
+"""Whom the AMQP library takes where the URL names nobody."""
+PARKING = 1000
+"""More than there are partitions."""
+QUEUE_LIMIT = "x-max-length-bytes"
 HEARTBEAT_SECONDS = 10
 SETUP_TIMEOUT_SECONDS = 10.0
 CLOSE_TIMEOUT_SECONDS = 2.0
@@ -64,6 +73,10 @@ class Topology:
         """The queue of a partition; the version changes with the arguments it is declared with."""
         return f"{self.prefix}.commands.v1.{partition}"
 
+    def parking_queue(self, partition: int) -> str:
+        """Where a partition's messages wait while its queue is made anew; a name that the worker may declare."""
+        return self.command_queue(PARKING + partition)
+
     def destination(self, partition: int) -> str:
         """What OpenTelemetry calls the way of a partition's messages: exchange and routing key."""
         return f"{self.commands_exchange}:{self.command_queue(partition)}"
@@ -84,19 +97,26 @@ class Topology:
             arguments = await kept_however_often_delivered(channel)
             await channel.declare_queue(self.dead_letter_queue, durable=True, arguments=arguments)
 
-    async def declare_partition(self, channel: AbstractChannel, partition: int) -> None:
-        """Creates one partition's queue where it is missing; one that is there keeps the limit it was made with."""
-        await channel.declare_exchange(self.commands_exchange, ExchangeType.DIRECT, durable=True)
-        name = self.command_queue(partition)
-        if not await exists(channel, queue=name):
-            await self.declare_as_new(channel, partition)
-        queue = await channel.get_queue(name, ensure=False)
-        await queue.bind(self.commands_exchange, name)
+    async def declare_partition(self, channel: AbstractChannel, partition: int) -> dict[str, str]:
+        """Creates one partition's queue where it is missing; the arguments that one that is there has otherwise.
 
-    async def declare_as_new(self, channel: AbstractChannel, partition: int) -> None:
-        """Creates one partition's queue; raises ChannelPreconditionFailed where one was made otherwise."""
-        arguments = await self._command_queue_arguments(channel)
-        await channel.declare_queue(self.command_queue(partition), durable=True, arguments=arguments)
+        Raises WrongQueueError where it must not be consumed so.
+        """
+        await channel.declare_exchange(self.commands_exchange, ExchangeType.DIRECT, durable=True)
+        if await exists(channel, queue=self.parking_queue(partition)):
+            raise WrongQueueError("its messages wait in another queue, until it is remade")
+        differences = await self.declare_command_queue(channel, partition)
+        await self.bind_partition(channel, partition)
+        return differences
+
+    async def declare_command_queue(self, channel: AbstractChannel, partition: int) -> dict[str, str]:
+        """As `declare_partition`, without binding the queue to the exchange."""
+        return await declare_queue(channel, self.command_queue(partition), await self.command_queue_arguments(channel))
+
+    async def bind_partition(self, channel: AbstractChannel, partition: int) -> None:
+        """Has the exchange route a partition's messages to its queue."""
+        queue = await channel.get_queue(self.command_queue(partition), ensure=False)
+        await queue.bind(self.commands_exchange, queue.name)
 
     async def until_declared(self, channel: AbstractChannel) -> None:
         """Returns when a worker has declared the exchange; raises a broker error where the connection ends before."""
@@ -129,11 +149,12 @@ class Topology:
             with broker_call():
                 await channel.declare_exchange(self.commands_exchange, passive=True)
 
-    async def _command_queue_arguments(self, channel: AbstractChannel) -> FieldTable:
+    async def command_queue_arguments(self, channel: AbstractChannel) -> FieldTable:
+        """What a partition's queue is made with."""
         return await kept_however_often_delivered(channel) | {
             "x-single-active-consumer": True,
             "x-overflow": "reject-publish",
-            "x-max-length-bytes": self.queue_limit_bytes,
+            QUEUE_LIMIT: self.queue_limit_bytes,
         }
 
 
@@ -144,28 +165,6 @@ async def kept_however_often_delivered(channel: AbstractChannel) -> FieldTable:
         # 4.x counts a mere disconnect as a delivery and would drop a message after 20; 3.x discards at -1.
         arguments["x-delivery-limit"] = -1
     return arguments
-
-
-async def exists(channel: AbstractChannel, *, queue: str = "", exchange: str = "") -> bool:
-    """Whether the broker has them; asked on a channel of its own, since the answer no closes it."""
-    asking = await (await channel.get_underlay_channel()).connection.channel()
-    try:
-        if exchange:
-            await asking.exchange_declare(exchange, passive=True)
-        if queue:
-            await asking.queue_declare(queue, passive=True)
-    except ChannelNotFoundEntity:
-        if is_cancelled():  # the library forgets it where the broker closes the channel at the same time
-            raise asyncio.CancelledError from None
-        return False
-    await asking.close()
-    return True
-
-
-def is_cancelled() -> bool:
-    """Whether somebody has asked the current task to end."""
-    task = asyncio.current_task()
-    return task is not None and task.cancelling() > 0
 
 
 async def broker_version(channel: AbstractChannel) -> str:
@@ -192,9 +191,15 @@ def broker_call() -> Iterator[None]:
         raise ConnectionError(f"unexpected {type(error).__name__}") from error
 
 
+def user_of(url: Secret[AmqpDsn]) -> str:
+    """The broker's user whom the URL names."""
+    return unquote(url.get_secret_value().username or DEFAULT_USER)
+
+
 @asynccontextmanager
 async def open_connection(url: Secret[AmqpDsn], name: str) -> AsyncIterator[AbstractConnection]:
     """A connection that the block may use until either side closes it."""
+    survive_unreadable_properties()
     async with asyncio.timeout(SETUP_TIMEOUT_SECONDS):
         with broker_call():
             connection = await aio_pika.connect(
@@ -269,7 +274,7 @@ async def keep_running(session: Callable[[], Awaitable[None]], name: str) -> Non
             log.warning(
                 "no broker session; Inkwell tries again by itself",
                 connection=name,
-                error=f"{type(error).__name__}: {error}",
+                error=describe(error),
                 stack="".join(format_tb(error.__cause__.__traceback__)) if error.__cause__ else None,
                 retry_in_seconds=round(pause, 2),
             )

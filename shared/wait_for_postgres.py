@@ -11,6 +11,7 @@ import asyncpg
 from pydantic import Secret
 
 from shared.database import connect
+from shared.errors import describe
 from shared.settings import DatabaseSettings, DatabaseUrl, load_settings
 
 APPLICATION_NAME = "inkwell-wait-for-postgres"
@@ -29,7 +30,7 @@ async def wait(url: Secret[DatabaseUrl]) -> None:
         try:
             (await connect(url, APPLICATION_NAME)).terminate()
         except (OSError, asyncpg.CannotConnectNowError, asyncpg.PostgresConnectionError) as error:
-            sys.stderr.write(f"waiting: Postgres does not answer: {type(error).__name__}\n")
+            sys.stderr.write(f"waiting: Postgres does not answer: {describe(error)}\n")
         except asyncpg.PostgresError:
             return
         else:

@@ -12,6 +12,7 @@ import asyncpg
 from pydantic import Secret
 
 from shared.database import SchemaBehindError, check_schema
+from shared.errors import describe
 from shared.settings import DatabaseSettings, DatabaseUrl, load_settings
 
 APPLICATION_NAME = "inkwell-wait-for-schema"
@@ -37,7 +38,7 @@ async def wait(url: Secret[DatabaseUrl]) -> None:
             last_answer = loop.time()
             sys.stderr.write(f"waiting: {error}\n")
         except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as error:
-            sys.stderr.write(f"waiting: Postgres does not answer: {type(error).__name__}\n")
+            sys.stderr.write(f"waiting: Postgres does not answer: {describe(error)}\n")
         else:
             return
         await asyncio.sleep(EVERY_SECONDS)

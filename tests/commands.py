@@ -21,6 +21,11 @@ from shared.contracts import (
 )
 from shared.tables import IMPLICIT_OWNER
 
+CHEAP_HASH = "$argon2id$v=19$m=8,t=1,p=1$c2FsdHNhbHQ$aGFzaGhhc2g"
+"""What a command says of a password that nobody signs in with."""
+DIGEST = "c0ffee"
+"""What a command says of a personal token that nobody has."""
+
 
 def attributes() -> dict[str, Any]:
     """The envelope of a fresh command."""

@@ -1,4 +1,4 @@
-"""What an operator types: `python -m worker`, and after it nothing, `doctor`, `dead-letters …` or `commands …`.
+"""What an operator types after `python -m worker`: nothing, `doctor`, `dead-letters …`, `commands …` or `queues …`.
 
 Answers go to stdout, as a table or (`--json`) one JSON object a line; what prevents an answer goes to stderr.
 Exit codes: 0 all that was asked is done, 1 some of it is not, 2 wrong arguments or settings, 3 schema behind.
@@ -16,6 +16,7 @@ import asyncpg
 from pydantic_core import to_json
 
 from shared.database import EXIT_SCHEMA_BEHIND, SchemaBehindError, Session, check_schema, connect
+from shared.messaging import BROKER_ERRORS
 from worker.dead_letters import (
     NotSentError,
     Row,
@@ -28,11 +29,14 @@ from worker.dead_letters import (
     why_not_replay,
 )
 from worker.failures import describe
+from worker.newer_commands import fail_newer_commands
+from worker.queues import StillConsumedError, remake
 from worker.settings import WorkerSettings
 
 APPLICATION_NAME = "inkwell-worker operator"
 EXIT_DONE = 0
 EXIT_NOT_DONE = 1
+EXIT_WRONG_ARGUMENTS = 2
 
 
 def read_arguments(arguments: Sequence[str]) -> Namespace:
@@ -43,6 +47,7 @@ def read_arguments(arguments: Sequence[str]) -> Namespace:
     doctor = subjects.add_parser("doctor", help="checks settings, Postgres and the broker, and says what to do")
     doctor.add_argument("--json", action="store_true", help="one JSON object a line")
     add_dead_letters(subjects.add_parser("dead-letters", help="commands that failed and are kept"))
+    add_queues(subjects.add_parser("queues", help="the command queues"))
     verbs = subjects.add_parser("commands", help="commands in every state").add_subparsers(required=True)
     add_verb(verbs, "show", show_command, "what became of a command; never what its user wrote").add_argument(
         "id", type=UUID
@@ -64,6 +69,20 @@ def add_dead_letters(parser: ArgumentParser) -> None:
         which.add_argument("ids", nargs="*", type=UUID, default=[], metavar="ID")
         which.add_argument("--all", action="store_true", help="every dead letter")
         verb.add_argument("--dry-run", action="store_true", help="only tell what would happen")
+
+
+def add_queues(parser: ArgumentParser) -> None:
+    """The verbs for queues, each with what it does to a partition's queue and what its number is of."""
+    verbs = parser.add_subparsers(title="verbs", metavar="VERB", required=True)
+    remake_summary = "make a queue as it should be, and keep the messages in it"
+    fail_summary = "fail the commands of newer versions at the head of a queue, where no newer worker will come"
+    for verb, action, number_of, summary in (
+        ("remake", remake, "messages moved; the queue is as it should be", remake_summary),
+        ("fail-newer", fail_newer_commands, "commands failed; they are dead letters now", fail_summary),
+    ):
+        each = verbs.add_parser(verb, help=summary, description=summary)
+        each.add_argument("partition", type=int)
+        each.set_defaults(on_queue=action, number_of=number_of)
 
 
 def add_verb(verbs: Any, name: str, action: object, summary: str) -> ArgumentParser:  # noqa: ANN401 - argparse's own
@@ -92,6 +111,20 @@ async def operate(arguments: Namespace, settings: WorkerSettings) -> int:
     except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as error:
         return complain(f"Postgres does not answer ({describe(error)})")
     return code
+
+
+async def operate_on_queue(arguments: Namespace, settings: WorkerSettings) -> int:
+    """Does what the arguments ask for to a partition's queue; the exit code."""
+    if arguments.partition not in range(settings.partitions):
+        return complain(f"there is no partition {arguments.partition}", EXIT_WRONG_ARGUMENTS)
+    try:
+        number = await arguments.on_queue(settings, arguments.partition)
+    except StillConsumedError:
+        return complain("the queue is consumed: stop the workers, then run this again")
+    except (*BROKER_ERRORS, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+        return complain(f"not done; nothing is lost, run this again: {describe(error)}")
+    print(f"{number} {arguments.number_of}")
+    return EXIT_DONE
 
 
 async def list_letters(arguments: Namespace, _: WorkerSettings, session: Session) -> int:

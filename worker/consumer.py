@@ -14,6 +14,7 @@ import structlog
 from aio_pika.abc import AbstractChannel, AbstractConnection
 
 from shared.connections import Connections
+from shared.contracts import LARGEST_MESSAGE_BYTES
 from shared.database import check_schema
 from shared.messaging import (
     BROKER_ERRORS,
@@ -26,6 +27,7 @@ from shared.messaging import (
     keep_running,
     open_connection,
     until_lost,
+    user_of,
 )
 from shared.metrics import BROKER_CONNECTED
 from worker.deliveries import Batch, Deliveries, PartitionBlockedError
@@ -33,6 +35,7 @@ from worker.failures import RepeatedBugError, Settlement, describe
 from worker.metrics import OLDEST, PARTITIONS, PAUSED, count_settled
 from worker.outbox import Outbox
 from worker.patience import HandBackError, pause, settled
+from worker.queue_check import wait_for_right_queue
 from worker.settings import WorkerSettings
 from worker.sharing import Sharing
 from worker.traces import processing
@@ -40,6 +43,8 @@ from worker.traces import processing
 BATCH_TIMEOUT_SECONDS = 120.0
 """A batch that takes longer is stuck, whatever the reason; its session is given up."""
 BLOCKED_PAUSE_SECONDS = 30.0
+HELD_BYTES = 512 * 1024 * 1024
+"""What a worker holds at most of messages that it has not acknowledged, each as large as the broker takes one."""
 WATCH_INTERVAL_SECONDS = 5.0
 
 log = structlog.get_logger()
@@ -53,11 +58,13 @@ class Consumer:
         self._topology = Topology.of(settings)
         self._outbox = Outbox(settings.broker_url, self._topology)
         self._settlement = Settlement(connections, timedelta(days=settings.command_max_age_days))
-        self._deliveries = Deliveries()
+        self._user = user_of(settings.broker_url)
+        self._deliveries = Deliveries(self._user)
         self._sharing = Sharing(settings, self._subscribe_anew)
         self._holding: dict[int, asyncio.Event] = {}
         """The partitions that this worker subscribes to; the event tells to let go of one."""
         self._blocked: set[int] = set()
+        self._refused: set[int] = set()
         self._stopping = asyncio.Event()
         self._batch_since: float | None = None
         self._oldest_in_hand: datetime | None = None
@@ -66,6 +73,11 @@ class Consumer:
     def partitions(self) -> set[int]:
         """The partitions that the broker has this worker as a consumer of."""
         return set(self._holding)
+
+    @property
+    def refused(self) -> set[int]:
+        """The partitions whose queues this worker does not consume, because they were made otherwise."""
+        return set(self._refused)
 
     @property
     def slot(self) -> int | None:
@@ -127,7 +139,7 @@ class Consumer:
         if self._stopping.is_set():
             return
         async with open_connection(self._settings.broker_url, "inkwell-worker consuming") as connection:
-            deliveries = self._deliveries = Deliveries()
+            deliveries = self._deliveries = Deliveries(self._user)
             priorities = self._sharing.priorities
             if self._stopping.is_set():  # while it connected
                 return
@@ -153,6 +165,7 @@ class Consumer:
         if partition in self._blocked:
             await asyncio.sleep(BLOCKED_PAUSE_SECONDS)
             self._blocked.discard(partition)
+        await wait_for_right_queue(connection, self._topology, partition, self._refused)
         let_go = asyncio.Event()
         async with asyncio.timeout(SETUP_TIMEOUT_SECONDS):
             channel = await connection.channel(publisher_confirms=False)
@@ -173,8 +186,7 @@ class Consumer:
         raise ConnectionError("the broker ended the subscription")
 
     async def _subscribe(self, channel: AbstractChannel, partition: int, priority: int, let_go: asyncio.Event) -> None:
-        await self._topology.declare_partition(channel, partition)
-        await channel.set_qos(prefetch_count=self._settings.prefetch_messages)
+        await channel.set_qos(prefetch_count=prefetch(self._settings))
         channel.close_callbacks.add(lambda *_: let_go.set())
         underlay = await channel.get_underlay_channel()
         underlay.on_consumer_cancel_callbacks.add(lambda _: let_go.set())
@@ -264,4 +276,9 @@ class Consumer:
                 with broker_call():
                     await message.ack(multiple=True)
             except BROKER_ERRORS as error:
-                log.info("acknowledgement dropped; what comes again has no second effect", error=type(error).__name__)
+                log.info("acknowledgement dropped; what comes again has no second effect", error=describe(error))
+
+
+def prefetch(settings: WorkerSettings) -> int:
+    """How many messages of each partition are held: as the settings say, or fewer where memory could not hold them."""
+    return max(1, min(settings.prefetch_messages, HELD_BYTES // (settings.partitions * LARGEST_MESSAGE_BYTES)))

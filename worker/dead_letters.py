@@ -20,7 +20,8 @@ from sqlalchemy.dialects.postgresql import ARRAY
 
 from shared.contracts import COMMANDS_CONTENT_TYPE, REJECTION_STATUS, OutcomeStatus, Rejection, encode_batch
 from shared.database import Session, Statement
-from shared.messaging import BROKER_ERRORS, SETUP_TIMEOUT_SECONDS, Topology, broker_call, open_connection
+from shared.errors import describe
+from shared.messaging import BROKER_ERRORS, SETUP_TIMEOUT_SECONDS, Topology, broker_call, open_connection, user_of
 from shared.tables import commands, notes
 from worker.settings import WorkerSettings
 
@@ -76,7 +77,8 @@ def why_not_replay(row: Row | None, *, force: bool) -> str | None:
 def replay_of(content: str, at: datetime, *, force: bool) -> bytes:
     """The stored command as a replay that an operator asked for at that time."""
     event = json.loads(content) | {"replayedat": at.isoformat(), "replayforced": force}
-    return json.dumps(event).encode()
+    text = json.dumps(event, ensure_ascii=False, separators=(",", ":"))  # no longer than what the gateway sent
+    return text.encode(errors="backslashreplace")  # which writes lone surrogates as JSON does
 
 
 async def send(settings: WorkerSettings, rows: Iterable[Row], at: datetime, *, force: bool) -> int:
@@ -84,16 +86,16 @@ async def send(settings: WorkerSettings, rows: Iterable[Row], at: datetime, *, f
 
     Raises NotSentError at the first one that it does not take.
     """
-    topology, sent = Topology.of(settings), 0
+    topology, user, sent = Topology.of(settings), user_of(settings.broker_url), 0
     try:
         async with confirming_channel(settings) as channel:
             for row in rows:
                 event = replay_of(row["command"], at, force=force)
-                await publish(channel, topology, topology.partition_of(row["owner"]), event)
+                await publish(channel, topology, topology.partition_of(row["owner"]), event, user)
                 sent += 1
     except BROKER_ERRORS as error:
         has_no_queue = isinstance(error, (PublishError, ChannelNotFoundEntity))
-        why = "has no queue for it" if has_no_queue else f"did not take it ({type(error).__name__})"
+        why = "has no queue for it" if has_no_queue else f"did not take it ({describe(error)})"
         raise NotSentError(f"the broker {why}; {sent} were sent before") from error
     return sent
 
@@ -108,9 +110,17 @@ async def confirming_channel(settings: WorkerSettings) -> AsyncIterator[Abstract
         yield channel
 
 
-async def publish(channel: AbstractChannel, topology: Topology, partition: int, event: bytes) -> None:
-    """Returns when the broker has confirmed the command, in a message of its own; raises a broker error otherwise."""
-    message = Message(encode_batch([event]), content_type=COMMANDS_CONTENT_TYPE, delivery_mode=DeliveryMode.PERSISTENT)
+async def publish(channel: AbstractChannel, topology: Topology, partition: int, event: bytes, user: str) -> None:
+    """Returns when the broker has confirmed the command, in a message of its own; raises a broker error otherwise.
+
+    The broker vouches for the user; a worker obeys its own user's replays alone.
+    """
+    message = Message(
+        encode_batch([event]),
+        content_type=COMMANDS_CONTENT_TYPE,
+        delivery_mode=DeliveryMode.PERSISTENT,
+        user_id=user,
+    )
     async with asyncio.timeout(PUBLISH_TIMEOUT_SECONDS):
         await topology.publish(channel, message, partition)
 

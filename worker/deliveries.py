@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import defaultdict, deque
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 
@@ -17,11 +17,16 @@ from shared.contracts import (
     Reply,
     Unreadable,
     decode_batch,
+    encode_batch,
     envelope_of,
+    not_replayed,
     weight,
 )
+from shared.frames import UNREADABLE_PROPERTIES
 from worker.metrics import DELIVERIES
 
+BATCH_BYTES = 4 * 1024 * 1024
+"""A batch takes no more messages once it has so many bytes: decoded they take up to sixty times as much memory."""
 CAREFUL_AFTER_DELIVERIES = 3
 """A message that came back more often may be killing its workers; it is handled alone and command by command."""
 
@@ -46,9 +51,21 @@ class Delivery:
 
     @property
     def times_returned(self) -> int:
-        """How often the broker has taken the message back; 4.x counts disconnects under either name."""
+        """How often the broker has taken the message back; 4.x counts disconnects under either name.
+
+        The counts are headers, which a publisher may have written; that it came again, the broker alone says.
+        """
+        if not self.message.redelivered:
+            return 0
         counts = [self.message.headers.get(name) for name in ("x-delivery-count", "x-acquired-count")]
         return max((count for count in counts if isinstance(count, int)), default=0)
+
+    def decode(self, replayer: str, *, fail_newer: bool = False) -> Sequence[Received]:
+        """What is in it; only a message of the replayer's, for which the broker vouches, is a replay."""
+        if self.message.type == UNREADABLE_PROPERTIES:
+            return [Unreadable(self.message.body)]
+        received = decode_batch(self.message.body, fail_newer=fail_newer)
+        return received if self.message.user_id == replayer else list(map(not_replayed, received))
 
 
 def oldest(deliveries: Iterable[Delivery]) -> datetime | None:
@@ -65,14 +82,16 @@ class Batch:
     """Each with the delivery that it came in."""
     weight: int = 0
     """How many writes there are in it."""
+    size: int = 0
+    """Bytes."""
     careful: bool = False
     """Whether to run its commands one by one, each after a mark."""
 
-    def add(self, delivery: Delivery) -> None:
-        """Adds a delivery; raises NewerVersionError where it needs a newer worker."""
-        received = decode_batch(delivery.message.body)
+    def add(self, delivery: Delivery, received: Sequence[Received]) -> None:
+        """Adds a delivery and what was decoded of it."""
         self.received += [(delivery, each) for each in received]
         self.weight += sum(map(weight, received))
+        self.size += len(delivery.message.body)
         self.deliveries.append(delivery)
 
     @property
@@ -82,8 +101,12 @@ class Batch:
 
     @property
     def unreadable(self) -> list[bytes]:
-        """What cannot."""
-        return [received.content for _, received in self.received if isinstance(received, Unreadable)]
+        """What cannot: for each message one content, which is a batch where several of its events are unreadable."""
+        contents: dict[int, list[bytes]] = defaultdict(list)
+        for delivery, received in self.received:
+            if isinstance(received, Unreadable):
+                contents[id(delivery)].append(received.content)
+        return [each[0] if len(each) == 1 else encode_batch(each) for each in contents.values()]
 
     @property
     def redelivered(self) -> int:
@@ -113,7 +136,9 @@ class Batch:
 class Deliveries:
     """The deliveries of one connection, in the order in which they came, until the connection or the worker ends."""
 
-    def __init__(self) -> None:
+    def __init__(self, replayer: str) -> None:
+        self._replayer = replayer
+        """The broker's user whose replays are obeyed."""
         self._waiting: deque[Delivery] = deque()
         self._changed = asyncio.Event()
         self._ended = False
@@ -148,7 +173,7 @@ class Deliveries:
         self._changed.set()
 
     async def take(self, commands: int) -> Batch | None:
-        """Waits for a delivery and takes those that are there, up to the one that completes so many writes.
+        """Waits for a delivery and takes those that are there, up to the one that completes so many writes or bytes.
 
         None when the deliveries have ended. Raises PartitionBlockedError where the next one needs a newer worker.
         """
@@ -156,8 +181,8 @@ class Deliveries:
             self._changed.clear()
             await self._changed.wait()
         batch = Batch()
-        while self._waiting and not self._ended and batch.weight < commands and not batch.careful:
-            if not self._take_next(batch):
+        while self._waiting and not self._ended and not batch.careful:
+            if batch.weight >= commands or batch.size >= BATCH_BYTES or not self._take_next(batch):
                 break
         return None if self._ended else batch
 
@@ -168,11 +193,12 @@ class Deliveries:
         if careful and batch.deliveries:
             return False
         try:
-            batch.add(delivery)
+            received = delivery.decode(self._replayer)
         except NewerVersionError as error:
             if batch.deliveries:
                 return False
             raise PartitionBlockedError(delivery.partition, error) from error
+        batch.add(delivery, received)
         batch.careful = careful
         self._waiting.popleft()
         return True

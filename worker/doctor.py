@@ -2,7 +2,7 @@
 
 from collections.abc import AsyncIterator
 
-from aio_pika.exceptions import ChannelPreconditionFailed
+from aio_pika.abc import AbstractChannel
 
 from shared.database import Session, connect
 from shared.doctor import (
@@ -15,7 +15,8 @@ from shared.doctor import (
     judged,
     report,
 )
-from shared.messaging import Topology, exists, open_connection
+from shared.messaging import QUEUE_LIMIT, Topology, open_connection
+from shared.queues import WrongQueueError, exists
 from worker.settings import WorkerSettings
 
 NAME = "inkwell-worker doctor"
@@ -90,22 +91,25 @@ async def check_arguments(settings: WorkerSettings) -> AsyncIterator[Finding]:
     """Whether the queues that are there were made as this worker would make them."""
     topology = Topology.of(settings)
     async with open_connection(settings.broker_url, NAME) as connection:
+        channel = await connection.channel(publisher_confirms=False)
         for partition in range(topology.partitions):
-            channel = await connection.channel(publisher_confirms=False)
-            if not await exists(channel, queue=topology.command_queue(partition)):
-                continue
-            try:
-                await topology.declare_as_new(channel, partition)
-            except ChannelPreconditionFailed as error:
-                yield difference(partition, str(error))
-            else:
-                await channel.close()
+            if await exists(channel, queue=topology.command_queue(partition)):
+                async for finding in check_queue(channel, topology, partition):
+                    yield finding
 
 
-def difference(partition: int, told: str) -> Finding:
-    """How bad it is that a queue was made otherwise."""
-    if "x-max-length-bytes" in told:
-        found, advice = "was made with another INKWELL_QUEUE_LIMIT_BYTES", "which it keeps; a policy can lower it"
-        return Finding(Level.WARNING, f"partition {partition}", found, advice)
-    advice = "with the queue empty and the workers stopped, delete it: a worker declares it as it should be"
-    return Finding(Level.PROBLEM, f"partition {partition}", f"was made otherwise: {told}", advice)
+async def check_queue(channel: AbstractChannel, topology: Topology, partition: int) -> AsyncIterator[Finding]:
+    """Whether a partition's queue may be consumed, and keeps what was accepted."""
+    check = f"partition {partition}"
+    advice = f"`python -m worker queues remake {partition}` makes it as it should be and keeps the messages in it"
+    try:
+        differences = await topology.declare_command_queue(channel, partition)
+    except WrongQueueError as error:
+        yield Finding(Level.PROBLEM, check, f"is not consumed, because it was made otherwise: {error}", advice)
+        return
+    limit = differences.pop(QUEUE_LIMIT, None)
+    for argument, value in differences.items():
+        yield Finding(Level.PROBLEM, check, f"was made with {argument}={value}", advice)
+    if limit:
+        found = f"was made with INKWELL_QUEUE_LIMIT_BYTES={limit}"
+        yield Finding(Level.WARNING, check, found, "which it keeps; a policy can lower it")

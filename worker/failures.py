@@ -18,6 +18,7 @@ from uuid import uuid4
 import asyncpg
 import structlog
 
+from shared import errors
 from shared.connections import Connections
 from shared.contracts import BadCommand, Command, Outcome, envelope_of
 from shared.telemetry import about
@@ -139,7 +140,7 @@ class Settlement:
         return outcomes
 
     async def _fail(self, command: Command | BadCommand, error: Exception) -> Outcome:
-        bug = describe(error)
+        bug = _bug_in(error)
         is_replay = replayed_at(command) is not None  # it has failed before, and must not hold up the others
         if bug == self._last_bug and not is_replay:
             raise RepeatedBugError(bug)
@@ -148,7 +149,7 @@ class Settlement:
         log.error(
             "command failed and is kept as a dead letter; its neighbours are applied",
             reason=outcome.reason,
-            error=bug,
+            error=describe(error),
             stack=_stack(error),
         )
         return outcome
@@ -169,8 +170,12 @@ def _reason(error: Exception) -> str:
     return "handler_error" if isinstance(error, HandlerError) else "data_error"
 
 
-def describe(error: Exception) -> str:
-    """The failure without what users wrote, which Postgres repeats in its messages."""
+def _bug_in(error: Exception) -> str:
+    """What two failures have in common that have the same cause."""
     cause = error.__cause__ or error if isinstance(error, HandlerError) else error
-    sqlstate = getattr(cause, "sqlstate", None)
-    return type(cause).__name__ + (f" {sqlstate}" if sqlstate else "")
+    return f"{type(cause).__name__} {getattr(cause, 'sqlstate', None)}"
+
+
+def describe(error: Exception) -> str:
+    """The failure in one line; of a handler's only the class, since its text may repeat what users wrote."""
+    return type(error.__cause__ or error).__name__ if isinstance(error, HandlerError) else errors.describe(error)

@@ -28,6 +28,7 @@ from shared.contracts import (
     PatchNote,
     RegisterUser,
     Rejection,
+    RenewHash,
     ReplaceNote,
     RevokeToken,
     SingleNoteCommand,
@@ -50,6 +51,7 @@ from worker.handlers import (
     register_user,
     rejected,
     rejected_item,
+    renew_hash,
     target_of,
     targets_of,
 )
@@ -213,6 +215,8 @@ class Fold:
             case ChangeUser():
                 taken = command.data.name is not None and self._is_taken(command.data.name, owner.id)
                 return rejected(Rejection.NAME_TAKEN) if taken else change_user(command, owner)
+            case RenewHash():
+                return renew_hash(command, owner)
             case DeleteUser():
                 return gone()
             case CreateToken():
@@ -232,7 +236,7 @@ class Fold:
             case ChangeNotes():
                 for note_id, note in decision.notes.items():
                     self.notes.put(note_id, note)
-            case RegisterUser() | ChangeUser() | DeleteUser():
+            case RegisterUser() | ChangeUser() | RenewHash() | DeleteUser():
                 self._keep_user(decision.user.id if decision.user else command.owner, decision.user)
             case CreateToken():
                 self.tokens.put(command.id, decision.token)

@@ -23,6 +23,7 @@ from shared.contracts import (
     PublicUser,
     RegisterUser,
     Rejection,
+    RenewHash,
     ReplaceNote,
     Scope,
     SingleNoteCommand,
@@ -248,6 +249,11 @@ def change_user(command: ChangeUser, user: User) -> Decision:
     if command.data.password_hash is not None:
         user = replace(user, password_hash=command.data.password_hash, credentials_version=user.credentials_version + 1)
     return Decision(OutcomeStatus.APPLIED, HTTPStatus.OK, user=user)
+
+
+def renew_hash(command: RenewHash, user: User) -> Decision:
+    """The user with the same password under another hash; nothing that anybody sees changes."""
+    return Decision(OutcomeStatus.APPLIED, HTTPStatus.OK, user=replace(user, password_hash=command.data.password_hash))
 
 
 def create_token(command: CreateToken, owner: User) -> Decision:

@@ -1,5 +1,6 @@
 """The worker's probes. Live: the consuming progresses. Ready: the broker has it as a consumer.
 
+It is not ready while it refuses a queue that was made otherwise, which is an operator's to mend.
 Which of its partitions it is the active consumer of, the broker alone knows; a worker that stands by is ready.
 """
 
@@ -20,9 +21,11 @@ def create_health_app(consumer: Consumer) -> Starlette:
         return JSONResponse({"status": "live"})
 
     async def ready(_: Request) -> JSONResponse:
-        consuming = bool(consumer.partitions)
-        status = "consuming" if consuming else "not consuming"
+        is_ready = bool(consumer.partitions) and not consumer.refused
+        status = "consuming" if is_ready else "queues made otherwise" if consumer.refused else "not consuming"
         state = {"status": status, "slot": consumer.slot, "partitions": sorted(consumer.partitions)}
-        return JSONResponse(state, 200 if consuming else 503)
+        if consumer.refused:
+            state["refused"] = sorted(consumer.refused)
+        return JSONResponse(state, 200 if is_ready else 503)
 
     return Starlette(routes=[Route("/health/live", live), Route("/health/ready", ready)])

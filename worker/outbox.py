@@ -11,16 +11,19 @@ from aio_pika import DeliveryMode, Message
 from aio_pika.abc import AbstractChannel
 from pydantic import AmqpDsn, Secret
 
-from shared.contracts import Reply, encode_replies
+from shared.contracts import LARGEST_MESSAGE_BYTES, Reply, encode_replies
+from shared.errors import describe
 from shared.messaging import (
     BROKER_ERRORS,
     SETUP_TIMEOUT_SECONDS,
     Topology,
     broker_call,
+    broker_version,
     keep_running,
     open_connection,
     until_lost,
 )
+from worker.reply_addresses import is_reply_address
 
 REPLY_TIMEOUT_SECONDS = 1.0
 MAX_REPLY_BYTES = 256 * 1024
@@ -36,6 +39,7 @@ class Outbox:
         self._topology = topology
         self._replies: AbstractChannel | None = None
         self._dead_letters: AbstractChannel | None = None
+        self._broker_version = "0.0"
 
     async def run(self) -> None:
         """Keeps a connection until cancelled."""
@@ -46,7 +50,8 @@ class Outbox:
             async with asyncio.timeout(SETUP_TIMEOUT_SECONDS):
                 replies = await connection.channel(publisher_confirms=False)
                 dead_letters = await connection.channel(publisher_confirms=True, on_return_raises=True)
-                await self._topology.declare(dead_letters)
+                await self._topology.declare_dead_letters(dead_letters)
+                self._broker_version = await broker_version(dead_letters)
             self._replies, self._dead_letters = replies, dead_letters
             try:
                 await until_lost(connection, self._topology, dead_letters)
@@ -56,6 +61,9 @@ class Outbox:
 
     async def reply(self, reply_to: str, replies: Sequence[Reply]) -> None:
         """Tells a gateway what was committed; a reply that cannot be sent is dropped, the row is the truth."""
+        if not is_reply_address(reply_to, self._broker_version):
+            log.warning("reply dropped: its address is no gateway's", replies=len(replies))
+            return
         body = encode_replies(replies)
         if len(body) > MAX_REPLY_BYTES:
             body = encode_replies([Reply(attempt_id=reply.attempt_id, outcome=None) for reply in replies])
@@ -63,17 +71,20 @@ class Outbox:
             async with asyncio.timeout(REPLY_TIMEOUT_SECONDS):
                 await self._publish(self._replies, Message(body), reply_to, mandatory=False)
         except BROKER_ERRORS as error:
-            log.info("reply dropped; the gateway looks its commands up", error=type(error).__name__)
+            log.info("reply dropped; the gateway looks its commands up", error=describe(error))
 
     async def dead_letter(self, content: bytes) -> None:
-        """Hands over what cannot be read; returns when the broker has confirmed it, or raises a broker error."""
-        message = Message(content, delivery_mode=DeliveryMode.PERSISTENT)
+        """Hands over what cannot be read; returns when the broker has confirmed it, or raises a broker error.
+
+        Of what is longer than the broker takes, only the beginning is kept.
+        """
+        message = Message(content[:LARGEST_MESSAGE_BYTES], delivery_mode=DeliveryMode.PERSISTENT)
         async with asyncio.timeout(SETUP_TIMEOUT_SECONDS):
             if self._dead_letters:
                 with broker_call():
                     await self._topology.declare_dead_letters(self._dead_letters)  # somebody may have deleted it
             await self._publish(self._dead_letters, message, self._topology.dead_letter_queue, mandatory=True)
-        log.error("unreadable message moved to the dead-letter queue", bytes=len(content))
+        log.error("unreadable message moved to the dead-letter queue", bytes=len(content), bytes_kept=len(message.body))
 
     async def _publish(self, channel: AbstractChannel | None, message: Message, queue: str, *, mandatory: bool) -> None:
         if channel is None:

@@ -82,10 +82,11 @@ async def log_in(request: Request, gateway: Gateway, form: dict[str, str]) -> Lo
     account = account_of(form["username"])
     await gateway.throttles.guess(request, account)
     login = await gateway.queries.find_login(account) if account else None
-    password_hash = login.password_hash if login else None
-    if not await gateway.passwords.verify(SecretStr(form["password"]), password_hash) or login is None:
+    password, password_hash = SecretStr(form["password"]), login.password_hash if login else None
+    if not await gateway.passwords.verify(password, password_hash) or login is None:
         raise oauth_problem("invalid_grant", "The name or the password is wrong")
     await gateway.throttles.guessed(request, account)
+    gateway.hash_renewal.begin(login, password)
     return login
 
 

@@ -1,18 +1,21 @@
 """The wire: commands travel as CloudEvents in JSON batches, outcomes return as replies."""
 
 from shared.contracts.accounts import (
+    MAX_TOKEN_DAYS,
     NAME_MAX_LENGTH,
     NOBODY,
     Nothing,
     PublicToken,
     PublicUser,
     Registration,
+    RenewedHash,
     Scope,
     TokenRequest,
     TokenTarget,
     UserChange,
     Username,
     folded,
+    is_affordable_hash,
     username,
 )
 from shared.contracts.commands import (
@@ -28,12 +31,16 @@ from shared.contracts.commands import (
     NoteCommand,
     PatchNote,
     RegisterUser,
+    RenewHash,
     ReplaceNote,
     RevokeToken,
     SingleNoteCommand,
     weight,
 )
 from shared.contracts.notes import (
+    DESCRIPTION_HARD_LIMIT,
+    MAX_ITEMS,
+    TITLE_HARD_LIMIT,
     CreateItem,
     DeleteItem,
     NoteItem,
@@ -59,8 +66,11 @@ from shared.contracts.outcomes import (
 from shared.contracts.values import STORABLE, Instant, Int64, PrintedTime, StorableText, print_time, storable
 from shared.contracts.wire import (
     COMMANDS_CONTENT_TYPE,
+    LARGEST_MESSAGE_BYTES,
+    MAX_COMMAND_BYTES,
     MAX_MESSAGE_BYTES,
     MAX_MESSAGE_COMMANDS,
+    MAX_VERSIONS_AHEAD,
     BadCommand,
     NewerVersionError,
     Received,
@@ -71,16 +81,24 @@ from shared.contracts.wire import (
     encode_command,
     encode_replies,
     envelope_of,
+    not_replayed,
 )
 
 __all__ = [
     "COMMANDS_CONTENT_TYPE",
+    "DESCRIPTION_HARD_LIMIT",
+    "LARGEST_MESSAGE_BYTES",
+    "MAX_COMMAND_BYTES",
+    "MAX_ITEMS",
     "MAX_MESSAGE_BYTES",
     "MAX_MESSAGE_COMMANDS",
+    "MAX_TOKEN_DAYS",
+    "MAX_VERSIONS_AHEAD",
     "NAME_MAX_LENGTH",
     "NOBODY",
     "REJECTION_STATUS",
     "STORABLE",
+    "TITLE_HARD_LIMIT",
     "AccountCommand",
     "BadCommand",
     "ChangeNotes",
@@ -116,6 +134,8 @@ __all__ = [
     "RegisterUser",
     "Registration",
     "Rejection",
+    "RenewHash",
+    "RenewedHash",
     "ReplaceItem",
     "ReplaceNote",
     "Reply",
@@ -137,6 +157,8 @@ __all__ = [
     "encode_replies",
     "envelope_of",
     "folded",
+    "is_affordable_hash",
+    "not_replayed",
     "outcome_for",
     "print_time",
     "storable",

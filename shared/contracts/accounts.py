@@ -3,6 +3,7 @@
 A password travels as its Argon2id hash, a personal token as the digest of its secret; neither can be told from it.
 """
 
+import re
 from enum import StrEnum
 from typing import Annotated, Literal
 from uuid import UUID
@@ -10,13 +11,19 @@ from uuid import UUID
 from precis_i18n import get_profile
 from pydantic import AfterValidator, BaseModel, Field
 
-from shared.contracts.values import PrintedTime, StorableText, storable
+from shared.contracts.values import PrintedTime, storable
 
 NOBODY: Literal[0] = 0
 """The owner of a registration: there is no user yet."""
 NAME_MAX_LENGTH = 64
 _WRITTEN = get_profile("UsernameCasePreserved")
 _FOLDED = get_profile("UsernameCaseMapped:CaseFold")
+MAX_HASH_MEMORY_KIB, MAX_HASH_PASSES, MAX_HASH_LANES = 65_536, 3, 4
+"""The costliest hash that a gateway verifies: its own. Before gateways hash at a higher cost, all must accept it."""
+_HASH = re.compile(
+    r"\$argon2id\$v=19\$m=([0-9]{1,10}),t=([0-9]{1,10}),p=([0-9]{1,10})\$[A-Za-z0-9+/]{1,64}\$[A-Za-z0-9+/]{1,128}"
+)
+MAX_TOKEN_DAYS = 366
 
 
 def username(text: str) -> str:
@@ -44,6 +51,23 @@ def folded(name: str) -> str:
     return str(_FOLDED.enforce(name))
 
 
+def is_affordable_hash(text: str) -> bool:
+    """Whether the text is an Argon2id hash that costs no more to verify than the gateways' own."""
+    match = _HASH.fullmatch(text)
+    if match is None:
+        return False
+    memory_kib, passes, lanes = map(int, match.groups())
+    is_within_cost = memory_kib * passes <= MAX_HASH_MEMORY_KIB * MAX_HASH_PASSES
+    return is_within_cost and memory_kib <= MAX_HASH_MEMORY_KIB and lanes <= MAX_HASH_LANES
+
+
+def _affordable(text: str) -> str:
+    if not is_affordable_hash(text):
+        raise ValueError("must be an Argon2id hash that costs no more than a gateway's own")
+    return text
+
+
+PasswordHash = Annotated[str, AfterValidator(_affordable)]
 Username = Annotated[str, Field(min_length=1, max_length=NAME_MAX_LENGTH), AfterValidator(username)]
 
 
@@ -59,14 +83,20 @@ class Registration(BaseModel, frozen=True):
     """A new user."""
 
     name: Username
-    password_hash: StorableText
+    password_hash: PasswordHash
 
 
 class UserChange(BaseModel, frozen=True):
     """The parts of a user that change; the others stay."""
 
     name: Username | None = None
-    password_hash: StorableText | None = None
+    password_hash: PasswordHash | None = None
+
+
+class RenewedHash(BaseModel, frozen=True):
+    """The hash of the same password at today's cost."""
+
+    password_hash: PasswordHash
 
 
 class Nothing(BaseModel, frozen=True):
@@ -76,10 +106,10 @@ class Nothing(BaseModel, frozen=True):
 class TokenRequest(BaseModel, frozen=True):
     """A new personal token, which gets its command's id."""
 
-    name: StorableText
-    scopes: tuple[Scope, ...]
-    lifetime_days: Annotated[int, Field(ge=1, le=3650)]
-    secret_digest: StorableText
+    name: Annotated[str, Field(min_length=1, max_length=NAME_MAX_LENGTH), AfterValidator(storable)]
+    scopes: Annotated[tuple[Literal[Scope.READ, Scope.WRITE], ...], Field(min_length=1, max_length=2, fail_fast=True)]
+    lifetime_days: Annotated[int, Field(ge=1, le=MAX_TOKEN_DAYS)]
+    secret_digest: Annotated[str, Field(pattern=r"^[0-9a-f]{1,64}$")]
 
 
 class TokenTarget(BaseModel, frozen=True):

@@ -10,7 +10,15 @@ from uuid import UUID
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from shared.contracts.accounts import NOBODY, Nothing, Registration, TokenRequest, TokenTarget, UserChange
+from shared.contracts.accounts import (
+    NOBODY,
+    Nothing,
+    Registration,
+    RenewedHash,
+    TokenRequest,
+    TokenTarget,
+    UserChange,
+)
 from shared.contracts.notes import (
     CreateItem,
     DeleteItem,
@@ -24,6 +32,9 @@ from shared.contracts.notes import (
 )
 from shared.contracts.values import Instant, Int64, StorableText
 
+ShortText = Annotated[StorableText, Field(max_length=128)]
+CredentialsVersion = Annotated[int, Field(ge=0, le=2**31 - 1)]
+
 
 class Envelope(BaseModel):
     """The CloudEvents attributes of every command; the extension attributes are Inkwell's."""
@@ -32,13 +43,13 @@ class Envelope(BaseModel):
 
     specversion: Literal["1.0"] = "1.0"
     id: UUID
-    source: StorableText = "/inkwell/gateway"
+    source: ShortText = "/inkwell/gateway"
     time: Instant
     owner: Int64
-    credentials_version: Annotated[int, Field(alias="credentialsversion")]
-    fingerprint: StorableText
+    credentials_version: Annotated[CredentialsVersion, Field(alias="credentialsversion")]
+    fingerprint: ShortText
     attempt_id: Annotated[UUID, Field(alias="attemptid")]
-    traceparent: StorableText | None = None
+    traceparent: ShortText | None = None
     replayed_at: Annotated[Instant | None, Field(alias="replayedat")] = None
     """When an operator sent a failed command again; only such a delivery may change its outcome."""
     replay_forced: Annotated[bool | None, Field(alias="replayforced")] = None
@@ -116,6 +127,14 @@ class ChangeUser(Envelope):
     data: UserChange
 
 
+class RenewHash(Envelope):
+    """Store a user's password under a costlier hash; the password and all credentials stay."""
+
+    type: Literal["user.renew_hash"] = "user.renew_hash"
+    dataversion: Literal[1] = 1
+    data: RenewedHash
+
+
 class DeleteUser(Envelope):
     """Remove a user and all that is theirs."""
 
@@ -142,7 +161,7 @@ class RevokeToken(Envelope):
 
 SingleNoteCommand = CreateNote | ReplaceNote | PatchNote | DeleteNote
 NoteCommand = SingleNoteCommand | ChangeNotes
-AccountCommand = RegisterUser | ChangeUser | DeleteUser | CreateToken | RevokeToken
+AccountCommand = RegisterUser | ChangeUser | RenewHash | DeleteUser | CreateToken | RevokeToken
 Command = NoteCommand | AccountCommand
 
 

@@ -2,23 +2,37 @@
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, Field
+from pydantic import AfterValidator, BaseModel, Field
 
-from shared.contracts.values import Int64, StorableText
+from shared.contracts.values import STORABLE, Int64, storable
+
+TITLE_HARD_LIMIT, DESCRIPTION_HARD_LIMIT = 10_000, 1_000_000
+"""Characters; a gateway's settings may allow fewer."""
+MAX_ITEMS = 1000
+"""Writes in one command."""
+MAX_VERSIONS = 16_384
+"""Versions in a precondition: as many entity tags as fit into a request's headers."""
+
+
+Title = Annotated[str, Field(max_length=TITLE_HARD_LIMIT, json_schema_extra=STORABLE), AfterValidator(storable)]
+Description = Annotated[
+    str, Field(max_length=DESCRIPTION_HARD_LIMIT, json_schema_extra=STORABLE), AfterValidator(storable)
+]
+Versions = Annotated[tuple[Annotated[int, Field(ge=1, lt=10**10)], ...], Field(max_length=MAX_VERSIONS, fail_fast=True)]
 
 
 class NoteText(BaseModel, frozen=True):
     """What a client writes of a note."""
 
-    title: StorableText
-    description: StorableText
+    title: Title
+    description: Description
 
 
 class Preconditions(BaseModel, frozen=True):
     """The versions of a note in which a command may have an effect; without one, in every version."""
 
-    if_match: tuple[int, ...] | None = None
-    if_none_match: tuple[int, ...] | Literal["*"] | None = None
+    if_match: Versions | None = None
+    if_none_match: Versions | Literal["*"] | None = None
 
     def allow(self, version: int) -> bool:
         """Whether the command may have an effect on this version."""
@@ -40,8 +54,8 @@ class NoteReplacement(NoteTarget, NoteText, frozen=True):
 class NotePatch(NoteTarget, frozen=True):
     """The parts of a note that get a new text; the others stay."""
 
-    title: StorableText | None = None
-    description: StorableText | None = None
+    title: Title | None = None
+    description: Description | None = None
 
 
 class CreateItem(NoteText, frozen=True):
@@ -74,7 +88,7 @@ NoteItem = Annotated[CreateItem | ReplaceItem | PatchItem | DeleteItem, Field(di
 class NoteItems(BaseModel, frozen=True):
     """Several writes in their order, of which all happen or none."""
 
-    items: tuple[NoteItem, ...]
+    items: Annotated[tuple[NoteItem, ...], Field(min_length=1, max_length=MAX_ITEMS, fail_fast=True)]
 
 
 class WrittenItem(BaseModel, frozen=True):

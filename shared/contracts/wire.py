@@ -3,23 +3,40 @@
 import json
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Literal, get_args
 from uuid import UUID
 
 from pydantic import Field, TypeAdapter, ValidationError
 
-from shared.contracts.commands import Command, Envelope
+from shared.contracts.commands import Command, Envelope, weight
 from shared.contracts.outcomes import Reply
 
 COMMANDS_CONTENT_TYPE = "application/cloudevents-batch+json"
 MAX_MESSAGE_COMMANDS = 500
 MAX_MESSAGE_BYTES = 1024 * 1024
+"""What several commands share; a larger one travels alone."""
+LARGEST_MESSAGE_BYTES = 3 * 1024 * 1024
+"""RabbitMQ's `max_message_size`: a request with many writes has up to 2 MiB, and its command a little more."""
+MAX_COMMAND_BYTES = LARGEST_MESSAGE_BYTES - len("[]")
+MAX_VERSIONS_AHEAD = 10
+"""How much newer than this code a command may be: a version number beyond that is no gateway's."""
+MAX_DEPTH = 100
+"""Levels of nesting; Postgres refuses to store some thousands of them."""
+_NO_REPLAY = {"replayed_at": None, "replay_forced": None}
+_CONTAINERS = (dict, list)
 _COMMAND_TYPES: tuple[type[Command], ...] = get_args(Command)
 _VERSIONS = {model.model_fields["type"].default: model.model_fields["dataversion"].default for model in _COMMAND_TYPES}
 _COMMAND: TypeAdapter[Command] = TypeAdapter(Annotated[Command, Field(discriminator="type")])
-_COMMANDS: TypeAdapter[list[Command]] = TypeAdapter(list[Annotated[Command, Field(discriminator="type")]])
+# Fail fast: a list of every error in a hostile message takes hundreds of times its size.
+_COMMANDS: TypeAdapter[list[Command]] = TypeAdapter(
+    Annotated[
+        list[Annotated[Command, Field(discriminator="type")]], Field(max_length=MAX_MESSAGE_COMMANDS, fail_fast=True)
+    ]
+)
 _REPLIES: TypeAdapter[list[Reply]] = TypeAdapter(list[Reply])
+
+BadCommandReason = Literal["invalid_command", "unknown_type", "newer_version"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +44,7 @@ class BadCommand:
     """A command whose id can be read and whose rest cannot be used; it becomes a `failed` row."""
 
     id: UUID
-    reason: Literal["invalid_command", "unknown_type"]
+    reason: BadCommandReason
     content: str
     envelope: Envelope | None = None
     """Whose it is and who waits for it, where at least that can be read."""
@@ -48,6 +65,15 @@ def envelope_of(command: Command | BadCommand) -> Envelope | None:
 Received = Command | BadCommand | Unreadable
 
 
+def not_replayed(received: Received) -> Received:
+    """The same as an ordinary delivery: without the marks of a replay."""
+    if isinstance(received, Unreadable) or not (envelope := envelope_of(received)) or not envelope.replayed_at:
+        return received
+    if isinstance(received, BadCommand):
+        return replace(received, envelope=envelope.model_copy(update=_NO_REPLAY))
+    return received.model_copy(update=_NO_REPLAY)
+
+
 class NewerVersionError(Exception):
     """A known type in a version that this worker does not know: upgrade the workers first."""
 
@@ -62,33 +88,53 @@ def encode_batch(encoded_commands: Iterable[bytes]) -> bytes:
     return b"[" + b",".join(encoded_commands) + b"]"
 
 
-def decode_batch(body: bytes) -> Sequence[Received]:
+def decode_batch(body: bytes, *, fail_newer: bool = False) -> Sequence[Received]:
     """The commands of one message, in order, whatever shape they are in.
 
-    Raises NewerVersionError where one of them is of a newer version than this code knows.
+    A message that no gateway sends (too large, too many commands or writes, nothing with an id) is unreadable as a
+    whole. A command of a newer version than this code knows raises NewerVersionError, unless it shall be a bad one.
     """
+    if len(body) > LARGEST_MESSAGE_BYTES:
+        return [Unreadable(body)]
     try:
-        return _COMMANDS.validate_json(body)
+        received: Sequence[Received] = _COMMANDS.validate_json(body)
     except ValidationError:
-        return _decode_each(body)
+        received = _decode_each(body, fail_newer=fail_newer)
+    writes = sum(map(weight, received))
+    return received if len(received) == 1 or writes <= MAX_MESSAGE_COMMANDS else [Unreadable(body)]
 
 
-def _decode_each(body: bytes) -> list[Received]:
+def _decode_each(body: bytes, *, fail_newer: bool) -> Sequence[Received]:
     try:
-        events = json.loads(body, parse_constant=_no_number, parse_float=_number, parse_int=_number)
-        if isinstance(events, list):
-            return [_decode_event(event) for event in events]
+        events = _parse(body.decode())
+        if isinstance(events, list) and len(events) <= MAX_MESSAGE_COMMANDS:
+            received = [_decode_event(event, fail_newer=fail_newer) for event in events]
+            if not all(isinstance(each, Unreadable) for each in received):
+                return received
     except (ValueError, RecursionError):
         pass
     return [Unreadable(body)]
 
 
-def _number(text: str) -> float | None:
-    """A number that can be written again; the others, which no command has, become null."""
+def _parse(body: str) -> object:
+    """The JSON value, without numbers that cannot be written again, which no command has: they become null."""
     try:
-        number = float(text) if {".", "e", "E"} & set(text) else int(text)
-        return number if math.isfinite(number) else None
-    except (ValueError, OverflowError):  # more digits than Python converts
+        return json.loads(body, parse_constant=_no_number, parse_float=_finite)
+    except json.JSONDecodeError:
+        raise
+    except ValueError:  # an integer of more digits than Python converts
+        return json.loads(body, parse_constant=_no_number, parse_float=_finite, parse_int=_short)
+
+
+def _finite(text: str) -> float | None:
+    number = float(text)
+    return number if math.isfinite(number) else None
+
+
+def _short(text: str) -> int | None:
+    try:
+        return int(text)
+    except ValueError:
         return None
 
 
@@ -96,23 +142,38 @@ def _no_number(_: str) -> None:
     """NaN and Infinity, which are no JSON."""
 
 
-def _decode_event(event: object) -> Received:
-    content = json.dumps(event)
-    try:
-        command_id = UUID(event["id"]) if isinstance(event, dict) else None
-    except (TypeError, KeyError, ValueError, AttributeError):
-        command_id = None
+def _decode_event(event: object, *, fail_newer: bool) -> Received:
+    command_id = _id_of(event)
     if command_id is None or not isinstance(event, dict):
-        return Unreadable(content.encode())
+        return Unreadable(json.dumps(event).encode())
     known, version = _VERSIONS.get(str(event.get("type"))), event.get("dataversion", 1)
-    if known is None:
-        return BadCommand(command_id, "unknown_type", content, _envelope(event))
-    if isinstance(version, int) and version > known:
+    is_newer = known is not None and isinstance(version, int) and known < version <= known + MAX_VERSIONS_AHEAD
+    if is_newer and not fail_newer:
         raise NewerVersionError(f"{event['type']} version {version}; this worker knows {known}")
     try:
         return _COMMAND.validate_python(event)
     except ValidationError:
-        return BadCommand(command_id, "invalid_command", content, _envelope(event))
+        pass
+    reason: BadCommandReason = "newer_version" if is_newer else "invalid_command" if known else "unknown_type"
+    if _is_deeper(event, MAX_DEPTH):
+        return Unreadable(json.dumps(event).encode())
+    return BadCommand(command_id, reason, json.dumps(event), _envelope(event))
+
+
+def _id_of(event: object) -> UUID | None:
+    try:
+        return UUID(event["id"]) if isinstance(event, dict) else None
+    except (TypeError, KeyError, ValueError, AttributeError):
+        return None
+
+
+def _is_deeper(value: object, levels: int) -> bool:
+    """Whether a value from JSON is nested more deeply than this."""
+    if isinstance(value, dict):
+        value = list(value.values())
+    if not isinstance(value, list):
+        return False
+    return levels == 0 or any(_is_deeper(each, levels - 1) for each in value if type(each) in _CONTAINERS)
 
 
 def _envelope(event: dict[str, object]) -> Envelope | None:

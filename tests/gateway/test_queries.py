@@ -8,7 +8,9 @@ import asyncpg
 import pytest
 
 from dev.backend import Services
-from gateway.queries import SESSION_SETTINGS
+from gateway.caller import IMPLICIT_CALLER
+from gateway.queries import SESSION_SETTINGS, DatabaseUnavailableError, Queries, reason
+from gateway.settings import GatewaySettings
 from gateway.statements import FIND_NOTE, SEARCH_TRIGRAMS, SEARCH_WORDS, SORTED_BY, ListShape, list_notes
 from shared.database import Session, Statement, connect
 from tests.conftest import fresh_database, settings_of_gateway
@@ -123,3 +125,16 @@ async def test_common_word_is_found_by_walking_back_from_the_newest(session: Ses
 
 async def test_similar_titles_are_looked_up(session: Session) -> None:
     assert "notes_trigrams_idx" in used(await plan_of(session, SEARCH_TRIGRAMS, q="Inc 2400"))
+
+
+async def test_postgres_says_why_a_read_took_too_long(gateway_settings: GatewaySettings, database: Session) -> None:
+    queries = Queries(gateway_settings.model_copy(update={"read_timeout_seconds": 1.0}))
+    async with database.transaction():
+        await database.execute("lock table notes in access exclusive mode")
+        with pytest.raises(DatabaseUnavailableError) as caught:
+            await queries.find_note(IMPLICIT_CALLER, 1)
+    queries.close()
+
+    assert reason(caught.value.__cause__ or caught.value) == {
+        "error": "QueryCanceledError 57014: canceling statement due to statement timeout"
+    }

@@ -385,3 +385,20 @@ async def test_implicit_owner_needs_no_token_and_there_are_no_accounts(client: h
     document = (await client.get("/openapi.json")).json()
     assert not {path for path in document["paths"] if path.startswith(("/users", "/auth"))}
     assert "security" not in document["paths"]["/notes"]["get"]
+
+
+@pytest.mark.parametrize(
+    ("forged", "status"),
+    [
+        ("created_date = '8000-01-01', expires_date = '8001-01-01'", 401),
+        ("scopes = '{account,notes:read,notes:write}'", 403),
+    ],
+)
+async def test_token_that_the_api_does_not_give_allows_no_more_than_one_that_it_gives(
+    users_client: httpx.AsyncClient, database: "Connection[Record]", forged: str, status: int
+) -> None:
+    bob = await sign_up(users_client)
+    token = await personal_token(users_client, bob)
+    await database.execute(f"update personal_tokens set {forged}")  # noqa: S608 - as somebody with the broker's password
+
+    assert (await users_client.get("/users/me", headers=bearer(token["token"]))).status_code == status

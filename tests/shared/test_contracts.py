@@ -9,7 +9,13 @@ from uuid import UUID
 import pytest
 from pydantic import ValidationError
 
+from gateway.settings import GatewaySettings
 from shared.contracts import (
+    DESCRIPTION_HARD_LIMIT,
+    LARGEST_MESSAGE_BYTES,
+    MAX_MESSAGE_COMMANDS,
+    MAX_VERSIONS_AHEAD,
+    TITLE_HARD_LIMIT,
     BadCommand,
     ChangeNotes,
     ChangeUser,
@@ -35,6 +41,8 @@ from shared.contracts import (
     RegisterUser,
     Registration,
     Rejection,
+    RenewedHash,
+    RenewHash,
     ReplaceItem,
     ReplaceNote,
     Reply,
@@ -109,6 +117,9 @@ ACCOUNT_COMMANDS: list[Command] = [
     RevokeToken(**envelope(5), data=TokenTarget(token_id=TOKEN_ID)),
     DeleteUser(**envelope(6), data=Nothing()),
 ]
+RENEWAL: list[Command] = [
+    RenewHash(**envelope(1), data=RenewedHash(password_hash="$argon2id$v=19$m=65536,t=3,p=4$c2FsdA$aGFzaA"))
+]
 SEVERAL: list[Command] = [
     ChangeNotes(
         **envelope(1),
@@ -180,6 +191,7 @@ def batch_with_raw_title(raw_title: bytes) -> bytes:
         ("commands.v2", COMMANDS),
         ("account-commands.v1", ACCOUNT_COMMANDS),
         ("several-at-once.v1", SEVERAL),
+        ("renewed-hash.v1", RENEWAL),
     ],
 )
 def test_golden_commands_are_read(file: str, commands: list[Command]) -> None:
@@ -191,7 +203,7 @@ def test_golden_replies_are_read() -> None:
 
 
 @pytest.mark.parametrize(
-    "command", COMMANDS + FIRST_COMMANDS + ACCOUNT_COMMANDS + SEVERAL, ids=lambda command: command.type
+    "command", COMMANDS + FIRST_COMMANDS + ACCOUNT_COMMANDS + SEVERAL + RENEWAL, ids=lambda command: command.type
 )
 def test_command_is_read_as_it_was_written(command: Command) -> None:
     assert decode_batch(encode_batch([encode_command(command)])) == [command]
@@ -379,6 +391,156 @@ def test_nesting_of_any_depth_is_survived() -> None:
         [received] = decode_batch(encode_batch([nested]))
 
         assert isinstance(received, BadCommand | Unreadable)
+
+
+HASH = "$argon2id$v=19$m=65536,t=3,p=4$c2FsdHNhbHQ$aGFzaGhhc2g"
+GOOD_HASHES = [
+    HASH,
+    HASH.replace("m=65536,t=3", "m=8,t=1"),
+    HASH.replace("m=65536,t=3,p=4", "m=7168,t=5,p=1"),
+]
+BAD_HASHES = [
+    "",
+    "secret",
+    HASH.replace("m=65536", "m=1048576"),
+    HASH.replace("m=65536", "m=65537"),
+    HASH.replace("t=3", "t=4"),
+    HASH.replace("m=65536,t=3", "m=8,t=1000000000"),
+    HASH.replace("p=4", "p=5"),
+    HASH.replace("argon2id", "argon2d"),
+    HASH.replace("v=19", "v=16"),
+    HASH.replace("t=3", "t=-3"),
+    HASH.replace("t=3", "t=٣"),
+    HASH.replace("t=3", "t=" + "3" * 5000),
+    HASH + "\n",
+    HASH + "A" * 200,
+    HASH.replace("c2FsdHNhbHQ", "A" * 65),
+]
+TOKEN = {
+    "name": "backup",
+    "scopes": ["notes:read"],
+    "lifetime_days": 90,
+    "secret_digest": "c0ffee",
+}
+NEW_TEXT = {"title": "Ink", "description": ""}
+ITEM = {"op": "delete", "note_id": 1}
+
+
+def typed(type_name: str, data: object) -> dict[str, Any]:
+    """A command of this type with these data."""
+    owner = 0 if type_name == "user.register" else 1
+    return event(type=type_name, owner=owner, dataversion=1, data=data)
+
+
+@pytest.mark.parametrize("password_hash", GOOD_HASHES)
+def test_hash_that_costs_no_more_than_a_gateways_own_is_taken(password_hash: str) -> None:
+    registration = typed("user.register", {"name": "Ada", "password_hash": password_hash})
+    change = typed("user.change", {"password_hash": password_hash})
+    renewal = typed("user.renew_hash", {"password_hash": password_hash})
+
+    assert not [each for each in decode_batch(batch(registration, change, renewal)) if isinstance(each, BadCommand)]
+
+
+BREACHES: dict[str, dict[str, Any]] = {
+    **{
+        f"hash {number} in {type_name}": typed(type_name, {"name": "Ada", "password_hash": bad})
+        for number, bad in enumerate(BAD_HASHES)
+        for type_name in ("user.register", "user.change", "user.renew_hash")
+    },
+    "name over 64 characters": typed("user.change", {"name": "a" * 65}),
+    "token with the scope account": typed("token.create", TOKEN | {"scopes": ["account"]}),
+    "token with an unknown scope": typed("token.create", TOKEN | {"scopes": ["everything"]}),
+    "token without a scope": typed("token.create", TOKEN | {"scopes": []}),
+    "token with a scope twice and once": typed("token.create", TOKEN | {"scopes": ["notes:read"] * 3}),
+    "token for more than a year": typed("token.create", TOKEN | {"lifetime_days": 367}),
+    "token for no day": typed("token.create", TOKEN | {"lifetime_days": 0}),
+    "token without a name": typed("token.create", TOKEN | {"name": ""}),
+    "token with a long name": typed("token.create", TOKEN | {"name": "x" * 65}),
+    "digest that is none": typed("token.create", TOKEN | {"secret_digest": "secret"}),
+    "digest that is too long for an index": typed("token.create", TOKEN | {"secret_digest": "a" * 10_000}),
+    "title over the hard limit": typed("note.create", NEW_TEXT | {"title": "x" * 10_001}),
+    "description over the hard limit": typed("note.create", NEW_TEXT | {"description": "x" * 1_000_001}),
+    "replaced title over the hard limit": typed("note.replace", NEW_TEXT | {"title": "x" * 10_001, "note_id": 1}),
+    "patched title over the hard limit": typed("note.patch", {"title": "x" * 10_001, "note_id": 1}),
+    "no items": typed("notes.change", {"items": []}),
+    "more items than the API takes": typed("notes.change", {"items": [ITEM] * 1001}),
+    "item over the hard limit": typed("notes.change", {"items": [NEW_TEXT | {"op": "create", "title": "x" * 10_001}]}),
+    "version 0": typed("note.delete", {"note_id": 1, "if_match": [0]}),
+    "more versions than headers hold": typed("note.delete", {"note_id": 1, "if_match": [1] * 20_000}),
+    "id of no note": typed("note.delete", {"note_id": 2**63}),
+    "credentials of no version": event(credentialsversion=-1),
+    "credentials of a version that no row holds": event(credentialsversion=2**31),
+    "long fingerprint": event(fingerprint="x" * 129),
+    "long source": event(source="x" * 129),
+    "long traceparent": event(traceparent="x" * 129),
+}
+
+
+@pytest.mark.parametrize("breach", BREACHES)
+def test_command_that_breaks_its_contract_is_a_bad_command_among_good_ones(breach: str) -> None:
+    before, received, after = decode_batch(batch(event(REPLACE), BREACHES[breach], event(DELETE)))
+
+    assert (before, after) == (REPLACE, DELETE)
+    assert_bad(received, "invalid_command", BREACHES[breach])
+
+
+def test_hard_limits_are_those_of_the_settings() -> None:
+    fields = GatewaySettings.model_fields
+    limits = [
+        next(each.le for each in fields[name].metadata if hasattr(each, "le"))
+        for name in ("title_max_length", "description_max_length")
+    ]
+
+    assert limits == [TITLE_HARD_LIMIT, DESCRIPTION_HARD_LIMIT]
+
+
+def test_message_with_as_many_commands_as_a_gateway_sends_is_read() -> None:
+    assert len(decode_batch(batch(*[event()] * MAX_MESSAGE_COMMANDS))) == MAX_MESSAGE_COMMANDS
+
+
+@pytest.mark.parametrize(
+    "events",
+    [
+        [event()] * (MAX_MESSAGE_COMMANDS + 1),
+        [1] * 100_000,
+        [{}] * (MAX_MESSAGE_COMMANDS + 1),
+        [event(type="note.paint")] * (MAX_MESSAGE_COMMANDS + 1),
+        [{}] * MAX_MESSAGE_COMMANDS,
+        [None, 1, "x", [], {}],
+        [event(type="notes.change", data={"items": [ITEM] * 300})] * 2,
+    ],
+    ids=["too many commands", "numbers", "too many objects", "unknown types", "no ids", "anything", "too many writes"],
+)
+def test_message_that_no_gateway_sends_is_unreadable_as_a_whole(events: list[object]) -> None:
+    assert decode_batch(batch(*events)) == [Unreadable(batch(*events))]
+
+
+def test_command_with_many_writes_is_read_where_it_is_alone() -> None:
+    [received] = decode_batch(batch(event(type="notes.change", data={"items": [ITEM] * 1000})))
+
+    assert isinstance(received, ChangeNotes)
+
+
+def test_message_larger_than_the_brokers_limit_is_not_even_parsed() -> None:
+    body = batch(event(extension="x" * LARGEST_MESSAGE_BYTES))
+
+    assert decode_batch(body) == [Unreadable(body)]
+
+
+@pytest.mark.parametrize("version", [CREATE.dataversion + MAX_VERSIONS_AHEAD + 1, 999, 2**70])
+def test_version_that_cannot_be_the_next_ones_is_a_bad_command(version: int) -> None:
+    [received] = decode_batch(batch(event(dataversion=version)))
+
+    assert_bad(received, "invalid_command", event(dataversion=version))
+
+
+def test_bad_command_that_postgres_could_not_store_is_unreadable() -> None:
+    nested = b'{"id":"%s","x":%b}' % (str(CREATE.id).encode(), b"[" * 150 + b"]" * 150)
+
+    first, received = decode_batch(encode_batch([encode_command(CREATE), nested]))
+
+    assert first == CREATE
+    assert isinstance(received, Unreadable)
 
 
 def is_storable_json(content: str) -> bool:

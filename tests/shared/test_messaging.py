@@ -7,7 +7,8 @@ from unittest.mock import AsyncMock
 import pytest
 from aio_pika.exceptions import ChannelNotFoundEntity
 
-from shared.messaging import Topology, broker_call, exists, jittered
+from shared.messaging import Topology, broker_call, jittered
+from shared.queues import exists
 
 
 def test_owner_keeps_its_partition_in_every_version() -> None:

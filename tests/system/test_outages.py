@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -11,14 +12,19 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
+import aio_pika
 import asyncpg
 import httpx
 import pytest
 from testcontainers.core.container import DockerContainer
 
+from shared import broker_metrics
+from shared.doctor import check_broker
+from shared.messaging import Topology
 from tests.harness import eventually
 from tests.system.servers import Servers
 from tests.system.stack import ROOT, Load, Stack, check
+from worker.settings import WorkerSettings
 
 PAUSE_SECONDS = float(os.environ.get("PAUSE_SECONDS", "10"))
 """Longer than the worker's patience; `make outages` pauses for a minute."""
@@ -234,6 +240,36 @@ async def test_doctor_tells_of_a_memory_alarm(breakable: Servers, stack: Stack) 
         await breakable.rabbitmqctl("set_vm_memory_high_watermark", "0.6")
 
     assert [check for check, verdict in findings.items() if verdict == "problem"] == ["alarms"]
+
+
+async def test_doctor_counts_what_a_worker_has_and_has_not_acknowledged(
+    breakable: Servers, stack: Stack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(broker_metrics, "PORT", breakable.broker_metrics_port)
+    environment = {name.removeprefix("INKWELL_").lower(): value for name, value in stack.environment.items()}
+    settings = WorkerSettings.model_validate(environment)
+    await stack.worker.stop()
+    for number in range(5):
+        answer = await stack.client.post("/notes", json={"title": f"{number}", "description": ""})
+        assert answer.status_code == 202
+
+    async def messages(state: str) -> int:
+        found = [finding.found async for finding in check_broker(settings, "test")]
+        return sum(map(int, re.findall(rf"(\d+) {state}", "; ".join(found))))
+
+    async def are_counted() -> bool:
+        return (await messages("messages wait"), await messages("are unacknowledged")) == (0, 5)
+
+    topology = Topology.of(settings)
+    async with await aio_pika.connect(breakable.services.broker_url) as connection:
+        for partition in range(topology.partitions):
+            queue = await (await connection.channel()).get_queue(topology.command_queue(partition))
+            await queue.consume(ignore)
+        await eventually(are_counted, within_seconds=30)
+
+
+async def ignore(_: object) -> None:
+    """What a worker does that is stuck."""
 
 
 async def examined(stack: Stack) -> dict[str, str]:

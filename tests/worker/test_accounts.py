@@ -14,8 +14,11 @@ from shared.contracts import (
     ChangeUser,
     Command,
     CreateToken,
+    OutcomeStatus,
     RegisterUser,
     Registration,
+    RenewedHash,
+    RenewHash,
     RevokeToken,
     Scope,
     TokenRequest,
@@ -25,7 +28,7 @@ from shared.contracts import (
     print_time,
 )
 from shared.database import connect
-from tests.commands import attributes, create, delete
+from tests.commands import CHEAP_HASH, DIGEST, attributes, create, delete
 from worker.apply import apply_batch, record_failure
 from worker.fold import Fold, Rows
 from worker.handlers import User
@@ -35,15 +38,21 @@ from worker.settings import WorkerSettings
 NAMED_AS_HOUSEKEEPINGS_LOCK = "ebrx_th73wxw"
 """hashtextextended() makes of it the number of the lock that the pruning worker holds for good."""
 NOW = datetime.now(UTC)
+COSTLIER_HASH = CHEAP_HASH.replace("t=1", "t=2")
 
 
 def register(name: str) -> RegisterUser:
-    data = Registration(name=name, password_hash="hash")
+    data = Registration(name=name, password_hash=CHEAP_HASH)
     return RegisterUser.model_validate(attributes() | {"owner": 0, "credentials_version": 0, "data": data})
 
 
+def renew(owner: int) -> RenewHash:
+    data = RenewedHash(password_hash=COSTLIER_HASH)
+    return RenewHash.model_validate(attributes() | {"owner": owner, "data": data})
+
+
 def new_token(owner: int) -> CreateToken:
-    data = TokenRequest(name="script", scopes=(Scope.READ,), lifetime_days=1, secret_digest="digest")
+    data = TokenRequest(name="script", scopes=(Scope.READ,), lifetime_days=1, secret_digest=DIGEST)
     return CreateToken.model_validate(attributes() | {"owner": owner, "data": data})
 
 
@@ -103,7 +112,9 @@ async def test_user_who_stays_the_same_is_not_written(
     assert after["ctid"] == before["ctid"]
 
 
-@pytest.mark.parametrize(("name", "password_hash"), [("ADA", None), ("Bob", None), (None, "hash"), ("Ada", "hash")])
+@pytest.mark.parametrize(
+    ("name", "password_hash"), [("ADA", None), ("Bob", None), (None, COSTLIER_HASH), ("Ada", COSTLIER_HASH)]
+)
 async def test_other_letters_and_every_password_are_a_change(
     connections: Connections, database: "Connection[Record]", name: str | None, password_hash: str | None
 ) -> None:
@@ -121,11 +132,11 @@ async def test_password_stays_new_where_the_same_batch_changes_nothing_more(
 ) -> None:
     ada = await registered(connections, database, "Ada")
 
-    batch = [change(ada, password_hash="new"), change(ada, "Ada", credentials_version=2)]
+    batch = [change(ada, password_hash=COSTLIER_HASH), change(ada, "Ada", credentials_version=2)]
     outcomes = await apply_batch(connections, batch)
 
     assert [outcome.http_status for outcome in outcomes] == [200, 200]
-    assert await database.fetchval("select password_hash from users where id = $1", ada) == "new"
+    assert await database.fetchval("select password_hash from users where id = $1", ada) == COSTLIER_HASH
 
 
 async def test_token_that_is_revoked_is_not_made_again_under_its_id(
@@ -140,6 +151,33 @@ async def test_token_that_is_revoked_is_not_made_again_under_its_id(
 
     assert [outcome.http_status for outcome in outcomes] == [204, 422]
     assert not await database.fetchval("select count(*) from personal_tokens")
+
+
+async def test_renewed_hash_replaces_the_old_one_and_outdates_nothing(
+    connections: Connections, database: "Connection[Record]"
+) -> None:
+    ada = await registered(connections, database, "Ada")
+    before = await database.fetchrow("select * from users where id = $1", ada)
+
+    [outcome] = await apply_batch(connections, [renew(ada)])
+
+    after = await database.fetchrow("select * from users where id = $1", ada)
+    assert outcome.status is OutcomeStatus.APPLIED
+    assert before
+    assert after
+    assert dict(after) == dict(before) | {"password_hash": COSTLIER_HASH}
+
+
+async def test_hash_is_not_renewed_once_the_password_is_another(
+    connections: Connections, database: "Connection[Record]"
+) -> None:
+    ada = await registered(connections, database, "Ada")
+    new_password = {"owner": ada, "data": UserChange(password_hash=CHEAP_HASH)}
+
+    outcomes = await apply_batch(connections, [ChangeUser.model_validate(attributes() | new_password), renew(ada)])
+
+    assert [outcome.http_status for outcome in outcomes] == [200, 401]
+    assert await database.fetchval("select password_hash from users where id = $1", ada) == CHEAP_HASH
 
 
 @pytest.mark.parametrize("command", [create(owner=0), delete(1, owner=0), new_token(0)], ids=lambda each: each.type)

@@ -24,10 +24,11 @@ from shared.contracts import (
     Outcome,
     PatchNote,
     RegisterUser,
+    RenewHash,
     ReplaceNote,
     RevokeToken,
 )
-from tests.commands import create, patch, replace
+from tests.commands import CHEAP_HASH, DIGEST, create, patch, replace
 from worker.apply import apply_batch
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
@@ -38,6 +39,7 @@ SLOW_ON_PURPOSE = [HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
 OWNERS = st.sampled_from([1, 2, 99])
 NOTE_IDS = st.integers(1, 6)
 TEXTS = st.sampled_from(["a", "b", "🖋"])
+HASHES = st.sampled_from([CHEAP_HASH, CHEAP_HASH.replace("t=1", "t=2")])
 VERSIONS = st.none() | st.tuples(st.integers(1, 3))
 # Few ids and fingerprints, so that redeliveries and reused keys happen.
 REPEATED_IDS = st.uuids() | st.integers(1, 8).map(lambda number: UUID(int=number))
@@ -50,7 +52,14 @@ OPERATIONS: dict[str, type[Command]] = {
     "patch": PatchNote,
     "delete": DeleteNote,
 }
-ACCOUNTS: tuple[type[Command], ...] = (RegisterUser, ChangeUser, DeleteUser, CreateToken, RevokeToken)
+ACCOUNTS: tuple[type[Command], ...] = (
+    RegisterUser,
+    ChangeUser,
+    RenewHash,
+    DeleteUser,
+    CreateToken,
+    RevokeToken,
+)
 
 STORED = {
     "notes": "*",
@@ -92,7 +101,7 @@ def changes(draw: st.DrawFn, model: type[Command]) -> dict[str, Any]:
     if model in ACCOUNTS:
         return draw(account_changes(model))
     if model is ChangeNotes:
-        return {"items": draw(st.lists(items(), max_size=4))}
+        return {"items": draw(st.lists(items(), min_size=1, max_size=4))}
     if model is CreateNote:
         return {"title": draw(TEXTS), "description": draw(TEXTS)}
     data = {
@@ -117,11 +126,14 @@ def items(draw: st.DrawFn) -> dict[str, Any]:
 @st.composite
 def account_changes(draw: st.DrawFn, model: type[Command]) -> dict[str, Any]:
     if model is RegisterUser:
-        return {"name": draw(NAMES), "password_hash": "hash"}
+        return {"name": draw(NAMES), "password_hash": CHEAP_HASH}
     if model is ChangeUser:
-        return {"name": draw(st.none() | NAMES), "password_hash": draw(st.none() | TEXTS)}
+        return {"name": draw(st.none() | NAMES), "password_hash": draw(st.none() | HASHES)}
     if model is CreateToken:
-        return {"name": draw(TEXTS), "scopes": ["notes:read"], "lifetime_days": 90, "secret_digest": draw(TEXTS)}
+        name = draw(TEXTS)
+        return {"name": name, "scopes": ["notes:read"], "lifetime_days": 90, "secret_digest": DIGEST}
+    if model is RenewHash:
+        return {"password_hash": draw(HASHES)}
     return {} if model is DeleteUser else {"token_id": draw(REPEATED_IDS)}
 
 

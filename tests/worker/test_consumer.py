@@ -12,14 +12,22 @@ from yarl import URL
 
 from dev.backend import Services
 from shared.connections import Connections
-from shared.contracts import COMMANDS_CONTENT_TYPE, Command, CreateNote, encode_batch, encode_command
+from shared.contracts import (
+    COMMANDS_CONTENT_TYPE,
+    LARGEST_MESSAGE_BYTES,
+    Command,
+    CreateNote,
+    encode_batch,
+    encode_command,
+)
 from shared.messaging import Topology
 from tests import harness
 from tests.commands import create
 from tests.harness import eventually
 from tests.proxy import proxy_to
 from worker import fold, handlers
-from worker.consumer import Consumer
+from worker.consumer import HELD_BYTES, Consumer, prefetch
+from worker.deliveries import BATCH_BYTES
 from worker.handlers import Decision
 from worker.settings import WorkerSettings
 
@@ -235,3 +243,37 @@ async def _next(queue: aio_pika.abc.AbstractQueue) -> bytes:
         return await queue.get(fail=False, no_ack=True)
 
     return (await eventually(message)).body
+
+
+@pytest.mark.parametrize("partitions", [1, 2, 8, 16, 100, 170])
+@pytest.mark.parametrize("wanted", [1, 20, 1000])
+def test_worker_prefetches_no_more_of_the_largest_messages_than_its_memory_holds(
+    worker_settings: WorkerSettings, partitions: int, wanted: int
+) -> None:
+    settings = worker_settings.model_copy(update={"partitions": partitions, "prefetch_messages": wanted})
+
+    assert 1 <= prefetch(settings) <= wanted
+    assert prefetch(settings) * partitions * LARGEST_MESSAGE_BYTES <= HELD_BYTES
+
+
+def test_default_settings_prefetch_what_they_say(worker_settings: WorkerSettings) -> None:
+    fields = WorkerSettings.model_fields
+    settings = worker_settings.model_copy(update={"partitions": fields["partitions"].default})
+
+    assert prefetch(settings) == settings.prefetch_messages == fields["prefetch_messages"].default
+
+
+async def test_batch_takes_no_more_messages_once_it_has_its_bytes(
+    publish: Publish, database: "Connection[Record]", worker_settings: WorkerSettings
+) -> None:
+    for number in range(12):
+        await publish(encoded([create(f"{number}", "x" * 1_000_000)]))
+
+    async with harness.worker(worker_settings):
+        await eventually(lambda: _equals(database, {"applied": 12}))
+
+    transactions = await database.fetch("select count(*) from notes group by xmin::text")
+    assert max(row["count"] for row in transactions) <= BATCH_BYTES // 1_000_000 + 1
+    assert [row["title"] for row in await database.fetch("select title from notes order by id")] == [
+        f"{number}" for number in range(12)
+    ]

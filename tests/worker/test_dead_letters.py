@@ -11,13 +11,17 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
 
+import aio_pika
 import httpx
 import pytest
+from aio_pika.exceptions import ChannelPreconditionFailed
 from asyncpg import Connection, Record
 
+from dev.backend import Services
 from gateway.settings import GatewaySettings
 from shared.connections import Connections
-from shared.contracts import BadCommand, Command, CreateItem, DeleteItem, PatchItem
+from shared.contracts import BadCommand, Command, CreateItem, DeleteItem, PatchItem, encode_batch, encode_command
+from shared.messaging import Topology
 from tests import harness
 from tests.commands import create, delete, replace, several
 from tests.harness import eventually
@@ -413,3 +417,44 @@ def run(settings: WorkerSettings, *arguments: str) -> "subprocess.CompletedProce
 async def state(client: httpx.AsyncClient, url: str) -> tuple[str, int]:
     told = (await client.get(url)).json()
     return told["status"], told["answer"]["status"]
+
+
+@pytest.mark.usefixtures("worker")
+async def test_replay_that_another_user_has_published_is_an_ordinary_delivery(
+    servers: Services, worker_settings: WorkerSettings, connections: Connections, operator: Operator
+) -> None:
+    if not servers.has_broker_users:
+        pytest.skip("INKWELL_BROKER_URL names a RabbitMQ in which there is one user for both services")
+    failed, topology = create("forged"), Topology.of(worker_settings)
+    await fail(connections, failed)
+    replay = dead_letters.replay_of(encode_command(failed).decode(), datetime.now(UTC), force=True)
+    async with await aio_pika.connect(servers.broker_url_of("gateway")) as connection:
+        channel = await connection.channel()
+        exchange = await channel.get_exchange(topology.commands_exchange, ensure=False)
+        for user in (None, "inkwell_gateway"):
+            message = aio_pika.Message(encode_batch([replay]), user_id=user)
+            await exchange.publish(message, topology.command_queue(0))
+        forged = aio_pika.Message(encode_batch([replay]), user_id="inkwell_worker")
+        with pytest.raises(ChannelPreconditionFailed):  # the broker does not believe it
+            await exchange.publish(forged, topology.command_queue(0))
+
+    async with await aio_pika.connect(servers.broker_url_of("worker")) as connection:
+        channel = await connection.channel()
+        good = aio_pika.Message(encode_batch([encode_command(create("behind it"))]))
+        await channel.default_exchange.publish(good, topology.command_queue(0))
+    async with connections.one() as session:
+        await eventually(lambda: session.fetchval("select count(*) from notes where title = 'behind it'"))
+        assert not await session.fetchval("select count(*) from notes where title = 'forged'")
+
+    code, [row], _ = await operator("dead-letters", "replay", failed.id)
+    assert (code, row["result"]) == (0, "applied")
+
+
+def test_replay_is_no_larger_than_what_the_gateway_sent() -> None:
+    text = "🖋\ud800".encode(errors="surrogatepass").decode(errors="surrogatepass")
+    content = json.dumps({"data": {"title": text * 1000}})
+
+    replay = dead_letters.replay_of(content, datetime.now(UTC), force=False)
+
+    assert json.loads(replay)["data"] == json.loads(content)["data"]
+    assert len(replay) < 1000 * 10 + 200

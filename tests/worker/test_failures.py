@@ -3,12 +3,12 @@
 from datetime import UTC, datetime
 
 import pytest
-from asyncpg import Connection, InsufficientPrivilegeError, Record
+from asyncpg import Connection, InsufficientPrivilegeError, QueryCanceledError, Record
 
 from shared.connections import Connections
 from tests.commands import create, replace
 from worker.apply import apply_batch, mark_attempt, record_failure
-from worker.failures import MAX_LIVES, Settlement, kind_of
+from worker.failures import MAX_LIVES, Settlement, describe, kind_of
 
 
 @pytest.mark.parametrize("lives", [MAX_LIVES - 1, MAX_LIVES])
@@ -40,6 +40,17 @@ async def test_transient_failure_does_not_count_as_a_death_however_many_workers_
     [outcome] = await Settlement(connections).settle_carefully([command])
 
     assert outcome.status == "applied"
+
+
+async def test_postgres_says_why_a_batch_took_too_long(
+    connections: Connections, database: "Connection[Record]"
+) -> None:
+    async with database.transaction():
+        await database.execute("lock table notes in access exclusive mode")
+        with pytest.raises(QueryCanceledError) as caught:
+            await Settlement(connections).settle([replace(1)])
+
+    assert describe(caught.value) == "QueryCanceledError 57014: canceling statement due to statement timeout"
 
 
 async def test_command_that_failed_and_comes_again_keeps_its_outcome(connections: Connections) -> None:

@@ -13,7 +13,7 @@ from sqlalchemy import make_url
 
 from shared.connections import Connections
 from shared.contracts import CreateToken, DeleteUser
-from tests.commands import attributes, create
+from tests.commands import DIGEST, attributes, create
 from tests.harness import eventually
 from tests.proxy import proxy_to
 from worker import housekeeping
@@ -210,7 +210,7 @@ async def test_personal_tokens_are_forgotten_when_they_have_long_expired(
 
 
 def token(**envelope: Any) -> CreateToken:
-    data = {"name": "backup", "scopes": ["notes:read"], "lifetime_days": 1, "secret_digest": "digest"}
+    data = {"name": "backup", "scopes": ["notes:read"], "lifetime_days": 1, "secret_digest": DIGEST}
     return CreateToken.model_validate(attributes() | envelope | {"data": data})
 
 

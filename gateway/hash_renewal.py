@@ -1,0 +1,62 @@
+"""Hashes a password anew, once its user has signed in, where the stored hash costs less than today's.
+
+Nobody waits for it: what fails is tried again at the next login. It is a command like any other; the worker drops it
+where the password has changed meanwhile.
+"""
+
+import asyncio
+from datetime import UTC, datetime
+from uuid import uuid4
+
+import structlog
+from pydantic import SecretStr
+from uuid_utils.compat import uuid7
+
+from gateway.errors import ProblemError
+from gateway.passwords import Passwords
+from gateway.publisher import NotAcceptedError, Publisher, UnconfirmedError
+from gateway.queries import Login
+from gateway.replies import Replies
+from shared.contracts import RenewedHash, RenewHash
+
+log = structlog.get_logger()
+
+
+class HashRenewal:
+    """Renews one hash of a user at a time."""
+
+    def __init__(self, passwords: Passwords, publisher: Publisher, replies: Replies) -> None:
+        self._passwords = passwords
+        self._publisher = publisher
+        self._replies = replies
+        self._renewing: dict[int, asyncio.Task[None]] = {}
+        """By owner."""
+
+    def begin(self, login: Login, password: SecretStr) -> None:
+        """Renews the hash of a user who has signed in with this password, if it is too cheap, and returns at once."""
+        if not self._passwords.is_too_cheap(login.password_hash or "") or login.owner in self._renewing:
+            return
+        self._renewing[login.owner] = asyncio.create_task(self._renew(login, password))
+        self._renewing[login.owner].add_done_callback(lambda _: self._renewing.pop(login.owner))
+
+    def close(self) -> None:
+        """Gives up what is under way."""
+        for task in self._renewing.values():
+            task.cancel()
+
+    async def _renew(self, login: Login, password: SecretStr) -> None:
+        try:
+            data = RenewedHash(password_hash=await self._passwords.hash(password))
+            command = RenewHash(
+                id=uuid7(),
+                time=datetime.now(UTC),
+                owner=login.owner,
+                credentials_version=login.credentials_version,
+                fingerprint=uuid4().hex,  # no request repeats it
+                attempt_id=uuid4(),
+                data=data,
+            )
+            with self._replies.expected(command) as attempt:
+                await self._publisher.publish(attempt)
+        except (ProblemError, NotAcceptedError, UnconfirmedError) as error:
+            log.info("password's hash not renewed; the next login tries again", error=type(error).__name__)

@@ -1,0 +1,57 @@
+"""What a log line says of an error: its class, its code and its text, never what users wrote and never a secret."""
+
+import re
+
+import aiormq.channel
+import aiormq.connection
+import asyncpg
+from aio_pika.exceptions import AMQPError, DeliveryError
+from pamqp.commands import Basic
+
+MAX_CHARACTERS = 300
+QUOTING_CLASSES = ("22", "23", "P0")
+"""Classes of SQLSTATEs whose texts may quote what users wrote: data, constraints, and whatever a trigger raises."""
+REPLY_CODES: dict[type[AMQPError], int] = {
+    error: code
+    for mapping in (aiormq.connection.EXCEPTION_MAPPING, aiormq.channel.EXCEPTION_MAPPING)
+    for code, error in mapping.items()
+}
+_CREDENTIALS = re.compile(r"//[^\s/@]*@")
+
+
+def describe(error: BaseException) -> str:
+    """The error in one line, with the SQLSTATE or the broker's reply code where it has one."""
+    kind, text = type(error).__name__, _text_of(error)
+    code = _code_of(error)
+    return f"{kind}{f' {code}' if code else ''}{f': {text}' if text else ''}"
+
+
+def _code_of(error: BaseException) -> str | int | None:
+    match error:
+        case asyncpg.PostgresError():
+            return error.sqlstate
+        case DeliveryError(frame=Basic.Return() as returned):
+            return returned.reply_code
+        case AMQPError():
+            return REPLY_CODES.get(type(error))
+        case _:
+            return None
+
+
+def _text_of(error: BaseException) -> str:
+    match error:
+        case asyncpg.PostgresError() if str(error.sqlstate).startswith(QUOTING_CLASSES):
+            return error.constraint_name or ""
+        case asyncpg.PostgresError():  # its `str` has the DETAIL, which has rows
+            text = error.message
+        case DeliveryError(frame=Basic.Return() as returned):
+            text = returned.reply_text
+        case DeliveryError():
+            return "the broker has refused the message"
+        case TimeoutError() if not str(error):
+            return "no answer in time"
+        case asyncpg.InterfaceError() | asyncpg.InternalClientError() | AMQPError() | OSError():
+            text = str(error)
+        case _:
+            return ""
+    return _CREDENTIALS.sub("//", " ".join(str(text or "").split()))[:MAX_CHARACTERS]

@@ -1,0 +1,102 @@
+"""Remakes a command queue that was made otherwise, and keeps its messages: `python -m worker queues remake N`.
+
+They wait in a parking queue meanwhile. While there is one, no worker consumes the partition and the exchange routes
+nothing to it, so that what was accepted first is applied first. Interrupted, it goes on when it is run again.
+"""
+
+import asyncio
+
+from aio_pika import DeliveryMode, Message
+from aio_pika.abc import AbstractChannel, AbstractIncomingMessage
+
+from shared.messaging import (
+    Topology,
+    kept_however_often_delivered,
+    open_connection,
+    user_of,
+)
+from shared.queues import WrongQueueError, declare_queue, exists
+from worker.settings import WorkerSettings
+
+STEP_TIMEOUT_SECONDS = 10.0
+CONSUMER_CHECKS, CONSUMER_CHECK_SECONDS = 10, 0.2
+PREFETCH_MESSAGES = 20
+
+
+class StillConsumedError(Exception):
+    """Somebody consumes the queue, who may have messages of it that nobody else would ever get."""
+
+
+async def remake(settings: WorkerSettings, partition: int) -> int:
+    """Remakes a partition's queue unless it is right; how many messages it has moved for that.
+
+    Raises StillConsumedError or a broker error; then it can be run again.
+    """
+    topology = Topology.of(settings)
+    queue, parking = topology.command_queue(partition), topology.parking_queue(partition)
+    async with open_connection(settings.broker_url, "inkwell-worker remaking a queue") as connection:
+        channel = await connection.channel(publisher_confirms=True, on_return_raises=True)
+        if not await is_right(channel, topology, partition):
+            await require_no_consumer(channel, queue)
+            await declare_queue(channel, parking, await kept_however_often_delivered(channel))
+            await (await channel.get_queue(queue)).unbind(topology.commands_exchange, queue)
+            await move(channel, queue, parking, user_of(settings.broker_url))
+            await require_no_consumer(channel, queue)
+            await channel.queue_delete(queue)
+            await topology.declare_command_queue(channel, partition)
+        moved = 0
+        if await exists(channel, queue=parking):
+            moved = await move(channel, parking, queue, user_of(settings.broker_url))
+            await channel.queue_delete(parking)
+        await topology.declare_partition(channel, partition)
+    return moved
+
+
+async def is_right(channel: AbstractChannel, topology: Topology, partition: int) -> bool:
+    """Whether the partition's queue was made as it should be; one that is missing is made so."""
+    try:
+        return not await topology.declare_command_queue(channel, partition)
+    except WrongQueueError:
+        return False
+
+
+async def require_no_consumer(channel: AbstractChannel, queue: str) -> None:
+    """Raises StillConsumedError where the queue has a consumer, also one that has just gone."""
+    for _ in range(CONSUMER_CHECKS):
+        if not (await channel.declare_queue(queue, passive=True)).declaration_result.consumer_count:
+            return
+        await asyncio.sleep(CONSUMER_CHECK_SECONDS)
+    raise StillConsumedError
+
+
+async def move(channel: AbstractChannel, source: str, target: str, user: str) -> int:
+    """Moves every message of a queue to the end of another one; how many they were."""
+    moved = 0
+    await channel.set_qos(prefetch_count=PREFETCH_MESSAGES)
+    queue = await channel.get_queue(source, ensure=False)
+    while waiting := (await channel.declare_queue(source, passive=True)).declaration_result.message_count:
+        # Not `basic.get`, which a quorum queue with a single active consumer does not know.
+        async with queue.iterator(timeout=STEP_TIMEOUT_SECONDS) as messages:
+            async for message in messages:
+                await channel.default_exchange.publish(
+                    copy_of(message, user), target, mandatory=True, timeout=STEP_TIMEOUT_SECONDS
+                )
+                await message.ack()
+                moved += 1
+                waiting -= 1
+                if not waiting:
+                    break
+    return moved
+
+
+def copy_of(message: AbstractIncomingMessage, user: str) -> Message:
+    """The message once more; that another user has sent it, the broker would not believe."""
+    return Message(
+        message.body,
+        content_type=message.content_type,
+        delivery_mode=DeliveryMode.PERSISTENT,
+        timestamp=message.timestamp,
+        reply_to=message.reply_to,
+        type=message.type,
+        user_id=user if message.user_id == user else None,
+    )
