@@ -1,5 +1,5 @@
 #!/bin/sh
-# `healthy.sh COMMAND…` is the containers' health check: well where the command succeeds. (docs/decisions/0023)
+# `healthy.sh COMMAND…` is the containers' health check: well where the command succeeds. (docs/decisions/0020)
 # To have a check started costs more than to check. So one that finds well what was well already stays for a minute and
 # looks again and again; the first success and every failure are told at once.
 was_well=/dev/shm/was-well # gone with the container's processes
