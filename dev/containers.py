@@ -16,7 +16,7 @@ from dev.definitions import ADMINISTRATOR, definitions_for_tests
 from shared.contracts import LARGEST_MESSAGE_BYTES
 
 IMAGES = {"POSTGRES_IMAGE": "postgres:18", "RABBITMQ_IMAGE": "rabbitmq:4.3-management"}
-"""What the servers for a block are made of, unless a variable of this name says otherwise; Compose has its own."""
+"""Images of the test servers; an environment variable of the same name overrides one. Compose names its own."""
 COMPOSE = ["docker", "compose", "--project-directory", str(ROOT)]
 ENGINE_TIMEOUT_SECONDS = 15
 WITH_DEFINITIONS = """
@@ -50,7 +50,7 @@ def no_stack(given: Services | None) -> str | None:
 
 
 def image(name: str) -> str:
-    """The image of a server: `POSTGRES_IMAGE` or `RABBITMQ_IMAGE`."""
+    """The image for `POSTGRES_IMAGE` or `RABBITMQ_IMAGE`."""
     return os.environ.get(name) or IMAGES[name]
 
 
@@ -142,4 +142,4 @@ def logs() -> NoReturn:
 def _compose(*arguments: str) -> None:
     if subprocess.call([*COMPOSE, *arguments]):
         subprocess.call([*COMPOSE, "logs", "--tail=3"])
-        raise UnavailableError(f"`docker compose {arguments[0]}` has failed; the end of each log is above")
+        raise UnavailableError(f"`docker compose {arguments[0]}` failed; the end of each log is above")

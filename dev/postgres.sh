@@ -1,12 +1,12 @@
 #!/bin/sh
-# Starts Postgres, but not an empty one where the volume holds the data of another version: that would look like a loss.
+# Starts Postgres, unless the volume holds the data of another version: an empty database would look like data loss.
 set -eu
 volume=/var/lib/postgresql
 if [ ! -s "$PGDATA/PG_VERSION" ]; then
   for folder in "$volume" "$volume/data" "$volume/pgdata" "$volume"/*/docker "$volume"/data-*; do
     if [ -s "$folder/PG_VERSION" ]; then
-      echo "Postgres $PG_MAJOR is not started: its volume holds the data of Postgres $(cat "$folder/PG_VERSION"), in $folder." \
-        "They are untouched. docs/operations.md, \"From Postgres 17 to 18\", says how to take them over." >&2
+      echo "Postgres $PG_MAJOR does not start: its volume holds the data of Postgres $(cat "$folder/PG_VERSION"), in $folder." \
+        "They are untouched. docs/operations.md, \"From Postgres 17 to 18\", says how to migrate them." >&2
       exit 1
     fi
   done

@@ -1,5 +1,6 @@
 #!/bin/sh
-# Prints rabbitmq-env.conf, for the server and its tools: where the host's name leads to IPv6 alone, Erlang must be told.
+# Prints rabbitmq-env.conf for the server and its tools: Erlang uses IPv6 only if configured to, so it is configured where
+# the host's name has no IPv4 address.
 if ! getent ahostsv4 "$(hostname)" >/dev/null; then
   echo '{inet6, true}.' >/etc/rabbitmq/inkwell/erl_inetrc
   cat <<'END'

@@ -15,7 +15,7 @@ from fastapi import FastAPI
 from gateway.app import create_app
 from gateway.dependencies import Gateway
 from gateway.doctor import examine
-from gateway.protocol import protocol_for
+from gateway.protocol import build_protocol
 from gateway.settings import GatewaySettings
 from shared.database import EXIT_SCHEMA_BEHIND, SchemaBehindError, check_schema
 from shared.errors import describe
@@ -43,16 +43,16 @@ def main() -> None:
         sys.exit(EXIT_SCHEMA_BEHIND)
     sockets = open_sockets(settings.host, settings.port, "INKWELL_PORT")
     app = create_app(settings)
-    GatewayServer(server_config(app, settings), app, settings.drain_delay_seconds).run(sockets)
+    GatewayServer(build_server_config(app, settings), app, settings.drain_delay_seconds).run(sockets)
     shut_down_tracing()
 
 
-def server_config(app: FastAPI, settings: GatewaySettings) -> uvicorn.Config:
-    """How uvicorn serves the app."""
+def build_server_config(app: FastAPI, settings: GatewaySettings) -> uvicorn.Config:
+    """Uvicorn's configuration for the app."""
     return uvicorn.Config(
         app,
         loop="uvloop",
-        http=protocol_for(settings),
+        http=build_protocol(settings),
         ws="none",
         root_path=settings.prefix,
         log_config=None,

@@ -25,7 +25,7 @@ Seconds = Annotated[int, Field(ge=0, le=2**63 - 1)]
 
 
 class Header(BaseModel, strict=True, extra="forbid"):
-    """A token's header, exactly as a gateway makes it."""
+    """A token's header; any other member makes the token invalid."""
 
     alg: Literal["HS256"]
     typ: Literal["at+jwt"]
@@ -33,7 +33,7 @@ class Header(BaseModel, strict=True, extra="forbid"):
 
 
 class Claims(BaseModel, strict=True):
-    """A token's claims as gateways make them; claims of later versions are ignored."""
+    """A token's claims; unknown claims, which a later version may add, are ignored."""
 
     exp: Seconds
     iat: Seconds
@@ -75,10 +75,10 @@ class AccessTokens:
 
     def read(self, token: str) -> Caller:
         """Who holds the token; raises ProblemError 401 where it is not valid by itself."""
-        if "=" in token:  # padding, which PyJWT takes: a token has one spelling
+        if "=" in token:  # PyJWT accepts padding, but a token has only one encoding
             raise invalid_token()
         try:
-            # Before PyJWT reads it: JSON that is nested as deeply as it likes is refused here.
+            # PyJWT would parse the header with `json`, which raises RecursionError on deep nesting.
             header = Header.model_validate_json(urlsafe_b64decode(token.partition(".")[0] + "=="))
             payload = self._signatures.decode(token, self._keys[header.kid], [ALGORITHM])
             claims = Claims.model_validate_json(payload)

@@ -45,7 +45,7 @@ class CommandUrls:
         return f"{self._prefix}{self._signer.sign(base64_encode(head + command.fingerprint.encode())).decode()}"
 
     def read(self, token: str) -> CommandTicket | None:
-        """What the URL holds; None unless this deployment signed it, and spelt it so."""
+        """The URL's content; None unless this deployment signed it and encoded it exactly so."""
         try:
             ticket = base64_decode(self._signer.unsign(token))
             signature = base64_decode(token.rpartition(".")[2])

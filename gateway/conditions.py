@@ -1,6 +1,6 @@
 """Entity tags and the conditions on them: `ETag`, `If-Match` and `If-None-Match` (RFC 9110 §8.8.3 and §13).
 
-A tag counts also as a proxy has changed it that compresses: weak, or with the coding's name as a suffix.
+Accepts tags that a compressing proxy has changed: made weak, or suffixed with the content coding.
 """
 
 import re
@@ -15,7 +15,7 @@ from shared.contracts import Preconditions
 
 _TAG = re.compile(r'(?:W/)?"([\x21\x23-\x7e\x80-\xff]*)"')
 _SUFFIX = re.compile(r"--?(?:gzip|br|zstd|deflate)$")
-"""What Apache and Caddy append within the quotes, and Jetty with two hyphens."""
+"""Apache and Caddy append it within the quotes; Jetty uses two hyphens."""
 _LIST = re.compile(rf"[ \t]*(?:{_TAG.pattern}[ \t]*)?(?:,[ \t]*(?:{_TAG.pattern}[ \t]*)?)*")
 """Tags with commas between them; some elements may be empty (RFC 9110 §5.6.1.2)."""
 _VERSION = re.compile(r"[1-9][0-9]{0,9}")
@@ -28,7 +28,7 @@ def etag(version: int) -> str:
 
 
 def not_modified(request: Request, tag: str) -> bool:
-    """Whether the client has what the tag stands for."""
+    """Whether the client already has the representation with this tag."""
     header = _header(request, "if-none-match")
     if header is None:
         return False
@@ -104,7 +104,7 @@ def _header(request: Request, name: str) -> str | None:
 
 
 def _tags(name: str, header: str) -> list[str]:
-    """The entity tags of a header as this gateway gave them, without their quotes; raises ProblemError 400."""
+    """The entity tags of a header, unquoted and without a proxy's suffix; raises ProblemError 400."""
     tags: list[str] = _TAG.findall(header) if _LIST.fullmatch(header) else []
     if not tags:
         raise invalid_header(name, 'a list of entity tags such as "3", or *')
@@ -114,6 +114,6 @@ def _tags(name: str, header: str) -> list[str]:
 def _versions(name: str, header: str | None) -> tuple[int, ...]:
     """The versions that the tags stand for; a tag that no note can have stands for none.
 
-    Weak tags count in `If-Match` too, against RFC 9110 §13.1.1: a version names one text, however it is encoded.
+    Weak tags match in `If-Match` too, contrary to RFC 9110 §13.1.1: a version has one text in every encoding.
     """
     return tuple(int(tag) for tag in _tags(name, header or "") if _VERSION.fullmatch(tag))

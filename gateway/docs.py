@@ -21,7 +21,7 @@ FOR_EVER = {"Cache-Control": "public, max-age=31536000, immutable"}
 
 
 def install_docs(app: FastAPI, root_path: str) -> None:
-    """Serves /docs and what it loads, which the page asks for with the prefix of the path."""
+    """Serves /docs and its files; the page loads them from below `root_path`."""
     folder = f"/docs/{metadata.version(PACKAGE)}"
     files_url = root_path + folder
     page = get_swagger_ui_html(

@@ -161,7 +161,7 @@ def unauthenticated(code: str, detail: str) -> ProblemError:
 
 def overloaded(advice: str = "Repeat it later") -> ProblemError:
     """503: the request has no effect, because too many wait already."""
-    detail = f"Too many requests wait already: this one has no effect. {advice}"
+    detail = f"Too many requests are waiting: this one has no effect. {advice}"
     return ProblemError(HTTPStatus.SERVICE_UNAVAILABLE, "overloaded", detail, headers=retry_after())
 
 

@@ -1,7 +1,7 @@
-"""Hashes a password anew, once its user has signed in, where the stored hash costs less than today's.
+"""Rehashes a user's password after a login if the stored hash is cheaper than the current parameters.
 
-Nobody waits for it: what fails is tried again at the next login. It is a command like any other; the worker drops it
-where the password has changed meanwhile.
+Runs in the background; a failure is retried at the next login. The new hash travels as a command, which the worker
+rejects if the password has changed meanwhile.
 """
 
 import asyncio
@@ -23,7 +23,7 @@ log = structlog.get_logger()
 
 
 class HashRenewal:
-    """Renews one hash of a user at a time."""
+    """Renews password hashes, at most one per user at a time."""
 
     def __init__(self, passwords: Passwords, publisher: Publisher, replies: Replies) -> None:
         self._passwords = passwords
@@ -33,14 +33,14 @@ class HashRenewal:
         """By owner."""
 
     def begin(self, login: Login, password: SecretStr) -> None:
-        """Renews the hash of a user who has signed in with this password, if it is too cheap, and returns at once."""
+        """Start renewing the hash of a user who has signed in with this password, if it is too cheap."""
         if not self._passwords.is_too_cheap(login.password_hash or "") or login.owner in self._renewing:
             return
         self._renewing[login.owner] = asyncio.create_task(self._renew(login, password))
         self._renewing[login.owner].add_done_callback(lambda _: self._renewing.pop(login.owner))
 
     def close(self) -> None:
-        """Gives up what is under way."""
+        """Cancel the renewals in progress."""
         for task in self._renewing.values():
             task.cancel()
 
@@ -52,7 +52,7 @@ class HashRenewal:
                 time=datetime.now(UTC),
                 owner=login.owner,
                 credentials_version=login.credentials_version,
-                fingerprint=uuid4().hex,  # no request repeats it
+                fingerprint=uuid4().hex,  # unique: no request repeats it
                 attempt_id=uuid4(),
                 data=data,
             )

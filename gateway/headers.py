@@ -32,8 +32,8 @@ REVALIDATED: Headers = ((b"cache-control", b"private, no-cache"), (b"vary", b"Au
 NOT_STORED: Headers = ((b"cache-control", b"no-store"), (b"vary", b"Authorization, Prefer"))
 """Of everything else."""
 
-WANTED_LIMIT_CHARACTERS = 2048
-"""Names of headers in a preflight; the answer repeats them, and a proxy has little room for it."""
+REQUESTED_HEADERS_LIMIT_CHARACTERS = 2048
+"""Limit on `Access-Control-Request-Headers`; the answer echoes it, and proxies limit response headers."""
 ALLOWED_METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE")
 
 
@@ -92,7 +92,7 @@ def came_over_https(scope: Scope) -> bool:
 
 
 class CrossOriginRequests(CORSMiddleware):
-    """Lets pages of some origins send any header and see every answer; credentials are bearer tokens, never cookies."""
+    """CORS: pages of the given origins may send any header; credentials are bearer tokens, never cookies."""
 
     def __init__(self, app: ASGIApp, origins: Collection[str]) -> None:
         super().__init__(
@@ -105,11 +105,11 @@ class CrossOriginRequests(CORSMiddleware):
         )
 
     def preflight_response(self, request_headers: RequestHeaders) -> Response:
-        """Answer a preflight; a refusal is a problem."""
+        """Answer a preflight; a rejection is a problem document."""
         response = super().preflight_response(request_headers)
         wanted = request_headers.get("access-control-request-headers", "")
-        if len(wanted) > WANTED_LIMIT_CHARACTERS:
-            detail = f"The headers that are asked for take more than {WANTED_LIMIT_CHARACTERS} characters"
+        if len(wanted) > REQUESTED_HEADERS_LIMIT_CHARACTERS:
+            detail = f"Access-Control-Request-Headers is longer than {REQUESTED_HEADERS_LIMIT_CHARACTERS} characters"
             return ProblemError(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, "headers_too_large", detail).response()
         if wanted:
             response.headers["Access-Control-Allow-Headers"] = ", ".join(map(str.strip, wanted.split(",")))

@@ -18,7 +18,7 @@ PING_TIMEOUT_SECONDS = 1.0
 
 
 class ProbeRoute(PlainRoute):
-    """A probe's route; whatever probes may add to its URL, it answers."""
+    """A probe's route; ignores any query, since some probes add one."""
 
     ignores_query = True
 

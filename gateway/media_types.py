@@ -1,4 +1,4 @@
-"""How a request declares its body: the media type, the charset and the content coding (RFC 9110 §8.3 and §8.4)."""
+"""Media type, charset and content coding of a request body (RFC 9110 §8.3 and §8.4)."""
 
 import re
 from encodings import normalize_encoding
@@ -12,16 +12,16 @@ from gateway.errors import ProblemError
 _TOKEN = r"[!#$%&'*+.^_`|~0-9A-Za-z-]+"  # noqa: S105 - no secret
 _QUOTED = r'"(?:[^"\\]|\\.)*"'
 _PARAMETER = re.compile(rf"({_TOKEN})=(?:({_TOKEN})|({_QUOTED}))")
-# Possessive, or white space between semicolons could be divided in exponentially many ways.
+# Possessive quantifiers: white space between semicolons would cause exponential backtracking.
 _MEDIA_TYPE = re.compile(rf"[ \t]*+({_TOKEN}/{_TOKEN})((?:[ \t]*+;[ \t]*+(?:{_PARAMETER.pattern})?+)*+)[ \t]*+")
 _UTF_8 = {"utf_8", *(alias for alias, codec in aliases.items() if codec == "utf_8")}
-"""What `codecs.lookup` takes for UTF-8. It is not asked, since it remembers every name that a client invents."""
+"""The names of UTF-8 that `codecs.lookup` knows; the lookup itself caches every name that a client invents."""
 
 
-def media_type_of(request: Request) -> str | None:
-    """The media type of the body in lower case; None where it is not declared once, or not to be UTF-8.
+def parse_media_type(request: Request) -> str | None:
+    """The body's media type in lower case; None unless it is declared exactly once, with no charset but UTF-8.
 
-    Parameters other than `charset` are ignored: they mean nothing for JSON or a form.
+    Other parameters are ignored: they mean nothing for JSON or a form.
     """
     declared = request.headers.getlist("content-type")
     parsed = _MEDIA_TYPE.fullmatch(declared[0]) if len(declared) == 1 else None
@@ -34,18 +34,18 @@ def media_type_of(request: Request) -> str | None:
 
 
 def is_utf_8(charset: str) -> bool:
-    """Whether a charset is UTF-8, by any of its names."""
+    """Whether a charset name is an alias of UTF-8."""
     return charset.isascii() and normalize_encoding(charset).lower() in _UTF_8
 
 
-def refuse_coded_body(request: Request) -> None:
-    """Raises ProblemError 415 where the body is compressed, or coded in any other way."""
+def reject_encoded_body(request: Request) -> None:
+    """Raises ProblemError 415 if the body has a content coding, such as gzip."""
     codings = ",".join(request.headers.getlist("content-encoding")).lower().split(",")
     if any(coding.strip() not in ("", "identity") for coding in codings):
-        detail = "Send the body as it is, without a content coding"
+        detail = "Send the body without a content coding"
         raise unsupported_media_type(detail, {"Accept-Encoding": "identity"})
 
 
 def unsupported_media_type(detail: str, headers: dict[str, str] | None = None) -> ProblemError:
-    """415."""
+    """415 `unsupported_media_type`."""
     return ProblemError(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "unsupported_media_type", detail, headers=headers)

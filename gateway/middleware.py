@@ -19,14 +19,14 @@ PORT = re.compile(r":\d*$")
 
 
 def route_path(scope: Scope) -> str:
-    """The path without the prefix that a proxy has it under, if there is one."""
+    """The path without the `root_path`, whether or not the proxy has removed it."""
     path: str = scope["path"]
     rest = path.removeprefix(scope["root_path"])
     return rest if rest.startswith("/") else path or "/"
 
 
 class UniformRequests:
-    """Serves each path with and without its prefix and its trailing slash, and HEAD wherever GET.
+    """Serves each path with and without the `root_path` and a trailing slash, and HEAD wherever GET.
 
     The server drops HEAD's body.
     """

@@ -23,8 +23,8 @@ Responses = dict[int | str, Part]
 DESCRIPTION = """\
 A write is answered with its outcome, or with 202 and the URL of its command. Every error is a problem (RFC 9457);
 its `code` is stable, `title` and `detail` are for people. A path that is not here is 404 `not_found`, a method that a
-path lacks 405 `method_not_allowed` with `Allow`, and any other refusal by the web framework `bad_request`. A query
-parameter that is not here is 422 `validation_failed`, of every operation but the probes.
+path lacks 405 `method_not_allowed` with `Allow`, and any other refusal by the web framework `bad_request`. An unknown
+query parameter is 422 `validation_failed`; only the probes ignore it.
 
 Every path works with and without its trailing slash, and HEAD wherever GET does. `Cache-Control` tells what may be
 stored; an answer with a token never may.
@@ -70,15 +70,15 @@ CODES = {
     "headers_too_large": (431, "The headers are over the limit"),
     "command_failed": (500, "Accepted, no effect, kept for an operator; `command` is its URL"),
     "internal_error": (500, "A bug in the gateway, which it has logged"),
-    "not_accepted": (503, "This request certainly has no effect: the broker did not take it. Repeat it, with its key"),
-    "overloaded": (503, "This request certainly has no effect: too many wait. Repeat it later, with its key"),
+    "not_accepted": (503, "The broker did not accept the write: this request has no effect. Repeat it, with its key"),
+    "overloaded": (503, "Too many requests are waiting: this one has no effect. Repeat it later, with its key"),
     "database_unavailable": (503, "Postgres does not answer; try again"),
     "unconfirmed": (504, "Unknown: repeat it with its key, or ask `command`, its URL"),
 }
 """The status and the meaning of each code that an operation may answer with."""
 
 HEADERS = {
-    "Accept-Encoding": "The content codings that a body may have, where it had another",
+    "Accept-Encoding": "The content codings that a request body may have, if it had another",
     "Accept-Patch": "The media types that a patch may have",
     "ETag": "The entity tag of what was answered or, with 412, of the note as it is",
     "Idempotent-Replayed": "`true` where this is the outcome of an earlier request with the same key",
@@ -103,7 +103,7 @@ CODE_HEADERS = {
     "unconfirmed": ["Retry-After"],
 }
 POSSIBLE_HEADERS = {"unsupported_media_type": ["Accept-Encoding"]}
-"""Those that an answer with the code may have, besides those of `CODE_HEADERS`, which it always has."""
+"""Headers that an answer with the code may have; those of `CODE_HEADERS` it always has."""
 OUTCOMES: set[str] = {"command_failed", "idempotency_key_spent", *Rejection} - {
     Rejection.IDEMPOTENCY_KEY_REUSED,
     Rejection.CREDENTIALS_OUTDATED,
@@ -167,12 +167,12 @@ def _command(*codes: str) -> Responses:
 
 
 WRITTEN = ("Preference-Applied", "Idempotent-Replayed")
-WITHOUT_BODY = "without a body, as preferred, or because the credentials lack `notes:read`"
+WITHOUT_BODY = "no body, as preferred or because the credentials lack `notes:read`"
 BODY = ("invalid_json", "request_timeout", "unsupported_media_type")
 CHANGE = ("note_not_found", "precondition_failed", "precondition_required")
 CHANGED: Responses = {
     200: answer("The note as it is now", "ETag", *WRITTEN),
-    204: answer(f"It has happened; {WITHOUT_BODY}", "ETag", *WRITTEN),
+    204: answer(f"The note has been changed; {WITHOUT_BODY}", "ETag", *WRITTEN),
 }
 PATCH = problems("unsupported_media_type", headers=("Accept-Patch",))
 GONE: Responses = {204: answer("It is gone", *WRITTEN)}
@@ -180,15 +180,15 @@ GONE: Responses = {204: answer("It is gone", *WRITTEN)}
 LIST_NOTES = _read_notes(headers=("Link", "X-Total-Count"))
 SEARCH_NOTES = _read_notes(headers=("Link",))
 GET_NOTE = _read_notes("note_not_found")
-CREATE_NOTE = {201: answer(f"The note, or {WITHOUT_BODY}", "Location", "ETag", *WRITTEN)} | _write(*BODY)
+CREATE_NOTE = {201: answer(f"The note; or {WITHOUT_BODY}", "Location", "ETag", *WRITTEN)} | _write(*BODY)
 REPLACE_NOTE = CHANGED | _write(*BODY, *CHANGE)
 PATCH_NOTE = REPLACE_NOTE | PATCH
 CHANGE_NOTES = {
     200: answer("What became of each of them", *WRITTEN),
-    204: answer(f"All have happened; {WITHOUT_BODY}", *WRITTEN),
+    204: answer(f"All have been applied; {WITHOUT_BODY}", *WRITTEN),
 } | _write(*BODY, *CHANGE)
 DELETE_NOTE = GONE | _write(*CHANGE)
-STATE = "The state of the write; `answer` has no body that the credentials could not read"
+STATE = "The state of the write; `answer` has no body if the credentials may not read it"
 GET_COMMAND = {200: answer(STATE, "Retry-After", "Preference-Applied")} | _read("command_not_found", "command_gone")
 REGISTER_USER = {201: answer("The user", "Location", *WRITTEN)} | _command(*BODY, "name_taken", "too_many_requests")
 GET_USER = _read()
@@ -225,12 +225,12 @@ READY: Responses = {503: {"description": "Stopping", "content": {"application/js
 
 
 def security_schemes(root_path: str) -> Part:
-    """How users sign in, where every path begins with this prefix."""
+    """The security schemes of a deployment with users, served below `root_path`."""
     flow = {
         "tokenUrl": f"{root_path}/auth/token",
         "scopes": {
             Scope.READ.value: "Read notes",
-            Scope.WRITE.value: "Write notes, and ask what became of it; answers show none without `notes:read`",
+            Scope.WRITE.value: "Write notes and poll for outcomes; without `notes:read`, answers contain no notes",
             Scope.ACCOUNT.value: "Change the account and its personal tokens",
         },
     }

@@ -22,7 +22,7 @@ from pydantic import (
     field_validator,
 )
 
-from gateway.parameters import INTEGER, Boolean, Integer64, Time, parse_time, query_of
+from gateway.parameters import INTEGER, Boolean, Integer64, Time, parse_query, parse_time
 from gateway.queries import Listed
 from gateway.schemas import LEFT_OUT
 from gateway.statements import FILTERS, ListShape
@@ -46,7 +46,7 @@ class Place(BaseModel, frozen=True, extra="forbid", strict=True):
 
     @classmethod
     def read(cls, cursor: object) -> Self:
-        """The place that a cursor stands for; raises ValueError, also for another spelling of one that a link had."""
+        """The place that a cursor encodes; raises ValueError unless it is encoded exactly as in a `Link`."""
         try:
             place = cls.model_validate_json(base64.urlsafe_b64decode(str(cursor).encode() + b"=="))
             place.value  # noqa: B018 - raises where it is none
@@ -197,7 +197,7 @@ def links_of_search(request: Request, page: SearchPage, total: int) -> dict[str,
 
 def url_with(request: Request, **place: object) -> str:
     """The request's URL at another place of the list."""
-    kept = [(name, value) for name, value in query_of(request) if name not in ("skip", "cursor")]
+    kept = [(name, value) for name, value in parse_query(request) if name not in ("skip", "cursor")]
     query = urlencode([*kept, *place.items()])
     return request.url.path + (f"?{query}" if query else "")
 

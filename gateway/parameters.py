@@ -1,4 +1,4 @@
-"""What paths and queries say: each value is read in one spelling, so that no request means what it does not say."""
+"""Parsers of path and query parameters. Each value has one accepted form, so no malformed value is guessed at."""
 
 import re
 from datetime import UTC, datetime, timedelta
@@ -23,10 +23,10 @@ _FIRST, _LAST = datetime.min.replace(tzinfo=UTC), datetime.max.replace(tzinfo=UT
 _MORE_DIGITS_THAN_64_BITS = 20
 
 
-def query_of(request: Request) -> list[tuple[str, str]]:
+def parse_query(request: Request) -> list[tuple[str, str]]:
     """The names and values of the query, in order; raises ProblemError 422 for bytes that are not UTF-8.
 
-    Bytes count the same whether they are percent-encoded or sent as they are.
+    Raw bytes are treated like percent-encoded ones.
     """
     query: bytes = request.scope["query_string"]
     if not query:
@@ -53,38 +53,38 @@ def _not_utf_8(name: str) -> ErrorDetails:
 
 
 def parse_integer(value: object) -> int:
-    """The integer that a text stands for: ASCII digits, no sign, no leading zero; raises PydanticCustomError."""
+    """Parse an integer: ASCII digits, no sign, no leading zero; raises PydanticCustomError."""
     if not isinstance(value, str) or not _INTEGER.fullmatch(value):
         raise PydanticCustomError("int_parsing", "Should be an integer: digits without a sign or leading zeros")
-    return int(value[:_MORE_DIGITS_THAN_64_BITS])  # so many are out of range, however many follow
+    return int(value[:_MORE_DIGITS_THAN_64_BITS])  # already out of range; Python refuses to convert thousands of digits
 
 
 def parse_boolean(value: object) -> bool:
-    """Whether a text is `true`; raises PydanticCustomError where it is not `false` either."""
+    """Parse `true` or `false`; raises PydanticCustomError."""
     if value not in ("true", "false"):
         raise PydanticCustomError("bool_parsing", "Should be `true` or `false`")
     return value == "true"
 
 
 def parse_uuid(value: object) -> UUID:
-    """The UUID that a text is the hyphenated form of; raises PydanticCustomError."""
+    """Parse a hyphenated UUID; raises PydanticCustomError."""
     if not isinstance(value, str) or not _UUID.fullmatch(value):
         raise PydanticCustomError("uuid_parsing", "Should be a UUID")
     return UUID(value)
 
 
 def parse_time(value: object) -> datetime:
-    """The first microsecond that is not before the instant that a text of RFC 3339 names; raises PydanticCustomError.
+    """Parse an RFC 3339 time, rounded up to a whole microsecond; raises PydanticCustomError.
 
-    So a bound between two microseconds divides the notes exactly. One that its offset moves out of the years 1 to 9999
-    becomes the first or the last microsecond of them: no note is beyond.
+    Rounding up keeps a bound between two microseconds exact. A time that its offset moves out of the years 1 to 9999
+    becomes their first or last microsecond: no note lies beyond.
     """
     stated = _TIME.fullmatch(value) if isinstance(value, str) else None
     date, minute, seconds, fraction, sign, hours, minutes = stated.groups("0") if stated else ("",) * 7
     try:
         local = datetime.fromisoformat(f"{date}T{minute}+00:00")
     except ValueError:
-        raise _no_time() from None
+        raise _invalid_time() from None
     microseconds = int(fraction[:6].ljust(6, "0")) + bool(fraction[6:].strip("0"))
     offset = timedelta(hours=int(hours), minutes=int(minutes))
     since = timedelta(seconds=int(seconds), microseconds=microseconds)
@@ -93,16 +93,16 @@ def parse_time(value: object) -> datetime:
     except OverflowError:
         return _FIRST if local.year == 1 else _LAST
     if seconds == "60" and (instant.hour, instant.minute, instant.second) != (0, 0, 0):
-        raise _no_time()  # leap seconds end a day in UTC
+        raise _invalid_time()  # leap seconds end a day in UTC
     return instant
 
 
-def _no_time() -> PydanticCustomError:
-    return PydanticCustomError("datetime_parsing", "Should be a time with its offset, as RFC 3339 has it")
+def _invalid_time() -> PydanticCustomError:
+    return PydanticCustomError("datetime_parsing", "Should be an RFC 3339 time with an offset")
 
 
 INTEGER = BeforeValidator(parse_integer)
-"""Comes after the bounds of its integer, or the JSON schema lacks them."""
+"""Place it after the integer's `Field`, or the JSON schema lacks its bounds."""
 Integer64 = Annotated[int, Field(ge=0, le=2**63 - 1), INTEGER]
 Boolean = Annotated[bool, BeforeValidator(parse_boolean)]
 Uuid = Annotated[UUID, BeforeValidator(parse_uuid)]

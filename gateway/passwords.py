@@ -22,8 +22,8 @@ WAITING_LIMIT = 50
 HASH_TIMEOUT_SECONDS = 5.0
 NICENESS = 10
 PASSWORD_MAX_LENGTH = 128
-LONGEST = 4 * PASSWORD_MAX_LENGTH
-"""Characters of what may be a password when it is composed: Unicode decomposes one character into four at most."""
+MAX_DECOMPOSED_LENGTH = 4 * PASSWORD_MAX_LENGTH
+"""Characters of the longest password before composition: Unicode decomposes one character into four at most."""
 T = TypeVar("T")
 
 
@@ -41,17 +41,17 @@ class Passwords:
 
     async def verify(self, password: SecretStr, password_hash: str | None) -> bool:
         """Whether the password has this hash; as slow where there is none. Raises ProblemError 503."""
-        if len(password) > LONGEST:  # composing takes a time that grows with the square of the length
+        if len(password) > MAX_DECOMPOSED_LENGTH:  # composition takes quadratic time
             password, password_hash = SecretStr(""), None
         return await self._run(lambda: self._matches(password, password_hash or NOBODYS_HASH))
 
     def is_too_cheap(self, password_hash: str) -> bool:
-        """Whether the hash of a password costs less than those that are made now."""
+        """Whether the hash is cheaper than the current parameters."""
         cost = extract_parameters(password_hash)
         return cost.memory_cost * cost.time_cost < self._hasher.memory_cost * self._hasher.time_cost
 
     def _matches(self, password: SecretStr, password_hash: str) -> bool:
-        """Whether the password has this hash; one that would cost more than any of Inkwell's is not computed."""
+        """Whether the password has this hash; a hash costlier than Inkwell's own is never computed."""
         is_affordable = is_affordable_hash(password_hash)
         try:
             self._hasher.verify(password_hash if is_affordable else NOBODYS_HASH, _plain(password))

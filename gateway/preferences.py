@@ -37,7 +37,7 @@ class Preferences:
         return self if wait_seconds == self.wait_seconds else replace(self, wait_seconds=None)
 
     def without_representation(self) -> "Preferences":
-        """What is kept of them in an answer that cannot be the representation."""
+        """The preferences as honoured by an answer without the representation."""
         return self if self.minimal else replace(self, return_=None)
 
     def applied_to(self, status: int) -> dict[str, str]:
@@ -75,7 +75,7 @@ class Prefer:
         description = (
             "`respond-async`: 202 as soon as the write is accepted. `wait=N`: wait up to N seconds (0 to 30) for the "
             "outcome. `return=minimal`: no body in a successful answer; `return=representation`: the note (default), "
-            "for credentials that may read it."
+            "if the credentials may read it."
         )
         schema = {"type": "string", "examples": ["respond-async", "wait=10"]}
         return {"parameters": [{"name": "Prefer", "in": "header", "description": description, "schema": schema}]}

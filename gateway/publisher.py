@@ -53,7 +53,7 @@ class OverloadedError(NotAcceptedError):
 
 
 class TooLargeError(NotAcceptedError):
-    """The broker takes no message as large as the command; it would close the channel, and leave others unconfirmed."""
+    """The command exceeds the broker's message limit; publishing it would close the channel for all others."""
 
 
 class UnconfirmedError(Exception):

@@ -43,7 +43,7 @@ READ_FAILURES = (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.Interface
 
 NO_LIMIT = nullcontext()
 TOKEN_SCOPES = frozenset({Scope.READ, Scope.WRITE})
-"""What personal tokens may allow."""
+"""The scopes that a personal token may have."""
 SESSION_SETTINGS = {
     # There is an index for every read and for every order, as good for the millionth note as for the first: nothing
     # is searched through or sorted that need not be, and nothing takes so long that compiling it would pay.

@@ -1,4 +1,4 @@
-"""One request and its response on a connection, and what a connection can be asked about the bytes that it holds."""
+"""One request and its response on a connection, and the flow control of both directions."""
 
 import asyncio
 import fcntl
@@ -26,22 +26,22 @@ class RequestCycle(RequestResponseCycle):
     _failure: ProblemError | None = None
 
     def fail(self, problem: ProblemError) -> None:
-        """Makes `receive` raise the problem; the connection closes after the response."""
+        """Make `receive` raise the problem, and close the connection after the response."""
         self._failure = problem
         self.keep_alive = False
         self.message_event.set()
 
     async def receive(self) -> ASGIReceiveEvent:
-        """Return the next part of the body; raises ProblemError if there will be none."""
+        """Return the next part of the body; raises the ProblemError given to `fail`."""
         message = await super().receive()
         if self._failure and not self.response_complete:
             raise self._failure
         return message
 
     async def run_asgi(self, app: ASGI3Application) -> None:
-        """Run the application; where it is cancelled, at the end of a drain, the connection ends without an answer.
+        """Run the application; if it is cancelled, at the end of a drain, close the connection without an answer.
 
-        Nobody can tell then whether the request had its effect.
+        No status would be true: it is unknown whether the request had its effect.
         """
 
         async def run(scope: UvicornScope, receive: ASGIReceiveCallable, send: ASGISendCallable) -> None:
@@ -56,19 +56,19 @@ class RequestCycle(RequestResponseCycle):
     async def send(self, message: ASGISendEvent) -> None:
         """Send a part of the response."""
         if self.waiting_for_100_continue and self.more_body:
-            self.keep_alive = False  # the client may now leave the body out: what comes next could be either
+            self.keep_alive = False  # the client may omit the body now: what follows is ambiguous
         await super().send(message)
 
 
 class PiecewiseFlow(FlowControl):
-    """Flow control that, to resume, first has the protocol parse what was already read."""
+    """Flow control that parses the data already read before it resumes reading."""
 
     def __init__(self, transport: asyncio.Transport, parse: Callable[[], None]) -> None:
         super().__init__(transport)
         self._parse = parse
 
     def resume_reading(self) -> None:
-        """Have the protocol go on, which resumes the transport if there is room."""
+        """Let the protocol continue parsing; it resumes the transport if there is room."""
         if self.read_paused:
             asyncio.get_running_loop().call_soon(self._parse)
 
@@ -77,8 +77,8 @@ class PiecewiseFlow(FlowControl):
         super().resume_reading()
 
 
-class Outgoing(asyncio.Transport):
-    """The transport as responses see it: counts what they write, and leaves the closing to the protocol."""
+class ResponseTransport(asyncio.Transport):
+    """The transport given to responses: counts the bytes written, and lets the protocol close the connection."""
 
     def __init__(self, transport: asyncio.Transport, close: Callable[[], None]) -> None:
         super().__init__()
@@ -93,28 +93,28 @@ class Outgoing(asyncio.Transport):
         self._transport.write(data)
 
     def close(self) -> None:
-        """Have the protocol close the connection."""
+        """Let the protocol close the connection."""
         self._close()
 
     def is_closing(self) -> bool:
         """Whether the connection is closed, or about to be."""
         return self._transport.is_closing()
 
-    def is_flowing(self, now: float) -> None:
-        """Note that the client need not take anything."""
+    def note_flow(self, now: float) -> None:
+        """Record that the client has nothing to read."""
         self._flowed_at = now
 
     def seconds_stalled(self, now: float) -> float:
-        """For how long the client has taken nothing, as far as it was asked."""
-        taken_bytes = self._written_bytes - untaken_bytes(self._transport)
+        """How long the client has read nothing since the last call found progress."""
+        taken_bytes = self._written_bytes - count_unacknowledged_bytes(self._transport)
         if taken_bytes > self._taken_bytes:
             self._flowed_at = now
         self._taken_bytes = taken_bytes
         return now - self._flowed_at
 
 
-def untaken_bytes(transport: asyncio.Transport) -> int:
-    """How many bytes of the answers the client has not acknowledged: those held here and, on Linux, by the kernel."""
+def count_unacknowledged_bytes(transport: asyncio.Transport) -> int:
+    """Bytes that the client has not acknowledged: those buffered here and, on Linux, in the kernel."""
     held = transport.get_write_buffer_size()
     try:
         queued = fcntl.ioctl(transport.get_extra_info("socket").fileno(), termios.TIOCOUTQ, bytes(4))
@@ -123,14 +123,14 @@ def untaken_bytes(transport: asyncio.Transport) -> int:
     return held + int(struct.unpack("i", queued)[0])
 
 
-def problem_of(error: httptools.HttpParserError) -> ProblemError:
-    """The problem that a callback has raised, or that the parser has found."""
+def build_parse_problem(error: httptools.HttpParserError) -> ProblemError:
+    """The problem that a callback raised, or else one for the parser's error."""
     cause = error.__context__
     return cause if isinstance(cause, ProblemError) else bad_request(f"The request is not HTTP: {error}")
 
 
-def refusal(problem: ProblemError) -> ASGI3Application:
-    """Build the application that answers with the problem and with what every answer has."""
+def build_refusal(problem: ProblemError) -> ASGI3Application:
+    """An application that answers with the problem and the headers of every answer."""
     response = problem.response()
     response.raw_headers += [*SECURITY, *NOT_STORED, (HEADER, new_request_id())]
 

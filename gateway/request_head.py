@@ -1,4 +1,4 @@
-"""The head of a request, and what in it two parties could read differently: that is refused."""
+"""The head of a request; rejects whatever a proxy and the gateway could interpret differently."""
 
 import re
 from http import HTTPStatus
@@ -10,43 +10,43 @@ from gateway.middleware import HEADERS_LIMIT, HEADERS_LIMIT_BYTES
 
 VERSIONS = ("1.1", "1.0")
 SINGULAR = frozenset((b"host", b"authorization", b"content-length", b"transfer-encoding"))
-"""Headers that a request has at most once: of two, a proxy and the gateway may believe different ones."""
+"""Headers that may occur once: of two, a proxy and the gateway could each use a different one."""
 HOST = re.compile(rb"(?:[\w.~!$&'()*+;=-]|%[0-9A-Fa-f]{2})*(?::[0-9]*)?|\[[0-9A-Fa-f:.]+\](?::[0-9]*)?", re.ASCII)
 
 
 class RequestHead:
-    """Takes the headers of one request, one after the other."""
+    """Collects and checks the headers of one request."""
 
     def __init__(self, headers: list[tuple[bytes, bytes]]) -> None:
         self._headers = headers
         self._bytes = 0
         self._seen: dict[bytes, bytes] = {}
         self.body_bytes = 0
-        """The declared length of the body."""
+        """The `Content-Length`, or 0."""
         self.expects_continue = False
 
     def add(self, name: bytes, value: bytes) -> None:
-        """Keep a header, whose name is in lower case; raises ProblemError 400."""
+        """Add a header, whose name is in lower case; raises ProblemError 400."""
         if name in SINGULAR:
             self._check_singular(name, value)
         elif name == b"expect" and value.lower() == b"100-continue":
             self.expects_continue = True
-        if self._bytes <= HEADERS_LIMIT_BYTES and len(self._headers) <= HEADERS_LIMIT:  # else the app refuses it
+        if self._bytes <= HEADERS_LIMIT_BYTES and len(self._headers) <= HEADERS_LIMIT:  # above, the app answers 431
             self._bytes += len(name) + len(value)
             self._headers.append((name, value))
 
     def check(self, method: bytes, version: str, target: bytes) -> httptools.parser.url_parser.URL:
         """Return the parts of the target; raises ProblemError 400."""
         if version not in VERSIONS or method == b"CONNECT":
-            raise bad_request("Send HTTP/1.1 or HTTP/1.0, and not CONNECT")
+            raise bad_request("Use HTTP/1.1 or HTTP/1.0; CONNECT is not supported")
         if version == "1.1" and b"host" not in self._seen:
-            raise bad_request("HTTP/1.1 demands a host header")
+            raise bad_request("HTTP/1.1 requires a Host header")
         if version == "1.0" and b"transfer-encoding" in self._seen:
             raise bad_request("HTTP/1.0 has no transfer codings")
         url = httptools.parse_url(target)
         if not url.path or url.fragment is not None or (url.host and not self._is_for(url)):
             raise bad_request(
-                "The request target is not a path with or without a query, at the host of the host header"
+                "The request target must be a path with an optional query, at the host of the Host header"
             )
         return url
 
@@ -55,18 +55,18 @@ class RequestHead:
             raise bad_request(f"More than one {name.decode()} header")
         self._seen[name] = value
         if name == b"host" and not HOST.fullmatch(value):
-            raise bad_request("The host header is not a host")
+            raise bad_request("The Host header is invalid")
         if name == b"content-length":
             self.body_bytes = int(value)
         if name == b"transfer-encoding" and value.lower() != b"chunked":
-            raise bad_request("The one transfer coding here is chunked")
+            raise bad_request("The only transfer coding supported is chunked")
 
     def _is_for(self, url: httptools.parser.url_parser.URL) -> bool:
-        """Whether an absolute target is at the host that the host header names."""
+        """Whether an absolute target has the host of the Host header."""
         host = re.sub(rb":[0-9]*$", b"", self._seen.get(b"host", b"")) if url.host else b""
         return url.schema in {b"http", b"https"} and url.host.lower() == host.strip(b"[]").lower()
 
 
 def bad_request(detail: str) -> ProblemError:
-    """400, for what is not HTTP as it is spoken here."""
+    """400, for a malformed or unsupported HTTP request."""
     return ProblemError(HTTPStatus.BAD_REQUEST, "bad_request", detail)

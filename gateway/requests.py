@@ -18,12 +18,12 @@ from starlette.types import Receive, Send
 from starlette.types import Scope as AsgiScope
 
 from gateway.errors import ProblemError, invalid
-from gateway.media_types import media_type_of, refuse_coded_body, unsupported_media_type
+from gateway.media_types import parse_media_type, reject_encoded_body, unsupported_media_type
 from gateway.metrics import told_of
 from gateway.middleware import route_path
 from gateway.openapi import SCHEMA, Part
 from gateway.pages import NotesPage, Page, SearchPage
-from gateway.parameters import Integer64, Uuid, query_of
+from gateway.parameters import Integer64, Uuid, parse_query
 from gateway.passwords import PASSWORD_MAX_LENGTH
 from gateway.rules import OPEN, rule_of
 from gateway.schemas import LEFT_OUT
@@ -46,8 +46,8 @@ def _once(scopes: tuple[Scope, ...]) -> tuple[Scope, ...]:
 class PlainRoute(APIRoute):
     """A route whose endpoint takes the request alone and makes the whole response, once its rule has let it in.
 
-    A query that its operation does not declare is refused, after the rule; an endpoint that applies its rule itself
-    does that too.
+    Query parameters that the operation does not declare are rejected after the rule. An endpoint that applies its rule
+    itself also rejects them itself.
     """
 
     ignores_query = False
@@ -81,7 +81,7 @@ class PlainRoute(APIRoute):
 
 
 def has_query(operation: Part) -> bool:
-    """Whether an operation declares parameters of its query."""
+    """Whether an operation declares query parameters."""
     return any(parameter["in"] == "query" for parameter in operation.get("parameters", ()))
 
 
@@ -111,7 +111,7 @@ class Parameters(Generic[ModelT]):
 
     def of(self, request: Request) -> ModelT:
         """The parameters; raises ProblemError 422."""
-        pairs = query_of(request) if self._location == "query" else list(request.path_params.items())
+        pairs = parse_query(request) if self._location == "query" else list(request.path_params.items())
         try:
             read = self._model.model_validate(dict(pairs))
         except ValidationError as error:
@@ -138,7 +138,7 @@ class Parameters(Generic[ModelT]):
 
 
 def repeated(pairs: Iterable[tuple[str, object]]) -> list[str]:
-    """The names that come more than once."""
+    """The names that occur more than once."""
     counted = Counter(name for name, _ in pairs)
     return [name for name, count in counted.items() if count > 1]
 
@@ -161,7 +161,7 @@ class NotePath(BaseModel):
 
 
 class NoQuery(BaseModel, extra="forbid"):
-    """What an operation without parameters is asked for."""
+    """The query of an operation that declares no parameters."""
 
 
 NO_QUERY = Parameters(NoQuery, "query")
@@ -213,8 +213,8 @@ class Body(Generic[ModelT]):
         return {"requestBody": {"required": True, "content": {each: {"schema": schema} for each in self._media_types}}}
 
     def _require_media_type(self, request: Request) -> None:
-        refuse_coded_body(request)
-        if media_type_of(request) not in self._media_types:
+        reject_encoded_body(request)
+        if parse_media_type(request) not in self._media_types:
             detail = f"Send the body as {' or '.join(self._media_types)}"
             headers = {"Accept-Patch": ", ".join(self._media_types)} if request.method == "PATCH" else None
             raise unsupported_media_type(detail, headers)

@@ -13,8 +13,8 @@ from shared.settings import ServiceSettings
 MIN_KEY_CHARACTERS = 32
 ESCAPED_CHARACTER_BYTES = 12
 NAMES_BYTES = 100
-OWN_SEGMENTS = frozenset(("auth", "commands", "docs", "health", "notes", "openapi.json", "users", ".", ".."))
-"""Where a prefix must not begin, or it could not be told from a path without it."""
+RESERVED_SEGMENTS = frozenset(("auth", "commands", "docs", "health", "notes", "openapi.json", "users", ".", ".."))
+"""First segments that a prefix must not have: it would be ambiguous whether a path has the prefix."""
 ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://([a-z0-9.-]+|\[[0-9a-f:.]+\])(:[0-9]+)?")
 """An origin as browsers write it (RFC 6454 §6.2): no path, no capital letter, no name but in ASCII."""
 
@@ -50,14 +50,15 @@ def _as_browsers_write_it(origin: str) -> str:
     return origin
 
 
-def _no_path_of_ours(prefix: str | None) -> str | None:
+def _check_prefix(prefix: str | None) -> str | None:
     segments = (prefix or "").split("/")[1:]
-    if (segments[:1] and segments[0] in OWN_SEGMENTS) or {".", ".."} & set(segments):
-        raise ValueError(f"must not begin with one of {', '.join(sorted(OWN_SEGMENTS))}, nor have dots as a segment")
+    if (segments[:1] and segments[0] in RESERVED_SEGMENTS) or {".", ".."} & set(segments):
+        reserved = ", ".join(sorted(RESERVED_SEGMENTS))
+        raise ValueError(f"must not begin with one of {reserved}, nor contain a dot segment")
     return prefix
 
 
-Prefix = Annotated[str, Field(pattern=r"^(/[A-Za-z0-9._~-]+)*$"), AfterValidator(_no_path_of_ours)]
+Prefix = Annotated[str, Field(pattern=r"^(/[A-Za-z0-9._~-]+)*$"), AfterValidator(_check_prefix)]
 RateLimit = Annotated[str, AfterValidator(_rate_limit)]
 Key = Annotated[SecretStr, AfterValidator(_long_enough)]
 Origin = Annotated[str, AfterValidator(_as_browsers_write_it)]
@@ -111,20 +112,19 @@ class GatewaySettings(ServiceSettings):
     registration_limit: Annotated[
         RateLimit, Field(description="Registrations from an address, in each gateway process")
     ] = "20/minute"
-    host: Annotated[str, Field(description="Address to listen on; `::` is every one, IPv4's too")] = "127.0.0.1"
+    host: Annotated[str, Field(description="Address to listen on; `::` means all, of IPv4 and IPv6")] = "127.0.0.1"
     port: Annotated[int, Field(ge=0, le=65535, description="Port to listen on")] = 8000
     root_path: Annotated[
         Prefix | None,
-        Field(description="What every path begins with at a proxy, such as /inkwell; the proxy may remove it or not"),
+        Field(description="Path prefix at the proxy, such as /inkwell; the proxy may remove it or not"),
     ] = None
     keep_alive_seconds: Annotated[
         int,
-        Field(
-            ge=1, le=86_400, description="How long an idle connection is kept: longer than a proxy before it keeps one"
-        ),
+        Field(ge=1, le=86_400, description="How long an idle connection is kept open; set it longer than the proxy's"),
     ] = 75
     send_timeout_seconds: Annotated[
-        float, Field(gt=0, le=3600, description="How long a client may take nothing of an answer before it is cut off")
+        float,
+        Field(gt=0, le=3600, description="How long a client may read nothing of an answer until it is cut off"),
     ] = 30.0
     cors_origins: Annotated[
         tuple[Origin, ...],
@@ -166,7 +166,7 @@ class GatewaySettings(ServiceSettings):
 
     @property
     def prefix(self) -> str:
-        """What every path begins with; empty without a `root_path`."""
+        """The `root_path`, or an empty string."""
         return self.root_path or ""
 
     @property

@@ -74,7 +74,7 @@ FIND_TOKEN_HOLDER = Statement.compiled(
         personal_tokens.c.secret_digest == bindparam("digest", type_=Text),
         personal_tokens.c.credentials_version == users.c.credentials_version,
         personal_tokens.c.expires_date > func.now(),
-        personal_tokens.c.created_date < func.now() + literal_column("interval '1 day'"),  # forged, to last for ever
+        personal_tokens.c.created_date < func.now() + literal_column("interval '1 day'"),  # later: forged
         _IS_LIVE,
     )
 )

@@ -41,11 +41,11 @@ from shared.tracing import Step
 
 LOOK_UP_TIMEOUT_SECONDS = 1.0
 KEY_LOOK_UP_TIMEOUT_SECONDS = 0.4
-"""After the whole publish timeout, and within the second that an answer may come later than its deadline."""
+"""Follows the publish timeout, and has to fit into the second by which an answer may exceed its deadline."""
 REPEAT_FREELY = "Repeat it as often as you like"
 REPEAT_WITH_KEY = "An earlier one with the key may have one: repeat it with the same key, never as a new write"
 ABOUT_NOTES = frozenset(model.model_fields["type"].default for model in get_args(NoteCommand))
-"""The types of commands whose outcomes tell of notes; the others' tell of accounts."""
+"""The command types that write notes; the others write accounts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +58,7 @@ class Identity:
     is_repeatable: bool
     """Whether the request carries a key, so that its repetition is the same command."""
     scopes: frozenset[Scope]
-    """Of the credentials that the request came with."""
+    """The scopes of the request's credentials."""
     issued_at: datetime = field(default_factory=lambda: datetime.now(UTC))
 
 
@@ -76,12 +76,12 @@ def identify(
 
 @dataclass(frozen=True, slots=True)
 class Recipient:
-    """Who gets an answer."""
+    """The client that an answer is for."""
 
     scopes: Collection[Scope]
-    """Those of the credentials: without the one that a resource is read with, its text is left out."""
+    """Without the scope to read a resource, the answer omits it."""
     prefix: str
-    """What every path begins with."""
+    """The `root_path`, which every path begins with."""
     preferences: Preferences = DEFAULTS
 
 
@@ -99,8 +99,8 @@ async def perform(
 ) -> Response:
     """Publishes the request's command and answers with its outcome, or 202 where none is known within the wait.
 
-    Raises ProblemError 503 `not_accepted` or `overloaded` where this request certainly has no effect, and 504
-    `unconfirmed` where nobody can tell; the outcome of an earlier request with the key is answered instead.
+    Raises ProblemError 503 `not_accepted` or `overloaded` if this request certainly has no effect, and 504
+    `unconfirmed` if that is unknown; if an earlier request with the key has an outcome, answers with that instead.
     """
     gateway, preferences = gateway_of(request), PREFER.of(request)
     identity = identity or identify(request, model, getattr(data, "note_id", None))
@@ -159,7 +159,7 @@ def patience(gateway: Gateway, preferences: Preferences) -> float:
 async def publish(gateway: Gateway, attempt: Attempt, step: Step, *, is_repeatable: bool) -> Outcome | None:
     """Returns when the broker has confirmed the attempt, or its outcome came first; raises as `perform`.
 
-    What an earlier request with the same key has become is returned where this one was not published for certain.
+    If the publish is not confirmed, returns the outcome of an earlier request with the same key, if there is one.
     """
     try:
         with step:
@@ -167,16 +167,16 @@ async def publish(gateway: Gateway, attempt: Attempt, step: Step, *, is_repeatab
     except (NotAcceptedError, UnconfirmedError) as error:
         if is_repeatable and (outcome := await look_up(gateway, attempt.command, KEY_LOOK_UP_TIMEOUT_SECONDS)):
             return outcome
-        problem = unpublished(gateway, attempt.command, error, is_repeatable=is_repeatable)
+        problem = build_publish_problem(gateway, attempt.command, error, is_repeatable=is_repeatable)
         NOT_ACCEPTED.labels(problem.problem.code).inc()
         raise problem from None
     return None
 
 
-def unpublished(
+def build_publish_problem(
     gateway: Gateway, command: Command, error: NotAcceptedError | UnconfirmedError, *, is_repeatable: bool
 ) -> ProblemError:
-    """The problem of a write that the broker did not take, or may not have taken."""
+    """The problem for a write that the broker did not accept, or may not have accepted."""
     match error:
         case TooLargeError():
             return too_large()
@@ -229,12 +229,12 @@ def answer(outcome: Outcome, attempt_id: UUID, command_url: Callable[[], str], r
 
 
 def may_read(scopes: Collection[Scope], outcome: Outcome) -> bool:
-    """Whether credentials with these scopes could read what the command has written."""
+    """Whether credentials with these scopes may read what the command has written."""
     return (Scope.READ if outcome.type in ABOUT_NOTES else Scope.ACCOUNT) in scopes
 
 
 def location(outcome: Outcome) -> str:
-    """The path, below the prefix, at which what the command has created can be read."""
+    """The path of the created resource, without the prefix."""
     match outcome.type:
         case "user.register":
             return "/users/me"
@@ -262,14 +262,14 @@ def accepted(gateway: Gateway, command: Command, preferences: Preferences) -> Re
 
 
 def too_large() -> ProblemError:
-    """413: no message may be as large as the write's command."""
-    detail = f"The write has more than {MAX_COMMAND_BYTES} bytes as a command"
+    """413: the write's command exceeds the broker's message limit."""
+    detail = f"The write takes more than {MAX_COMMAND_BYTES} bytes as a command"
     return ProblemError(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "body_too_large", detail)
 
 
 def not_accepted(advice: str) -> ProblemError:
     """503: this request has had no effect and never will."""
-    detail = f"The broker did not take the write: this request has no effect. {advice}"
+    detail = f"The broker did not accept the write: this request has no effect. {advice}"
     return ProblemError(HTTPStatus.SERVICE_UNAVAILABLE, "not_accepted", detail, headers=retry_after())
 
 

@@ -1,4 +1,4 @@
-"""What RabbitMQ's own metrics say of its queues, which AMQP does not: how many messages are unacknowledged."""
+"""Counts unacknowledged messages from RabbitMQ's own metrics; AMQP does not expose the number."""
 
 import asyncio
 import re
@@ -9,7 +9,7 @@ from urllib.request import ProxyHandler, build_opener
 from pydantic import AmqpDsn, Secret
 
 PORT = 15692
-"""Where the plugin rabbitmq_prometheus listens, without credentials, if it is enabled and can be reached."""
+"""The default port of the plugin rabbitmq_prometheus, which needs no credentials."""
 TIMEOUT_SECONDS = 2.0
 _UNACKNOWLEDGED = re.compile(
     r'^rabbitmq_detailed_queue_messages_unacked\{vhost="(?P<vhost>[^"]*)",queue="(?P<queue>[^"]*)"\} (?P<number>\d+)',
@@ -17,10 +17,10 @@ _UNACKNOWLEDGED = re.compile(
 )
 
 
-async def find_unacknowledged(broker_url: Secret[AmqpDsn]) -> dict[str, int]:
-    """How many messages of each queue a consumer has and has not acknowledged, some seconds ago.
+async def count_unacknowledged(broker_url: Secret[AmqpDsn]) -> dict[str, int]:
+    """The number of unacknowledged messages in each queue, as of a few seconds ago.
 
-    Without the queues of which this node knows nothing: none of them, where its metrics do not answer.
+    Omits queues unknown to this node; empty if its metrics do not answer.
     """
     url = broker_url.get_secret_value()
     vhost = unquote((url.path or "/").removeprefix("/")) or "/"
@@ -33,6 +33,6 @@ async def find_unacknowledged(broker_url: Secret[AmqpDsn]) -> dict[str, int]:
 
 
 def _read(address: str) -> str:
-    # Without a proxy, which the environment may name for other addresses.
+    # Ignores the HTTP proxy that the environment may name.
     with build_opener(ProxyHandler({})).open(address, timeout=TIMEOUT_SECONDS) as answer:
         return bytes(answer.read()).decode()

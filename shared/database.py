@@ -112,7 +112,7 @@ def commit_step() -> Step:
 
 
 def milliseconds_before(deadline_seconds: float) -> str:
-    """A limit of Postgres's that ends a statement a little before a deadline here, with an SQLSTATE that says why."""
+    """A `statement_timeout` shortly before a client-side deadline, so that the error has an SQLSTATE."""
     return str(int(deadline_seconds * 900))
 
 

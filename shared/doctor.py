@@ -13,7 +13,7 @@ from aio_pika.exceptions import ChannelNotFoundEntity
 from pydantic_core import to_json
 
 from shared.broker_metrics import PORT as METRICS_PORT
-from shared.broker_metrics import find_unacknowledged
+from shared.broker_metrics import count_unacknowledged
 from shared.database import SchemaBehindError, Session, connect
 from shared.errors import describe
 from shared.messaging import BROKER_ERRORS, Topology, broker_call, broker_version, is_blocked, open_connection
@@ -159,11 +159,11 @@ async def check_broker(settings: ServiceSettings, application_name: str) -> Asyn
                 Level.PROBLEM, "exchange", f"{topology.commands_exchange} is missing", "start a worker: it declares all"
             )
             return
-        unacknowledged = await find_unacknowledged(settings.broker_url)
+        unacknowledged = await count_unacknowledged(settings.broker_url)
         for partition in range(topology.partitions):
             yield await check_partition(connection, topology, partition, unacknowledged)
         if not unacknowledged:
-            found = f"not counted: RabbitMQ's metrics do not answer on port {METRICS_PORT}, and AMQP does not tell"
+            found = f"not counted: RabbitMQ's metrics do not answer on port {METRICS_PORT}, and AMQP lacks the number"
             yield Finding(Level.OK, "unacknowledged", found)
         if await waiting_in(connection, topology.command_queue(topology.partitions)) is not None:
             found = f"there are more queues than INKWELL_PARTITIONS={topology.partitions}"
@@ -192,7 +192,7 @@ async def check_alarm(connection: AbstractConnection, channel: AbstractChannel, 
 async def check_partition(
     connection: AbstractConnection, topology: Topology, partition: int, unacknowledged: Mapping[str, int]
 ) -> Finding:
-    """Whether the partition's queue is there and somebody consumes it; the numbers of unacknowledged ones by queue."""
+    """Whether the partition's queue exists and has a consumer, with its numbers of messages."""
     state = await waiting_in(connection, topology.command_queue(partition))
     check = f"partition {partition}"
     if state is None:

@@ -1,4 +1,4 @@
-"""What a log line says of an error: its class, its code and its text, never what users wrote and never a secret."""
+"""Describes errors for the log: class, code and text, but never user content or a secret."""
 
 import re
 
@@ -10,7 +10,7 @@ from pamqp.commands import Basic
 
 MAX_CHARACTERS = 300
 QUOTING_CLASSES = ("22", "23", "P0")
-"""Classes of SQLSTATEs whose texts may quote what users wrote: data, constraints, and whatever a trigger raises."""
+"""SQLSTATE classes whose messages may quote user content: data, constraints, and errors raised by a trigger."""
 REPLY_CODES: dict[type[AMQPError], int] = {
     error: code
     for mapping in (aiormq.connection.EXCEPTION_MAPPING, aiormq.channel.EXCEPTION_MAPPING)
@@ -20,7 +20,7 @@ _CREDENTIALS = re.compile(r"//[^\s/@]*@")
 
 
 def describe(error: BaseException) -> str:
-    """The error in one line, with the SQLSTATE or the broker's reply code where it has one."""
+    """The error in one line, with its SQLSTATE or AMQP reply code if it has one."""
     kind, text = type(error).__name__, _text_of(error)
     code = _code_of(error)
     return f"{kind}{f' {code}' if code else ''}{f': {text}' if text else ''}"
@@ -42,12 +42,12 @@ def _text_of(error: BaseException) -> str:
     match error:
         case asyncpg.PostgresError() if str(error.sqlstate).startswith(QUOTING_CLASSES):
             return error.constraint_name or ""
-        case asyncpg.PostgresError():  # its `str` has the DETAIL, which has rows
+        case asyncpg.PostgresError():  # `str(error)` includes DETAIL, which quotes rows
             text = error.message
         case DeliveryError(frame=Basic.Return() as returned):
             text = returned.reply_text
         case DeliveryError():
-            return "the broker has refused the message"
+            return "the broker rejected the message"
         case TimeoutError() if not str(error):
             return "no answer in time"
         case asyncpg.InterfaceError() | asyncpg.InternalClientError() | AMQPError() | OSError():

@@ -1,7 +1,7 @@
-"""Keeps a message whose AMQP properties cannot be decoded from ending the connection that it arrives on.
+"""Decodes AMQP content headers leniently, so that undecodable properties do not close the connection.
 
-Where pamqp raises on a content header, aiormq closes the connection. The broker then delivers the same message again,
-so a single timestamp of the year 292278994 would keep a worker from consuming anything.
+When pamqp raises on a content header, aiormq closes the connection and the broker redelivers the message: a single
+timestamp in the year 292278994 would keep a worker from consuming anything.
 """
 
 import struct
@@ -10,9 +10,9 @@ from pamqp.commands import Basic
 from pamqp.header import ContentHeader
 
 MAX_PROPERTIES_BYTES = 4096
-"""A gateway's have some hundred; decoding is quadratic in their length."""
+"""A gateway sends a few hundred bytes; decoding takes quadratic time."""
 UNREADABLE_PROPERTIES = "inkwell.unreadable-properties"
-"""The `type` of a message whose properties could not be decoded; it has no others."""
+"""The `type` of a message whose properties could not be decoded; it has no other property."""
 DELIVERY_MODES = (None, 1, 2)
 DECODING_ERRORS = (ValueError, TypeError, LookupError, ArithmeticError, RecursionError, struct.error)
 
@@ -21,7 +21,7 @@ _decode = ContentHeader.unmarshal
 
 
 def decode_leniently(header: ContentHeader, data: bytes) -> None:
-    """Decodes a content header, if need be without its properties."""
+    """Decode a content header; undecodable properties are replaced by a marker."""
     try:
         if len(data) > MAX_PROPERTIES_BYTES:
             raise ValueError("the properties are too long")
@@ -33,6 +33,6 @@ def decode_leniently(header: ContentHeader, data: bytes) -> None:
         header.properties = Basic.Properties(message_type=UNREADABLE_PROPERTIES)
 
 
-def survive_unreadable_properties() -> None:
-    """Has every content header of this process decoded leniently."""
+def install_lenient_decoding() -> None:
+    """Replace pamqp's decoder of content headers in this process; aiormq offers no hook for it."""
     ContentHeader.unmarshal = decode_leniently  # type: ignore[assignment,method-assign]

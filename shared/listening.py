@@ -1,4 +1,4 @@
-"""Sockets to listen on. `::` is every address of the machine, those of IPv4 as well."""
+"""Opens the sockets to listen on. `::` means every address, of IPv4 as well as IPv6."""
 
 import errno
 import socket
@@ -9,14 +9,14 @@ from shared.settings import refuse
 
 EVERY_ADDRESS = ("::", "")
 FAMILIES = ("0.0.0.0", "::")  # noqa: S104 - only where an operator asks for every address
-NOT_HERE = (errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL)
-"""The errors of a machine without IPv6, or without one of the several addresses that a name has."""
+UNAVAILABLE_ERRNOS = (errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL)
+"""Errors on a machine without IPv6, or without one of the addresses that a host name resolves to."""
 
 
 def open_sockets(host: str, port: int, setting: str) -> list[socket.socket]:
-    """A socket for each address of a host, all with the same port; exits with 2 and names the setting if there is none.
+    """A socket for each address of a host, all on the same port; if there is none, exits with 2 and names the setting.
 
-    `::` is two sockets: on one for both families, clients of IPv4 would have addresses of IPv6.
+    `::` opens two sockets: a dual-stack one would show IPv4 clients with IPv4-mapped IPv6 addresses.
     """
     try:
         return _open(FAMILIES if host in EVERY_ADDRESS else (host,), port)
@@ -24,8 +24,8 @@ def open_sockets(host: str, port: int, setting: str) -> list[socket.socket]:
         refuse(f"{setting}: cannot listen on {host}:{port} ({error})")
 
 
-def host_of_one_socket(host: str) -> str:
-    """The host for a server that has one socket for all addresses."""
+def single_socket_host(host: str) -> str:
+    """The host to pass to a server that can open only one socket."""
     if host not in EVERY_ADDRESS:
         return host
     return FAMILIES[socket.has_dualstack_ipv6()]
@@ -40,7 +40,7 @@ def _open(hosts: Iterable[str], port: int) -> list[socket.socket]:
             try:
                 opened.append(exits.enter_context(socket.create_server((address, own_port), family=family)))
             except OSError as error:
-                if error.errno not in NOT_HERE:
+                if error.errno not in UNAVAILABLE_ERRNOS:
                     raise
                 missing = error
         if missing and not opened:

@@ -18,15 +18,15 @@ from pamqp.common import FieldTable
 from pydantic import AmqpDsn, Secret
 
 from shared.errors import describe
-from shared.frames import survive_unreadable_properties
-from shared.queues import WrongQueueError, declare_queue, exists, is_cancelled
+from shared.frames import install_lenient_decoding
+from shared.queues import QueueMismatchError, declare_queue, exists, is_cancelled
 from shared.settings import ServiceSettings
 
 REPLY_TO = "amq.rabbitmq.reply-to"
 DEFAULT_USER = "guest"
-"""Whom the AMQP library takes where the URL names nobody."""
-PARKING = 1000
-"""More than there are partitions."""
+"""The AMQP library's user if the URL names none."""
+PARKING_OFFSET = 1000
+"""Added to a partition's number; greater than any of them."""
 QUEUE_LIMIT = "x-max-length-bytes"
 HEARTBEAT_SECONDS = 10
 SETUP_TIMEOUT_SECONDS = 10.0
@@ -74,8 +74,8 @@ class Topology:
         return f"{self.prefix}.commands.v1.{partition}"
 
     def parking_queue(self, partition: int) -> str:
-        """Where a partition's messages wait while its queue is made anew; a name that the worker may declare."""
-        return self.command_queue(PARKING + partition)
+        """The queue for a partition's messages while its own is remade; a name that the worker may declare."""
+        return self.command_queue(PARKING_OFFSET + partition)
 
     def destination(self, partition: int) -> str:
         """What OpenTelemetry calls the way of a partition's messages: exchange and routing key."""
@@ -98,23 +98,23 @@ class Topology:
             await channel.declare_queue(self.dead_letter_queue, durable=True, arguments=arguments)
 
     async def declare_partition(self, channel: AbstractChannel, partition: int) -> dict[str, str]:
-        """Creates one partition's queue where it is missing; the arguments that one that is there has otherwise.
+        """Declares and binds a partition's queue; returns the arguments of an existing one that differ.
 
-        Raises WrongQueueError where it must not be consumed so.
+        Raises QueueMismatchError if the queue must not be consumed.
         """
         await channel.declare_exchange(self.commands_exchange, ExchangeType.DIRECT, durable=True)
         if await exists(channel, queue=self.parking_queue(partition)):
-            raise WrongQueueError("its messages wait in another queue, until it is remade")
+            raise QueueMismatchError("its messages are in the parking queue until the remake is complete")
         differences = await self.declare_command_queue(channel, partition)
         await self.bind_partition(channel, partition)
         return differences
 
     async def declare_command_queue(self, channel: AbstractChannel, partition: int) -> dict[str, str]:
-        """As `declare_partition`, without binding the queue to the exchange."""
+        """Like `declare_partition`, but without binding the queue to the exchange."""
         return await declare_queue(channel, self.command_queue(partition), await self.command_queue_arguments(channel))
 
     async def bind_partition(self, channel: AbstractChannel, partition: int) -> None:
-        """Has the exchange route a partition's messages to its queue."""
+        """Binds a partition's queue to the exchange."""
         queue = await channel.get_queue(self.command_queue(partition), ensure=False)
         await queue.bind(self.commands_exchange, queue.name)
 
@@ -143,14 +143,14 @@ class Topology:
     async def probe(self, channel: AbstractChannel) -> None:
         """Asks the broker for the exchange, as a sign of life; raises a broker error where none comes.
 
-        A passive declaration needs some permission, whichever.
+        A passive declaration needs a permission on the name, but any will do.
         """
         async with asyncio.timeout(PROBE_TIMEOUT_SECONDS):
             with broker_call():
                 await channel.declare_exchange(self.commands_exchange, passive=True)
 
     async def command_queue_arguments(self, channel: AbstractChannel) -> FieldTable:
-        """What a partition's queue is made with."""
+        """The arguments that a partition's queue is declared with."""
         return await kept_however_often_delivered(channel) | {
             "x-single-active-consumer": True,
             "x-overflow": "reject-publish",
@@ -192,14 +192,14 @@ def broker_call() -> Iterator[None]:
 
 
 def user_of(url: Secret[AmqpDsn]) -> str:
-    """The broker's user whom the URL names."""
+    """The broker user in the URL."""
     return unquote(url.get_secret_value().username or DEFAULT_USER)
 
 
 @asynccontextmanager
 async def open_connection(url: Secret[AmqpDsn], name: str) -> AsyncIterator[AbstractConnection]:
     """A connection that the block may use until either side closes it."""
-    survive_unreadable_properties()
+    install_lenient_decoding()
     async with asyncio.timeout(SETUP_TIMEOUT_SECONDS):
         with broker_call():
             connection = await aio_pika.connect(

@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 from prometheus_client import Gauge, Histogram, start_http_server
 
-from shared.listening import host_of_one_socket
+from shared.listening import single_socket_host
 from shared.settings import ServiceSettings, refuse
 
 LOOK_SECONDS = 0.25
@@ -28,7 +28,7 @@ def serve_metrics(settings: ServiceSettings) -> None:
     if settings.metrics_port is None:
         return
     try:
-        start_http_server(settings.metrics_port, host_of_one_socket(settings.metrics_host))
+        start_http_server(settings.metrics_port, single_socket_host(settings.metrics_host))
     except OSError as error:
         refuse(f"INKWELL_METRICS_PORT: cannot listen on {settings.metrics_host}:{settings.metrics_port} ({error})")
 

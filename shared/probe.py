@@ -1,6 +1,6 @@
-"""Ends with 0 if the gateway or the worker of this container is ready: the check of the image's health.
+"""The image's health check: exits with 0 if the gateway or the worker in this container is ready.
 
-It asks both, since only one of them answers. It imports next to nothing, since it runs every few seconds.
+Tries both ports, since only one service runs. Imports almost nothing, since it runs every few seconds.
 """
 
 import os
@@ -11,15 +11,15 @@ LISTENING = (
     ("INKWELL_HOST", "INKWELL_PORT", "8000"),
     ("INKWELL_WORKER_HEALTH_HOST", "INKWELL_WORKER_HEALTH_PORT", "8081"),
 )
-"""The settings that say where each of them listens, and the port without one."""
+"""The settings for where each service listens, and its default port."""
 LOOPBACK = "127.0.0.1"
-EVERY_ADDRESS = ("", "::", "0.0.0.0")  # noqa: S104 - to be asked, not to be listened on
+EVERY_ADDRESS = ("", "::", "0.0.0.0")  # noqa: S104 - only connected to
 TIMEOUT_SECONDS = 3.0
 REQUEST = b"GET /health/ready HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
 
 
 def is_ready(host: str, port: str) -> bool:
-    """Whether a service of ours answers there that it is ready."""
+    """Whether a service at this address reports that it is ready."""
     try:
         with socket.create_connection((host, int(port)), TIMEOUT_SECONDS) as connection:
             connection.sendall(REQUEST)
@@ -30,7 +30,7 @@ def is_ready(host: str, port: str) -> bool:
 
 
 def address(host_setting: str, port_setting: str, default_port: str) -> tuple[str, str]:
-    """Where to ask one of them."""
+    """The host and port to connect to for one of the services."""
     host = os.environ.get(host_setting, LOOPBACK)
     return LOOPBACK if host in EVERY_ADDRESS else host, os.environ.get(port_setting, default_port)
 

@@ -1,7 +1,7 @@
-"""What RabbitMQ says of queues: which ones there are, and whether they were made as they should be.
+"""Checks whether queues exist and were declared with the expected arguments.
 
-The only way to learn a queue's arguments over AMQP is to declare it: the broker refuses other ones, and names the
-first that differs.
+AMQP reveals a queue's arguments only by a declaration: the broker rejects one with other arguments and names the first
+that differs.
 """
 
 import asyncio
@@ -15,18 +15,18 @@ from aio_pika.exceptions import ChannelNotFoundEntity, ChannelPreconditionFailed
 from pamqp.common import FieldTable
 
 MANDATORY = ("x-queue-type", "x-single-active-consumer")
-"""Where these differ, two workers may have messages of one queue at once."""
+"""If one of these differs, two workers may receive messages of the queue at the same time."""
 _DIFFERENCE = re.compile(r"inequivalent arg '(?P<argument>x-[^']+)' .* but current is (none|.*?'(?P<value>[^']*)'.*)")
 
 
-class WrongQueueError(Exception):
-    """A queue that must not be consumed as it is; the message says why."""
+class QueueMismatchError(Exception):
+    """A queue that must not be consumed because of its arguments; the message names them."""
 
 
 async def declare_queue(channel: AbstractChannel, name: str, arguments: FieldTable) -> dict[str, str]:
-    """Creates a queue where it is missing; the arguments with which one that is there was made otherwise.
+    """Declare a queue; returns the arguments of an existing one that differ from these.
 
-    Raises WrongQueueError where one of these is mandatory.
+    Raises QueueMismatchError if a mandatory one differs.
     """
     found: dict[str, str] = {}
     arguments = dict(arguments)
@@ -34,17 +34,17 @@ async def declare_queue(channel: AbstractChannel, name: str, arguments: FieldTab
         difference = _DIFFERENCE.search(told)
         argument = difference["argument"] if difference else ""
         if difference is None or argument in MANDATORY or argument in found:
-            raise WrongQueueError(told.removeprefix("PRECONDITION_FAILED - "))
+            raise QueueMismatchError(told.removeprefix("PRECONDITION_FAILED - "))
         found[argument] = difference["value"] or "none"
         if difference["value"] is None:
             del arguments[argument]
         else:
-            arguments[argument] = _parsed(difference["value"])
+            arguments[argument] = _parse_argument(difference["value"])
     return found
 
 
 async def _refusal(channel: AbstractChannel, name: str, arguments: FieldTable) -> str:
-    """What the broker says against declaring a queue so; nothing once it is declared."""
+    """The broker's reason for rejecting the declaration; empty if it accepts."""
     try:
         async with own_channel(channel) as asking:
             await asking.queue_declare(name, durable=True, arguments=arguments)
@@ -53,15 +53,15 @@ async def _refusal(channel: AbstractChannel, name: str, arguments: FieldTable) -
     return ""
 
 
-def _parsed(value: str) -> int | bool | str:
-    """An argument's value, as the broker prints it."""
+def _parse_argument(value: str) -> int | bool | str:
+    """Parse an argument's value as the broker prints it."""
     if value in {"true", "false"}:
         return value == "true"
     return int(value) if re.fullmatch(r"-?[0-9]+", value) else value
 
 
 async def exists(channel: AbstractChannel, *, queue: str = "", exchange: str = "") -> bool:
-    """Whether the broker has them."""
+    """Whether the broker has the queue and the exchange."""
     try:
         async with own_channel(channel) as asking:
             if exchange:
@@ -75,7 +75,7 @@ async def exists(channel: AbstractChannel, *, queue: str = "", exchange: str = "
 
 @asynccontextmanager
 async def own_channel(channel: AbstractChannel) -> AsyncIterator[aiormq.abc.AbstractChannel]:
-    """Another channel of the same connection for the block, because the broker's no closes the one that asks."""
+    """A channel of its own for the block: the broker closes the channel on which it rejects a declaration."""
     asking = await (await channel.get_underlay_channel()).connection.channel()
     try:
         yield asking
@@ -87,6 +87,6 @@ async def own_channel(channel: AbstractChannel) -> AsyncIterator[aiormq.abc.Abst
 
 
 def is_cancelled() -> bool:
-    """Whether somebody has asked the current task to end."""
+    """Whether the current task has been cancelled."""
     task = asyncio.current_task()
     return task is not None and task.cancelling() > 0

@@ -90,7 +90,7 @@ class ServiceSettings(DatabaseSettings):
     queue_limit_bytes: Annotated[
         int, Field(ge=4096, description="Bytes of commands that a queue takes; counts when the queues are made")
     ] = 1024 * 1024 * 1024
-    metrics_host: Annotated[str, Field(description="Address of the metrics' port; `::` is every one")] = "127.0.0.1"
+    metrics_host: Annotated[str, Field(description="Address of the metrics' port; `::` means all")] = "127.0.0.1"
     metrics_port: Annotated[
         int | None, Field(ge=0, le=65535, description="Port of the metrics, in Prometheus's form; none without it")
     ] = None

@@ -153,22 +153,22 @@ JSON_TIME = r'\"YYYY-MM-DD"T"HH24:MI:SS.US"+00:00"\"'
 def note_json(fields: Mapping[str, ColumnElement[Any]]) -> ColumnElement[str]:
     """The note with these `NOTE_FIELDS`, as the JSON text that clients get.
 
-    Concatenating the members costs less than `row_to_json` does, which looks up each column's type for each note; so
-    does `to_json` compared with `to_char`.
+    Concatenation is faster than `row_to_json`, which looks up each column's type for each note. `to_json` is faster
+    than `to_char`.
     """
-    members = [_quoted(f',"{name}":') + _json(fields[name]) for name in NOTE_FIELDS[1:]]
-    return reduce(add, members, _quoted('{"id":') + _json(fields["id"])) + _quoted("}")
+    members = [_sql_literal(f',"{name}":') + _to_json(fields[name]) for name in NOTE_FIELDS[1:]]
+    return reduce(add, members, _sql_literal('{"id":') + _to_json(fields["id"])) + _sql_literal("}")
 
 
-def _json(value: ColumnElement[Any]) -> ColumnElement[str]:
-    """A text, an integer or a time as JSON; `to_json` leaves out the last digits of a time where they are 0."""
+def _to_json(value: ColumnElement[Any]) -> ColumnElement[str]:
+    """A text, an integer or a time as JSON; `to_json` omits trailing zeros of a time, so `to_char` prints those."""
     as_json = cast(func.to_json(value), Text)
     if isinstance(value.type, DateTime):
         lacks_digits = cast(value, TIMESTAMP(timezone=True, precision=5)) == value
-        return case((lacks_digits, func.to_char(value, _quoted(JSON_TIME), type_=Text)), else_=as_json)
+        return case((lacks_digits, func.to_char(value, _sql_literal(JSON_TIME), type_=Text)), else_=as_json)
     return as_json if isinstance(value.type, Text) else cast(value, Text)
 
 
-def _quoted(text: str) -> ColumnElement[str]:
-    """A constant of SQL, which is no parameter."""
+def _sql_literal(text: str) -> ColumnElement[str]:
+    """An inline SQL string literal instead of a bind parameter."""
     return literal_column(f"'{text}'", Text)

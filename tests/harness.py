@@ -15,7 +15,7 @@ from aio_pika.abc import AbstractQueue
 from fastapi import FastAPI
 
 from dev.backend import Services
-from gateway.__main__ import server_config
+from gateway.__main__ import build_server_config
 from gateway.app import create_app
 from gateway.settings import GatewaySettings
 from shared.connections import Connections
@@ -121,7 +121,7 @@ def settings_without_servers(**changes: object) -> GatewaySettings:
 @asynccontextmanager
 async def serving(app: FastAPI, settings: GatewaySettings | None = None) -> AsyncIterator[str]:
     """Serves the app on a free port of loopback; the value is its base URL."""
-    config = server_config(app, settings or settings_without_servers())
+    config = build_server_config(app, settings or settings_without_servers())
     config.port = 0
     config.loop = "none"
     config.timeout_graceful_shutdown = 5

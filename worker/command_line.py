@@ -72,12 +72,12 @@ def add_dead_letters(parser: ArgumentParser) -> None:
 
 
 def add_queues(parser: ArgumentParser) -> None:
-    """The verbs for queues, each with what it does to a partition's queue and what its number is of."""
+    """The verbs for queues; each acts on one partition's queue and reports a number of messages or commands."""
     verbs = parser.add_subparsers(title="verbs", metavar="VERB", required=True)
-    remake_summary = "make a queue as it should be, and keep the messages in it"
-    fail_summary = "fail the commands of newer versions at the head of a queue, where no newer worker will come"
+    remake_summary = "redeclare a queue with the right arguments, and keep the messages in it"
+    fail_summary = "fail the commands of newer versions at the head of a queue, if no newer worker will be deployed"
     for verb, action, number_of, summary in (
-        ("remake", remake, "messages moved; the queue is as it should be", remake_summary),
+        ("remake", remake, "messages moved; the queue has the right arguments", remake_summary),
         ("fail-newer", fail_newer_commands, "commands failed; they are dead letters now", fail_summary),
     ):
         each = verbs.add_parser(verb, help=summary, description=summary)
@@ -114,7 +114,7 @@ async def operate(arguments: Namespace, settings: WorkerSettings) -> int:
 
 
 async def operate_on_queue(arguments: Namespace, settings: WorkerSettings) -> int:
-    """Does what the arguments ask for to a partition's queue; the exit code."""
+    """Runs the verb on a partition's queue; returns the exit code."""
     if arguments.partition not in range(settings.partitions):
         return complain(f"there is no partition {arguments.partition}", EXIT_WRONG_ARGUMENTS)
     try:

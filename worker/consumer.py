@@ -35,7 +35,7 @@ from worker.failures import RepeatedBugError, Settlement, describe
 from worker.metrics import OLDEST, PARTITIONS, PAUSED, count_settled
 from worker.outbox import Outbox
 from worker.patience import HandBackError, pause, settled
-from worker.queue_check import wait_for_right_queue
+from worker.queue_check import wait_for_correct_queue
 from worker.settings import WorkerSettings
 from worker.sharing import Sharing
 from worker.traces import processing
@@ -44,7 +44,7 @@ BATCH_TIMEOUT_SECONDS = 120.0
 """A batch that takes longer is stuck, whatever the reason; its session is given up."""
 BLOCKED_PAUSE_SECONDS = 30.0
 HELD_BYTES = 512 * 1024 * 1024
-"""What a worker holds at most of messages that it has not acknowledged, each as large as the broker takes one."""
+"""Limit on unacknowledged messages in memory, assuming that each has the broker's maximum size."""
 WATCH_INTERVAL_SECONDS = 5.0
 
 log = structlog.get_logger()
@@ -76,7 +76,7 @@ class Consumer:
 
     @property
     def refused(self) -> set[int]:
-        """The partitions whose queues this worker does not consume, because they were made otherwise."""
+        """The partitions that this worker does not consume, because their queues were declared with other arguments."""
         return set(self._refused)
 
     @property
@@ -165,7 +165,7 @@ class Consumer:
         if partition in self._blocked:
             await asyncio.sleep(BLOCKED_PAUSE_SECONDS)
             self._blocked.discard(partition)
-        await wait_for_right_queue(connection, self._topology, partition, self._refused)
+        await wait_for_correct_queue(connection, self._topology, partition, self._refused)
         let_go = asyncio.Event()
         async with asyncio.timeout(SETUP_TIMEOUT_SECONDS):
             channel = await connection.channel(publisher_confirms=False)
@@ -186,7 +186,7 @@ class Consumer:
         raise ConnectionError("the broker ended the subscription")
 
     async def _subscribe(self, channel: AbstractChannel, partition: int, priority: int, let_go: asyncio.Event) -> None:
-        await channel.set_qos(prefetch_count=prefetch(self._settings))
+        await channel.set_qos(prefetch_count=prefetch_count(self._settings))
         channel.close_callbacks.add(lambda *_: let_go.set())
         underlay = await channel.get_underlay_channel()
         underlay.on_consumer_cancel_callbacks.add(lambda _: let_go.set())
@@ -279,6 +279,6 @@ class Consumer:
                 log.info("acknowledgement dropped; what comes again has no second effect", error=describe(error))
 
 
-def prefetch(settings: WorkerSettings) -> int:
-    """How many messages of each partition are held: as the settings say, or fewer where memory could not hold them."""
+def prefetch_count(settings: WorkerSettings) -> int:
+    """The prefetch count of each partition: the setting, lowered if so many messages would not fit into memory."""
     return max(1, min(settings.prefetch_messages, HELD_BYTES // (settings.partitions * LARGEST_MESSAGE_BYTES)))

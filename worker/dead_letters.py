@@ -78,7 +78,7 @@ def replay_of(content: str, at: datetime, *, force: bool) -> bytes:
     """The stored command as a replay that an operator asked for at that time."""
     event = json.loads(content) | {"replayedat": at.isoformat(), "replayforced": force}
     text = json.dumps(event, ensure_ascii=False, separators=(",", ":"))  # no longer than what the gateway sent
-    return text.encode(errors="backslashreplace")  # which writes lone surrogates as JSON does
+    return text.encode(errors="backslashreplace")  # writes lone surrogates as JSON escapes
 
 
 async def send(settings: WorkerSettings, rows: Iterable[Row], at: datetime, *, force: bool) -> int:
@@ -113,7 +113,7 @@ async def confirming_channel(settings: WorkerSettings) -> AsyncIterator[Abstract
 async def publish(channel: AbstractChannel, topology: Topology, partition: int, event: bytes, user: str) -> None:
     """Returns when the broker has confirmed the command, in a message of its own; raises a broker error otherwise.
 
-    The broker vouches for the user; a worker obeys its own user's replays alone.
+    The broker verifies `user_id`; a worker accepts replays only from its own user.
     """
     message = Message(
         encode_batch([event]),

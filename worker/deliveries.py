@@ -19,14 +19,14 @@ from shared.contracts import (
     decode_batch,
     encode_batch,
     envelope_of,
-    not_replayed,
+    strip_replay,
     weight,
 )
 from shared.frames import UNREADABLE_PROPERTIES
 from worker.metrics import DELIVERIES
 
 BATCH_BYTES = 4 * 1024 * 1024
-"""A batch takes no more messages once it has so many bytes: decoded they take up to sixty times as much memory."""
+"""A batch takes no more messages from this size on: decoded, they take up to sixty times as much memory."""
 CAREFUL_AFTER_DELIVERIES = 3
 """A message that came back more often may be killing its workers; it is handled alone and command by command."""
 
@@ -53,7 +53,7 @@ class Delivery:
     def times_returned(self) -> int:
         """How often the broker has taken the message back; 4.x counts disconnects under either name.
 
-        The counts are headers, which a publisher may have written; that it came again, the broker alone says.
+        A publisher may have forged the counts, which are headers, but not the broker's `redelivered` flag.
         """
         if not self.message.redelivered:
             return 0
@@ -61,11 +61,11 @@ class Delivery:
         return max((count for count in counts if isinstance(count, int)), default=0)
 
     def decode(self, replayer: str, *, fail_newer: bool = False) -> Sequence[Received]:
-        """What is in it; only a message of the replayer's, for which the broker vouches, is a replay."""
+        """The commands in it; replay marks count only if the broker verified that `replayer` published the message."""
         if self.message.type == UNREADABLE_PROPERTIES:
             return [Unreadable(self.message.body)]
         received = decode_batch(self.message.body, fail_newer=fail_newer)
-        return received if self.message.user_id == replayer else list(map(not_replayed, received))
+        return received if self.message.user_id == replayer else list(map(strip_replay, received))
 
 
 def oldest(deliveries: Iterable[Delivery]) -> datetime | None:
@@ -82,16 +82,15 @@ class Batch:
     """Each with the delivery that it came in."""
     weight: int = 0
     """How many writes there are in it."""
-    size: int = 0
-    """Bytes."""
+    size_bytes: int = 0
     careful: bool = False
     """Whether to run its commands one by one, each after a mark."""
 
     def add(self, delivery: Delivery, received: Sequence[Received]) -> None:
-        """Adds a delivery and what was decoded of it."""
+        """Adds a delivery with its decoded commands."""
         self.received += [(delivery, each) for each in received]
         self.weight += sum(map(weight, received))
-        self.size += len(delivery.message.body)
+        self.size_bytes += len(delivery.message.body)
         self.deliveries.append(delivery)
 
     @property
@@ -101,7 +100,7 @@ class Batch:
 
     @property
     def unreadable(self) -> list[bytes]:
-        """What cannot: for each message one content, which is a batch where several of its events are unreadable."""
+        """What cannot: one content for each message, a JSON batch if several of its events are unreadable."""
         contents: dict[int, list[bytes]] = defaultdict(list)
         for delivery, received in self.received:
             if isinstance(received, Unreadable):
@@ -138,7 +137,7 @@ class Deliveries:
 
     def __init__(self, replayer: str) -> None:
         self._replayer = replayer
-        """The broker's user whose replays are obeyed."""
+        """The broker user whose replays are accepted."""
         self._waiting: deque[Delivery] = deque()
         self._changed = asyncio.Event()
         self._ended = False
@@ -182,7 +181,7 @@ class Deliveries:
             await self._changed.wait()
         batch = Batch()
         while self._waiting and not self._ended and not batch.careful:
-            if batch.weight >= commands or batch.size >= BATCH_BYTES or not self._take_next(batch):
+            if batch.weight >= commands or batch.size_bytes >= BATCH_BYTES or not self._take_next(batch):
                 break
         return None if self._ended else batch
 

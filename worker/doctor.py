@@ -16,7 +16,7 @@ from shared.doctor import (
     report,
 )
 from shared.messaging import QUEUE_LIMIT, Topology, open_connection
-from shared.queues import WrongQueueError, exists
+from shared.queues import QueueMismatchError, exists
 from worker.settings import WorkerSettings
 
 NAME = "inkwell-worker doctor"
@@ -99,17 +99,17 @@ async def check_arguments(settings: WorkerSettings) -> AsyncIterator[Finding]:
 
 
 async def check_queue(channel: AbstractChannel, topology: Topology, partition: int) -> AsyncIterator[Finding]:
-    """Whether a partition's queue may be consumed, and keeps what was accepted."""
+    """Whether a partition's queue has the arguments that order and durability depend on."""
     check = f"partition {partition}"
-    advice = f"`python -m worker queues remake {partition}` makes it as it should be and keeps the messages in it"
+    advice = f"`python -m worker queues remake {partition}` redeclares it and keeps the messages in it"
     try:
         differences = await topology.declare_command_queue(channel, partition)
-    except WrongQueueError as error:
-        yield Finding(Level.PROBLEM, check, f"is not consumed, because it was made otherwise: {error}", advice)
+    except QueueMismatchError as error:
+        yield Finding(Level.PROBLEM, check, f"is not consumed: declared with other arguments: {error}", advice)
         return
     limit = differences.pop(QUEUE_LIMIT, None)
     for argument, value in differences.items():
-        yield Finding(Level.PROBLEM, check, f"was made with {argument}={value}", advice)
+        yield Finding(Level.PROBLEM, check, f"was declared with {argument}={value}", advice)
     if limit:
-        found = f"was made with INKWELL_QUEUE_LIMIT_BYTES={limit}"
+        found = f"was declared with INKWELL_QUEUE_LIMIT_BYTES={limit}"
         yield Finding(Level.WARNING, check, found, "which it keeps; a policy can lower it")

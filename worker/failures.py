@@ -140,7 +140,7 @@ class Settlement:
         return outcomes
 
     async def _fail(self, command: Command | BadCommand, error: Exception) -> Outcome:
-        bug = _bug_in(error)
+        bug = _bug_key(error)
         is_replay = replayed_at(command) is not None  # it has failed before, and must not hold up the others
         if bug == self._last_bug and not is_replay:
             raise RepeatedBugError(bug)
@@ -170,12 +170,12 @@ def _reason(error: Exception) -> str:
     return "handler_error" if isinstance(error, HandlerError) else "data_error"
 
 
-def _bug_in(error: Exception) -> str:
-    """What two failures have in common that have the same cause."""
+def _bug_key(error: Exception) -> str:
+    """A key that is equal for failures with the same cause."""
     cause = error.__cause__ or error if isinstance(error, HandlerError) else error
     return f"{type(cause).__name__} {getattr(cause, 'sqlstate', None)}"
 
 
 def describe(error: Exception) -> str:
-    """The failure in one line; of a handler's only the class, since its text may repeat what users wrote."""
+    """The failure in one line; for a handler's error only the class, since its text may quote user content."""
     return type(error.__cause__ or error).__name__ if isinstance(error, HandlerError) else errors.describe(error)

@@ -94,7 +94,7 @@ class Rows(Generic[KeyT, RowT]):
 
     @property
     def changed(self) -> list[RowT]:
-        """Rows that were there and are others now, in the order of their keys."""
+        """Existing rows that have changed, in the order of their keys."""
         rows = [(self.before.get(key), row) for key, row in sorted(self._after.items(), key=_key)]
         return [row for before, row in rows if before and row and row != before]
 

@@ -167,7 +167,7 @@ def change_note(command: Change, note: Note) -> Decision:
 
 
 def changed(note: Note, command: SingleNoteCommand, title: str, description: str) -> Note:
-    """The note's next version, or the same one where its text stays.
+    """The note's next version, or the note itself if its text does not change.
 
     `updated_date` never goes back, whatever the gateways' clocks say.
     """
@@ -239,7 +239,7 @@ def register_user(command: RegisterUser, user_id: int) -> Decision:
 def change_user(command: ChangeUser, user: User) -> Decision:
     """The user with another name or password; a new password outdates the credentials given out so far.
 
-    A name as it is changes nothing. A password does, since nobody can tell from its hash whether it is new.
+    The same name changes nothing. A password always does, since its hash does not show whether it is the same.
     """
     if command.data.password_hash is None and command.data.name in (None, user.name):
         return Decision(OutcomeStatus.APPLIED, HTTPStatus.OK, user=user)
@@ -252,7 +252,7 @@ def change_user(command: ChangeUser, user: User) -> Decision:
 
 
 def renew_hash(command: RenewHash, user: User) -> Decision:
-    """The user with the same password under another hash; nothing that anybody sees changes."""
+    """The user with another hash of the same password; nothing visible changes."""
     return Decision(OutcomeStatus.APPLIED, HTTPStatus.OK, user=replace(user, password_hash=command.data.password_hash))
 
 

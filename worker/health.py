@@ -1,6 +1,6 @@
 """The worker's probes. Live: the consuming progresses. Ready: the broker has it as a consumer.
 
-It is not ready while it refuses a queue that was made otherwise, which is an operator's to mend.
+Not ready while it refuses a queue that was declared with other arguments, which an operator has to remake.
 Which of its partitions it is the active consumer of, the broker alone knows; a worker that stands by is ready.
 """
 
@@ -22,7 +22,7 @@ def create_health_app(consumer: Consumer) -> Starlette:
 
     async def ready(_: Request) -> JSONResponse:
         is_ready = bool(consumer.partitions) and not consumer.refused
-        status = "consuming" if is_ready else "queues made otherwise" if consumer.refused else "not consuming"
+        status = "consuming" if is_ready else "queue arguments differ" if consumer.refused else "not consuming"
         state = {"status": status, "slot": consumer.slot, "partitions": sorted(consumer.partitions)}
         if consumer.refused:
             state["refused"] = sorted(consumer.refused)

@@ -1,7 +1,7 @@
 """Fails the commands of newer versions that pause a partition: `python -m worker queues fail-newer N`.
 
-For where no newer worker will come: a gateway that was taken back, or somebody who forged them. They become dead
-letters, to be replayed after an upgrade or discarded; what is in one message with them is applied as always.
+For when no newer worker will be deployed: the gateway was rolled back, or the commands are forged. They become dead
+letters, to be replayed after an upgrade or discarded. Other commands in the same message are applied.
 """
 
 import asyncio
@@ -18,15 +18,15 @@ from worker.failures import Settlement
 from worker.settings import WorkerSettings
 
 QUIET_SECONDS = 3.0
-"""How long the next message is waited for."""
+"""How long to wait for the next message."""
 BEFORE_EVERY_WORKER = 1000
-"""A consumer priority."""
+"""A consumer priority above every worker's."""
 
 
 async def fail_newer_commands(settings: WorkerSettings, partition: int) -> int:
-    """Fails what is newer at the head of the partition's queue; how many commands that were.
+    """Fail the newer commands at the head of the partition's queue; returns their number.
 
-    Raises a broker error, or the exception of Postgres; then it can be run again.
+    Raises a broker error or asyncpg's; then it can be run again.
     """
     connections = Connections(settings.database_url, "inkwell-worker operator", size=1)
     settlement = Settlement(connections, timedelta(days=settings.command_max_age_days))
@@ -35,11 +35,11 @@ async def fail_newer_commands(settings: WorkerSettings, partition: int) -> int:
         async with open_connection(settings.broker_url, "inkwell-worker operator") as connection:
             channel = await connection.channel(publisher_confirms=True, on_return_raises=True)
             inbox = await consume(channel, Topology.of(settings).command_queue(partition))
-            while message := await next_of(inbox):
+            while message := await receive_next(inbox):
                 delivery, batch = Delivery(partition, message), Batch()
                 batch.add(delivery, delivery.decode(user, fail_newer=True))
-                if not (newer := number_of_newer(batch)):
-                    return failed  # the broker gets it back with the connection's end, at the head of the queue
+                if not (newer := count_newer(batch)):
+                    return failed  # closing the connection requeues it at the head
                 await settlement.settle(batch.commands)
                 await dead_letter(channel, Topology.of(settings), batch)
                 await message.ack()
@@ -50,28 +50,28 @@ async def fail_newer_commands(settings: WorkerSettings, partition: int) -> int:
 
 
 async def consume(channel: AbstractChannel, queue: str) -> asyncio.Queue[AbstractIncomingMessage]:
-    """Where the messages of a queue come in, one after the acknowledgement of the other, before any worker has them."""
+    """Consume a queue ahead of every worker, one unacknowledged message at a time."""
     inbox: asyncio.Queue[AbstractIncomingMessage] = asyncio.Queue()
     await channel.set_qos(prefetch_count=1)
     await (await channel.get_queue(queue)).consume(inbox.put, arguments={"x-priority": BEFORE_EVERY_WORKER})
     return inbox
 
 
-async def next_of(inbox: asyncio.Queue[AbstractIncomingMessage]) -> AbstractIncomingMessage | None:
-    """The next message, if one comes soon."""
+async def receive_next(inbox: asyncio.Queue[AbstractIncomingMessage]) -> AbstractIncomingMessage | None:
+    """The next message, or None if none arrives soon."""
     try:
         return await asyncio.wait_for(inbox.get(), QUIET_SECONDS)
     except TimeoutError:
         return None
 
 
-def number_of_newer(batch: Batch) -> int:
-    """How many commands of the batch are of newer versions."""
+def count_newer(batch: Batch) -> int:
+    """The number of commands in the batch that have newer versions."""
     return sum(isinstance(each, BadCommand) and each.reason == "newer_version" for each in batch.commands)
 
 
 async def dead_letter(channel: AbstractChannel, topology: Topology, batch: Batch) -> None:
-    """Hands over what cannot be read of the batch; returns when the broker has confirmed it."""
+    """Publish the unreadable parts of the batch to the dead-letter queue; returns when they are confirmed."""
     for content in batch.unreadable:
         message = Message(content, delivery_mode=DeliveryMode.PERSISTENT)
         with broker_call():

@@ -62,7 +62,7 @@ class Outbox:
     async def reply(self, reply_to: str, replies: Sequence[Reply]) -> None:
         """Tells a gateway what was committed; a reply that cannot be sent is dropped, the row is the truth."""
         if not is_reply_address(reply_to, self._broker_version):
-            log.warning("reply dropped: its address is no gateway's", replies=len(replies))
+            log.warning("reply dropped; its address is not a gateway's", replies=len(replies))
             return
         body = encode_replies(replies)
         if len(body) > MAX_REPLY_BYTES:
@@ -76,7 +76,7 @@ class Outbox:
     async def dead_letter(self, content: bytes) -> None:
         """Hands over what cannot be read; returns when the broker has confirmed it, or raises a broker error.
 
-        Of what is longer than the broker takes, only the beginning is kept.
+        Content above the broker's message limit is truncated.
         """
         message = Message(content[:LARGEST_MESSAGE_BYTES], delivery_mode=DeliveryMode.PERSISTENT)
         async with asyncio.timeout(SETUP_TIMEOUT_SECONDS):

@@ -1,4 +1,4 @@
-"""Keeps a worker from consuming a queue that was made otherwise, until an operator has mended it."""
+"""Keeps a worker from consuming a queue with other arguments until an operator has remade it."""
 
 import asyncio
 
@@ -6,17 +6,17 @@ import structlog
 from aio_pika.abc import AbstractConnection
 
 from shared.messaging import QUEUE_LIMIT, SETUP_TIMEOUT_SECONDS, Topology
-from shared.queues import WrongQueueError
+from shared.queues import QueueMismatchError
 
 REFUSED_PAUSE_SECONDS = 10.0
 
 log = structlog.get_logger()
 
 
-async def wait_for_right_queue(
+async def wait_for_correct_queue(
     connection: AbstractConnection, topology: Topology, partition: int, refused: set[int]
 ) -> None:
-    """Returns once the partition's queue is there and may be consumed; the partition is in `refused` meanwhile."""
+    """Return once the partition's queue exists and may be consumed; until then the partition is in `refused`."""
     while True:
         try:
             async with (
@@ -24,10 +24,10 @@ async def wait_for_right_queue(
                 connection.channel(publisher_confirms=False) as channel,
             ):
                 differences = await topology.declare_partition(channel, partition)
-        except WrongQueueError as error:
+        except QueueMismatchError as error:
             refused.add(partition)
             log.error(
-                "queue not consumed, or writes could be applied out of order",
+                "queue not consumed; its arguments would allow writes out of order",
                 queue=topology.command_queue(partition),
                 error=str(error),
                 remedy=f"`python -m worker queues remake {partition}`, which keeps the messages in it",
@@ -37,5 +37,9 @@ async def wait_for_right_queue(
         else:
             refused.discard(partition)
             if differences.keys() - {QUEUE_LIMIT}:
-                log.warning("queue made otherwise; see `python -m worker doctor`", partition=partition, **differences)
+                log.warning(
+                    "queue arguments differ; see `python -m worker doctor`",
+                    partition=partition,
+                    **differences,
+                )
             return

@@ -1,7 +1,7 @@
-"""Remakes a command queue that was made otherwise, and keeps its messages: `python -m worker queues remake N`.
+"""Remakes a command queue with the right arguments, and keeps its messages: `python -m worker queues remake N`.
 
-They wait in a parking queue meanwhile. While there is one, no worker consumes the partition and the exchange routes
-nothing to it, so that what was accepted first is applied first. Interrupted, it goes on when it is run again.
+The messages wait in a parking queue. While that exists, no worker consumes the partition and the exchange routes
+nothing to it, which preserves the order. After an interruption, running it again completes the remake.
 """
 
 import asyncio
@@ -15,7 +15,7 @@ from shared.messaging import (
     open_connection,
     user_of,
 )
-from shared.queues import WrongQueueError, declare_queue, exists
+from shared.queues import QueueMismatchError, declare_queue, exists
 from worker.settings import WorkerSettings
 
 STEP_TIMEOUT_SECONDS = 10.0
@@ -24,11 +24,11 @@ PREFETCH_MESSAGES = 20
 
 
 class StillConsumedError(Exception):
-    """Somebody consumes the queue, who may have messages of it that nobody else would ever get."""
+    """The queue has a consumer, whose unacknowledged messages would be lost."""
 
 
 async def remake(settings: WorkerSettings, partition: int) -> int:
-    """Remakes a partition's queue unless it is right; how many messages it has moved for that.
+    """Remake a partition's queue if its arguments are wrong; returns the number of messages moved.
 
     Raises StillConsumedError or a broker error; then it can be run again.
     """
@@ -36,7 +36,7 @@ async def remake(settings: WorkerSettings, partition: int) -> int:
     queue, parking = topology.command_queue(partition), topology.parking_queue(partition)
     async with open_connection(settings.broker_url, "inkwell-worker remaking a queue") as connection:
         channel = await connection.channel(publisher_confirms=True, on_return_raises=True)
-        if not await is_right(channel, topology, partition):
+        if not await is_correct(channel, topology, partition):
             await require_no_consumer(channel, queue)
             await declare_queue(channel, parking, await kept_however_often_delivered(channel))
             await (await channel.get_queue(queue)).unbind(topology.commands_exchange, queue)
@@ -52,16 +52,16 @@ async def remake(settings: WorkerSettings, partition: int) -> int:
     return moved
 
 
-async def is_right(channel: AbstractChannel, topology: Topology, partition: int) -> bool:
-    """Whether the partition's queue was made as it should be; one that is missing is made so."""
+async def is_correct(channel: AbstractChannel, topology: Topology, partition: int) -> bool:
+    """Whether the partition's queue has the right arguments; declares a missing one."""
     try:
         return not await topology.declare_command_queue(channel, partition)
-    except WrongQueueError:
+    except QueueMismatchError:
         return False
 
 
 async def require_no_consumer(channel: AbstractChannel, queue: str) -> None:
-    """Raises StillConsumedError where the queue has a consumer, also one that has just gone."""
+    """Raise StillConsumedError if the queue has a consumer; one that has just left gets time to disappear."""
     for _ in range(CONSUMER_CHECKS):
         if not (await channel.declare_queue(queue, passive=True)).declaration_result.consumer_count:
             return
@@ -70,16 +70,16 @@ async def require_no_consumer(channel: AbstractChannel, queue: str) -> None:
 
 
 async def move(channel: AbstractChannel, source: str, target: str, user: str) -> int:
-    """Moves every message of a queue to the end of another one; how many they were."""
+    """Move every message of a queue to the end of another; returns their number."""
     moved = 0
     await channel.set_qos(prefetch_count=PREFETCH_MESSAGES)
     queue = await channel.get_queue(source, ensure=False)
     while waiting := (await channel.declare_queue(source, passive=True)).declaration_result.message_count:
-        # Not `basic.get`, which a quorum queue with a single active consumer does not know.
+        # Not `basic.get`, which a quorum queue with a single active consumer rejects.
         async with queue.iterator(timeout=STEP_TIMEOUT_SECONDS) as messages:
             async for message in messages:
                 await channel.default_exchange.publish(
-                    copy_of(message, user), target, mandatory=True, timeout=STEP_TIMEOUT_SECONDS
+                    copy_message(message, user), target, mandatory=True, timeout=STEP_TIMEOUT_SECONDS
                 )
                 await message.ack()
                 moved += 1
@@ -89,8 +89,8 @@ async def move(channel: AbstractChannel, source: str, target: str, user: str) ->
     return moved
 
 
-def copy_of(message: AbstractIncomingMessage, user: str) -> Message:
-    """The message once more; that another user has sent it, the broker would not believe."""
+def copy_message(message: AbstractIncomingMessage, user: str) -> Message:
+    """A copy of the message; drops another user's `user_id`, which the broker would reject."""
     return Message(
         message.body,
         content_type=message.content_type,

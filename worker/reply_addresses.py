@@ -1,7 +1,7 @@
-"""Where replies may be sent: to direct reply-to addresses alone, which the broker makes of its own processes' ids.
+"""Accepts only direct reply-to addresses, which the broker builds from its own process ids.
 
-Whoever publishes a command may have written the address. RabbitMQ before 4.3 closes the connection that publishes to
-an address which it cannot decode, so there such a one is not used.
+A publisher may have forged the address. RabbitMQ before 4.3 closes the connection of a publisher whose address it
+cannot decode, so such an address is not used there.
 """
 
 import re
@@ -10,14 +10,14 @@ from base64 import b64decode
 from shared.messaging import REPLY_TO
 
 ROBUST_SINCE = (4, 3)
-"""The first RabbitMQ that survives every address."""
+"""The first RabbitMQ that ignores an address that it cannot decode."""
 _PROCESS_ID = re.compile(rb"\x83X(?:[vd](..)|[ws](.))", re.DOTALL)
-"""An Erlang process's id in the external term format, up to the length of its node's name."""
+"""The start of an Erlang pid in the external term format, up to the length of its node's name."""
 _AFTER_NAME_BYTES = 12
 
 
 def is_reply_address(address: str, broker_version: str) -> bool:
-    """Whether replies can be sent there without harm to anybody."""
+    """Whether a reply can be sent to this address without risk to the connection."""
     prefix, _, process = address.partition(f"{REPLY_TO}.")
     if prefix or not process:
         return False

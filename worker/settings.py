@@ -19,7 +19,7 @@ class WorkerSettings(ServiceSettings):
     drain_timeout_seconds: Annotated[
         float, Field(gt=0, le=600, description="Time to finish the batch in hand on SIGTERM")
     ] = 20.0
-    worker_health_host: Annotated[str, Field(description="Address of the worker's probes; `::` is every one")] = (
+    worker_health_host: Annotated[str, Field(description="Address of the worker's probes; `::` means all")] = (
         "127.0.0.1"
     )
     worker_health_port: Annotated[int, Field(ge=0, le=65535, description="Port of /health/live and /health/ready")] = (

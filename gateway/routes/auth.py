@@ -10,7 +10,7 @@ from pydantic import SecretStr
 from gateway.dependencies import Gateway, caller_of, gateway_of
 from gateway.errors import ProblemError
 from gateway.idempotency import IDEMPOTENCY_KEY
-from gateway.media_types import media_type_of, refuse_coded_body
+from gateway.media_types import parse_media_type, reject_encoded_body
 from gateway.openapi import CREATE_TOKEN, FORM, FORM_FIELDS, GET_TOKEN, ISSUE_TOKEN, LIST_TOKENS, REVOKE_TOKEN
 from gateway.personal_tokens import digest, revealed, secret
 from gateway.preferences import PREFER
@@ -51,9 +51,9 @@ async def issue_token(request: Request) -> Response:
 
 
 async def form_of(request: Request) -> dict[str, str]:
-    """The parameters that there are, without any others; raises ProblemError 415, or 400 in words of RFC 6749 §5.2."""
-    refuse_coded_body(request)
-    if media_type_of(request) != "application/x-www-form-urlencoded":
+    """The known form fields; raises ProblemError 415, or 400 with an error code of RFC 6749 §5.2."""
+    reject_encoded_body(request)
+    if parse_media_type(request) != "application/x-www-form-urlencoded":
         raise oauth_problem("invalid_request", "Send the parameters as application/x-www-form-urlencoded")
     try:
         text = (await request.body()).decode()

@@ -93,7 +93,7 @@ async def awaited(
 
 
 def decided(ticket: CommandTicket, outcome: Outcome, request: Request, scopes: Collection[Scope]) -> CommandState:
-    """The state of a command with an outcome, as the request is told it whose URL this is, and who has these scopes."""
+    """The state of a command with an outcome, for a client with these scopes."""
     url, recipient = request.url.path, Recipient(scopes, gateway_of(request).settings.prefix)
     own = outcome_for(ticket.fingerprint, outcome)
     original = original_answer(answer(own, ticket.attempt_id, lambda: url, recipient))

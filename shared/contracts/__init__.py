@@ -81,7 +81,7 @@ from shared.contracts.wire import (
     encode_command,
     encode_replies,
     envelope_of,
-    not_replayed,
+    strip_replay,
 )
 
 __all__ = [
@@ -158,10 +158,10 @@ __all__ = [
     "envelope_of",
     "folded",
     "is_affordable_hash",
-    "not_replayed",
     "outcome_for",
     "print_time",
     "storable",
+    "strip_replay",
     "username",
     "weight",
 ]

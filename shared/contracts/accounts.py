@@ -19,7 +19,7 @@ NAME_MAX_LENGTH = 64
 _WRITTEN = get_profile("UsernameCasePreserved")
 _FOLDED = get_profile("UsernameCaseMapped:CaseFold")
 MAX_HASH_MEMORY_KIB, MAX_HASH_PASSES, MAX_HASH_LANES = 65_536, 3, 4
-"""The costliest hash that a gateway verifies: its own. Before gateways hash at a higher cost, all must accept it."""
+"""The costliest hash that a gateway verifies. Every gateway must accept a higher cost before any uses it."""
 _HASH = re.compile(
     r"\$argon2id\$v=19\$m=([0-9]{1,10}),t=([0-9]{1,10}),p=([0-9]{1,10})\$[A-Za-z0-9+/]{1,64}\$[A-Za-z0-9+/]{1,128}"
 )
@@ -61,13 +61,13 @@ def is_affordable_hash(text: str) -> bool:
     return is_within_cost and memory_kib <= MAX_HASH_MEMORY_KIB and lanes <= MAX_HASH_LANES
 
 
-def _affordable(text: str) -> str:
+def _check_affordable(text: str) -> str:
     if not is_affordable_hash(text):
         raise ValueError("must be an Argon2id hash that costs no more than a gateway's own")
     return text
 
 
-PasswordHash = Annotated[str, AfterValidator(_affordable)]
+PasswordHash = Annotated[str, AfterValidator(_check_affordable)]
 Username = Annotated[str, Field(min_length=1, max_length=NAME_MAX_LENGTH), AfterValidator(username)]
 
 
@@ -94,7 +94,7 @@ class UserChange(BaseModel, frozen=True):
 
 
 class RenewedHash(BaseModel, frozen=True):
-    """The hash of the same password at today's cost."""
+    """A new hash of the same password with the current parameters."""
 
     password_hash: PasswordHash
 

@@ -128,7 +128,7 @@ class ChangeUser(Envelope):
 
 
 class RenewHash(Envelope):
-    """Store a user's password under a costlier hash; the password and all credentials stay."""
+    """Replace a user's password hash by a costlier one; the password and all credentials stay valid."""
 
     type: Literal["user.renew_hash"] = "user.renew_hash"
     dataversion: Literal[1] = 1

@@ -7,11 +7,11 @@ from pydantic import AfterValidator, BaseModel, Field
 from shared.contracts.values import STORABLE, Int64, storable
 
 TITLE_HARD_LIMIT, DESCRIPTION_HARD_LIMIT = 10_000, 1_000_000
-"""Characters; a gateway's settings may allow fewer."""
+"""In characters; a gateway's settings may lower them."""
 MAX_ITEMS = 1000
 """Writes in one command."""
 MAX_VERSIONS = 16_384
-"""Versions in a precondition: as many entity tags as fit into a request's headers."""
+"""Versions in a precondition: more entity tags do not fit into a request's headers."""
 
 
 Title = Annotated[str, Field(max_length=TITLE_HARD_LIMIT, json_schema_extra=STORABLE), AfterValidator(storable)]

@@ -12,7 +12,7 @@ def storable(text: str) -> str:
     if "\0" in text:
         raise ValueError("must not contain the character U+0000")
     try:
-        text.encode()  # much faster than a look at each character
+        text.encode()  # much faster than checking each character
     except UnicodeEncodeError:
         raise ValueError("must not contain a lone surrogate") from None
     return text
@@ -28,7 +28,7 @@ Instant = Annotated[AwareDatetime, Field(ge=datetime(2000, 1, 1, tzinfo=UTC), lt
 
 
 def print_time(time: datetime) -> str:
-    """A time as clients get every one: in UTC, with six digits of a second. `shared.tables` prints those of notes."""
+    """The API's form of a time: in UTC, with six digits of a second. `shared.tables` prints the times of notes."""
     return time.astimezone(UTC).isoformat(timespec="microseconds")
 
 
@@ -37,4 +37,4 @@ PrintedTime = Annotated[
     PlainSerializer(print_time, when_used="json"),
     WithJsonSchema({"type": "string", "format": "date-time"}),
 ]
-"""A time that clients get."""
+"""A time in an answer."""

@@ -15,20 +15,20 @@ from shared.contracts.outcomes import Reply
 COMMANDS_CONTENT_TYPE = "application/cloudevents-batch+json"
 MAX_MESSAGE_COMMANDS = 500
 MAX_MESSAGE_BYTES = 1024 * 1024
-"""What several commands share; a larger one travels alone."""
+"""Limit on a message with several commands; a larger command travels alone."""
 LARGEST_MESSAGE_BYTES = 3 * 1024 * 1024
-"""RabbitMQ's `max_message_size`: a request with many writes has up to 2 MiB, and its command a little more."""
+"""RabbitMQ's `max_message_size`: a batch request has up to 2 MiB, and its command a little more."""
 MAX_COMMAND_BYTES = LARGEST_MESSAGE_BYTES - len("[]")
 MAX_VERSIONS_AHEAD = 10
-"""How much newer than this code a command may be: a version number beyond that is no gateway's."""
+"""How far a command's version may be ahead of this code; beyond that it is taken for forged."""
 MAX_DEPTH = 100
-"""Levels of nesting; Postgres refuses to store some thousands of them."""
+"""Levels of nesting; Postgres rejects JSON with some thousands of them."""
 _NO_REPLAY = {"replayed_at": None, "replay_forced": None}
 _CONTAINERS = (dict, list)
 _COMMAND_TYPES: tuple[type[Command], ...] = get_args(Command)
 _VERSIONS = {model.model_fields["type"].default: model.model_fields["dataversion"].default for model in _COMMAND_TYPES}
 _COMMAND: TypeAdapter[Command] = TypeAdapter(Annotated[Command, Field(discriminator="type")])
-# Fail fast: a list of every error in a hostile message takes hundreds of times its size.
+# Fails fast: the list of all errors in a hostile message takes hundreds of times its size.
 _COMMANDS: TypeAdapter[list[Command]] = TypeAdapter(
     Annotated[
         list[Annotated[Command, Field(discriminator="type")]], Field(max_length=MAX_MESSAGE_COMMANDS, fail_fast=True)
@@ -65,8 +65,8 @@ def envelope_of(command: Command | BadCommand) -> Envelope | None:
 Received = Command | BadCommand | Unreadable
 
 
-def not_replayed(received: Received) -> Received:
-    """The same as an ordinary delivery: without the marks of a replay."""
+def strip_replay(received: Received) -> Received:
+    """The command without the marks of a replay, as an ordinary delivery."""
     if isinstance(received, Unreadable) or not (envelope := envelope_of(received)) or not envelope.replayed_at:
         return received
     if isinstance(received, BadCommand):
@@ -91,8 +91,8 @@ def encode_batch(encoded_commands: Iterable[bytes]) -> bytes:
 def decode_batch(body: bytes, *, fail_newer: bool = False) -> Sequence[Received]:
     """The commands of one message, in order, whatever shape they are in.
 
-    A message that no gateway sends (too large, too many commands or writes, nothing with an id) is unreadable as a
-    whole. A command of a newer version than this code knows raises NewerVersionError, unless it shall be a bad one.
+    A message that no gateway sends (too large, too many commands or writes, no command with an id) is unreadable as a
+    whole. Raises NewerVersionError for a command of a newer version; with `fail_newer` it becomes a BadCommand.
     """
     if len(body) > LARGEST_MESSAGE_BYTES:
         return [Unreadable(body)]
@@ -117,21 +117,21 @@ def _decode_each(body: bytes, *, fail_newer: bool) -> Sequence[Received]:
 
 
 def _parse(body: str) -> object:
-    """The JSON value, without numbers that cannot be written again, which no command has: they become null."""
+    """The JSON value; numbers that cannot be serialized again, which no command has, become null."""
     try:
-        return json.loads(body, parse_constant=_no_number, parse_float=_finite)
+        return json.loads(body, parse_constant=_no_number, parse_float=_finite_float)
     except json.JSONDecodeError:
         raise
-    except ValueError:  # an integer of more digits than Python converts
-        return json.loads(body, parse_constant=_no_number, parse_float=_finite, parse_int=_short)
+    except ValueError:  # an integer with more digits than Python converts
+        return json.loads(body, parse_constant=_no_number, parse_float=_finite_float, parse_int=_finite_integer)
 
 
-def _finite(text: str) -> float | None:
+def _finite_float(text: str) -> float | None:
     number = float(text)
     return number if math.isfinite(number) else None
 
 
-def _short(text: str) -> int | None:
+def _finite_integer(text: str) -> int | None:
     try:
         return int(text)
     except ValueError:

@@ -177,7 +177,7 @@ async def test_text_that_is_too_long_for_a_password_is_not_composed(
     changed = await shared_users_client.patch("/users/me", json=patch, headers=ada.headers)
 
     assert (signed_in.json()["code"], changed.json()["code"]) == ("invalid_grant", "wrong_password")
-    assert max(composed) <= passwords.LONGEST
+    assert max(composed) <= passwords.MAX_DECOMPOSED_LENGTH
 
 
 async def test_password_is_the_same_however_the_keyboard_composes_it(shared_users_client: httpx.AsyncClient) -> None:

@@ -13,7 +13,7 @@ import httpx
 import pytest
 
 from dev.backend import DEVELOPMENT_KEY, ROOT
-from shared.listening import host_of_one_socket, open_sockets
+from shared.listening import open_sockets, single_socket_host
 from tests.harness import eventually
 from tests.proxy import free_port
 from tests.system.stack import Process
@@ -121,7 +121,7 @@ def test_machine_without_ipv6_is_listened_on_with_ipv4_alone(monkeypatch: pytest
     [opened] = open_sockets("::", 0, "INKWELL_PORT")
     with opened:
         assert opened.family == socket.AF_INET
-    assert host_of_one_socket("::") == "0.0.0.0"  # noqa: S104
+    assert single_socket_host("::") == "0.0.0.0"  # noqa: S104
 
 
 @needs_ipv6

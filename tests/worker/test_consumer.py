@@ -26,7 +26,7 @@ from tests.commands import create
 from tests.harness import eventually
 from tests.proxy import proxy_to
 from worker import fold, handlers
-from worker.consumer import HELD_BYTES, Consumer, prefetch
+from worker.consumer import HELD_BYTES, Consumer, prefetch_count
 from worker.deliveries import BATCH_BYTES
 from worker.handlers import Decision
 from worker.settings import WorkerSettings
@@ -252,15 +252,15 @@ def test_worker_prefetches_no_more_of_the_largest_messages_than_its_memory_holds
 ) -> None:
     settings = worker_settings.model_copy(update={"partitions": partitions, "prefetch_messages": wanted})
 
-    assert 1 <= prefetch(settings) <= wanted
-    assert prefetch(settings) * partitions * LARGEST_MESSAGE_BYTES <= HELD_BYTES
+    assert 1 <= prefetch_count(settings) <= wanted
+    assert prefetch_count(settings) * partitions * LARGEST_MESSAGE_BYTES <= HELD_BYTES
 
 
 def test_default_settings_prefetch_what_they_say(worker_settings: WorkerSettings) -> None:
     fields = WorkerSettings.model_fields
     settings = worker_settings.model_copy(update={"partitions": fields["partitions"].default})
 
-    assert prefetch(settings) == settings.prefetch_messages == fields["prefetch_messages"].default
+    assert prefetch_count(settings) == settings.prefetch_messages == fields["prefetch_messages"].default
 
 
 async def test_batch_takes_no_more_messages_once_it_has_its_bytes(
