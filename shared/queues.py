@@ -30,11 +30,11 @@ async def declare_queue(channel: AbstractChannel, name: str, arguments: FieldTab
     """
     found: dict[str, str] = {}
     arguments = dict(arguments)
-    while told := await _refusal(channel, name, arguments):
-        difference = _DIFFERENCE.search(told)
+    while refusal := await _try_declaring(channel, name, arguments):
+        difference = _DIFFERENCE.search(refusal)
         argument = difference["argument"] if difference else ""
         if difference is None or argument in MANDATORY or argument in found:
-            raise QueueMismatchError(told.removeprefix("PRECONDITION_FAILED - "))
+            raise QueueMismatchError(refusal.removeprefix("PRECONDITION_FAILED - "))
         found[argument] = difference["value"] or "none"
         if difference["value"] is None:
             del arguments[argument]
@@ -43,7 +43,7 @@ async def declare_queue(channel: AbstractChannel, name: str, arguments: FieldTab
     return found
 
 
-async def _refusal(channel: AbstractChannel, name: str, arguments: FieldTable) -> str:
+async def _try_declaring(channel: AbstractChannel, name: str, arguments: FieldTable) -> str:
     """The broker's reason for rejecting the declaration; empty if it accepts."""
     try:
         async with own_channel(channel) as asking:
