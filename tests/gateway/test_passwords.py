@@ -74,7 +74,11 @@ async def test_login_needs_no_broker_to_renew_a_hash(
         assert await sign_in(client, ada.name)
 
 
-@pytest.mark.parametrize("bad", [UNAFFORDABLE, GIGABYTES, "", "hunter2", "$argon2id$v=19$m=8,t=1,p=1$$"])
+@pytest.mark.parametrize(
+    "bad",
+    [UNAFFORDABLE, GIGABYTES, "", "hunter2", "$argon2id$v=19$m=8,t=1,p=1$$"],
+    ids=["a little more", "gigabytes", "empty", "a password", "no hash"],
+)
 async def test_hash_that_costs_more_than_any_of_inkwells_matches_nothing_and_takes_no_longer(
     users_client: httpx.AsyncClient, database: "Connection[Record]", bad: str
 ) -> None:

@@ -203,38 +203,6 @@ async def test_write_cut_off_before_its_confirm_is_unconfirmed_and_its_key_gives
     assert await stack.value("select count(*) from notes where title = 'once'") == 1
 
 
-async def test_key_that_is_decided_is_answered_while_the_broker_is_away(
-    stack: Stack, clients: list[httpx.AsyncClient]
-) -> None:
-    [first] = await attempt(clients, 1)
-    await stack.links["gateway-broker"].cut()
-
-    answers = await attempt(clients, 2)
-
-    await stack.links["gateway-broker"].start()
-    assert {(answer.status_code, answer.text) for answer in answers} == {(201, first.text)}
-    assert all(answer.headers["idempotent-replayed"] == "true" for answer in answers)
-
-
-async def test_key_that_may_be_under_way_is_not_said_to_have_no_effect(impatient: Stack) -> None:
-    stack = impatient
-    await eventually(lambda: takes_writes(stack))
-    await stack.worker.stop()
-    accepted = await stack.client.post("/notes", json=NOTE, headers=KEY | {"Prefer": "respond-async"})
-    await stack.links["gateway-broker"].cut()
-    refused, keyless = [await stack.client.post("/notes", json=NOTE, headers=key) for key in (KEY, {})]
-    await stack.links["gateway-broker"].start()
-    await stack.worker.start()
-    repeated = await eventually(lambda: written(stack))
-
-    assert (accepted.status_code, refused.status_code, refused.json()["code"]) == (202, 503, "not_accepted")
-    assert "this request has no effect" in refused.json()["detail"]
-    assert "with the same key, never as a new write" in refused.json()["detail"]
-    assert "key" not in keyless.json()["detail"]
-    assert repeated.headers["idempotent-replayed"] == "true"
-    assert await stack.value("select count(*) from notes where title = 'once'") == 1
-
-
 async def test_full_queue_refuses_writes_and_exactly_the_accepted_are_applied(impatient: Stack) -> None:
     stack = impatient
     await stack.worker.stop()

@@ -1,0 +1,42 @@
+"""A key that is repeated while the broker is away: its outcome is told, and a 503 speaks of its own request alone."""
+
+import httpx
+
+from tests.harness import eventually
+from tests.system.stack import Stack
+
+NOTE = {"title": "once", "description": ""}
+KEY = {"Idempotency-Key": '"the key"', "Prefer": "wait=25"}
+
+
+async def test_key_that_is_decided_is_answered_while_the_broker_is_away(stack: Stack) -> None:
+    first = await stack.client.post("/notes", json=NOTE, headers=KEY)
+    async with stack.second_gateway() as second:
+        await stack.links["gateway-broker"].cut()
+        answers = [await client.post("/notes", json=NOTE, headers=KEY) for client in (stack.client, second)]
+        await stack.links["gateway-broker"].start()
+
+    assert {(answer.status_code, answer.text) for answer in answers} == {(201, first.text)}
+    assert all(answer.headers["idempotent-replayed"] == "true" for answer in answers)
+
+
+async def test_key_that_may_be_under_way_is_not_said_to_have_no_effect(stack: Stack) -> None:
+    await stack.worker.stop()
+    accepted = await stack.client.post("/notes", json=NOTE, headers=KEY | {"Prefer": "respond-async"})
+    await stack.links["gateway-broker"].cut()
+    refused, keyless = [await stack.client.post("/notes", json=NOTE, headers=key) for key in (KEY, {})]
+    await stack.links["gateway-broker"].start()
+    await stack.worker.start()
+    repeated = await eventually(lambda: written(stack))
+
+    assert (accepted.status_code, refused.status_code, refused.json()["code"]) == (202, 503, "not_accepted")
+    assert "this request has no effect" in refused.json()["detail"]
+    assert "with the same key, never as a new write" in refused.json()["detail"]
+    assert "key" not in keyless.json()["detail"]
+    assert repeated.headers["idempotent-replayed"] == "true"
+    assert await stack.value("select count(*) from notes where title = 'once'") == 1
+
+
+async def written(stack: Stack) -> httpx.Response | None:
+    answer = await stack.client.post("/notes", json=NOTE, headers=KEY)
+    return answer if answer.status_code == 201 else None
