@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from stat import S_ISDIR
 from typing import Annotated, Literal, NoReturn, Self, TypeVar
 from urllib.parse import unquote
 
@@ -31,8 +32,12 @@ class SecretFiles(BaseSettings):
 
     @property
     def folder(self) -> Path | None:
-        """The folder, where there is one."""
-        return self.secrets_dir if self.secrets_dir.is_dir() else None
+        """The folder, where there is one; raises OSError where it cannot be looked at."""
+        try:
+            is_folder = S_ISDIR(self.secrets_dir.stat().st_mode)  # `is_dir` hides other errors from Python 3.14 on
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        return self.secrets_dir if is_folder else None
 
 
 class DatabaseSettings(BaseSettings):

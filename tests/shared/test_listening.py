@@ -63,6 +63,15 @@ async def answers_at(port: int, path: str) -> set[str]:
         return {each for each in (IPV4, IPV6) if await is_well(client, each, port, path)}
 
 
+async def until_answered_at(port: int, path: str, addresses: set[str]) -> None:
+    """Returns when it answers at these loopback addresses and no others: the sockets come one after the other."""
+
+    async def is_so() -> bool:
+        return await answers_at(port, path) == addresses
+
+    await eventually(is_so)
+
+
 async def is_well(client: httpx.AsyncClient, address: str, port: int, path: str) -> bool:
     host = f"[{address}]" if ":" in address else address
     try:
@@ -86,8 +95,8 @@ async def test_gateway_and_its_metrics_listen_where_they_are_told_to_and_the_pro
     settings = {"INKWELL_HOST": host, "INKWELL_PORT": str(port), "INKWELL_WORKER_HEALTH_PORT": str(free_port())}
     metrics = {"INKWELL_METRICS_HOST": host, "INKWELL_METRICS_PORT": str(metrics_port)}
     async with listening("gateway", tmp_path, **settings, **metrics):
-        assert await eventually(lambda: answers_at(port, "/health/ready")) == ADDRESSES[host]
-        assert await answers_at(metrics_port, "/metrics") == ADDRESSES[host]
+        await until_answered_at(port, "/health/ready", ADDRESSES[host])
+        await until_answered_at(metrics_port, "/metrics", ADDRESSES[host])
         assert await probe(**settings) == 0
 
 
@@ -96,7 +105,7 @@ async def test_probes_of_the_worker_listen_where_they_are_told_to(host: str, tmp
     port = free_port()
     settings = {"INKWELL_WORKER_HEALTH_HOST": host, "INKWELL_WORKER_HEALTH_PORT": str(port)}
     async with listening("worker", tmp_path, **settings):
-        assert await eventually(lambda: answers_at(port, "/health/live")) == ADDRESSES[host]
+        await until_answered_at(port, "/health/live", ADDRESSES[host])
 
 
 async def test_gateway_listens_on_a_hosts_name(tmp_path: Path) -> None:
@@ -104,7 +113,7 @@ async def test_gateway_listens_on_a_hosts_name(tmp_path: Path) -> None:
     settings = {"INKWELL_HOST": "localhost", "INKWELL_PORT": str(port)}
     async with listening("gateway", tmp_path, **settings):
         found = socket.getaddrinfo("localhost", port, type=socket.SOCK_STREAM)
-        assert await eventually(lambda: answers_at(port, "/health/ready")) == {each[4][0] for each in found}
+        await until_answered_at(port, "/health/ready", {str(each[4][0]) for each in found})
         assert await probe(**settings) == 0
 
 
