@@ -102,14 +102,11 @@ async def test_user_who_stays_the_same_is_not_written(
     before = await database.fetchrow(USER_ROW)
     assert before
 
-    [outcome] = await apply_batch(connections, [change(before["id"], name, time=NOW + timedelta(minutes=5))])
+    later = datetime.now(UTC) + timedelta(minutes=5)
+    [outcome] = await apply_batch(connections, [change(before["id"], name, time=later)])
 
     assert (outcome.http_status, outcome.body) == (200, registered.body)
-    locked = {"ctid", "xmin"}  # the row is locked, not written
-    after = await database.fetchrow(USER_ROW)
-    assert after
-    assert {k: v for k, v in after.items() if k not in locked} == {k: v for k, v in before.items() if k not in locked}
-    assert after["ctid"] == before["ctid"]
+    assert await database.fetchrow(USER_ROW) == before
 
 
 @pytest.mark.parametrize(
@@ -118,7 +115,7 @@ async def test_user_who_stays_the_same_is_not_written(
 async def test_other_letters_and_every_password_are_a_change(
     connections: Connections, database: "Connection[Record]", name: str | None, password_hash: str | None
 ) -> None:
-    ada, time = await registered(connections, database, "Ada"), NOW + timedelta(minutes=5)
+    ada, time = await registered(connections, database, "Ada"), datetime.now(UTC) + timedelta(minutes=5)
 
     [outcome] = await apply_batch(connections, [change(ada, name, password_hash, time=time)])
 
