@@ -37,7 +37,7 @@ class UniformRequests:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Passes the request on in its plain form."""
         if scope["type"] == "http":
-            path = route_path(scope).rstrip("/") or "/"
+            path = route_path(scope).removesuffix("/") or "/"
             scope = {**scope, "path": scope["root_path"] + path}
             if scope["method"] == "HEAD":
                 scope["method"] = "GET"

@@ -6,6 +6,7 @@ in progress, it is idle (the keep-alive timer runs), or the gateway awaits the r
 """
 
 import asyncio
+import re
 from http import HTTPStatus
 from typing import cast
 from urllib.parse import unquote
@@ -35,6 +36,8 @@ LINGER_SECONDS = 2.0
 SHUTDOWN_BODY_SECONDS = 5.0
 """How long an incomplete body may still take when the gateway stops."""
 WATCH_SECONDS = 1.0
+ENCODED_SLASH = re.compile("%2F", re.IGNORECASE)
+"""Not a separator of segments, as a proxy's rules see it."""
 
 
 class BoundedProtocol(HttpToolsProtocol):
@@ -217,7 +220,7 @@ class BoundedProtocol(HttpToolsProtocol):
             path = self.root_path + path
         self.scope["http_version"] = version
         self.scope["method"] = method.decode("ascii")
-        self.scope["path"] = unquote(path) if "%" in path else path
+        self.scope["path"] = "%2F".join(map(unquote, ENCODED_SLASH.split(path))) if "%" in path else path
         self.scope["raw_path"] = path.encode()
         self.scope["query_string"] = url.query or b""
         self._is_in_head, self._is_in_body = False, True

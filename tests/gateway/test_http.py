@@ -23,7 +23,18 @@ from worker.settings import WorkerSettings
 NOTES = 103
 ROLE = "inkwell_gateway"
 PATHS = ["/notes", "/notes/2", "command", "/health/live", "/health/ready", "/openapi.json", "/docs"]
-NOT_FOUND_PATHS = ["/", "/nope", "/notes/1/2", "/Notes", "/commands", "/health"]
+NOT_FOUND_PATHS = [
+    "/",
+    "/nope",
+    "/notes//",
+    "/notes%2F",
+    "/health%2flive",
+    "//health/live",
+    "/notes/1/2",
+    "/Notes",
+    "/commands",
+    "/health",
+]
 ALLOWED = {
     "/notes": {"GET", "HEAD", "POST"},
     "/notes/2": {"GET", "HEAD", "PUT", "PATCH", "DELETE"},
