@@ -1,5 +1,6 @@
 # One image for everything; the command picks: `python -m gateway`, `python -m worker`, `alembic upgrade head`, or a tool
 # such as `python -m worker dead-letters list`. Its user owns nothing, and it writes to no file.
+# 3.14 works as well; 3.13 takes 5 to 10 % less processor time for a request, and 10 MiB less memory.
 ARG PYTHON=3.13
 FROM python:${PYTHON}-slim AS build
 RUN apt-get update && apt-get install --yes --no-install-recommends binutils && pip install --no-cache-dir uv==0.13.9

@@ -1,6 +1,8 @@
 """Postgres and RabbitMQ are the same wherever Inkwell names them."""
 
 import re
+import subprocess
+from pathlib import Path
 
 import pytest
 import yaml
@@ -41,3 +43,38 @@ def test_data_of_postgres_are_below_the_volume_in_a_folder_of_their_version(plac
 
     assert mounts == ["/var/lib/postgresql"]
     assert folder == f"/var/lib/postgresql/data-{MAJOR}"
+
+
+@pytest.mark.needs_docker
+@pytest.mark.parametrize(
+    ("folder", "is_started"),
+    [
+        (".", False),  # Compose's volume of 17, mounted one level higher than before
+        ("data", False),  # or mounted where it was
+        ("pgdata", False),  # that of the demonstration on Kubernetes
+        ("17/docker", False),  # where the official image has its data
+        ("data-17", False),
+        ("before-18", True),  # set aside by an operator who has taken the data over
+        ("data-18", True),  # its own
+    ],
+)
+def test_postgres_is_started_unless_there_are_only_the_data_of_another_version(
+    folder: str, is_started: object, tmp_path: Path
+) -> None:
+    (tmp_path / "volume" / folder).mkdir(parents=True)
+    (tmp_path / "volume" / folder / "PG_VERSION").write_text("17\n")
+    (tmp_path / "entrypoint.sh").write_text("#!/bin/sh\necho started\n")
+    (tmp_path / "entrypoint.sh").chmod(0o755)
+    mounts = {
+        tmp_path / "volume": "/var/lib/postgresql",
+        tmp_path / "entrypoint.sh": "/usr/local/bin/docker-entrypoint.sh",
+        ROOT / "dev/postgres.sh": "/postgres.sh",
+    }
+    options = [f"--volume={here}:{there}" for here, there in mounts.items()]
+    variables = [f"--env=PGDATA=/var/lib/postgresql/data-{MAJOR}", f"--env=PG_MAJOR={MAJOR}"]
+    command = ["docker", "run", "--rm", "--entrypoint=sh", *options, *variables, POSTGRES, "/postgres.sh"]
+
+    ended = subprocess.run(command, check=False, capture_output=True, text=True)
+
+    assert ((ended.returncode, ended.stdout) == (0, "started\n")) is is_started
+    assert ("holds the data of Postgres 17" in ended.stderr) is not is_started

@@ -100,7 +100,7 @@ async def test_gateway_and_its_metrics_listen_where_they_are_told_to_and_the_pro
         assert await probe(**settings) == 0
 
 
-@pytest.mark.parametrize("host", HOSTS)
+@pytest.mark.parametrize("host", [pytest.param("::", marks=needs_ipv6), IPV4])
 async def test_probes_of_the_worker_listen_where_they_are_told_to(host: str, tmp_path: Path) -> None:
     port = free_port()
     settings = {"INKWELL_WORKER_HEALTH_HOST": host, "INKWELL_WORKER_HEALTH_PORT": str(port)}

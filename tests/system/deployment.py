@@ -24,6 +24,11 @@ class Deployment:
     folder: Path
     client: httpx.AsyncClient
 
+    async def up(self, **environment: str) -> None:
+        """Builds the image, which has to be done where the files are, and starts everything."""
+        await self.run(f"docker compose --project-directory {ROOT} --file {ROOT}/docker-compose.yml build")
+        await self.run("docker compose up -d --wait", **environment)
+
     async def run(self, script: str, **environment: str) -> str:
         """What the shell prints that runs these lines in the folder; fails as soon as one of them fails."""
         ended = await self.attempt(script, **environment)
@@ -60,7 +65,6 @@ async def deployed(folder: Path) -> AsyncIterator[Deployment]:
     async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=30) as client:
         deployment = Deployment(environment, folder, client)
         try:
-            await deployment.run(f"docker compose --project-directory {ROOT} --file {ROOT}/docker-compose.yml build")
             yield deployment
         finally:
             await deployment.run("docker compose down --volumes --timeout=5")

@@ -27,7 +27,7 @@ pytestmark = [pytest.mark.needs_docker, pytest.mark.long]
 @pytest.fixture
 async def deployment(tmp_path: Path) -> AsyncIterator[Deployment]:
     async with deployed(tmp_path) as deployment:
-        await deployment.run("docker compose up -d --wait")
+        await deployment.up()
         yield deployment
 
 

@@ -60,6 +60,7 @@ async def test_data_of_a_new_deployment_are_there_after_it_was_taken_down(deploy
     assert await deployment.sql("select answer from kept") == ["42"]
 
 
+@pytest.mark.long
 async def test_volume_of_postgres_18_is_not_made_anew_by_17(deployment: Deployment) -> None:
     await deployment.run(START)
     await deployment.sql("create table kept as select 42 as answer")
@@ -75,7 +76,7 @@ async def test_volume_of_postgres_18_is_not_made_anew_by_17(deployment: Deployme
 @pytest.mark.long
 async def test_what_the_servers_of_before_hold_is_taken_over_as_documented(deployment: Deployment) -> None:
     client = deployment.client
-    await deployment.run("docker compose up -d --wait", COMPOSE_FILE=BEFORE)
+    await deployment.up(COMPOSE_FILE=BEFORE)
     assert await versions(deployment) == ("17", "4.0")
     client.headers.update((await sign_up(client, "ada")).headers)
     kept = await deployment.create("kept", "first")
