@@ -113,6 +113,14 @@ class Topology:
         """Like `declare_partition`, but without binding the queue to the exchange."""
         return await declare_queue(channel, self.command_queue(partition), await self.command_queue_arguments(channel))
 
+    async def bind_existing(self, channel: AbstractChannel) -> None:
+        """Declares the exchange and binds the queues that exist, in case an operator has deleted it."""
+        await channel.declare_exchange(self.commands_exchange, ExchangeType.DIRECT, durable=True)
+        for partition in range(self.partitions):
+            is_remade = await exists(channel, queue=self.parking_queue(partition))
+            if not is_remade and await exists(channel, queue=self.command_queue(partition)):
+                await self.bind_partition(channel, partition)
+
     async def bind_partition(self, channel: AbstractChannel, partition: int) -> None:
         """Binds a partition's queue to the exchange."""
         queue = await channel.get_queue(self.command_queue(partition), ensure=False)

@@ -51,6 +51,7 @@ class Outbox:
                 replies = await connection.channel(publisher_confirms=False)
                 dead_letters = await connection.channel(publisher_confirms=True, on_return_raises=True)
                 await self._topology.declare_dead_letters(dead_letters)
+                await self._topology.bind_existing(dead_letters)
                 self._broker_version = await broker_version(dead_letters)
             self._replies, self._dead_letters = replies, dead_letters
             try:
