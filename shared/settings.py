@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, NoReturn, Self, TypeVar
 from urllib.parse import unquote
 
-from pydantic import AmqpDsn, Field, PostgresDsn, Secret, SecretStr, UrlConstraints, ValidationError, model_validator
+from pydantic import AmqpDsn, Field, Secret, SecretStr, ValidationError, model_validator
 from pydantic.fields import FieldInfo
 from pydantic_settings import (
     BaseSettings,
@@ -17,17 +17,12 @@ from pydantic_settings import (
     SettingsError,
 )
 
+from shared.database_url import DatabaseUrl
 from shared.setting_names import PREFIX, is_of_a_kubernetes_service, unknown_files, unknown_variables
 
 EXIT_BAD_SETTING = 2
 DEVELOPMENT_MARK = "development-only"
 """What every secret contains that the project itself gives away."""
-
-
-class DatabaseUrl(PostgresDsn):
-    """A Postgres URL as libpq knows it."""
-
-    _constraints = UrlConstraints(host_required=True, allowed_schemes=["postgresql", "postgres"])
 
 
 class SecretFiles(BaseSettings):
