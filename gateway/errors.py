@@ -30,6 +30,7 @@ FIELD_CODES = {
     "missing": "missing",
     "extra_forbidden": "unknown_field",
     "too_many_errors": "too_many_errors",
+    "too_many_values": "too_long",
     "string_too_long": "too_long",
     "string_too_short": "too_short",
     "too_short": "too_short",
