@@ -72,6 +72,7 @@ CODES = {
     "not_accepted": (503, "The broker did not take the write, which certainly has no effect: repeat it"),
     "overloaded": (503, "Too many requests wait already; this one certainly has no effect: repeat it later"),
     "database_unavailable": (503, "Postgres does not answer; try again"),
+    "search_timeout": (503, "The search took too long and was stopped: ask for fewer or rarer words"),
     "unconfirmed": (504, "Unknown: repeat it with its key, or ask `command`, its URL"),
 }
 """The status and the meaning of each code that an operation may answer with."""
@@ -98,6 +99,7 @@ CODE_HEADERS = {
     "not_accepted": ["Retry-After"],
     "overloaded": ["Retry-After"],
     "database_unavailable": ["Retry-After"],
+    "search_timeout": ["Retry-After"],
     "unconfirmed": ["Retry-After"],
 }
 OUTCOMES: set[str] = {"command_failed", "idempotency_key_spent", *Rejection} - {
@@ -172,8 +174,8 @@ CHANGED: Responses = {
 PATCH = problems("unsupported_media_type", headers=("Accept-Patch",))
 GONE: Responses = {204: answer("It is gone", *WRITTEN)}
 
-LIST_NOTES = _read_notes(headers=("Link", "X-Total-Count"))
-SEARCH_NOTES = _read_notes(headers=("Link",))
+LIST_NOTES = _read_notes("overloaded", headers=("Link", "X-Total-Count"))
+SEARCH_NOTES = _read_notes("overloaded", "search_timeout", headers=("Link",))
 GET_NOTE = _read_notes("note_not_found")
 CREATE_NOTE = {201: answer("The note", "Location", "ETag", *WRITTEN)} | _write(*BODY)
 REPLACE_NOTE = CHANGED | _write(*BODY, *CHANGE)
@@ -199,7 +201,7 @@ ISSUE_TOKEN = problems(
     *("request_timeout", "overloaded", "database_unavailable"),
 )
 CREATE_TOKEN = {201: answer("The personal token", "Location", *WRITTEN)} | _write(*BODY)
-LIST_TOKENS = _read()
+LIST_TOKENS = _read("overloaded")
 GET_TOKEN = _read("token_not_found", "validation_failed")
 REVOKE_TOKEN = GONE | _write("token_not_found", "validation_failed")
 _FORM = {

@@ -146,6 +146,9 @@ class GatewaySettings(ServiceSettings):
         int,
         Field(ge=1, le=10_000, description="Matches of a search that are ranked: the newest, older ones are left out"),
     ] = 1000
+    search_timeout_seconds: Annotated[
+        float, Field(ge=0.1, le=60, description="Time that Postgres may work on a search: on words, then on titles")
+    ] = 1.0
     require_preconditions: Annotated[
         bool, Field(description="Whether a change of a note without If-Match is refused (428)")
     ] = False
