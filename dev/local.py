@@ -183,7 +183,8 @@ def _create_roles(folder: Path, ports: Ports, settings: dict[str, str]) -> None:
     roles = ("migrator", "worker", "gateway")
     passwords = [f"-c inkwell.{role}_password={settings[f'POSTGRES_{role.upper()}_PASSWORD']}" for role in roles]
     name, _, password = postgres.administrator(folder).partition(":")
-    command = [postgres.tool("psql", _state()), "--quiet", f"--file={ROOT / 'dev/roles.sql'}", ports.database_url(name)]
+    files = [f"--file={ROOT / 'dev' / file}" for file in ("roles.sql", "databases.sql")]
+    command = [postgres.tool("psql", _state()), "--quiet", "--set=ON_ERROR_STOP=1", *files, ports.database_url(name)]
     _run(command, PGPASSWORD=password, PGOPTIONS=" ".join(passwords))
 
 

@@ -10,12 +10,17 @@ NAME = "inkwell-gateway doctor"
 TABLES = ("users", "notes", "commands", "personal_tokens")
 LACKING = """
 select coalesce(array_agg(name order by name), '{}') from unnest($1::text[]) as name
-where to_regclass(name) is null or not has_table_privilege(name, 'select')
+where to_regclass(name) is null or not has_any_column_privilege(name, 'select')
 """
 MAY_WRITE = """
 select coalesce(bool_or(has_table_privilege(oid, 'insert, update, delete, truncate')), false)
     or has_schema_privilege('public', 'create')
 from pg_class where relnamespace = 'public'::regnamespace and relkind = 'r'
+"""
+IS_BOUNDED = """
+select rolconnlimit >= 0 and not has_function_privilege('pg_advisory_lock(bigint)', 'execute')
+    and not has_column_privilege('commands', 'command', 'select')
+from pg_roles where rolname = current_user
 """
 
 
@@ -34,6 +39,7 @@ async def check_role(settings: GatewaySettings) -> AsyncIterator[Finding]:
     try:
         lacking = await session.fetchval(LACKING, TABLES)
         may_write = await session.fetchval(MAY_WRITE)
+        is_bounded = not lacking and await session.fetchval(IS_BOUNDED)
     finally:
         session.terminate()
     if lacking:
@@ -45,4 +51,11 @@ async def check_role(settings: GatewaySettings) -> AsyncIterator[Finding]:
         "may write" if may_write else "only reads",
         ok=not may_write,
         advice="connect as inkwell_gateway, see dev/roles.sql: the gateway needs to read and nothing else",
+    )
+    yield judged(
+        "bounds of the role",
+        "as dev/roles.sql sets them" if is_bounded else "are missing: it may take every session and hold every lock",
+        ok=is_bounded,
+        advice="an administrator runs dev/roles.sql again, as after an upgrade that says so",
+        level=Level.WARNING,
     )

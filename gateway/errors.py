@@ -14,7 +14,8 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.routing import Match
 
-from gateway.queries import CredentialsOutdatedError, DatabaseUnavailableError
+from gateway.queries import CredentialsOutdatedError, DatabaseUnavailableError, SearchTimeoutError
+from gateway.shares import ShareUsedUpError
 from shared.contracts import Outcome, OutcomeStatus, Rejection
 
 REJECTION_DETAIL = {
@@ -30,6 +31,8 @@ FIELD_CODES = {
     "missing": "missing",
     "extra_forbidden": "unknown_field",
     "too_many_errors": "too_many_errors",
+    "too_many_values": "too_long",
+    "too_many_words": "too_long",
     "string_too_long": "too_long",
     "string_too_short": "too_short",
     "too_short": "too_short",
@@ -192,20 +195,11 @@ def _field_error(error: ErrorDetails, part: str | None) -> FieldError:
 
 def install_error_handlers(app: FastAPI) -> None:
     """Makes every error of the app a problem."""
+    _install_handlers_of_reads(app)
 
     @app.exception_handler(ProblemError)
     async def on_problem(_: Request, error: ProblemError) -> JSONResponse:
         return error.response()
-
-    @app.exception_handler(DatabaseUnavailableError)
-    async def on_database_unavailable(_: Request, __: DatabaseUnavailableError) -> JSONResponse:
-        detail = "The database did not answer; try again"
-        return ProblemError(503, "database_unavailable", detail, headers={"Retry-After": "1"}).response()
-
-    @app.exception_handler(CredentialsOutdatedError)
-    async def on_credentials_outdated(_: Request, __: CredentialsOutdatedError) -> JSONResponse:
-        reason = Rejection.CREDENTIALS_OUTDATED
-        return unauthenticated(reason, REJECTION_DETAIL[reason]).response()
 
     @app.exception_handler(RequestValidationError)
     async def on_invalid_parameters(_: Request, error: RequestValidationError) -> JSONResponse:
@@ -224,6 +218,27 @@ def install_error_handlers(app: FastAPI) -> None:
     @app.exception_handler(Exception)
     async def on_bug(_: Request, __: Exception) -> JSONResponse:
         return ProblemError(500, "internal_error", "A bug in Inkwell, which has been logged").response()
+
+
+def _install_handlers_of_reads(app: FastAPI) -> None:
+    @app.exception_handler(DatabaseUnavailableError)
+    async def on_database_unavailable(_: Request, __: DatabaseUnavailableError) -> JSONResponse:
+        detail = "The database did not answer; try again"
+        return ProblemError(503, "database_unavailable", detail, headers={"Retry-After": "1"}).response()
+
+    @app.exception_handler(ShareUsedUpError)
+    async def on_share_used_up(_: Request, __: ShareUsedUpError) -> JSONResponse:
+        return overloaded().response()
+
+    @app.exception_handler(SearchTimeoutError)
+    async def on_search_timeout(_: Request, __: SearchTimeoutError) -> JSONResponse:
+        detail = "The search took too long and was stopped; ask for fewer or rarer words"
+        return ProblemError(503, "search_timeout", detail, headers=retry_after()).response()
+
+    @app.exception_handler(CredentialsOutdatedError)
+    async def on_credentials_outdated(_: Request, __: CredentialsOutdatedError) -> JSONResponse:
+        reason = Rejection.CREDENTIALS_OUTDATED
+        return unauthenticated(reason, REJECTION_DETAIL[reason]).response()
 
 
 def allowed_methods(request: Request) -> str:

@@ -13,6 +13,8 @@ from shared.contracts import MAX_ITEMS, STORABLE, Int64, NoteItems, NoteText, st
 ITEMS_LIMIT_CHARACTERS = 10_000_000
 """The longest notes that so many writes may be about: a patch of a few bytes writes the whole note anew."""
 ITEMS_LIMIT_BYTES = 2 * 1024 * 1024
+ITEMS_LIMIT_VALUES = 20_000
+"""Names, strings and other values in one request: each of so many writes may have all members and some versions."""
 
 
 class _Patch(BaseModel, extra="forbid", json_schema_extra={"examples": [{"title": "Blue ink"}]}):
@@ -65,7 +67,9 @@ class NoteBodies:
         self.patch = Body(patch, "application/merge-patch+json", "application/json")
         longest = settings.title_max_length + settings.description_max_length
         limit = max(1, min(MAX_ITEMS, ITEMS_LIMIT_CHARACTERS // longest))
-        self.items = Body(_items_of(text, parts, limit), "application/json", discriminator="op")
+        self.items = Body(
+            _items_of(text, parts, limit), "application/json", discriminator="op", values_limit=ITEMS_LIMIT_VALUES
+        )
 
 
 def _items_of(text: dict[str, Any], parts: dict[str, Any], limit: int) -> type[_Items]:

@@ -73,6 +73,7 @@ CODES = {
     "not_accepted": (503, "The broker did not accept the write: this request has no effect. Repeat it, with its key"),
     "overloaded": (503, "Too many requests are waiting: this one has no effect. Repeat it later, with its key"),
     "database_unavailable": (503, "Postgres does not answer; try again"),
+    "search_timeout": (503, "The search took too long and was stopped: ask for fewer or rarer words"),
     "unconfirmed": (504, "Unknown: repeat it with its key, or ask `command`, its URL"),
 }
 """The status and the meaning of each code that an operation may answer with."""
@@ -100,6 +101,7 @@ CODE_HEADERS = {
     "not_accepted": ["Retry-After"],
     "overloaded": ["Retry-After"],
     "database_unavailable": ["Retry-After"],
+    "search_timeout": ["Retry-After"],
     "unconfirmed": ["Retry-After"],
 }
 POSSIBLE_HEADERS = {"unsupported_media_type": ["Accept-Encoding"]}
@@ -177,8 +179,8 @@ CHANGED: Responses = {
 PATCH = problems("unsupported_media_type", headers=("Accept-Patch",))
 GONE: Responses = {204: answer("It is gone", *WRITTEN)}
 
-LIST_NOTES = _read_notes(headers=("Link", "X-Total-Count"))
-SEARCH_NOTES = _read_notes(headers=("Link",))
+LIST_NOTES = _read_notes("overloaded", headers=("Link", "X-Total-Count"))
+SEARCH_NOTES = _read_notes("overloaded", "search_timeout", headers=("Link",))
 GET_NOTE = _read_notes("note_not_found")
 CREATE_NOTE = {201: answer(f"The note; or {WITHOUT_BODY}", "Location", "ETag", *WRITTEN)} | _write(*BODY)
 REPLACE_NOTE = CHANGED | _write(*BODY, *CHANGE)
@@ -203,7 +205,7 @@ ISSUE_TOKEN = problems(
     *("request_timeout", "unsupported_media_type", "validation_failed", "overloaded", "database_unavailable"),
 )
 CREATE_TOKEN = {201: answer("The personal token", "Location", *WRITTEN)} | _write(*BODY)
-LIST_TOKENS = _read()
+LIST_TOKENS = _read("overloaded")
 GET_TOKEN = _read("token_not_found")
 REVOKE_TOKEN = GONE | _write("token_not_found")
 _FORM = {

@@ -21,6 +21,7 @@ from pydantic import (
     WithJsonSchema,
     field_validator,
 )
+from pydantic_core import PydanticCustomError
 
 from gateway.parameters import INTEGER, Boolean, Integer64, Time, parse_query, parse_time
 from gateway.queries import Listed
@@ -30,8 +31,10 @@ from shared.contracts import Int64, StorableText
 
 Order = Literal["id", "-id", "created", "-created", "updated", "-updated", "title", "-title"]
 CURSOR_MAX_LENGTH = 2000
+SEARCH_MAX_WORDS = 20
 _EXCLUDED_TWICE = re.compile(r'(?<![^\s!&|()"])(?:-[\s!&|()]*-[\s!&|()]*)+')
 """Signs before one word that mean as much as none."""
+_WORD = re.compile(r"\w+")
 
 
 class Place(BaseModel, frozen=True, extra="forbid", strict=True):
@@ -156,6 +159,13 @@ def _excluded_once(q: str) -> str:
     return _EXCLUDED_TWICE.sub(" ", q)
 
 
+def _few_words(q: str) -> str:
+    """The same query; raises where each note would be held against very many words."""
+    if len(_WORD.findall(q)) > SEARCH_MAX_WORDS:
+        raise PydanticCustomError("too_many_words", "Should have at most {limit} words", {"limit": SEARCH_MAX_WORDS})
+    return q
+
+
 class SearchPage(Page):
     """What is searched for, and which part of the matches is wanted."""
 
@@ -163,7 +173,8 @@ class SearchPage(Page):
         StorableText,
         StringConstraints(min_length=1, max_length=200),
         AfterValidator(_excluded_once),
-        Field(description='Words, as for a search engine: `blue ink`, `"blue ink"`, `ink or pencil`, `ink -red`'),
+        AfterValidator(_few_words),
+        Field(description=f'At most {SEARCH_MAX_WORDS} words: `blue ink`, `"blue ink"`, `ink or pencil`, `ink -red`'),
     ]
 
 

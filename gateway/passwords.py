@@ -19,7 +19,8 @@ from shared.contracts import is_affordable_hash
 NOBODYS_HASH = "$argon2id$v=19$m=65536,t=3,p=4$bm9ib2R5IGhhcyBpdC4uLg$bm8gcGFzc3dvcmQgaGFzaGVzIHRvIHRoaXMgdmFsdWU"
 """Verified against where there is no user, so that the answer takes as long."""
 WAITING_LIMIT = 50
-HASH_TIMEOUT_SECONDS = 5.0
+WAIT_TIMEOUT_SECONDS = 5.0
+"""How long a password waits for a thread. Hashing itself has no limit: on a busy host it is slow, and still ends."""
 NICENESS = 10
 PASSWORD_MAX_LENGTH = 128
 MAX_DECOMPOSED_LENGTH = 4 * PASSWORD_MAX_LENGTH
@@ -32,7 +33,9 @@ class Passwords:
 
     def __init__(self) -> None:
         self._hasher = PasswordHasher()
-        self._threads = ThreadPoolExecutor(os.cpu_count() or 1, "passwords", initializer=_give_way)
+        processors = os.cpu_count() or 1
+        self._threads = ThreadPoolExecutor(processors, "passwords", initializer=_give_way)
+        self._free_threads = asyncio.Semaphore(processors)
         self._waiting = 0
 
     async def hash(self, password: SecretStr, salt: bytes | None = None) -> str:
@@ -60,12 +63,19 @@ class Passwords:
         return is_affordable
 
     async def _run(self, work: Callable[[], T]) -> T:
+        await self._wait_for_a_thread()
+        hashing = asyncio.get_running_loop().run_in_executor(self._threads, work)
+        hashing.add_done_callback(lambda _: self._free_threads.release())
+        # A thread cannot be stopped, so it stays in use when its client has gone.
+        return await asyncio.shield(hashing)
+
+    async def _wait_for_a_thread(self) -> None:
         if self._waiting >= WAITING_LIMIT:
             raise overloaded()
         self._waiting += 1
         try:
-            async with asyncio.timeout(HASH_TIMEOUT_SECONDS):
-                return await asyncio.get_running_loop().run_in_executor(self._threads, work)
+            async with asyncio.timeout(WAIT_TIMEOUT_SECONDS):
+                await self._free_threads.acquire()
         except TimeoutError:
             raise overloaded() from None
         finally:

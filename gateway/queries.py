@@ -4,8 +4,9 @@ Nothing here holds a connection or a transaction while it waits for anything but
 """
 
 import asyncio
-from contextlib import AbstractAsyncContextManager, nullcontext
-from dataclasses import dataclass
+from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
+from dataclasses import dataclass, replace
 from typing import Any
 from uuid import UUID
 
@@ -15,6 +16,7 @@ import structlog
 from gateway.caller import Caller
 from gateway.metrics import READS_FAILED
 from gateway.settings import GatewaySettings
+from gateway.shares import Shares
 from gateway.statements import (
     FIND_CREDENTIALS_VERSION,
     FIND_LOGIN,
@@ -44,6 +46,10 @@ READ_FAILURES = (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.Interface
 NO_LIMIT = nullcontext()
 TOKEN_SCOPES = frozenset({Scope.READ, Scope.WRITE})
 """The scopes that a personal token may have."""
+SIMILAR_MAX_LENGTH = 64
+"""Characters of what similar titles are looked for; comparing costs as many times a title's length."""
+FAR = 1000
+"""Notes that a list leaves out by walking past them: from so many on it is a slow one."""
 SESSION_SETTINGS = {
     # There is an index for every read and for every order, as good for the millionth note as for the first: nothing
     # is searched through or sorted that need not be, and nothing takes so long that compiling it would pay.
@@ -58,6 +64,10 @@ log = structlog.get_logger()
 
 class DatabaseUnavailableError(Exception):
     """Postgres did not answer a read within its deadline, or refused to."""
+
+
+class SearchTimeoutError(Exception):
+    """Postgres has worked on a search for as long as it may, and was stopped."""
 
 
 class CredentialsOutdatedError(Exception):
@@ -107,7 +117,19 @@ class Queries:
             settings.database_url, "inkwell-gateway", settings.read_connections, session_settings
         )
         self._search_bound = settings.search_matches
-        self._lists = asyncio.Semaphore(settings.read_connections - 1)
+        # Stopped by Postgres well before the read is given up here, or nobody could tell it from a server that is away.
+        search_seconds = min(settings.search_timeout_seconds, settings.read_timeout_seconds / 4)
+        deadline = f"set local statement_timeout = {int(search_seconds * 1000)}"
+        self._by_words, self._by_trigrams = (
+            replace(statement, settings=f"{statement.settings}; {deadline}")
+            for statement in (SEARCH_WORDS, SEARCH_TRIGRAMS)
+        )
+        # Something is left for what is quick, of lists for quick ones, and of an owner's share for the other owners.
+        places = settings.read_connections - 1
+        slow_places = max(1, places - 1)
+        is_shared = settings.auth == "password"
+        self._lists = Shares(places, slow_places if is_shared else places)
+        self._slow_reads = Shares(slow_places, 1 if is_shared else slow_places)
 
     def close(self) -> None:
         """Closes the connections."""
@@ -118,20 +140,29 @@ class Queries:
         [(note, version)] = await self._fetch_mine(caller, FIND_NOTE, note_id=note_id)
         return (note, version) if note else None
 
-    async def list_notes(self, caller: Caller, shape: ListShape, **arguments: object) -> Listed:
-        """A page of notes; lists and searches leave a connection for everything else."""
-        query = list_notes(shape)
-        [row] = await self._fetch_mine(caller, query, self._lists, None, **arguments)
+    async def list_notes(self, caller: Caller, shape: ListShape, **arguments: Any) -> Listed:  # noqa: ANN401 - SQL's
+        """A page of notes; raises ShareUsedUpError where the caller's lists keep each other waiting for too long."""
+        query, until = list_notes(shape), self._deadline()
+        is_slow = shape.is_counted or shape.filters or arguments["skip"] > FAR
+        place = self._place_of_slow_read(caller, until) if is_slow else self._place_of_list(caller, until)
+        [row] = await self._fetch_mine(caller, query, place, until, **arguments)
         return Listed(row["notes"] or [], row["keys"] or [], row["ids"] or [], row.get("total"))
 
     async def search_notes(self, caller: Caller, q: str, skip: int, limit: int) -> Found:
-        """The notes with these words, the best first; where there are none, those whose titles resemble them."""
-        arguments = {"q": q, "bound": self._search_bound, "skip": skip, "limit": limit}
+        """The notes with these words, the best first; where there are none, those whose titles resemble them.
+
+        Raises SearchTimeoutError, and ShareUsedUpError where the caller's searches keep each other waiting too long.
+        """
+        arguments: dict[str, Any] = {"q": q, "bound": self._search_bound, "skip": skip, "limit": limit}
         until = self._deadline()
-        [(notes, total)] = await self._fetch_mine(caller, SEARCH_WORDS, self._lists, until, **arguments)
-        is_similar = not total
-        if is_similar:
-            [(notes, total)] = await self._fetch_mine(caller, SEARCH_TRIGRAMS, self._lists, until, **arguments)
+        try:
+            async with self._place_of_slow_read(caller, until):
+                [(notes, total)] = await self._fetch_mine(caller, self._by_words, until=until, **arguments)
+                is_similar = not total and len(q) <= SIMILAR_MAX_LENGTH
+                if is_similar:
+                    [(notes, total)] = await self._fetch_mine(caller, self._by_trigrams, until=until, **arguments)
+        except TimeoutError as error:
+            raise unavailable(error) from error
         return Found(notes or [], min(total, self._search_bound), total > self._search_bound, is_similar)
 
     async def find_user(self, caller: Caller) -> PublicUser:
@@ -151,7 +182,9 @@ class Queries:
 
     async def list_tokens(self, caller: Caller, skip: int, limit: int) -> list[PublicToken]:
         """A page of the caller's personal tokens, the oldest first."""
-        rows = await self._fetch_mine(caller, LIST_TOKENS, self._lists, skip=skip, limit=limit)
+        until = self._deadline()
+        place = self._place_of_list(caller, until)
+        rows = await self._fetch_mine(caller, LIST_TOKENS, place, until, skip=skip, limit=limit)
         return [PublicToken.model_validate(dict(row)) for row in rows if row["id"]]
 
     async def find_login(self, folded_name: str) -> Login | None:
@@ -188,6 +221,19 @@ class Queries:
         """Asks Postgres for a sign of life."""
         await self._fetch(PING)
 
+    def _place_of_list(self, caller: Caller, until: float) -> AbstractAsyncContextManager[None]:
+        """A place that comes in half of the time of a read, which needs the other half itself."""
+        return self._lists.place(caller.owner, until - self._timeout_seconds / 2)
+
+    @asynccontextmanager
+    async def _place_of_slow_read(self, caller: Caller, until: float) -> AsyncIterator[None]:
+        """A place among the slow ones, too."""
+        async with (
+            self._slow_reads.place(caller.owner, until - self._timeout_seconds / 2),
+            self._place_of_list(caller, until),
+        ):
+            yield
+
     def _deadline(self) -> float:
         """When a read that begins now must be answered."""
         return asyncio.get_running_loop().time() + self._timeout_seconds
@@ -196,30 +242,38 @@ class Queries:
         self,
         caller: Caller,
         query: Statement,
-        room: AbstractAsyncContextManager[None] = NO_LIMIT,
+        place: AbstractAsyncContextManager[None] = NO_LIMIT,
         until: float | None = None,
         **arguments: object,
     ) -> list[asyncpg.Record]:
         """At least one row; raises CredentialsOutdatedError where the SQL does not find the caller."""
         mine = {"owner": caller.owner, "credentials_version": caller.credentials_version}
-        if not (rows := await self._fetch(query, room, until, **mine, **arguments)):
+        if not (rows := await self._fetch(query, place, until, **mine, **arguments)):
             raise CredentialsOutdatedError
         return rows
 
     async def _fetch(
         self,
         query: Statement,
-        room: AbstractAsyncContextManager[None] = NO_LIMIT,
+        place: AbstractAsyncContextManager[None] = NO_LIMIT,
         until: float | None = None,
         **arguments: object,
     ) -> list[asyncpg.Record]:
+        until = until or self._deadline()
         try:
-            async with asyncio.timeout_at(until or self._deadline()), room, self._connections.one() as connection:
+            async with place, asyncio.timeout_at(until), self._connections.one() as connection:
                 return await query.fetch(connection, **arguments)
         except READ_FAILURES as error:
-            READS_FAILED.inc()
-            log.warning("read not answered: Postgres is away or unwilling", **reason(error))
-            raise DatabaseUnavailableError from error
+            if isinstance(error, asyncpg.QueryCanceledError) and query in (self._by_words, self._by_trigrams):
+                raise SearchTimeoutError from error
+            raise unavailable(error) from error
+
+
+def unavailable(error: BaseException) -> DatabaseUnavailableError:
+    """The error of a read that failed so; counts and logs it."""
+    READS_FAILED.inc()
+    log.warning("read not answered: Postgres is away or unwilling", **reason(error))
+    return DatabaseUnavailableError()
 
 
 def reason(error: BaseException) -> dict[str, str]:

@@ -18,6 +18,7 @@ from starlette.types import Receive, Send
 from starlette.types import Scope as AsgiScope
 
 from gateway.errors import ProblemError, invalid
+from gateway.json_values import has_more_values
 from gateway.media_types import parse_media_type, reject_encoded_body, unsupported_media_type
 from gateway.metrics import told_of
 from gateway.middleware import route_path
@@ -33,6 +34,8 @@ WITHOUT_PARAMETERS = ("/notes/batch", "/notes/search")
 """Paths that would be those of notes otherwise."""
 ERRORS_TO_LIST = 5000
 """A body may have a quarter of a million, and to put so many into words would keep everybody else waiting."""
+VALUES_LIMIT = 1000
+"""Members and items in a body about one thing; each may become an error, and everybody waits while it is made."""
 ITEM_STEPS = 2
 """From the body to an item of a list in it."""
 ModelT = TypeVar("ModelT", bound=BaseModel)
@@ -175,9 +178,16 @@ SEARCH_PAGE = Parameters(SearchPage, "query")
 class Body(Generic[ModelT]):
     """Reads a JSON body into a model."""
 
-    def __init__(self, model: type[ModelT], *media_types: str, discriminator: str | None = None) -> None:
+    def __init__(
+        self,
+        model: type[ModelT],
+        *media_types: str,
+        discriminator: str | None = None,
+        values_limit: int = VALUES_LIMIT,
+    ) -> None:
         self._model = model
         self._media_types = media_types
+        self._values_limit = values_limit
         self._discriminator = discriminator
         """The member that tells what the items of a list are, if they are of several kinds."""
 
@@ -185,6 +195,9 @@ class Body(Generic[ModelT]):
         """The body; raises ProblemError 415, 400 or 422."""
         self._require_media_type(request)
         body = await request.body()
+        if has_more_values(body, self._values_limit):
+            told = f"Has more than {self._values_limit} members and items in all"
+            raise invalid([ErrorDetails(type="too_many_values", loc=(), msg=told, input=None)], part="body")
         try:
             return self._model.model_validate_json(body, strict=True)
         except ValidationError as error:

@@ -15,6 +15,9 @@ ESCAPED_CHARACTER_BYTES = 12
 NAMES_BYTES = 100
 RESERVED_SEGMENTS = frozenset(("auth", "commands", "docs", "health", "notes", "openapi.json", "users", ".", ".."))
 """First segments that a prefix must not have: it would be ambiguous whether a path has the prefix."""
+BODY_LIMIT_MAX_BYTES = 1024 * 1024
+TEXT_MAX_LENGTH = (BODY_LIMIT_MAX_BYTES - NAMES_BYTES) // ESCAPED_CHARACTER_BYTES
+"""Characters of a title and a description that fit into the largest body, however a client escapes them."""
 ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://([a-z0-9.-]+|\[[0-9a-f:.]+\])(:[0-9]+)?")
 """An origin as browsers write it (RFC 6454 §6.2): no path, no capital letter, no name but in ASCII."""
 
@@ -142,12 +145,17 @@ class GatewaySettings(ServiceSettings):
     read_timeout_seconds: Annotated[float, Field(gt=0, le=60, description="Time for Postgres to answer a read")] = 5.0
     read_connections: Annotated[int, Field(ge=2, le=100, description="Connections to Postgres")] = 4
     title_max_length: Annotated[int, Field(ge=1, le=10_000, description="Characters in a title")] = 50
-    description_max_length: Annotated[int, Field(ge=1, le=1_000_000, description="Characters in a description")] = 200
-    body_limit_bytes: Annotated[int, Field(ge=1024, le=1024 * 1024, description="Bytes in a request body")] = 64 * 1024
+    description_max_length: Annotated[int, Field(ge=1, description="Characters in a description")] = 200
+    body_limit_bytes: Annotated[int, Field(ge=1024, le=BODY_LIMIT_MAX_BYTES, description="Bytes in a request body")] = (
+        64 * 1024
+    )
     search_matches: Annotated[
         int,
         Field(ge=1, le=10_000, description="Matches of a search that are ranked: the newest, older ones are left out"),
     ] = 1000
+    search_timeout_seconds: Annotated[
+        float, Field(ge=0.1, le=60, description="Time that Postgres may work on a search: on words, then on titles")
+    ] = 1.0
     require_preconditions: Annotated[
         bool, Field(description="Whether a change of a note without If-Match is refused (428)")
     ] = False
@@ -186,10 +194,17 @@ class GatewaySettings(ServiceSettings):
     @model_validator(mode="after")
     def _a_note_fits_into_a_body(self) -> Self:
         characters = self.title_max_length + self.description_max_length
-        if characters * ESCAPED_CHARACTER_BYTES + NAMES_BYTES > self.body_limit_bytes:
+        names = "INKWELL_TITLE_MAX_LENGTH + INKWELL_DESCRIPTION_MAX_LENGTH"
+        why = f"a character may take {ESCAPED_CHARACTER_BYTES} bytes in JSON"
+        needed = characters * ESCAPED_CHARACTER_BYTES + NAMES_BYTES
+        if needed > BODY_LIMIT_MAX_BYTES:
             raise ValueError(
-                "INKWELL_TITLE_MAX_LENGTH + INKWELL_DESCRIPTION_MAX_LENGTH are too large for "
-                f"INKWELL_BODY_LIMIT_BYTES: a character may take {ESCAPED_CHARACTER_BYTES} bytes in JSON, "
-                "so a note within the limits would not fit into a request"
+                f"{names} must be at most {TEXT_MAX_LENGTH}, not {characters}: {why}, and INKWELL_BODY_LIMIT_BYTES is "
+                f"at most {BODY_LIMIT_MAX_BYTES}"
+            )
+        if needed > self.body_limit_bytes:
+            raise ValueError(
+                f"{names} = {characters} needs INKWELL_BODY_LIMIT_BYTES={needed} or more: {why}, so a note within the "
+                "limits would not fit into a request"
             )
         return self

@@ -214,7 +214,7 @@ similar_titles as materialized (
   select id, title from notes
   where owner_id = :owner and title %> :q and show_trgm(:q) <> '{}'
     and (select numnode(words) > 0 and querytree(words) = words::text from query)
-  limit 20 * :bound
+  limit 2 * :bound
 ),
 compared as materialized (select id, word_similarity(:q, title) as rank from similar_titles),
 matches as materialized (select id, rank from compared order by rank desc, id desc limit :bound + 1)

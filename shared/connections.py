@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pydantic import Secret
 
 from shared.database import Session, connect
+from shared.database_url import DatabaseUrl
 from shared.metrics import CONNECTIONS_LIMIT, CONNECTIONS_USED
-from shared.settings import DatabaseUrl
 
 LIFETIME_SECONDS = 300.0
 """After so long a connection is replaced, so that a primary that moved is found again."""

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import asyncpg
 from pydantic import Secret
@@ -13,14 +13,22 @@ from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.sql.dml import UpdateBase
 from sqlalchemy.sql.visitors import iterate
 
-from shared.settings import DatabaseUrl
+from shared.database_url import DatabaseUrl
 from shared.tables import SCHEMA_REVISION
 from shared.tracing import Attributes, Kind, Step, step
 
 CONNECT_TIMEOUT_SECONDS = 5.0
+"""For all hosts of a URL together, unless it says how long each may take."""
 STATEMENT_TIMEOUT_SECONDS = 10.0
 EXIT_SCHEMA_BEHIND = 3
 Session: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
+NEXT_HOST = (
+    OSError,
+    asyncpg.CannotConnectNowError,
+    asyncpg.PostgresConnectionError,
+    asyncpg.TargetServerAttributeNotMatched,
+)
+"""What may be different at another host of the URL."""
 SESSION_SETTINGS = {
     "timezone": "UTC",
     # A session whose client vanished in a transaction holds its locks until then, and its successor waits for them.
@@ -122,16 +130,40 @@ async def connect(
     statement_timeout_seconds: float | None = STATEMENT_TIMEOUT_SECONDS,
     session_settings: Mapping[str, str] | None = None,
 ) -> Session:
-    """A session in UTC, whose statements have a deadline unless it is None; the URL may say all that libpq's may."""
-    _, _, address = str(url.get_secret_value()).partition("://")
-    own: Mapping[str, str] = session_settings or {}
+    """A session in UTC, whose statements have a deadline unless it is None; raises what asyncpg raises."""
+    address = url.get_secret_value()
+    session = await _connect_to_one(address, address.connect_arguments(application_name), statement_timeout_seconds)
     deadline = {"statement_timeout": milliseconds_before(statement_timeout_seconds or 0)}
-    return await asyncpg.connect(
-        f"postgresql://{address}",
-        timeout=CONNECT_TIMEOUT_SECONDS,
-        command_timeout=statement_timeout_seconds,
-        server_settings={**SESSION_SETTINGS, **deadline, **own, "application_name": application_name},
-    )
+    try:
+        # Not while connecting: a pooler refuses settings that it does not know.
+        own = _set({**SESSION_SETTINGS, **deadline, **(session_settings or {})})
+        await session.execute(own, timeout=CONNECT_TIMEOUT_SECONDS)
+    except BaseException:
+        session.terminate()
+        raise
+    return session
+
+
+async def _connect_to_one(
+    address: DatabaseUrl, arguments: dict[str, Any], statement_timeout_seconds: float | None
+) -> Session:
+    """A session with the first host that gives one; raises what the last one did."""
+    hosts = address.hosts_to_try()
+    timeout = address.connect_timeout_seconds or CONNECT_TIMEOUT_SECONDS / len(hosts)
+    for number, (host, port) in enumerate(hosts, start=1):
+        try:
+            return await asyncpg.connect(
+                **arguments, host=host, port=port, timeout=timeout, command_timeout=statement_timeout_seconds
+            )
+        except NEXT_HOST:
+            if number == len(hosts):
+                raise
+    raise AssertionError(hosts)  # a URL has at least one
+
+
+def _set(settings: Mapping[str, str]) -> str:
+    """SQL that sets them for the session."""
+    return "; ".join(f"set {name} to '{value}'" for name, value in settings.items())
 
 
 async def check_schema(url: Secret[DatabaseUrl], application_name: str) -> None:

@@ -1,24 +1,29 @@
 """Settings both services need, and the one way in which a service loads its settings."""
 
+import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 from stat import S_ISDIR
-from typing import Annotated, Literal, NoReturn, Self, TypeVar
+from typing import Annotated, Any, Literal, NoReturn, Self, TypeVar
 from urllib.parse import unquote
 
-from pydantic import AmqpDsn, Field, PostgresDsn, Secret, SecretStr, UrlConstraints, ValidationError, model_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
+from pydantic import AmqpDsn, Field, Secret, SecretStr, ValidationError, model_validator
+from pydantic.fields import FieldInfo
+from pydantic_settings import (
+    BaseSettings,
+    EnvSettingsSource,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    SettingsError,
+)
+
+from shared.database_url import DatabaseUrl
+from shared.setting_names import PREFIX, is_of_a_kubernetes_service, unknown_files, unknown_variables
 
 EXIT_BAD_SETTING = 2
 DEVELOPMENT_MARK = "development-only"
 """What every secret contains that the project itself gives away."""
-
-
-class DatabaseUrl(PostgresDsn):
-    """A Postgres URL as libpq knows it."""
-
-    _constraints = UrlConstraints(host_required=True, allowed_schemes=["postgresql", "postgres"])
 
 
 class SecretFiles(BaseSettings):
@@ -40,6 +45,17 @@ class SecretFiles(BaseSettings):
         return self.secrets_dir if is_folder else None
 
 
+class Environment(EnvSettingsSource):
+    """The environment's settings, without what Kubernetes has put there in the name of one."""
+
+    def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[Any, str, bool]:
+        """As pydantic-settings does; None where the variable is one of a Service's."""
+        value, key, is_complex = super().get_field_value(field, field_name)
+        if value is not None and is_of_a_kubernetes_service(f"{PREFIX}{field_name}", value):
+            value = None
+        return value, key, is_complex
+
+
 class DatabaseSettings(BaseSettings):
     """What everybody needs who connects to Postgres, read once from `INKWELL_…` variables; frozen from then on."""
 
@@ -50,6 +66,18 @@ class DatabaseSettings(BaseSettings):
         Field(description="With `development`, secrets that contain `development-only` are good enough"),
     ] = "production"
     database_url: Annotated[Secret[DatabaseUrl], Field(description="Postgres, as postgresql://user:password@host/name")]
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - ours replaces it
+        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - `.env` is Compose's
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Where settings come from, the first one first."""
+        return init_settings, Environment(settings_cls), file_secret_settings
 
     @model_validator(mode="after")
     def _secrets_are_secret(self) -> Self:
@@ -135,15 +163,21 @@ SettingsT = TypeVar("SettingsT", bound=DatabaseSettings)
 
 def load_settings(settings_class: type[SettingsT]) -> SettingsT:
     """The settings from the environment, else from files; names every wrong one on stderr and exits with 2."""
+    problems = list(unknown_variables(os.environ))
     try:
-        return settings_class(_secrets_dir=SecretFiles().folder)
+        folder = SecretFiles().folder
+        problems += unknown_files(file.name for file in folder.iterdir()) if folder else ()
+        settings = settings_class(_secrets_dir=folder)
     except SettingsError as error:
         unreadable = isinstance(error.__cause__, (OSError, UnicodeDecodeError))
-        refuse(f"INKWELL_SECRETS_DIR: {error.__cause__}" if unreadable else str(error))
+        problems.append(f"INKWELL_SECRETS_DIR: {error.__cause__}" if unreadable else str(error))
     except OSError as error:  # of the folder itself
-        refuse(f"INKWELL_SECRETS_DIR: {error}")
+        problems.append(f"INKWELL_SECRETS_DIR: {error}")
     except ValidationError as error:
-        refuse(*(_sentence(e["loc"], e["msg"]) for e in error.errors(include_input=False)))
+        problems += [_sentence(e["loc"], e["msg"]) for e in error.errors(include_input=False)]
+    if problems:
+        refuse(*problems)
+    return settings
 
 
 def _sentence(location: tuple[int | str, ...], message: str) -> str:

@@ -34,7 +34,7 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import ARRAY, TIMESTAMP, TSVECTOR
 from sqlalchemy.sql.elements import ColumnElement
 
-SCHEMA_REVISION = "0004"
+SCHEMA_REVISION = "0005"
 """The last migration that this code needs; revisions are numbered, so that older ones sort before it."""
 
 IMPLICIT_OWNER = 1

@@ -45,6 +45,8 @@ def configure_logging(settings: ServiceSettings, service: str) -> None:
     logging.getLogger("alembic").setLevel(logging.WARNING)
     for library in ("aio_pika", "aiormq"):  # `messaging` says the same once, without the tracebacks
         logging.getLogger(library).setLevel(logging.CRITICAL)
+    if ignored := settings.database_url.get_secret_value().without_effect:
+        structlog.get_logger().warning("parameters of INKWELL_DATABASE_URL without effect", parameters=ignored)
 
 
 @contextmanager

@@ -11,8 +11,9 @@ import asyncpg
 from pydantic import Secret
 
 from shared.database import connect
+from shared.database_url import DatabaseUrl
 from shared.errors import describe
-from shared.settings import DatabaseSettings, DatabaseUrl, load_settings
+from shared.settings import DatabaseSettings, load_settings
 
 APPLICATION_NAME = "inkwell-wait-for-postgres"
 EVERY_SECONDS = 1.0

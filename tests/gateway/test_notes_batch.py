@@ -196,12 +196,21 @@ async def test_of_very_many_errors_the_first_hundred_are_told(shared_client: htt
 
 
 async def test_errors_without_end_are_not_told_one_by_one(shared_client: httpx.AsyncClient) -> None:
-    body = {"items": [CREATE]} | {f"unknown{number}": 1 for number in range(50_000)}
+    body = {"items": [CREATE]} | {f"unknown{number}": 1 for number in range(9000)}
 
     response = await shared_client.post("/notes/batch", json=body)
 
     assert response.status_code == 422
     assert [(error["pointer"], error["code"]) for error in response.json()["errors"]] == [("/body", "too_many_errors")]
+
+
+async def test_so_many_writes_may_be_conditional_and_full_of_what_looks_like_json(client: httpx.AsyncClient) -> None:
+    text = {"title": '",' * 25, "description": '\\",{' * 50}
+    replace = {"op": "replace", "id": 1, "if_match": [1, 2, 3], "if_none_match": [4], **text}
+
+    response = await batch(client, *[replace] * 1000)
+
+    assert (response.status_code, response.json()["code"]) == (404, "note_not_found")
 
 
 async def test_fewer_writes_go_together_where_notes_may_be_very_long(gateway_settings: GatewaySettings) -> None:

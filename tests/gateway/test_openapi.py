@@ -14,7 +14,7 @@ from asyncpg import Connection, Record
 from pydantic import BaseModel
 from yarl import URL
 
-from gateway import middleware, passwords
+from gateway import middleware, passwords, shares
 from gateway.app import create_app
 from gateway.command_urls import CommandUrls
 from gateway.request_ids import REQUEST_ID
@@ -51,6 +51,10 @@ NO_BROKER = {
     "backlog_limit_bytes": 8192,
 }
 STRICT = {"require_preconditions": True, "login_limit": "1/hour", "registration_limit": "1/hour"}
+SLOW_SEARCHES = """
+create or replace function inkwell_search_language() returns regconfig immutable language sql
+as 'select case when pg_sleep(9)::text = '''' then ''english''::regconfig end'
+"""
 NOT_TRIED = {("ready", 503, None)}
 
 
@@ -138,6 +142,8 @@ async def test_document_declares_exactly_what_gateways_answer(
         await fail(unsighted, database, bob)
     async with watched(witness, settings, **STRICT) as client:
         await write_too_often(client, bob)
+    async with watched(witness, settings, search_timeout_seconds=0.1) as client:
+        await read_too_much(client, database, bob.person, monkeypatch)
     await write_without_an_answer(witness, settings, bob)
     await write_slowly(witness, settings, bob)
     async with watched(witness, settings, **NO_BROKER) as client:
@@ -177,6 +183,19 @@ async def read(client: httpx.AsyncClient, settings: GatewaySettings, account: Ac
         url = CommandUrls(settings).url(command, confirmed=True)
         for query in ("", "?wait=0"):
             await client.get(url + query, headers=headers | {"Prefer": "wait=0"})
+
+
+async def read_too_much(
+    client: httpx.AsyncClient, database: "Connection[Record]", person: Person, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A search that takes too long, and reads of somebody who has too many under way."""
+    await database.execute(SLOW_SEARCHES)
+    await client.get("/notes/search?q=ink", headers=person.headers)
+    with monkeypatch.context() as patch:
+        patch.setattr(shares, "WAITING_LIMIT", 0)
+        patch.setattr(shares.Shares, "_may_have_one", lambda *_: False)
+        for path in ("/notes", "/notes/search?q=ink", "/auth/tokens"):
+            await client.get(path, headers=person.headers)
 
 
 async def sign_in(client: httpx.AsyncClient, person: Person) -> None:

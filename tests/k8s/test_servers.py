@@ -60,10 +60,19 @@ def test_database_is_made_for_the_migrator_and_its_roles_may_only_log_in() -> No
 
     assert (f"/{made['database']}", made["owner"]) == (PATHS["postgres"], ROLES["migrate"])
     assert made["secret"] == {"name": "postgres-migrator"}
-    assert sorted(cluster["managed"]["roles"], key=str) == [
-        {"name": ROLES[service], "login": True, "passwordSecret": {"name": f"postgres-{service}"}}
-        for service in ("gateway", "worker")
+    assert sorted(cluster["managed"]["roles"], key=lambda role: str(role["name"])) == [
+        {"name": ROLES[service], "login": True, "passwordSecret": {"name": f"postgres-{service}"}} | bounds
+        for service, bounds in (("gateway", {"connectionLimit": 110}), ("worker", {}))
     ]
+
+
+def test_gateways_fit_into_their_roles_sessions_twice_and_leave_the_workers_theirs() -> None:
+    [limit] = [role["connectionLimit"] for role in spec_of("Cluster", "postgres")["managed"]["roles"] if len(role) > 3]
+    gateways = spec_of("HorizontalPodAutoscaler", "gateway")["maxReplicas"] * SESSIONS["gateway"]
+    workers = spec_of("ScaledObject", "worker")["maxReplicaCount"] * SESSIONS["worker"]
+    of_server = int(spec_of("Cluster", "postgres")["postgresql"]["parameters"]["max_connections"])
+
+    assert 2 * gateways < limit < of_server - 2 * workers
 
 
 def test_queues_are_on_three_nodes_of_which_a_minority_stops() -> None:

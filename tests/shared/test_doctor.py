@@ -136,6 +136,26 @@ async def test_gateway_that_may_not_read_is_a_problem(
     assert (code, findings["role"]["found"]) == (1, "may not read notes")
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        "grant select on commands to inkwell_gateway",
+        "grant execute on function pg_advisory_lock(bigint) to inkwell_gateway",
+    ],
+)
+async def test_gateway_whose_role_has_lost_its_bounds_is_warned_of(
+    gateway_settings: GatewaySettings, database: "Connection[Record]", capsys: Printed, change: str
+) -> None:
+    _, findings = await gateway_findings(gateway_settings, capsys)
+    assert findings["bounds of the role"]["level"] == "ok"
+    await database.execute(change)
+
+    _, findings = await gateway_findings(gateway_settings, capsys)
+
+    assert findings["bounds of the role"]["level"] == "warning"
+    assert "dev/roles.sql" in findings["bounds of the role"]["advice"]
+
+
 async def test_dead_letter_is_a_warning(worker_settings: WorkerSettings, connections: Any, capsys: Printed) -> None:
     bad = create("x")
     await apply_batch(connections, [BadCommand(bad.id, "unknown_type", bad.model_dump_json())])

@@ -12,7 +12,15 @@ import pytest
 from pydantic import ValidationError
 
 from gateway.settings import GatewaySettings, Key
-from shared.settings import DEVELOPMENT_MARK, ServiceSettings, load_settings
+from shared.setting_names import SETTINGS
+from shared.settings import (
+    DEVELOPMENT_MARK,
+    DatabaseSettings,
+    MigrationSettings,
+    SecretFiles,
+    ServiceSettings,
+    load_settings,
+)
 from worker.settings import WorkerSettings
 
 ROOT = Path(__file__).parent.parent.parent
@@ -194,7 +202,19 @@ def test_every_wrong_setting_has_its_line() -> None:
 def test_note_limits_that_do_not_fit_into_a_body_are_named() -> None:
     ended = run("gateway", INKWELL_TITLE_MAX_LENGTH="1024", INKWELL_BODY_LIMIT_BYTES="1024")
 
-    assert_refused(ended, "INKWELL_TITLE_MAX_LENGTH", "INKWELL_DESCRIPTION_MAX_LENGTH", "INKWELL_BODY_LIMIT_BYTES")
+    assert_refused(
+        ended, "INKWELL_TITLE_MAX_LENGTH", "INKWELL_DESCRIPTION_MAX_LENGTH", "INKWELL_BODY_LIMIT_BYTES=14788 or more"
+    )
+    settings(title_max_length=1024, body_limit_bytes=14788)
+
+
+def test_note_limits_that_fit_into_no_body_are_refused_with_the_greatest_that_do() -> None:
+    ended = run("gateway", INKWELL_DESCRIPTION_MAX_LENGTH="1000000")
+
+    assert_refused(
+        ended, "INKWELL_DESCRIPTION_MAX_LENGTH must be at most 87373", "INKWELL_BODY_LIMIT_BYTES is at most 1048576"
+    )
+    settings(title_max_length=50, description_max_length=87_323, body_limit_bytes=1024 * 1024)
 
 
 def test_note_limits_must_fit_into_a_body_in_any_script() -> None:
@@ -203,6 +223,124 @@ def test_note_limits_must_fit_into_a_body_in_any_script() -> None:
 
     with pytest.raises(ValidationError, match="INKWELL_BODY_LIMIT_BYTES"):
         settings(description_max_length=66_000 // bytes_of_an_emoji)
+
+
+PROGRAMS = [
+    ("gateway",),
+    ("gateway", "doctor"),
+    ("worker",),
+    ("worker", "doctor"),
+    ("worker", "dead-letters", "list"),
+    ("alembic", "upgrade", "head"),
+    ("shared.wait_for_postgres",),
+    ("shared.wait_for_schema",),
+    ("uvicorn", "--factory", "gateway.app:create_app"),
+]
+
+
+@pytest.mark.parametrize("program", PROGRAMS, ids=" ".join)
+def test_misspelt_variable_is_named_with_the_nearest_one_that_there_is(program: tuple[str, ...]) -> None:
+    ended = run(*program, INKWELL_READ_CONECTIONS=SECRET)
+
+    assert_refused(ended, "INKWELL_READ_CONECTIONS:", "INKWELL_READ_CONNECTIONS?")
+
+
+def test_misspelt_variable_and_the_setting_that_is_missing_for_it_are_both_named() -> None:
+    ended = run("worker", INKWELL_DATABASE_URL=None, INKWELL_DATABSE_URL=GOOD["INKWELL_DATABASE_URL"], INKWELL_X="1")
+
+    assert ended.returncode == 2
+    assert [line.removeprefix("wrong setting: ") for line in ended.stderr.splitlines()] == [
+        "INKWELL_DATABSE_URL: there is no such setting; did you mean INKWELL_DATABASE_URL?",
+        "INKWELL_X: there is no such setting",
+        "INKWELL_DATABASE_URL: Field required",
+    ]
+
+
+OF_KUBERNETES = {
+    "INKWELL_SERVICE_HOST": "10.0.0.1",
+    "INKWELL_SERVICE_PORT": "8000",
+    "INKWELL_SERVICE_PORT_HTTP": "8000",
+    "INKWELL_PORT": "tcp://10.0.0.1:8000",
+    "INKWELL_PORT_8000_TCP": "tcp://10.0.0.1:8000",
+    "INKWELL_PORT_8000_TCP_PROTO": "tcp",
+    "INKWELL_PORT_8000_TCP_PORT": "8000",
+    "INKWELL_PORT_8000_TCP_ADDR": "10.0.0.1",
+    "INKWELL_GATEWAY_SERVICE_HOST": "10.0.0.2",
+    "INKWELL_GATEWAY_SERVICE_PORT": "80",
+    "INKWELL_GATEWAY_PORT": "tcp://10.0.0.2:80",
+    "INKWELL_GATEWAY_PORT_80_TCP_ADDR": "10.0.0.2",
+    "INKWELL_METRICS_PORT": "udp://[fd00::1]:9464",
+    "INKWELL_WORKER_HEALTH_PORT": "tcp://10.0.0.3:8081",
+}
+"""What the kubelet gives every pod beside Services named inkwell, inkwell-gateway, inkwell-metrics and so on."""
+
+
+@pytest.mark.parametrize("service", [GatewaySettings, WorkerSettings, DatabaseSettings, MigrationSettings])
+def test_variables_that_kubernetes_makes_of_services_are_no_settings(
+    monkeypatch: pytest.MonkeyPatch, service: type[DatabaseSettings]
+) -> None:
+    for name, value in (GOOD | OF_KUBERNETES).items():
+        monkeypatch.setenv(name, value)
+
+    loaded = load_settings(service)
+
+    of_kubernetes = ("port", "metrics_port", "worker_health_port")
+    assert loaded.model_fields_set & {*of_kubernetes} == set()
+
+
+def test_port_from_a_file_counts_where_kubernetes_has_made_a_variable_of_its_name(
+    secrets: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (secrets / "inkwell_port").write_text("8123")
+    monkeypatch.setenv("INKWELL_PORT", OF_KUBERNETES["INKWELL_PORT"])
+
+    assert load_settings(GatewaySettings).port == 8123
+
+
+@pytest.mark.parametrize("name", ["INKWELL_GATEWAY_PORT", "INKWELL_SERVICE_HOSTS", "INKWELL_PORT_8000", "inkwell_prot"])
+def test_variable_that_only_resembles_one_of_kubernetes_is_refused(name: str) -> None:
+    assert_refused(run("gateway", **{name: "8000"}), name)
+
+
+@pytest.mark.parametrize("service", [GatewaySettings, WorkerSettings, DatabaseSettings, MigrationSettings])
+def test_settings_of_every_service_are_accepted_by_each(
+    monkeypatch: pytest.MonkeyPatch, service: type[DatabaseSettings]
+) -> None:
+    others = {
+        "INKWELL_WAIT_SECONDS": "1",
+        "INKWELL_BATCH_COMMANDS": "10",
+        "INKWELL_SEARCH_LANGUAGE": "german",
+        "INKWELL_STATE": "/nowhere",
+        "INKWELL_URL": "http://127.0.0.1:8000",
+        "INKWELL_TOKEN": KEY,
+        "inkwell_log_level": "debug",
+    }
+    for name, value in (GOOD | others).items():
+        monkeypatch.setenv(name, value)
+
+    load_settings(service)
+
+
+def test_names_are_those_of_all_settings() -> None:
+    models = (SecretFiles, DatabaseSettings, MigrationSettings, ServiceSettings, GatewaySettings, WorkerSettings)
+
+    assert {f"INKWELL_{name.upper()}" for model in models for name in model.model_fields} == SETTINGS
+
+
+def test_misspelt_file_is_named_and_the_secrets_of_others_are_let_be(
+    secrets: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (secrets / "postgres_password").write_text(SECRET)
+    load_settings(WorkerSettings)
+    (secrets / "inkwell_brocker_url").write_text(SECRET)
+
+    with pytest.raises(SystemExit) as ended:
+        load_settings(WorkerSettings)
+
+    assert ended.value.code == 2
+    assert_one_line_names(
+        capsys.readouterr().err, "INKWELL_SECRETS_DIR", "inkwell_brocker_url", "did you mean inkwell_broker_url?"
+    )
 
 
 @pytest.fixture

@@ -1,0 +1,14 @@
+"""How much there is in a JSON text, told without parsing it: a parser makes an object of each value, and an error."""
+
+
+def has_more_values(text: bytes, limit: int) -> bool:
+    """Whether valid JSON has more strings and commas between values than the limit, names of members among the strings.
+
+    It takes a few milliseconds for two megabytes, whatever is in them.
+    """
+    if text.count(b'"') // 2 + text.count(b",") <= limit:  # also where all of them are in strings
+        return False
+    if b"\\" in text:  # in strings alone, of which each then ends at the next quotation mark
+        text = text.replace(b"\\\\", b"").replace(b'\\"', b"")
+    strings = text.count(b'"') // 2
+    return strings > limit or strings + sum(part.count(b",") for part in text.split(b'"')[::2]) > limit
