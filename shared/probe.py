@@ -32,7 +32,8 @@ def is_ready(host: str, port: str) -> bool:
 def address(host_setting: str, port_setting: str, default_port: str) -> tuple[str, str]:
     """The host and port to connect to for one of the services."""
     host = os.environ.get(host_setting, LOOPBACK)
-    return LOOPBACK if host in EVERY_ADDRESS else host, os.environ.get(port_setting, default_port)
+    port = os.environ.get(port_setting, "")  # no number where Kubernetes has made it of a Service
+    return LOOPBACK if host in EVERY_ADDRESS else host, port if port.isdecimal() else default_port
 
 
 if __name__ == "__main__":

@@ -2,7 +2,6 @@
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
 
 import httpx
 import pytest
@@ -12,6 +11,7 @@ from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 from gateway import middleware, protocol
 from gateway.settings import GatewaySettings
 from tests import harness
+from tests.raw_http import connected, up_to_the_end
 
 TARGET_LIMIT = 8 * 1024
 FIELDS_LIMIT = 100
@@ -27,17 +27,6 @@ async def gateway() -> AsyncIterator[httpx.AsyncClient]:
         yield client
 
 
-@asynccontextmanager
-async def connected(gateway: httpx.AsyncClient) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
-    """A connection; the block must be done within a minute, also on a busy machine."""
-    stream, writer = await asyncio.open_connection(gateway.base_url.host, gateway.base_url.port)
-    try:
-        async with asyncio.timeout(60):
-            yield stream, writer
-    finally:
-        writer.close()
-
-
 async def answered_while_sending(stream: asyncio.StreamReader, writer: asyncio.StreamWriter, piece: bytes) -> bytes:
     """What comes back, up to the connection's end, while the piece is sent again and again."""
     answer = asyncio.create_task(up_to_the_end(stream))
@@ -45,15 +34,6 @@ async def answered_while_sending(stream: asyncio.StreamReader, writer: asyncio.S
         writer.write(piece)
         await asyncio.wait({answer}, timeout=0.02)
     return await answer
-
-
-async def up_to_the_end(stream: asyncio.StreamReader) -> bytes:
-    """What comes; the connection may end with a reset, since there is always something on its way to the gateway."""
-    received = b""
-    with suppress(ConnectionResetError, BrokenPipeError):
-        while part := await stream.read(1024):
-            received += part
-    return received
 
 
 def assert_problem(response: httpx.Response, status: int, code: str) -> None:
