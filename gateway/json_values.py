@@ -1,5 +1,9 @@
 """How much there is in a JSON text, told without parsing it: a parser makes an object of each value, and an error."""
 
+from pydantic_core import from_json
+
+PARSED_AT_MOST_BYTES = 128 * 1024
+
 
 def has_more_values(text: bytes, limit: int) -> bool:
     """Whether valid JSON has more strings and commas between values than the limit, names of members among the strings.
@@ -12,3 +16,14 @@ def has_more_values(text: bytes, limit: int) -> bool:
         text = text.replace(b"\\\\", b"").replace(b'\\"', b"")
     strings = text.count(b'"') // 2
     return strings > limit or strings + sum(part.count(b",") for part in text.split(b'"')[::2]) > limit
+
+
+def is_broken(text: bytes) -> bool:
+    """Whether a short text is not JSON; a long one is not parsed only to find out."""
+    if len(text) > PARSED_AT_MOST_BYTES:
+        return False
+    try:
+        from_json(text, cache_strings=False)
+    except ValueError:
+        return True
+    return False

@@ -18,7 +18,7 @@ from starlette.types import Receive, Send
 from starlette.types import Scope as AsgiScope
 
 from gateway.errors import ProblemError, invalid
-from gateway.json_values import has_more_values
+from gateway.json_values import has_more_values, is_broken
 from gateway.media_types import parse_media_type, reject_encoded_body, unsupported_media_type
 from gateway.metrics import told_of
 from gateway.middleware import route_path
@@ -195,7 +195,7 @@ class Body(Generic[ModelT]):
         """The body; raises ProblemError 415, 400 or 422."""
         self._require_media_type(request)
         body = await request.body()
-        if has_more_values(body, self._values_limit):
+        if has_more_values(body, self._values_limit) and not is_broken(body):
             told = f"Has more than {self._values_limit} members and items in all"
             raise invalid([ErrorDetails(type="too_many_values", loc=(), msg=told, input=None)], part="body")
         try:

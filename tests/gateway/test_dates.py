@@ -17,7 +17,7 @@ from shared.tables import IMPLICIT_OWNER
 from tests import harness
 from tests.accounts import bearer, forged
 from tests.canaries import NOTE
-from tests.commands import attributes, create, patch, replace
+from tests.commands import CHEAP_HASH, DIGEST, attributes, create, patch, replace
 from tests.harness import settings_without_servers
 from worker.apply import apply_batch
 
@@ -71,8 +71,8 @@ async def test_user_and_token_are_printed_with_six_digits_by_their_writes_and_re
     connections: Connections, password_settings: GatewaySettings, time: datetime, printed: str
 ) -> None:
     envelope = attributes() | {"time": time}
-    user = {"name": "Ada", "password_hash": "hash"}
-    token = {"name": "script", "scopes": ["notes:read"], "lifetime_days": 1, "secret_digest": "digest"}
+    user = {"name": "Ada", "password_hash": CHEAP_HASH}
+    token = {"name": "script", "scopes": ["notes:read"], "lifetime_days": 1, "secret_digest": DIGEST}
     commands: list[Command] = [
         RegisterUser.model_validate(envelope | {"id": uuid4(), "owner": NOBODY, "data": user}),
         CreateToken.model_validate(envelope | {"data": token}),

@@ -152,7 +152,7 @@ async def test_name_and_options_of_the_url_are_the_sessions(gateway_settings: Ga
     session = await session_of(gateway_settings, f"{gateway_settings.database_url.get_secret_value()}?{parameters}")
 
     names = ("application_name", "geqo", "statement_timeout")
-    assert [await session.fetchval(f"show {name}") for name in names] == ["notes", "off", "10s"]
+    assert [await session.fetchval(f"show {name}") for name in names] == ["notes", "off", "9s"]
     await session.close()
 
 

@@ -77,7 +77,7 @@ async def test_session_has_its_settings(pooler: Pooler, gateway_settings: Gatewa
     session = await connect((own if is_pooled else gateway_settings).database_url, "test", 7.0, SESSION_SETTINGS)
     names = ("timezone", "statement_timeout", "idle_in_transaction_session_timeout", "enable_sort", "application_name")
     try:
-        assert [await session.fetchval(f"show {name}") for name in names] == ["UTC", "7s", "10s", "off", "test"]
+        assert [await session.fetchval(f"show {name}") for name in names] == ["UTC", "6300ms", "10s", "off", "test"]
         assert await session.fetchval("select current_setting('pg_trgm.word_similarity_threshold')") == "0.3"
     finally:
         await session.close()
