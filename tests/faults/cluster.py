@@ -217,8 +217,8 @@ async def running_cluster(tree: Path = ROOT, logs: Path | None = None) -> AsyncI
         ]
         workers, gateways = services[:WORKERS], services[WORKERS:]
         for each in services:
-            await each.process.start()
             exits.push_async_callback(each.process.kill)
+            await each.process.start()
         clients = [await exits.enter_async_context(session(each.base_url)) for each in gateways]
         owners = await new_owners(database_url)
         cluster = Cluster(postgres, rabbitmq, database_url, servers, gateways, workers, clients, owners)

@@ -60,7 +60,18 @@ class Process:
                 self._command, env=environment, cwd=self._folder, stderr=log, stdout=log
             )
         if ready:
-            await eventually(self.is_ready)
+            await self._wait_until_ready()
+
+    async def _wait_until_ready(self) -> None:
+        """Fails with the end of its log, and leaves no process behind, when it does not become ready in a minute."""
+        try:
+            await eventually(self.is_ready, within_seconds=60)
+        except TimeoutError:
+            await self.kill()
+            raise AssertionError(f"not ready after a minute; its log ends with:\n{self._log_end()}") from None
+
+    def _log_end(self) -> str:
+        return "\n".join(self._log.read_text(errors="replace").splitlines()[-40:])
 
     async def is_ready(self) -> bool:
         """Whether it says so."""
@@ -88,7 +99,8 @@ class Process:
 
     async def kill(self) -> None:
         """Kill -9."""
-        await self.stop(signal.SIGKILL)
+        if self._process:
+            await self.stop(signal.SIGKILL)
 
     @property
     def told(self) -> list[str]:
@@ -278,8 +290,8 @@ async def running_stack(
         client = await exits.enter_async_context(httpx.AsyncClient(base_url=base_url, timeout=30, event_hooks=hooks))
         stack = Stack(gateway, worker, client, database_url, links, common | environments["worker"], queue_prefix)
         for process in (worker, gateway):  # the worker declares the queues
-            await process.start()
             exits.push_async_callback(process.kill)
+            await process.start()
         client.headers.update((await sign_up(client)).headers)
         yield stack
     assert not gateway.told + worker.told

@@ -159,8 +159,8 @@ async def test_everything_is_restarted_in_turn_and_no_client_loses_or_doubles_a_
     async with AsyncExitStack() as exits:
         second_worker, second_gateway = stack.worker.twin(free_port()), stack.gateway.twin(port := free_port())
         for process in (second_worker, second_gateway):
-            await process.start()
             exits.push_async_callback(process.kill)
+            await process.start()
         client = await exits.enter_async_context(httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=30))
         load = Load(Balancer([stack.client, client]))
         async with load.gateways.watching(), load.running(users):
