@@ -19,7 +19,7 @@ from sqlalchemy import make_url
 from bench.database import Database, Schema
 from bench.servers import Server
 from dev.backend import Services
-from gateway.access_tokens import AccessTokens
+from gateway.auth.access_tokens import AccessTokens
 from gateway.settings import GatewaySettings
 from shared.contracts import Scope
 from shared.messaging import Topology

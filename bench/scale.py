@@ -7,7 +7,7 @@ from bench.database import COMMON_WORD, RARE_WORD
 from bench.load import run_wrk
 from bench.results import Scale, Spread, times
 from bench.scenarios import LISTED_NOTES, Scenario
-from gateway.pages import Place
+from gateway.api.pages import Place
 
 SMALL, LARGE = 1_000, 1_000_000
 COMMON = "search, a word in half of the notes"

@@ -12,10 +12,10 @@ import structlog
 import uvicorn
 from fastapi import FastAPI
 
-from gateway.app import create_app
-from gateway.dependencies import Gateway
+from gateway.app import GatewayApp, create_app
 from gateway.doctor import examine
-from gateway.protocol import build_protocol
+from gateway.http.protocol import build_protocol
+from gateway.resources import Gateway
 from gateway.settings import GatewaySettings
 from shared.database import EXIT_SCHEMA_BEHIND, SchemaBehindError, check_schema
 from shared.errors import describe
@@ -76,7 +76,7 @@ def read_arguments(arguments: Sequence[str]) -> Namespace:
 class GatewayServer(uvicorn.Server):
     """Stops in order: turns not ready, answers the writes that wait, refuses connections, finishes the others."""
 
-    def __init__(self, config: uvicorn.Config, app: FastAPI, delay_seconds: float) -> None:
+    def __init__(self, config: uvicorn.Config, app: GatewayApp, delay_seconds: float) -> None:
         super().__init__(config)
         self._app = app
         self._delay_seconds = delay_seconds
@@ -89,15 +89,15 @@ class GatewayServer(uvicorn.Server):
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """The first signal drains; a second one stops at once."""
-        gateway: Gateway | None = getattr(self._app.state, "gateway", None)
-        if self._loop is None or gateway is None or gateway.draining.is_set():
+        gateway = self._app.front.resources
+        if self._loop is None or gateway is None or gateway.replies.draining:
             super().handle_exit(sig, frame)
         else:
             self._loop.call_soon_threadsafe(self._drain, gateway)
 
     def _drain(self, gateway: Gateway) -> None:
         log.info("draining: not ready, waiting writes are answered", seconds=self._delay_seconds)
-        gateway.drain()
+        gateway.replies.drain()
         asyncio.get_running_loop().call_later(self._delay_seconds, setattr, self, "should_exit", True)
 
 

@@ -1,43 +1,49 @@
-"""The gateway's application: a factory, and a lifespan that owns every resource."""
+"""The gateway's application: FastAPI declares the operations and owns the lifespan, the front answers requests."""
 
-import asyncio
 import gc
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
+from typing import cast
 
 from fastapi import FastAPI
+from starlette.types import ASGIApp, Receive, Scope, Send
+from uvicorn._types import ASGI3Application
 from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
-from gateway import health
-from gateway.access_tokens import AccessTokens
-from gateway.authentication import BearerTokens, NobodySignsIn
-from gateway.command_urls import CommandUrls
-from gateway.conditions import Conditions
-from gateway.dependencies import Gateway
-from gateway.docs import install_docs
-from gateway.errors import install_error_handlers
-from gateway.hash_renewal import HashRenewal
-from gateway.headers import install_headers
-from gateway.metrics import install_metrics
-from gateway.middleware import LOOPBACK_HOSTS, KnownHosts, LimitedBodies, LimitedHeads, UniformRequests
-from gateway.note_bodies import ITEMS_LIMIT_BYTES, NoteBodies
-from gateway.openapi import DESCRIPTION, EVERY, MISDIRECTED, TAGS, extend_document, operation_id
-from gateway.passwords import Passwords
-from gateway.publisher import Publisher
-from gateway.queries import Queries
-from gateway.replies import Replies
-from gateway.routes import auth, commands, notes, users
+from gateway.api import commands, health, tokens, users
+from gateway.api.docs import docs_operations
+from gateway.api.document import DESCRIPTION, TAGS, build_security_schemes
+from gateway.api.notes import note_operations
+from gateway.http.front import Front
+from gateway.http.openapi import build_operation_id, check_served, declare, extend_document
+from gateway.http.operations import Operation
+from gateway.problems import MISDIRECTED_REQUEST
+from gateway.resources import Gateway, open_resources
 from gateway.settings import GatewaySettings
-from gateway.throttles import Throttles
-from gateway.traces import install_traces
-from shared.messaging import SETUP_TIMEOUT_SECONDS
-from shared.metrics import watch_loop
 from shared.settings import load_settings
 from shared.telemetry import configure_logging
 from shared.tracing import configure_tracing
 
+LOOPBACK_HOSTS = ("localhost", "127.0.0.1", "[::1]")
 
-def create_app(settings: GatewaySettings | None = None) -> FastAPI:
+
+class GatewayApp(FastAPI):
+    """FastAPI's app, whose requests go to a front instead of through FastAPI's layers."""
+
+    front: Front[Gateway]
+    entrance: ASGIApp
+    """The front, behind what believes a trusted proxy."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Have the front answer requests, and FastAPI run the lifespan."""
+        if scope["type"] == "http":
+            await self.entrance(scope, receive, send)
+        else:
+            await super().__call__(scope, receive, send)
+
+
+def create_app(settings: GatewaySettings | None = None) -> GatewayApp:
     """A gateway. It starts, and serves what it can, whether or not the broker and Postgres are there."""
     if settings is None:
         settings = load_settings(GatewaySettings)
@@ -45,94 +51,48 @@ def create_app(settings: GatewaySettings | None = None) -> FastAPI:
         configure_tracing("inkwell-gateway")
 
     @asynccontextmanager
-    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        async with resources(settings) as gateway:
-            app.state.gateway = gateway
+    async def lifespan(app: GatewayApp) -> AsyncIterator[None]:
+        check_served(app)
+        async with open_resources(settings) as gateway:
+            app.front.resources = gateway
             gc.collect()
             gc.freeze()
             gc.set_threshold(20_000, 50, 50)
             yield
 
-    app = FastAPI(
+    app = GatewayApp(
         title="Async Notes API",
         summary="Notes whose accepted writes are never lost",
         description=DESCRIPTION,
         openapi_tags=TAGS,
+        servers=[{"url": settings.prefix}] if settings.prefix else None,
         lifespan=lifespan,
-        openapi_url="/openapi.json" if settings.docs else None,
+        openapi_url=None,
         docs_url=None,
         redoc_url=None,
-        redirect_slashes=False,
-        telemetry={"tracing": False, "metrics": False, "logs": False},  # costs every request; there is our own
-        responses=EVERY | (MISDIRECTED if settings.is_for_this_host_alone else {}),
-        generate_unique_id_function=operation_id,
+        generate_unique_id_function=build_operation_id,
     )
-    install_middleware(app, settings)
-    install_error_handlers(app)
-    install_routes(app, settings)
+    operations = find_operations(settings)
+    for operation in operations:
+        declare(app, operation)
+    extend_document(app, build_security_schemes(settings.prefix) if settings.auth == "password" else None)
+    app.front = Front(
+        [*operations, *(docs_operations(app, settings.prefix) if settings.docs else ())],
+        root_path=settings.prefix,
+        body_limit_bytes=settings.body_limit_bytes,
+        hosts=(*LOOPBACK_HOSTS, settings.host) if settings.is_for_this_host_alone else (),
+        cors_origins=settings.cors_origins,
+    )
+    app.entrance = app.front
+    if proxies := [str(proxy) for proxy in settings.trusted_proxies]:
+        app.entrance = cast("ASGIApp", ProxyHeadersMiddleware(cast("ASGI3Application", app.front), proxies))
     return app
 
 
-def install_middleware(app: FastAPI, settings: GatewaySettings) -> None:
-    """What every request passes; the last one that is added is the first to see it."""
-    app.add_middleware(
-        LimitedBodies, limit_bytes=settings.body_limit_bytes, exceptions={"/notes/batch": ITEMS_LIMIT_BYTES}
-    )
-    app.add_middleware(LimitedHeads)
-    app.add_middleware(UniformRequests)
+def find_operations(settings: GatewaySettings) -> Sequence[Operation[Gateway]]:
+    """Every operation that a gateway with these settings serves and documents."""
+    account = (*users.operations, *tokens.operations) if settings.auth == "password" else ()
+    operations = [*note_operations(settings), *commands.operations, *account, *health.operations]
     if settings.is_for_this_host_alone:
-        app.add_middleware(KnownHosts, hosts=sorted({*LOOPBACK_HOSTS, settings.host}))
-    if settings.trusted_proxies:
-        app.add_middleware(ProxyHeadersMiddleware, trusted_hosts=[str(proxy) for proxy in settings.trusted_proxies])
-    install_traces(app)
-    install_headers(app, settings.cors_origins)
-    install_metrics(app)
-
-
-def install_routes(app: FastAPI, settings: GatewaySettings) -> None:
-    """Every route, and what documents them."""
-    has_users = settings.auth == "password"
-    app.include_router(notes.reads)
-    app.include_router(notes.writes_router(NoteBodies(settings), Conditions(settings)))
-    app.include_router(commands.router)
-    for router in (users.router, auth.router) if has_users else ():
-        app.include_router(router)
-    app.include_router(health.router)
-    extend_document(app, settings.prefix, has_users=has_users)
-    if settings.docs:
-        install_docs(app, settings.prefix)
-
-
-@asynccontextmanager
-async def resources(settings: GatewaySettings) -> AsyncIterator[Gateway]:
-    """The resources of one gateway; on leaving, what was handed to the publisher is drained first."""
-    replies = Replies()
-    publisher = Publisher(settings, replies)
-    queries = Queries(settings)
-    publishing = asyncio.create_task(publisher.run())
-    watching = asyncio.create_task(watch_loop())
-    access_tokens = AccessTokens(settings)
-    passwords = Passwords()
-    hash_renewal = HashRenewal(passwords, publisher, replies)
-    signing_in = BearerTokens(access_tokens, queries) if settings.auth == "password" else NobodySignsIn()
-    try:
-        yield Gateway(
-            settings,
-            queries,
-            publisher,
-            replies,
-            CommandUrls(settings),
-            signing_in,
-            access_tokens,
-            passwords,
-            hash_renewal,
-            Throttles(settings),
-            asyncio.Event(),
-        )
-    finally:
-        hash_renewal.close()
-        await publisher.drain(settings.publish_timeout_seconds)
-        publishing.cancel()
-        watching.cancel()
-        await asyncio.wait({publishing, watching}, timeout=SETUP_TIMEOUT_SECONDS)
-        queries.close()
+        return [replace(each, problems=(*each.problems, MISDIRECTED_REQUEST)) for each in operations]
+    return operations

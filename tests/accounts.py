@@ -9,7 +9,7 @@ from uuid import uuid4
 import httpx
 import jwt
 
-from gateway.access_tokens import AccessTokens, key_id
+from gateway.auth.access_tokens import AccessTokens, key_id
 from gateway.settings import GatewaySettings
 from shared.contracts import Scope
 from tests.canaries import PASSWORD

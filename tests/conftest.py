@@ -18,7 +18,7 @@ from sqlalchemy import make_url
 
 from dev.backend import Services, UnavailableError
 from dev.services import no_docker, prepare, services
-from gateway import passwords
+from gateway.auth import passwords
 from gateway.settings import GatewaySettings
 from shared.connections import Connections
 from shared.messaging import Topology

@@ -7,9 +7,11 @@ from typing import Any
 
 import httpx
 
-from gateway.errors import FIELD_CODES, PROBLEM_JSON
-from gateway.openapi import CODE_HEADERS, HEADERS
-from gateway.request_ids import REQUEST_ID
+from gateway.http.answers import PROBLEM_JSON
+from gateway.http.openapi import HEADERS
+from gateway.http.validation import FIELD_CODES
+from gateway.problems import PROBLEM_TYPES
+from gateway.telemetry.request_ids import REQUEST_ID
 
 Answer = tuple[str, int, str | None]
 """An operation, a status, and a header, a problem's code, or None."""
@@ -33,7 +35,7 @@ class Witness:
         declared = operation["responses"][str(response.status_code)]
         assert told <= set(members(declared)), asked
         assert REQUEST_ID in told, asked
-        assert told >= set(CODE_HEADERS.get(code or "", ())), asked
+        assert told >= set(PROBLEM_TYPES[code].headers if code else ()), asked
         assert media_type is None or media_type in declared["content"], asked
         self.seen |= {(operation["operationId"], response.status_code, each) for each in told}
 

@@ -11,13 +11,11 @@ from fastapi import FastAPI
 from prometheus_client import Counter, Gauge, Histogram
 
 import gateway.app
-import gateway.headers
-import gateway.requests
-import gateway.writes
+import gateway.http.headers
+import gateway.writes.submission
 import shared.database
 import worker.__main__
 import worker.consumer
-from gateway.metrics import Told
 from shared.tracing import UNRECORDED
 
 NOBODY = b"-"
@@ -32,13 +30,11 @@ SILENCED = (
     (Counter, "inc", always()),
     (Gauge, "set", always()),
     (Histogram, "observe", always()),
-    (gateway.app, "install_metrics", always()),
-    (gateway.headers, "request_id_of", always(NOBODY)),
-    (gateway.headers, "IDS", SimpleNamespace(set=always())),
-    (gateway.headers, "told_of", always(Told())),
-    (gateway.requests, "told_of", always(Told())),
-    (gateway.writes, "identify_lines", always()),
-    (gateway.writes, "publishing", always(UNRECORDED)),
+    (gateway.http.front, "observe_request", always()),
+    (gateway.http.front, "choose_request_id", always(NOBODY)),
+    (gateway.http.front, "IDS", SimpleNamespace(set=always())),
+    (gateway.writes.submission, "identify_lines", always()),
+    (gateway.writes.submission, "start_publish_span", always(UNRECORDED)),
     (shared.database, "step", always(UNRECORDED)),
     (worker.consumer, "count_settled", always()),
 )

@@ -34,7 +34,7 @@ needs_promtool = pytest.mark.skipif(not PROMTOOL, reason="Prometheus is not inst
 
 def exposed() -> set[str]:
     """The names of the samples that the services' metrics have."""
-    for module in ("gateway.metrics", "worker.metrics", "shared.metrics"):
+    for module in ("gateway.telemetry.metrics", "worker.metrics", "shared.metrics"):
         import_module(module)
     names = set()
     for metric in REGISTRY.collect():

@@ -3,7 +3,7 @@
 import re
 from pathlib import Path
 
-from gateway.openapi import CODES
+from gateway.problems import PROBLEM_TYPES
 from gateway.settings import GatewaySettings
 from shared.settings import MigrationSettings, SecretFiles
 from worker.settings import WorkerSettings
@@ -14,8 +14,7 @@ README = (Path(__file__).parent.parent.parent / "README.md").read_text()
 def test_readme_lists_the_codes_with_their_statuses() -> None:
     listed = re.findall(r"^\| `([a-z_]+)` \| (\d+) \|", README, re.MULTILINE)
 
-    elsewhere = {"not_found": "404", "method_not_allowed": "405"}
-    assert dict(listed) == {code: str(status) for code, (status, _) in CODES.items()} | elsewhere
+    assert dict(listed) == {code: str(each.status.value) for code, each in PROBLEM_TYPES.items()}
 
 
 def test_readme_lists_the_settings_with_their_defaults() -> None:

@@ -10,8 +10,8 @@ import httpx
 import jwt
 import pytest
 
-from gateway.access_tokens import AccessTokens, key_id
-from gateway.errors import ProblemError
+from gateway.auth.access_tokens import AccessTokens, key_id
+from gateway.problems import ProblemError
 from gateway.settings import GatewaySettings
 from shared.contracts import Scope
 from tests import harness

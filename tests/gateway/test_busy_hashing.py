@@ -11,9 +11,9 @@ import pytest
 from argon2 import PasswordHasher
 from pydantic import SecretStr
 
-from gateway import passwords
-from gateway.errors import ProblemError
-from gateway.passwords import Passwords
+from gateway.auth import passwords
+from gateway.auth.passwords import Passwords
+from gateway.problems import ProblemError
 from gateway.settings import GatewaySettings
 from tests import harness
 from tests.accounts import sign_up

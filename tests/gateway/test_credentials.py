@@ -9,7 +9,7 @@ import pytest
 from asyncpg import Connection, Record
 from yarl import URL
 
-from gateway import authentication
+from gateway.auth import authentication
 from gateway.settings import GatewaySettings
 from tests import harness
 from tests.accounts import Person, bearer, personal_token, sign_up

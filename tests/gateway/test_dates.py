@@ -8,9 +8,10 @@ from uuid import UUID, uuid4
 import httpx
 import pytest
 
-from gateway.command_urls import CommandUrls
-from gateway.personal_tokens import revealed, secret
+from gateway.auth.keys import KeyedHashes
+from gateway.auth.personal_tokens import reveal_token
 from gateway.settings import GatewaySettings
+from gateway.writes.command_urls import CommandUrls
 from shared.connections import Connections
 from shared.contracts import NOBODY, Command, CreateToken, Outcome, OutcomeStatus, RegisterUser
 from shared.tables import IMPLICIT_OWNER
@@ -109,9 +110,9 @@ async def test_accepted_write_tells_when_it_was_issued_with_six_digits(gateway_s
 
 
 def test_secret_is_made_of_the_time_as_it_always_was() -> None:
-    settings = settings_without_servers()
+    hashes = KeyedHashes(settings_without_servers())
 
-    assert {time: secret(settings, 7, COMMAND_ID, time) for time in SECRETS} == SECRETS
+    assert {time: hashes.personal_token(7, COMMAND_ID, time) for time in SECRETS} == SECRETS
 
 
 @pytest.mark.parametrize("fraction", ["", ".000000"])
@@ -119,6 +120,6 @@ def test_secret_of_an_outcome_of_an_earlier_version_is_revealed_again(fraction: 
     body = {"id": str(COMMAND_ID), "created_date": f"2026-01-01T00:00:00{fraction}+00:00"}
     outcome = Outcome(id=COMMAND_ID, status=OutcomeStatus.APPLIED, http_status=201, body=json.dumps(body))
 
-    told = json.loads(revealed(settings_without_servers(), 7, outcome).body or "")
+    told = json.loads(reveal_token(KeyedHashes(settings_without_servers()), 7, outcome).body or "")
 
     assert told == body | {"token": SECRETS[ISSUED_AT]}

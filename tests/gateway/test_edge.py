@@ -13,7 +13,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from gateway import protocol
+from gateway.http import protocol
 from gateway.settings import GatewaySettings
 from tests import harness
 from tests.canaries import NOTE

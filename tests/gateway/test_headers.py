@@ -8,7 +8,7 @@ from typing import Any
 import httpx
 import pytest
 
-from gateway.queries import Queries
+from gateway.reads.queries import Queries
 from gateway.settings import GatewaySettings
 from tests import harness
 from tests.canaries import NOTE

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.json_values import has_more_values
-from gateway.note_bodies import ITEMS_LIMIT_BYTES, ITEMS_LIMIT_VALUES
-from gateway.requests import VALUES_LIMIT
+from gateway.api.note_bodies import ITEMS_LIMIT_BYTES, ITEMS_LIMIT_VALUES
+from gateway.http.body import VALUES_LIMIT
+from gateway.http.json_values import has_more_values
 from tests import harness
 
 BUSY_SECONDS = 0.05

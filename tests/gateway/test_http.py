@@ -12,8 +12,8 @@ from sqlalchemy import make_url
 from uuid_utils.compat import uuid7
 
 from dev.backend import Services
-from gateway.command_urls import CommandUrls
 from gateway.settings import GatewaySettings
+from gateway.writes.command_urls import CommandUrls
 from shared.contracts import DeleteNote, NoteTarget
 from shared.tables import IMPLICIT_OWNER
 from tests import harness

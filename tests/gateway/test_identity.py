@@ -6,11 +6,9 @@ from uuid import UUID
 import pytest
 from pydantic import BaseModel
 
-from gateway.idempotency import command_id
-from gateway.personal_tokens import secret
-from gateway.routes.users import command_salt
+from gateway.auth.keys import KeyedHashes
+from gateway.http.idempotency import build_command_id
 from gateway.settings import GatewaySettings
-from gateway.writes import fingerprint
 from shared.contracts import NotePatch, NoteReplacement, NoteTarget, NoteText
 
 
@@ -27,7 +25,7 @@ from shared.contracts import NotePatch, NoteReplacement, NoteTarget, NoteText
 def test_key_names_the_same_command_in_every_version(
     scope: int | str, command_type: str, target: int | str | None, key: str, expected: str
 ) -> None:
-    assert command_id(scope, command_type, target, key) == UUID(expected)
+    assert build_command_id(scope, command_type, target, key) == UUID(expected)
 
 
 @pytest.mark.parametrize(
@@ -46,11 +44,12 @@ def test_key_names_the_same_command_in_every_version(
 def test_request_has_the_same_fingerprint_in_every_version(
     gateway_settings: GatewaySettings, data: BaseModel, query: bytes, expected: str
 ) -> None:
-    assert fingerprint(gateway_settings, data, query) == expected
+    assert KeyedHashes(gateway_settings).fingerprint(data, query) == expected
 
 
 def test_personal_token_and_salt_of_a_command_are_the_same_in_every_version(gateway_settings: GatewaySettings) -> None:
     command, issued_at = UUID("019b2c3d-4e5f-7a6b-8c7d-000000000001"), datetime(2026, 11, 22, 10, 30, 0, 4, tzinfo=UTC)
 
-    assert secret(gateway_settings, 7, command, issued_at) == "inkwell_YRwjUw2E1H2Dyisj5fqwY7FEmBwSfDZ8QV8LornS3kU"
-    assert command_salt(gateway_settings, command).hex() == "cf919c6b487bf2da5b796ab3e672fa5c"
+    hashes = KeyedHashes(gateway_settings)
+    assert hashes.personal_token(7, command, issued_at) == "inkwell_YRwjUw2E1H2Dyisj5fqwY7FEmBwSfDZ8QV8LornS3kU"
+    assert hashes.salt(command).hex() == "cf919c6b487bf2da5b796ab3e672fa5c"

@@ -8,7 +8,7 @@ import pytest
 from uvicorn._types import ASGI3Application
 from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
-from gateway import middleware, protocol
+from gateway.http import protocol, requests
 from gateway.settings import GatewaySettings
 from tests import harness
 from tests.raw_http import connected, up_to_the_end
@@ -138,7 +138,7 @@ async def test_answer_may_take_longer_than_a_head(
 async def test_body_that_does_not_come_is_refused(
     gateway: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch, sent: bytes
 ) -> None:
-    monkeypatch.setattr(middleware, "BODY_TIMEOUT_SECONDS", 0.3)
+    monkeypatch.setattr(requests, "BODY_TIMEOUT_SECONDS", 0.3)
 
     async with connected(gateway) as (stream, writer):
         writer.write(UPLOAD % 100 + sent)

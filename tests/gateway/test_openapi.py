@@ -14,12 +14,15 @@ from asyncpg import Connection, Record
 from pydantic import BaseModel
 from yarl import URL
 
-from gateway import middleware, passwords, shares
+from gateway.api.schemas import Note
 from gateway.app import create_app
-from gateway.command_urls import CommandUrls
-from gateway.request_ids import REQUEST_ID
-from gateway.schemas import CommandState, Note
+from gateway.auth import passwords
+from gateway.http import requests
+from gateway.reads import shares
 from gateway.settings import GatewaySettings
+from gateway.telemetry.request_ids import REQUEST_ID
+from gateway.writes.command_urls import CommandUrls
+from gateway.writes.states import CommandState
 from tests import harness
 from tests.accounts import Person, bearer, forged, personal_token, sign_up
 from tests.canaries import NOTE, PASSWORD
@@ -315,7 +318,7 @@ async def write_slowly(witness: Witness, settings: GatewaySettings, account: Acc
 
     writes = [(method, path, "application/json") for method, path, body in account.writes("slow") if body]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(middleware, "BODY_TIMEOUT_SECONDS", 0.0)
+        patch.setattr(requests, "BODY_TIMEOUT_SECONDS", 0.0)
         async with watched(witness, settings) as client:
             for method, path, media_type in (*writes, ("POST", "/auth/token", "application/x-www-form-urlencoded")):
                 headers = account.person.headers | {"Content-Type": media_type}

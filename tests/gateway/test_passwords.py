@@ -9,8 +9,8 @@ from argon2 import PasswordHasher
 from asyncpg import Connection, Record
 from pydantic import SecretStr
 
-from gateway import passwords
-from gateway.passwords import Passwords
+from gateway.auth import passwords
+from gateway.auth.passwords import Passwords
 from gateway.settings import GatewaySettings
 from tests import harness
 from tests.accounts import bearer, sign_in, sign_up

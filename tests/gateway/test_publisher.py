@@ -3,12 +3,12 @@
 import pytest
 
 from dev.backend import Services
-from gateway import publisher
-from gateway.middleware import HEADERS_LIMIT_BYTES
-from gateway.note_bodies import ITEMS_LIMIT_BYTES
-from gateway.publisher import Backlog
-from gateway.replies import Attempt
+from gateway.api.note_bodies import ITEMS_LIMIT_BYTES
+from gateway.http.limits import HEADERS_LIMIT_BYTES
 from gateway.settings import GatewaySettings
+from gateway.writes import publisher
+from gateway.writes.publisher import Backlog
+from gateway.writes.replies import Attempt
 from shared.contracts import (
     LARGEST_MESSAGE_BYTES,
     MAX_COMMAND_BYTES,

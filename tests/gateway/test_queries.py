@@ -9,9 +9,9 @@ import pytest
 
 from dev.backend import Services
 from gateway.caller import IMPLICIT_CALLER
-from gateway.queries import SESSION_SETTINGS, DatabaseUnavailableError, Queries, reason
+from gateway.reads.queries import SESSION_SETTINGS, DatabaseUnavailableError, Queries, reason
+from gateway.reads.statements import FIND_NOTE, SEARCH_TRIGRAMS, SEARCH_WORDS, SORTED_BY, ListShape, list_notes
 from gateway.settings import GatewaySettings
-from gateway.statements import FIND_NOTE, SEARCH_TRIGRAMS, SEARCH_WORDS, SORTED_BY, ListShape, list_notes
 from shared.database import Session, Statement, connect
 from tests.conftest import fresh_database, settings_of_gateway
 

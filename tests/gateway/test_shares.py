@@ -8,10 +8,10 @@ import httpx
 import pytest
 from asyncpg import Connection, Record
 
-from gateway import shares
-from gateway.metrics import READS_FAILED
+from gateway.reads import shares
+from gateway.reads.shares import Shares, ShareUsedUpError
 from gateway.settings import GatewaySettings
-from gateway.shares import Shares, ShareUsedUpError
+from gateway.telemetry.metrics import READS_FAILED
 from tests import harness
 from tests.accounts import Person, sign_up
 from tests.harness import eventually

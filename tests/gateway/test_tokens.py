@@ -8,7 +8,7 @@ import pytest
 from argon2 import PasswordHasher
 from asyncpg import Connection, Record
 
-from gateway.passwords import NOBODYS_HASH
+from gateway.auth.passwords import NOBODYS_HASH
 from gateway.settings import GatewaySettings
 from tests import harness
 from tests.accounts import Person, bearer, personal_token, sign_in, sign_up

@@ -9,7 +9,7 @@ import pytest
 from asyncpg import Connection, Record
 
 from dev.backend import Services
-from gateway import passwords
+from gateway.auth import passwords
 from gateway.settings import GatewaySettings
 from shared.messaging import Topology
 from tests import harness

@@ -14,8 +14,8 @@ from sqlalchemy import make_url
 from yarl import URL
 
 from gateway.app import create_app
-from gateway.command_urls import CommandUrls
 from gateway.settings import GatewaySettings
+from gateway.writes.command_urls import CommandUrls
 from tests import harness
 from tests.canaries import NOTE
 from tests.commands import create

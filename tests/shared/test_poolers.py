@@ -10,7 +10,7 @@ import pytest
 from pydantic import Secret
 
 from dev.backend import Services
-from gateway.queries import SESSION_SETTINGS
+from gateway.reads.queries import SESSION_SETTINGS
 from gateway.settings import GatewaySettings
 from shared.database import connect
 from shared.database_url import DatabaseUrl

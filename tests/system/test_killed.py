@@ -5,8 +5,8 @@ import os
 import random
 import sys
 
-from gateway.command_urls import CommandUrls
 from gateway.settings import GatewaySettings
+from gateway.writes.command_urls import CommandUrls
 from shared.contracts import CreateNote
 from tests.commands import create
 from tests.harness import eventually

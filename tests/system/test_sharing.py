@@ -20,7 +20,7 @@ from testcontainers.core.container import DockerContainer
 from dev.backend import Services, as_user
 from dev.containers import rabbitmq_server
 from dev.definitions import ADMINISTRATOR
-from gateway.access_tokens import AccessTokens
+from gateway.auth.access_tokens import AccessTokens
 from gateway.settings import GatewaySettings
 from shared.contracts import Scope
 from shared.messaging import Topology

@@ -1,0 +1,133 @@
+"""Commands: the state of a write that was answered before its outcome was known."""
+
+import asyncio
+import json
+from collections.abc import Awaitable, Callable, Collection
+from datetime import UTC, datetime, timedelta
+from functools import partial
+from typing import Literal
+
+from gateway.auth.personal_tokens import reveal_token
+from gateway.caller import EVERY_SCOPE
+from gateway.http.answers import Answer
+from gateway.http.openapi import describe_answer
+from gateway.http.operations import Operations
+from gateway.http.prefer import PREFER, Preferences
+from gateway.http.requests import OpenApi, Request
+from gateway.problems import COMMAND_GONE, COMMAND_NOT_FOUND, ProblemError
+from gateway.resources import Gateway
+from gateway.writes import states
+from gateway.writes.command_urls import CommandTicket
+from gateway.writes.outcomes import Recipient, build_answer, may_read
+from gateway.writes.states import CommandState
+from shared.contracts import NOBODY, CreateToken, Outcome, Scope, outcome_for
+from shared.telemetry import identify_lines
+
+FIRST_POLL_SECONDS = 0.05
+LAST_POLL_SECONDS = 1.0
+TOKEN_CREATION = CreateToken.model_fields["type"].default
+
+operations: Operations[Gateway] = Operations("commands")
+
+
+class TicketParameter:
+    """Documents the path's parameter, which the gateway's keys decode."""
+
+    problems = ()
+
+    async def read(self, request: Request) -> str:
+        """The signed token."""
+        return request.parameters["token"]
+
+    @property
+    def openapi(self) -> OpenApi:
+        """The parameter."""
+        return {"parameters": [{"name": "token", "in": "path", "required": True, "schema": {"type": "string"}}]}
+
+
+def is_registration(gateway: Gateway, request: Request) -> bool:
+    """Whether the URL is that of a registration: it has no owner yet, and only the registrant knows the URL."""
+    ticket = gateway.command_urls.read(request.parameters["token"])
+    return ticket is not None and ticket.owner == NOBODY
+
+
+@operations.add(
+    "GET",
+    "/commands/{token}",
+    allows=Scope.WRITE,
+    exempts=is_registration,
+    reads=(TicketParameter(), PREFER),
+    returns=CommandState,
+    answers={
+        200: describe_answer(
+            "The state of the write; `answer` has no body if the credentials may not read it",
+            *("Retry-After", "Preference-Applied"),
+        )
+    },
+    problems=(COMMAND_NOT_FOUND, COMMAND_GONE),
+)
+async def get_command(gateway: Gateway, request: Request) -> Answer:
+    """The state of a write; `answer` is what it would have been answered, had it waited."""
+    ticket, preferences = _read_ticket(gateway, request), request[PREFER]
+    identify_lines(command_id=str(ticket.command_id))
+    wait_seconds = gateway.submission.choose_wait(preferences) if preferences.wait_seconds else 0.0
+    outcome = await _poll(gateway, _build_look_up(gateway, request, ticket), wait_seconds)
+    scopes = EVERY_SCOPE if ticket.owner == NOBODY else request.caller.scopes
+    if outcome and outcome.type == TOKEN_CREATION and may_read(scopes, outcome):
+        outcome = reveal_token(gateway.keyed_hashes, ticket.owner, outcome)
+    headers = Preferences(wait_seconds=preferences.wait_seconds).kept(wait_seconds).applied_to(200)
+    if outcome is None:
+        headers["Retry-After"] = "1"
+        return Answer(_describe_undecided(gateway, ticket).model_dump_json(), headers=headers)
+    return Answer(_describe_decided(gateway, request, ticket, outcome, scopes).model_dump_json(), headers=headers)
+
+
+def _read_ticket(gateway: Gateway, request: Request) -> CommandTicket:
+    """The URL's content; raises ProblemError 404 unless it is the caller's, or nobody's."""
+    ticket = gateway.command_urls.read(request.parameters["token"])
+    if ticket is None or (ticket.owner != NOBODY and ticket.owner != request.caller.owner):  # noqa: PLR1714 - no caller
+        raise ProblemError(COMMAND_NOT_FOUND)
+    return ticket
+
+
+def _build_look_up(
+    gateway: Gateway, request: Request, ticket: CommandTicket
+) -> Callable[[], Awaitable[Outcome | None]]:
+    if ticket.owner == NOBODY:
+        return partial(gateway.queries.find_outcome, NOBODY, ticket.command_id)
+    return partial(gateway.queries.poll_outcome, request.caller, ticket.command_id)
+
+
+async def _poll(
+    gateway: Gateway, look_up: Callable[[], Awaitable[Outcome | None]], wait_seconds: float
+) -> Outcome | None:
+    """The outcome, looked up until the wait is over; holds nothing between two look-ups."""
+    now = asyncio.get_running_loop().time
+    deadline, pause = now() + wait_seconds, FIRST_POLL_SECONDS
+    with gateway.replies.polled():
+        while True:
+            outcome = await look_up()
+            if outcome or now() >= deadline or gateway.replies.draining:
+                return outcome
+            await asyncio.sleep(min(pause, deadline - now()))
+            pause = min(2 * pause, LAST_POLL_SECONDS)
+
+
+def _describe_decided(
+    gateway: Gateway, request: Request, ticket: CommandTicket, outcome: Outcome, scopes: Collection[Scope]
+) -> CommandState:
+    """The state of a command with an outcome, for a client with these scopes."""
+    prefix = gateway.settings.prefix
+    outcome = outcome_for(ticket.fingerprint, outcome)
+    answer = build_answer(outcome, ticket.attempt_id, lambda: request.url_path, Recipient(scopes, prefix))
+    body = json.loads(answer.body or "null")
+    original = states.Answer(status=answer.status, headers=answer.all_headers, body=body)
+    return CommandState(id=ticket.command_id, issued_at=ticket.issued_at, status=outcome.status, answer=original)
+
+
+def _describe_undecided(gateway: Gateway, ticket: CommandTicket) -> CommandState:
+    """The state of a command without a row; raises ProblemError 410 once a row would have been pruned."""
+    if datetime.now(UTC) - ticket.issued_at > timedelta(days=gateway.settings.command_retention_days):
+        raise ProblemError(COMMAND_GONE)
+    status: Literal["pending", "unknown"] = "pending" if ticket.confirmed else "unknown"
+    return CommandState(id=ticket.command_id, issued_at=ticket.issued_at, status=status)

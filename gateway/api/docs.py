@@ -1,0 +1,67 @@
+"""The API's documentation for people: Swagger UI at /docs, from files of this host alone."""
+
+import asyncio
+import json
+import re
+from base64 import b64encode
+from hashlib import sha256
+from importlib import metadata, resources
+from pathlib import Path
+
+from fastapi import FastAPI
+from fastapi.openapi.docs import get_swagger_ui_html
+from fastapi.responses import HTMLResponse
+
+from gateway.http.answers import Answer
+from gateway.http.operations import PUBLIC, Operations
+from gateway.http.requests import Request
+from gateway.resources import Gateway
+
+PACKAGE = "fastapi-offline"
+SCRIPT, STYLE, ICON = "swagger-ui-bundle.js", "swagger-ui.css", "favicon.png"
+FILES = {SCRIPT: "text/javascript; charset=utf-8", STYLE: "text/css; charset=utf-8", ICON: "image/png"}
+"""Their media types."""
+POLICY = (
+    "default-src 'none'; script-src 'self' 'sha256-{digest}'; style-src 'self'; img-src 'self' data:; "
+    "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+)
+FOR_EVER = {"Cache-Control": "public, max-age=31536000, immutable"}
+"""The files' URLs name their version."""
+
+
+def docs_operations(app: FastAPI, root_path: str) -> Operations[Gateway]:
+    """Serve /openapi.json, /docs and its files, which the page loads from below `root_path`."""
+    operations: Operations[Gateway] = Operations("docs")
+    folder = f"/docs/{metadata.version(PACKAGE)}"
+    files_url = root_path + folder
+    page = get_swagger_ui_html(
+        openapi_url=f"{root_path}/openapi.json",
+        title=app.title,
+        swagger_js_url=f"{files_url}/{SCRIPT}",
+        swagger_css_url=f"{files_url}/{STYLE}",
+        swagger_favicon_url=f"{files_url}/{ICON}",
+    )
+    policy = {"Content-Security-Policy": build_policy(page)}
+    files = Path(str(resources.files(PACKAGE.replace("-", "_")))) / "static"
+
+    @operations.add("GET", "/openapi.json", allows=PUBLIC, ignores_query=True)
+    async def get_document(_: Gateway, __: Request) -> Answer:
+        return Answer(json.dumps(app.openapi()))
+
+    @operations.add("GET", "/docs", allows=PUBLIC, ignores_query=True)
+    async def show_page(_: Gateway, __: Request) -> Answer:
+        return Answer(bytes(page.body), headers=policy, media_type="text/html; charset=utf-8")
+
+    async def send_file(_: Gateway, request: Request) -> Answer:
+        name = Path(request.path).name
+        return Answer(await asyncio.to_thread((files / name).read_bytes), headers=FOR_EVER, media_type=FILES[name])
+
+    for name in FILES:
+        operations.add("GET", f"{folder}/{name}", allows=PUBLIC, ignores_query=True)(send_file)
+    return operations
+
+
+def build_policy(page: HTMLResponse) -> str:
+    """The page's Content-Security-Policy: files of its origin, and of scripts in the page only its own."""
+    [script] = re.findall(rb"<script>(.*?)</script>", bytes(page.body), re.DOTALL)
+    return POLICY.format(digest=b64encode(sha256(script).digest()).decode())

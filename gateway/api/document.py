@@ -1,0 +1,42 @@
+"""What the OpenAPI document says of the API as a whole."""
+
+from gateway.http.requests import OpenApi
+from shared.contracts import Scope
+
+DESCRIPTION = """\
+A write is answered with its outcome, or with 202 and the URL of its command. Every error is a problem (RFC 9457);
+its `code` is stable, `title` and `detail` are for people. A path that is not here is 404 `not_found`, a method that a
+path lacks 405 `method_not_allowed` with `Allow`, and any other refusal by the web framework `bad_request`. An unknown
+query parameter is 422 `validation_failed`; only the probes ignore it.
+
+Every path works with and without its trailing slash, and HEAD wherever GET does. `Cache-Control` tells what may be
+stored; an answer with a token never may.
+"""
+
+TAGS = [
+    {"name": "notes", "description": "Notes of the caller: one, several at once, lists and searches"},
+    {"name": "commands", "description": "The outcome of a write that was answered 202 or 504"},
+    {"name": "users", "description": "Registration, and the caller's account"},
+    {"name": "tokens", "description": "Access tokens for a name and a password, and personal tokens for scripts"},
+    {"name": "health", "description": "Probes"},
+]
+
+
+def build_security_schemes(root_path: str) -> OpenApi:
+    """The security schemes of a deployment with users, served below `root_path`."""
+    flow = {
+        "tokenUrl": f"{root_path}/auth/token",
+        "scopes": {
+            Scope.READ.value: "Read notes",
+            Scope.WRITE.value: "Write notes and poll for outcomes; without `notes:read`, answers contain no notes",
+            Scope.ACCOUNT.value: "Change the account and its personal tokens",
+        },
+    }
+    return {
+        "password": {
+            "type": "oauth2",
+            "description": "An access token for a name and a password",
+            "flows": {"password": flow},
+        },
+        "personalToken": {"type": "http", "scheme": "bearer", "description": "A personal token, for scripts"},
+    }

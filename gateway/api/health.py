@@ -1,0 +1,53 @@
+"""The gateway's probes. Live: the event loop turns. Ready: started and not draining.
+
+No dependency takes a gateway out of rotation: without Postgres it takes writes, without the broker it reads.
+"""
+
+import asyncio
+import json
+from http import HTTPStatus
+
+from gateway.http.answers import Answer
+from gateway.http.operations import PUBLIC, Operations
+from gateway.http.requests import OpenApi, Request
+from gateway.reads.queries import DatabaseUnavailableError
+from gateway.resources import Gateway
+
+PING_TIMEOUT_SECONDS = 1.0
+STOPPING: OpenApi = {"description": "Stopping", "content": {"application/json": {}}}
+
+operations: Operations[Gateway] = Operations("health")
+
+
+@operations.add("GET", "/health/live", allows=PUBLIC, ignores_query=True)
+async def live(_: Gateway, __: Request) -> Answer:
+    """Answers 200 while the process can answer at all."""
+    return Answer('{"status":"live"}')
+
+
+@operations.add(
+    "GET",
+    "/health/ready",
+    allows=PUBLIC,
+    ignores_query=True,
+    answers={200: {"description": "Ready"}, 503: STOPPING},
+)
+async def ready(gateway: Gateway, _: Request) -> Answer:
+    """Answers 200 until the gateway drains; the body tells which dependency is down."""
+    dependencies = {
+        "broker": "up" if gateway.publisher.connected else "down",
+        "database": "up" if await _has_database(gateway) else "down",
+    }
+    draining = gateway.replies.draining
+    status, code = ("draining", HTTPStatus.SERVICE_UNAVAILABLE) if draining else ("ready", HTTPStatus.OK)
+    return Answer(json.dumps({"status": status, "dependencies": dependencies}), code)
+
+
+async def _has_database(gateway: Gateway) -> bool:
+    """Whether Postgres answers within a second."""
+    try:
+        async with asyncio.timeout(PING_TIMEOUT_SECONDS):
+            await gateway.queries.ping()
+    except (TimeoutError, DatabaseUnavailableError):
+        return False
+    return True

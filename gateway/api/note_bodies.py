@@ -1,0 +1,97 @@
+"""What clients write of notes: one at a time, or several at once."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, Field, create_model
+
+from gateway.api.schemas import ITEMS, LEFT_OUT, NOTE_TEXT
+from gateway.http.body import Body
+from gateway.http.conditional import Conditions
+from gateway.settings import GatewaySettings
+from shared.contracts import MAX_ITEMS, STORABLE, Int64, NoteItems, NoteText, storable
+
+ITEMS_LIMIT_CHARACTERS = 10_000_000
+"""The longest notes that so many writes may be about: a patch of a few bytes writes the whole note anew."""
+ITEMS_LIMIT_BYTES = 2 * 1024 * 1024
+ITEMS_LIMIT_VALUES = 20_000
+"""Names, strings and other values in one request: each of so many writes may have all members and some versions."""
+
+
+class _Patch(BaseModel, extra="forbid", json_schema_extra={"examples": [{"title": "Blue ink"}]}):
+    pass
+
+
+class _Text(NoteText, extra="forbid", json_schema_extra={"examples": [NOTE_TEXT]}):
+    pass
+
+
+class _Item(BaseModel, extra="forbid"):
+    pass
+
+
+Version = Annotated[int, Field(ge=1, le=2**31 - 1, strict=True)]
+Versions = Annotated[list[Version], Field(min_length=1, max_length=100)]
+
+
+class _Change(_Item):
+    note_id: Annotated[Int64, Field(alias="id", strict=True)]
+    if_match: Annotated[Versions, Field(description="Write only if the note is in one of these versions")] = LEFT_OUT
+    if_none_match: Annotated[Versions, Field(description="Write only if it is in none of these")] = LEFT_OUT
+
+
+class _Items(BaseModel, extra="forbid", json_schema_extra={"examples": [ITEMS]}):
+    items: list[Any]
+
+    def written(self, conditions: Conditions) -> NoteItems:
+        """The items as a command has them; raises ProblemError 428 where a condition is missing and demanded."""
+        changes = {index: item for index, item in enumerate(self.items) if isinstance(item, _Change)}
+        conditions.demand({index: item.if_match for index, item in changes.items()})
+        return NoteItems.model_validate(self.model_dump(exclude_unset=True))
+
+
+class NoteBodies:
+    """Readers of notes and of changes of notes, within the lengths that the settings allow."""
+
+    def __init__(self, settings: GatewaySettings) -> None:
+        title, description = text_of(settings.title_max_length), text_of(settings.description_max_length)
+        text: dict[str, Any] = {"title": title, "description": description}
+        parts: dict[str, Any] = {"title": (title, None), "description": (description, None)}
+        note: type[NoteText] = create_model("NoteIn", __doc__="What a client writes of a note.", __base__=_Text, **text)
+        patch: type[BaseModel] = create_model(
+            "NotePatch",
+            __doc__="A merge patch (RFC 7396) of a note, none of whose members can be removed.",
+            __base__=_Patch,
+            **parts,
+        )
+        self.note = Body(note, "application/json")
+        self.patch = Body(patch, "application/merge-patch+json", "application/json")
+        longest = settings.title_max_length + settings.description_max_length
+        limit = max(1, min(MAX_ITEMS, ITEMS_LIMIT_CHARACTERS // longest))
+        self.items = Body(
+            _items_of(text, parts, limit),
+            "application/json",
+            discriminator="op",
+            values_limit=ITEMS_LIMIT_VALUES,
+            limit_bytes=ITEMS_LIMIT_BYTES,
+        )
+
+
+def _items_of(text: dict[str, Any], parts: dict[str, Any], limit: int) -> type[_Items]:
+    """So many writes at most, whose texts are so."""
+
+    def item(op: str, base: type[BaseModel], fields: dict[str, Any]) -> type[BaseModel]:
+        doc = f"One of several writes: {op} a note."
+        fields = {"op": Literal[op], **fields}
+        return create_model(f"{op.title()}Item", __doc__=doc, __base__=base, **fields)
+
+    create, replace = item("create", _Item, text), item("replace", _Change, text)
+    patch, delete = item("patch", _Change, parts), item("delete", _Change, {})
+    one = Annotated[create | replace | patch | delete, Field(discriminator="op")]  # type: ignore[valid-type]
+    several = Annotated[list[one], Field(min_length=1, max_length=limit)]
+    doc = "Writes in their order, of which all happen or none."
+    return create_model("NoteItems", __doc__=doc, __base__=_Items, items=several)
+
+
+def text_of(max_length: int) -> object:
+    """The type of a text that is no longer than this; the limit comes first, so that an error calls it characters."""
+    return Annotated[str, Field(max_length=max_length, json_schema_extra=STORABLE), AfterValidator(storable)]

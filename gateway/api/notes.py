@@ -1,0 +1,212 @@
+"""Notes: reads come straight from Postgres, writes leave as commands."""
+
+import hashlib
+import json
+from typing import Any
+
+from pydantic import BaseModel
+
+from gateway.api.note_bodies import NoteBodies
+from gateway.api.pages import NotesPage, SearchPage, join_notes, link_header, links_of_list, links_of_search
+from gateway.api.schemas import Matches, Note
+from gateway.http.answers import Answer
+from gateway.http.conditional import IF_NONE_MATCH, Conditions, etag, respond_unless_modified
+from gateway.http.openapi import describe_answer
+from gateway.http.operations import Operation, Operations
+from gateway.http.parameters import Integer64, Parameters
+from gateway.http.requests import OpenApi, Request
+from gateway.problems import (
+    NOTE_NOT_FOUND,
+    OVERLOADED,
+    PRECONDITION_FAILED,
+    PRECONDITION_REQUIRED,
+    SEARCH_TIMEOUT,
+    ProblemError,
+)
+from gateway.resources import Gateway
+from gateway.settings import GatewaySettings
+from gateway.writes.submission import ACCEPTED, REPEATABLE, WRITE_PROBLEMS, WRITTEN
+from shared.contracts import (
+    ChangeNotes,
+    CreateNote,
+    DeleteNote,
+    NotePatch,
+    NoteReplacement,
+    NoteTarget,
+    PatchNote,
+    ReplaceNote,
+    Scope,
+    WrittenItems,
+)
+
+
+class _NotePath(BaseModel):
+    note_id: Integer64
+
+
+NOTE_PATH = Parameters(_NotePath, "path")
+NOTES_PAGE = Parameters(NotesPage, "query")
+SEARCH_PAGE = Parameters(SearchPage, "query")
+WITHOUT_BODY = "no body, as preferred or because the credentials lack `notes:read`"
+CHANGED = {
+    200: describe_answer("The note as it is now", "ETag", *WRITTEN),
+    204: describe_answer(f"The note has been changed; {WITHOUT_BODY}", "ETag", *WRITTEN),
+} | ACCEPTED
+CHANGE_PROBLEMS = (*WRITE_PROBLEMS, NOTE_NOT_FOUND, PRECONDITION_FAILED)
+
+
+def note_operations(settings: GatewaySettings) -> list[Operation[Gateway]]:
+    """The operations on notes."""
+    bodies, conditions = NoteBodies(settings), Conditions(required=settings.require_preconditions)
+    return [*_reads(), *_writes(bodies, conditions)]
+
+
+def _reads() -> Operations[Gateway]:
+    operations: Operations[Gateway] = Operations("notes")
+
+    @operations.add(
+        "GET",
+        "/notes",
+        allows=Scope.READ,
+        reads=(NOTES_PAGE, IF_NONE_MATCH),
+        returns=list[Note],
+        answers=_describe_read("Link", "X-Total-Count"),
+        problems=(OVERLOADED,),
+    )
+    async def list_notes(gateway: Gateway, request: Request) -> Answer:
+        """Notes in the order of their ids or another; `Link` leads to the next page, however many there are."""
+        page = request[NOTES_PAGE]
+        listed = await gateway.queries.list_notes(request.caller, page.shape, **page.arguments)
+        notes, links = links_of_list(request, page, listed)
+        return _build_page(request, join_notes(notes), links, listed.total)
+
+    @operations.add(
+        "GET",
+        "/notes/search",
+        allows=Scope.READ,
+        reads=(SEARCH_PAGE, IF_NONE_MATCH),
+        returns=Matches,
+        answers=_describe_read("Link"),
+        problems=(OVERLOADED, SEARCH_TIMEOUT),
+    )
+    async def search_notes(gateway: Gateway, request: Request) -> Answer:
+        """Notes with the words in their titles or descriptions, the best first."""
+        page = request[SEARCH_PAGE]
+        found = await gateway.queries.search_notes(request.caller, page.q, page.skip, page.limit)
+        matched = json.dumps("similar_titles" if found.is_similar else "words")
+        limited, notes = json.dumps(found.is_limited), join_notes(found.notes)
+        text = f'{{"matched":{matched},"limited":{limited},"total":{found.total},"notes":{notes}}}'
+        return _build_page(request, text, links_of_search(request, page, found.total))
+
+    @operations.add(
+        "GET",
+        "/notes/{note_id}",
+        allows=Scope.READ,
+        reads=(NOTE_PATH, IF_NONE_MATCH),
+        returns=Note,
+        answers=_describe_read(),
+        problems=(NOTE_NOT_FOUND,),
+    )
+    async def get_note(gateway: Gateway, request: Request) -> Answer:
+        """One note."""
+        found = await gateway.queries.find_note(request.caller, request[NOTE_PATH].note_id)
+        if found is None:
+            raise ProblemError(NOTE_NOT_FOUND)
+        note, version = found
+        return respond_unless_modified(request, Answer(note), etag(version))
+
+    return operations
+
+
+def _writes(bodies: NoteBodies, conditions: Conditions) -> Operations[Gateway]:
+    operations: Operations[Gateway] = Operations("notes")
+    targeted = (NOTE_PATH, conditions)
+
+    def read_target(request: Request) -> dict[str, Any]:
+        return {"note_id": request[NOTE_PATH].note_id, **dict(request[conditions])}
+
+    @operations.add(
+        "POST",
+        "/notes",
+        allows=Scope.WRITE,
+        reads=(bodies.note, *REPEATABLE),
+        returns=Note,
+        answers={201: describe_answer(f"The note; or {WITHOUT_BODY}", "Location", "ETag", *WRITTEN)} | ACCEPTED,
+        problems=WRITE_PROBLEMS,
+    )
+    async def create_note(gateway: Gateway, request: Request) -> Answer:
+        """Adds a note."""
+        return await gateway.submission.perform(request, CreateNote, request[bodies.note])
+
+    @operations.add(
+        "POST",
+        "/notes/batch",
+        allows=Scope.WRITE,
+        reads=(bodies.items, *REPEATABLE),
+        returns=WrittenItems,
+        answers={
+            200: describe_answer("The outcome of each of them", *WRITTEN),
+            204: describe_answer(f"All have been applied; {WITHOUT_BODY}", *WRITTEN),
+        }
+        | ACCEPTED,
+        problems=(*CHANGE_PROBLEMS, PRECONDITION_REQUIRED),
+    )
+    async def change_notes(gateway: Gateway, request: Request) -> Answer:
+        """Adds, changes and removes up to 1,000 notes: all of them, or none."""
+        return await gateway.submission.perform(request, ChangeNotes, request[bodies.items].written(conditions))
+
+    @operations.add(
+        "PUT",
+        "/notes/{note_id}",
+        allows=Scope.WRITE,
+        reads=(*targeted, bodies.note, *REPEATABLE),
+        returns=Note,
+        answers=CHANGED,
+        problems=CHANGE_PROBLEMS,
+    )
+    async def replace_note(gateway: Gateway, request: Request) -> Answer:
+        """Gives a note a new title and description; `created_date` stays."""
+        replacement = NoteReplacement(**read_target(request), **dict(request[bodies.note]))
+        return await gateway.submission.perform(request, ReplaceNote, replacement)
+
+    @operations.add(
+        "PATCH",
+        "/notes/{note_id}",
+        allows=Scope.WRITE,
+        reads=(*targeted, bodies.patch, *REPEATABLE),
+        returns=Note,
+        answers=CHANGED,
+        problems=CHANGE_PROBLEMS,
+    )
+    async def patch_note(gateway: Gateway, request: Request) -> Answer:
+        """Changes the members of a note that the body has (RFC 7396)."""
+        patch = NotePatch(**read_target(request), **dict(request[bodies.patch]))
+        return await gateway.submission.perform(request, PatchNote, patch)
+
+    @operations.add(
+        "DELETE",
+        "/notes/{note_id}",
+        allows=Scope.WRITE,
+        reads=(*targeted, *REPEATABLE),
+        answers={204: describe_answer("It is gone", *WRITTEN)} | ACCEPTED,
+        problems=CHANGE_PROBLEMS,
+    )
+    async def delete_note(gateway: Gateway, request: Request) -> Answer:
+        """Removes a note."""
+        return await gateway.submission.perform(request, DeleteNote, NoteTarget(**read_target(request)))
+
+    return operations
+
+
+def _describe_read(*headers: str) -> dict[int, OpenApi]:
+    return {
+        200: describe_answer("What was asked for", "ETag", *headers),
+        304: describe_answer("The client has it already", "ETag", *headers),
+    }
+
+
+def _build_page(request: Request, text: str, links: dict[str, str], total: int | None = None) -> Answer:
+    """A page with its links and, if it was asked for, how many notes there are on all pages."""
+    headers = {"Link": link_header(links)} | ({} if total is None else {"X-Total-Count": str(total)})
+    digest = hashlib.blake2b(f"{text}{headers}".encode(), digest_size=12).hexdigest()
+    return respond_unless_modified(request, Answer(text, headers=headers), f'"{digest}"')

@@ -1,0 +1,62 @@
+"""What clients get: the models that OpenAPI shows."""
+
+from datetime import datetime
+from typing import Any, Literal
+
+from pydantic import BaseModel
+
+from shared.contracts import PublicToken
+
+LEFT_OUT: Any = None
+"""The default of a member of a request that may be left out, but not be null."""
+TIME = "2026-11-22T15:25:31.342946+00:00"
+NOTE_TEXT = {"title": "Ink", "description": "Buy a bottle"}
+NOTE = {"id": 1, **NOTE_TEXT, "created_date": TIME, "updated_date": TIME, "version": 1}
+MATCHES = {"matched": "words", "limited": False, "total": 1, "notes": [NOTE]}
+ITEMS = {
+    "items": [
+        {"op": "create", **NOTE_TEXT},
+        {"op": "patch", "id": 1, "title": "Blue ink", "if_match": [1]},
+        {"op": "delete", "id": 2},
+    ]
+}
+"""Examples."""
+
+
+class Note(BaseModel, json_schema_extra={"examples": [NOTE]}):
+    """A note."""
+
+    id: int
+    title: str
+    description: str
+    created_date: datetime
+    updated_date: datetime
+    version: int
+
+
+class Matches(BaseModel, json_schema_extra={"examples": [MATCHES]}):
+    """What a search has found."""
+
+    matched: Literal["words", "similar_titles"]
+    """By what: `similar_titles` where no note has the words."""
+    limited: bool
+    """Whether there are more matches than were ranked: older ones, or less similar ones."""
+    total: int
+    """How many were ranked; they are on the pages of this search."""
+    notes: list[Note]
+
+
+class AccessToken(BaseModel):
+    """What RFC 6749 §5.1 answers with."""
+
+    access_token: str
+    token_type: Literal["bearer"] = "bearer"  # noqa: S105 - no secret
+    expires_in: int
+    """Seconds."""
+    scope: str
+
+
+class NewPersonalToken(PublicToken):
+    """A personal token with its secret."""
+
+    token: str

@@ -1,0 +1,253 @@
+"""Tokens: access tokens for a name and a password (OAuth 2.0, RFC 6749 §4.3), personal tokens for scripts."""
+
+import json
+from collections.abc import Mapping
+from functools import partial
+from typing import Annotated, Any, Literal
+from urllib.parse import parse_qsl
+
+from pydantic import AfterValidator, BaseModel, Field, SecretStr
+
+from gateway.api.pages import Page
+from gateway.api.schemas import AccessToken, NewPersonalToken
+from gateway.auth.personal_tokens import digest, reveal_token
+from gateway.http.answers import Answer
+from gateway.http.body import Body
+from gateway.http.media_types import parse_media_type, reject_encoded_body
+from gateway.http.openapi import describe_answer
+from gateway.http.operations import PUBLIC, Operations
+from gateway.http.parameters import Parameters, Uuid
+from gateway.http.requests import OpenApi, Request
+from gateway.problems import (
+    DATABASE_UNAVAILABLE,
+    INVALID_GRANT,
+    INVALID_REQUEST,
+    INVALID_SCOPE,
+    OVERLOADED,
+    REQUEST_TIMEOUT,
+    TOKEN_NOT_FOUND,
+    TOO_MANY_REQUESTS,
+    UNSUPPORTED_GRANT_TYPE,
+    UNSUPPORTED_MEDIA_TYPE,
+    ProblemError,
+    ProblemType,
+)
+from gateway.reads.queries import Login
+from gateway.resources import Gateway
+from gateway.writes.submission import ACCEPTED, REPEATABLE, WRITE_PROBLEMS, WRITTEN, identify
+from shared.contracts import (
+    NAME_MAX_LENGTH,
+    CreateToken,
+    PublicToken,
+    RevokeToken,
+    Scope,
+    TokenRequest,
+    TokenTarget,
+    folded,
+    storable,
+    username,
+)
+
+_FORM_TYPE = "application/x-www-form-urlencoded"
+_FORM = {
+    "title": "LoginForm",
+    "type": "object",
+    "required": ["username", "password"],
+    "properties": {
+        "grant_type": {"type": "string", "enum": ["password"], "default": "password"},
+        "username": {"type": "string"},
+        "password": {"type": "string", "format": "password"},
+        "scope": {"type": "string", "description": "Scopes with spaces between them; all where there is none"},
+    },
+}
+
+
+class LoginForm:
+    """Reads the parameters of a request for an access token."""
+
+    problems = (INVALID_REQUEST, UNSUPPORTED_GRANT_TYPE, REQUEST_TIMEOUT, UNSUPPORTED_MEDIA_TYPE)
+
+    async def read(self, request: Request) -> Mapping[str, str]:
+        """The known form fields; raises ProblemError 415, or 400 with an error code of RFC 6749 §5.2."""
+        reject_encoded_body(request)
+        if parse_media_type(request) != _FORM_TYPE:
+            raise _oauth_problem(INVALID_REQUEST, f"Send the parameters as {_FORM_TYPE}")
+        try:
+            text = (await request.body()).decode()
+            fields = parse_qsl(text, keep_blank_values=True, errors="strict", max_num_fields=20)
+        except ValueError:
+            raise _oauth_problem(INVALID_REQUEST, "The parameters are not URL-encoded UTF-8") from None
+        known = [(name, value) for name, value in fields if name in _FORM["properties"]]
+        form = dict(known)
+        if len(form) < len(known) or not {"username", "password"} <= form.keys():
+            raise _oauth_problem(INVALID_REQUEST, "Send username and password, and each parameter once")
+        if form.get("grant_type", "password") != "password":
+            raise _oauth_problem(UNSUPPORTED_GRANT_TYPE)
+        return form
+
+    @property
+    def openapi(self) -> OpenApi:
+        """The form."""
+        return {"requestBody": {"required": True, "content": {_FORM_TYPE: {"schema": _FORM}}}}
+
+
+def _sort_scopes(scopes: tuple[Scope, ...]) -> tuple[Scope, ...]:
+    """Each scope once, in one order, so that repetitions of a request have one fingerprint."""
+    return tuple(sorted(set(scopes)))
+
+
+class NewToken(
+    BaseModel, extra="forbid", json_schema_extra={"examples": [{"name": "backup", "scopes": ["notes:read"]}]}
+):
+    """What a personal token shall allow, and for how long."""
+
+    name: Annotated[str, Field(min_length=1, max_length=64), AfterValidator(storable)]
+    scopes: Annotated[
+        tuple[Literal[Scope.READ, Scope.WRITE], ...],
+        Field(min_length=1, max_length=2),
+        AfterValidator(_sort_scopes),
+    ]
+    expires_in_days: Annotated[int, Field(ge=1, le=366)] = 90
+
+
+class _TokenPath(BaseModel):
+    token_id: Uuid
+
+
+LOGIN_FORM = LoginForm()
+NEW_TOKEN = Body(NewToken, "application/json")
+TOKEN_PATH = Parameters(_TokenPath, "path")
+PAGE = Parameters(Page, "query")
+
+operations: Operations[Gateway] = Operations("tokens")
+
+
+@operations.add(
+    "POST",
+    "/auth/token",
+    allows=PUBLIC,
+    reads=(LOGIN_FORM,),
+    returns=AccessToken,
+    problems=(INVALID_SCOPE, INVALID_GRANT, TOO_MANY_REQUESTS, OVERLOADED, DATABASE_UNAVAILABLE),
+)
+async def issue_token(gateway: Gateway, request: Request) -> Answer:
+    """An access token for a name and a password."""
+    form = request[LOGIN_FORM]
+    scopes = _parse_scopes(form)
+    login = await _log_in(gateway, request, form)
+    token = AccessToken(
+        access_token=gateway.access_tokens.issue(login.owner, login.credentials_version, scopes),
+        expires_in=gateway.access_tokens.lifetime_seconds,
+        scope=" ".join(sorted(scopes)),
+    )
+    return Answer(token.model_dump_json())
+
+
+def _parse_scopes(form: Mapping[str, str]) -> frozenset[Scope]:
+    """The scopes that are asked for; every one if none is named."""
+    try:
+        return frozenset(Scope(word) for word in form.get("scope", "").split(" ") if word) or frozenset(Scope)
+    except ValueError:
+        raise _oauth_problem(INVALID_SCOPE, f"The scopes are {', '.join(Scope)}") from None
+
+
+async def _log_in(gateway: Gateway, request: Request, form: Mapping[str, str]) -> Login:
+    """The user with this password; for an unknown user the answer is the same and takes as long."""
+    account = _fold_account(form["username"])
+    await gateway.throttles.guess(request, account)
+    login = await gateway.queries.find_login(account) if account else None
+    password, password_hash = SecretStr(form["password"]), login.password_hash if login else None
+    if not await gateway.passwords.verify(password, password_hash) or login is None:
+        raise _oauth_problem(INVALID_GRANT)
+    await gateway.throttles.guessed(request, account)
+    gateway.hash_renewal.begin(login, password)
+    return login
+
+
+def _fold_account(name: str) -> str:
+    """The folded name; empty if no user can have it."""
+    try:
+        return folded(username(name)) if len(name) <= NAME_MAX_LENGTH else ""
+    except ValueError:
+        return ""
+
+
+def _oauth_problem(kind: ProblemType, detail: str | None = None) -> ProblemError:
+    """A problem that OAuth clients understand as well."""
+    return ProblemError(kind, detail, error=kind.code)
+
+
+@operations.add(
+    "POST",
+    "/auth/tokens",
+    allows=Scope.ACCOUNT,
+    reads=(NEW_TOKEN, *REPEATABLE),
+    returns=NewPersonalToken,
+    answers={201: describe_answer("The personal token", "Location", *WRITTEN)} | ACCEPTED,
+    problems=WRITE_PROBLEMS,
+)
+async def create_token(gateway: Gateway, request: Request) -> Answer:
+    """Adds a personal token; its secret, `token`, is in this answer alone."""
+    wanted, identity, owner = request[NEW_TOKEN], identify(request, CreateToken), request.caller.owner
+    secret = gateway.keyed_hashes.personal_token(owner, identity.command_id, identity.issued_at)
+    data = TokenRequest(
+        name=wanted.name,
+        scopes=wanted.scopes,
+        lifetime_days=wanted.expires_in_days,
+        secret_digest=digest(secret),
+    )
+    reveal = partial(reveal_token, gateway.keyed_hashes, owner)
+    return await gateway.submission.perform(request, CreateToken, data, identity, reveal)
+
+
+@operations.add(
+    "GET",
+    "/auth/tokens",
+    allows=Scope.ACCOUNT,
+    reads=(PAGE,),
+    returns=list[PublicToken],
+    problems=(OVERLOADED,),
+)
+async def list_tokens(gateway: Gateway, request: Request) -> Answer:
+    """The user's personal tokens that a new password has not ended, the oldest first, without their secrets."""
+    page = request[PAGE]
+    tokens = await gateway.queries.list_tokens(request.caller, page.skip, page.limit)
+    return Answer(json.dumps([_dump(token) for token in tokens], ensure_ascii=False))
+
+
+@operations.add(
+    "GET",
+    "/auth/tokens/{token_id}",
+    allows=Scope.ACCOUNT,
+    reads=(TOKEN_PATH,),
+    returns=PublicToken,
+    problems=(TOKEN_NOT_FOUND,),
+)
+async def get_token(gateway: Gateway, request: Request) -> Answer:
+    """One personal token, without its secret."""
+    token = await gateway.queries.find_token(request.caller, request[TOKEN_PATH].token_id)
+    if token is None:
+        raise ProblemError(TOKEN_NOT_FOUND)
+    return Answer(token.model_dump_json())
+
+
+@operations.add(
+    "DELETE",
+    "/auth/tokens/{token_id}",
+    allows=Scope.ACCOUNT,
+    reads=(TOKEN_PATH, *REPEATABLE),
+    answers={204: describe_answer("It is gone", *WRITTEN)} | ACCEPTED,
+    problems=(*WRITE_PROBLEMS, TOKEN_NOT_FOUND),
+)
+async def revoke_token(gateway: Gateway, request: Request) -> Answer:
+    """Ends a personal token: at once here, within half a minute in other gateways."""
+    target = TokenTarget(token_id=request[TOKEN_PATH].token_id)
+    identity = identify(request, RevokeToken, str(target.token_id))
+    try:
+        return await gateway.submission.perform(request, RevokeToken, target, identity)
+    finally:
+        gateway.authentication.forget(request.caller.owner)
+
+
+def _dump(token: PublicToken) -> dict[str, Any]:
+    return token.model_dump(mode="json")

@@ -1,0 +1,165 @@
+"""Users: registration, and one's own account."""
+
+from typing import Annotated
+
+from pydantic import BaseModel, Field, SecretStr
+
+from gateway.api.schemas import LEFT_OUT
+from gateway.auth.passwords import PASSWORD_MAX_LENGTH
+from gateway.http.answers import Answer
+from gateway.http.body import Body
+from gateway.http.openapi import describe_answer
+from gateway.http.operations import PUBLIC, Operations
+from gateway.http.requests import OpenApi, Request
+from gateway.problems import (
+    IDEMPOTENCY_KEY_SPENT,
+    NAME_TAKEN,
+    TOO_MANY_REQUESTS,
+    VALIDATION_FAILED,
+    WRONG_PASSWORD,
+    FieldError,
+    ProblemError,
+)
+from gateway.resources import Gateway
+from gateway.writes.submission import (
+    ACCEPTED,
+    REPEATABLE,
+    WRITE_PROBLEMS,
+    WRITTEN,
+    Identity,
+    identify,
+    identify_registration,
+)
+from shared.contracts import (
+    ChangeUser,
+    DeleteUser,
+    Nothing,
+    PublicUser,
+    RegisterUser,
+    Registration,
+    Scope,
+    UserChange,
+    Username,
+    folded,
+)
+
+Password = Annotated[
+    SecretStr, Field(min_length=8, max_length=PASSWORD_MAX_LENGTH, json_schema_extra={"format": "password"})
+]
+_ADA = {"name": "Ada", "password": "a long enough password"}
+
+
+class NewUser(BaseModel, extra="forbid", json_schema_extra={"examples": [_ADA]}):
+    """A registration."""
+
+    name: Username
+    password: Password
+
+
+class UserPatch(BaseModel, extra="forbid", json_schema_extra={"examples": [{"name": "Ada"}]}):
+    """A merge patch (RFC 7396) of a user; a new password needs the current one."""
+
+    name: Username = LEFT_OUT
+    password: Password = LEFT_OUT
+    current_password: SecretStr = LEFT_OUT
+
+
+NEW_USER = Body(NewUser, "application/json")
+USER_PATCH = Body(UserPatch, "application/merge-patch+json", "application/json")
+CHANGED: dict[int, OpenApi] = {
+    200: describe_answer("The user as it is now", *WRITTEN),
+    204: describe_answer("It has happened; without a body, as preferred", *WRITTEN),
+}
+
+operations: Operations[Gateway] = Operations("users")
+
+
+@operations.add(
+    "POST",
+    "/users",
+    allows=PUBLIC,
+    reads=(NEW_USER, *REPEATABLE),
+    returns=PublicUser,
+    answers={201: describe_answer("The user", "Location", *WRITTEN)} | ACCEPTED,
+    problems=(*(each for each in WRITE_PROBLEMS if each != IDEMPOTENCY_KEY_SPENT), NAME_TAKEN, TOO_MANY_REQUESTS),
+)
+async def register_user(gateway: Gateway, request: Request) -> Answer:
+    """Adds a user; names differ by more than their case."""
+    user = request[NEW_USER]
+    identity = identify_registration(request, RegisterUser, scope=f"user:{folded(user.name)}")
+    await gateway.throttles.registration(request)
+    password_hash = await gateway.passwords.hash(user.password, _choose_salt(gateway, identity))
+    registration = Registration(name=user.name, password_hash=password_hash)
+    return await gateway.submission.perform(request, RegisterUser, registration, identity)
+
+
+@operations.add("GET", "/users/me", allows=Scope.ACCOUNT, returns=PublicUser)
+async def get_user(gateway: Gateway, request: Request) -> Answer:
+    """The user who asks."""
+    user = await gateway.queries.find_user(request.caller)
+    return Answer(user.model_dump_json())
+
+
+@operations.add(
+    "PATCH",
+    "/users/me",
+    allows=Scope.ACCOUNT,
+    reads=(USER_PATCH, *REPEATABLE),
+    returns=PublicUser,
+    answers=CHANGED | ACCEPTED,
+    problems=(*WRITE_PROBLEMS, WRONG_PASSWORD, NAME_TAKEN, TOO_MANY_REQUESTS),
+)
+async def change_user(gateway: Gateway, request: Request) -> Answer:
+    """Changes the name or the password; a new password ends every token, this request's among them."""
+    patch, identity = request[USER_PATCH], identify(request, ChangeUser)
+    password_hash = await _hash_new_password(gateway, request, patch, identity)
+    change = UserChange(name=patch.name, password_hash=password_hash)
+    return await _perform_on_account(gateway, request, ChangeUser, change, identity)
+
+
+@operations.add(
+    "DELETE",
+    "/users/me",
+    allows=Scope.ACCOUNT,
+    reads=REPEATABLE,
+    answers={204: describe_answer("It is gone", *WRITTEN)} | ACCEPTED,
+    problems=WRITE_PROBLEMS,
+)
+async def delete_user(gateway: Gateway, request: Request) -> Answer:
+    """Removes the user with all notes and tokens, for good."""
+    return await _perform_on_account(gateway, request, DeleteUser, Nothing(), identify(request, DeleteUser))
+
+
+async def _perform_on_account(
+    gateway: Gateway,
+    request: Request,
+    model: type[ChangeUser | DeleteUser],
+    data: UserChange | Nothing,
+    identity: Identity,
+) -> Answer:
+    """The answer to the write, after which the caller's credentials are checked again."""
+    try:
+        return await gateway.submission.perform(request, model, data, identity)
+    finally:
+        gateway.authentication.forget(request.caller.owner)
+
+
+async def _hash_new_password(gateway: Gateway, request: Request, patch: UserPatch, identity: Identity) -> str | None:
+    """The hash of the new password, if there is one; raises ProblemError if the current password is wrong."""
+    if patch.password is None:
+        return None
+    caller = request.caller
+    if patch.current_password is None:
+        detail = "A new password needs the current one"
+        error = FieldError(pointer="/body/current_password", code="missing", detail=detail)
+        raise ProblemError(VALIDATION_FAILED, detail, errors=[error])
+    await gateway.throttles.guess(request, caller.owner)
+    if not await gateway.passwords.verify(patch.current_password, await gateway.queries.find_password(caller)):
+        raise ProblemError(WRONG_PASSWORD)
+    await gateway.throttles.guessed(request, caller.owner)
+    return await gateway.passwords.hash(patch.password, _choose_salt(gateway, identity))
+
+
+def _choose_salt(gateway: Gateway, identity: Identity) -> bytes | None:
+    """The salt of a password: with a key always the same, so that its repetition is the same command."""
+    return gateway.keyed_hashes.salt(identity.command_id) if identity.is_repeatable else None

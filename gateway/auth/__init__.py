@@ -1,0 +1,1 @@
+"""Who calls, and what keeps passwords and tokens safe."""

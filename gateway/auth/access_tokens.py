@@ -1,0 +1,102 @@
+"""Access tokens: what `POST /auth/token` gives out, JWTs (RFC 9068) that every gateway can verify by itself."""
+
+import hashlib
+import time
+from base64 import urlsafe_b64decode
+from typing import Annotated, Literal
+from uuid import uuid4
+
+import jwt
+from pydantic import BaseModel, Field
+
+from gateway.caller import Caller
+from gateway.http.parameters import INTEGER
+from gateway.problems import CHALLENGE, INVALID_TOKEN, ProblemError
+from gateway.settings import GatewaySettings
+from shared.contracts import Scope
+
+ALGORITHM = "HS256"
+TYPE = "at+jwt"
+CLOCK_SKEW_SECONDS = 5
+
+
+Seconds = Annotated[int, Field(ge=0, le=2**63 - 1)]
+"""Since the epoch."""
+
+
+class Header(BaseModel, strict=True, extra="forbid"):
+    """A token's header; any other member makes the token invalid."""
+
+    alg: Literal["HS256"]
+    typ: Literal["at+jwt"]
+    kid: str
+
+
+class Claims(BaseModel, strict=True):
+    """A token's claims; unknown claims, which a later version may add, are ignored."""
+
+    exp: Seconds
+    iat: Seconds
+    nbf: Seconds = 0
+    iss: str
+    aud: str
+    sub: Annotated[int, Field(ge=1, le=2**63 - 1), INTEGER]
+    jti: str
+    scope: str
+    credentials_version: Annotated[int, Field(ge=1, le=2**31 - 1)]
+
+
+class AccessTokens:
+    """Issues tokens and reads them back; the first key signs, every key verifies, `kid` tells which."""
+
+    def __init__(self, settings: GatewaySettings) -> None:
+        secrets = [key.get_secret_value().encode() for key in settings.signing_keys]
+        self._keys = {key_id(secret): secret for secret in reversed(secrets)}
+        self._signing_id = key_id(secrets[0])
+        self._signatures = jwt.PyJWS()
+        self._issuer = settings.token_issuer
+        self.lifetime_seconds = settings.token_lifetime_seconds
+
+    def issue(self, owner: int, credentials_version: int, scopes: frozenset[Scope]) -> str:
+        """A token for a user who has just proved the password."""
+        now = int(time.time())
+        claims = {
+            "exp": now + self.lifetime_seconds,
+            "iat": now,
+            "iss": self._issuer,
+            "aud": self._issuer,
+            "sub": str(owner),
+            "jti": str(uuid4()),
+            "scope": " ".join(sorted(scopes)),
+            "credentials_version": credentials_version,
+        }
+        headers = {"kid": self._signing_id, "typ": TYPE}
+        return jwt.encode(claims, self._keys[self._signing_id], ALGORITHM, headers)
+
+    def read(self, token: str) -> Caller:
+        """Who holds the token; raises ProblemError 401 where it is not valid by itself."""
+        if "=" in token:  # PyJWT accepts padding, but a token has only one encoding
+            raise invalid_token()
+        try:
+            # PyJWT would parse the header with `json`, which raises RecursionError on deep nesting.
+            header = Header.model_validate_json(urlsafe_b64decode(token.partition(".")[0] + "=="))
+            payload = self._signatures.decode(token, self._keys[header.kid], [ALGORITHM])
+            claims = Claims.model_validate_json(payload)
+            scopes = frozenset(map(Scope, claims.scope.split()))
+        except (jwt.InvalidTokenError, KeyError, ValueError):
+            raise invalid_token() from None
+        now = time.time()
+        is_current = max(claims.iat, claims.nbf) - CLOCK_SKEW_SECONDS <= now < claims.exp + CLOCK_SKEW_SECONDS
+        if not is_current or {claims.iss, claims.aud} != {self._issuer}:
+            raise invalid_token()
+        return Caller(claims.sub, claims.credentials_version, scopes, claims.exp)
+
+
+def key_id(secret: bytes) -> str:
+    """What names the key in a token's header."""
+    return hashlib.sha256(b"inkwell key id" + secret).hexdigest()[:8]
+
+
+def invalid_token() -> ProblemError:
+    """401: expired, revoked, or never one of this deployment's; which of them is not told."""
+    return ProblemError(INVALID_TOKEN, headers=CHALLENGE)

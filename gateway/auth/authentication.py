@@ -1,0 +1,144 @@
+"""Who calls: bearer tokens, checked by themselves and against what Postgres says of the owner's credentials.
+
+A read's SQL checks the credentials at once. A write is checked against what was known at most 30 s ago, and again by
+the worker; while Postgres does not answer, an access token that is valid by itself may write, and so may a personal
+token that was known before.
+"""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from functools import partial
+from typing import Protocol, TypeVar
+
+from cachetools import LRUCache
+
+from gateway.auth.access_tokens import AccessTokens, invalid_token
+from gateway.auth.keys import TOKEN_PREFIX
+from gateway.auth.personal_tokens import digest
+from gateway.caller import IMPLICIT_CALLER, Caller
+from gateway.problems import NOT_AUTHENTICATED, REALM, ProblemError
+from gateway.reads.queries import CredentialsOutdatedError, DatabaseUnavailableError, Queries
+
+TRUST_SECONDS = 30.0
+"""How long what Postgres has said of a caller is taken for true."""
+KNOWN_CALLERS = 10_000
+CHECK_TIMEOUT_SECONDS = 0.5
+"""Within the second that an answer may come later than its deadline, which does not count this."""
+AWAY_SECONDS = 2.0
+"""How long Postgres is not asked again after it has not answered."""
+T = TypeVar("T")
+
+
+class Authentication(Protocol):
+    """Finds out who calls."""
+
+    async def authenticate(self, authorization: str | None, *, confirm: bool) -> Caller:
+        """The caller with this `Authorization` header; raises ProblemError 401 or 503.
+
+        `confirm` asks for a check against Postgres, which reads leave to their own SQL.
+        """
+
+    def forget(self, owner: int) -> None:
+        """Check the owner's credentials again, because they may have changed."""
+
+
+class NoAuthentication:
+    """Every caller is the implicit owner."""
+
+    async def authenticate(self, _: str | None, *, confirm: bool) -> Caller:  # noqa: ARG002 - as the protocol has it
+        """The implicit owner."""
+        return IMPLICIT_CALLER
+
+    def forget(self, owner: int) -> None:
+        """Do nothing: there are no credentials."""
+
+
+class BearerTokens:
+    """Access tokens and personal tokens."""
+
+    def __init__(self, access_tokens: AccessTokens, queries: Queries) -> None:
+        self._access_tokens = access_tokens
+        self._queries = queries
+        self._known: LRUCache[str, Caller] = LRUCache(KNOWN_CALLERS)
+        self._forgotten = 0
+        self._away_until = 0.0
+        self._is_away = False
+
+    async def authenticate(self, authorization: str | None, *, confirm: bool) -> Caller:
+        """The holder of the token."""
+        token = bearer_token(authorization)
+        caller = self._known.get(token)
+        if caller is None or caller.expires_at <= time.time():
+            self._known.pop(token, None)
+            if token.startswith(TOKEN_PREFIX):
+                return await self._find_holder(token)
+            self._known[token] = caller = self._access_tokens.read(token)
+        if caller.confirmed_at + TRUST_SECONDS > asyncio.get_running_loop().time():
+            return caller
+        if token.startswith(TOKEN_PREFIX):
+            return await self._confirm_holder(token, caller)
+        if confirm:
+            await self._confirm(token, caller)
+        return caller
+
+    def forget(self, owner: int) -> None:
+        """Drop the callers who act for the owner."""
+        self._forgotten += 1
+        for token in [token for token, caller in self._known.items() if caller.owner == owner]:
+            del self._known[token]
+
+    async def _confirm(self, token: str, caller: Caller) -> None:
+        """Asks Postgres whether the caller's credentials are the owner's present ones, if it answers."""
+        try:
+            version = await self._ask(partial(self._queries.find_credentials_version, caller.owner))
+        except DatabaseUnavailableError:
+            return
+        if version != caller.credentials_version:
+            self._known.pop(token, None)
+            raise CredentialsOutdatedError
+        caller.confirmed_at = asyncio.get_running_loop().time()
+
+    async def _confirm_holder(self, token: str, known: Caller) -> Caller:
+        try:
+            return await self._find_holder(token)
+        except DatabaseUnavailableError:
+            return known
+
+    async def _find_holder(self, token: str) -> Caller:
+        forgotten = self._forgotten
+        caller = await self._ask(partial(self._queries.find_token_holder, digest(token)))
+        if caller is None:
+            self._known.pop(token, None)
+            raise invalid_token()
+        caller.confirmed_at = asyncio.get_running_loop().time()
+        if forgotten == self._forgotten:  # else Postgres may have been asked before the change, and this may be old
+            self._known[token] = caller
+        return caller
+
+    async def _ask(self, question: Callable[[], Awaitable[T]]) -> T:
+        """The answer of Postgres; while it is away, one question every AWAY_SECONDS finds out whether it still is."""
+        now = asyncio.get_running_loop().time
+        if now() < self._away_until:
+            raise DatabaseUnavailableError
+        if self._is_away:
+            self._away_until = now() + AWAY_SECONDS
+        try:
+            async with asyncio.timeout(CHECK_TIMEOUT_SECONDS):
+                answer = await question()
+        except (TimeoutError, DatabaseUnavailableError):
+            self._is_away, self._away_until = True, now() + AWAY_SECONDS
+            raise DatabaseUnavailableError from None
+        self._is_away, self._away_until = False, 0.0
+        return answer
+
+
+def bearer_token(authorization: str | None) -> str:
+    """The token of an `Authorization` header (RFC 6750); raises ProblemError 401."""
+    if authorization is None:
+        raise ProblemError(NOT_AUTHENTICATED, headers={"WWW-Authenticate": REALM})
+    scheme, _, token = authorization.partition(" ")
+    token = token.strip(" \t")
+    if scheme.lower() != "bearer" or not token:
+        raise invalid_token()
+    return token

@@ -1,0 +1,42 @@
+"""An answer before the front adds the headers that every answer has."""
+
+from dataclasses import dataclass, field
+from http import HTTPStatus
+
+from gateway.problems import ProblemError
+
+JSON = "application/json"
+PROBLEM_JSON = "application/problem+json"
+RawHeaders = list[tuple[bytes, bytes]]
+_WITHOUT_LENGTH = (HTTPStatus.NO_CONTENT, HTTPStatus.NOT_MODIFIED)
+
+
+@dataclass(slots=True)
+class Answer:
+    """A response with the headers that it alone has."""
+
+    body: str | bytes = b""
+    status: int = HTTPStatus.OK
+    headers: dict[str, str] = field(default_factory=dict)
+    media_type: str = JSON
+
+    @property
+    def all_headers(self) -> dict[str, str]:
+        """The headers, including the body's media type."""
+        return {**self.headers, "Content-Type": self.media_type} if self.body else self.headers
+
+    def encode(self) -> tuple[RawHeaders, bytes]:
+        """The headers and the body as ASGI sends them."""
+        body = self.body.encode() if isinstance(self.body, str) else self.body
+        headers = [(name.lower().encode(), value.encode("latin-1")) for name, value in self.headers.items()]
+        if body:
+            headers.append((b"content-type", self.media_type.encode()))
+        if self.status not in _WITHOUT_LENGTH:
+            headers.append((b"content-length", b"%d" % len(body)))
+        return headers, body
+
+
+def render(error: ProblemError) -> Answer:
+    """The answer with a problem."""
+    body = error.problem.model_dump_json(exclude_none=True)
+    return Answer(body, error.kind.status, dict(error.headers), PROBLEM_JSON)

@@ -1,0 +1,84 @@
+"""JSON bodies of requests."""
+
+from typing import Generic, TypeVar
+
+from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
+
+from gateway.http.json_values import has_more_values, is_broken
+from gateway.http.media_types import parse_media_type, reject_encoded_body, unsupported_media_type
+from gateway.http.requests import OpenApi, Request
+from gateway.http.validation import invalid
+from gateway.problems import INVALID_JSON, REQUEST_TIMEOUT, UNSUPPORTED_MEDIA_TYPE, VALIDATION_FAILED, ProblemError
+
+SCHEMA = "#/components/schemas/{model}"
+ERRORS_LIMIT = 5000
+"""A body may have a quarter of a million errors, and describing so many would block the event loop."""
+VALUES_LIMIT = 1000
+"""Members and items in a body about one thing; each may become an error, and describing them blocks the event loop."""
+ITEM_STEPS = 2
+"""From the body to an item of a list in it."""
+ModelT = TypeVar("ModelT", bound=BaseModel)
+
+
+class Body(Generic[ModelT]):
+    """Reads a JSON body into a model."""
+
+    problems = (INVALID_JSON, REQUEST_TIMEOUT, UNSUPPORTED_MEDIA_TYPE, VALIDATION_FAILED)
+
+    def __init__(
+        self,
+        model: type[ModelT],
+        *media_types: str,
+        discriminator: str | None = None,
+        values_limit: int = VALUES_LIMIT,
+        limit_bytes: int | None = None,
+    ) -> None:
+        self._model = model
+        self._media_types = media_types
+        self._values_limit = values_limit
+        self._discriminator = discriminator
+        """The member that names the kind of a list's items, if they are of several kinds."""
+        self.limit_bytes = limit_bytes
+        """None for the limit of the settings."""
+
+    async def read(self, request: Request) -> ModelT:
+        """The body; raises ProblemError 400, 408, 413, 415 or 422."""
+        self._require_media_type(request)
+        body = await request.body()
+        if has_more_values(body, self._values_limit) and not is_broken(body):
+            detail = f"Has more than {self._values_limit} members and items in all"
+            raise invalid([ErrorDetails(type="too_many_values", loc=(), msg=detail, input=None)], part="body")
+        try:
+            return self._model.model_validate_json(body, strict=True)
+        except ValidationError as error:
+            if error.error_count() > ERRORS_LIMIT:
+                detail = f"Has {error.error_count()} errors, too many to list"
+                too_many = ErrorDetails(type="too_many_errors", loc=(), msg=detail, input=None)
+                raise invalid([too_many], part="body") from None
+            errors = error.errors(include_url=False, include_input=False)
+        if errors[0]["type"] == "json_invalid":
+            raise ProblemError(INVALID_JSON, errors[0]["msg"])
+        raise invalid([self._located(error) for error in errors], part="body")
+
+    def _located(self, error: ErrorDetails) -> ErrorDetails:
+        """The error at its place in the body: pydantic counts the kind of an item as a step, or stops before it."""
+        place = error["loc"]
+        if self._discriminator and error["type"].startswith("union_tag"):
+            place = (*place, self._discriminator)
+        elif self._discriminator and len(place) > ITEM_STEPS:
+            place = place[:ITEM_STEPS] + place[ITEM_STEPS + 1 :]
+        return {**error, "loc": place}
+
+    @property
+    def openapi(self) -> OpenApi:
+        """The request body; its schema is one of the document's components in the end."""
+        schema = self._model.model_json_schema(ref_template=SCHEMA)
+        return {"requestBody": {"required": True, "content": {each: {"schema": schema} for each in self._media_types}}}
+
+    def _require_media_type(self, request: Request) -> None:
+        reject_encoded_body(request)
+        if parse_media_type(request) not in self._media_types:
+            detail = f"Send the body as {' or '.join(self._media_types)}"
+            headers = {"Accept-Patch": ", ".join(self._media_types)} if request.method == "PATCH" else None
+            raise unsupported_media_type(detail, headers)

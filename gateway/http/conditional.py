@@ -1,0 +1,137 @@
+"""Entity tags and the conditions on them: `ETag`, `If-Match` and `If-None-Match` (RFC 9110 §8.8.3 and §13).
+
+Accepts tags that a compressing proxy has changed: made weak, or suffixed with the content coding.
+"""
+
+import re
+from collections.abc import Collection, Mapping, Sequence
+from http import HTTPStatus
+
+from gateway.http.answers import Answer
+from gateway.http.requests import OpenApi, Request
+from gateway.http.validation import invalid_header
+from gateway.problems import INVALID_HEADER, PRECONDITION_REQUIRED, ProblemError, ProblemType
+from shared.contracts import Preconditions
+
+_TAG = re.compile(r'(?:W/)?"([\x21\x23-\x7e\x80-\xff]*)"')
+_SUFFIX = re.compile(r"--?(?:gzip|br|zstd|deflate)$")
+"""Apache and Caddy append it within the quotes; Jetty uses two hyphens."""
+_LIST = re.compile(rf"[ \t]*(?:{_TAG.pattern}[ \t]*)?(?:,[ \t]*(?:{_TAG.pattern}[ \t]*)?)*")
+"""Tags with commas between them; some elements may be empty (RFC 9110 §5.6.1.2)."""
+_VERSION = re.compile(r"[1-9][0-9]{0,9}")
+NO_CONDITIONS = Preconditions()
+
+
+def etag(version: int) -> str:
+    """The strong entity tag of a note in this version."""
+    return f'"{version}"'
+
+
+class Conditions:
+    """Reads the conditions of a change; raises 428 without one if it is required."""
+
+    def __init__(self, *, required: bool) -> None:
+        self._required = required
+
+    @property
+    def problems(self) -> tuple[ProblemType, ...]:
+        """Also where no condition is required: another gateway of the deployment may require one."""
+        return (INVALID_HEADER, PRECONDITION_REQUIRED)
+
+    async def read(self, request: Request) -> Preconditions:
+        """The versions in which the change may have its effect; raises ProblemError 400 or 428."""
+        match, none_match = _header(request, "if-match"), _header(request, "if-none-match")
+        if match is None and self._required:
+            raise required()
+        if match is None and none_match is None:
+            return NO_CONDITIONS
+        wanted = None if match in {None, "*"} else _versions("If-Match", match)
+        unwanted = _versions("If-None-Match", none_match) if none_match not in {None, "*"} else none_match
+        return Preconditions.model_validate({"if_match": wanted, "if_none_match": unwanted})
+
+    def demand(self, versions: Mapping[int, Sequence[int] | None]) -> None:
+        """Several writes at once, by their index: raises ProblemError 428 for the first that must and does not say."""
+        lacking = [index for index, each in versions.items() if each is None]
+        if lacking and self._required:
+            raise required(lacking[0])
+
+    @property
+    def openapi(self) -> OpenApi:
+        """The headers."""
+        schema = {"type": "string", "examples": ['"3"', "*"]}
+        return {
+            "parameters": [
+                {
+                    "name": "If-Match",
+                    "in": "header",
+                    "required": self._required,
+                    "description": "Entity tags, also weak: change the note only in one of these versions, else 412",
+                    "schema": schema,
+                },
+                {
+                    "name": "If-None-Match",
+                    "in": "header",
+                    "description": "Entity tags: change the note only in none of these versions, else 412",
+                    "schema": schema,
+                },
+            ]
+        }
+
+
+def required(item: int | None = None) -> ProblemError:
+    """428, for a write or for one of several."""
+    detail = f"State with {'If-Match' if item is None else 'if_match'} which version of the note you change"
+    return ProblemError(PRECONDITION_REQUIRED, detail, item=item)
+
+
+class Validators:
+    """Reads the `If-None-Match` of a read."""
+
+    problems = (INVALID_HEADER,)
+
+    async def read(self, request: Request) -> Collection[str] | None:
+        """The entity tags of what the client has; None for any."""
+        header = _header(request, "if-none-match")
+        if header == "*":
+            return None
+        return [f'"{opaque}"' for opaque in _tags("If-None-Match", header)] if header is not None else ()
+
+    @property
+    def openapi(self) -> OpenApi:
+        """The header."""
+        description = "Entity tags that the client has: 304 where the answer is still one of them"
+        schema = {"type": "string", "examples": ['"3"']}
+        return {"parameters": [{"name": "If-None-Match", "in": "header", "description": description, "schema": schema}]}
+
+
+IF_NONE_MATCH = Validators()
+
+
+def respond_unless_modified(request: Request, answer: Answer, tag: str) -> Answer:
+    """The answer with its entity tag, or 304 if the client has what the tag stands for."""
+    answer.headers["ETag"] = tag
+    tags = request[IF_NONE_MATCH]
+    if tags is None or tag in tags:
+        return Answer(status=HTTPStatus.NOT_MODIFIED, headers=answer.headers)
+    return answer
+
+
+def _header(request: Request, name: str) -> str | None:
+    values = request.headers.getlist(name) if name in request.headers else None
+    return None if values is None else ",".join(values).strip()
+
+
+def _tags(name: str, header: str) -> list[str]:
+    """The entity tags of a header, unquoted and without a proxy's suffix; raises ProblemError 400."""
+    tags: list[str] = _TAG.findall(header) if _LIST.fullmatch(header) else []
+    if not tags:
+        raise invalid_header(name, 'a list of entity tags such as "3", or *')
+    return [_SUFFIX.sub("", tag) for tag in tags]
+
+
+def _versions(name: str, header: str | None) -> tuple[int, ...]:
+    """The versions that the tags stand for; a tag that no note can have stands for none.
+
+    Weak tags match in `If-Match` too, contrary to RFC 9110 §13.1.1: a version has one text in every encoding.
+    """
+    return tuple(int(tag) for tag in _tags(name, header or "") if _VERSION.fullmatch(tag))

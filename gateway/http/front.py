@@ -1,0 +1,189 @@
+"""What happens to each request, in order: id, head, route, caller, parts, handler, errors, headers, metrics.
+
+FastAPI declares and documents the operations, and owns the lifespan; it never sees a request.
+"""
+
+import re
+import time
+from collections.abc import Collection, Iterable
+from itertools import chain
+from typing import Any, Generic, Protocol, TypeVar
+
+import structlog
+from starlette.requests import ClientDisconnect
+from starlette.types import Message, Receive, Scope, Send
+
+from gateway.caller import Caller
+from gateway.http.answers import Answer, render
+from gateway.http.headers import CrossOriginPolicy, add_defaults
+from gateway.http.limits import HEADERS_LIMIT, HEADERS_LIMIT_BYTES, TARGET_LIMIT_BYTES
+from gateway.http.operations import PUBLIC, Operation
+from gateway.http.requests import Request
+from gateway.http.routes import Routes
+from gateway.problems import (
+    BAD_REQUEST,
+    HEADERS_TOO_LARGE,
+    INSUFFICIENT_SCOPE,
+    INTERNAL_ERROR,
+    MISDIRECTED_REQUEST,
+    REALM,
+    URI_TOO_LONG,
+    ProblemError,
+)
+from gateway.telemetry.metrics import ACTIVE_REQUESTS, RequestInfo, observe_request
+from gateway.telemetry.request_ids import choose_request_id
+from gateway.telemetry.tracing import describe_request, start_request_span
+from shared.contracts import Scope as TokenScope
+from shared.telemetry import IDS
+
+_PORT = re.compile(rb":\d*$")
+
+log = structlog.get_logger()
+
+
+class Authentication(Protocol):
+    """Finds out who calls."""
+
+    async def authenticate(self, authorization: str | None, *, confirm: bool) -> Caller:
+        """The caller with this `Authorization` header; raises ProblemError 401 or 503.
+
+        `confirm` asks for a check against Postgres, which reads leave to their own SQL.
+        """
+
+
+class Resources(Protocol):
+    """What the front needs of the resources that it hands to the handlers."""
+
+    @property
+    def authentication(self) -> Authentication:
+        """Finds out who calls."""
+
+
+ResourcesT = TypeVar("ResourcesT", bound=Resources)
+
+
+class Front(Generic[ResourcesT]):
+    """Answers requests with the operations of an application."""
+
+    def __init__(
+        self,
+        operations: Iterable[Operation[Any]],
+        *,
+        root_path: str,
+        body_limit_bytes: int,
+        hosts: Collection[str],
+        cors_origins: Collection[str],
+    ) -> None:
+        self._routes: Routes[ResourcesT] = Routes(operations)
+        self._root_path = root_path
+        self._body_limit_bytes = body_limit_bytes
+        self._hosts = {host.encode() for host in hosts}
+        """The only values of `Host`, without the port; empty for any."""
+        self._cross_origin = CrossOriginPolicy(cors_origins) if cors_origins else None
+        self._active = 0
+        self.resources: ResourcesT | None = None
+        """Set for as long as requests are served."""
+        ACTIVE_REQUESTS.set_function(lambda: self._active)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request."""
+        started = time.perf_counter()
+        info = RequestInfo(choose_request_id(scope))
+        IDS.set({"request_id": info.id.decode()})  # replaces those of the connection's previous request
+        request = Request(scope, receive, self._strip_prefix(scope["path"]))
+        self._active += 1
+        try:
+            with start_request_span(scope, request.path) as span:
+                answer = await self._answer(request, info)
+                info.status = answer.status
+                describe_request(span, scope, info)
+                await self._send(answer, request, info, send)
+        finally:
+            self._active -= 1
+            observe_request(request.method, info, time.perf_counter() - started)
+
+    async def _answer(self, request: Request, info: RequestInfo) -> Answer:
+        """The operation's answer, or the problem that kept it from answering."""
+        try:
+            check_head(request.scope)
+            if self._hosts:
+                check_host(request.headers.get("host", "").lower().encode(), self._hosts)
+            if self._cross_origin and self._cross_origin.is_preflight(request):
+                return self._cross_origin.answer_preflight(request.headers)
+            return await self._perform(request, info)
+        except Exception as error:  # noqa: BLE001 - whatever it is, the client gets an answer
+            return render(find_problem(error))
+
+    async def _perform(self, request: Request, info: RequestInfo) -> Answer:
+        operation, request.parameters = self._routes.find(request.method, request.path)
+        info.route = operation.path
+        request.body_limit_bytes = operation.body_limit_bytes or self._body_limit_bytes
+        request.check_declared_length()
+        resources = self.resources
+        if resources is None:
+            raise RuntimeError("the application's lifespan has not started")
+        if operation.allows != PUBLIC and not (operation.exempts and operation.exempts(resources, request)):
+            request.caller = await authorize(request, operation.allows, resources.authentication)
+        for reader in operation.readers:
+            await request.read(reader)
+        return await operation.handler(resources, request)
+
+    async def _send(self, answer: Answer, request: Request, info: RequestInfo, send: Send) -> None:
+        headers, body = answer.encode()
+        headers = add_defaults(headers, request.scope, info.id)
+        start: Message = {"type": "http.response.start", "status": answer.status, "headers": headers}
+        if self._cross_origin and "origin" in request.headers:
+            await self._cross_origin.send(start, send, request_headers=request.headers)
+        else:
+            await send(start)
+        await send({"type": "http.response.body", "body": body})
+
+    def _strip_prefix(self, path: str) -> str:
+        """The path without the `root_path`, which a proxy may have removed, and without a trailing slash."""
+        rest = path.removeprefix(self._root_path)
+        return (rest if rest.startswith("/") else path).removesuffix("/") or "/"
+
+
+def check_head(scope: Scope) -> None:
+    """Raise ProblemError 414 or 431 if the head is over the limits; parts of it travel with commands."""
+    if len(scope["raw_path"]) + len(scope["query_string"]) > TARGET_LIMIT_BYTES:
+        raise ProblemError(URI_TOO_LONG, f"Path and query are longer than {TARGET_LIMIT_BYTES} bytes")
+    headers = scope["headers"]
+    if len(headers) > HEADERS_LIMIT or sum(map(len, chain.from_iterable(headers))) > HEADERS_LIMIT_BYTES:
+        detail = f"The headers are more than {HEADERS_LIMIT} or larger than {HEADERS_LIMIT_BYTES} bytes"
+        raise ProblemError(HEADERS_TOO_LARGE, detail)
+
+
+def check_host(host: bytes, hosts: Collection[bytes]) -> None:
+    """Raise ProblemError 421 if the request is for another host.
+
+    Without authentication, a page from elsewhere could otherwise have its own host's name resolve to this machine (DNS
+    rebinding), and would act as the user.
+    """
+    if _PORT.sub(b"", host) not in hosts:
+        names = " or ".join(sorted(host.decode() for host in hosts))
+        raise ProblemError(
+            MISDIRECTED_REQUEST, f"Ask {names}, or set INKWELL_TRUST_NETWORK if strangers cannot reach this address"
+        )
+
+
+async def authorize(request: Request, scope: TokenScope, authentication: Authentication) -> Caller:
+    """The caller, whose credentials have the scope; raises ProblemError 401, 403 or 503."""
+    confirm = scope is not TokenScope.READ
+    caller = await authentication.authenticate(request.headers.get("authorization"), confirm=confirm)
+    if scope not in caller.scopes:
+        challenge = {"WWW-Authenticate": f'{REALM}, error="insufficient_scope", scope="{scope}"'}
+        raise ProblemError(INSUFFICIENT_SCOPE, f"The token lacks the scope {scope}", headers=challenge)
+    return caller
+
+
+def find_problem(error: Exception) -> ProblemError:
+    """The problem that a client gets for an error; logs a bug."""
+    match error:
+        case ProblemError():
+            return error
+        case ClientDisconnect():
+            return ProblemError(BAD_REQUEST, "The request ended early")  # the client is gone
+        case _:
+            log.error("bug: a request is answered with 500; please report it", exc_info=error)
+            return ProblemError(INTERNAL_ERROR)

@@ -1,0 +1,98 @@
+"""The headers that every answer has, errors and unknown paths included: security, caching, its id and, if wanted, CORS.
+
+A header that a route sets itself wins. Why these: OWASP's cheat sheet on REST security, RFC 9111 and RFC 7240.
+"""
+
+from collections.abc import Collection
+from http import HTTPStatus
+
+from starlette.datastructures import Headers
+from starlette.middleware.cors import CORSMiddleware
+from starlette.requests import HTTPConnection
+from starlette.types import Receive, Scope, Send
+
+from gateway.http.answers import Answer, RawHeaders, render
+from gateway.http.openapi import HEADERS
+from gateway.problems import BAD_REQUEST, HEADERS_TOO_LARGE, ProblemError
+from gateway.telemetry.request_ids import HEADER
+
+FixedHeaders = tuple[tuple[bytes, bytes], ...]
+
+SECURITY: FixedHeaders = (
+    (b"x-content-type-options", b"nosniff"),
+    (b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'"),
+    (b"referrer-policy", b"no-referrer"),
+    (b"cross-origin-resource-policy", b"same-origin"),
+)
+SECURITY_NAMES = frozenset(name for name, _ in SECURITY)
+HTTPS_ONLY: FixedHeaders = ((b"strict-transport-security", b"max-age=31536000"),)
+REVALIDATED: FixedHeaders = ((b"cache-control", b"private, no-cache"), (b"vary", b"Authorization"))
+"""Of a read that has an entity tag: its reader may keep it, and asks with the tag whether it still holds."""
+NOT_STORED: FixedHeaders = ((b"cache-control", b"no-store"), (b"vary", b"Authorization, Prefer"))
+"""Of everything else."""
+
+REQUESTED_HEADERS_LIMIT_CHARACTERS = 2048
+"""Limit on `Access-Control-Request-Headers`; the answer echoes it, and proxies limit response headers."""
+ALLOWED_METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE")
+
+
+def add_defaults(own: RawHeaders, scope: Scope, request_id: bytes) -> RawHeaders:
+    """The headers of an answer, whose names are in lower case, with the defaults for those that it lacks."""
+    names = {name for name, _ in own}
+    if names.isdisjoint(SECURITY_NAMES):
+        headers = [*own, *SECURITY]
+    else:
+        headers = [*own, *(header for header in SECURITY if header[0] not in names)]
+    headers.append((HEADER, request_id))
+    if came_over_https(scope):
+        headers += HTTPS_ONLY
+    if b"cache-control" not in names:
+        headers += REVALIDATED if b"etag" in names and scope["method"] in {"GET", "HEAD"} else NOT_STORED
+    return headers
+
+
+def came_over_https(scope: Scope) -> bool:
+    """Whether the client used https, as far as it or a proxy says; who lies about it deceives only himself."""
+    return scope["scheme"] == "https" or (b"x-forwarded-proto", b"https") in scope["headers"]
+
+
+class CrossOriginPolicy(CORSMiddleware):
+    """CORS: pages of the given origins may send any header; credentials are bearer tokens, never cookies.
+
+    Starlette's middleware without the app within: the front asks it for preflights and has it add headers to answers.
+    """
+
+    def __init__(self, origins: Collection[str]) -> None:
+        super().__init__(
+            _no_app,
+            allow_origins=origins,
+            allow_methods=ALLOWED_METHODS,
+            allow_headers=["*"],
+            allow_private_network=True,
+            expose_headers=HEADERS,
+        )
+
+    def is_preflight(self, request: HTTPConnection) -> bool:
+        """Whether the request asks for permission to send another one."""
+        headers = request.headers
+        asks = "origin" in headers and "access-control-request-method" in headers
+        return asks and request.scope["method"] == "OPTIONS"
+
+    def answer_preflight(self, headers: Headers) -> Answer:
+        """The answer to a preflight, a problem document if it is rejected."""
+        wanted = headers.get("access-control-request-headers", "")
+        if len(wanted) > REQUESTED_HEADERS_LIMIT_CHARACTERS:
+            detail = f"Access-Control-Request-Headers is longer than {REQUESTED_HEADERS_LIMIT_CHARACTERS} characters"
+            raise ProblemError(HEADERS_TOO_LARGE, detail)
+        response = self.preflight_response(headers)
+        text = bytes(response.body).decode()
+        answered = {name.title(): value for name, value in response.headers.items() if not name.startswith("content-")}
+        if response.status_code >= HTTPStatus.BAD_REQUEST:
+            return render(ProblemError(BAD_REQUEST, text, headers=answered))
+        if wanted:
+            answered["Access-Control-Allow-Headers"] = ", ".join(map(str.strip, wanted.split(",")))
+        return Answer(text, response.status_code, answered, "text/plain; charset=utf-8")
+
+
+async def _no_app(scope: Scope, receive: Receive, send: Send) -> None:
+    raise NotImplementedError

@@ -1,0 +1,58 @@
+"""The `Idempotency-Key` header: one key, one command, whichever gateway gets it and however often.
+
+The key decides the command's id, and the worker's inbox does the rest; the gateway stores nothing.
+"""
+
+import json
+import re
+from uuid import UUID, uuid5
+
+from uuid_utils.compat import uuid7
+
+from gateway.http.requests import OpenApi, Request
+from gateway.http.validation import invalid_header
+from gateway.problems import INVALID_HEADER
+
+NAMESPACE = UUID("3d1c44de-6b5c-4e4b-8f4e-7c2a5a0d9e61")
+_KEY = re.compile(r'"((?:[\x20\x21\x23-\x5b\x5d-\x7e]|\\["\\]){1,255})"|([\x21\x23-\x7e][\x20-\x7e]{0,254})')
+
+
+class IdempotencyKey:
+    """Reads the key, quoted as the draft has it or bare."""
+
+    problems = (INVALID_HEADER,)
+
+    async def read(self, request: Request) -> str | None:
+        """The key without its quotes; raises ProblemError 400."""
+        if "idempotency-key" not in request.headers:
+            return None
+        stated = request.headers.getlist("idempotency-key")
+        match = _KEY.fullmatch(stated[0])
+        if match is None or len(stated) > 1:
+            raise invalid_header("Idempotency-Key", "one key of 1 to 255 printable ASCII characters")
+        return re.sub(r"\\(.)", r"\1", match[1]) if match[1] is not None else str(match[2])
+
+    @property
+    def openapi(self) -> OpenApi:
+        """The header."""
+        description = (
+            "Makes the request safe to repeat: the same key with the same request has one effect and one outcome for "
+            "as long as outcomes are kept"
+        )
+        schema = {"type": "string", "pattern": f"^({_KEY.pattern})$", "examples": ['"8e03978e-40d5-43dd-bc93"']}
+        return {
+            "parameters": [{"name": "Idempotency-Key", "in": "header", "description": description, "schema": schema}]
+        }
+
+
+def build_command_id(scope: int | str, command_type: str, target: int | str | None, key: str | None) -> UUID:
+    """The command's id: drawn, or where there is a key the same for each attempt at this request in this scope.
+
+    The scope is the owner, so that the keys of two owners never meet.
+    """
+    if key is None:
+        return uuid7()
+    return uuid5(NAMESPACE, json.dumps([scope, command_type, target, key]))
+
+
+IDEMPOTENCY_KEY = IdempotencyKey()

@@ -1,0 +1,49 @@
+"""Media type, charset and content coding of a request body (RFC 9110 §8.3 and §8.4)."""
+
+import re
+from encodings import normalize_encoding
+from encodings.aliases import aliases
+
+from gateway.http.requests import Request
+from gateway.problems import UNSUPPORTED_MEDIA_TYPE, ProblemError
+
+_TOKEN = r"[!#$%&'*+.^_`|~0-9A-Za-z-]+"  # noqa: S105 - no secret
+_QUOTED = r'"(?:[^"\\]|\\.)*"'
+_PARAMETER = re.compile(rf"({_TOKEN})=(?:({_TOKEN})|({_QUOTED}))")
+# Possessive quantifiers: white space between semicolons would cause exponential backtracking.
+_MEDIA_TYPE = re.compile(rf"[ \t]*+({_TOKEN}/{_TOKEN})((?:[ \t]*+;[ \t]*+(?:{_PARAMETER.pattern})?+)*+)[ \t]*+")
+_UTF_8 = {"utf_8", *(alias for alias, codec in aliases.items() if codec == "utf_8")}
+"""The names of UTF-8 that `codecs.lookup` knows; the lookup itself caches every name that a client invents."""
+
+
+def parse_media_type(request: Request) -> str | None:
+    """The body's media type in lower case; None unless it is declared exactly once, with no charset but UTF-8.
+
+    Other parameters are ignored: they mean nothing for JSON or a form.
+    """
+    declared = request.headers.getlist("content-type")
+    parsed = _MEDIA_TYPE.fullmatch(declared[0]) if len(declared) == 1 else None
+    if parsed is None:
+        return None
+    for name, token, quoted in _PARAMETER.findall(parsed[2]):
+        if name.lower() == "charset" and not is_utf_8(token or re.sub(r"\\(.)", r"\1", quoted[1:-1])):
+            return None
+    return parsed[1].lower()
+
+
+def is_utf_8(charset: str) -> bool:
+    """Whether a charset name is an alias of UTF-8."""
+    return charset.isascii() and normalize_encoding(charset).lower() in _UTF_8
+
+
+def reject_encoded_body(request: Request) -> None:
+    """Raises ProblemError 415 if the body has a content coding, such as gzip."""
+    codings = ",".join(request.headers.getlist("content-encoding")).lower().split(",")
+    if any(coding.strip() not in ("", "identity") for coding in codings):
+        detail = "Send the body without a content coding"
+        raise unsupported_media_type(detail, {"Accept-Encoding": "identity"})
+
+
+def unsupported_media_type(detail: str, headers: dict[str, str] | None = None) -> ProblemError:
+    """415 `unsupported_media_type`."""
+    return ProblemError(UNSUPPORTED_MEDIA_TYPE, detail, headers=headers)

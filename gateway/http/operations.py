@@ -1,0 +1,126 @@
+"""An operation is one endpoint: what it serves and to whom, what it reads, and what it may answer.
+
+The front enforces an operation, and the OpenAPI document is generated from it.
+"""
+
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import KW_ONLY, dataclass
+from functools import cached_property
+from types import MappingProxyType
+from typing import Any, Generic, Literal, TypeVar
+
+from gateway.http.answers import Answer
+from gateway.http.body import Body
+from gateway.http.parameters import NO_QUERY, Parameters
+from gateway.http.requests import OpenApi, Reader, Request
+from gateway.problems import (
+    BODY_TOO_LARGE,
+    CREDENTIALS_OUTDATED,
+    DATABASE_UNAVAILABLE,
+    HEADERS_TOO_LARGE,
+    INSUFFICIENT_SCOPE,
+    INTERNAL_ERROR,
+    INVALID_TOKEN,
+    NOT_AUTHENTICATED,
+    URI_TOO_LONG,
+    ProblemType,
+)
+from shared.contracts import Scope
+
+EVERY = (BODY_TOO_LARGE, URI_TOO_LONG, HEADERS_TOO_LARGE, INTERNAL_ERROR)
+"""The problems that every operation may answer with."""
+REFUSED = (NOT_AUTHENTICATED, INVALID_TOKEN, CREDENTIALS_OUTDATED, INSUFFICIENT_SCOPE, DATABASE_UNAVAILABLE)
+"""The problems of authentication."""
+PUBLIC: Literal["public"] = "public"
+"""In place of a scope: the operation needs no credentials."""
+Allowed = Scope | Literal["public"]
+NO_ANSWERS: Mapping[int, OpenApi] = MappingProxyType({})
+ResourcesT = TypeVar("ResourcesT")
+Handler = Callable[[ResourcesT, Request], Awaitable[Answer]]
+
+
+@dataclass(frozen=True)
+class Operation(Generic[ResourcesT]):
+    """One endpoint."""
+
+    method: str
+    path: str
+    """`{name}` stands for a segment, whose value is a parameter."""
+    handler: Handler[ResourcesT]
+    """Its name and its docstring are those of the operation in the OpenAPI document."""
+    tag: str
+    _: KW_ONLY
+    allows: Allowed
+    """The scope that the caller's credentials must have."""
+    exempts: Callable[[ResourcesT, Request], bool] | None
+    """Whether a request needs no credentials all the same."""
+    reads: tuple[Reader[Any], ...]
+    """The parts of a request, in the order in which they are read; their values are in `request[reader]`."""
+    ignores_query: bool
+    """Whether query parameters that nothing reads are ignored, not rejected."""
+    returns: Any
+    """The type of the body of a successful answer."""
+    answers: Mapping[int, OpenApi]
+    """The answers that are no problems, by their status; the usual one first."""
+    problems: tuple[ProblemType, ...]
+    """The problems that the handler may raise."""
+
+    @cached_property
+    def readers(self) -> tuple[Reader[Any], ...]:
+        """The declared readers; the first rejects any query unless one of them reads it."""
+        takes_query = any(isinstance(each, Parameters) and each.location == "query" for each in self.reads)
+        return self.reads if takes_query or self.ignores_query else (NO_QUERY, *self.reads)
+
+    @cached_property
+    def body_limit_bytes(self) -> int | None:
+        """None for the limit of the settings."""
+        return next((each.limit_bytes for each in self.reads if isinstance(each, Body)), None)
+
+    @property
+    def all_problems(self) -> set[ProblemType]:
+        """Every problem that may be answered."""
+        refused = () if self.allows == PUBLIC else REFUSED
+        read = [problem for reader in self.readers for problem in reader.problems]
+        return {*EVERY, *refused, *read, *self.problems}
+
+
+class Operations(list[Operation[ResourcesT]]):
+    """The operations on one resource."""
+
+    def __init__(self, tag: str) -> None:
+        super().__init__()
+        self._tag = tag
+
+    def add(  # noqa: PLR0913 - the fields of an Operation
+        self,
+        method: str,
+        path: str,
+        *,
+        allows: Allowed,
+        exempts: Callable[[ResourcesT, Request], bool] | None = None,
+        reads: tuple[Reader[Any], ...] = (),
+        ignores_query: bool = False,
+        returns: Any = None,  # noqa: ANN401 - any type that pydantic has a schema for
+        answers: Mapping[int, OpenApi] = NO_ANSWERS,
+        problems: tuple[ProblemType, ...] = (),
+    ) -> Callable[[Handler[ResourcesT]], Handler[ResourcesT]]:
+        """Declare the decorated handler as an operation; see `Operation` for the arguments."""
+
+        def declare(handler: Handler[ResourcesT]) -> Handler[ResourcesT]:
+            operation = Operation(
+                method,
+                path,
+                handler,
+                self._tag,
+                allows=allows,
+                exempts=exempts,
+                reads=reads,
+                ignores_query=ignores_query,
+                returns=returns,
+                answers=answers,
+                problems=problems,
+            )
+            self.append(operation)
+            return handler
+
+        return declare

@@ -1,0 +1,168 @@
+"""Path and query parameters. Each value has one accepted form, so no malformed value is guessed at."""
+
+import re
+from collections import Counter
+from collections.abc import Iterable
+from datetime import UTC, datetime, timedelta
+from typing import Annotated, Generic, Literal, TypeVar
+from urllib.parse import parse_qsl
+from uuid import UUID
+
+from pydantic import BaseModel, BeforeValidator, Field, ValidationError
+from pydantic_core import ErrorDetails, PydanticCustomError
+
+from gateway.http.requests import OpenApi, Request
+from gateway.http.validation import invalid
+from gateway.problems import VALIDATION_FAILED
+
+ModelT = TypeVar("ModelT", bound=BaseModel)
+_INTEGER = re.compile(r"0|[1-9][0-9]*")
+_UUID = re.compile(r"[0-9A-Fa-f]{8}(?:-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}")
+_TIME = re.compile(
+    r"([0-9]{4}-[0-9]{2}-[0-9]{2})[Tt ]((?:[01][0-9]|2[0-3]):[0-5][0-9]):([0-5][0-9]|60)(?:\.([0-9]+))?"
+    r"(?:[Zz]|([+-])([01][0-9]|2[0-3]):([0-5][0-9]))"
+)
+"""Date, hour and minute, seconds, their fraction, and the sign, hours and minutes of the offset (RFC 3339 §5.6)."""
+_FIRST, _LAST = datetime.min.replace(tzinfo=UTC), datetime.max.replace(tzinfo=UTC)
+_MORE_DIGITS_THAN_64_BITS = 20
+
+
+def parse_integer(value: object) -> int:
+    """Parse an integer: ASCII digits, no sign, no leading zero; raises PydanticCustomError."""
+    if not isinstance(value, str) or not _INTEGER.fullmatch(value):
+        raise PydanticCustomError("int_parsing", "Should be an integer: digits without a sign or leading zeros")
+    return int(value[:_MORE_DIGITS_THAN_64_BITS])  # already out of range; Python refuses to convert thousands of digits
+
+
+def parse_boolean(value: object) -> bool:
+    """Parse `true` or `false`; raises PydanticCustomError."""
+    if value not in ("true", "false"):
+        raise PydanticCustomError("bool_parsing", "Should be `true` or `false`")
+    return value == "true"
+
+
+def parse_uuid(value: object) -> UUID:
+    """Parse a hyphenated UUID; raises PydanticCustomError."""
+    if not isinstance(value, str) or not _UUID.fullmatch(value):
+        raise PydanticCustomError("uuid_parsing", "Should be a UUID")
+    return UUID(value)
+
+
+def parse_time(value: object) -> datetime:
+    """Parse an RFC 3339 time, rounded up to a whole microsecond; raises PydanticCustomError.
+
+    Rounding up keeps a bound between two microseconds exact. A time that its offset moves out of the years 1 to 9999
+    becomes their first or last microsecond: no note lies beyond.
+    """
+    stated = _TIME.fullmatch(value) if isinstance(value, str) else None
+    date, minute, seconds, fraction, sign, hours, minutes = stated.groups("0") if stated else ("",) * 7
+    try:
+        local = datetime.fromisoformat(f"{date}T{minute}+00:00")
+    except ValueError:
+        raise _invalid_time() from None
+    microseconds = int(fraction[:6].ljust(6, "0")) + bool(fraction[6:].strip("0"))
+    offset = timedelta(hours=int(hours), minutes=int(minutes))
+    since = timedelta(seconds=int(seconds), microseconds=microseconds)
+    try:
+        instant = local + (since + offset if sign == "-" else since - offset)
+    except OverflowError:
+        return _FIRST if local.year == 1 else _LAST
+    if seconds == "60" and (instant.hour, instant.minute, instant.second) != (0, 0, 0):
+        raise _invalid_time()  # leap seconds end a day in UTC
+    return instant
+
+
+def _invalid_time() -> PydanticCustomError:
+    return PydanticCustomError("datetime_parsing", "Should be an RFC 3339 time with an offset")
+
+
+INTEGER = BeforeValidator(parse_integer)
+"""Place it after the integer's `Field`, or the JSON schema lacks its bounds."""
+Integer64 = Annotated[int, Field(ge=0, le=2**63 - 1), INTEGER]
+Boolean = Annotated[bool, BeforeValidator(parse_boolean)]
+Uuid = Annotated[UUID, BeforeValidator(parse_uuid)]
+Time = Annotated[datetime, BeforeValidator(parse_time)]
+
+
+class Parameters(Generic[ModelT]):
+    """Reads the parameters of the path or of the query into a model."""
+
+    problems = (VALIDATION_FAILED,)
+
+    def __init__(self, model: type[ModelT], location: Literal["path", "query"]) -> None:
+        self._model = model
+        self.location = location
+
+    async def read(self, request: Request) -> ModelT:
+        """The parameters; raises ProblemError 422."""
+        pairs = parse_query(request.query) if self.location == "query" else list(request.parameters.items())
+        try:
+            parameters = self._model.model_validate(dict(pairs))
+        except ValidationError as error:
+            errors = error.errors(include_url=False, include_input=False)
+            raise invalid(errors, part=self.location) from None
+        if repeated := _find_repeated(pairs):
+            errors = [
+                {"type": "repeated", "loc": (name,), "msg": "Should be there once", "input": None} for name in repeated
+            ]
+            raise invalid(errors, part=self.location)
+        return parameters
+
+    @property
+    def openapi(self) -> OpenApi:
+        """The parameters."""
+        schema = self._model.model_json_schema()
+        required = schema.get("required", ())
+        return {
+            "parameters": [
+                {"name": name, "in": self.location, "required": name in required, "schema": _without_null(each)}
+                for name, each in schema["properties"].items()
+            ]
+        }
+
+
+class _NoQuery(BaseModel, extra="forbid"):
+    """The query of an operation that declares no parameters."""
+
+
+NO_QUERY = Parameters(_NoQuery, "query")
+"""Rejects every query parameter."""
+
+
+def _find_repeated(pairs: Iterable[tuple[str, object]]) -> list[str]:
+    """The names that occur more than once."""
+    counts = Counter(name for name, _ in pairs)
+    return [name for name, count in counts.items() if count > 1]
+
+
+def _without_null(schema: OpenApi) -> OpenApi:
+    """The schema without the null default of a parameter that may be left out."""
+    return {name: value for name, value in schema.items() if name != "default" or value is not None}
+
+
+def parse_query(query: bytes) -> list[tuple[str, str]]:
+    """The names and values of the query, in order; raises ProblemError 422 for bytes that are not UTF-8.
+
+    Raw bytes are treated like percent-encoded ones.
+    """
+    if not query:
+        return []
+    stated = parse_qsl(query.decode("latin-1"), keep_blank_values=True, encoding="latin-1")
+    pairs = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in stated]
+    try:
+        return [(name.decode(), value.decode()) for name, value in pairs]
+    except UnicodeDecodeError:
+        names = [name.decode(errors="replace") for name, value in pairs if not _is_utf_8(name, value)]
+        raise invalid([_not_utf_8(name) for name in names], part="query") from None
+
+
+def _is_utf_8(*texts: bytes) -> bool:
+    try:
+        b"=".join(texts).decode()
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+def _not_utf_8(name: str) -> ErrorDetails:
+    return ErrorDetails(type="string_unicode", loc=(name,), msg="Should be UTF-8", input=None)

@@ -1,0 +1,90 @@
+"""How a client wants a write to be answered: the `Prefer` header (RFC 7240)."""
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+from gateway.http.requests import OpenApi, Request
+
+MAX_WAIT_SECONDS = 30
+_STATED = re.compile(r'(?:[^,"]|"(?:[^"\\]|\\.)*"?)+')
+"""One preference; a comma in quotes does not end it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Preferences:
+    """What a client prefers; a preference that is unknown or makes no sense is ignored, as the RFC demands."""
+
+    respond_async: bool = False
+    wait_seconds: int | None = None
+    return_: str | None = None
+
+    @property
+    def minimal(self) -> bool:
+        """Whether a successful answer shall come without a body."""
+        return self.return_ == "minimal"
+
+    def wait_or(self, default_seconds: float) -> float:
+        """How long to wait for the outcome."""
+        if self.wait_seconds is not None:
+            return self.wait_seconds
+        return 0.0 if self.respond_async else default_seconds
+
+    def kept(self, wait_seconds: float) -> "Preferences":
+        """What is kept of them where the wait was so long: without room for waiting, not the client's wait."""
+        return self if wait_seconds == self.wait_seconds else replace(self, wait_seconds=None)
+
+    def without_representation(self) -> "Preferences":
+        """The preferences as honoured by an answer without the representation."""
+        return self if self.minimal else replace(self, return_=None)
+
+    def applied_to(self, status: int) -> dict[str, str]:
+        """The `Preference-Applied` header of an answer to a write; errors have none."""
+        returned = status in {200, 201, 204} if self.minimal else self.return_ and status in {200, 201}
+        preferences = [
+            *(["respond-async"] if self.respond_async and status == 202 else []),
+            *([f"wait={self.wait_seconds}"] if self.wait_seconds is not None else []),
+            *([f"return={self.return_}"] if returned else []),
+        ]
+        return {"Preference-Applied": ", ".join(preferences)} if preferences and status < 300 else {}
+
+
+DEFAULTS = Preferences()
+
+
+class Prefer:
+    """Reads the `Prefer` header."""
+
+    problems = ()
+
+    async def read(self, request: Request) -> Preferences:
+        """What the client prefers; of a preference that it states twice the first counts."""
+        if "prefer" not in request.headers:
+            return DEFAULTS
+        stated = dict(reversed(list(_preferences(",".join(request.headers.getlist("prefer"))))))
+        wait, returned = stated.get("wait", ""), stated.get("return")
+        return Preferences(
+            respond_async=stated.get("respond-async") == "",
+            wait_seconds=min(int(wait), MAX_WAIT_SECONDS) if re.fullmatch(r"[0-9]{1,99}", wait) else None,
+            return_=returned if returned in ("minimal", "representation") else None,
+        )
+
+    @property
+    def openapi(self) -> OpenApi:
+        """The header."""
+        description = (
+            "`respond-async`: 202 as soon as the write is accepted. `wait=N`: wait up to N seconds (0 to 30) for the "
+            "outcome. `return=minimal`: no body in a successful answer; `return=representation`: the note (default), "
+            "if the credentials may read it."
+        )
+        schema = {"type": "string", "examples": ["respond-async", "wait=10"]}
+        return {"parameters": [{"name": "Prefer", "in": "header", "description": description, "schema": schema}]}
+
+
+def _preferences(header: str) -> Iterator[tuple[str, str]]:
+    for stated in _STATED.findall(header):
+        name, _, value = stated.partition(";")[0].partition("=")
+        yield name.strip().lower(), value.strip().strip('"')
+
+
+PREFER = Prefer()

@@ -1,0 +1,312 @@
+"""uvicorn's HTTP protocol with strict framing and bounds on what one connection may hold.
+
+httptools parses; this module decides how much it parses at once, which requests are rejected, and when a connection
+closes. Each request gets one answer, in the order of the requests. A connection is in one of three states: a request is
+in progress, it is idle (the keep-alive timer runs), or the gateway awaits the rest of a request.
+"""
+
+import asyncio
+import re
+from typing import cast
+from urllib.parse import unquote
+
+import httptools
+from uvicorn._types import ASGI3Application
+from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
+
+from gateway.http.limits import HEADERS_LIMIT_BYTES, TARGET_LIMIT_BYTES
+from gateway.http.request_cycle import (
+    PiecewiseFlow,
+    RequestCycle,
+    ResponseTransport,
+    build_parse_problem,
+    build_refusal,
+)
+from gateway.http.request_head import RequestHead
+from gateway.problems import HEADERS_TOO_LARGE, REQUEST_TIMEOUT, ProblemError
+from gateway.settings import GatewaySettings
+
+HEAD_LIMIT_BYTES = 2 * (TARGET_LIMIT_BYTES + HEADERS_LIMIT_BYTES)
+"""Above the limits that the application itself enforces, with 414 and 431."""
+FRAMING_LIMIT_BYTES = 8 * 1024
+"""Limit on trailers, and on the extensions of one chunk."""
+HEAD_TIMEOUT_SECONDS = 10.0
+PIECE_BYTES = 1024
+"""Parsed at once outside of a body; holds a few dozen of the shortest requests."""
+PIPELINE_LIMIT = 8
+"""Requests queued behind the one in progress before the gateway stops reading from the connection."""
+LINGER_SECONDS = 2.0
+"""How long input is discarded after the last answer: closing with unread input sends a reset, which loses it."""
+SHUTDOWN_BODY_SECONDS = 5.0
+"""How long an incomplete body may still take when the gateway stops."""
+WATCH_SECONDS = 1.0
+ENCODED_SLASH = re.compile("%2F", re.IGNORECASE)
+"""Not a separator of segments, as a proxy's rules see it."""
+
+
+class BoundedProtocol(HttpToolsProtocol):
+    """Serves one connection."""
+
+    send_timeout_seconds = 30.0
+
+    cycle: RequestCycle
+    flow: PiecewiseFlow
+    _outgoing: ResponseTransport
+    _running: RequestCycle | None = None
+    """The request being answered; `cycle` is the newest one."""
+    _unparsed = b""
+    _is_over = False
+    """Whether parsing has ended; the connection closes after the pending responses."""
+    _shutting_down_since: float | None = None
+    _lingering_since: float | None = None
+    _is_in_head = False
+    _is_in_body = False
+    _body_left = 0
+    """Remaining bytes of the body, if its length was declared."""
+    _head: RequestHead
+    _has_progressed = False
+    """Whether the current piece completed a head or a chunk, or contained part of a body."""
+    _unproductive_bytes = 0
+    """Bytes parsed since the last progress."""
+    _upgrade_offered = False
+    _awaiting_since: float | None = None
+    _watch: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn has it
+        """Start waiting for the first request."""
+        super().connection_made(transport)
+        self.flow = PiecewiseFlow(transport, self._parse)
+        self._outgoing = ResponseTransport(transport, self._close)
+        self._watch = self.loop.call_later(WATCH_SECONDS, self._check_progress)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Release the connection's resources and wake its requests."""
+        if self._watch:
+            self._watch.cancel()
+        self._unset_keepalive_if_required()
+        self._is_over, self._unparsed = True, b""
+        for cycle in filter(None, (self._running, *(waiting for waiting, _ in self.pipeline))):
+            if not cycle.response_complete:
+                cycle.disconnected = True
+                cycle.message_event.set()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        """Parse the data, or buffer it until there is room."""
+        if not self._is_over:
+            self._unparsed += data
+            self._parse()
+
+    def shutdown(self) -> None:
+        """Close after the requests already parsed; no other is started."""
+        self._shutting_down_since = self._shutting_down_since or self.loop.time()
+        if self._lingering_since is None:
+            super().shutdown()
+
+    def on_response_complete(self) -> None:
+        """Start the next request, unless the connection is closing."""
+        if self._lingering_since is None:
+            super().on_response_complete()
+
+    def _close(self) -> None:
+        """Close after the last answer; lingers first if the client may still be sending."""
+        is_quiet = not (self._unparsed or self._is_in_head or self._is_in_body or self.flow.read_paused)
+        self._is_over, self._unparsed = True, b""
+        self.pipeline.clear()
+        if is_quiet or self.transport.is_closing():
+            self.transport.close()
+        elif self._lingering_since is None:
+            self._lingering_since = self.loop.time()
+            self.transport.write_eof()
+            self.flow.resume_transport()
+
+    def _parse(self) -> None:
+        """Parse piece by piece until enough requests are queued."""
+        if self._is_over or self.transport.is_closing():
+            return
+        while self._unparsed and not self._is_full():
+            size = max(PIECE_BYTES, self._body_left if self._is_in_body else 0)
+            piece, self._unparsed = self._unparsed[:size], self._unparsed[size:]
+            self._has_progressed = False
+            try:
+                self.parser.feed_data(piece)
+            except httptools.HttpParserUpgrade as offer:
+                self._decline_upgrade(piece[offer.args[0] :])
+            except httptools.HttpParserError as error:
+                self._refuse(build_parse_problem(error))
+            else:
+                self._limit_framing(len(piece))
+        if self._is_full() and not self._is_over:
+            self.flow.pause_reading()
+        else:  # there is room; or only reading notices that the client closes
+            self.flow.resume_transport()
+
+    def _is_answering(self) -> bool:
+        cycle: RequestCycle | None = self.cycle  # none before the first request
+        return cycle is not None and not cycle.response_complete
+
+    def _is_awaiting_request(self) -> bool:
+        """Whether the client has to send its first request, or the rest of one."""
+        is_idle = self.timeout_keep_alive_task and not self._is_in_head and not self._is_in_body
+        return not self._is_answering() and not is_idle
+
+    def _is_full(self) -> bool:
+        """Whether parsing has to pause until requests are answered or bodies consumed."""
+        is_ending = self._shutting_down_since is not None and not self._is_in_body
+        if self._is_over or is_ending or len(self.pipeline) >= PIPELINE_LIMIT:
+            return True
+        return self._is_answering() and len(self.cycle.body) > HIGH_WATER_LIMIT
+
+    def _limit_framing(self, parsed_bytes: int) -> None:
+        """Reject a head, trailers or chunk extensions that are too long, before their end arrives."""
+        self._unproductive_bytes = 0 if self._has_progressed else self._unproductive_bytes + parsed_bytes
+        limit = FRAMING_LIMIT_BYTES if self._is_in_body else HEAD_LIMIT_BYTES
+        if self._unproductive_bytes > limit:
+            part = "trailers or chunk extensions are" if self._is_in_body else "head is"
+            detail = f"The request's {part} larger than {limit} bytes"
+            self._refuse(ProblemError(HEADERS_TOO_LARGE, detail))
+
+    def _decline_upgrade(self, rest: bytes) -> None:
+        """Parse the request again without its `Upgrade` (RFC 9110 §7.8): llhttp stops after a head that has one."""
+        self._upgrade_offered, self._unproductive_bytes = False, 0
+        head = [b"%b %b HTTP/%b" % (self.parser.get_method(), self.url, self.parser.get_http_version().encode())]
+        for name, value in self.headers:
+            if name == b"connection":
+                options = [option for option in value.split(b",") if option.strip().lower() != b"upgrade"]
+                head.append(b"connection:" + b",".join(options))
+            elif name != b"upgrade":
+                head.append(name + b":" + value)
+        self._unparsed = b"\r\n".join((*head, b"", rest)) + self._unparsed
+        self.parser = httptools.HttpRequestParser(self)
+        self.parser.set_dangerous_leniencies(lenient_data_after_close=True)
+
+    def _refuse(self, problem: ProblemError) -> None:
+        """Answer the current request with the problem, after those before it, and stop parsing."""
+        self._is_over, self._unparsed = True, b""
+        if not self._is_in_body:
+            self.on_message_begin()  # discards the incomplete head
+            self.scope["method"], self.scope["path"], self.scope["query_string"] = "GET", "", b""
+            self._start(self._new_cycle(keep_alive=False), build_refusal(problem))
+        elif self.cycle.response_complete:
+            self._close()
+        else:
+            self.cycle.fail(problem)
+
+    def on_message_begin(self) -> None:
+        """Reset the state for a new request."""
+        super().on_message_begin()
+        self._unset_keepalive_if_required()
+        self._is_in_head = True
+        self._head = RequestHead(self.headers)
+        self._body_left = 0
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Add a header, its value stripped of white space; trailers are ignored."""
+        name, value = name.lower(), value.rstrip(b" \t")
+        if self._is_in_body:
+            if name == b"connection":
+                self.cycle.keep_alive = False  # a `Connection` trailer changes how llhttp reads what follows
+            return
+        self._head.add(name, value)
+
+    def on_headers_complete(self) -> None:
+        """Start the request, or queue it behind those before it."""
+        self._has_progressed = True
+        method, version = self.parser.get_method(), self.parser.get_http_version()
+        url = self._head.check(method, version, self.url)
+        if self.parser.should_upgrade():
+            self._upgrade_offered = True
+            return
+        self._body_left = self._head.body_bytes
+        self.expect_100_continue = self._head.expects_continue and version == "1.1"
+        path = url.path.decode("ascii")
+        if not path.startswith(f"{self.root_path}/"):  # the proxy has removed the prefix
+            path = self.root_path + path
+        self.scope["http_version"] = version
+        self.scope["method"] = method.decode("ascii")
+        self.scope["path"] = "%2F".join(map(unquote, ENCODED_SLASH.split(path))) if "%" in path else path
+        self.scope["raw_path"] = path.encode()
+        self.scope["query_string"] = url.query or b""
+        self._is_in_head, self._is_in_body = False, True
+        keep_alive = version == "1.1" and self.parser.should_keep_alive()
+        self._start(self._new_cycle(keep_alive=keep_alive), self.app)
+
+    def _new_cycle(self, *, keep_alive: bool) -> RequestCycle:
+        return RequestCycle(
+            scope=self.scope,
+            transport=self._outgoing,
+            flow=self.flow,
+            logger=self.logger,
+            access_logger=self.access_logger,
+            access_log=self.access_log,
+            default_headers=self.server_state.default_headers,
+            message_event=asyncio.Event(),
+            expect_100_continue=self.expect_100_continue,
+            keep_alive=keep_alive,
+            on_response=self.on_response_complete,
+        )
+
+    def _start(self, cycle: RequestCycle, app: ASGI3Application) -> None:
+        is_free = not self._is_answering()
+        self.cycle, self._awaiting_since = cycle, None
+        self._unset_keepalive_if_required()
+        if is_free:
+            self._start_asgi_task(cycle, app)
+        else:
+            self.pipeline.appendleft((cycle, app))
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
+        self._running = cast("RequestCycle", cycle)
+        super()._start_asgi_task(cycle, app)
+
+    def on_body(self, body: bytes) -> None:
+        """Pass a part of the body to the request."""
+        self._has_progressed = True
+        self._body_left -= len(body)
+        if not self.cycle.response_complete:
+            self.cycle.body += body
+            self.cycle.message_event.set()
+
+    def on_chunk_complete(self) -> None:
+        """Record that a chunk is complete."""
+        self._has_progressed = True
+
+    def on_message_complete(self) -> None:
+        """Complete the request."""
+        if self._upgrade_offered:
+            return
+        self._has_progressed = True
+        self._is_in_body, self._awaiting_since = False, None
+        if not self.cycle.response_complete:
+            self.cycle.more_body = False
+            self.cycle.message_event.set()
+        else:  # answered before its body was complete
+            self._unset_keepalive_if_required()
+            close = self.timeout_keep_alive_handler
+            self.timeout_keep_alive_task = self.loop.call_later(self.timeout_keep_alive, close)
+
+    def _check_progress(self) -> None:
+        """Close the connection if the client is too slow to complete a request or to read the answers."""
+        self._watch = self.loop.call_later(WATCH_SECONDS, self._check_progress)
+        now = self.loop.time()
+        if self._lingering_since is not None and now - self._lingering_since > LINGER_SECONDS:
+            self.transport.close()
+        if not self._is_awaiting_request():
+            self._awaiting_since = None
+        elif self._awaiting_since is None:
+            self._awaiting_since = now
+        elif now - self._awaiting_since > HEAD_TIMEOUT_SECONDS:
+            self.shutdown()
+        since = self._shutting_down_since
+        if since is not None and now - since > SHUTDOWN_BODY_SECONDS and self._is_in_body and not self._is_over:
+            self._refuse(ProblemError(REQUEST_TIMEOUT, "The gateway is stopping"))
+        if not self.flow.write_paused and not self.transport.is_closing():
+            self._outgoing.note_flow(now)
+        elif self._outgoing.seconds_stalled(now) > self.send_timeout_seconds:
+            self.transport.abort()
+
+
+def build_protocol(settings: GatewaySettings) -> type[BoundedProtocol]:
+    """A protocol class with the limits of the settings."""
+    return type("ConfiguredProtocol", (BoundedProtocol,), {"send_timeout_seconds": settings.send_timeout_seconds})

@@ -1,0 +1,140 @@
+"""One request and its response on a connection, and the flow control of both directions."""
+
+import asyncio
+import fcntl
+import struct
+import termios
+from collections.abc import Callable
+
+import httptools
+from uvicorn._types import ASGI3Application, ASGIReceiveCallable, ASGIReceiveEvent, ASGISendCallable, ASGISendEvent
+from uvicorn._types import Scope as UvicornScope
+from uvicorn.protocols.http.flow_control import FlowControl
+from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
+
+from gateway.http.answers import render
+from gateway.http.headers import NOT_STORED, SECURITY
+from gateway.http.request_head import bad_request
+from gateway.problems import ProblemError
+from gateway.telemetry.request_ids import HEADER, new_request_id
+
+
+class RequestCycle(RequestResponseCycle):
+    """A request and its response."""
+
+    _failure: ProblemError | None = None
+
+    def fail(self, problem: ProblemError) -> None:
+        """Make `receive` raise the problem, and close the connection after the response."""
+        self._failure = problem
+        self.keep_alive = False
+        self.message_event.set()
+
+    async def receive(self) -> ASGIReceiveEvent:
+        """Return the next part of the body; raises the ProblemError given to `fail`."""
+        message = await super().receive()
+        if self._failure and not self.response_complete:
+            raise self._failure
+        return message
+
+    async def run_asgi(self, app: ASGI3Application) -> None:
+        """Run the application; if it is cancelled, at the end of a drain, close the connection without an answer.
+
+        No status would be true: it is unknown whether the request had its effect.
+        """
+
+        async def run(scope: UvicornScope, receive: ASGIReceiveCallable, send: ASGISendCallable) -> None:
+            try:
+                await app(scope, receive, send)
+            except asyncio.CancelledError:
+                self.disconnected = True
+                self.transport.close()
+
+        await super().run_asgi(run)
+
+    async def send(self, message: ASGISendEvent) -> None:
+        """Send a part of the response."""
+        if self.waiting_for_100_continue and self.more_body:
+            self.keep_alive = False  # the client may omit the body now: what follows is ambiguous
+        await super().send(message)
+
+
+class PiecewiseFlow(FlowControl):
+    """Flow control that parses the data already read before it resumes reading."""
+
+    def __init__(self, transport: asyncio.Transport, parse: Callable[[], None]) -> None:
+        super().__init__(transport)
+        self._parse = parse
+
+    def resume_reading(self) -> None:
+        """Let the protocol continue parsing; it resumes the transport if there is room."""
+        if self.read_paused:
+            asyncio.get_running_loop().call_soon(self._parse)
+
+    def resume_transport(self) -> None:
+        """Read from the socket again."""
+        super().resume_reading()
+
+
+class ResponseTransport(asyncio.Transport):
+    """The transport given to responses: counts the bytes written, and lets the protocol close the connection."""
+
+    def __init__(self, transport: asyncio.Transport, close: Callable[[], None]) -> None:
+        super().__init__()
+        self._transport = transport
+        self._close = close
+        self._written_bytes = self._taken_bytes = 0
+        self._flowed_at = asyncio.get_running_loop().time()
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        """Send the data."""
+        self._written_bytes += len(data)
+        self._transport.write(data)
+
+    def close(self) -> None:
+        """Let the protocol close the connection."""
+        self._close()
+
+    def is_closing(self) -> bool:
+        """Whether the connection is closed, or about to be."""
+        return self._transport.is_closing()
+
+    def note_flow(self, now: float) -> None:
+        """Record that the client has nothing to read."""
+        self._flowed_at = now
+
+    def seconds_stalled(self, now: float) -> float:
+        """How long the client has read nothing since the last call found progress."""
+        taken_bytes = self._written_bytes - count_unacknowledged_bytes(self._transport)
+        if taken_bytes > self._taken_bytes:
+            self._flowed_at = now
+        self._taken_bytes = taken_bytes
+        return now - self._flowed_at
+
+
+def count_unacknowledged_bytes(transport: asyncio.Transport) -> int:
+    """Bytes that the client has not acknowledged: those buffered here and, on Linux, in the kernel."""
+    held = transport.get_write_buffer_size()
+    try:
+        queued = fcntl.ioctl(transport.get_extra_info("socket").fileno(), termios.TIOCOUTQ, bytes(4))
+    except OSError:
+        return held
+    return held + int(struct.unpack("i", queued)[0])
+
+
+def build_parse_problem(error: httptools.HttpParserError) -> ProblemError:
+    """The problem that a callback raised, or else one for the parser's error."""
+    cause = error.__context__
+    return cause if isinstance(cause, ProblemError) else bad_request(f"The request is not HTTP: {error}")
+
+
+def build_refusal(problem: ProblemError) -> ASGI3Application:
+    """An application that answers with the problem and the headers of every answer."""
+    headers, body = render(problem).encode()
+    headers += [*SECURITY, *NOT_STORED, (HEADER, new_request_id())]
+
+    async def respond(_: UvicornScope, __: ASGIReceiveCallable, send: ASGISendCallable) -> None:
+        await send({"type": "http.response.start", "status": problem.kind.status, "headers": headers})
+        await send({"type": "http.response.body", "body": body})
+
+    return respond

@@ -1,0 +1,71 @@
+"""The head of a request; rejects whatever a proxy and the gateway could interpret differently."""
+
+import re
+
+import httptools
+
+from gateway.http.limits import HEADERS_LIMIT, HEADERS_LIMIT_BYTES
+from gateway.problems import BAD_REQUEST, ProblemError
+
+VERSIONS = ("1.1", "1.0")
+SINGULAR = frozenset((b"host", b"authorization", b"content-length", b"transfer-encoding"))
+"""Headers that may occur once: of two, a proxy and the gateway could each use a different one."""
+HOST = re.compile(rb"(?:[\w.~!$&'()*+;=-]|%[0-9A-Fa-f]{2})*(?::[0-9]*)?|\[[0-9A-Fa-f:.]+\](?::[0-9]*)?", re.ASCII)
+
+
+class RequestHead:
+    """Collects and checks the headers of one request."""
+
+    def __init__(self, headers: list[tuple[bytes, bytes]]) -> None:
+        self._headers = headers
+        self._bytes = 0
+        self._seen: dict[bytes, bytes] = {}
+        self.body_bytes = 0
+        """The `Content-Length`, or 0."""
+        self.expects_continue = False
+
+    def add(self, name: bytes, value: bytes) -> None:
+        """Add a header, whose name is in lower case; raises ProblemError 400."""
+        if name in SINGULAR:
+            self._check_singular(name, value)
+        elif name == b"expect" and value.lower() == b"100-continue":
+            self.expects_continue = True
+        if self._bytes <= HEADERS_LIMIT_BYTES and len(self._headers) <= HEADERS_LIMIT:  # above, the app answers 431
+            self._bytes += len(name) + len(value)
+            self._headers.append((name, value))
+
+    def check(self, method: bytes, version: str, target: bytes) -> httptools.parser.url_parser.URL:
+        """Return the parts of the target; raises ProblemError 400."""
+        if version not in VERSIONS or method == b"CONNECT":
+            raise bad_request("Use HTTP/1.1 or HTTP/1.0; CONNECT is not supported")
+        if version == "1.1" and b"host" not in self._seen:
+            raise bad_request("HTTP/1.1 requires a Host header")
+        if version == "1.0" and b"transfer-encoding" in self._seen:
+            raise bad_request("HTTP/1.0 has no transfer codings")
+        url = httptools.parse_url(target)
+        if not url.path or url.fragment is not None or (url.host and not self._is_for(url)):
+            raise bad_request(
+                "The request target must be a path with an optional query, at the host of the Host header"
+            )
+        return url
+
+    def _check_singular(self, name: bytes, value: bytes) -> None:
+        if name in self._seen:
+            raise bad_request(f"More than one {name.decode()} header")
+        self._seen[name] = value
+        if name == b"host" and not HOST.fullmatch(value):
+            raise bad_request("The Host header is invalid")
+        if name == b"content-length":
+            self.body_bytes = int(value)
+        if name == b"transfer-encoding" and value.lower() != b"chunked":
+            raise bad_request("The only transfer coding supported is chunked")
+
+    def _is_for(self, url: httptools.parser.url_parser.URL) -> bool:
+        """Whether an absolute target has the host of the Host header."""
+        host = re.sub(rb":[0-9]*$", b"", self._seen.get(b"host", b"")) if url.host else b""
+        return url.schema in {b"http", b"https"} and url.host.lower() == host.strip(b"[]").lower()
+
+
+def bad_request(detail: str) -> ProblemError:
+    """400, for a malformed or unsupported HTTP request."""
+    return ProblemError(BAD_REQUEST, detail)

@@ -1,0 +1,93 @@
+"""A request as a handler gets it: authenticated, and read as its operation declares."""
+
+import asyncio
+from typing import Any, Protocol, TypeVar
+
+from starlette.requests import ClientDisconnect
+from starlette.requests import Request as StarletteRequest
+from starlette.types import Receive, Scope
+
+from gateway.caller import Caller
+from gateway.problems import BODY_TOO_LARGE, REQUEST_TIMEOUT, ProblemError, ProblemType
+
+BODY_TIMEOUT_SECONDS = 30.0
+OpenApi = dict[str, Any]
+"""A part of an OpenAPI document."""
+T_co = TypeVar("T_co", covariant=True)
+T = TypeVar("T")
+
+
+class Reader(Protocol[T_co]):
+    """Reads, validates and documents one part of a request."""
+
+    @property
+    def problems(self) -> tuple[ProblemType, ...]:
+        """The problems that reading may end in."""
+
+    @property
+    def openapi(self) -> OpenApi:
+        """The part as members of an OpenAPI operation."""
+
+    async def read(self, request: "Request") -> T_co:
+        """Return the part; raises ProblemError."""
+
+
+class Request(StarletteRequest):
+    """A request, its caller and its parts; `request[NOTE_PATH]` is what that reader has read."""
+
+    def __init__(self, scope: Scope, receive: Receive, path: str) -> None:
+        super().__init__(scope, receive)
+        self.path = path
+        """The path without the `root_path` and a trailing slash."""
+        self.parameters: dict[str, str] = {}
+        """The values of the parameters in the path."""
+        self.caller: Caller
+        """Set unless the operation is public."""
+        self.body_limit_bytes = 0
+        self._parts: dict[Reader[Any], Any] = {}
+        self._body_deadline = asyncio.get_running_loop().time() + BODY_TIMEOUT_SECONDS
+
+    @property
+    def url_path(self) -> str:
+        """The path with the `root_path`, as clients know it."""
+        return str(self.scope["root_path"]) + self.path
+
+    @property
+    def query(self) -> bytes:
+        """The query as it was sent."""
+        return bytes(self.scope["query_string"])
+
+    async def read(self, reader: Reader[Any]) -> None:
+        """Read a part; raises ProblemError."""
+        self._parts[reader] = await reader.read(self)
+
+    def __getitem__(self, reader: Reader[T]) -> T:  # type: ignore[override]  # of a Request the scope is not wanted
+        """The part that a reader has read; raises KeyError unless the operation declares the reader."""
+        part: T = self._parts[reader]
+        return part
+
+    def check_declared_length(self) -> None:
+        """Raise ProblemError 413 if the `Content-Length` is over the limit."""
+        if int(self.headers.get("content-length", 0)) > self.body_limit_bytes:
+            raise self._too_large()
+
+    async def body(self) -> bytes:
+        """The body; raises ProblemError 408 or 413, or ClientDisconnect."""
+        body, more_body = b"", True
+        try:
+            async with asyncio.timeout_at(self._body_deadline):
+                while more_body:
+                    message = await self.receive()
+                    if message["type"] == "http.disconnect":
+                        raise ClientDisconnect
+                    body += message.get("body", b"")
+                    more_body = message.get("more_body", False)
+                    if len(body) > self.body_limit_bytes:
+                        raise self._too_large()
+        except TimeoutError:
+            detail = f"The body has not arrived within {BODY_TIMEOUT_SECONDS:.0f} seconds"
+            raise ProblemError(REQUEST_TIMEOUT, detail, headers={"Connection": "close"}) from None
+        return body
+
+    def _too_large(self) -> ProblemError:
+        return ProblemError(BODY_TOO_LARGE, f"The body is larger than {self.body_limit_bytes} bytes")

@@ -1,0 +1,64 @@
+"""Finds the operation for a method and a path."""
+
+from collections.abc import Iterable
+from typing import Any, Generic, TypeVar
+
+from gateway.http.operations import Operation
+from gateway.problems import METHOD_NOT_ALLOWED, NOT_FOUND, ProblemError
+
+ResourcesT = TypeVar("ResourcesT")
+METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE")
+
+
+class _Segment(Generic[ResourcesT]):
+    """What follows after a segment of a path."""
+
+    def __init__(self) -> None:
+        self.literal: dict[str, _Segment[ResourcesT]] = {}
+        self.parameter: _Segment[ResourcesT] | None = None
+        self.name = ""
+        """The name of the parameter that this segment is the value of."""
+        self.operations: dict[str, Operation[ResourcesT]] = {}
+        """By method, those whose path ends here."""
+
+
+class Routes(Generic[ResourcesT]):
+    """The operations by path and method; a literal segment takes precedence over a parameter."""
+
+    def __init__(self, operations: Iterable[Operation[Any]]) -> None:
+        self._root: _Segment[ResourcesT] = _Segment()
+        for operation in operations:
+            self._add(operation)
+
+    def _add(self, operation: Operation[ResourcesT]) -> None:
+        segment = self._root
+        for part in operation.path.split("/")[1:]:
+            if part.startswith("{"):
+                segment.parameter = segment.parameter or _Segment()
+                segment = segment.parameter
+                segment.name = part[1:-1]
+            else:
+                segment = segment.literal.setdefault(part, _Segment())
+        if operation.method in segment.operations:
+            raise TypeError(f"{operation.method} {operation.path} is declared twice")
+        segment.operations[operation.method] = operation
+        if operation.method == "GET":
+            segment.operations["HEAD"] = operation
+
+    def find(self, method: str, path: str) -> tuple[Operation[ResourcesT], dict[str, str]]:
+        """The operation, and the values of the path's parameters; raises ProblemError 404 or 405."""
+        segment, parameters = self._root, dict[str, str]()
+        for part in path.split("/")[1:]:
+            if part in segment.literal:
+                segment = segment.literal[part]
+            elif segment.parameter and part:
+                segment = segment.parameter
+                parameters[segment.name] = part
+            else:
+                raise ProblemError(NOT_FOUND)
+        if not segment.operations:
+            raise ProblemError(NOT_FOUND)
+        if operation := segment.operations.get(method):
+            return operation, parameters
+        allowed = ", ".join(each for each in METHODS if each in segment.operations)
+        raise ProblemError(METHOD_NOT_ALLOWED, headers={"Allow": allowed})

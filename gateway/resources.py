@@ -1,0 +1,78 @@
+"""What a handler may use: every process-wide resource of the gateway, made by the app's lifespan."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+from gateway.auth.access_tokens import AccessTokens
+from gateway.auth.authentication import Authentication, BearerTokens, NoAuthentication
+from gateway.auth.keys import KeyedHashes
+from gateway.auth.passwords import Passwords
+from gateway.auth.throttles import Throttles
+from gateway.reads.queries import Queries
+from gateway.settings import GatewaySettings
+from gateway.writes.command_urls import CommandUrls
+from gateway.writes.hash_renewal import HashRenewal
+from gateway.writes.publisher import Publisher
+from gateway.writes.replies import Replies
+from gateway.writes.submission import Submission
+from shared.messaging import SETUP_TIMEOUT_SECONDS
+from shared.metrics import watch_loop
+
+
+@dataclass(frozen=True, slots=True)
+class Gateway:
+    """The gateway's resources."""
+
+    settings: GatewaySettings
+    queries: Queries
+    """Reads."""
+    submission: Submission
+    """Writes."""
+    publisher: Publisher
+    """Writes on their way to the broker."""
+    replies: Replies
+    """Writes that wait for their outcome."""
+    command_urls: CommandUrls
+    keyed_hashes: KeyedHashes
+    authentication: Authentication
+    access_tokens: AccessTokens
+    passwords: Passwords
+    hash_renewal: HashRenewal
+    throttles: Throttles
+
+
+@asynccontextmanager
+async def open_resources(settings: GatewaySettings) -> AsyncIterator[Gateway]:
+    """The resources of one gateway; on leaving, what was handed to the publisher is drained first."""
+    replies = Replies()
+    publisher = Publisher(settings, replies)
+    queries = Queries(settings)
+    command_urls, keyed_hashes = CommandUrls(settings), KeyedHashes(settings)
+    access_tokens, passwords = AccessTokens(settings), Passwords()
+    hash_renewal = HashRenewal(passwords, publisher, replies)
+    publishing = asyncio.create_task(publisher.run())
+    watching = asyncio.create_task(watch_loop())
+    try:
+        yield Gateway(
+            settings,
+            queries,
+            Submission(settings, publisher, replies, queries, command_urls, keyed_hashes),
+            publisher,
+            replies,
+            command_urls,
+            keyed_hashes,
+            BearerTokens(access_tokens, queries) if settings.auth == "password" else NoAuthentication(),
+            access_tokens,
+            passwords,
+            hash_renewal,
+            Throttles(settings),
+        )
+    finally:
+        hash_renewal.close()
+        await publisher.drain(settings.publish_timeout_seconds)
+        publishing.cancel()
+        watching.cancel()
+        await asyncio.wait({publishing, watching}, timeout=SETUP_TIMEOUT_SECONDS)
+        queries.close()

@@ -1,0 +1,79 @@
+"""The spans of a request: the whole of it, and the publishing of its command; statements have spans of their own.
+
+Probes are not traced. A span names the path's template alone: whoever has a command's URL can read it.
+"""
+
+from http import HTTPStatus
+from uuid import UUID
+
+from starlette.types import Scope
+
+from gateway.settings import GatewaySettings
+from gateway.telemetry.metrics import METHODS, RequestInfo
+from shared.contracts import Command
+from shared.messaging import Topology
+from shared.telemetry import identify_lines
+from shared.tracing import CURRENT, UNRECORDED, Kind, Step, Tracing, is_recorded, start, step, trace_id_of
+
+PROBES = "/health/"
+REQUEST_ATTRIBUTE = "inkwell.request_id"
+
+
+def start_request_span(scope: Scope, path: str) -> Step:
+    """A span in the client's trace or in a new one; a no-op span unless the request is sampled."""
+    CURRENT.set(UNRECORDED)  # replaces the span of the connection's previous request
+    if not Tracing.recorder or path.startswith(PROBES):
+        return UNRECORDED
+    span = _start(scope)
+    if span is not UNRECORDED:
+        identify_lines(trace_id=trace_id_of(span.traceparent) or "")
+    return span
+
+
+def _start(scope: Scope) -> Step:
+    for name, value in scope["headers"]:
+        if name == b"traceparent":
+            return start(_build_name(scope), Kind.SERVER, value.decode("latin-1"))
+    return start(_build_name(scope), Kind.SERVER)
+
+
+def _build_name(scope: Scope, route: str = "") -> str:
+    """The span's name, of which there are no more than methods and routes."""
+    if scope["method"] not in METHODS:
+        return "HTTP"
+    return f"{scope['method']} {route}" if route else str(scope["method"])
+
+
+def describe_request(span: Step, scope: Scope, info: RequestInfo) -> None:
+    """Add the route, the id and the status of the request to its span."""
+    if span is UNRECORDED:
+        return
+    attributes: dict[str, str | int] = {
+        "http.request.method": scope["method"] if scope["method"] in METHODS else "_OTHER",
+        "url.scheme": scope["scheme"],
+        REQUEST_ATTRIBUTE: info.id.decode(),
+    }
+    if info.status:
+        attributes["http.response.status_code"] = info.status
+    if info.route:
+        attributes["http.route"] = info.route
+    span.describe(attributes, _build_name(scope, info.route))
+    if info.status and info.status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+        span.fail(str(info.status))
+
+
+def start_publish_span(settings: GatewaySettings, owner: int, command_id: UUID, model: type[Command]) -> Step:
+    """A span of publishing a command; the worker continues its trace."""
+    if not is_recorded():
+        return UNRECORDED
+    topology = Topology.of(settings)
+    destination = topology.destination(topology.partition_of(owner))
+    attributes = {
+        "messaging.system": "rabbitmq",
+        "messaging.operation.name": "publish",
+        "messaging.operation.type": "send",
+        "messaging.destination.name": destination,
+        "messaging.message.id": str(command_id),
+        "inkwell.command.type": model.model_fields["type"].default,
+    }
+    return step(f"publish {destination}", attributes, Kind.PRODUCER)

@@ -1,0 +1,1 @@
+"""A write's way: its command is published, and its outcome awaited."""

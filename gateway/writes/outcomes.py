@@ -1,0 +1,86 @@
+"""The answer to a write, from its committed outcome."""
+
+import json
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+from http import HTTPStatus
+from typing import get_args
+from uuid import UUID
+
+from gateway.http.answers import Answer, render
+from gateway.http.conditional import etag
+from gateway.http.prefer import DEFAULTS, Preferences
+from gateway.problems import (
+    CHALLENGE,
+    COMMAND_FAILED,
+    CREDENTIALS_OUTDATED,
+    IDEMPOTENCY_KEY_SPENT,
+    PROBLEM_TYPES,
+    ProblemError,
+)
+from shared.contracts import NoteCommand, Outcome, OutcomeStatus, Scope
+
+IDEMPOTENT_REPLAYED = "Idempotent-Replayed"
+NOTE_COMMANDS = frozenset(model.model_fields["type"].default for model in get_args(NoteCommand))
+"""The command types that write notes; the others write accounts."""
+
+
+@dataclass(frozen=True, slots=True)
+class Recipient:
+    """The client that an answer is for."""
+
+    scopes: Collection[Scope]
+    """Without the scope to read a resource, the answer omits it."""
+    prefix: str
+    """The `root_path`, which every path begins with."""
+    preferences: Preferences = DEFAULTS
+
+
+def build_answer(outcome: Outcome, attempt_id: UUID, command_url: Callable[[], str], recipient: Recipient) -> Answer:
+    """The answer to one of the attempts at a command that has this outcome."""
+    headers: dict[str, str] = {}
+    if outcome.attempt_id not in (None, attempt_id):
+        headers[IDEMPOTENT_REPLAYED] = "true"
+    if outcome.note_version is not None and outcome.status is not OutcomeStatus.FAILED:
+        headers["ETag"] = etag(outcome.note_version)
+    if outcome.status is not OutcomeStatus.APPLIED:
+        return render(build_problem(outcome, command_url, headers))
+    if outcome.http_status == HTTPStatus.CREATED:
+        headers["Location"] = recipient.prefix + _find_location(outcome)
+    preferences, body = recipient.preferences, outcome.body
+    if not may_read(recipient.scopes, outcome):
+        preferences, body = preferences.without_representation(), None
+    headers |= preferences.applied_to(outcome.http_status)
+    if preferences.minimal or not body:
+        status = HTTPStatus.NO_CONTENT if outcome.http_status == HTTPStatus.OK else outcome.http_status
+        return Answer(status=status, headers=headers)
+    return Answer(body, outcome.http_status, headers)
+
+
+def build_problem(outcome: Outcome, command_url: Callable[[], str], headers: dict[str, str]) -> ProblemError:
+    """The problem of a rejected or failed outcome."""
+    if outcome.status is OutcomeStatus.FAILED:
+        return ProblemError(COMMAND_FAILED, headers=headers, command=command_url())
+    problem = PROBLEM_TYPES[outcome.reason or ""]
+    if problem is CREDENTIALS_OUTDATED and IDEMPOTENT_REPLAYED in headers:
+        return ProblemError(IDEMPOTENCY_KEY_SPENT, headers=headers)  # signing in again would not help with this key
+    if problem is CREDENTIALS_OUTDATED:
+        headers = headers | CHALLENGE
+    item = json.loads(outcome.body).get("item") if outcome.body else None
+    return ProblemError(problem, headers=headers, item=item)
+
+
+def may_read(scopes: Collection[Scope], outcome: Outcome) -> bool:
+    """Whether credentials with these scopes may read what the command has written."""
+    return (Scope.READ if outcome.type in NOTE_COMMANDS else Scope.ACCOUNT) in scopes
+
+
+def _find_location(outcome: Outcome) -> str:
+    """The path of the created resource, without the prefix."""
+    match outcome.type:
+        case "user.register":
+            return "/users/me"
+        case "token.create":
+            return f"/auth/tokens/{outcome.id}"
+        case _:
+            return f"/notes/{outcome.note_id}"

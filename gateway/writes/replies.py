@@ -1,0 +1,111 @@
+"""The attempts whose outcome this gateway waits for, and the replies that settle them."""
+
+import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager
+from uuid import UUID
+
+import structlog
+from aio_pika.abc import AbstractChannel, AbstractIncomingMessage
+from pydantic import ValidationError
+
+from gateway.telemetry.metrics import WAITING
+from shared.contracts import Command, Outcome, decode_replies, encode_command
+from shared.messaging import REPLY_TO
+
+log = structlog.get_logger()
+
+
+class Attempt:
+    """One request's try at a command: first the broker confirms it, then the worker decides it."""
+
+    __slots__ = ("command", "confirmed", "decided", "encoded", "handed_over")
+
+    def __init__(self, command: Command) -> None:
+        loop = asyncio.get_running_loop()
+        self.command = command
+        self.encoded = encode_command(command)
+        self.handed_over = False
+        """Whether the broker may have it; until then it can be withdrawn."""
+        self.confirmed: asyncio.Future[None] = loop.create_future()
+        """Done when the broker has it for certain; raises NotAcceptedError or UnconfirmedError."""
+        self.decided: asyncio.Future[Outcome | None] = loop.create_future()
+        """Done when a reply came; None where the reply says to look the outcome up."""
+
+    def settle(self, outcome: Outcome | None) -> None:
+        """Takes a reply, which outranks a confirm that has not come."""
+        if not self.decided.done():
+            self.decided.set_result(outcome)
+        self.confirm()
+
+    def confirm(self) -> None:
+        """The broker has it."""
+        if not self.confirmed.done():
+            self.confirmed.set_result(None)
+
+    def refuse(self, error: Exception) -> None:
+        """The broker does not have it, or nobody can tell."""
+        if not self.confirmed.done():
+            self.confirmed.set_exception(error)
+            self.confirmed.exception()  # whoever waited may have gone; then nobody else retrieves it
+
+
+class Replies:
+    """Waits for replies on the channel that publishes, as direct reply-to demands."""
+
+    def __init__(self) -> None:
+        self._waiting: dict[UUID, Attempt] = {}
+        self._polls = 0
+        self.draining = False
+        """Set when the gateway is about to stop: no write or poll waits for its outcome any more."""
+        WAITING.set_function(lambda: self.waiting)
+
+    @property
+    def waiting(self) -> int:
+        """How many attempts and polls wait now."""
+        return len(self._waiting) + self._polls
+
+    @contextmanager
+    def polled(self) -> Iterator[None]:
+        """Counts a poll, which waits for an outcome as an attempt does."""
+        self._polls += 1
+        try:
+            yield
+        finally:
+            self._polls -= 1
+
+    @contextmanager
+    def expected(self, command: Command) -> Iterator[Attempt]:
+        """An attempt whose reply is listened for; registered before anything is published."""
+        attempt = Attempt(command)
+        self._waiting[command.attempt_id] = attempt
+        try:
+            yield attempt
+        finally:
+            del self._waiting[command.attempt_id]
+
+    async def listen(self, channel: AbstractChannel) -> None:
+        """Consumes the replies to what is published on this channel from now on."""
+        queue = await channel.get_queue(REPLY_TO, ensure=False)
+        await queue.consume(self._on_reply, no_ack=True)
+
+    async def _on_reply(self, message: AbstractIncomingMessage) -> None:
+        try:
+            replies = decode_replies(message.body)
+        except ValidationError:
+            log.warning("reply ignored: it cannot be read; its commands are looked up", bytes=len(message.body))
+            return
+        for reply in replies:
+            if attempt := self._waiting.get(reply.attempt_id):
+                attempt.settle(reply.outcome)
+
+    def drain(self) -> None:
+        """Have all who wait answered with what is known now, and let nobody else wait."""
+        self.draining = True
+        self.look_up_now()
+
+    def look_up_now(self) -> None:
+        """Ends all waiting: replies may have been lost with their channel, so every outcome is looked up."""
+        for attempt in self._waiting.values():
+            if attempt.confirmed.done() and not attempt.decided.done():
+                attempt.decided.set_result(None)

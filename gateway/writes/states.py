@@ -1,0 +1,39 @@
+"""The state of an accepted write, as its URL shows it."""
+
+from typing import Literal
+from uuid import UUID
+
+from pydantic import BaseModel, JsonValue
+
+from shared.contracts import PrintedTime
+
+_TIME = "2026-11-22T15:25:31.342946+00:00"
+_NOTE = {
+    "id": 1,
+    "title": "Ink",
+    "description": "Buy a bottle",
+    "created_date": _TIME,
+    "updated_date": _TIME,
+    "version": 1,
+}
+_PENDING = {"id": "01a203dc-cb4e-7573-81ba-d03f29afccf3", "issued_at": _TIME, "status": "pending", "answer": None}
+_ANSWER = {"status": 201, "headers": {"ETag": '"1"', "Location": "/notes/1"}, "body": _NOTE}
+
+
+class Answer(BaseModel):
+    """The answer that a write would have had, had it waited for its outcome."""
+
+    status: int
+    headers: dict[str, str]
+    body: JsonValue
+
+
+class CommandState(
+    BaseModel, json_schema_extra={"examples": [_PENDING, _PENDING | {"status": "applied", "answer": _ANSWER}]}
+):
+    """What has become of an accepted write."""
+
+    id: UUID
+    issued_at: PrintedTime
+    status: Literal["pending", "unknown", "applied", "rejected", "failed"]
+    answer: Answer | None = None

@@ -1,0 +1,241 @@
+"""A write from the request to its answer: build the command, publish it, await its outcome, answer."""
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from functools import partial
+from http import HTTPStatus
+from uuid import UUID, uuid4
+
+from pydantic import BaseModel
+
+from gateway.auth.keys import KeyedHashes
+from gateway.caller import EVERY_SCOPE, Caller
+from gateway.http.answers import Answer
+from gateway.http.idempotency import IDEMPOTENCY_KEY, build_command_id
+from gateway.http.openapi import describe_answer
+from gateway.http.prefer import PREFER, Preferences
+from gateway.http.requests import OpenApi, Request
+from gateway.problems import (
+    BODY_TOO_LARGE,
+    COMMAND_FAILED,
+    DISCARDED,
+    IDEMPOTENCY_KEY_REUSED,
+    IDEMPOTENCY_KEY_SPENT,
+    NOT_ACCEPTED,
+    OVERLOADED,
+    UNCONFIRMED,
+    ProblemError,
+    retry_after,
+)
+from gateway.reads.queries import DatabaseUnavailableError, Queries
+from gateway.settings import GatewaySettings
+from gateway.telemetry.metrics import UNPUBLISHED
+from gateway.telemetry.tracing import start_publish_span
+from gateway.writes.command_urls import CommandUrls
+from gateway.writes.outcomes import Recipient, build_answer
+from gateway.writes.publisher import (
+    NotAcceptedError,
+    OverloadedError,
+    Publisher,
+    TooLargeError,
+    UnconfirmedError,
+)
+from gateway.writes.replies import Attempt, Replies
+from gateway.writes.states import CommandState
+from shared.contracts import MAX_COMMAND_BYTES, NOBODY, Command, Outcome, outcome_for
+from shared.telemetry import identify_lines
+from shared.tracing import Step
+
+LOOK_UP_TIMEOUT_SECONDS = 1.0
+KEY_LOOK_UP_TIMEOUT_SECONDS = 0.4
+"""Follows the publish timeout, and has to fit into the second by which an answer may exceed its deadline."""
+REPEAT_FREELY = "Repeat it as often as you like"
+REPEAT_WITH_KEY = "An earlier one with the key may have one: repeat it with the same key, never as a new write"
+WRITE_PROBLEMS = (
+    DISCARDED,
+    IDEMPOTENCY_KEY_REUSED,
+    IDEMPOTENCY_KEY_SPENT,
+    COMMAND_FAILED,
+    NOT_ACCEPTED,
+    OVERLOADED,
+    UNCONFIRMED,
+)
+"""The problems that every write may be answered with."""
+REPEATABLE = (PREFER, IDEMPOTENCY_KEY)
+"""Readers of every write."""
+WRITTEN = ("Preference-Applied", "Idempotent-Replayed")
+"""Headers of every answer to a write that has been applied."""
+ACCEPTED: dict[int, OpenApi] = {
+    202: describe_answer(
+        "Accepted; it will be applied, and `Location` has its outcome",
+        *("Location", "Retry-After", "Preference-Applied"),
+        model=CommandState,
+    )
+}
+"""The answer to a write whose outcome is not awaited."""
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """The command that a request stands for."""
+
+    caller: Caller
+    command_id: UUID
+    is_repeatable: bool
+    """Whether the request carries a key, so that its repetition is the same command."""
+    issued_at: datetime = field(default_factory=lambda: datetime.now(UTC))
+
+
+REGISTRANT = Caller(NOBODY, credentials_version=0, scopes=EVERY_SCOPE)
+
+
+def identify(request: Request, model: type[Command], target: int | str | None = None) -> Identity:
+    """The identity of the caller's command about the target."""
+    return _identify(request, request.caller, request.caller.owner, model, target)
+
+
+def identify_registration(request: Request, model: type[Command], scope: str) -> Identity:
+    """The identity of a command of no owner, whose key is unique within the scope."""
+    return _identify(request, REGISTRANT, scope, model, None)
+
+
+def _identify(
+    request: Request, caller: Caller, scope: int | str, model: type[Command], target: int | str | None
+) -> Identity:
+    key, command_type = request[IDEMPOTENCY_KEY], model.model_fields["type"].default
+    return Identity(caller, build_command_id(scope, command_type, target, key), key is not None)
+
+
+class Submission:
+    """Submits writes."""
+
+    def __init__(  # noqa: PLR0913, PLR0917 - made in one place
+        self,
+        settings: GatewaySettings,
+        publisher: Publisher,
+        replies: Replies,
+        queries: Queries,
+        command_urls: CommandUrls,
+        keyed_hashes: KeyedHashes,
+    ) -> None:
+        self._settings = settings
+        self._publisher = publisher
+        self._replies = replies
+        self._queries = queries
+        self._command_urls = command_urls
+        self._keyed_hashes = keyed_hashes
+
+    async def perform(
+        self,
+        request: Request,
+        model: type[Command],
+        data: BaseModel,
+        identity: Identity | None = None,
+        reveal: Callable[[Outcome], Outcome] | None = None,
+    ) -> Answer:
+        """Publish the request's command and answer with its outcome, or 202 where none is known within the wait.
+
+        `reveal` completes an outcome with what the worker does not know. Raises ProblemError 503 `not_accepted` or
+        `overloaded` if this request certainly has no effect, and 504 `unconfirmed` if that is unknown; if an earlier
+        request with the key has an outcome, answers with that instead.
+        """
+        preferences = request[PREFER]
+        identity = identity or identify(request, model, getattr(data, "note_id", None))
+        span = start_publish_span(self._settings, identity.caller.owner, identity.command_id, model)
+        command = self._build_command(request, model, data, identity, span.traceparent)
+        identify_lines(command_id=str(command.id))
+        wait_seconds = self.choose_wait(preferences)
+        deadline = asyncio.get_running_loop().time() + wait_seconds
+        with self._replies.expected(command) as attempt:
+            outcome = await self._publish(attempt, span, is_repeatable=identity.is_repeatable)
+            if outcome is None and wait_seconds:
+                outcome = await self._await_outcome(attempt, deadline)
+        if outcome is None:
+            return self._accept(command, preferences.kept(wait_seconds))
+        url = partial(self._command_urls.url, command, confirmed=True)
+        recipient = Recipient(identity.caller.scopes, self._settings.prefix, preferences)
+        return build_answer(reveal(outcome) if reveal else outcome, command.attempt_id, url, recipient)
+
+    def choose_wait(self, preferences: Preferences) -> float:
+        """How many seconds to wait for an outcome; 0 while the gateway drains or too many requests wait."""
+        if self._replies.draining or self._replies.waiting >= self._settings.waiters_limit:
+            return 0.0
+        return preferences.wait_or(self._settings.wait_seconds)
+
+    def _build_command(
+        self, request: Request, model: type[Command], data: BaseModel, identity: Identity, traceparent: str | None
+    ) -> Command:
+        return model(
+            id=identity.command_id,
+            time=identity.issued_at,
+            owner=identity.caller.owner,
+            credentials_version=identity.caller.credentials_version,
+            fingerprint=self._keyed_hashes.fingerprint(data, request.query),
+            attempt_id=uuid4(),
+            traceparent=traceparent,
+            data=data,
+        )
+
+    async def _publish(self, attempt: Attempt, span: Step, *, is_repeatable: bool) -> Outcome | None:
+        """Returns when the broker has confirmed the attempt, or its outcome came first; raises as `perform`.
+
+        If the publish is not confirmed, returns the outcome of an earlier request with the same key, if there is one.
+        """
+        try:
+            with span:
+                await self._publisher.publish(attempt)
+        except (NotAcceptedError, UnconfirmedError) as error:
+            if is_repeatable and (outcome := await self._look_up(attempt.command, KEY_LOOK_UP_TIMEOUT_SECONDS)):
+                return outcome
+            problem = self._build_problem(attempt.command, error, is_repeatable=is_repeatable)
+            UNPUBLISHED.labels(problem.kind.code).inc()
+            raise problem from None
+        return None
+
+    def _build_problem(
+        self, command: Command, error: NotAcceptedError | UnconfirmedError, *, is_repeatable: bool
+    ) -> ProblemError:
+        """The problem for a write that the broker did not accept, or may not have accepted."""
+        advice = REPEAT_WITH_KEY if is_repeatable else REPEAT_FREELY
+        match error:
+            case TooLargeError():
+                return ProblemError(BODY_TOO_LARGE, f"The write takes more than {MAX_COMMAND_BYTES} bytes as a command")
+            case OverloadedError():
+                detail = f"Too many requests are waiting: this one has no effect. {advice}"
+                return ProblemError(OVERLOADED, detail, headers=retry_after())
+            case NotAcceptedError():
+                detail = f"The broker did not accept the write: this request has no effect. {advice}"
+                return ProblemError(NOT_ACCEPTED, detail, headers=retry_after())
+            case UnconfirmedError():  # Retry-After only with a key: repeating it without one might write twice
+                headers = retry_after() if is_repeatable else None
+                url = self._command_urls.url(command, confirmed=False)
+                return ProblemError(UNCONFIRMED, headers=headers, command=url)
+
+    async def _await_outcome(self, attempt: Attempt, deadline: float) -> Outcome | None:
+        """The outcome from the reply; without one in time, the outcome that one look-up finds."""
+        outcome = None
+        if not self._replies.draining:
+            try:
+                async with asyncio.timeout_at(deadline):
+                    outcome = await attempt.decided
+            except TimeoutError:
+                pass
+        return outcome or await self._look_up(attempt.command)
+
+    async def _look_up(self, command: Command, timeout_seconds: float = LOOK_UP_TIMEOUT_SECONDS) -> Outcome | None:
+        """The committed outcome; None if there is none, or Postgres does not answer in time."""
+        try:
+            async with asyncio.timeout(timeout_seconds):
+                outcome = await self._queries.find_outcome(command.owner, command.id)
+        except (TimeoutError, DatabaseUnavailableError):
+            return None
+        return outcome and outcome_for(command.fingerprint, outcome)
+
+    def _accept(self, command: Command, preferences: Preferences) -> Answer:
+        """202: the broker has the command, and it will reach its outcome."""
+        state = CommandState(id=command.id, issued_at=command.time, status="pending")
+        headers = {"Location": self._command_urls.url(command, confirmed=True), "Retry-After": "1"}
+        headers |= preferences.applied_to(HTTPStatus.ACCEPTED)
+        return Answer(state.model_dump_json(), HTTPStatus.ACCEPTED, headers)
