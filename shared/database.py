@@ -72,13 +72,17 @@ class Statement:
         summary = summary_of(clause)
         return cls(str(compiled), tuple(compiled.positiontup or ()), settings, summary, attributes_of(summary))
 
+    def start_span(self) -> Step:
+        """A span of an execution."""
+        return step(self.summary, self.attributes, Kind.CLIENT)
+
     async def fetch(self, session: Session, **values: object) -> list[asyncpg.Record]:
         """The rows; raises what asyncpg raises, and then the session is fit for nothing more.
 
         Raises KeyError where a parameter has no value.
         """
         arguments = [values[name] for name in self.parameters]
-        with step(self.summary, self.attributes, Kind.CLIENT):
+        with self.start_span():
             if self.settings:
                 return await self._fetch_with_settings(session, arguments)
             return await session.fetch(self.sql, *arguments)

@@ -11,7 +11,7 @@ from fastapi import FastAPI
 from prometheus_client import Counter, Gauge, Histogram
 
 import gateway.app
-import gateway.http.headers
+import gateway.http.front
 import gateway.writes.submission
 import shared.database
 import worker.__main__

@@ -10,7 +10,7 @@ from http import HTTPStatus
 from gateway.http.answers import Answer
 from gateway.http.operations import PUBLIC, Operations
 from gateway.http.requests import OpenApi, Request
-from gateway.reads.queries import DatabaseUnavailableError
+from gateway.reads.errors import DatabaseUnavailableError
 from gateway.resources import Gateway
 
 PING_TIMEOUT_SECONDS = 1.0

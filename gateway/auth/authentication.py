@@ -18,7 +18,8 @@ from gateway.auth.keys import TOKEN_PREFIX
 from gateway.auth.personal_tokens import digest
 from gateway.caller import IMPLICIT_CALLER, Caller
 from gateway.problems import NOT_AUTHENTICATED, REALM, ProblemError
-from gateway.reads.queries import CredentialsOutdatedError, DatabaseUnavailableError, Queries
+from gateway.reads.errors import CredentialsOutdatedError, DatabaseUnavailableError
+from gateway.reads.queries import Queries
 
 TRUST_SECONDS = 30.0
 """How long what Postgres has said of a caller is taken for true."""

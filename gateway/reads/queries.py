@@ -4,7 +4,7 @@ Nothing here holds a connection or a transaction while it waits for anything but
 """
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
@@ -14,19 +14,13 @@ import asyncpg
 import structlog
 
 from gateway.caller import Caller
-from gateway.problems import (
-    CHALLENGE,
-    CREDENTIALS_OUTDATED,
-    DATABASE_UNAVAILABLE,
-    SEARCH_TIMEOUT,
-    ProblemError,
-    retry_after,
-)
+from gateway.reads.errors import CredentialsOutdatedError, DatabaseUnavailableError, SearchTimeoutError
+from gateway.reads.gathered import FoundNote, GatheredReads, NoteRead
 from gateway.reads.shares import Shares
 from gateway.reads.statements import (
     FIND_CREDENTIALS_VERSION,
     FIND_LOGIN,
-    FIND_NOTE,
+    FIND_NOTES,
     FIND_OUTCOME,
     FIND_PASSWORD,
     FIND_REGISTRATION,
@@ -63,32 +57,16 @@ SESSION_SETTINGS = {
     # is searched through or sorted that need not be, and nothing takes so long that compiling it would pay.
     "enable_seqscan": "off",
     "enable_sort": "off",
+    # A plan made while the tables are small may hash or merge all of one, and is kept when they are large.
+    "enable_hashjoin": "off",
+    "enable_mergejoin": "off",
     "jit": "off",
+    # Nor does any plan depend on the values; for short arrays Postgres would otherwise plan each statement anew.
+    "plan_cache_mode": "force_generic_plan",
     "pg_trgm.word_similarity_threshold": "0.3",  # two letters of seven in the wrong order have 0.37
 }
 
 log = structlog.get_logger()
-
-
-class DatabaseUnavailableError(ProblemError):
-    """Postgres did not answer a read within its deadline, or refused to."""
-
-    def __init__(self) -> None:
-        super().__init__(DATABASE_UNAVAILABLE, headers={"Retry-After": "1"})
-
-
-class SearchTimeoutError(ProblemError):
-    """Postgres has worked on a search for as long as it may, and was stopped."""
-
-    def __init__(self) -> None:
-        super().__init__(SEARCH_TIMEOUT, headers=retry_after())
-
-
-class CredentialsOutdatedError(ProblemError):
-    """The owner's credentials are not the caller's any more, or the owner is gone."""
-
-    def __init__(self) -> None:
-        super().__init__(CREDENTIALS_OUTDATED, headers=CHALLENGE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,6 +111,7 @@ class Queries:
         self._connections = Connections(
             settings.database_url, "inkwell-gateway", settings.read_connections, session_settings
         )
+        self._notes = GatheredReads(self._find_notes)
         self._search_bound = settings.search_matches
         # Stopped by Postgres well before the read is given up here, or nobody could tell it from a server that is away.
         search_seconds = min(settings.search_timeout_seconds, settings.read_timeout_seconds / 4)
@@ -149,13 +128,24 @@ class Queries:
         self._slow_reads = Shares(slow_places, 1 if is_shared else slow_places)
 
     def close(self) -> None:
-        """Closes the connections."""
+        """Close the connections."""
+        self._notes.close()
         self._connections.close()
 
-    async def find_note(self, caller: Caller, note_id: int) -> tuple[str, int] | None:
+    async def find_note(self, caller: Caller, note_id: int) -> FoundNote | None:
         """A note as JSON, and its version."""
-        [(note, version)] = await self._fetch_mine(caller, FIND_NOTE, note_id=note_id)
-        return (note, version) if note else None
+        with FIND_NOTES.start_span():
+            return await self._notes.find(caller, note_id, self._deadline())
+
+    async def _find_notes(self, reads: Sequence[NoteRead]) -> list[asyncpg.Record]:
+        """The notes that are there, by their place among the reads; the deadline is that of the first read."""
+        return await self._fetch(
+            FIND_NOTES,
+            until=reads[0].deadline,
+            owners=[read.caller.owner for read in reads],
+            credentials_versions=[read.caller.credentials_version for read in reads],
+            note_ids=[read.note_id for read in reads],
+        )
 
     async def list_notes(self, caller: Caller, shape: ListShape, **arguments: Any) -> Listed:  # noqa: ANN401 - SQL's
         """A page of notes; raises ShareUsedUpError where the caller's lists keep each other waiting for too long."""

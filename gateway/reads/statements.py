@@ -25,7 +25,7 @@ from sqlalchemy import (
     true,
     tuple_,
 )
-from sqlalchemy.dialects.postgresql import aggregate_order_by
+from sqlalchemy.dialects.postgresql import ARRAY, aggregate_order_by
 
 from shared.contracts import Outcome, PublicToken, PublicUser
 from shared.database import Statement
@@ -39,11 +39,21 @@ _IS_CALLER = (
     (users.c.id == _OWNER) & (users.c.credentials_version == bindparam("credentials_version", type_=Integer)) & _IS_LIVE
 )
 _PRINTED_NOTE = note_json({name: notes.c[name] for name in NOTE_FIELDS})
-_MY_NOTE = (notes.c.owner_id == users.c.id) & (notes.c.id == bindparam("note_id", type_=BigInteger))
-FIND_NOTE = Statement.compiled(
-    select(case((notes.c.id.is_not(None), _PRINTED_NOTE)), notes.c.version)
-    .join_from(users, notes, _MY_NOTE, isouter=True)
-    .where(_IS_CALLER)
+_READ = (
+    func.unnest(
+        bindparam("owners", type_=ARRAY(BigInteger)),
+        bindparam("credentials_versions", type_=ARRAY(Integer)),
+        bindparam("note_ids", type_=ARRAY(BigInteger)),
+    )
+    .table_valued("owner", "credentials_version", "note_id", with_ordinality="place", name="read")
+    .render_derived()
+)
+_IS_READER = (users.c.id == _READ.c.owner) & (users.c.credentials_version == _READ.c.credentials_version) & _IS_LIVE
+_IS_READ = (notes.c.owner_id == users.c.id) & (notes.c.id == _READ.c.note_id)
+FIND_NOTES = Statement.compiled(
+    select(_READ.c.place, case((notes.c.id.is_not(None), _PRINTED_NOTE)), notes.c.version).select_from(
+        _READ.join(users, _IS_READER).outerjoin(notes, _IS_READ)
+    )
 )
 _OUTCOME = select(*(commands.c[name] for name in Outcome.model_fields)).where(
     commands.c.id == bindparam("command_id", type_=Uuid)

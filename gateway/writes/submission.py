@@ -29,7 +29,8 @@ from gateway.problems import (
     ProblemError,
     retry_after,
 )
-from gateway.reads.queries import DatabaseUnavailableError, Queries
+from gateway.reads.errors import DatabaseUnavailableError
+from gateway.reads.queries import Queries
 from gateway.settings import GatewaySettings
 from gateway.telemetry.metrics import UNPUBLISHED
 from gateway.telemetry.tracing import start_publish_span

@@ -236,7 +236,8 @@ async def test_gateway_that_drains_answers_polls_and_writes_that_wait(gateway_se
         write = asyncio.create_task(client.post("/notes", json=NOTE, headers=prefer("wait=30")))
         await asyncio.sleep(0.5)
 
-        app.state.gateway.drain()
+        assert app.front.resources
+        app.front.resources.replies.drain()
 
         late = await client.post("/notes", json=NOTE, headers=prefer("wait=30"))
         answers = [(await each).status_code for each in (poll, write)] + [late.status_code]

@@ -9,8 +9,9 @@ import pytest
 
 from dev.backend import Services
 from gateway.caller import IMPLICIT_CALLER
-from gateway.reads.queries import SESSION_SETTINGS, DatabaseUnavailableError, Queries, reason
-from gateway.reads.statements import FIND_NOTE, SEARCH_TRIGRAMS, SEARCH_WORDS, SORTED_BY, ListShape, list_notes
+from gateway.reads.errors import DatabaseUnavailableError
+from gateway.reads.queries import SESSION_SETTINGS, Queries, reason
+from gateway.reads.statements import FIND_NOTES, SEARCH_TRIGRAMS, SEARCH_WORDS, SORTED_BY, ListShape, list_notes
 from gateway.settings import GatewaySettings
 from shared.database import Session, Statement, connect
 from tests.conftest import fresh_database, settings_of_gateway
@@ -25,7 +26,9 @@ OWNER, OTHERS = 101, "1 + number % 100"
 VALUES = {
     "owner": OWNER,
     "credentials_version": 1,
-    "note_id": 6000,
+    "owners": [OWNER, OWNER],
+    "credentials_versions": [1, 1],
+    "note_ids": [6000, 6001],
     "skip": 0,
     "limit": 100,
     "after_id": 6000,
@@ -76,7 +79,7 @@ def used(plan: str) -> set[str]:
 
 
 async def test_one_note_is_found_by_its_id(session: Session) -> None:
-    assert used(await plan_of(session, FIND_NOTE)) <= {"users_pkey", "notes_pkey", "notes_owner_id_id_idx"}
+    assert used(await plan_of(session, FIND_NOTES)) <= {"users_pkey", "notes_pkey", "notes_owner_id_id_idx"}
 
 
 SHAPES = [

@@ -294,7 +294,7 @@ async def test_command_that_was_authorised_before_a_password_change_and_applied_
             assert (await client.get(changed.headers["location"], headers=bearer(token))).json()["status"] == "applied"
             state = (await client.get(written.headers["location"], headers=bearer(token))).json()
             assert (state["status"], state["answer"]["status"]) == ("rejected", 401)
-            assert state["answer"]["headers"]["Www-Authenticate"].startswith("Bearer")
+            assert state["answer"]["headers"]["WWW-Authenticate"].startswith("Bearer")
             assert len((await client.get("/notes", headers=bearer(token))).json()) == 1
             repeated = await client.post("/notes", json=NOTE, headers=bearer(token) | key)
             assert (repeated.status_code, repeated.json()["code"]) == (409, "idempotency_key_spent")

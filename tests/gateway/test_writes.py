@@ -211,7 +211,8 @@ async def test_write_whose_confirm_comes_while_the_gateway_drains_does_not_wait_
         broker_link.freeze("down")
         write = asyncio.create_task(client.post("/notes/", json=NOTE, headers={"Prefer": "wait=30"}))
         await asyncio.sleep(0.3)
-        app.state.gateway.drain()
+        assert app.front.resources
+        app.front.resources.replies.drain()
         broker_link.thaw()
 
         answer = await write
