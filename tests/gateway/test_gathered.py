@@ -1,0 +1,165 @@
+"""Reads of single notes share a statement without anybody noticing: who may read what, and what fails, is per read."""
+
+import asyncio
+from collections.abc import Sequence
+from typing import cast
+
+import httpx
+import pytest
+from asyncpg import Connection, Record
+
+from gateway.caller import IMPLICIT_CALLER
+from gateway.reads.errors import CredentialsOutdatedError, DatabaseUnavailableError
+from gateway.reads.gathered import READS_LIMIT, STATEMENTS_LIMIT, GatheredReads, NoteRead
+from gateway.settings import GatewaySettings
+from tests import harness
+from tests.accounts import bearer, forged, sign_up
+from tests.canaries import NOTE
+from worker.settings import WorkerSettings
+
+
+class Postgres:
+    """Answers statements when it is told to; note 404 does not exist, and note 401 is of an outdated caller."""
+
+    def __init__(self) -> None:
+        self.statements: list[list[int]] = []
+        self.may_answer = asyncio.Event()
+        self.error: Exception | None = None
+
+    async def fetch(self, reads: Sequence[NoteRead]) -> list[Record]:
+        """The rows."""
+        self.statements.append([read.note_id for read in reads])
+        await self.may_answer.wait()
+        if self.error:
+            error, self.error = self.error, None
+            raise error
+        rows = [
+            (place, None if read.note_id == 404 else str(read.note_id), 1)
+            for place, read in enumerate(reads, start=1)
+            if read.note_id != 401
+        ]
+        return cast("list[Record]", rows)
+
+
+def ask(gathered: GatheredReads, *note_ids: int) -> "list[asyncio.Task[tuple[str, int] | None]]":
+    return [asyncio.create_task(gathered.find(IMPLICIT_CALLER, note_id, deadline=0.0)) for note_id in note_ids]
+
+
+async def test_reads_that_arrive_while_statements_are_in_progress_share_the_next_one() -> None:
+    postgres = Postgres()
+    gathered = GatheredReads(postgres.fetch)
+
+    reads = []
+    for note_id in range(1, STATEMENTS_LIMIT + 1):
+        reads += ask(gathered, note_id)
+        await asyncio.sleep(0.01)
+    reads += ask(gathered, 7, 404, 8)
+    await asyncio.sleep(0.01)
+    postgres.may_answer.set()
+
+    assert await asyncio.gather(*reads) == [("1", 1), ("2", 1), ("7", 1), None, ("8", 1)]
+    assert postgres.statements == [[1], [2], [7, 404, 8]]
+
+
+async def test_a_statement_has_a_bounded_number_of_reads() -> None:
+    postgres = Postgres()
+    gathered = GatheredReads(postgres.fetch)
+
+    reads = ask(gathered, *range(1000, 1000 + 3 * READS_LIMIT))
+    await asyncio.sleep(0.01)
+    postgres.may_answer.set()
+    await asyncio.gather(*reads)
+
+    assert max(map(len, postgres.statements)) == READS_LIMIT
+    assert sum(map(len, postgres.statements)) == 3 * READS_LIMIT
+
+
+async def test_outdated_credentials_fail_one_read_alone() -> None:
+    postgres = Postgres()
+    gathered = GatheredReads(postgres.fetch)
+
+    reads = ask(gathered, 1, 2, 3, 401, 4)
+    postgres.may_answer.set()
+    *_, found, refused, other = await asyncio.gather(*reads, return_exceptions=True)
+
+    assert (found, other) == (("3", 1), ("4", 1))
+    assert isinstance(refused, CredentialsOutdatedError)
+
+
+async def test_a_failed_statement_fails_its_own_reads_alone() -> None:
+    postgres = Postgres()
+    gathered = GatheredReads(postgres.fetch)
+
+    reads = ask(gathered, 1, 2)
+    await asyncio.sleep(0.01)
+    reads += ask(gathered, 3, 4)
+    await asyncio.sleep(0.01)
+    reads += ask(gathered, 5, 6)
+    await asyncio.sleep(0.01)
+    postgres.error = DatabaseUnavailableError()
+    postgres.may_answer.set()
+    answers = await asyncio.gather(*reads, return_exceptions=True)
+
+    failed = [number for number, answer in enumerate(answers, start=1) if isinstance(answer, DatabaseUnavailableError)]
+    assert postgres.statements == [[1, 2], [3, 4], [5, 6]]
+    assert failed == [1, 2]
+
+
+async def test_a_client_that_goes_away_takes_nobody_with_it() -> None:
+    postgres = Postgres()
+    gathered = GatheredReads(postgres.fetch)
+
+    reads = ask(gathered, 1, 2, 3)
+    await asyncio.sleep(0.01)
+    reads[0].cancel()
+    reads[2].cancel()
+    postgres.may_answer.set()
+
+    assert await reads[1] == ("2", 1)
+    assert await gathered.find(IMPLICIT_CALLER, 5, deadline=0.0) == ("5", 1)
+
+
+async def test_close_ends_the_reads_in_progress() -> None:
+    postgres = Postgres()
+    gathered = GatheredReads(postgres.fetch)
+    reads = ask(gathered, 1)
+    await asyncio.sleep(0.01)
+
+    gathered.close()
+
+    with pytest.raises(asyncio.CancelledError):
+        await reads[0]
+
+
+async def test_everybody_reads_their_own_notes_through_one_statement(
+    password_settings: GatewaySettings, worker_settings: WorkerSettings, database: "Connection[Record]"
+) -> None:
+    async with harness.worker(worker_settings), harness.gateway(password_settings) as client:
+        people = [await sign_up(client, name) for name in ("Ada", "Bob")]
+        notes = [await write(client, person.headers) for person in people]
+        outdated = bearer(forged(password_settings, people[0].id, credentials_version=7))
+        wanted = [(person.headers, note) for person in people for note in notes] + [(outdated, notes[0])]
+
+        answers = await asyncio.gather(*(client.get(url, headers=headers) for headers, url in wanted * 20))
+
+    statuses = [answer.status_code for answer in answers]
+    assert statuses == [200, 404, 404, 200, 401] * 20
+    assert {answer.json()["id"] for answer in answers[::5]} == {int(notes[0].rpartition("/")[2])}
+    assert await database.fetchval("select count(*) from notes") == 2
+
+
+async def test_a_read_sees_the_write_that_was_answered_before_it(
+    gateway_settings: GatewaySettings, worker_settings: WorkerSettings
+) -> None:
+    async def write_and_read(client: httpx.AsyncClient) -> bool:
+        url = await write(client, {})
+        changed = await client.put(url, json=NOTE | {"title": url})
+        read = await client.get(url)
+        return read.headers["etag"] == changed.headers["etag"] and read.json()["title"] == url
+
+    async with harness.worker(worker_settings), harness.gateway(gateway_settings) as client:
+        assert all(await asyncio.gather(*(write_and_read(client) for _ in range(50))))
+
+
+async def write(client: httpx.AsyncClient, headers: dict[str, str]) -> str:
+    return str((await client.post("/notes", json=NOTE, headers=headers)).headers["location"])
