@@ -20,7 +20,7 @@ class ProblemType:
     """What all problems with one code have in common."""
 
     code: str
-    status: HTTPStatus
+    status: int
     detail: str
     """Sent to clients unless the case at hand has a detail of its own."""
     headers: tuple[str, ...] = ()
@@ -35,129 +35,84 @@ CHALLENGE = {"WWW-Authenticate": f'{REALM}, error="invalid_token"'}
 _CHALLENGE = ("WWW-Authenticate",)
 _RETRY = ("Retry-After",)
 
-BAD_REQUEST = ProblemType("bad_request", HTTPStatus.BAD_REQUEST, "Not an HTTP request that this server supports")
-INVALID_JSON = ProblemType("invalid_json", HTTPStatus.BAD_REQUEST, "The body is not JSON")
-INVALID_HEADER = ProblemType(
-    "invalid_header", HTTPStatus.BAD_REQUEST, "A header that must not be ignored cannot be understood"
-)
-INVALID_REQUEST = ProblemType(
-    "invalid_request", HTTPStatus.BAD_REQUEST, "The form lacks a parameter, or has one more than once"
-)
-UNSUPPORTED_GRANT_TYPE = ProblemType(
-    "unsupported_grant_type", HTTPStatus.BAD_REQUEST, "The only grant type supported is `password`"
-)
-INVALID_SCOPE = ProblemType("invalid_scope", HTTPStatus.BAD_REQUEST, "There is no such scope")
-INVALID_GRANT = ProblemType("invalid_grant", HTTPStatus.BAD_REQUEST, "The name or the password is wrong")
-NOT_AUTHENTICATED = ProblemType(
-    "not_authenticated", HTTPStatus.UNAUTHORIZED, "Send a bearer token in the Authorization header", _CHALLENGE
-)
+BAD_REQUEST = ProblemType("bad_request", 400, "Not an HTTP request that this server supports")
+INVALID_JSON = ProblemType("invalid_json", 400, "The body is not JSON")
+INVALID_HEADER = ProblemType("invalid_header", 400, "A header that must not be ignored cannot be understood")
+INVALID_REQUEST = ProblemType("invalid_request", 400, "The form lacks a parameter, or has one more than once")
+UNSUPPORTED_GRANT_TYPE = ProblemType("unsupported_grant_type", 400, "The only grant type supported is `password`")
+INVALID_SCOPE = ProblemType("invalid_scope", 400, "There is no such scope")
+INVALID_GRANT = ProblemType("invalid_grant", 400, "The name or the password is wrong")
+NOT_AUTHENTICATED = ProblemType("not_authenticated", 401, "Send a bearer token in the Authorization header", _CHALLENGE)
 INVALID_TOKEN = ProblemType(
-    "invalid_token",
-    HTTPStatus.UNAUTHORIZED,
-    "The token is expired, revoked, or not one of this deployment's",
-    _CHALLENGE,
+    "invalid_token", 401, "The token is expired, revoked, or not one of this deployment's", _CHALLENGE
 )
 CREDENTIALS_OUTDATED = ProblemType(
-    "credentials_outdated",
-    HTTPStatus.UNAUTHORIZED,
-    "The credentials were changed or revoked after they were issued",
-    _CHALLENGE,
+    "credentials_outdated", 401, "The credentials were changed or revoked after they were issued", _CHALLENGE
 )
 INSUFFICIENT_SCOPE = ProblemType(
-    "insufficient_scope", HTTPStatus.FORBIDDEN, "The token lacks the scope that the operation needs", _CHALLENGE
+    "insufficient_scope", 403, "The token lacks the scope that the operation needs", _CHALLENGE
 )
-WRONG_PASSWORD = ProblemType("wrong_password", HTTPStatus.FORBIDDEN, "The current password is wrong")
-NOT_FOUND = ProblemType("not_found", HTTPStatus.NOT_FOUND, "Not Found")
-NOTE_NOT_FOUND = ProblemType("note_not_found", HTTPStatus.NOT_FOUND, "Note not found")
-COMMAND_NOT_FOUND = ProblemType("command_not_found", HTTPStatus.NOT_FOUND, "Command not found")
-TOKEN_NOT_FOUND = ProblemType("token_not_found", HTTPStatus.NOT_FOUND, "Personal token not found")
-METHOD_NOT_ALLOWED = ProblemType(
-    "method_not_allowed", HTTPStatus.METHOD_NOT_ALLOWED, "Method Not Allowed", headers=("Allow",)
-)
-REQUEST_TIMEOUT = ProblemType("request_timeout", HTTPStatus.REQUEST_TIMEOUT, "The body has not arrived in time")
-NAME_TAKEN = ProblemType("name_taken", HTTPStatus.CONFLICT, "Another user has this name, perhaps in other letters")
+WRONG_PASSWORD = ProblemType("wrong_password", 403, "The current password is wrong")
+NOT_FOUND = ProblemType("not_found", 404, "Not Found")
+NOTE_NOT_FOUND = ProblemType("note_not_found", 404, "Note not found")
+COMMAND_NOT_FOUND = ProblemType("command_not_found", 404, "Command not found")
+TOKEN_NOT_FOUND = ProblemType("token_not_found", 404, "Personal token not found")
+METHOD_NOT_ALLOWED = ProblemType("method_not_allowed", 405, "Method Not Allowed", ("Allow",))
+REQUEST_TIMEOUT = ProblemType("request_timeout", 408, "The body has not arrived in time")
+NAME_TAKEN = ProblemType("name_taken", 409, "Another user has this name, perhaps in other letters")
 IDEMPOTENCY_KEY_SPENT = ProblemType(
     "idempotency_key_spent",
-    HTTPStatus.CONFLICT,
+    409,
     "An earlier request with the key was refused for its credentials and has no effect; use a new key",
 )
-COMMAND_GONE = ProblemType("command_gone", HTTPStatus.GONE, "The command is older than outcomes are kept")
+COMMAND_GONE = ProblemType("command_gone", 410, "The command is older than outcomes are kept")
 DISCARDED = ProblemType(
-    "discarded",
-    HTTPStatus.GONE,
-    "The write failed, and an operator has discarded it; it has no effect and never will",
+    "discarded", 410, "The write failed, and an operator has discarded it; it has no effect and never will"
 )
 PRECONDITION_FAILED = ProblemType(
-    "precondition_failed",
-    HTTPStatus.PRECONDITION_FAILED,
-    "The note is not in the version that the request asks for",
-    headers=("ETag",),
+    "precondition_failed", 412, "The note is not in the version that the request asks for", ("ETag",)
 )
-BODY_TOO_LARGE = ProblemType("body_too_large", HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "The body is over the limit")
-URI_TOO_LONG = ProblemType("uri_too_long", HTTPStatus.REQUEST_URI_TOO_LONG, "Path and query are over the limit")
+BODY_TOO_LARGE = ProblemType("body_too_large", 413, "The body is over the limit")
+URI_TOO_LONG = ProblemType("uri_too_long", 414, "Path and query are over the limit")
 UNSUPPORTED_MEDIA_TYPE = ProblemType(
     "unsupported_media_type",
-    HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
+    415,
     "The body is not declared as JSON in UTF-8, or is compressed",
     possible_headers=("Accept-Encoding",),
 )
 MISDIRECTED_REQUEST = ProblemType(
-    "misdirected_request",
-    HTTPStatus.MISDIRECTED_REQUEST,
-    "There is no authentication, and the request is for another host than this machine",
+    "misdirected_request", 421, "There is no authentication, and the request is for another host than this machine"
 )
-VALIDATION_FAILED = ProblemType(
-    "validation_failed", HTTPStatus.UNPROCESSABLE_ENTITY, "The request is not valid; see `errors`"
-)
-IDEMPOTENCY_KEY_REUSED = ProblemType(
-    "idempotency_key_reused", HTTPStatus.UNPROCESSABLE_ENTITY, "The key was used before with another request"
-)
-PRECONDITION_REQUIRED = ProblemType(
-    "precondition_required", HTTPStatus.PRECONDITION_REQUIRED, "This deployment demands If-Match"
-)
+VALIDATION_FAILED = ProblemType("validation_failed", 422, "The request is not valid; see `errors`")
+IDEMPOTENCY_KEY_REUSED = ProblemType("idempotency_key_reused", 422, "The key was used before with another request")
+PRECONDITION_REQUIRED = ProblemType("precondition_required", 428, "This deployment demands If-Match")
 TOO_MANY_REQUESTS = ProblemType(
-    "too_many_requests",
-    HTTPStatus.TOO_MANY_REQUESTS,
-    "Too many tries; `Retry-After` says when the next one counts",
-    _RETRY,
+    "too_many_requests", 429, "Too many tries; `Retry-After` says when the next one counts", _RETRY
 )
-HEADERS_TOO_LARGE = ProblemType(
-    "headers_too_large", HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, "The headers are over the limit"
-)
+HEADERS_TOO_LARGE = ProblemType("headers_too_large", 431, "The headers are over the limit")
 COMMAND_FAILED = ProblemType(
     "command_failed",
-    HTTPStatus.INTERNAL_SERVER_ERROR,
+    500,
     "The write was accepted, has had no effect and is kept for an operator; ask the command's URL",
 )
-INTERNAL_ERROR = ProblemType(
-    "internal_error", HTTPStatus.INTERNAL_SERVER_ERROR, "A bug in Inkwell, which has been logged"
-)
+INTERNAL_ERROR = ProblemType("internal_error", 500, "A bug in Inkwell, which has been logged")
 NOT_ACCEPTED = ProblemType(
     "not_accepted",
-    HTTPStatus.SERVICE_UNAVAILABLE,
+    503,
     "The broker did not accept the write: this request has no effect. Repeat it, with its key",
     _RETRY,
 )
 OVERLOADED = ProblemType(
-    "overloaded",
-    HTTPStatus.SERVICE_UNAVAILABLE,
-    "Too many requests are waiting: this one has no effect. Repeat it later",
-    _RETRY,
+    "overloaded", 503, "Too many requests are waiting: this one has no effect. Repeat it later", _RETRY
 )
-DATABASE_UNAVAILABLE = ProblemType(
-    "database_unavailable", HTTPStatus.SERVICE_UNAVAILABLE, "The database did not answer; try again", _RETRY
-)
+DATABASE_UNAVAILABLE = ProblemType("database_unavailable", 503, "The database did not answer; try again", _RETRY)
 SEARCH_TIMEOUT = ProblemType(
-    "search_timeout",
-    HTTPStatus.SERVICE_UNAVAILABLE,
-    "The search took too long and was stopped; ask for fewer or rarer words",
-    _RETRY,
+    "search_timeout", 503, "The search took too long and was stopped; ask for fewer or rarer words", _RETRY
 )
 UNCONFIRMED = ProblemType(
     "unconfirmed",
-    HTTPStatus.GATEWAY_TIMEOUT,
-    "The broker has not confirmed the write in time; repeat it with the same Idempotency-Key, or ask the command's URL "
-    "for its outcome",
+    504,
+    "The broker has not confirmed the write in time; repeat it with the same key, or ask the command's URL",
     possible_headers=_RETRY,
 )
 
@@ -217,7 +172,7 @@ class ProblemError(Exception):
     def problem(self) -> Problem:
         """The body of the response."""
         return Problem(
-            title=self.kind.status.phrase,
+            title=HTTPStatus(self.kind.status).phrase,
             status=self.kind.status,
             detail=self._detail or self.kind.detail,
             code=self.kind.code,

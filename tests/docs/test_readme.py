@@ -14,7 +14,7 @@ README = (Path(__file__).parent.parent.parent / "README.md").read_text()
 def test_readme_lists_the_codes_with_their_statuses() -> None:
     listed = re.findall(r"^\| `([a-z_]+)` \| (\d+) \|", README, re.MULTILINE)
 
-    assert dict(listed) == {code: str(each.status.value) for code, each in PROBLEM_TYPES.items()}
+    assert dict(listed) == {code: str(each.status) for code, each in PROBLEM_TYPES.items()}
 
 
 def test_readme_lists_the_settings_with_their_defaults() -> None:
