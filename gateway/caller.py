@@ -1,4 +1,4 @@
-"""Whose a request is."""
+"""The caller of a request."""
 
 import math
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ class Caller:
 
     owner: int
     credentials_version: int
-    """Outdated as soon as the owner's is another; reads and the worker check it with their SQL."""
+    """Outdated once the owner has another one; reads and the worker check it in their SQL."""
     scopes: frozenset[Scope] = EVERY_SCOPE
     expires_at: float = math.inf
     """Seconds since the epoch."""
@@ -24,4 +24,4 @@ class Caller:
 
 
 IMPLICIT_CALLER = Caller(IMPLICIT_OWNER, credentials_version=1)
-"""Who calls where nobody signs in."""
+"""The caller of every request without authentication."""

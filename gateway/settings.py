@@ -179,7 +179,7 @@ class GatewaySettings(ServiceSettings):
 
     @property
     def is_for_this_host_alone(self) -> bool:
-        """Whether nobody signs in, and only listening on loopback keeps strangers out."""
+        """Whether there is no authentication, and only listening on loopback keeps strangers out."""
         return self.auth == "none" and not self.trust_network
 
     @model_validator(mode="after")

@@ -16,11 +16,11 @@ from shared.contracts import (
     Received,
     Reply,
     Unreadable,
+    count_writes,
     decode_batch,
     encode_batch,
     envelope_of,
     strip_replay,
-    weight,
 )
 from shared.frames import UNREADABLE_PROPERTIES
 from worker.metrics import DELIVERIES
@@ -80,7 +80,7 @@ class Batch:
     deliveries: list[Delivery] = field(default_factory=list)
     received: list[tuple[Delivery, Received]] = field(default_factory=list)
     """Each with the delivery that it came in."""
-    weight: int = 0
+    writes: int = 0
     """How many writes there are in it."""
     size_bytes: int = 0
     careful: bool = False
@@ -89,7 +89,7 @@ class Batch:
     def add(self, delivery: Delivery, received: Sequence[Received]) -> None:
         """Adds a delivery with its decoded commands."""
         self.received += [(delivery, each) for each in received]
-        self.weight += sum(map(weight, received))
+        self.writes += sum(map(count_writes, received))
         self.size_bytes += len(delivery.message.body)
         self.deliveries.append(delivery)
 
@@ -181,7 +181,7 @@ class Deliveries:
             await self._changed.wait()
         batch = Batch()
         while self._waiting and not self._ended and not batch.careful:
-            if batch.weight >= commands or batch.size_bytes >= BATCH_BYTES or not self._take_next(batch):
+            if batch.writes >= commands or batch.size_bytes >= BATCH_BYTES or not self._take_next(batch):
                 break
         return None if self._ended else batch
 

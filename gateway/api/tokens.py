@@ -154,12 +154,12 @@ def _parse_scopes(form: Mapping[str, str]) -> frozenset[Scope]:
 async def _log_in(gateway: Gateway, request: Request, form: Mapping[str, str]) -> Login:
     """The user with this password; for an unknown user the answer is the same and takes as long."""
     account = _fold_account(form["username"])
-    await gateway.throttles.guess(request, account)
+    await gateway.throttles.count_guess(request, account)
     login = await gateway.queries.find_login(account) if account else None
     password, password_hash = SecretStr(form["password"]), login.password_hash if login else None
     if not await gateway.passwords.verify(password, password_hash) or login is None:
         raise _oauth_problem(INVALID_GRANT)
-    await gateway.throttles.guessed(request, account)
+    await gateway.throttles.forget_guesses(request, account)
     gateway.hash_renewal.begin(login, password)
     return login
 

@@ -1,4 +1,4 @@
-"""Access tokens: what `POST /auth/token` gives out, JWTs (RFC 9068) that every gateway can verify by itself."""
+"""Access tokens, issued by `POST /auth/token`: JWTs (RFC 9068) that every gateway can verify by itself."""
 
 import hashlib
 import time
@@ -93,10 +93,10 @@ class AccessTokens:
 
 
 def key_id(secret: bytes) -> str:
-    """What names the key in a token's header."""
+    """The id of the key in a token's header."""
     return hashlib.sha256(b"inkwell key id" + secret).hexdigest()[:8]
 
 
 def invalid_token() -> ProblemError:
-    """401: expired, revoked, or never one of this deployment's; which of them is not told."""
+    """401: expired, revoked, or never one of this deployment's; the client does not learn which."""
     return ProblemError(INVALID_TOKEN, headers=CHALLENGE)

@@ -16,11 +16,11 @@ from pydantic import SecretStr
 from gateway.problems import OVERLOADED, ProblemError, retry_after
 from shared.contracts import is_affordable_hash
 
-NOBODYS_HASH = "$argon2id$v=19$m=65536,t=3,p=4$bm9ib2R5IGhhcyBpdC4uLg$bm8gcGFzc3dvcmQgaGFzaGVzIHRvIHRoaXMgdmFsdWU"
-"""Verified against where there is no user, so that the answer takes as long."""
+DUMMY_HASH = "$argon2id$v=19$m=65536,t=3,p=4$bm9ib2R5IGhhcyBpdC4uLg$bm8gcGFzc3dvcmQgaGFzaGVzIHRvIHRoaXMgdmFsdWU"
+"""Verified against if there is no such user, so that the answer takes as long."""
 WAITING_LIMIT = 50
 WAIT_TIMEOUT_SECONDS = 5.0
-"""How long a password waits for a thread. Hashing itself has no limit: on a busy host it is slow, and still ends."""
+"""How long a password waits for a thread; hashing itself is slow on a busy host, and has no limit."""
 NICENESS = 10
 PASSWORD_MAX_LENGTH = 128
 MAX_DECOMPOSED_LENGTH = 4 * PASSWORD_MAX_LENGTH
@@ -29,24 +29,24 @@ T = TypeVar("T")
 
 
 class Passwords:
-    """Hashes and verifies as many at once as there are processors; some more wait, the others are refused."""
+    """Hashes and verifies one password per processor at a time; some more wait, the others are rejected."""
 
     def __init__(self) -> None:
         self._hasher = PasswordHasher()
         processors = os.cpu_count() or 1
-        self._threads = ThreadPoolExecutor(processors, "passwords", initializer=_give_way)
+        self._threads = ThreadPoolExecutor(processors, "passwords", initializer=_lower_priority)
         self._free_threads = asyncio.Semaphore(processors)
         self._waiting = 0
 
     async def hash(self, password: SecretStr, salt: bytes | None = None) -> str:
-        """The password's hash, with a salt that is drawn unless given; raises ProblemError 503."""
+        """The password's hash, with a random salt unless one is given; raises ProblemError 503."""
         return await self._run(lambda: self._hasher.hash(_plain(password), salt=salt))
 
     async def verify(self, password: SecretStr, password_hash: str | None) -> bool:
-        """Whether the password has this hash; as slow where there is none. Raises ProblemError 503."""
+        """Whether the password has this hash; takes as long without one. Raises ProblemError 503."""
         if len(password) > MAX_DECOMPOSED_LENGTH:  # composition takes quadratic time
             password, password_hash = SecretStr(""), None
-        return await self._run(lambda: self._matches(password, password_hash or NOBODYS_HASH))
+        return await self._run(lambda: self._matches(password, password_hash or DUMMY_HASH))
 
     def is_too_cheap(self, password_hash: str) -> bool:
         """Whether the hash is cheaper than the current parameters."""
@@ -57,19 +57,19 @@ class Passwords:
         """Whether the password has this hash; a hash costlier than Inkwell's own is never computed."""
         is_affordable = is_affordable_hash(password_hash)
         try:
-            self._hasher.verify(password_hash if is_affordable else NOBODYS_HASH, _plain(password))
+            self._hasher.verify(password_hash if is_affordable else DUMMY_HASH, _plain(password))
         except VerificationError:
             return False
         return is_affordable
 
     async def _run(self, work: Callable[[], T]) -> T:
-        await self._wait_for_a_thread()
+        await self._wait_for_thread()
         hashing = asyncio.get_running_loop().run_in_executor(self._threads, work)
         hashing.add_done_callback(lambda _: self._free_threads.release())
         # A thread cannot be stopped, so it stays in use when its client has gone.
         return await asyncio.shield(hashing)
 
-    async def _wait_for_a_thread(self) -> None:
+    async def _wait_for_thread(self) -> None:
         if self._waiting >= WAITING_LIMIT:
             raise ProblemError(OVERLOADED, headers=retry_after())
         self._waiting += 1
@@ -82,9 +82,9 @@ class Passwords:
             self._waiting -= 1
 
 
-def _give_way() -> None:
-    """Lets other threads go before this one and those that Argon2 starts from it: a hash takes whole processors."""
-    if sys.platform == "linux":  # where a thread has a priority of its own
+def _lower_priority() -> None:
+    """Lower the priority of this thread and those that Argon2 starts from it: a hash takes whole processors."""
+    if sys.platform == "linux":  # elsewhere a thread has no priority of its own
         os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICENESS)
 
 

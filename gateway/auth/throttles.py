@@ -1,6 +1,6 @@
-"""How often a client may try what costs much or guesses secrets: counted in this process alone.
+"""Limits how often a client may try what is expensive or guesses secrets. Counted in this process alone.
 
-Behind N gateways a client has N times the tries. What may not be exceeded at all belongs to the proxy before them.
+Behind N gateways a client has N times the tries; a strict limit belongs in the proxy in front of them.
 """
 
 import math
@@ -16,7 +16,7 @@ from gateway.problems import TOO_MANY_REQUESTS, ProblemError
 from gateway.settings import GatewaySettings
 
 IPV6_NETWORK_BITS = 64
-"""Who has one address of such a network has them all."""
+"""A client with one address of such a network has them all."""
 
 
 class Throttles:
@@ -29,19 +29,19 @@ class Throttles:
         self._registration = limits.parse(settings.registration_limit)
         self._proxies = settings.trusted_proxies
 
-    async def guess(self, request: Request, account: str | int) -> None:
-        """Counts a try at the password of a name or an owner; raises ProblemError 429."""
+    async def count_guess(self, request: Request, account: str | int) -> None:
+        """Count a try at the password of a name or an owner; raises ProblemError 429."""
         address = self._address(request)
-        await self._hit(self._login, *_guessed(account), address or "")
+        await self._hit(self._login, *_build_key(account), address or "")
         if address:
             await self._hit(self._login_address, "passwords", address)
 
-    async def guessed(self, request: Request, account: str | int) -> None:
-        """Forgets the account's tries, since the last one was right."""
-        await self._limiter.clear(self._login, *_guessed(account), self._address(request) or "")
+    async def forget_guesses(self, request: Request, account: str | int) -> None:
+        """Forget the account's tries: the last one was right."""
+        await self._limiter.clear(self._login, *_build_key(account), self._address(request) or "")
 
-    async def registration(self, request: Request) -> None:
-        """Counts a registration; raises ProblemError 429."""
+    async def count_registration(self, request: Request) -> None:
+        """Count a registration; raises ProblemError 429."""
         if address := self._address(request):
             await self._hit(self._registration, "registration", address)
 
@@ -53,7 +53,7 @@ class Throttles:
             raise ProblemError(TOO_MANY_REQUESTS, detail, headers={"Retry-After": str(seconds)})
 
     def _address(self, request: Request) -> str | None:
-        """Where the client is; None where that is not known, since a proxy that tells no address stands for many."""
+        """The client's address or IPv6 network; None if it is unknown: a proxy that forwards no address serves many."""
         try:
             address = ip_address(request.client.host if request.client else "")
         except ValueError:
@@ -64,6 +64,6 @@ class Throttles:
         return str(ip_network((address, IPV6_NETWORK_BITS), strict=False) if address.version == 6 else address)
 
 
-def _guessed(account: str | int) -> tuple[str, str]:
-    """An owner's id is no name, though it may be somebody's."""
+def _build_key(account: str | int) -> tuple[str, str]:
+    """The key of an account; an owner's id must not be taken for a user with that name."""
     return ("name" if isinstance(account, str) else "owner", str(account))

@@ -1,4 +1,4 @@
-"""How much there is in a JSON text, told without parsing it: a parser makes an object of each value, and an error."""
+"""Counts the values in a JSON text without parsing it: a parser makes an object of each value, and of each error."""
 
 from pydantic_core import from_json
 

@@ -1,4 +1,4 @@
-"""How a client wants a write to be answered: the `Prefer` header (RFC 7240)."""
+"""The `Prefer` header (RFC 7240): how a client wants a write to be answered."""
 
 import re
 from collections.abc import Iterator
@@ -13,7 +13,7 @@ _STATED = re.compile(r'(?:[^,"]|"(?:[^"\\]|\\.)*"?)+')
 
 @dataclass(frozen=True, slots=True)
 class Preferences:
-    """What a client prefers; a preference that is unknown or makes no sense is ignored, as the RFC demands."""
+    """A client's preferences; unknown and invalid ones are ignored, as the RFC demands."""
 
     respond_async: bool = False
     wait_seconds: int | None = None
@@ -21,7 +21,7 @@ class Preferences:
 
     @property
     def minimal(self) -> bool:
-        """Whether a successful answer shall come without a body."""
+        """Whether a successful answer has no body."""
         return self.return_ == "minimal"
 
     def wait_or(self, default_seconds: float) -> float:
@@ -31,7 +31,7 @@ class Preferences:
         return 0.0 if self.respond_async else default_seconds
 
     def kept(self, wait_seconds: float) -> "Preferences":
-        """What is kept of them where the wait was so long: without room for waiting, not the client's wait."""
+        """The preferences that were honoured by a wait this long: not the client's wait if too many were waiting."""
         return self if wait_seconds == self.wait_seconds else replace(self, wait_seconds=None)
 
     def without_representation(self) -> "Preferences":
@@ -58,7 +58,7 @@ class Prefer:
     problems = ()
 
     async def read(self, request: Request) -> Preferences:
-        """What the client prefers; of a preference that it states twice the first counts."""
+        """The client's preferences; of a repeated one, the first counts."""
         if "prefer" not in request.headers:
             return DEFAULTS
         stated = dict(reversed(list(_preferences(",".join(request.headers.getlist("prefer"))))))

@@ -1,6 +1,6 @@
-"""Reads: the gateway's SELECTs on a few asyncpg connections, JSON passed through as text.
+"""Runs the gateway's SELECTs on a few asyncpg connections; JSON passes through as text.
 
-Nothing here holds a connection or a transaction while it waits for anything but Postgres.
+No connection or transaction is held while anything but Postgres is awaited.
 """
 
 import asyncio
@@ -15,8 +15,8 @@ import structlog
 
 from gateway.caller import Caller
 from gateway.reads.errors import CredentialsOutdatedError, DatabaseUnavailableError, SearchTimeoutError
+from gateway.reads.fair_limiter import FairLimiter
 from gateway.reads.gathered import FoundNote, GatheredReads, NoteRead
-from gateway.reads.shares import Shares
 from gateway.reads.statements import (
     FIND_CREDENTIALS_VERSION,
     FIND_LOGIN,
@@ -49,9 +49,9 @@ NO_LIMIT = nullcontext()
 TOKEN_SCOPES = frozenset({Scope.READ, Scope.WRITE})
 """The scopes that a personal token may have."""
 SIMILAR_MAX_LENGTH = 64
-"""Characters of what similar titles are looked for; comparing costs as many times a title's length."""
+"""Characters of a query whose similar titles are searched for; the cost of a comparison grows with it."""
 FAR = 1000
-"""Notes that a list leaves out by walking past them: from so many on it is a slow one."""
+"""A list that skips more notes than this, by walking past them, counts as slow."""
 SESSION_SETTINGS = {
     # There is an index for every read and for every order, as good for the millionth note as for the first: nothing
     # is searched through or sorted that need not be, and nothing takes so long that compiling it would pay.
@@ -71,7 +71,7 @@ log = structlog.get_logger()
 
 @dataclass(frozen=True, slots=True)
 class Login:
-    """What a password is checked against."""
+    """The user that a password is checked against."""
 
     owner: int
     credentials_version: int
@@ -80,7 +80,7 @@ class Login:
 
 @dataclass(frozen=True, slots=True)
 class Listed:
-    """A page of notes as JSON, with what they are sorted by and their ids."""
+    """A page of notes as JSON, with their sort keys and ids."""
 
     notes: list[str]
     keys: list[Any]
@@ -91,15 +91,15 @@ class Listed:
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """A page of what was searched for, as JSON."""
+    """A page of a search's matches, as JSON."""
 
     notes: list[str]
     total: int
     """How many there are on all pages."""
     is_limited: bool
-    """Whether there are more matches than were looked at."""
+    """Whether there are more matches than were ranked."""
     is_similar: bool
-    """Whether no note has the words, and these have similar ones."""
+    """Whether no note has the words, and these have similar titles."""
 
 
 class Queries:
@@ -113,19 +113,19 @@ class Queries:
         )
         self._notes = GatheredReads(self._find_notes)
         self._search_bound = settings.search_matches
-        # Stopped by Postgres well before the read is given up here, or nobody could tell it from a server that is away.
+        # Postgres stops a search well before its deadline here, or it could not be told from a server that is away.
         search_seconds = min(settings.search_timeout_seconds, settings.read_timeout_seconds / 4)
         deadline = f"set local statement_timeout = {int(search_seconds * 1000)}"
         self._by_words, self._by_trigrams = (
             replace(statement, settings=f"{statement.settings}; {deadline}")
             for statement in (SEARCH_WORDS, SEARCH_TRIGRAMS)
         )
-        # Something is left for what is quick, of lists for quick ones, and of an owner's share for the other owners.
-        places = settings.read_connections - 1
-        slow_places = max(1, places - 1)
-        is_shared = settings.auth == "password"
-        self._lists = Shares(places, slow_places if is_shared else places)
-        self._slow_reads = Shares(slow_places, 1 if is_shared else slow_places)
+        # A connection is left for single rows, one for quick lists, and one of each owner's share for other owners.
+        lists = settings.read_connections - 1
+        slow_reads = max(1, lists - 1)
+        has_users = settings.auth == "password"
+        self._lists = FairLimiter(lists, slow_reads if has_users else lists)
+        self._slow_reads = FairLimiter(slow_reads, 1 if has_users else slow_reads)
 
     def close(self) -> None:
         """Close the connections."""
@@ -138,38 +138,38 @@ class Queries:
             return await self._notes.find(caller, note_id, self._deadline())
 
     async def _find_notes(self, reads: Sequence[NoteRead]) -> list[asyncpg.Record]:
-        """The notes that are there, by their place among the reads; the deadline is that of the first read."""
+        """The notes that exist, with their position among the reads; the deadline is that of the first read."""
         return await self._fetch(
             FIND_NOTES,
-            until=reads[0].deadline,
+            deadline=reads[0].deadline,
             owners=[read.caller.owner for read in reads],
             credentials_versions=[read.caller.credentials_version for read in reads],
             note_ids=[read.note_id for read in reads],
         )
 
     async def list_notes(self, caller: Caller, shape: ListShape, **arguments: Any) -> Listed:  # noqa: ANN401 - SQL's
-        """A page of notes; raises ShareUsedUpError where the caller's lists keep each other waiting for too long."""
-        query, until = list_notes(shape), self._deadline()
+        """A page of notes; raises ShareExhaustedError if the caller has too many in progress."""
+        query, deadline = list_notes(shape), self._deadline()
         is_slow = shape.is_counted or shape.filters or arguments["skip"] > FAR
-        place = self._place_of_slow_read(caller, until) if is_slow else self._place_of_list(caller, until)
-        [row] = await self._fetch_mine(caller, query, place, until, **arguments)
+        permit = self._limit_slow_read(caller, deadline) if is_slow else self._limit_list(caller, deadline)
+        [row] = await self._fetch_mine(caller, query, permit, deadline, **arguments)
         return Listed(row["notes"] or [], row["keys"] or [], row["ids"] or [], row.get("total"))
 
     async def search_notes(self, caller: Caller, q: str, skip: int, limit: int) -> Found:
         """The notes with these words, the best first; where there are none, those whose titles resemble them.
 
-        Raises SearchTimeoutError, and ShareUsedUpError where the caller's searches keep each other waiting too long.
+        Raises SearchTimeoutError, and ShareExhaustedError if the caller has too many in progress.
         """
         arguments: dict[str, Any] = {"q": q, "bound": self._search_bound, "skip": skip, "limit": limit}
-        until = self._deadline()
+        deadline = self._deadline()
         try:
-            async with self._place_of_slow_read(caller, until):
-                [(notes, total)] = await self._fetch_mine(caller, self._by_words, until=until, **arguments)
+            async with self._limit_slow_read(caller, deadline):
+                [(notes, total)] = await self._fetch_mine(caller, self._by_words, deadline=deadline, **arguments)
                 is_similar = not total and len(q) <= SIMILAR_MAX_LENGTH
                 if is_similar:
-                    [(notes, total)] = await self._fetch_mine(caller, self._by_trigrams, until=until, **arguments)
+                    [(notes, total)] = await self._fetch_mine(caller, self._by_trigrams, deadline=deadline, **arguments)
         except TimeoutError as error:
-            raise unavailable(error) from error
+            raise build_unavailable(error) from error
         return Found(notes or [], min(total, self._search_bound), total > self._search_bound, is_similar)
 
     async def find_user(self, caller: Caller) -> PublicUser:
@@ -189,9 +189,9 @@ class Queries:
 
     async def list_tokens(self, caller: Caller, skip: int, limit: int) -> list[PublicToken]:
         """A page of the caller's personal tokens, the oldest first."""
-        until = self._deadline()
-        place = self._place_of_list(caller, until)
-        rows = await self._fetch_mine(caller, LIST_TOKENS, place, until, skip=skip, limit=limit)
+        deadline = self._deadline()
+        permit = self._limit_list(caller, deadline)
+        rows = await self._fetch_mine(caller, LIST_TOKENS, permit, deadline, skip=skip, limit=limit)
         return [PublicToken.model_validate(dict(row)) for row in rows if row["id"]]
 
     async def find_login(self, folded_name: str) -> Login | None:
@@ -200,12 +200,12 @@ class Queries:
         return Login(*rows[0]) if rows else None
 
     async def find_credentials_version(self, owner: int) -> int | None:
-        """The version that the owner's credentials have now; None where the owner is gone."""
+        """The current version of the owner's credentials; None if the owner is deleted."""
         rows = await self._fetch(FIND_CREDENTIALS_VERSION, owner=owner)
         return int(rows[0][0]) if rows else None
 
     async def find_token_holder(self, digest: str) -> Caller | None:
-        """Who holds the personal token of this digest; None where it is not valid (any more)."""
+        """The holder of the personal token with this digest; None unless it is valid."""
         rows = await self._fetch(FIND_TOKEN_HOLDER, digest=digest)
         if not rows:
             return None
@@ -214,30 +214,30 @@ class Queries:
         return Caller(owner, credentials_version, allowed, expires_date.timestamp())
 
     async def find_outcome(self, owner: int, command_id: UUID) -> Outcome | None:
-        """What has been committed about a command of the owner's, or about a registration, which is nobody's."""
+        """The committed outcome of a command of the owner, or of a registration, which has no owner."""
         statement = FIND_REGISTRATION if owner == NOBODY else FIND_OUTCOME
         rows = await self._fetch(statement, owner=owner, command_id=command_id)
         return Outcome.model_validate(dict(rows[0])) if rows else None
 
     async def poll_outcome(self, caller: Caller, command_id: UUID) -> Outcome | None:
-        """What has been committed about a command of the caller's."""
+        """The committed outcome of a command of the caller."""
         [row] = await self._fetch_mine(caller, POLL_OUTCOME, command_id=command_id)
         return Outcome.model_validate(dict(row)) if row["id"] else None
 
     async def ping(self) -> None:
-        """Asks Postgres for a sign of life."""
+        """Check that Postgres answers."""
         await self._fetch(PING)
 
-    def _place_of_list(self, caller: Caller, until: float) -> AbstractAsyncContextManager[None]:
-        """A place that comes in half of the time of a read, which needs the other half itself."""
-        return self._lists.place(caller.owner, until - self._timeout_seconds / 2)
+    def _limit_list(self, caller: Caller, deadline: float) -> AbstractAsyncContextManager[None]:
+        """A permit for a list, which has to come in half of the time of a read: the read needs the other half."""
+        return self._lists.permit(caller.owner, deadline - self._timeout_seconds / 2)
 
     @asynccontextmanager
-    async def _place_of_slow_read(self, caller: Caller, until: float) -> AsyncIterator[None]:
-        """A place among the slow ones, too."""
+    async def _limit_slow_read(self, caller: Caller, deadline: float) -> AsyncIterator[None]:
+        """A permit for a list that is slow."""
         async with (
-            self._slow_reads.place(caller.owner, until - self._timeout_seconds / 2),
-            self._place_of_list(caller, until),
+            self._slow_reads.permit(caller.owner, deadline - self._timeout_seconds / 2),
+            self._limit_list(caller, deadline),
         ):
             yield
 
@@ -249,42 +249,42 @@ class Queries:
         self,
         caller: Caller,
         query: Statement,
-        place: AbstractAsyncContextManager[None] = NO_LIMIT,
-        until: float | None = None,
+        permit: AbstractAsyncContextManager[None] = NO_LIMIT,
+        deadline: float | None = None,
         **arguments: object,
     ) -> list[asyncpg.Record]:
-        """At least one row; raises CredentialsOutdatedError where the SQL does not find the caller."""
+        """At least one row; raises CredentialsOutdatedError if the SQL does not find the caller."""
         mine = {"owner": caller.owner, "credentials_version": caller.credentials_version}
-        if not (rows := await self._fetch(query, place, until, **mine, **arguments)):
+        if not (rows := await self._fetch(query, permit, deadline, **mine, **arguments)):
             raise CredentialsOutdatedError
         return rows
 
     async def _fetch(
         self,
         query: Statement,
-        place: AbstractAsyncContextManager[None] = NO_LIMIT,
-        until: float | None = None,
+        permit: AbstractAsyncContextManager[None] = NO_LIMIT,
+        deadline: float | None = None,
         **arguments: object,
     ) -> list[asyncpg.Record]:
-        until = until or self._deadline()
+        deadline = deadline or self._deadline()
         try:
-            async with place, asyncio.timeout_at(until), self._connections.one() as connection:
+            async with permit, asyncio.timeout_at(deadline), self._connections.one() as connection:
                 return await query.fetch(connection, **arguments)
         except READ_FAILURES as error:
             if isinstance(error, asyncpg.QueryCanceledError) and query in (self._by_words, self._by_trigrams):
                 raise SearchTimeoutError from error
-            raise unavailable(error) from error
+            raise build_unavailable(error) from error
 
 
-def unavailable(error: BaseException) -> DatabaseUnavailableError:
-    """The error of a read that failed so; counts and logs it."""
+def build_unavailable(error: BaseException) -> DatabaseUnavailableError:
+    """The error for a read that failed; counts and logs the failure."""
     READS_FAILED.inc()
-    log.warning("read not answered: Postgres is away or unwilling", **reason(error))
+    log.warning("read not answered: Postgres is unavailable or refuses it", **describe_failure(error))
     return DatabaseUnavailableError()
 
 
-def reason(error: BaseException) -> dict[str, str]:
-    """What the log says of a failed read."""
+def describe_failure(error: BaseException) -> dict[str, str]:
+    """The fields of a failed read's log line."""
     if isinstance(error, asyncpg.UndefinedTableError | asyncpg.UndefinedColumnError):
         hint = "the schema is behind: run `alembic upgrade head` with the migrator's INKWELL_DATABASE_URL"
         return {"error": describe(error), "hint": hint}

@@ -1,4 +1,4 @@
-"""The URL of a command: all that is known of it before it has a row, signed so that nobody can make one up."""
+"""The URL of a command: everything known about it before it has a row, signed against forgery."""
 
 import hashlib
 import struct
@@ -19,7 +19,7 @@ HEAD = struct.Struct(">16s16sqq?")
 
 @dataclass(frozen=True, slots=True)
 class CommandTicket:
-    """What a command's URL holds."""
+    """The content of a command's URL."""
 
     command_id: UUID
     attempt_id: UUID

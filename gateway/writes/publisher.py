@@ -23,8 +23,8 @@ from shared.contracts import (
     MAX_COMMAND_BYTES,
     MAX_MESSAGE_BYTES,
     MAX_MESSAGE_COMMANDS,
+    count_writes,
     encode_batch,
-    weight,
 )
 from shared.errors import describe
 from shared.messaging import (
@@ -49,7 +49,7 @@ class NotAcceptedError(Exception):
 
 
 class OverloadedError(NotAcceptedError):
-    """Nor has it room for it."""
+    """The backlog or the queue is full."""
 
 
 class TooLargeError(NotAcceptedError):
@@ -57,11 +57,11 @@ class TooLargeError(NotAcceptedError):
 
 
 class UnconfirmedError(Exception):
-    """Nobody can tell whether the broker has the command."""
+    """It is unknown whether the broker has the command."""
 
 
 class Backlog:
-    """A partition's attempts that the broker has not been handed, in order."""
+    """A partition's attempts that were not handed over to the broker yet, in order."""
 
     def __init__(self) -> None:
         self._attempts: dict[Attempt, None] = {}
@@ -72,23 +72,23 @@ class Backlog:
         return len(self._attempts)
 
     def add(self, attempt: Attempt) -> None:
-        """Puts an attempt at the end."""
+        """Append an attempt."""
         self._attempts[attempt] = None
         self.size += len(attempt.encoded)
 
     def withdraw(self, attempt: Attempt) -> None:
-        """Takes an attempt out, if it is still there."""
+        """Remove an attempt, if it is still there."""
         if attempt in self._attempts:
             del self._attempts[attempt]
             self.size -= len(attempt.encoded)
 
     def take(self) -> list[Attempt]:
-        """Takes the next message's attempts out and marks them as handed over."""
+        """Remove the next message's attempts and mark them as handed over."""
         batch: list[Attempt] = []
         size = writes = 0
         for attempt in self._attempts:
             size += len(attempt.encoded) + 1
-            writes += weight(attempt.command)
+            writes += count_writes(attempt.command)
             if batch and (size > MAX_MESSAGE_BYTES or writes > MAX_MESSAGE_COMMANDS):
                 break
             batch.append(attempt)
@@ -99,7 +99,7 @@ class Backlog:
 
 
 class Publisher:
-    """Hands attempts over to the broker while its `run` is under way and the broker is there."""
+    """Hands attempts over to the broker while `run` runs and the broker is available."""
 
     def __init__(self, settings: GatewaySettings, replies: Replies) -> None:
         self._broker_url = settings.broker_url
@@ -113,7 +113,7 @@ class Publisher:
         self._connection: AbstractConnection | None = None
         self._connected = asyncio.Event()
         self._context = copy_context()
-        """Not that of the request which comes first: a message has the commands of many."""
+        """Not that of the first request: a message has the commands of many."""
         BACKLOG_COMMANDS.set_function(lambda: sum(map(len, self._backlogs)))
         BACKLOG_BYTES.set_function(self._backlog_bytes)
 
@@ -145,11 +145,11 @@ class Publisher:
             raise (UnconfirmedError if attempt.handed_over else NotAcceptedError) from None
 
     async def run(self) -> None:
-        """Keeps a connection until cancelled."""
+        """Keep a connection until cancelled."""
         await keep_running(self._session, "inkwell-gateway")
 
     async def drain(self, timeout_seconds: float) -> None:
-        """Waits until every backlog is handed over and confirmed, but not longer than this."""
+        """Wait until every backlog is handed over and confirmed, or the timeout is over."""
         if self._flushing:
             _, late = await asyncio.wait(self._flushing.values(), timeout=timeout_seconds)
             for task in late:
@@ -174,7 +174,7 @@ class Publisher:
         raise ConnectionError("the broker closed the channel")
 
     async def _flush(self, partition: int) -> None:
-        """Publishes a partition's backlog, message by message, until it is empty."""
+        """Publish a partition's backlog, message by message, until it is empty."""
         backlog = self._backlogs[partition]
         try:
             while backlog:
@@ -207,7 +207,7 @@ class Publisher:
         try:
             with CONFIRM_DURATION.time():
                 await self._publish(message, partition)
-        except DeliveryError as error:  # a nack, or a return: the broker's word that it has none of them
+        except DeliveryError as error:  # a nack or a return: the broker has none of them
             log.warning("commands refused by the broker", commands=len(batch), error=describe(error))
             _refuse(batch, NotAcceptedError if isinstance(error, PublishError) else OverloadedError)
         except BROKER_ERRORS as error:
@@ -216,7 +216,7 @@ class Publisher:
             for attempt in batch:
                 attempt.confirm()
         finally:
-            _refuse(batch, UnconfirmedError)  # whoever has no answer yet, whatever happened
+            _refuse(batch, UnconfirmedError)  # those without an answer, also after a cancellation
 
     async def _publish(self, message: Message, partition: int) -> None:
         if self._channel is None:

@@ -32,26 +32,26 @@ class Attempt:
         self.decided: asyncio.Future[Outcome | None] = loop.create_future()
         """Done when a reply came; None where the reply says to look the outcome up."""
 
-    def settle(self, outcome: Outcome | None) -> None:
-        """Takes a reply, which outranks a confirm that has not come."""
+    def decide(self, outcome: Outcome | None) -> None:
+        """Take a reply, which also implies the confirm."""
         if not self.decided.done():
             self.decided.set_result(outcome)
         self.confirm()
 
     def confirm(self) -> None:
-        """The broker has it."""
+        """Note that the broker has it."""
         if not self.confirmed.done():
             self.confirmed.set_result(None)
 
     def refuse(self, error: Exception) -> None:
-        """The broker does not have it, or nobody can tell."""
+        """Note that the broker does not have it, or may not."""
         if not self.confirmed.done():
             self.confirmed.set_exception(error)
-            self.confirmed.exception()  # whoever waited may have gone; then nobody else retrieves it
+            self.confirmed.exception()  # marks it as retrieved: the waiting request may be gone
 
 
 class Replies:
-    """Waits for replies on the channel that publishes, as direct reply-to demands."""
+    """Receives replies on the channel that publishes, as direct reply-to demands."""
 
     def __init__(self) -> None:
         self._waiting: dict[UUID, Attempt] = {}
@@ -67,7 +67,7 @@ class Replies:
 
     @contextmanager
     def polled(self) -> Iterator[None]:
-        """Counts a poll, which waits for an outcome as an attempt does."""
+        """Count a poll, which waits for an outcome as an attempt does."""
         self._polls += 1
         try:
             yield
@@ -85,7 +85,7 @@ class Replies:
             del self._waiting[command.attempt_id]
 
     async def listen(self, channel: AbstractChannel) -> None:
-        """Consumes the replies to what is published on this channel from now on."""
+        """Consume the replies to what is published on this channel from now on."""
         queue = await channel.get_queue(REPLY_TO, ensure=False)
         await queue.consume(self._on_reply, no_ack=True)
 
@@ -97,15 +97,15 @@ class Replies:
             return
         for reply in replies:
             if attempt := self._waiting.get(reply.attempt_id):
-                attempt.settle(reply.outcome)
+                attempt.decide(reply.outcome)
 
     def drain(self) -> None:
-        """Have all who wait answered with what is known now, and let nobody else wait."""
+        """Answer every waiting write and poll with what is known now; no other waits any more."""
         self.draining = True
         self.look_up_now()
 
     def look_up_now(self) -> None:
-        """Ends all waiting: replies may have been lost with their channel, so every outcome is looked up."""
+        """End all waiting: replies may be lost with their channel, so every outcome is looked up."""
         for attempt in self._waiting.values():
             if attempt.confirmed.done() and not attempt.decided.done():
                 attempt.decided.set_result(None)

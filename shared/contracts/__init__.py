@@ -35,7 +35,7 @@ from shared.contracts.commands import (
     ReplaceNote,
     RevokeToken,
     SingleNoteCommand,
-    weight,
+    count_writes,
 )
 from shared.contracts.notes import (
     DESCRIPTION_HARD_LIMIT,
@@ -150,6 +150,7 @@ __all__ = [
     "Username",
     "WrittenItem",
     "WrittenItems",
+    "count_writes",
     "decode_batch",
     "decode_replies",
     "encode_batch",
@@ -163,5 +164,4 @@ __all__ = [
     "storable",
     "strip_replay",
     "username",
-    "weight",
 ]

@@ -165,6 +165,6 @@ AccountCommand = RegisterUser | ChangeUser | RenewHash | DeleteUser | CreateToke
 Command = NoteCommand | AccountCommand
 
 
-def weight(command: object) -> int:
-    """How many notes it writes, where it is several writes at once; else 1."""
+def count_writes(command: object) -> int:
+    """The number of writes in a command: 1 unless it is a batch of a client."""
     return len(command.data.items) if isinstance(command, ChangeNotes) else 1

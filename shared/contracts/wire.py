@@ -9,7 +9,7 @@ from uuid import UUID
 
 from pydantic import Field, TypeAdapter, ValidationError
 
-from shared.contracts.commands import Command, Envelope, weight
+from shared.contracts.commands import Command, Envelope, count_writes
 from shared.contracts.outcomes import Reply
 
 COMMANDS_CONTENT_TYPE = "application/cloudevents-batch+json"
@@ -100,7 +100,7 @@ def decode_batch(body: bytes, *, fail_newer: bool = False) -> Sequence[Received]
         received: Sequence[Received] = _COMMANDS.validate_json(body)
     except ValidationError:
         received = _decode_each(body, fail_newer=fail_newer)
-    writes = sum(map(weight, received))
+    writes = sum(map(count_writes, received))
     return received if len(received) == 1 or writes <= MAX_MESSAGE_COMMANDS else [Unreadable(body)]
 
 

@@ -18,7 +18,7 @@ from gateway.api.schemas import Note
 from gateway.app import create_app
 from gateway.auth import passwords
 from gateway.http import requests
-from gateway.reads import shares
+from gateway.reads import fair_limiter
 from gateway.settings import GatewaySettings
 from gateway.telemetry.request_ids import REQUEST_ID
 from gateway.writes.command_urls import CommandUrls
@@ -195,8 +195,8 @@ async def read_too_much(
     await database.execute(SLOW_SEARCHES)
     await client.get("/notes/search?q=ink", headers=person.headers)
     with monkeypatch.context() as patch:
-        patch.setattr(shares, "WAITING_LIMIT", 0)
-        patch.setattr(shares.Shares, "_may_have_one", lambda *_: False)
+        patch.setattr(fair_limiter, "WAITING_LIMIT", 0)
+        patch.setattr(fair_limiter.FairLimiter, "_may_acquire", lambda *_: False)
         for path in ("/notes", "/notes/search?q=ink", "/auth/tokens"):
             await client.get(path, headers=person.headers)
 

@@ -10,7 +10,7 @@ import pytest
 from dev.backend import Services
 from gateway.caller import IMPLICIT_CALLER
 from gateway.reads.errors import DatabaseUnavailableError
-from gateway.reads.queries import SESSION_SETTINGS, Queries, reason
+from gateway.reads.queries import SESSION_SETTINGS, Queries, describe_failure
 from gateway.reads.statements import FIND_NOTES, SEARCH_TRIGRAMS, SEARCH_WORDS, SORTED_BY, ListShape, list_notes
 from gateway.settings import GatewaySettings
 from shared.database import Session, Statement, connect
@@ -138,6 +138,6 @@ async def test_postgres_says_why_a_read_took_too_long(gateway_settings: GatewayS
             await queries.find_note(IMPLICIT_CALLER, 1)
     queries.close()
 
-    assert reason(caught.value.__cause__ or caught.value) == {
+    assert describe_failure(caught.value.__cause__ or caught.value) == {
         "error": "QueryCanceledError 57014: canceling statement due to statement timeout"
     }

@@ -8,7 +8,7 @@ import pytest
 from argon2 import PasswordHasher
 from asyncpg import Connection, Record
 
-from gateway.auth.passwords import NOBODYS_HASH
+from gateway.auth.passwords import DUMMY_HASH
 from gateway.settings import GatewaySettings
 from tests import harness
 from tests.accounts import Person, bearer, personal_token, sign_in, sign_up
@@ -145,7 +145,7 @@ async def test_unknown_user_is_answered_as_a_wrong_password_is(shared_users_clie
 
 
 def test_password_of_nobody_costs_as_much_as_anybodys() -> None:
-    assert not PasswordHasher().check_needs_rehash(NOBODYS_HASH)
+    assert not PasswordHasher().check_needs_rehash(DUMMY_HASH)
 
 
 async def test_personal_token_reads_and_writes_within_its_scopes(

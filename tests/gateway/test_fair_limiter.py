@@ -1,4 +1,4 @@
-"""One owner's reads do not keep the others' waiting: who gets a place, in which order, and who is refused."""
+"""One owner's reads do not keep the others' waiting: who gets a permit, in which order, and who is refused."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -8,8 +8,8 @@ import httpx
 import pytest
 from asyncpg import Connection, Record
 
-from gateway.reads import shares
-from gateway.reads.shares import Shares, ShareUsedUpError
+from gateway.reads import fair_limiter
+from gateway.reads.fair_limiter import FairLimiter, ShareExhaustedError
 from gateway.settings import GatewaySettings
 from gateway.telemetry.metrics import READS_FAILED
 from tests import harness
@@ -34,10 +34,10 @@ def soon() -> float:
 
 
 class Reads:
-    """Reads that take a place and keep it until the test ends them; in which order they got theirs."""
+    """Reads that take a permit and keep it until the test ends them; in which order they got theirs."""
 
-    def __init__(self, places: int, share: int) -> None:
-        self.shares = Shares(places, share)
+    def __init__(self, permits: int, share: int) -> None:
+        self.limiter = FairLimiter(permits, share)
         self.begun: list[str] = []
         self._ends: dict[str, asyncio.Event] = {}
 
@@ -54,13 +54,13 @@ class Reads:
             await asyncio.sleep(0)
 
     async def _read(self, owner: int, name: str) -> None:
-        async with self.shares.place(owner, soon()):
+        async with self.limiter.permit(owner, soon()):
             self.begun.append(name)
             await self._ends[name].wait()
 
 
 async def test_owner_has_no_more_than_a_share_and_another_one_finds_a_place() -> None:
-    reads = Reads(places=3, share=2)
+    reads = Reads(permits=3, share=2)
     tasks = [await reads.begin(GREEDY, f"greedy {number}") for number in range(5)]
     tasks.append(await reads.begin(ADA, "ada"))
 
@@ -73,7 +73,7 @@ async def test_owner_has_no_more_than_a_share_and_another_one_finds_a_place() ->
 
 
 async def test_those_who_wait_get_a_place_in_turn_and_each_owners_requests_in_their_order() -> None:
-    reads = Reads(places=1, share=1)
+    reads = Reads(permits=1, share=1)
     tasks = [await reads.begin(GREEDY, f"greedy {number}") for number in range(4)]
     tasks += [await reads.begin(ADA, "ada 0"), await reads.begin(BOB, "bob 0"), await reads.begin(ADA, "ada 1")]
 
@@ -85,7 +85,7 @@ async def test_those_who_wait_get_a_place_in_turn_and_each_owners_requests_in_th
 
 
 async def test_place_of_a_read_that_was_given_up_is_free() -> None:
-    reads = Reads(places=1, share=1)
+    reads = Reads(permits=1, share=1)
     running = await reads.begin(GREEDY, "running")
     waiting = await reads.begin(GREEDY, "waiting")
     last = await reads.begin(ADA, "last")
@@ -100,8 +100,8 @@ async def test_place_of_a_read_that_was_given_up_is_free() -> None:
 
 
 async def test_place_that_comes_as_its_read_is_given_up_goes_to_the_next() -> None:
-    reads = Reads(places=1, share=1)
-    async with reads.shares.place(GREEDY, soon()):
+    reads = Reads(permits=1, share=1)
+    async with reads.limiter.permit(GREEDY, soon()):
         waiting = await reads.begin(ADA, "waiting")
         last = await reads.begin(BOB, "last")
     waiting.cancel()  # its place is there, and it has not noticed
@@ -113,8 +113,8 @@ async def test_place_that_comes_as_its_read_is_given_up_goes_to_the_next() -> No
 
 
 async def test_read_that_is_given_up_as_a_place_comes_does_not_get_it() -> None:
-    reads = Reads(places=1, share=1)
-    async with reads.shares.place(GREEDY, soon()):
+    reads = Reads(permits=1, share=1)
+    async with reads.limiter.permit(GREEDY, soon()):
         waiting = await reads.begin(ADA, "waiting")
         last = await reads.begin(ADA, "last")
         waiting.cancel()  # it has not noticed when the place is given back
@@ -128,11 +128,11 @@ async def test_read_that_is_given_up_as_a_place_comes_does_not_get_it() -> None:
 async def test_requests_beyond_the_bound_are_refused_at_once_and_others_are_not(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(shares, "WAITING_LIMIT", 2)
-    reads = Reads(places=1, share=1)
+    monkeypatch.setattr(fair_limiter, "WAITING_LIMIT", 2)
+    reads = Reads(permits=1, share=1)
     tasks = [await reads.begin(GREEDY, f"greedy {number}") for number in range(3)]
 
-    with pytest.raises(ShareUsedUpError):
+    with pytest.raises(ShareExhaustedError):
         await (await reads.begin(GREEDY, "one too many"))
     tasks.append(await reads.begin(ADA, "ada"))
     for name in ("greedy 0", "greedy 1", "ada", "greedy 2"):
@@ -141,20 +141,20 @@ async def test_requests_beyond_the_bound_are_refused_at_once_and_others_are_not(
 
 
 async def test_deadline_tells_whether_ones_own_requests_or_those_of_others_are_in_the_way() -> None:
-    reads = Reads(places=2, share=1)
+    reads = Reads(permits=2, share=1)
     tasks = [await reads.begin(GREEDY, "greedy"), await reads.begin(ADA, "ada")]
     now = asyncio.get_running_loop().time()
 
-    with pytest.raises(ShareUsedUpError):
-        async with reads.shares.place(GREEDY, now + 0.01):
+    with pytest.raises(ShareExhaustedError):
+        async with reads.limiter.permit(GREEDY, now + 0.01):
             pytest.fail("there is no place")
     with pytest.raises(TimeoutError):
-        async with reads.shares.place(BOB, now + 0.01):
+        async with reads.limiter.permit(BOB, now + 0.01):
             pytest.fail("there is no place")
     for name in ("greedy", "ada"):
         await reads.end(name)
     await asyncio.gather(*tasks)
-    assert (reads.shares._free, reads.shares._held, reads.shares._waiting) == (2, {}, {})
+    assert (reads.limiter._free, reads.limiter._held, reads.limiter._waiting) == (2, {}, {})
 
 
 @pytest.fixture
@@ -233,7 +233,7 @@ async def test_searches_of_one_owner_beyond_the_bound_are_refused_at_once(
     searches_wait: Callable[[], Awaitable[None]],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(shares, "WAITING_LIMIT", 3)
+    monkeypatch.setattr(fair_limiter, "WAITING_LIMIT", 3)
     slow = {"search_timeout_seconds": 30.0, "read_timeout_seconds": 30.0}
     async with two_users(password_settings, worker_settings, **slow) as (client, greedy, _):
         searches = [asyncio.create_task(client.get("/notes/search?q=ink", headers=greedy.headers)) for _ in range(8)]
@@ -248,7 +248,7 @@ async def test_searches_of_one_owner_beyond_the_bound_are_refused_at_once(
         await asyncio.gather(*searches)
 
 
-async def test_only_owner_has_all_places_where_nobody_signs_in(
+async def test_only_owner_has_all_permits_where_nobody_signs_in(
     gateway_settings: GatewaySettings,
     worker_settings: WorkerSettings,
     database: "Connection[Record]",
