@@ -30,6 +30,7 @@ INKWELL_202 = "Inkwell, 202"
 SILENT = "Inkwell, silent"
 NAIVE = "naive queue"
 BARE = "bare FastAPI"
+BARE_UVICORN = "bare uvicorn"
 
 KEY = "for-measuring-only-for-measuring-only"
 TOKEN_LIFETIME_SECONDS = 86_400
@@ -46,7 +47,7 @@ class Contender:
     name: str
     url: str
     processes: list[psutil.Process]
-    """Everything that works for it, the servers it needs included."""
+    """Everything that works for it, the servers included; first what answers the requests."""
     database: Database | None = None
     headers: dict[str, str] = field(default_factory=dict)
     """What its requests state."""
@@ -104,16 +105,16 @@ class Stage:
         """Clients that wait for the outcome, and clients that ask for 202 after the broker's confirm."""
         gateway, settings = await self.gateway("inkwell")
         worker = await self.worker(settings)
-        waiting = await replace(gateway, processes=[worker, *gateway.processes]).ready()
+        waiting = await replace(gateway, processes=[*gateway.processes, worker]).ready()
         return [waiting, replace(waiting, name=INKWELL_202, headers={"Prefer": "respond-async"})]
 
     async def _silent(self) -> list[Contender]:
         """The same without telemetry."""
-        gateway, settings = await self.gateway("silent", "bench.limit.silent:create_app")
-        worker = await self.worker(settings, "bench.limit.silent")
-        return [await replace(gateway, name=SILENT, processes=[worker, *gateway.processes]).ready()]
+        gateway, settings = await self.gateway("silent", "bench.limit.silent", "gateway")
+        worker = await self.worker(settings, "bench.limit.silent", "worker")
+        return [await replace(gateway, name=SILENT, processes=[*gateway.processes, worker]).ready()]
 
-    async def gateway(self, name: str, app: str = "gateway.app:create_app") -> tuple[Contender, dict[str, str]]:
+    async def gateway(self, name: str, *module: str) -> tuple[Contender, dict[str, str]]:
         """A gateway with a database and queues of its own, which takes writes once a worker has the same settings."""
         database = await self._database(name, Schema.INKWELL)
         topology = Topology(f"bench-{self._run}-{name}", PARTITIONS)
@@ -121,14 +122,14 @@ class Stage:
         await migrate(settings)
         queues = (*map(topology.command_queue, range(PARTITIONS)), topology.dead_letter_queue)
         self._exits.push_async_callback(self._delete_queues, *queues, exchange=topology.commands_exchange)
-        url, gateway = await self._serve(app, "--factory", **settings)
+        url, gateway = await self._serve_gateway(*(module or ("gateway",)), **settings)
         processes = [gateway, *self.postgres.processes, *self.rabbitmq.processes]
         tokens = access_tokens(settings, self._users)
         return Contender(INKWELL, url, processes, database, access_tokens=tokens), settings
 
-    async def worker(self, settings: dict[str, str], module: str = "worker") -> psutil.Process:
+    async def worker(self, settings: dict[str, str], *module: str) -> psutil.Process:
         """A worker with these settings."""
-        return await self._start(module, **settings)
+        return await self._start(*(module or ("worker",)), **settings)
 
     def _settings(self, database: Database, topology: Topology) -> dict[str, str]:
         return {
@@ -149,9 +150,9 @@ class Stage:
         database = await self._database(name, Schema.INKWELL)
         settings = self._settings(database, Topology(f"bench-{self._run}-{name}", PARTITIONS))
         await migrate(settings)
-        url, gateway = await self._serve("gateway.app:create_app", "--factory", **settings)
-        tokens = access_tokens(settings, 1)
-        return Contender(INKWELL, url, [gateway, *self.postgres.processes], database, access_tokens=tokens)
+        url, gateway = await self._serve_gateway("gateway", **settings)
+        processes, tokens = [gateway, *self.postgres.processes], access_tokens(settings, 1)
+        return Contender(INKWELL, url, processes, database, access_tokens=tokens)
 
     async def _naive(self) -> list[Contender]:
         database = await self._database("naive", Schema.NAIVE)
@@ -167,8 +168,10 @@ class Stage:
         return [await Contender(NAIVE, url, processes, database).ready()]
 
     async def _bare(self) -> list[Contender]:
-        url, process = await self._serve("bench.limit.framework:app")
-        return [await Contender(BARE, url, [process]).ready()]
+        """A framework, and a server, that look nothing up."""
+        apps = {BARE: ("bench.limit.framework:app",), BARE_UVICORN: ("bench.limit.server:app", "--no-proxy-headers")}
+        served = {name: await self._serve(*app) for name, app in apps.items()}
+        return [await Contender(name, url, [process]).ready() for name, (url, process) in served.items()]
 
     async def _database(self, name: str, schema: Schema) -> Database:
         """A new database, dropped at the end."""
@@ -191,6 +194,11 @@ class Stage:
     async def _serve(self, *app: str, **settings: str) -> tuple[str, psutil.Process]:
         port = str(free_port())
         return f"http://127.0.0.1:{port}", await self._start(*UVICORN, *app, "--port", port, **settings)
+
+    async def _serve_gateway(self, *module: str, **settings: str) -> tuple[str, psutil.Process]:
+        """As users start one."""
+        port = str(free_port())
+        return f"http://127.0.0.1:{port}", await self._start(*module, INKWELL_PORT=port, **settings)
 
     async def _start(self, *module: str, **settings: str) -> psutil.Process:
         process = await start(*module, **settings)

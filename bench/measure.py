@@ -19,7 +19,7 @@ async def measure(cell: Cell, contender: Contender, number: int, seconds: int) -
         notes = scenario.notes_per_owner
         await contender.database.reset(cell.owners, notes, slow=scenario.slow_database, texts=scenario.texts)
     _, before = await _load(cell, contender, WARM_UP_SECONDS, 0)
-    cpu_before = cpu_seconds(contender.processes)
+    cpu_before, http_before = cpu_seconds(contender.processes), cpu_seconds(contender.processes[:1])
     answers, written = await _load(cell, contender, seconds, before or 0)
     return Measurement(
         cell,
@@ -28,6 +28,9 @@ async def measure(cell: Cell, contender: Contender, number: int, seconds: int) -
         p50_ms=answers.p50_ms,
         p99_ms=answers.p99_ms,
         cpu_seconds_per_1000=1000 * (cpu_seconds(contender.processes) - cpu_before) / max(1, answers.requests),
+        http_cpu_seconds_per_1000=1000
+        * (cpu_seconds(contender.processes[:1]) - http_before)
+        / max(1, answers.requests),
         answered=answers.good,
         refused=answers.refused,
         broken=answers.broken,

@@ -28,6 +28,8 @@ class Measurement:
     """Notes created or replaced meanwhile; None where nothing is written."""
     uncounted: int
     """So many may be written beyond those answered: requests that were under way when the load ended."""
+    http_cpu_seconds_per_1000: float = 0.0
+    """Of the process that answers the requests alone."""
 
     @property
     def problem(self) -> str | None:

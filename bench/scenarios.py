@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from bench.contenders import BARE, DIRECT, INKWELL, INKWELL_202, NAIVE, SILENT
+from bench.contenders import BARE, BARE_UVICORN, DIRECT, INKWELL, INKWELL_202, NAIVE, SILENT
 from bench.database import ONE_TEXT, RARE_WORD, texts_of
 
 LISTED_NOTES = 100
@@ -56,6 +56,13 @@ SCENARIOS = {
     "create": Scenario("Create a note", "POST", "/notes/", (DIRECT, INKWELL, INKWELL_202, NAIVE, BARE)),
     "replace": Scenario("Replace a note", "PUT", "/notes/{id}", (DIRECT, INKWELL)),
     "get": Scenario("Get one note", "GET", "/notes/{id}", (DIRECT, INKWELL, BARE)),
+    "get-front": Scenario(
+        "Get one note, against a server that looks nothing up",
+        "GET",
+        "/notes/{id}",
+        (BARE_UVICORN, BARE, INKWELL),
+        (64,),
+    ),
     "list": Scenario("List 100 notes", "GET", "/notes/", (DIRECT, INKWELL)),
     "search": Scenario(
         f"Search {SEARCHED_NOTES:,} notes for a rare word",

@@ -23,15 +23,26 @@ class Target:
 
 
 RATE, CPU, P50 = "requests_per_second", "cpu_seconds_per_1000", "p50_ms"
+HTTP_CPU = "http_cpu_seconds_per_1000"
 CREATE, CREATE_202 = Cell("create", INKWELL, 1, 64), Cell("create", INKWELL_202, 1, 64)
 CREATE_TOLD, GET_TOLD = Cell("create-telemetry", INKWELL, 1, 64), Cell("get-telemetry", INKWELL, 1, 64)
+GET_FRONT = Cell("get-front", INKWELL, 64, 64)
 TARGETS = (
     Target("create, 201: requests/s", CREATE, RATE, 3.5),
     Target("create, 201: CPU for a request", CREATE, CPU, 0.35, at_most=True),
     Target("create, 202: requests/s", CREATE_202, RATE, 4),
     Target("replace: requests/s", Cell("replace", INKWELL, 1, 64), RATE, 3.5),
-    Target("get one: requests/s", Cell("get", INKWELL, 1, 64), RATE, 3),
-    Target("list 100: requests/s", Cell("list", INKWELL, 1, 64), RATE, 3.5),
+    Target("get one, 64 owners: requests/s", Cell("get", INKWELL, 64, 64), RATE, 6),
+    Target("get one, 64 owners, 16 connections: requests/s", Cell("get", INKWELL, 64, 16), RATE, 4.5),
+    Target("get one, 64 owners, one connection: p50", Cell("get", INKWELL, 64, 1), P50, 0.5, at_most=True),
+    Target(
+        "get one: CPU of the gateway against bare uvicorn",
+        Cell("get-front", INKWELL, 64, 64),
+        HTTP_CPU,
+        3.5,
+        at_most=True,
+    ),
+    Target("list 100, 64 owners: requests/s", Cell("list", INKWELL, 64, 64), RATE, 4.5),
     Target("search 100,000, one connection: requests/s", Cell("search", INKWELL, 1, 1), RATE, 10),
     Target("create, 201, one connection: p50", Cell("create", INKWELL, 1, 1), P50, 1.6, at_most=True),
     Target("create, 202, Postgres 100 ms slower: requests/s", Cell("slow", INKWELL_202, 1, 64), RATE, 40),

@@ -1,16 +1,16 @@
 """Inkwell without its telemetry, to see what that costs: nothing is counted or measured, no request has an id.
 
-The gateway is `bench.limit.silent:create_app`, the worker `python -m bench.limit.silent`.
+`python -m bench.limit.silent gateway`, or `worker`.
 """
 
+import sys
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
-from fastapi import FastAPI
 from prometheus_client import Counter, Gauge, Histogram
 
-import gateway.app
+import gateway.__main__
 import gateway.http.front
 import gateway.writes.submission
 import shared.database
@@ -47,12 +47,7 @@ def silence() -> None:
         setattr(owner, name, silent)
 
 
-def create_app() -> FastAPI:
-    """A gateway."""
-    silence()
-    return gateway.app.create_app()
-
-
 if __name__ == "__main__":
     silence()
-    worker.__main__.main()
+    service = sys.argv.pop(1)
+    {"gateway": gateway.__main__, "worker": worker.__main__}[service].main()
