@@ -208,5 +208,7 @@ def _describe_read(*headers: str) -> dict[int, OpenApi]:
 def _build_page(request: Request, text: str, links: dict[str, str], total: int | None = None) -> Answer:
     """A page with its links and, if it was asked for, how many notes there are on all pages."""
     headers = {"Link": link_header(links)} | ({} if total is None else {"X-Total-Count": str(total)})
-    digest = hashlib.blake2b(f"{text}{headers}".encode(), digest_size=12).hexdigest()
-    return respond_unless_modified(request, Answer(text, headers=headers), f'"{digest}"')
+    body = text.encode()
+    digest = hashlib.blake2b(body, digest_size=12)
+    digest.update(str(headers).encode())
+    return respond_unless_modified(request, Answer(body, headers=headers), f'"{digest.hexdigest()}"')
