@@ -15,7 +15,7 @@ from sqlalchemy.sql.visitors import iterate
 
 from shared.database_url import DatabaseUrl
 from shared.tables import SCHEMA_REVISION
-from shared.tracing import Attributes, Kind, Step, step
+from shared.tracing import Attributes, Span, SpanKind, start_span
 
 CONNECT_TIMEOUT_SECONDS = 5.0
 """For all hosts of a URL together, unless it says how long each may take."""
@@ -72,9 +72,9 @@ class Statement:
         summary = summary_of(clause)
         return cls(str(compiled), tuple(compiled.positiontup or ()), settings, summary, attributes_of(summary))
 
-    def start_span(self) -> Step:
+    def start_span(self) -> Span:
         """A span of an execution."""
-        return step(self.summary, self.attributes, Kind.CLIENT)
+        return start_span(self.summary, self.attributes, SpanKind.CLIENT)
 
     async def fetch(self, session: Session, **values: object) -> list[asyncpg.Record]:
         """The rows; raises what asyncpg raises, and then the session is fit for nothing more.
@@ -113,14 +113,14 @@ def attributes_of(summary: str) -> Attributes:
 BEGIN, COMMIT = attributes_of("BEGIN"), attributes_of("COMMIT")
 
 
-def begin_step() -> Step:
-    """A step for the start of a transaction."""
-    return step("BEGIN", BEGIN, Kind.CLIENT)
+def start_begin_span() -> Span:
+    """A span for the start of a transaction."""
+    return start_span("BEGIN", BEGIN, SpanKind.CLIENT)
 
 
-def commit_step() -> Step:
-    """A step for its end."""
-    return step("COMMIT", COMMIT, Kind.CLIENT)
+def start_commit_span() -> Span:
+    """A span for its end."""
+    return start_span("COMMIT", COMMIT, SpanKind.CLIENT)
 
 
 def milliseconds_before(deadline_seconds: float) -> str:

@@ -11,7 +11,7 @@ from uuid import UUID
 import structlog
 
 from shared.settings import ServiceSettings
-from shared.tracing import trace_id_of
+from shared.tracing.spans import find_trace_id
 
 IDS: ContextVar[dict[str, str] | None] = ContextVar("inkwell.ids", default=None)
 """The ids of what is worked on; one variable for all of them, since each that is set costs every request."""
@@ -52,7 +52,7 @@ def configure_logging(settings: ServiceSettings, service: str) -> None:
 @contextmanager
 def about(command_id: UUID, traceparent: str | None) -> Iterator[None]:
     """Has the log lines of the block name the command, and its trace if it is recorded."""
-    trace_id = trace_id_of(traceparent)
+    trace_id = find_trace_id(traceparent)
     before = IDS.set({"command_id": str(command_id)} | ({"trace_id": trace_id} if trace_id else {}))
     try:
         yield

@@ -27,7 +27,7 @@ from shared.contracts import (
     folded,
     outcome_for,
 )
-from shared.database import Session, Statement, begin_step, commit_step
+from shared.database import Session, Statement, start_begin_span, start_commit_span
 from worker.fold import NEVER, Fold, Rows
 from worker.handlers import Decision, Note, PersonalToken, User, targets_of
 from worker.statements import (
@@ -69,10 +69,10 @@ async def transaction(connections: Connections) -> AsyncIterator[Session]:
     """A transaction with a deadline for the whole of it; whatever goes wrong, its connection is dropped with it."""
     async with asyncio.timeout(TRANSACTION_TIMEOUT_SECONDS), connections.one() as session:
         transaction = session.transaction()
-        with begin_step():
+        with start_begin_span():
             await transaction.start()
         yield session
-        with commit_step():
+        with start_commit_span():
             await transaction.commit()
 
 

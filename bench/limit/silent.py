@@ -16,7 +16,7 @@ import gateway.writes.submission
 import shared.database
 import worker.__main__
 import worker.consumer
-from shared.tracing import UNRECORDED
+from shared.tracing import NO_OP
 
 NOBODY = b"-"
 
@@ -34,8 +34,8 @@ SILENCED = (
     (gateway.http.front, "choose_request_id", always(NOBODY)),
     (gateway.http.front, "IDS", SimpleNamespace(set=always())),
     (gateway.writes.submission, "identify_lines", always()),
-    (gateway.writes.submission, "start_publish_span", always(UNRECORDED)),
-    (shared.database, "step", always(UNRECORDED)),
+    (gateway.writes.submission, "start_publish_span", always(NO_OP)),
+    (shared.database, "start_span", always(NO_OP)),
     (worker.consumer, "count_settled", always()),
 )
 

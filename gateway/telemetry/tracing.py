@@ -13,28 +13,38 @@ from gateway.telemetry.metrics import METHODS, RequestInfo
 from shared.contracts import Command
 from shared.messaging import Topology
 from shared.telemetry import identify_lines
-from shared.tracing import CURRENT, UNRECORDED, Kind, Step, Tracing, is_recorded, start, step, trace_id_of
+from shared.tracing import (
+    CURRENT,
+    NO_OP,
+    Span,
+    SpanKind,
+    Tracing,
+    find_trace_id,
+    is_recording,
+    start_root_span,
+    start_span,
+)
 
 PROBES = "/health/"
 REQUEST_ATTRIBUTE = "inkwell.request_id"
 
 
-def start_request_span(scope: Scope, path: str) -> Step:
+def start_request_span(scope: Scope, path: str) -> Span:
     """A span in the client's trace or in a new one; a no-op span unless the request is sampled."""
-    CURRENT.set(UNRECORDED)  # replaces the span of the connection's previous request
+    CURRENT.set(NO_OP)  # replaces the span of the connection's previous request
     if not Tracing.recorder or path.startswith(PROBES):
-        return UNRECORDED
+        return NO_OP
     span = _start(scope)
-    if span is not UNRECORDED:
-        identify_lines(trace_id=trace_id_of(span.traceparent) or "")
+    if span is not NO_OP:
+        identify_lines(trace_id=find_trace_id(span.traceparent) or "")
     return span
 
 
-def _start(scope: Scope) -> Step:
+def _start(scope: Scope) -> Span:
     for name, value in scope["headers"]:
         if name == b"traceparent":
-            return start(_build_name(scope), Kind.SERVER, value.decode("latin-1"))
-    return start(_build_name(scope), Kind.SERVER)
+            return start_root_span(_build_name(scope), SpanKind.SERVER, value.decode("latin-1"))
+    return start_root_span(_build_name(scope), SpanKind.SERVER)
 
 
 def _build_name(scope: Scope, route: str = "") -> str:
@@ -44,9 +54,9 @@ def _build_name(scope: Scope, route: str = "") -> str:
     return f"{scope['method']} {route}" if route else str(scope["method"])
 
 
-def describe_request(span: Step, scope: Scope, info: RequestInfo) -> None:
+def describe_request(span: Span, scope: Scope, info: RequestInfo) -> None:
     """Add the route, the id and the status of the request to its span."""
-    if span is UNRECORDED:
+    if span is NO_OP:
         return
     attributes: dict[str, str | int] = {
         "http.request.method": scope["method"] if scope["method"] in METHODS else "_OTHER",
@@ -62,10 +72,10 @@ def describe_request(span: Step, scope: Scope, info: RequestInfo) -> None:
         span.fail(str(info.status))
 
 
-def start_publish_span(settings: GatewaySettings, owner: int, command_id: UUID, model: type[Command]) -> Step:
+def start_publish_span(settings: GatewaySettings, owner: int, command_id: UUID, model: type[Command]) -> Span:
     """A span of publishing a command; the worker continues its trace."""
-    if not is_recorded():
-        return UNRECORDED
+    if not is_recording():
+        return NO_OP
     topology = Topology.of(settings)
     destination = topology.destination(topology.partition_of(owner))
     attributes = {
@@ -76,4 +86,4 @@ def start_publish_span(settings: GatewaySettings, owner: int, command_id: UUID, 
         "messaging.message.id": str(command_id),
         "inkwell.command.type": model.model_fields["type"].default,
     }
-    return step(f"publish {destination}", attributes, Kind.PRODUCER)
+    return start_span(f"publish {destination}", attributes, SpanKind.PRODUCER)

@@ -47,7 +47,7 @@ from gateway.writes.replies import Attempt, Replies
 from gateway.writes.states import CommandState
 from shared.contracts import MAX_COMMAND_BYTES, NOBODY, Command, Outcome, outcome_for
 from shared.telemetry import identify_lines
-from shared.tracing import Step
+from shared.tracing import Span
 
 LOOK_UP_TIMEOUT_SECONDS = 1.0
 KEY_LOOK_UP_TIMEOUT_SECONDS = 0.4
@@ -179,7 +179,7 @@ class Submission:
             data=data,
         )
 
-    async def _publish(self, attempt: Attempt, span: Step, *, is_repeatable: bool) -> Outcome | None:
+    async def _publish(self, attempt: Attempt, span: Span, *, is_repeatable: bool) -> Outcome | None:
         """Returns when the broker has confirmed the attempt, or its outcome came first; raises as `perform`.
 
         If the publish is not confirmed, returns the outcome of an earlier request with the same key, if there is one.

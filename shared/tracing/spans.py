@@ -1,0 +1,94 @@
+"""Spans, made only where OpenTelemetry's variables ask for them and the trace at hand is sampled.
+
+Everywhere else a span costs a look at a context variable. No span has what users wrote, a secret, a path that may hold
+a signed URL, or the value of an SQL parameter, and none has a name that a client can choose.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from contextvars import ContextVar
+from types import TracebackType
+from typing import Protocol, Self
+
+from opentelemetry.trace import SpanKind
+
+_SAMPLED = re.compile(r"00-([0-9a-f]{32})-[0-9a-f]{16}-0[13]")
+"""The `traceparent` (W3C) of a trace that is recorded."""
+Attributes = Mapping[str, str | int]
+
+
+class Span:
+    """A part of the work, current during its block. This one is a no-op."""
+
+    traceparent: str | None = None
+    """With which others continue the trace, in W3C's form."""
+
+    def __enter__(self) -> Self:
+        """Make it the current span."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        """End it; a span that ends in an exception has failed."""
+
+    def describe(self, attributes: Attributes, name: str | None = None) -> None:
+        """Add attributes, and change the name."""
+
+    def fail(self, error_type: str) -> None:
+        """Mark it as failed."""
+
+
+NO_OP = Span()
+CURRENT: ContextVar[Span] = ContextVar("inkwell.span", default=NO_OP)
+
+
+class Recorder(Protocol):
+    """Starts the spans of sampled traces."""
+
+    def start(
+        self,
+        name: str,
+        kind: SpanKind,
+        parent: Span | str | None,
+        attributes: Attributes | None,
+        links: Sequence[Span] = (),
+    ) -> Span:
+        """A span that continues the trace of its parent, or begins one; a no-op unless it is sampled."""
+
+    def shut_down(self, timeout_seconds: float) -> None:
+        """Export the last spans, for no longer than this."""
+
+
+class Tracing:
+    """The process's recorder; None unless traces are wanted."""
+
+    recorder: Recorder | None = None
+
+
+def start_root_span(
+    name: str, kind: SpanKind, traceparent: str | None = None, attributes: Attributes | None = None
+) -> Span:
+    """The first span of this process, in the trace of the caller or in a new one."""
+    return Tracing.recorder.start(name, kind, traceparent, attributes) if Tracing.recorder else NO_OP
+
+
+def start_span(
+    name: str, attributes: Attributes, kind: SpanKind = SpanKind.INTERNAL, links: Sequence[Span] = ()
+) -> Span:
+    """A span within the current one; its name and attributes come from the code alone."""
+    parent = CURRENT.get()
+    if parent is NO_OP or Tracing.recorder is None:
+        return NO_OP
+    return Tracing.recorder.start(name, kind, parent, attributes, links)
+
+
+def is_recording() -> bool:
+    """Whether the current span is recorded, so that it pays to describe one within it."""
+    return CURRENT.get() is not NO_OP
+
+
+def find_trace_id(traceparent: str | None) -> str | None:
+    """The id of the trace, if it is recorded."""
+    sampled = _SAMPLED.fullmatch(traceparent or "")
+    return sampled[1] if sampled else None
