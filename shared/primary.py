@@ -22,6 +22,7 @@ LOST = (
     asyncpg.CrashShutdownError,
     asyncpg.CannotConnectNowError,
     asyncpg.ReadOnlySQLTransactionError,
+    asyncpg.InternalClientError,  # the driver, where a server's farewell meets a statement
 )
 """Errors that say something of the server, and not only of the statement."""
 TIMELINE_HEADER = "inkwell-timeline"
