@@ -99,12 +99,13 @@ class Connections:
     def _is_usable(self, slot: Slot) -> bool:
         if not slot.connection:
             return False
-        is_over = asyncio.get_running_loop().time() > slot.expires_at
-        if slot.is_read_only != is_read_only(slot.connection):
+        is_over = asyncio.get_running_loop().time() > slot.expires_at or not self.primary.trusts(slot.connection)
+        if not is_over and slot.is_read_only != is_read_only(slot.connection):
             self.primary.distrust()
-        if is_over or not self.primary.trusts(slot.connection):
+            is_over = True
+        if is_over:
             slot.drop()
-        return slot.connection is not None
+        return not is_over
 
     def _tells_of_the_server(self, slot: Slot, error: BaseException) -> bool:
         """Whether the failure of a connection is a reason to doubt those that are idle."""

@@ -91,6 +91,8 @@ class Primary:
         if timeline and timeline.is_after(self.timeline):
             log.warning("Postgres has failed over; sessions at the former primary are dropped", timeline=str(timeline))
             self.timeline = timeline
+            for session in list(self._trusted):
+                session.terminate()  # also if somebody uses it: the former primary would give a stale answer
             self.distrust()
 
     def welcome(self, session: Session, timeline: Timeline | None) -> None:
