@@ -73,6 +73,7 @@ class Primary:
     """The primary that a URL leads to, as all sessions of the process have seen it."""
 
     def __init__(self) -> None:
+        self._sessions: WeakSet[Session] = WeakSet()
         self._trusted: WeakSet[Session] = WeakSet()
         self.timeline: Timeline | None = None
         """The newest one that has been seen; None where no server has told one."""
@@ -91,8 +92,9 @@ class Primary:
         if timeline and timeline.is_after(self.timeline):
             log.warning("Postgres has failed over; sessions at the former primary are dropped", timeline=str(timeline))
             self.timeline = timeline
-            for session in list(self._trusted):
-                session.terminate()  # also if somebody uses it: the former primary would give a stale answer
+            for session in list(self._sessions):
+                session.terminate()  # also if somebody uses it: a stale answer, or a commit that never returns
+            self._sessions.clear()
             self.distrust()
 
     def welcome(self, session: Session, timeline: Timeline | None) -> None:
@@ -103,6 +105,7 @@ class Primary:
         if timeline and self.timeline and timeline.system != self.timeline.system:
             self.distrust()  # another cluster has taken its place, a restored one for instance
         self.timeline = timeline or self.timeline
+        self._sessions.add(session)
         self._trusted.add(session)
 
 
