@@ -145,7 +145,7 @@ async def test_session_in_use_is_ended_when_a_newer_timeline_is_seen(connections
     assert timeline
     asking = asyncio.create_task(sleep(connections))
     await asyncio.sleep(0.2)
-    connections.primary.distrust()  # as when another session has failed before
+    connections.primary.doubt(session)  # as when another session has failed before
 
     connections.primary.hear_of(Timeline(timeline.system, timeline.number + 1))
 

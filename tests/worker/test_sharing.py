@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import replace
 from math import ceil
 
 import aio_pika
@@ -251,19 +252,25 @@ async def has_notes(database: "Connection[Record]", count: int) -> bool:
     return bool(await database.fetchval("select count(*) = $1 from notes", count))
 
 
-SLOTS = "select pid from pg_stat_activity where application_name = 'inkwell-worker slot'"
+SLOTS = "select count(*) from pg_stat_activity where application_name = 'inkwell-worker slot'"
 
 
-async def test_slot_is_taken_anew_when_the_primary_may_have_moved(
+async def test_slot_at_a_former_primary_is_given_up(
     worker_settings: WorkerSettings, database: "Connection[Record]", monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sharing, "CHECK_INTERVAL_SECONDS", INTERVAL_SECONDS)
-    async with Worker(worker_settings).running() as worker:
-        former = await eventually(lambda: database.fetchval(SLOTS))
-        primary_at(worker_settings.database_url.get_secret_value()).distrust()
+    primary = primary_at(worker_settings.database_url.get_secret_value())
+    async with Worker(worker_settings).running():
+        await eventually(lambda: number_of_slots(database, 1))
+        assert primary.timeline
 
-        await eventually(lambda: database.fetchval(f"{SLOTS} and pid <> {former}"))
-        await eventually(lambda: worker.has(0))
+        primary.hear_of(replace(primary.timeline, number=primary.timeline.number + 1))
+
+        await eventually(lambda: number_of_slots(database, 0))
+
+
+async def number_of_slots(database: "Connection[Record]", number: int) -> bool:
+    return bool(await database.fetchval(SLOTS) == number)
 
 
 async def test_silent_server_ends_the_trust_in_the_idle_sessions_of_the_worker(
