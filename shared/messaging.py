@@ -230,8 +230,12 @@ async def _connect_to_one(url: BrokerUrl, name: str, address: Address, _: float)
     node = url.url_of(address.host, address.port).update_query(heartbeat=HEARTBEAT_SECONDS)
     connection = Connection(node, client_properties={"connection_name": name})
     connection.kwargs["transport_factory"] = TransportToAddress(address)
-    with broker_call():
-        await connection.connect()
+    try:
+        with broker_call():
+            await connection.connect()
+    except BaseException:
+        await connection.close()  # there is nothing to close, but its finalizer would try, perhaps without a loop
+        raise
     return connection
 
 
