@@ -46,14 +46,14 @@ class Gateway:
 @asynccontextmanager
 async def open_resources(settings: GatewaySettings) -> AsyncIterator[Gateway]:
     """The resources of one gateway; on leaving, what was handed to the publisher is drained first."""
-    replies = Replies()
-    publisher = Publisher(settings, replies)
     queries = Queries(settings)
+    replies = Replies(queries.primary)
+    publisher = Publisher(settings, replies)
     command_urls, keyed_hashes = CommandUrls(settings), KeyedHashes(settings)
     access_tokens, passwords = AccessTokens(settings), Passwords()
     hash_renewal = HashRenewal(passwords, publisher, replies)
     publishing = asyncio.create_task(publisher.run())
-    watching = asyncio.create_task(watch_loop())
+    watching = [asyncio.create_task(each) for each in (watch_loop(), queries.watch())]
     try:
         yield Gateway(
             settings,
@@ -72,7 +72,7 @@ async def open_resources(settings: GatewaySettings) -> AsyncIterator[Gateway]:
     finally:
         hash_renewal.close()
         await publisher.drain(settings.publish_timeout_seconds)
-        publishing.cancel()
-        watching.cancel()
-        await asyncio.wait({publishing, watching}, timeout=SETUP_TIMEOUT_SECONDS)
+        for task in (publishing, *watching):
+            task.cancel()
+        await asyncio.wait({publishing, *watching}, timeout=SETUP_TIMEOUT_SECONDS)
         queries.close()
