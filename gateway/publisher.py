@@ -97,6 +97,13 @@ class Backlog:
             attempt.handed_over = True
         return batch
 
+    def withdraw_all(self) -> list[Attempt]:
+        """Takes out all attempts."""
+        attempts = list(self._attempts)
+        self._attempts.clear()
+        self.size = 0
+        return attempts
+
 
 class Publisher:
     """Hands attempts over to the broker while its `run` is under way and the broker is there."""
@@ -112,6 +119,7 @@ class Publisher:
         self._channel: AbstractChannel | None = None
         self._connection: AbstractConnection | None = None
         self._connected = asyncio.Event()
+        self._blocked = False
         self._context = copy_context()
         """Not that of the request which comes first: a message has the commands of many."""
         BACKLOG_COMMANDS.set_function(lambda: sum(map(len, self._backlogs)))
@@ -179,7 +187,9 @@ class Publisher:
         try:
             while backlog:
                 await self._connected.wait()
-                if not await self._is_open():
+                if await self._is_blocked():
+                    _refuse(backlog.withdraw_all(), NotAcceptedError)
+                elif not self._is_open():
                     await asyncio.sleep(LOST_CHECK_SECONDS)
                 elif batch := backlog.take():
                     await self._hand_over(partition, batch)
@@ -189,9 +199,19 @@ class Publisher:
     def _backlog_bytes(self) -> int:
         return sum(backlog.size for backlog in self._backlogs)
 
-    async def _is_open(self) -> bool:
-        """Whether the broker takes messages: while an alarm blocks the connection, commands can be withdrawn."""
-        if self._connection is None or self._channel is None or await is_blocked(self._connection):
+    async def _is_blocked(self) -> bool:
+        """Whether an alarm of the broker blocks the connection, usually for longer than a client can wait."""
+        was_blocked, connection = self._blocked, self._connection
+        self._blocked = connection is not None and is_open(connection) and await is_blocked(connection)
+        if self._blocked and not was_blocked:
+            log.warning(
+                "RabbitMQ is short of memory or disk and takes no messages; writes are refused until it has room",
+                remedy="`rabbitmq-diagnostics alarms` says which; see InkwellBrokerAlarm in docs/operations.md",
+            )
+        return self._blocked
+
+    def _is_open(self) -> bool:
+        if self._connection is None or self._channel is None:
             return False
         return self._connected.is_set() and is_open(self._connection) and not self._channel.is_closed
 
