@@ -106,11 +106,11 @@ def install_routes(app: FastAPI, settings: GatewaySettings) -> None:
 @asynccontextmanager
 async def resources(settings: GatewaySettings) -> AsyncIterator[Gateway]:
     """The resources of one gateway; on leaving, what was handed to the publisher is drained first."""
-    replies = Replies()
-    publisher = Publisher(settings, replies)
     queries = Queries(settings)
+    replies = Replies(queries.primary)
+    publisher = Publisher(settings, replies)
     publishing = asyncio.create_task(publisher.run())
-    watching = asyncio.create_task(watch_loop())
+    watching = [asyncio.create_task(each) for each in (watch_loop(), queries.watch())]
     access_tokens = AccessTokens(settings)
     passwords = Passwords()
     hash_renewal = HashRenewal(passwords, publisher, replies)
@@ -132,7 +132,7 @@ async def resources(settings: GatewaySettings) -> AsyncIterator[Gateway]:
     finally:
         hash_renewal.close()
         await publisher.drain(settings.publish_timeout_seconds)
-        publishing.cancel()
-        watching.cancel()
-        await asyncio.wait({publishing, watching}, timeout=SETUP_TIMEOUT_SECONDS)
+        for task in (publishing, *watching):
+            task.cancel()
+        await asyncio.wait({publishing, *watching}, timeout=SETUP_TIMEOUT_SECONDS)
         queries.close()

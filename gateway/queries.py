@@ -39,6 +39,7 @@ from shared.connections import Connections
 from shared.contracts import NOBODY, Outcome, PublicToken, PublicUser, Scope
 from shared.database import Statement, milliseconds_before
 from shared.errors import describe
+from shared.primary import Primary
 
 # asyncpg calls it an internal error, too, when a connection ends at the wrong moment.
 READ_FAILURES = (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError)
@@ -130,6 +131,15 @@ class Queries:
         is_shared = settings.auth == "password"
         self._lists = Shares(places, slow_places if is_shared else places)
         self._slow_reads = Shares(slow_places, 1 if is_shared else slow_places)
+
+    @property
+    def primary(self) -> Primary:
+        """What the gateway knows of the primary."""
+        return self._connections.primary
+
+    async def watch(self) -> None:
+        """Look where the primary is, until cancelled."""
+        await self._connections.watch()
 
     def close(self) -> None:
         """Closes the connections."""

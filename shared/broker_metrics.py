@@ -1,13 +1,14 @@
-"""What RabbitMQ's own metrics tell and AMQP does not: unacknowledged messages, and queues without a Raft member."""
+"""What RabbitMQ's own metrics tell and AMQP does not: unacknowledged messages, and which node has which queue."""
 
 import asyncio
 import re
 from dataclasses import dataclass
 from http.client import HTTPException
-from urllib.parse import unquote
 from urllib.request import ProxyHandler, build_opener
 
-from pydantic import AmqpDsn, Secret
+from pydantic import Secret
+
+from shared.broker_url import BrokerUrl
 
 PORT = 15692
 """The default port of the plugin rabbitmq_prometheus, which needs no credentials."""
@@ -19,34 +20,43 @@ _UNACKNOWLEDGED = re.compile(
 )
 _RAFT = "rabbitmq_detailed_raft_"
 _MEMBER = re.compile(rf"^{_RAFT}(?:log_)?commit_index\{{(?P<labels>[^}}]*)\}}", re.MULTILINE)
+_LABEL = re.compile(r'(\w+)="([^"]*)"')
 
 
 @dataclass(frozen=True, slots=True)
-class BrokerMetrics:
-    """What the node that was asked knows of the queues in one virtual host."""
+class NodeMetrics:
+    """What one node knows of the queues in a virtual host."""
 
     unacknowledged: dict[str, int]
-    """The number of unacknowledged messages in each queue, as of a few seconds ago."""
+    """The number of unacknowledged messages in each queue, as of a few seconds ago; a follower counts none."""
     members: frozenset[str]
     """The queues of which this node runs a Raft member."""
     has_raft: bool
     """False after a failed write to the node's log, as on a full disk; only a restart of the node mends it."""
 
 
-async def read_broker_metrics(broker_url: Secret[AmqpDsn]) -> BrokerMetrics | None:
-    """The metrics of the node at this address, or None if they do not answer."""
+async def read_broker_metrics(broker_url: Secret[BrokerUrl]) -> dict[str, NodeMetrics]:
+    """The metrics of the URL's nodes by host; omits nodes whose metrics do not answer."""
     url = broker_url.get_secret_value()
-    vhost = unquote((url.path or "/").removeprefix("/")) or "/"
-    try:
-        text = await asyncio.to_thread(_read, f"http://{url.host}:{PORT}{PATH}")
-    except (OSError, HTTPException):
-        return None
+    hosts = dict.fromkeys(host for host, _ in url.hosts)
+    texts = await asyncio.gather(*(asyncio.to_thread(_read_or_nothing, host) for host in hosts))
+    return {host: _parse(text, url.vhost) for host, text in zip(hosts, texts, strict=True) if text}
+
+
+def _parse(text: str, vhost: str) -> NodeMetrics:
     unacknowledged = {
         each["queue"]: int(each["number"]) for each in _UNACKNOWLEDGED.finditer(text) if each["vhost"] == vhost
     }
-    labels = (dict(re.findall(r'(\w+)="([^"]*)"', each["labels"])) for each in _MEMBER.finditer(text))
+    labels = (dict(_LABEL.findall(each["labels"])) for each in _MEMBER.finditer(text))
     members = frozenset(each["queue"] for each in labels if each.get("vhost") == vhost and "queue" in each)
-    return BrokerMetrics(unacknowledged, members, _RAFT in text)
+    return NodeMetrics(unacknowledged, members, _RAFT in text)
+
+
+def _read_or_nothing(host: str) -> str:
+    try:
+        return _read(f"http://{f'[{host}]' if ':' in host else host}:{PORT}{PATH}")
+    except (OSError, HTTPException):
+        return ""
 
 
 def _read(address: str) -> str:

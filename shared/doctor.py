@@ -13,7 +13,7 @@ from aio_pika.exceptions import ChannelNotFoundEntity, ProbableAuthenticationErr
 from pydantic_core import to_json
 
 from shared.broker_metrics import PORT as METRICS_PORT
-from shared.broker_metrics import BrokerMetrics, read_broker_metrics
+from shared.broker_metrics import NodeMetrics, read_broker_metrics
 from shared.database import SchemaBehindError, Session, connect
 from shared.errors import describe
 from shared.messaging import BROKER_ERRORS, Topology, broker_call, broker_version, is_blocked, open_connection
@@ -31,6 +31,10 @@ SHARING_SINCE = 4
 RESTART_BROKER = (
     "free its disk, then restart the node (`docker compose restart rabbitmq`); what was accepted is kept, and a worker "
     "cannot mend it: see InkwellBrokerQueuesDown in docs/operations.md"
+)
+GROW = (
+    "`rabbitmq-queues grow NODE all` gives a node its members of the queues that were declared before it joined; "
+    'see "A cluster of RabbitMQ" in docs/operations.md'
 )
 EXIT_WELL, EXIT_ILL = 0, 1
 
@@ -147,14 +151,17 @@ async def check_room(session: Session) -> Finding:
 
 async def check_broker(settings: ServiceSettings, application_name: str) -> AsyncIterator[Finding]:
     """Whether its queues are up, version, alarms, and what each partition's queue is like."""
-    metrics = await read_broker_metrics(settings.broker_url)
-    if metrics and not metrics.has_raft:
-        found = "are down: RabbitMQ could not write its log, as on a full disk, and runs on without it"
+    nodes = await read_broker_metrics(settings.broker_url)
+    if down := [host for host, node in nodes.items() if not node.has_raft]:
+        found = (
+            f"are down on {', '.join(down)}, which could not write its log, as on a full disk, and runs on without it"
+        )
         yield Finding(Level.PROBLEM, "queues", found, RESTART_BROKER)
-        return
+        if len(down) == len(nodes):
+            return
     try:
         async with open_connection(settings.broker_url, application_name) as connection:
-            async for finding in check_connected(connection, Topology.of(settings), metrics):
+            async for finding in check_connected(connection, Topology.of(settings), [*nodes.values()]):
                 yield finding
     except ProbableAuthenticationError as error:
         advice = (
@@ -164,7 +171,7 @@ async def check_broker(settings: ServiceSettings, application_name: str) -> Asyn
 
 
 async def check_connected(
-    connection: AbstractConnection, topology: Topology, metrics: BrokerMetrics | None
+    connection: AbstractConnection, topology: Topology, nodes: Sequence[NodeMetrics]
 ) -> AsyncIterator[Finding]:
     """What a broker says that accepts the login."""
     channel = await connection.channel(publisher_confirms=False)
@@ -182,8 +189,8 @@ async def check_connected(
         )
         return
     for partition in range(topology.partitions):
-        yield await check_partition(connection, topology, partition, metrics)
-    if metrics is None:
+        yield await check_partition(connection, topology, partition, nodes)
+    if not nodes:
         found = f"not counted: RabbitMQ's metrics do not answer on port {METRICS_PORT}, and AMQP lacks the number"
         yield Finding(Level.OK, "unacknowledged", found)
     if await waiting_in(connection, topology.command_queue(topology.partitions)) is not None:
@@ -209,27 +216,28 @@ async def check_alarm(connection: AbstractConnection, channel: AbstractChannel, 
 
 
 async def check_partition(
-    connection: AbstractConnection, topology: Topology, partition: int, metrics: BrokerMetrics | None
+    connection: AbstractConnection, topology: Topology, partition: int, nodes: Sequence[NodeMetrics]
 ) -> Finding:
-    """Whether the partition's queue exists, is up, and has a consumer, with its numbers of messages."""
+    """Whether the partition's queue exists, is on all nodes, and has a consumer, with its numbers of messages."""
     queue, check = topology.command_queue(partition), f"partition {partition}"
     state = await waiting_in(connection, queue)
     if state is None:
         return Finding(Level.PROBLEM, check, "has no queue", "start a worker: it declares what is missing")
     waiting, consumers = state
     found = f"{'consumed' if consumers else 'nobody consumes it'}, {waiting} messages wait"
-    if metrics and queue in metrics.unacknowledged:
-        found += f", {metrics.unacknowledged[queue]} are unacknowledged"
-    if metrics and queue not in metrics.members:
-        found += "; the node has no member of its queue"
-        if not consumers:
-            return Finding(Level.PROBLEM, check, found, f"if no other node has one, {RESTART_BROKER}")
+    if unacknowledged := [node.unacknowledged[queue] for node in nodes if queue in node.unacknowledged]:
+        found += f", {max(unacknowledged)} are unacknowledged"
+    members = sum(queue in node.members for node in nodes)
+    if members < len(nodes):
+        found += f"; {members} of {len(nodes)} nodes has a member of its queue"
+    if not consumers:
         advice = (
-            "in a cluster, `rabbitmq-queues grow NODE all` copies queues to a node that joined after their declaration"
+            "start a worker; what waits is applied then. If one runs, its log says why it does not consume the queue"
         )
-        return Finding(Level.WARNING, check, found, advice)
-    advice = "start a worker; what waits is applied then. If one runs, its log says why it does not consume the queue"
-    return judged(check, found, ok=consumers > 0, advice=advice)
+        if nodes and not members:
+            advice = f"if no other node has one, {RESTART_BROKER}"
+        return Finding(Level.PROBLEM, check, found, advice)
+    return judged(check, found, ok=members == len(nodes), advice=GROW, level=Level.WARNING)
 
 
 async def waiting_in(connection: AbstractConnection, queue: str) -> tuple[int, int] | None:
