@@ -13,17 +13,18 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Generic
 
-import aio_pika
 import aiohttp
 import asyncpg
 import psutil
 from aio_pika.abc import AbstractChannel
+from pydantic import Secret
 
 from dev.backend import Services, as_user, with_database
 from gateway.access_tokens import AccessTokens
 from gateway.settings import GatewaySettings
+from shared.broker_url import BrokerUrl
 from shared.contracts import Scope
-from shared.messaging import Topology
+from shared.messaging import Topology, open_connection
 from tests.accounts import bearer
 from tests.faults.clients import PUBLISH_SECONDS, READ_SECONDS, WAIT_SECONDS, Owner, session
 from tests.faults.servers import Servers, ServersT
@@ -98,7 +99,7 @@ class Cluster(Generic[ServersT]):
     @asynccontextmanager
     async def channel(self) -> AsyncIterator[AbstractChannel]:
         """An administrator's channel."""
-        async with await aio_pika.connect(self.servers.services.broker_url) as connection:
+        async with open_connection(Secret(BrokerUrl.parse(self.servers.services.broker_url)), "nemesis") as connection:
             yield await connection.channel()
 
     async def query(self, sql: str) -> list[asyncpg.Record]:
