@@ -17,6 +17,7 @@ import aiohttp
 import asyncpg
 import psutil
 from aio_pika.abc import AbstractChannel
+from pamqp.common import FieldTable
 from pydantic import Secret
 
 from dev.backend import Services, as_user, with_database
@@ -281,6 +282,8 @@ async def new_owners(database_url: str) -> list[Owner]:
 async def keep_copies(cluster: Cluster[Any]) -> None:
     """Has the broker keep a copy of the last messages with commands."""
     async with cluster.channel() as channel:
-        queue = await channel.declare_queue(COPIES, durable=True, arguments={"x-max-length": 300})
+        # A classic queue would be away with its node, and the broker refuse what the command's own queue takes.
+        arguments: FieldTable = {"x-queue-type": "quorum", "x-max-length": 300}
+        queue = await channel.declare_queue(COPIES, durable=True, arguments=arguments)
         for partition in range(PARTITIONS):
             await queue.bind(cluster.topology.commands_exchange, cluster.topology.command_queue(partition))
