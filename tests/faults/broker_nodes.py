@@ -39,10 +39,12 @@ echo "$CONFIGURATION" > /etc/rabbitmq/conf.d/cluster.conf
 until getent hosts rabbit-1 rabbit-2 rabbit-3 > /dev/null; do sleep 0.1; done
 exec docker-entrypoint.sh rabbitmq-server
 """
+CLUSTER_SETTINGS = ("consumer_disconnected_timeout = 5000", "net_ticktime = 15")
 CONFIGURATION = "\n".join(
     [
         "load_definitions = /etc/rabbitmq/definitions.json",
         f"max_message_size = {LARGEST_MESSAGE_BYTES}",
+        *CLUSTER_SETTINGS,
         "cluster_formation.peer_discovery_backend = classic_config",
         *(f"cluster_formation.classic_config.nodes.{node} = rabbit@rabbit-{node}" for node in range(1, NODES + 1)),
     ]
