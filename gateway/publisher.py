@@ -120,6 +120,10 @@ class Publisher:
         self._connection: AbstractConnection | None = None
         self._connected = asyncio.Event()
         self._blocked = False
+        self._confirmed_at: dict[int, float] = {}
+        """When the present connection last confirmed a message of each partition."""
+        self._is_silent = asyncio.Event()
+        """Set to connect anew: to another node, if the URL names several."""
         self._context = copy_context()
         """Not that of the request which comes first: a message has the commands of many."""
         BACKLOG_COMMANDS.set_function(lambda: sum(map(len, self._backlogs)))
@@ -170,16 +174,29 @@ class Publisher:
                 await self._replies.listen(channel)
             await self._topology.until_declared(channel)
             self._channel, self._connection = channel, connection
+            self._confirmed_at.clear()
+            self._is_silent.clear()
             self._connected.set()
             BROKER_CONNECTED.set(1)
             log.info("publishing", partitions=self._topology.partitions)
             try:
-                await until_lost(connection, self._topology, channel)
+                await self._until_lost_or_silent(connection, channel)
             finally:
                 self._connected.clear()
                 BROKER_CONNECTED.set(0)
                 self._replies.look_up_now()
-        raise ConnectionError("the broker closed the channel")
+        raise ConnectionError("the broker closed the channel, or confirms nothing on it")
+
+    async def _until_lost_or_silent(self, connection: AbstractConnection, channel: AbstractChannel) -> None:
+        waits = [
+            asyncio.create_task(until_lost(connection, self._topology, channel)),
+            asyncio.create_task(self._is_silent.wait()),
+        ]
+        try:
+            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for task in waits:
+                task.cancel()
 
     async def _flush(self, partition: int) -> None:
         """Publishes a partition's backlog, message by message, until it is empty."""
@@ -224,6 +241,8 @@ class Publisher:
             reply_to=REPLY_TO,
         )
         PUBLISHED_COMMANDS.observe(len(batch))
+        now = asyncio.get_running_loop().time
+        handed_over_at = now()
         try:
             with CONFIRM_DURATION.time():
                 await self._publish(message, partition)
@@ -232,11 +251,22 @@ class Publisher:
             _refuse(batch, NotAcceptedError if isinstance(error, PublishError) else OverloadedError)
         except BROKER_ERRORS as error:
             log.warning("commands unconfirmed", commands=len(batch), error=describe(error))
+            if isinstance(error, TimeoutError):
+                self._judge_silence(partition, handed_over_at)
         else:
+            self._confirmed_at[partition] = now()
             for attempt in batch:
                 attempt.confirm()
         finally:
             _refuse(batch, UnconfirmedError)  # whoever has no answer yet, whatever happened
+
+    def _judge_silence(self, partition: int, since: float) -> None:
+        """Connects anew where nothing was confirmed in time, or nothing more of a partition.
+
+        A node that is cut off from the others answers everything else. Its channels confirm nothing even afterwards.
+        """
+        if partition in self._confirmed_at or not any(at > since for at in self._confirmed_at.values()):
+            self._is_silent.set()
 
     async def _publish(self, message: Message, partition: int) -> None:
         if self._channel is None:

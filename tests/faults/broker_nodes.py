@@ -27,7 +27,7 @@ from tests.harness import eventually
 from tests.proxy import free_port
 
 NODES = 3
-PARTED = (5.0, 20.0)
+PARTED = (5.0, 40.0)
 """Seconds; some partitions and hangs end before the nodes notice them, others do not."""
 COOKIE = "inkwell-faults"
 START = """
@@ -119,8 +119,8 @@ async def broker_nodes() -> AsyncIterator[BrokerNodes]:
     broker_url = f"amqp://{ADMINISTRATOR}:{ADMINISTRATOR}@{','.join(f'127.0.0.1:{port}' for port in ports)}/"
     database_url = f"postgresql://inkwell:inkwell@127.0.0.1:{postgres_port}/inkwell"
     services = Services(database_url, broker_url, has_broker_users=True)
-    with postgres_server().with_bind_ports(5432, postgres_port) as postgres, Network() as clients, Network() as peers:
-        nodes = [node(number, port, clients) for number, port in enumerate(ports, 1)]
+    with postgres_server().with_bind_ports(5432, postgres_port) as postgres, Network() as peers:
+        nodes = [node(number, port) for number, port in enumerate(ports, 1)]
         servers = BrokerNodes(services, nodes[0], postgres, peers, nodes)
         try:
             for number in range(NODES):
@@ -133,7 +133,7 @@ async def broker_nodes() -> AsyncIterator[BrokerNodes]:
                 each.stop()
 
 
-def node(number: int, port: int, clients: Network) -> DockerContainer:
+def node(number: int, port: int) -> DockerContainer:
     """Return a node that has not been started."""
     return (
         DockerContainer(image("RABBITMQ_IMAGE"))
@@ -142,7 +142,6 @@ def node(number: int, port: int, clients: Network) -> DockerContainer:
         .with_env("DEFINITIONS", definitions_for_tests())
         .with_env("CONFIGURATION", CONFIGURATION)
         .with_command(["sh", "-c", START])
-        .with_network(clients)
         .with_bind_ports(5672, port)
     )
 
