@@ -119,7 +119,8 @@ async def broker_nodes() -> AsyncIterator[BrokerNodes]:
     broker_url = f"amqp://{ADMINISTRATOR}:{ADMINISTRATOR}@{','.join(f'127.0.0.1:{port}' for port in ports)}/"
     database_url = f"postgresql://inkwell:inkwell@127.0.0.1:{postgres_port}/inkwell"
     services = Services(database_url, broker_url, has_broker_users=True)
-    with postgres_server().with_bind_ports(5432, postgres_port) as postgres, Network() as peers:
+    internal = Network(docker_network_kw={"internal": True})  # no way out, so clients' connections never go over it
+    with postgres_server().with_bind_ports(5432, postgres_port) as postgres, internal as peers:
         nodes = [node(number, port) for number, port in enumerate(ports, 1)]
         servers = BrokerNodes(services, nodes[0], postgres, peers, nodes)
         try:
