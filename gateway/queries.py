@@ -132,15 +132,6 @@ class Queries:
         self._lists = Shares(places, slow_places if is_shared else places)
         self._slow_reads = Shares(slow_places, 1 if is_shared else slow_places)
 
-    @property
-    def primary(self) -> Primary:
-        """What the gateway knows of the primary."""
-        return self._connections.primary
-
-    async def watch(self) -> None:
-        """Look where the primary is, until cancelled."""
-        await self._connections.watch()
-
     def close(self) -> None:
         """Closes the connections."""
         self._connections.close()
@@ -230,6 +221,15 @@ class Queries:
     async def ping(self) -> None:
         """Asks Postgres for a sign of life."""
         await self._fetch(PING)
+
+    @property
+    def primary(self) -> Primary:
+        """What the gateway knows of the primary."""
+        return self._connections.primary
+
+    async def watch(self) -> None:
+        """Look where the primary is, until cancelled."""
+        await self._connections.watch()
 
     def _place_of_list(self, caller: Caller, until: float) -> AbstractAsyncContextManager[None]:
         """A place that comes in half of the time of a read, which needs the other half itself."""

@@ -78,8 +78,8 @@ class Connections:
                 slot.used_since = asyncio.get_running_loop().time()
                 yield connection
             except BaseException as error:
-                if self._tells_of_the_server(slot, error):
-                    self.primary.distrust()
+                if slot.connection and self._tells_of_the_server(slot, slot.connection, error):
+                    self.primary.doubt(slot.connection)
                 slot.drop()
                 raise
             finally:
@@ -99,20 +99,19 @@ class Connections:
     def _is_usable(self, slot: Slot) -> bool:
         if not slot.connection:
             return False
-        is_over = asyncio.get_running_loop().time() > slot.expires_at
-        if slot.is_read_only != is_read_only(slot.connection):
-            self.primary.distrust()
-        if is_over or not self.primary.trusts(slot.connection):
+        is_over = asyncio.get_running_loop().time() > slot.expires_at or not self.primary.trusts(slot.connection)
+        if not is_over and slot.is_read_only != is_read_only(slot.connection):
+            self.primary.doubt(slot.connection)
+            is_over = True
+        if is_over:
             slot.drop()
-        return slot.connection is not None
+        return not is_over
 
-    def _tells_of_the_server(self, slot: Slot, error: BaseException) -> bool:
+    def _tells_of_the_server(self, slot: Slot, connection: Session, error: BaseException) -> bool:
         """Whether the failure of a connection is a reason to doubt those that are idle."""
-        if not slot.connection:
-            return False  # could not connect: whoever is connected may do well
         if isinstance(error, asyncio.CancelledError):  # what a deadline of the caller's looks like here
             return asyncio.get_running_loop().time() - slot.used_since > SILENT_SECONDS
-        return isinstance(error, LOST) or slot.connection.is_closed()
+        return isinstance(error, LOST) or connection.is_closed()
 
     async def _connect(self, slot: Slot) -> Session:
         slot.drop()

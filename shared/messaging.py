@@ -30,7 +30,9 @@ REPLY_TO = "amq.rabbitmq.reply-to"
 PARKING_OFFSET = 1000
 """Added to a partition's number; greater than any of them."""
 QUEUE_LIMIT = "x-max-length-bytes"
-HEARTBEAT_SECONDS = 10
+HEARTBEAT_SECONDS = 5
+"""The broker takes two to three of them to see that a worker is gone whose link is, and gives its messages to no other
+until then."""
 SETUP_TIMEOUT_SECONDS = 10.0
 """To connect: for all addresses of the URL's hosts together."""
 CLOSE_TIMEOUT_SECONDS = 2.0

@@ -7,7 +7,7 @@ after a failover they may lead to the former primary, which shows what it had an
 import re
 from dataclasses import dataclass
 from typing import TypeAlias
-from weakref import WeakSet
+from weakref import WeakKeyDictionary, WeakSet
 
 import asyncpg
 import structlog
@@ -73,6 +73,7 @@ class Primary:
     """The primary that a URL leads to, as all sessions of the process have seen it."""
 
     def __init__(self) -> None:
+        self._timelines: WeakKeyDictionary[Session, Timeline | None] = WeakKeyDictionary()
         self._trusted: WeakSet[Session] = WeakSet()
         self.timeline: Timeline | None = None
         """The newest one that has been seen; None where no server has told one."""
@@ -81,17 +82,23 @@ class Primary:
         """Whether nothing speaks against the session."""
         return session in self._trusted and not session.is_closed()
 
-    def distrust(self) -> None:
-        """End the trust in every session that there is now."""
-        self._trusted.clear()
+    def doubt(self, session: Session) -> None:
+        """End the trust in a session whose server has failed, and in all others that are on its timeline."""
+        timeline = self._timelines.get(session)
+        for each in [each for each in self._trusted if self._timelines.get(each) == timeline]:
+            self._trusted.discard(each)
 
     def hear_of(self, timeline: Timeline | None) -> None:
-        """Take note of a timeline that somebody else has seen, such as a worker that has committed on it."""
+        """Take note of a timeline that somebody has seen, such as a worker that has committed on it.
+
+        If it is newer, close all sessions on older ones, also those in use: they would give a stale answer, or wait
+        for a commit that never returns.
+        """
         self.timeline = self.timeline or timeline
         if timeline and timeline.is_after(self.timeline):
             log.warning("Postgres has failed over; sessions at the former primary are dropped", timeline=str(timeline))
             self.timeline = timeline
-            self.distrust()
+            self._close_all()
 
     def welcome(self, session: Session, timeline: Timeline | None) -> None:
         """Trust a new session; raises FormerPrimaryError where it is at a server that has been replaced."""
@@ -99,9 +106,16 @@ class Primary:
             raise FormerPrimaryError
         self.hear_of(timeline)
         if timeline and self.timeline and timeline.system != self.timeline.system:
-            self.distrust()  # another cluster has taken its place, a restored one for instance
+            self._close_all()  # another cluster has taken its place, a restored one for instance
         self.timeline = timeline or self.timeline
+        self._timelines[session] = timeline
         self._trusted.add(session)
+
+    def _close_all(self) -> None:
+        for session in list(self._timelines):
+            session.terminate()
+        self._timelines.clear()
+        self._trusted.clear()
 
 
 _primaries: dict[str, Primary] = {}

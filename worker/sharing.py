@@ -78,19 +78,17 @@ class Sharing:
     async def _session(self) -> None:
         """One connection's life, which is that of a lock: until the first failure."""
         session = await connect(self._database_url, "inkwell-worker slot")
-        primary = primary_at(self._database_url.get_secret_value())
         try:
             held = None
-            while primary.trusts(session):
-                try:
-                    async with asyncio.timeout(ANSWER_TIMEOUT_SECONDS):
-                        held = await self._settle(session, held)
-                except LOST:
-                    primary.distrust()
-                    raise
+            while True:
+                async with asyncio.timeout(ANSWER_TIMEOUT_SECONDS):
+                    held = await self._settle(session, held)
                 DATABASE_UP.set(1)
                 self._tell(held)
                 await asyncio.sleep(CHECK_INTERVAL_SECONDS)
+        except LOST:
+            primary_at(self._database_url.get_secret_value()).doubt(session)
+            raise
         finally:
             session.terminate()
 

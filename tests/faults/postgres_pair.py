@@ -23,7 +23,11 @@ from tests.proxy import free_port
 
 NOTICED_SECONDS = (2.0, 5.0)
 """How long it takes until whoever watches the primary has it replaced."""
-ALLOW_REPLICATION = "echo 'host replication all all scram-sha-256' >> $PGDATA/pg_hba.conf"
+# The server that fills the data listens on its socket alone.
+ALLOW_REPLICATION = """
+until pg_isready --quiet --host 127.0.0.1; do sleep 0.1; done
+echo 'host replication all all scram-sha-256' >> $PGDATA/pg_hba.conf
+"""
 FOLLOW = """
 until pg_basebackup -h "$LEADER" -U inkwell -D "$PGDATA" -R -X stream -c fast; do rm -rf "$PGDATA"; sleep 0.2; done
 chown -R postgres "$PGDATA"
@@ -48,7 +52,7 @@ class PostgresPair(Servers):
 
     def psql(self, node: int, statement: str) -> str:
         """Return what the statement prints at one of the two."""
-        command = ["psql", "-U", "inkwell", "-At", "-c", statement]
+        command = ["psql", "-h", "127.0.0.1", "-U", "inkwell", "-At", "-c", statement]
         result = self.nodes[node].exec(command)
         assert result.exit_code == 0, result.output
         return str(result.output.decode()).strip()

@@ -139,6 +139,21 @@ async def test_idle_connections_are_dropped_when_a_newer_timeline_is_seen(connec
         await used_again(connections)
 
 
+async def test_session_in_use_is_ended_when_a_newer_timeline_is_seen(connections: Connections) -> None:
+    [session] = await idle_sessions(connections, 1)
+    timeline = await identify(session, 5)
+    assert timeline
+    asking = asyncio.create_task(sleep(connections))
+    await asyncio.sleep(0.2)
+    connections.primary.doubt(session)  # as when another session has failed before
+
+    connections.primary.hear_of(Timeline(timeline.system, timeline.number + 1))
+
+    with pytest.raises((asyncpg.PostgresError, asyncpg.InterfaceError, OSError)):
+        async with asyncio.timeout(2):
+            await asking
+
+
 async def test_roles_without_rights_see_the_timeline(worker_settings: WorkerSettings) -> None:
     session = await connect(worker_settings.database_url, "test")
 

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import replace
 from math import ceil
 
 import aio_pika
@@ -13,8 +14,9 @@ from sqlalchemy import make_url
 
 from dev.backend import Services
 from shared.contracts import encode_batch, encode_command
-from shared.database import Statement
+from shared.database import Session, Statement, connect
 from shared.messaging import Topology
+from shared.primary import Primary, primary_at
 from tests import harness
 from tests.commands import create
 from tests.harness import eventually
@@ -248,3 +250,48 @@ async def has_moved(consumer: Consumer) -> bool:
 
 async def has_notes(database: "Connection[Record]", count: int) -> bool:
     return bool(await database.fetchval("select count(*) = $1 from notes", count))
+
+
+SLOTS = "select count(*) from pg_stat_activity where application_name = 'inkwell-worker slot'"
+
+
+async def test_slot_at_a_former_primary_is_given_up(
+    worker_settings: WorkerSettings, database: "Connection[Record]", monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sharing, "CHECK_INTERVAL_SECONDS", INTERVAL_SECONDS)
+    primary = primary_at(worker_settings.database_url.get_secret_value())
+    async with Worker(worker_settings).running():
+        await eventually(lambda: number_of_slots(database, 1))
+        assert primary.timeline
+
+        primary.hear_of(replace(primary.timeline, number=primary.timeline.number + 1))
+
+        await eventually(lambda: number_of_slots(database, 0))
+
+
+async def number_of_slots(database: "Connection[Record]", number: int) -> bool:
+    return bool(await database.fetchval(SLOTS) == number)
+
+
+async def test_silent_server_ends_the_trust_in_the_idle_sessions_of_the_worker(
+    worker_settings: WorkerSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sharing, "CHECK_INTERVAL_SECONDS", INTERVAL_SECONDS)
+    monkeypatch.setattr(sharing, "ANSWER_TIMEOUT_SECONDS", 0.5)
+    url = make_url(str(worker_settings.database_url.get_secret_value()))
+    async with proxy_to(str(url.host), url.port or 0) as link:
+        moved = url.set(host="127.0.0.1", port=link.port).render_as_string(hide_password=False)
+        settings = WorkerSettings.model_validate(worker_settings.model_dump() | {"database_url": moved})
+        session = await connect(settings.database_url, "test")
+        primary = primary_at(settings.database_url.get_secret_value())
+        async with Worker(settings).running():
+            assert primary.trusts(session)
+            link.freeze()
+
+            await eventually(lambda: is_doubted(primary, session), within_seconds=5)
+        link.thaw()
+        await session.close()
+
+
+async def is_doubted(primary: Primary, session: Session) -> bool:
+    return not primary.trusts(session)
