@@ -251,7 +251,7 @@ class Publisher:
             _refuse(batch, NotAcceptedError if isinstance(error, PublishError) else OverloadedError)
         except BROKER_ERRORS as error:
             log.warning("commands unconfirmed", commands=len(batch), error=describe(error))
-            if isinstance(error, TimeoutError):
+            if isinstance(error, TimeoutError) and not await self._is_blocked():
                 self._judge_silence(partition, handed_over_at)
         else:
             self._confirmed_at[partition] = now()

@@ -21,6 +21,7 @@ from dev.containers import image, postgres_server
 from dev.definitions import ADMINISTRATOR, definitions_for_tests
 from shared.contracts import LARGEST_MESSAGE_BYTES
 from tests.faults.cluster import PREFIX, Cluster
+from tests.faults.history import EVERYTHING
 from tests.faults.nemesis import LONG, Fault, Nemesis
 from tests.faults.servers import Servers
 from tests.harness import eventually
@@ -205,7 +206,7 @@ async def all_are_killed(nemesis: Nemesis, cluster: Cluster[BrokerNodes]) -> str
             cluster.servers.act("start", range(NODES)),
             *(service.process.start(ready=False) for service in cluster.services),
         )
-    return "everything"
+    return EVERYTHING
 
 
 async def killed_for_a_while(nemesis: Nemesis, cluster: Cluster[BrokerNodes], number: int) -> str:
