@@ -1,5 +1,5 @@
 #!/bin/sh
-# Starts Postgres, unless the volume holds the data of another version: an empty database would look like data loss.
+# Starts Postgres once its disk has room, unless the volume holds the data of another version: an empty database would look like data loss.
 set -eu
 volume=/var/lib/postgresql
 if [ ! -s "$PGDATA/PG_VERSION" ]; then
@@ -11,4 +11,10 @@ if [ ! -s "$PGDATA/PG_VERSION" ]; then
     fi
   done
 fi
+# Docker would wait longer from start to start, up to a minute.
+trap exit TERM
+until sh /room.sh "$volume"; do
+  echo "Postgres waits to start: its disk has less than 100 MiB free" >&2
+  sleep 2
+done
 exec docker-entrypoint.sh postgres

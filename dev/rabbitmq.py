@@ -13,6 +13,8 @@ from shared.contracts import LARGEST_MESSAGE_BYTES
 
 SERVER = Path("/usr/lib/rabbitmq/bin/rabbitmq-server")
 """Where Debian and Fedora keep it; their wrapper on the PATH insists on an account of its own."""
+DISK_FREE_LIMIT = "1GB"
+"""As in rabbitmq.conf: its own 50 MB would leave a full disk, after which a node has to be restarted."""
 POLICY = Path("/usr/sbin/policy-rc.d")
 MISSING = """rabbitmq-server is missing, and could not be installed from here. Run this, then try again:
 
@@ -32,6 +34,7 @@ def programs(folder: Path, port: int, distribution_port: int, epmd_port: int, de
         f"listeners.tcp.local = 127.0.0.1:{port}\n"
         f"load_definitions = {users}\n"
         f"max_message_size = {LARGEST_MESSAGE_BYTES}\n"
+        f"disk_free_limit.absolute = {DISK_FREE_LIMIT}\n"
     )
     (home / "enabled_plugins").write_text("[].\n")
     epmd = {"ERL_EPMD_ADDRESS": "127.0.0.1", "ERL_EPMD_PORT": str(epmd_port)}

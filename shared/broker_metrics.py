@@ -1,9 +1,9 @@
-"""Counts unacknowledged messages from RabbitMQ's own metrics; AMQP does not expose the number."""
+"""What RabbitMQ's own metrics tell and AMQP does not: unacknowledged messages, and which node has which queue."""
 
 import asyncio
 import re
+from dataclasses import dataclass
 from http.client import HTTPException
-from urllib.parse import quote
 from urllib.request import ProxyHandler, build_opener
 
 from pydantic import Secret
@@ -13,37 +13,48 @@ from shared.broker_url import BrokerUrl
 PORT = 15692
 """The default port of the plugin rabbitmq_prometheus, which needs no credentials."""
 TIMEOUT_SECONDS = 2.0
+PATH = "/metrics/detailed?family=queue_coarse_metrics&family=ra_metrics"
 _UNACKNOWLEDGED = re.compile(
     r'^rabbitmq_detailed_queue_messages_unacked\{vhost="(?P<vhost>[^"]*)",queue="(?P<queue>[^"]*)"\} (?P<number>\d+)',
     re.MULTILINE,
 )
+_RAFT = "rabbitmq_detailed_raft_"
+_MEMBER = re.compile(rf"^{_RAFT}(?:log_)?commit_index\{{(?P<labels>[^}}]*)\}}", re.MULTILINE)
+_LABEL = re.compile(r'(\w+)="([^"]*)"')
 
 
-async def count_unacknowledged(broker_url: Secret[BrokerUrl]) -> dict[str, int]:
-    """The number of unacknowledged messages in each queue, as of a few seconds ago.
+@dataclass(frozen=True, slots=True)
+class NodeMetrics:
+    """What one node knows of the queues in a virtual host."""
 
-    Omits queues unknown to the URL's nodes; empty if the metrics of none answer.
-    """
+    unacknowledged: dict[str, int]
+    """The number of unacknowledged messages in each queue, as of a few seconds ago; a follower counts none."""
+    members: frozenset[str]
+    """The queues of which this node runs a Raft member."""
+    has_raft: bool
+    """False after a failed write to the node's log, as on a full disk; only a restart of the node mends it."""
+
+
+async def read_broker_metrics(broker_url: Secret[BrokerUrl]) -> dict[str, NodeMetrics]:
+    """The metrics of the URL's nodes by host; omits nodes whose metrics do not answer."""
     url = broker_url.get_secret_value()
-    found = await asyncio.gather(
-        *(asyncio.to_thread(_read_or_nothing, _metrics_of(host, url)) for host, _ in url.hosts)
-    )
-    counts: dict[str, int] = {}
-    for each in map(_UNACKNOWLEDGED.finditer, found):
-        for line in each:
-            if line["vhost"] == url.vhost:  # a follower of a queue counts none of its messages
-                counts[line["queue"]] = max(int(line["number"]), counts.get(line["queue"], 0))
-    return counts
+    hosts = dict.fromkeys(host for host, _ in url.hosts)
+    texts = await asyncio.gather(*(asyncio.to_thread(_read_or_nothing, host) for host in hosts))
+    return {host: _parse(text, url.vhost) for host, text in zip(hosts, texts, strict=True) if text}
 
 
-def _metrics_of(host: str, url: BrokerUrl) -> str:
-    node = f"[{host}]" if ":" in host else host
-    return f"http://{node}:{PORT}/metrics/detailed?family=queue_coarse_metrics&vhost={quote(url.vhost, safe='')}"
+def _parse(text: str, vhost: str) -> NodeMetrics:
+    unacknowledged = {
+        each["queue"]: int(each["number"]) for each in _UNACKNOWLEDGED.finditer(text) if each["vhost"] == vhost
+    }
+    labels = (dict(_LABEL.findall(each["labels"])) for each in _MEMBER.finditer(text))
+    members = frozenset(each["queue"] for each in labels if each.get("vhost") == vhost and "queue" in each)
+    return NodeMetrics(unacknowledged, members, _RAFT in text)
 
 
-def _read_or_nothing(address: str) -> str:
+def _read_or_nothing(host: str) -> str:
     try:
-        return _read(address)
+        return _read(f"http://{f'[{host}]' if ':' in host else host}:{PORT}{PATH}")
     except (OSError, HTTPException):
         return ""
 

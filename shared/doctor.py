@@ -1,7 +1,7 @@
 """What a check-up finds: each check has a deadline of its own, changes nothing, and goes on where another one fails."""
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -9,11 +9,11 @@ from enum import StrEnum
 import asyncpg
 from aio_pika import Message
 from aio_pika.abc import AbstractChannel, AbstractConnection
-from aio_pika.exceptions import ChannelNotFoundEntity
+from aio_pika.exceptions import ChannelNotFoundEntity, ProbableAuthenticationError
 from pydantic_core import to_json
 
 from shared.broker_metrics import PORT as METRICS_PORT
-from shared.broker_metrics import count_unacknowledged
+from shared.broker_metrics import NodeMetrics, read_broker_metrics
 from shared.database import SchemaBehindError, Session, connect
 from shared.errors import describe
 from shared.messaging import BROKER_ERRORS, Topology, broker_call, broker_version, is_blocked, open_connection
@@ -28,6 +28,14 @@ SKEW_SECONDS, SKEW_PROBLEM_SECONDS = 1.0, 30.0
 SPARE_CONNECTIONS = 10
 SHARING_SINCE = 4
 """The first RabbitMQ whose quorum queues know consumer priorities together with a single active consumer."""
+RESTART_BROKER = (
+    "free its disk, then restart the node (`docker compose restart rabbitmq`); what was accepted is kept, and a worker "
+    "cannot mend it: see InkwellBrokerQueuesDown in docs/operations.md"
+)
+GROW = (
+    "`rabbitmq-queues grow NODE all` gives a node its members of the queues that were declared before it joined; "
+    'see "A cluster of RabbitMQ" in docs/operations.md'
+)
 EXIT_WELL, EXIT_ILL = 0, 1
 
 
@@ -142,36 +150,54 @@ async def check_room(session: Session) -> Finding:
 
 
 async def check_broker(settings: ServiceSettings, application_name: str) -> AsyncIterator[Finding]:
-    """Version, alarms, and what each partition's queue is like."""
-    topology = Topology.of(settings)
-    async with open_connection(settings.broker_url, application_name) as connection:
-        channel = await connection.channel(publisher_confirms=False)
-        version = await broker_version(channel)
-        yield judged(
-            "broker",
-            f"RabbitMQ {version}",
-            ok=int(version.split(".")[0]) >= SHARING_SINCE,
-            advice=f"before {SHARING_SINCE} one worker applies everything and the others stand by",
-            level=Level.WARNING,
+    """Whether its queues are up, version, alarms, and what each partition's queue is like."""
+    nodes = await read_broker_metrics(settings.broker_url)
+    if down := [host for host, node in nodes.items() if not node.has_raft]:
+        found = (
+            f"are down on {', '.join(down)}, which could not write its log, as on a full disk, and runs on without it"
         )
-        if not await exists(channel, exchange=topology.commands_exchange):
-            yield Finding(
-                Level.PROBLEM, "exchange", f"{topology.commands_exchange} is missing", "start a worker: it declares all"
-            )
+        yield Finding(Level.PROBLEM, "queues", found, RESTART_BROKER)
+        if len(down) == len(nodes):
             return
-        unacknowledged = await count_unacknowledged(settings.broker_url)
-        for partition in range(topology.partitions):
-            yield await check_partition(connection, topology, partition, unacknowledged)
-        if not unacknowledged:
-            found = f"not counted: RabbitMQ's metrics do not answer on port {METRICS_PORT}, and AMQP lacks the number"
-            yield Finding(Level.OK, "unacknowledged", found)
-        if await waiting_in(connection, topology.command_queue(topology.partitions)) is not None:
-            found = f"there are more queues than INKWELL_PARTITIONS={topology.partitions}"
-            advice = "set the number that the others have; if it was lowered, empty those queues with the old one"
-            yield Finding(Level.PROBLEM, "partitions", found, advice)
-        yield await check_alarm(
-            connection, channel, topology
-        )  # at last: a broker that is short of memory reads no more
+    try:
+        async with open_connection(settings.broker_url, application_name) as connection:
+            async for finding in check_connected(connection, Topology.of(settings), [*nodes.values()]):
+                yield finding
+    except ProbableAuthenticationError as error:
+        advice = (
+            f"correct INKWELL_BROKER_URL. If the same one worked before, its disk may have been full: {RESTART_BROKER}"
+        )
+        yield Finding(Level.PROBLEM, "broker", f"refuses the login ({describe(error)})", advice)
+
+
+async def check_connected(
+    connection: AbstractConnection, topology: Topology, nodes: Sequence[NodeMetrics]
+) -> AsyncIterator[Finding]:
+    """What a broker says that accepts the login."""
+    channel = await connection.channel(publisher_confirms=False)
+    version = await broker_version(channel)
+    yield judged(
+        "broker",
+        f"RabbitMQ {version}",
+        ok=int(version.split(".")[0]) >= SHARING_SINCE,
+        advice=f"before {SHARING_SINCE} one worker applies everything and the others stand by",
+        level=Level.WARNING,
+    )
+    if not await exists(channel, exchange=topology.commands_exchange):
+        yield Finding(
+            Level.PROBLEM, "exchange", f"{topology.commands_exchange} is missing", "start a worker: it declares all"
+        )
+        return
+    for partition in range(topology.partitions):
+        yield await check_partition(connection, topology, partition, nodes)
+    if not nodes:
+        found = f"not counted: RabbitMQ's metrics do not answer on port {METRICS_PORT}, and AMQP lacks the number"
+        yield Finding(Level.OK, "unacknowledged", found)
+    if await waiting_in(connection, topology.command_queue(topology.partitions)) is not None:
+        found = f"there are more queues than INKWELL_PARTITIONS={topology.partitions}"
+        advice = "set the number that the others have; if it was lowered, empty those queues with the old one"
+        yield Finding(Level.PROBLEM, "partitions", found, advice)
+    yield await check_alarm(connection, channel, topology)  # at last: a broker that is short of memory reads no more
 
 
 async def check_alarm(connection: AbstractConnection, channel: AbstractChannel, topology: Topology) -> Finding:
@@ -190,18 +216,28 @@ async def check_alarm(connection: AbstractConnection, channel: AbstractChannel, 
 
 
 async def check_partition(
-    connection: AbstractConnection, topology: Topology, partition: int, unacknowledged: Mapping[str, int]
+    connection: AbstractConnection, topology: Topology, partition: int, nodes: Sequence[NodeMetrics]
 ) -> Finding:
-    """Whether the partition's queue exists and has a consumer, with its numbers of messages."""
-    state = await waiting_in(connection, topology.command_queue(partition))
-    check = f"partition {partition}"
+    """Whether the partition's queue exists, is on all nodes, and has a consumer, with its numbers of messages."""
+    queue, check = topology.command_queue(partition), f"partition {partition}"
+    state = await waiting_in(connection, queue)
     if state is None:
         return Finding(Level.PROBLEM, check, "has no queue", "start a worker: it declares what is missing")
     waiting, consumers = state
     found = f"{'consumed' if consumers else 'nobody consumes it'}, {waiting} messages wait"
-    in_hand = unacknowledged.get(topology.command_queue(partition))
-    found += "" if in_hand is None else f", {in_hand} are unacknowledged"
-    return judged(check, found, ok=consumers > 0, advice="start a worker; what waits is applied then")
+    if unacknowledged := [node.unacknowledged[queue] for node in nodes if queue in node.unacknowledged]:
+        found += f", {max(unacknowledged)} are unacknowledged"
+    members = sum(queue in node.members for node in nodes)
+    if members < len(nodes):
+        found += f"; {members} of {len(nodes)} nodes has a member of its queue"
+    if not consumers:
+        advice = (
+            "start a worker; what waits is applied then. If one runs, its log says why it does not consume the queue"
+        )
+        if nodes and not members:
+            advice = f"if no other node has one, {RESTART_BROKER}"
+        return Finding(Level.PROBLEM, check, found, advice)
+    return judged(check, found, ok=members == len(nodes), advice=GROW, level=Level.WARNING)
 
 
 async def waiting_in(connection: AbstractConnection, queue: str) -> tuple[int, int] | None:

@@ -13,7 +13,7 @@ from typing import Any
 import structlog
 from aio_pika import Connection, ExchangeType
 from aio_pika.abc import AbstractChannel, AbstractConnection, AbstractMessage
-from aio_pika.exceptions import AMQPError, ChannelInvalidStateError
+from aio_pika.exceptions import AMQPError, ChannelInvalidStateError, ProbableAuthenticationError
 from aiormq.connection import TransportFactory
 from pamqp.common import FieldTable
 from pydantic import Secret
@@ -42,6 +42,10 @@ PROBE_EVERY_CHECKS = 10
 PROBE_TIMEOUT_SECONDS = 5.0
 BLOCKED_CHECK_SECONDS = 0.1
 DECLARED_CHECK_SECONDS = 0.5
+LOGIN_REMEDY = (
+    "correct INKWELL_BROKER_URL; if it worked before, RabbitMQ's disk may have been full, after which it refuses "
+    "everyone: free the disk and restart the node"
+)
 BROKER_ERRORS = (AMQPError, ChannelInvalidStateError, OSError, TimeoutError)
 """What a broken or unwilling broker raises."""
 
@@ -316,6 +320,7 @@ async def keep_running(session: Callable[[], Awaitable[None]], name: str) -> Non
                 "no broker session; Inkwell tries again by itself",
                 connection=name,
                 error=describe(error),
+                remedy=LOGIN_REMEDY if isinstance(error, ProbableAuthenticationError) else None,
                 stack="".join(format_tb(error.__cause__.__traceback__)) if error.__cause__ else None,
                 retry_in_seconds=round(pause, 2),
             )

@@ -165,11 +165,15 @@ class Consumer:
         if partition in self._blocked:
             await asyncio.sleep(BLOCKED_PAUSE_SECONDS)
             self._blocked.discard(partition)
-        await wait_for_correct_queue(connection, self._topology, partition, self._refused)
         let_go = asyncio.Event()
-        async with asyncio.timeout(SETUP_TIMEOUT_SECONDS):
-            channel = await connection.channel(publisher_confirms=False)
-            await self._subscribe(channel, partition, priority, let_go)
+        try:
+            await wait_for_correct_queue(connection, self._topology, partition, self._refused)
+            async with asyncio.timeout(SETUP_TIMEOUT_SECONDS):
+                channel = await connection.channel(publisher_confirms=False)
+                await self._subscribe(channel, partition, priority, let_go)
+        except TimeoutError:  # as at a node that is cut off from the others: the next connection may lead to another
+            self._deliveries.end()
+            raise
         self._holding[partition] = let_go
         log.info("consuming", partition=partition)
         try:

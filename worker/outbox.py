@@ -5,6 +5,7 @@ On a connection of its own, so that a broker which throttles publishers does not
 
 import asyncio
 from collections.abc import Sequence
+from contextlib import suppress
 
 import structlog
 from aio_pika import DeliveryMode, Message
@@ -16,6 +17,7 @@ from shared.contracts import LARGEST_MESSAGE_BYTES, Reply, encode_replies
 from shared.errors import describe
 from shared.messaging import (
     BROKER_ERRORS,
+    CLOSE_TIMEOUT_SECONDS,
     SETUP_TIMEOUT_SECONDS,
     Topology,
     broker_call,
@@ -84,11 +86,20 @@ class Outbox:
         Content above the broker's message limit is truncated.
         """
         message = Message(content[:LARGEST_MESSAGE_BYTES], delivery_mode=DeliveryMode.PERSISTENT)
-        async with asyncio.timeout(SETUP_TIMEOUT_SECONDS):
-            if self._dead_letters:
-                with broker_call():
-                    await self._topology.declare_dead_letters(self._dead_letters)  # somebody may have deleted it
-            await self._publish(self._dead_letters, message, self._topology.dead_letter_queue, mandatory=True)
+        channel = self._dead_letters
+        try:
+            async with asyncio.timeout(SETUP_TIMEOUT_SECONDS):
+                if channel:
+                    with broker_call():
+                        await self._topology.declare_dead_letters(channel)  # somebody may have deleted it
+                await self._publish(channel, message, self._topology.dead_letter_queue, mandatory=True)
+        except TimeoutError:
+            if channel:  # a node that is cut off from the others confirms nothing; the next one may
+                with suppress(*BROKER_ERRORS):
+                    async with asyncio.timeout(CLOSE_TIMEOUT_SECONDS):
+                        with broker_call():
+                            await channel.close()
+            raise
         log.error("unreadable message moved to the dead-letter queue", bytes=len(content), bytes_kept=len(message.body))
 
     async def _publish(self, channel: AbstractChannel | None, message: Message, queue: str, *, mandatory: bool) -> None:

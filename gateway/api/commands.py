@@ -16,10 +16,10 @@ from gateway.http.prefer import PREFER, Preferences
 from gateway.http.requests import OpenApi, Request
 from gateway.problems import COMMAND_GONE, COMMAND_NOT_FOUND, ProblemError
 from gateway.resources import Gateway
-from gateway.writes import states
 from gateway.writes.command_urls import CommandTicket
 from gateway.writes.outcomes import Recipient, build_answer, may_read
 from gateway.writes.states import CommandState
+from gateway.writes import states
 from shared.contracts import NOBODY, CreateToken, Outcome, Scope, outcome_for
 from shared.telemetry import identify_lines
 

@@ -97,6 +97,13 @@ class Backlog:
             attempt.handed_over = True
         return batch
 
+    def withdraw_all(self) -> list[Attempt]:
+        """Takes out all attempts."""
+        attempts = list(self._attempts)
+        self._attempts.clear()
+        self.size = 0
+        return attempts
+
 
 class Publisher:
     """Hands attempts over to the broker while `run` runs and the broker is available."""
@@ -112,6 +119,11 @@ class Publisher:
         self._channel: AbstractChannel | None = None
         self._connection: AbstractConnection | None = None
         self._connected = asyncio.Event()
+        self._blocked = False
+        self._confirmed_at: dict[int, float] = {}
+        """When the present connection last confirmed a message of each partition."""
+        self._is_silent = asyncio.Event()
+        """Set to connect anew: to another node, if the URL names several."""
         self._context = copy_context()
         """Not that of the first request: a message has the commands of many."""
         BACKLOG_COMMANDS.set_function(lambda: sum(map(len, self._backlogs)))
@@ -162,16 +174,29 @@ class Publisher:
                 await self._replies.listen(channel)
             await self._topology.until_declared(channel)
             self._channel, self._connection = channel, connection
+            self._confirmed_at.clear()
+            self._is_silent.clear()
             self._connected.set()
             BROKER_CONNECTED.set(1)
             log.info("publishing", partitions=self._topology.partitions)
             try:
-                await until_lost(connection, self._topology, channel)
+                await self._until_lost_or_silent(connection, channel)
             finally:
                 self._connected.clear()
                 BROKER_CONNECTED.set(0)
                 self._replies.look_up_now()
-        raise ConnectionError("the broker closed the channel")
+        raise ConnectionError("the broker closed the channel, or confirms nothing on it")
+
+    async def _until_lost_or_silent(self, connection: AbstractConnection, channel: AbstractChannel) -> None:
+        waits = [
+            asyncio.create_task(until_lost(connection, self._topology, channel)),
+            asyncio.create_task(self._is_silent.wait()),
+        ]
+        try:
+            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for task in waits:
+                task.cancel()
 
     async def _flush(self, partition: int) -> None:
         """Publish a partition's backlog, message by message, until it is empty."""
@@ -179,7 +204,9 @@ class Publisher:
         try:
             while backlog:
                 await self._connected.wait()
-                if not await self._is_open():
+                if await self._is_blocked():
+                    _refuse(backlog.withdraw_all(), NotAcceptedError)
+                elif not self._is_open():
                     await asyncio.sleep(LOST_CHECK_SECONDS)
                 elif batch := backlog.take():
                     await self._hand_over(partition, batch)
@@ -189,9 +216,19 @@ class Publisher:
     def _backlog_bytes(self) -> int:
         return sum(backlog.size for backlog in self._backlogs)
 
-    async def _is_open(self) -> bool:
-        """Whether the broker takes messages: while an alarm blocks the connection, commands can be withdrawn."""
-        if self._connection is None or self._channel is None or await is_blocked(self._connection):
+    async def _is_blocked(self) -> bool:
+        """Whether an alarm of the broker blocks the connection, usually for longer than a client can wait."""
+        was_blocked, connection = self._blocked, self._connection
+        self._blocked = connection is not None and is_open(connection) and await is_blocked(connection)
+        if self._blocked and not was_blocked:
+            log.warning(
+                "RabbitMQ is short of memory or disk and takes no messages; writes are refused until it has room",
+                remedy="`rabbitmq-diagnostics alarms` says which; see InkwellBrokerAlarm in docs/operations.md",
+            )
+        return self._blocked
+
+    def _is_open(self) -> bool:
+        if self._connection is None or self._channel is None:
             return False
         return self._connected.is_set() and is_open(self._connection) and not self._channel.is_closed
 
@@ -204,6 +241,8 @@ class Publisher:
             reply_to=REPLY_TO,
         )
         PUBLISHED_COMMANDS.observe(len(batch))
+        now = asyncio.get_running_loop().time
+        handed_over_at = now()
         try:
             with CONFIRM_DURATION.time():
                 await self._publish(message, partition)
@@ -212,11 +251,22 @@ class Publisher:
             _refuse(batch, NotAcceptedError if isinstance(error, PublishError) else OverloadedError)
         except BROKER_ERRORS as error:
             log.warning("commands unconfirmed", commands=len(batch), error=describe(error))
+            if isinstance(error, TimeoutError) and not await self._is_blocked():
+                self._judge_silence(partition, handed_over_at)
         else:
+            self._confirmed_at[partition] = now()
             for attempt in batch:
                 attempt.confirm()
         finally:
             _refuse(batch, UnconfirmedError)  # those without an answer, also after a cancellation
+
+    def _judge_silence(self, partition: int, since: float) -> None:
+        """Connects anew where nothing was confirmed in time, or nothing more of a partition.
+
+        A node that is cut off from the others answers everything else. Its channels confirm nothing even afterwards.
+        """
+        if partition in self._confirmed_at or not any(at > since for at in self._confirmed_at.values()):
+            self._is_silent.set()
 
     async def _publish(self, message: Message, partition: int) -> None:
         if self._channel is None:

@@ -122,6 +122,27 @@ def test_writes_that_an_alarm_keeps_out_are_not_told_beside_it(tmp_path: Path, a
     assert fires(tmp_path, "InkwellWritesNotAccepted", refused | alarms())
 
 
+def node(*terms: str) -> dict[str, str]:
+    """A node of RabbitMQ that answers, with these metrics of Raft."""
+    answers = {'up{job="rabbitmq", instance="one"}': "1x120", 'inkwell_broker_connected{job="gateway"}': "0x120"}
+    return answers | {f"{term.format(instance='one')}": "3x120" for term in terms}
+
+
+@needs_promtool
+@pytest.mark.parametrize(
+    "term",
+    [
+        'rabbitmq_raft_term{{job="rabbitmq", instance="{instance}", module="rabbit_khepri"}}',  # RabbitMQ 4.3
+        'rabbitmq_raft_term_total{{job="rabbitmq", instance="{instance}"}}',  # 4.0
+    ],
+)
+def test_node_that_runs_without_its_queues_is_told_and_nothing_beside_it(tmp_path: Path, term: str) -> None:
+    assert fires(tmp_path, "InkwellBrokerQueuesDown", node())
+    assert not fires(tmp_path, "InkwellBrokerDown", node())
+    assert not fires(tmp_path, "InkwellBrokerQueuesDown", node(term))
+    assert fires(tmp_path, "InkwellBrokerDown", node(term))
+
+
 @needs_promtool
 @pytest.mark.parametrize(("used", "is_told"), [(4, True), (3, True), (2, False)])
 def test_lists_that_wait_for_each_other_are_told_though_a_connection_is_kept_from_them(

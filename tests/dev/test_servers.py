@@ -69,6 +69,7 @@ def test_postgres_is_started_unless_there_are_only_the_data_of_another_version(
         tmp_path / "volume": "/var/lib/postgresql",
         tmp_path / "entrypoint.sh": "/usr/local/bin/docker-entrypoint.sh",
         ROOT / "dev/postgres.sh": "/postgres.sh",
+        ROOT / "dev/room.sh": "/room.sh",
     }
     options = [f"--volume={here}:{there}" for here, there in mounts.items()]
     variables = [f"--env=PGDATA=/var/lib/postgresql/data-{MAJOR}", f"--env=PG_MAJOR={MAJOR}"]

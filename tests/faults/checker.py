@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from tests.faults.clients import POISON
 from tests.faults.facts import Facts
-from tests.faults.history import GONE, PATCHED, Answer, History, Write, text_of_item
+from tests.faults.history import EVERYTHING, GONE, PATCHED, Answer, History, Write, text_of_item
 
 SLACK_SECONDS = 1.0
 """I7 promises the deadline and this."""
@@ -310,14 +310,14 @@ def overtaken(placed: Iterable[Placed]) -> Iterator[str]:
 
 def in_time(history: History, _: Facts) -> Iterator[str]:
     """I7: every request is answered, within its deadline and a second, unless its gateway is killed."""
-    kills = [each for each in history.disturbances if each.name == "gateway-kill"]
+    kills = [each for each in history.disturbances if each.name in ("gateway-kill", "power-cut")]
     for answer in history.answers():
         took = answer.answered - answer.asked - history.lag_seconds
         if (answer.status or answer.error == "TimeoutError") and took > answer.limit_seconds + SLACK_SECONDS:
             what = answer.code or answer.status or answer.error
             yield f"I7: {what} took {took:.1f} s, {answer.limit_seconds:.1f} s were promised"
         elif answer.is_sent and not answer.status and answer.error != "TimeoutError" and took > KEPT_ALIVE_SECONDS:
-            killed = (each for each in kills if each.target == f"gateway-{answer.gateway + 1}")
+            killed = (each for each in kills if each.target in (f"gateway-{answer.gateway + 1}", EVERYTHING))
             if not any(each.began < answer.answered and answer.asked < each.ended for each in killed):
                 yield f"I7: no answer after {took:.1f} s: {answer.error}"
 

@@ -13,17 +13,19 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Generic
 
-import aio_pika
 import aiohttp
 import asyncpg
 import psutil
 from aio_pika.abc import AbstractChannel
+from pamqp.common import FieldTable
+from pydantic import Secret
 
 from dev.backend import Services, as_user, with_database
 from gateway.auth.access_tokens import AccessTokens
 from gateway.settings import GatewaySettings
+from shared.broker_url import BrokerUrl
 from shared.contracts import Scope
-from shared.messaging import Topology
+from shared.messaging import Topology, open_connection
 from tests.accounts import bearer
 from tests.faults.clients import PUBLISH_SECONDS, READ_SECONDS, WAIT_SECONDS, Owner, session
 from tests.faults.servers import Servers, ServersT
@@ -98,7 +100,7 @@ class Cluster(Generic[ServersT]):
     @asynccontextmanager
     async def channel(self) -> AsyncIterator[AbstractChannel]:
         """An administrator's channel."""
-        async with await aio_pika.connect(self.servers.services.broker_url) as connection:
+        async with open_connection(Secret(BrokerUrl.parse(self.servers.services.broker_url)), "nemesis") as connection:
             yield await connection.channel()
 
     async def query(self, sql: str) -> list[asyncpg.Record]:
@@ -280,6 +282,8 @@ async def new_owners(database_url: str) -> list[Owner]:
 async def keep_copies(cluster: Cluster[Any]) -> None:
     """Has the broker keep a copy of the last messages with commands."""
     async with cluster.channel() as channel:
-        queue = await channel.declare_queue(COPIES, durable=True, arguments={"x-max-length": 300})
+        # A classic queue would be away with its node, and the broker refuse what the command's own queue takes.
+        arguments: FieldTable = {"x-queue-type": "quorum", "x-max-length": 300}
+        queue = await channel.declare_queue(COPIES, durable=True, arguments=arguments)
         for partition in range(PARTITIONS):
             await queue.bind(cluster.topology.commands_exchange, cluster.topology.command_queue(partition))

@@ -19,6 +19,10 @@ def text_of_item(marker: str, index: int) -> str:
     return f"{marker}#{index}"
 
 
+EVERYTHING = "everything"
+"""The target of a fault that ends all servers and services."""
+
+
 @dataclass(slots=True)
 class Answer:
     """One request and what came of it; times are those of the event loop."""

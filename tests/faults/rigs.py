@@ -5,7 +5,7 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Any
 
-from tests.faults import postgres_pair
+from tests.faults import broker_nodes, postgres_pair
 from tests.faults.nemesis import FAULTS, Fault
 from tests.faults.servers import single_servers
 
@@ -21,4 +21,5 @@ class Rig:
 RIGS: Mapping[str, Rig] = {
     "single": Rig(single_servers, FAULTS),
     "postgres-pair": Rig(postgres_pair.postgres_pair, postgres_pair.FAULTS),
+    "broker-nodes": Rig(broker_nodes.broker_nodes, broker_nodes.FAULTS),
 }

@@ -1,9 +1,11 @@
 """A cluster of which one part or another fails all the time keeps every promise."""
 
 import os
+from itertools import chain
 
 import pytest
 
+from tests.faults.nemesis import RECOVERY_LIMIT_SECONDS
 from tests.faults.run import run
 
 FAULTS_SECONDS = float(os.environ.get("FAULTS_SECONDS", "60"))
@@ -14,6 +16,8 @@ DIED = "ended"
 FEW_COMMANDS = 300
 """A run with fewer of them shows nothing."""
 SEED = 1
+SLOWER_SECONDS = 20.0
+"""Recovery takes longer while other tests run; with RabbitMQ's own settings it takes a minute."""
 
 
 @pytest.mark.needs_docker
@@ -23,6 +27,15 @@ async def test_promises_hold_while_everything_fails_now_and_then() -> None:
     assert not [each for each in verdict.violations if each.partition(":")[0] not in TIMED or DIED in each]
     assert verdict.commands > FEW_COMMANDS
     assert verdict.faults
+
+
+@pytest.mark.needs_docker
+async def test_promises_hold_while_a_node_of_the_broker_is_lost_or_cut_off() -> None:
+    verdict = await run(0, SEED, ("leader-kill", "partition"), rig="broker-nodes", times=1, clients_per_owner=1)
+
+    assert not [each for each in verdict.violations if each.partition(":")[0] not in TIMED or DIED in each]
+    assert verdict.commands > FEW_COMMANDS
+    assert max(chain(*verdict.recoveries.values())) < RECOVERY_LIMIT_SECONDS + SLOWER_SECONDS
 
 
 @pytest.mark.needs_docker

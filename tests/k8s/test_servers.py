@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 import pytest
 
 from dev.backend import ROOT
+from tests.faults.broker_nodes import CLUSTER_SETTINGS
 from tests.k8s.parts import services_of
 from tests.k8s.passwords import secrets_of
 from tests.k8s.references import references_of
@@ -80,7 +81,8 @@ def test_queues_are_on_three_nodes_of_which_a_minority_stops() -> None:
 
     assert cluster["replicas"] >= 3
     assert amount(cluster["persistence"]["storage"]) > 0
-    assert "cluster_partition_handling = pause_minority" in cluster["rabbitmq"]["additionalConfig"].splitlines()
+    settings = cluster["rabbitmq"]["additionalConfig"].splitlines()
+    assert {"cluster_partition_handling = pause_minority", *CLUSTER_SETTINGS} <= {*settings}
 
 
 def test_pods_of_rabbitmq_keep_to_the_restricted_profile() -> None:

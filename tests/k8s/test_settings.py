@@ -204,6 +204,7 @@ def test_files_of_compose_are_in_the_overlays_as_they_are() -> None:
     for name, path in (
         ("postgres-roles", "dev/roles.sql"),
         ("postgres-roles", "dev/postgres.sh"),
+        ("postgres-roles", "dev/room.sh"),
         ("postgres-roles", "dev/databases.sql"),
         ("rabbitmq-definitions", "dev/definitions.sh"),
         ("rabbitmq-definitions", "dev/rabbitmq.conf"),

@@ -11,8 +11,10 @@ from pamqp.common import FieldTable
 from dev.backend import Services
 from gateway.doctor import examine as examine_gateway
 from gateway.settings import GatewaySettings
+from shared.broker_metrics import NodeMetrics
 from shared.contracts import BadCommand
-from shared.messaging import Topology
+from shared.doctor import Level, check_partition
+from shared.messaging import Topology, open_connection
 from tests import harness
 from tests.commands import create
 from worker.apply import apply_batch
@@ -62,6 +64,34 @@ async def test_partition_that_nobody_consumes_is_a_problem(gateway_settings: Gat
     assert code == 1
     assert {"partition 0", "partition 1"} <= ill(findings)
     assert "start a worker" in findings["partition 0"]["advice"]
+
+
+async def test_queue_that_is_not_on_every_node_is_a_warning_with_the_command_that_mends_it(
+    worker_settings: WorkerSettings,
+) -> None:
+    topology = Topology.of(worker_settings)
+    queue = topology.command_queue(0)
+    nodes = [NodeMetrics({queue: 0}, frozenset({queue}), True), NodeMetrics({}, frozenset(), True)]
+    async with harness.worker(worker_settings), open_connection(worker_settings.broker_url, "test") as connection:
+        alone = await check_partition(connection, topology, 0, nodes)
+        everywhere = await check_partition(connection, topology, 0, nodes[:1])
+
+    assert (alone.level, everywhere.level) == (Level.WARNING, Level.OK)
+    assert "1 of 2 nodes" in alone.found
+    assert "rabbitmq-queues grow" in alone.advice
+
+
+async def test_queue_that_is_on_no_node_is_never_put_down_to_a_missing_worker(
+    worker_settings: WorkerSettings, servers: Services
+) -> None:
+    topology = Topology.of(worker_settings)
+    await harness.declare(servers, topology)
+    async with open_connection(worker_settings.broker_url, "test") as connection:
+        finding = await check_partition(connection, topology, 0, [NodeMetrics({}, frozenset(), True)])
+
+    assert finding.level is Level.PROBLEM
+    assert "restart the node" in finding.advice
+    assert "start a worker" not in finding.advice
 
 
 async def test_server_that_is_away_does_not_keep_the_others_from_being_checked(

@@ -57,15 +57,24 @@ class Servers:
     @asynccontextmanager
     async def stack(self, folder: Path, **settings: str) -> AsyncIterator[Stack]:
         """A stack for the block, on a migrated database and queues of its own."""
-        name = f"test_{uuid4().hex[:12]}"
-        await self.psql(f"create database {name}")
-        database_url = str(httpx.URL(self.services.database_url).copy_with(path=f"/{name}"))
-        await create_roles(database_url)
-        migrate = [sys.executable, "-m", "alembic", "upgrade", "head"]
-        owner = {"INKWELL_DATABASE_URL": as_user(database_url, "inkwell_migrator", "inkwell_migrator")}
-        await asyncio.to_thread(subprocess.run, migrate, env=owner, cwd=ROOT, check=True, capture_output=True)
-        async with running_stack(database_url, self.services, name.replace("_", "-"), folder, **settings) as stack:
+        async with stack_on(self.services, folder, **settings) as stack:
             yield stack
+
+
+@asynccontextmanager
+async def stack_on(services: Services, folder: Path, **settings: str) -> AsyncIterator[Stack]:
+    """A stack for the block, on a migrated database and queues of its own."""
+    name = f"test_{uuid4().hex[:12]}"
+    administrator = await asyncpg.connect(services.database_url)
+    await administrator.execute(f"create database {name}")
+    await administrator.close()
+    database_url = str(httpx.URL(services.database_url).copy_with(path=f"/{name}"))
+    await create_roles(database_url)
+    migrate = [sys.executable, "-m", "alembic", "upgrade", "head"]
+    owner = {"INKWELL_DATABASE_URL": as_user(database_url, "inkwell_migrator", "inkwell_migrator")}
+    await asyncio.to_thread(subprocess.run, migrate, env=owner, cwd=ROOT, check=True, capture_output=True)
+    async with running_stack(database_url, services, name.replace("_", "-"), folder, **settings) as stack:
+        yield stack
 
 
 @contextmanager
