@@ -30,6 +30,7 @@ from gateway.routes import auth, commands, notes, users
 from gateway.settings import GatewaySettings
 from gateway.throttles import Throttles
 from gateway.traces import install_traces
+from shared.clock import Clock
 from shared.messaging import SETUP_TIMEOUT_SECONDS
 from shared.metrics import watch_loop
 from shared.settings import load_settings
@@ -107,17 +108,21 @@ def install_routes(app: FastAPI, settings: GatewaySettings) -> None:
 async def resources(settings: GatewaySettings) -> AsyncIterator[Gateway]:
     """The resources of one gateway; on leaving, what was handed to the publisher is drained first."""
     replies = Replies()
-    publisher = Publisher(settings, replies)
+    clock = Clock()
+    publisher = Publisher(settings, replies, clock)
     queries = Queries(settings)
     publishing = asyncio.create_task(publisher.run())
-    watching = asyncio.create_task(watch_loop())
-    access_tokens = AccessTokens(settings)
+    watching = asyncio.create_task(watch_loop(clock.report))
+    await queries.look_at(clock)
+    looking = asyncio.create_task(queries.keep_looking_at(clock))
+    access_tokens = AccessTokens(settings, clock)
     passwords = Passwords()
-    hash_renewal = HashRenewal(passwords, publisher, replies)
-    signing_in = BearerTokens(access_tokens, queries) if settings.auth == "password" else NobodySignsIn()
+    hash_renewal = HashRenewal(passwords, publisher, replies, clock)
+    signing_in = BearerTokens(access_tokens, queries, clock) if settings.auth == "password" else NobodySignsIn()
     try:
         yield Gateway(
             settings,
+            clock,
             queries,
             publisher,
             replies,
@@ -132,7 +137,8 @@ async def resources(settings: GatewaySettings) -> AsyncIterator[Gateway]:
     finally:
         hash_renewal.close()
         await publisher.drain(settings.publish_timeout_seconds)
-        publishing.cancel()
-        watching.cancel()
-        await asyncio.wait({publishing, watching}, timeout=SETUP_TIMEOUT_SECONDS)
+        beside = {publishing, watching, looking}
+        for task in beside:
+            task.cancel()
+        await asyncio.wait(beside, timeout=SETUP_TIMEOUT_SECONDS)
         queries.close()

@@ -16,6 +16,7 @@ from gateway.queries import Queries
 from gateway.replies import Replies
 from gateway.settings import GatewaySettings
 from gateway.throttles import Throttles
+from shared.clock import Clock
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +24,7 @@ class Gateway:
     """The gateway's resources."""
 
     settings: GatewaySettings
+    clock: Clock
     queries: Queries
     """Reads."""
     publisher: Publisher

@@ -5,7 +5,7 @@ Nothing here holds a connection or a transaction while it waits for anything but
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext, suppress
 from dataclasses import dataclass, replace
 from typing import Any
 from uuid import UUID
@@ -35,6 +35,7 @@ from gateway.statements import (
     ListShape,
     list_notes,
 )
+from shared.clock import Clock
 from shared.connections import Connections
 from shared.contracts import NOBODY, Outcome, PublicToken, PublicUser, Scope
 from shared.database import Statement, milliseconds_before
@@ -43,6 +44,7 @@ from shared.errors import describe
 # asyncpg calls it an internal error, too, when a connection ends at the wrong moment.
 READ_FAILURES = (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError)
 
+CLOCK_INTERVAL_SECONDS, CLOCK_TIMEOUT_SECONDS = 2.0, 1.0
 NO_LIMIT = nullcontext()
 TOKEN_SCOPES = frozenset({Scope.READ, Scope.WRITE})
 """The scopes that a personal token may have."""
@@ -216,6 +218,18 @@ class Queries:
         """What has been committed about a command of the caller's."""
         [row] = await self._fetch_mine(caller, POLL_OUTCOME, command_id=command_id)
         return Outcome.model_validate(dict(row)) if row["id"] else None
+
+    async def look_at(self, clock: Clock) -> None:
+        """Show the clock Postgres' time, if Postgres answers soon; otherwise what it has seen before must do."""
+        with suppress(*READ_FAILURES):
+            async with asyncio.timeout(CLOCK_TIMEOUT_SECONDS), self._connections.one() as connection:
+                await clock.look(connection)
+
+    async def keep_looking_at(self, clock: Clock) -> None:
+        """Look again and again until cancelled."""
+        while True:
+            await asyncio.sleep(CLOCK_INTERVAL_SECONDS)
+            await self.look_at(clock)
 
     async def ping(self) -> None:
         """Asks Postgres for a sign of life."""

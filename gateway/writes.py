@@ -3,8 +3,8 @@
 import asyncio
 import hashlib
 from collections.abc import Callable, Collection
-from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from dataclasses import dataclass
+from datetime import datetime
 from functools import partial
 from http import HTTPStatus
 from typing import get_args
@@ -59,7 +59,9 @@ class Identity:
     """Whether the request carries a key, so that its repetition is the same command."""
     scopes: frozenset[Scope]
     """The scopes of the request's credentials."""
-    issued_at: datetime = field(default_factory=lambda: datetime.now(UTC))
+    issued_at: datetime
+    may_expire: bool
+    """Whether `issued_at` is Postgres' time."""
 
 
 def identify(
@@ -67,11 +69,13 @@ def identify(
 ) -> Identity:
     """The identity of the caller's command about the target, or of nobody's in a scope of its own."""
     key, command_type = IDEMPOTENCY_KEY.of(request), model.model_fields["type"].default
+    clock = gateway_of(request).clock
+    when = clock.now(), clock.is_synchronized
     if scope is not None:
-        return Identity(NOBODY, 0, command_id(scope, command_type, target, key), key is not None, EVERY_SCOPE)
+        return Identity(NOBODY, 0, command_id(scope, command_type, target, key), key is not None, EVERY_SCOPE, *when)
     caller = caller_of(request)
     made = command_id(caller.owner, command_type, target, key)
-    return Identity(caller.owner, caller.credentials_version, made, key is not None, caller.scopes)
+    return Identity(caller.owner, caller.credentials_version, made, key is not None, caller.scopes, *when)
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,6 +133,7 @@ def new_command(
     return model(
         id=identity.command_id,
         time=identity.issued_at,
+        may_expire=identity.may_expire or None,
         owner=identity.owner,
         credentials_version=identity.credentials_version,
         fingerprint=fingerprint(gateway_of(request).settings, data, request.scope["query_string"]),

@@ -55,6 +55,7 @@ from worker.handlers import (
     target_of,
     targets_of,
 )
+from worker.replays import Letter, ReplayedWrite
 
 NEVER = datetime(1970, 1, 1, tzinfo=UTC)
 """Before every command."""
@@ -120,7 +121,9 @@ class Fold:
     failures: Mapping[UUID, Outcome] = field(default_factory=dict)
     """The failed outcomes of the commands that are replayed."""
     expired_before: datetime = NEVER
-    """A command that was issued earlier is too old to be applied."""
+    """A command that was issued earlier is too old to be applied, if its time is to be believed."""
+    replayed: list[ReplayedWrite] = field(default_factory=list)
+    """What applied replays of the batch's owners have made of notes."""
     note_ids: Iterator[int] = field(default_factory=lambda: iter(()))
     user_ids: Iterator[int] = field(default_factory=lambda: iter(()))
     decided: dict[UUID, tuple[Command | BadCommand, Decision]] = field(default_factory=dict)
@@ -145,6 +148,7 @@ class Fold:
             Rows(self.names.before),
             self.failures,
             self.expired_before,
+            list(self.replayed),
             count(-1, -1),  # which no row has
             count(-1, -1),
         )
@@ -168,7 +172,7 @@ class Fold:
         """Why the command must not even look at what it is about, if so."""
         if self._is_orphan(command):
             return rejected(Rejection.CREDENTIALS_OUTDATED)
-        if (command.replayed_at or command.time) < self.expired_before:
+        if self._is_expired(command):
             return self.failed(command, "expired")
         if self._is_superseded(command):
             return self.failed(command, "superseded")
@@ -232,10 +236,10 @@ class Fold:
         match command:
             case CreateNote() | ReplaceNote() | PatchNote() | DeleteNote():
                 if decision.note_id is not None:
-                    self.notes.put(decision.note_id, decision.note)
+                    self._keep_note(command, decision.note_id, decision.note)
             case ChangeNotes():
                 for note_id, note in decision.notes.items():
-                    self.notes.put(note_id, note)
+                    self._keep_note(command, note_id, note)
             case RegisterUser() | ChangeUser() | RenewHash() | DeleteUser():
                 self._keep_user(decision.user.id if decision.user else command.owner, decision.user)
             case CreateToken():
@@ -244,6 +248,12 @@ class Fold:
                 self.tokens.put(command.data.token_id, None)
             case _:
                 assert_never(command)
+
+    def _keep_note(self, command: Command, note_id: int, note: Note | None) -> None:
+        self.notes.put(note_id, note)
+        if command.replayed_at:
+            version = note.version if note else None
+            self.replayed.append(ReplayedWrite(command.owner, note_id, version, command.time, command.replayed_at))
 
     def _keep_user(self, user_id: int, user: User | None) -> None:
         before = self.users.get(user_id)
@@ -263,18 +273,28 @@ class Fold:
             return False
         return self.users.get(envelope.owner) is None
 
+    def _is_expired(self, command: Command) -> bool:
+        """Whether the command is so old that its outcome may have been pruned; a replay's is there."""
+        if command.id in self.failures:
+            return False
+        may_expire = command.may_expire or command.replayed_at
+        return bool(may_expire) and (command.replayed_at or command.time) < self.expired_before
+
     def _is_superseded(self, command: Command) -> bool:
         """Whether somebody has touched a note between the command's failure and its replay."""
         failure = self.failures.get(command.id)
         if failure is None or command.replay_forced:
             return False
-        if isinstance(command, ChangeNotes) and failure.body is None:  # by a worker that could not read it
-            return any(self._version_for(command, note_id) for note_id in targets_of(command))
-        if isinstance(command, ChangeNotes):
-            return failure.body != self._versions_for(command)
-        if isinstance(command, Change):
-            return failure.note_version != self._version_for(command, command.data.note_id)
-        return False
+        versions = {str(note_id): failure.note_version for note_id in targets_of(command)}
+        if isinstance(command, ChangeNotes) and failure.body is not None:  # None: by a worker that could not read it
+            versions = json.loads(failure.body)["versions"]
+        letter = Letter(command.owner, command.time, command.replayed_at)
+        return any(
+            letter.is_superseded(
+                note_id, versions.get(str(note_id)), self._version_for(command, note_id), self.replayed
+            )
+            for note_id in targets_of(command)
+        )
 
     def _versions_for(self, command: ChangeNotes) -> str:
         versions = {note_id: self._version_for(command, note_id) for note_id in sorted(targets_of(command))}

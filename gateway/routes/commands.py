@@ -3,7 +3,7 @@
 import asyncio
 import json
 from collections.abc import Awaitable, Callable, Collection
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from functools import partial
 from typing import Literal
 
@@ -102,7 +102,7 @@ def decided(ticket: CommandTicket, outcome: Outcome, request: Request, scopes: C
 
 def undecided(gateway: Gateway, ticket: CommandTicket) -> CommandState:
     """The state of a command without a row; raises ProblemError 410 once a row would have been pruned."""
-    if datetime.now(UTC) - ticket.issued_at > timedelta(days=gateway.settings.command_retention_days):
+    if gateway.clock.now() - ticket.issued_at > timedelta(days=gateway.settings.command_retention_days):
         raise ProblemError(410, "command_gone", "The command is older than outcomes are kept")
     status: Literal["pending", "unknown"] = "pending" if ticket.confirmed else "unknown"
     return CommandState(id=ticket.command_id, issued_at=ticket.issued_at, status=status)

@@ -81,6 +81,7 @@ from shared.contracts.wire import (
     encode_command,
     encode_replies,
     envelope_of,
+    let_expire,
     strip_replay,
 )
 
@@ -158,6 +159,7 @@ __all__ = [
     "envelope_of",
     "folded",
     "is_affordable_hash",
+    "let_expire",
     "outcome_for",
     "print_time",
     "storable",

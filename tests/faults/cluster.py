@@ -25,6 +25,7 @@ from dev.containers import postgres_server, rabbitmq_server
 from dev.definitions import ADMINISTRATOR
 from gateway.access_tokens import AccessTokens
 from gateway.settings import GatewaySettings
+from shared.clock import Clock
 from shared.contracts import Scope
 from shared.messaging import Topology
 from tests.accounts import bearer
@@ -290,7 +291,7 @@ async def new_owners(database_url: str) -> list[Owner]:
     await connection.close()
     common = settings() | {"INKWELL_DATABASE_URL": "postgresql://x@x/x", "INKWELL_BROKER_URL": "amqp://x@x/"}
     known = {name.removeprefix("INKWELL_").lower(): value for name, value in common.items()}
-    tokens = AccessTokens(GatewaySettings.model_validate(known))
+    tokens = AccessTokens(GatewaySettings.model_validate(known), Clock())
     return [Owner(row["id"], bearer(tokens.issue(row["id"], 1, frozenset(Scope)))) for row in rows]
 
 

@@ -32,7 +32,7 @@ from tests.commands import CHEAP_HASH, DIGEST, create, patch, replace
 from worker.apply import apply_batch
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
-EXPIRED_BEFORE = START + timedelta(seconds=1)
+EXPIRED_BEFORE = START + timedelta(seconds=0.5)
 REPLAYED_AT = START + timedelta(seconds=9)
 # Each example empties the one database by itself, and a busy machine is no reason to fail.
 SLOW_ON_PURPOSE = [HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
@@ -88,6 +88,7 @@ def commands(draw: st.DrawFn, ids: st.SearchStrategy[UUID]) -> Command:
         "credentials_version": draw(st.sampled_from([1, 1, 1, 2])),
         "fingerprint": draw(FINGERPRINTS),
         "time": START + timedelta(seconds=draw(st.integers(0, 5))),
+        "may_expire": draw(st.sampled_from([True, None])),
     }
     model = draw(st.sampled_from(NOTES * 3 + ACCOUNTS * 2))
     if model is RegisterUser:
@@ -243,7 +244,8 @@ async def run(
         "insert into users (name, folded_name, created_date, updated_date) "
         "values ('Ida', 'ida', 'epoch', 'epoch'), ('Ada', 'ada', 'epoch', 'epoch')"
     )
-    outcomes = [outcome for batch in batches for outcome in await apply_batch(connections, batch, EXPIRED_BEFORE)]
+    max_age = datetime.now(UTC) - EXPIRED_BEFORE
+    outcomes = [outcome for batch in batches for outcome in await apply_batch(connections, batch, max_age)]
     return outcomes, [
         await database.fetch(f"select {columns} from {table} order by id")  # noqa: S608 - from below
         for table, columns in STORED.items()

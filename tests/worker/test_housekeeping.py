@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import uuid4
 
@@ -188,9 +188,9 @@ async def test_nothing_is_left_of_a_deleted_user(
 async def test_late_command_of_a_deleted_user_leaves_no_text(
     connections: Connections, database: "Connection[Record]"
 ) -> None:
-    late = create("secret", owner=99)
+    late = create("secret", owner=99, time=datetime.now(UTC) - timedelta(days=4), may_expire=True)
 
-    [outcome] = await apply_batch(connections, [late], late.time + timedelta(days=4))
+    [outcome] = await apply_batch(connections, [late], timedelta(days=3))
 
     assert (outcome.http_status, outcome.reason) == (401, "credentials_outdated")
     assert not await database.fetchval("select count(command) from commands")
