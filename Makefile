@@ -4,8 +4,10 @@ RUN := $(UV) run --frozen --no-sync
 PROCESSES ?= 2
 SECONDS ?= 600
 N ?= 10000
+TIMES ?= 10
+RIGS ?= single
 
-.PHONY: help up down logs stop-worker start-worker doctor dev seed test smoke fuzz openapi k8s faults mutations outages versions servers bench bench-quick bench-scale numbers check format
+.PHONY: help up down logs stop-worker start-worker doctor dev seed test smoke fuzz openapi k8s faults mutations failover outages versions servers bench bench-quick bench-scale numbers check format
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -56,6 +58,11 @@ faults: .venv/made ## break a cluster from a seed and judge every promise; SECON
 
 mutations: .venv/made ## break the product in ten ways: the faults must show each; takes ten minutes
 	@$(RUN) python -m tests.faults --mutations --seed 1 $(if $(WRITE),--write)
+
+failover: .venv/made ## let servers fail over under load and judge every promise; RIGS, TIMES, WRITE=1
+	@status=0; for rig in $(RIGS); do \
+		$(RUN) python -m tests.faults --rig $$rig --times $(TIMES) $(if $(WRITE),--write) || status=1; \
+	done; exit $$status
 
 outages: .venv/made ## break and kill everything: all of it, with long pauses
 	PAUSE_SECONDS=60 KILLS=20 $(RUN) pytest -m "" tests/system tests/k8s/test_rolling_update.py

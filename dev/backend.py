@@ -4,8 +4,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn, Protocol
-
-import httpx
+from urllib.parse import quote
 
 from shared.settings import DEVELOPMENT_MARK
 
@@ -18,8 +17,17 @@ class UnavailableError(Exception):
 
 
 def as_user(url: str, name: str, password: str) -> str:
-    """The same URL for another user."""
-    return str(httpx.URL(url).copy_with(username=name, password=password))
+    """The same URL for another user; it may name several hosts."""
+    scheme, _, rest = url.partition("://")
+    authority, slash, path = rest.partition("/")
+    hosts = authority.rpartition("@")[2]
+    return f"{scheme}://{quote(name, safe='')}:{quote(password, safe='')}@{hosts}{slash}{path}"
+
+
+def with_database(url: str, name: str) -> str:
+    """The same URL for another database."""
+    before, question_mark, parameters = url.partition("?")
+    return f"{before.rpartition('/')[0]}/{name}{question_mark}{parameters}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,28 +1,25 @@
-"""Two gateways and three workers as processes, Postgres and RabbitMQ in containers, a proxy on each link."""
+"""Two gateways and three workers as processes, a rig's servers, and a proxy on each link between them."""
 
 import asyncio
 import json
+import re
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, Generic
 
 import aio_pika
 import aiohttp
 import asyncpg
-import httpx
 import psutil
 from aio_pika.abc import AbstractChannel
-from testcontainers.core.container import DockerContainer
 
-from dev.backend import Services, as_user
-from dev.containers import postgres_server, rabbitmq_server
-from dev.definitions import ADMINISTRATOR
+from dev.backend import Services, as_user, with_database
 from gateway.access_tokens import AccessTokens
 from gateway.settings import GatewaySettings
 from shared.clock import Clock
@@ -30,6 +27,7 @@ from shared.contracts import Scope
 from shared.messaging import Topology
 from tests.accounts import bearer
 from tests.faults.clients import PUBLISH_SECONDS, READ_SECONDS, WAIT_SECONDS, Owner, session
+from tests.faults.servers import Servers, ServersT
 from tests.harness import create_roles
 from tests.proxy import Proxy, free_port, proxy_to
 from tests.system.stack import KEY, ROOT, Process
@@ -64,12 +62,13 @@ create trigger audit after insert or update or delete on notes for each row exec
 create trigger audit after insert or update on commands for each row execute function audit_command();
 """
 """Everything that happens to notes and commands, in the order of the owners' locks."""
+HOSTS = re.compile("(?<=@)[^/]+")
 Check = Callable[[], Awaitable[bool]]
 
 
 @dataclass
 class Service:
-    """A gateway or a worker, with its two links."""
+    """A gateway or a worker, with its links: `database` and `broker`, `database-2` to a second host, and so on."""
 
     name: str
     process: Process
@@ -79,19 +78,15 @@ class Service:
 
 
 @dataclass
-class Cluster:
+class Cluster(Generic[ServersT]):
     """Everything that the nemesis may break; whoever breaks a part holds its lock."""
 
-    postgres: DockerContainer
-    rabbitmq: DockerContainer
+    servers: ServersT
     database_url: str
-    servers: Services
     gateways: list[Service]
     workers: list[Service]
     clients: list[aiohttp.ClientSession]
     owners: list[Owner]
-    postgres_lock: asyncio.Lock = field(default_factory=asyncio.Lock)
-    rabbitmq_lock: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     @property
     def services(self) -> list[Service]:
@@ -101,16 +96,10 @@ class Cluster:
     def topology(self) -> Topology:
         return Topology(PREFIX, PARTITIONS)
 
-    async def rabbitmqctl(self, *arguments: str) -> str:
-        """What the broker's own tool prints."""
-        result = await asyncio.to_thread(self.rabbitmq.exec, ["rabbitmqctl", "-q", *arguments])
-        assert result.exit_code == 0, result.output
-        return str(result.output.decode())
-
     @asynccontextmanager
     async def channel(self) -> AsyncIterator[AbstractChannel]:
         """An administrator's channel."""
-        async with await aio_pika.connect(self.servers.broker_url) as connection:
+        async with await aio_pika.connect(self.servers.services.broker_url) as connection:
             yield await connection.channel()
 
     async def query(self, sql: str) -> list[asyncpg.Record]:
@@ -151,7 +140,7 @@ class Cluster:
 
     async def leftovers(self) -> dict[str, Any]:
         """What must not grow: open files and memory of the processes, sessions, transactions, messages."""
-        queues = json.loads(await self.rabbitmqctl("--formatter", "json", "list_queues", "name", "messages"))
+        queues = json.loads(await self.servers.rabbitmqctl("--formatter", "json", "list_queues", "name", "messages"))
         [(sessions, idle)] = await self.query(
             "select count(*), count(*) filter (where state like 'idle in transaction%') from pg_stat_activity"
             " where usename in ('inkwell_gateway', 'inkwell_worker')"
@@ -184,35 +173,18 @@ async def probe(client: aiohttp.ClientSession, owner: Owner) -> bool:
         return False
 
 
-@contextmanager
-def containers() -> Iterator[tuple[DockerContainer, DockerContainer, Services]]:
-    """Servers that may be killed and come back on the same ports."""
-    postgres_port, rabbitmq_port = free_port(), free_port()
-    postgres = postgres_server().with_bind_ports(5432, postgres_port)
-    with postgres, rabbitmq_server().with_bind_ports(5672, rabbitmq_port) as rabbitmq:
-        yield (
-            postgres,
-            rabbitmq,
-            Services(
-                f"postgresql://inkwell:inkwell@127.0.0.1:{postgres_port}/inkwell",
-                f"amqp://{ADMINISTRATOR}:{ADMINISTRATOR}@127.0.0.1:{rabbitmq_port}/",
-                has_broker_users=True,
-            ),
-        )
-
-
 @asynccontextmanager
-async def running_cluster(tree: Path = ROOT, logs: Path | None = None) -> AsyncIterator[Cluster]:
-    """A cluster of the services in a tree, for the block."""
+async def running_cluster(
+    opening: AbstractAsyncContextManager[ServersT], tree: Path = ROOT, logs: Path | None = None
+) -> AsyncIterator[Cluster[ServersT]]:
+    """A cluster of the services in a tree, on these servers, for the block."""
     async with AsyncExitStack() as exits:
-        postgres, rabbitmq, servers = exits.enter_context(containers())
+        servers = await exits.enter_async_context(opening)
         folder = logs or Path(exits.enter_context(TemporaryDirectory(prefix="inkwell-faults-")))
         folder.mkdir(parents=True, exist_ok=True)
-        database_url = await migrated(servers, tree)
+        database_url = await migrated(servers.services, tree)
         services = [
-            await exits.enter_async_context(
-                service(f"{kind}-{number}", urls_of(kind, database_url, servers), folder, tree)
-            )
+            await exits.enter_async_context(service(f"{kind}-{number}", database_url, servers, folder, tree))
             for kind, count in (("worker", WORKERS), ("gateway", GATEWAYS))
             for number in range(1, count + 1)
         ]
@@ -222,7 +194,7 @@ async def running_cluster(tree: Path = ROOT, logs: Path | None = None) -> AsyncI
             await each.process.start()
         clients = [await exits.enter_async_context(session(each.base_url)) for each in gateways]
         owners = await new_owners(database_url)
-        cluster = Cluster(postgres, rabbitmq, database_url, servers, gateways, workers, clients, owners)
+        cluster = Cluster(servers, database_url, gateways, workers, clients, owners)
         await keep_copies(cluster)
         await cluster.recovered()
         yield cluster
@@ -230,7 +202,7 @@ async def running_cluster(tree: Path = ROOT, logs: Path | None = None) -> AsyncI
 
 async def migrated(servers: Services, tree: Path) -> str:
     """The URL of a database with the schema and the audit."""
-    database_url = str(httpx.URL(servers.database_url).copy_with(path=f"/{MIGRATED}"))
+    database_url = with_database(servers.database_url, MIGRATED)
     admin = await asyncpg.connect(servers.database_url)
     await admin.execute(f"create database {MIGRATED}")
     await admin.close()
@@ -245,19 +217,30 @@ async def migrated(servers: Services, tree: Path) -> str:
 
 
 @asynccontextmanager
-async def service(name: str, urls: dict[str, str], logs: Path, tree: Path) -> AsyncIterator[Service]:
+async def service(name: str, database_url: str, servers: Servers, logs: Path, tree: Path) -> AsyncIterator[Service]:
     """A gateway or worker that has not been started; its links are there for the block."""
-    port, environment, links = str(free_port()), settings(), dict[str, Proxy]()
+    kind, port, links = name.partition("-")[0], str(free_port()), dict[str, Proxy]()
+    environment = settings() | servers.environment(name)
     async with AsyncExitStack() as exits:
-        for server, url in urls.items():
-            target = httpx.URL(url)
-            links[server] = await exits.enter_async_context(proxy_to(target.host, target.port or 0))
-            moved = str(target.copy_with(host="127.0.0.1", port=links[server].port))
-            environment[f"INKWELL_{server.upper()}_URL"] = moved
+        for server, url in urls_of(kind, database_url, servers.services).items():
+            proxies = [await exits.enter_async_context(proxy_to(*address)) for address in addresses_of(url)]
+            links |= {f"{server}-{number}" if number > 1 else server: each for number, each in enumerate(proxies, 1)}
+            environment[f"INKWELL_{server.upper()}_URL"] = with_addresses(url, [each.port for each in proxies])
         environment |= {"INKWELL_PORT": port, "INKWELL_WORKER_HEALTH_PORT": port}
-        base_url, command = f"http://127.0.0.1:{port}", [sys.executable, "-m", name.partition("-")[0]]
+        base_url, command = f"http://127.0.0.1:{port}", [sys.executable, "-m", kind]
         process = Process(command, environment, logs / f"{name}.log", f"{base_url}/health/ready", tree)
         yield Service(name, process, base_url, links)
+
+
+def addresses_of(url: str) -> list[tuple[str, int]]:
+    """Return the hosts of a URL with their ports."""
+    hosts = (each.rpartition(":") for each in HOSTS.findall(url)[0].split(","))
+    return [(host, int(port)) for host, _, port in hosts]
+
+
+def with_addresses(url: str, ports: Iterable[int]) -> str:
+    """Return the same URL with these ports of loopback as its hosts."""
+    return HOSTS.sub(",".join(f"127.0.0.1:{port}" for port in ports), url, count=1)
 
 
 def urls_of(kind: str, database_url: str, servers: Services) -> dict[str, str]:
@@ -295,7 +278,7 @@ async def new_owners(database_url: str) -> list[Owner]:
     return [Owner(row["id"], bearer(tokens.issue(row["id"], 1, frozenset(Scope)))) for row in rows]
 
 
-async def keep_copies(cluster: Cluster) -> None:
+async def keep_copies(cluster: Cluster[Any]) -> None:
     """Has the broker keep a copy of the last messages with commands."""
     async with cluster.channel() as channel:
         queue = await channel.declare_queue(COPIES, durable=True, arguments={"x-max-length": 300})

@@ -26,7 +26,7 @@ class Facts:
     audit: list[Any]
 
     @classmethod
-    async def of(cls, cluster: Cluster) -> "Facts":
+    async def of(cls, cluster: Cluster[Any]) -> "Facts":
         """All of it."""
         audit = await cluster.query("select * from audit order by seq")
         commands = [dict(row) for row in await cluster.query(COMMANDS)]

@@ -214,6 +214,13 @@ class History:
     lag_seconds: float = 0.0
     """The longest time in which the clients themselves stood still."""
 
+    def recoveries_by_fault(self) -> dict[str, list[float]]:
+        """The seconds that each recovery from a fault took, and from those that overlapped with it."""
+        found: dict[str, list[float]] = {}
+        for each in self.disturbances:
+            found.setdefault(each.name, []).append(self.recoveries[each.round - 1])
+        return found
+
     def answers(self) -> Iterator[Answer]:
         """All of them."""
         for write in self.writes:

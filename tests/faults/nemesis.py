@@ -3,8 +3,9 @@
 import asyncio
 import json
 import signal
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from random import Random
+from typing import Any
 
 import structlog
 from aio_pika import DeliveryMode, Message
@@ -13,6 +14,7 @@ from shared.contracts import COMMANDS_CONTENT_TYPE
 from shared.messaging import BROKER_ERRORS
 from tests.faults.cluster import COPIES, PREFIX, Cluster, Service
 from tests.faults.history import Disturbance, History
+from tests.faults.servers import SingleServers
 from tests.proxy import Proxy
 
 RECOVERY_LIMIT_SECONDS = 30.0
@@ -25,11 +27,11 @@ log = structlog.get_logger()
 class Nemesis:
     """Injects faults round by round; each kind once before any comes again."""
 
-    def __init__(self, cluster: Cluster, history: History, seed: int, names: Sequence[str] = ()) -> None:
+    def __init__(self, cluster: Cluster[Any], history: History, seed: int, faults: "Mapping[str, Fault]") -> None:
         self._cluster = cluster
         self._history = history
         self._random = Random(seed)  # noqa: S311 - no secret
-        self._names = names or tuple(FAULTS)
+        self._faults = faults
         self._deck: list[str] = []
         self._round = 0
         self.unreadable = 0
@@ -39,11 +41,13 @@ class Nemesis:
         """Goes on for so long, and until everything has recovered from the last round."""
         ends = asyncio.get_running_loop().time() + seconds
         while asyncio.get_running_loop().time() < ends:
-            self._round += 1
-            names = [self._next() for _ in range(self._random.choice((1, 1, 2)))]
-            await asyncio.gather(*(self._inject(name, delay) for delay, name in enumerate(names)))
-            await self._recover(names)
-            await asyncio.sleep(self.seconds(CALM))
+            await self._disturb([self._next() for _ in range(self._random.choice((1, 1, 2)))])
+
+    async def run_each(self, times: int) -> None:
+        """Injects each fault so many times, alone, in shuffled order."""
+        names = [*self._faults] * times
+        for name in self._random.sample(names, len(names)):
+            await self._disturb([name])
 
     def complain(self, what: str) -> None:
         """Something is broken already."""
@@ -74,14 +78,22 @@ class Nemesis:
 
     def _next(self) -> str:
         if not self._deck:
-            self._deck = self._random.sample(self._names, len(self._names))
+            self._deck = self._random.sample([*self._faults], len(self._faults))
         return self._deck.pop()
+
+    async def _disturb(self, names: list[str]) -> None:
+        """One round: the faults at once, the recovery, and a calm."""
+        self._round += 1
+        await asyncio.gather(*(self._inject(name, delay) for delay, name in enumerate(names)))
+        await self._recover(names)
+        await self._cluster.servers.mend()
+        await asyncio.sleep(self.seconds(CALM))
 
     async def _inject(self, name: str, delay: float) -> None:
         await asyncio.sleep(delay * self.seconds(SHORT))
         disturbance = Disturbance(name, "", asyncio.get_running_loop().time(), self._round)
         self._history.disturbances.append(disturbance)
-        disturbance.target = await FAULTS[name](self, self._cluster)
+        disturbance.target = await self._faults[name](self, self._cluster)
         disturbance.ended = asyncio.get_running_loop().time()
 
     async def _recover(self, names: list[str]) -> None:
@@ -95,14 +107,14 @@ class Nemesis:
             self.complain(f"I8: not recovered {seconds:.0f} s after {' and '.join(names)}: {', '.join(last)}")
 
 
-Fault = Callable[[Nemesis, Cluster], Awaitable[str]]
+Fault = Callable[[Nemesis, Cluster[Any]], Awaitable[str]]
 """Breaks something for a while; the value is what."""
 
 
-def ended(how: signal.Signals, services: Callable[[Cluster], Sequence[Service]]) -> Fault:
+def ended(how: signal.Signals, services: Callable[[Cluster[Any]], Sequence[Service]]) -> Fault:
     """Ends a process, and starts it again as a supervisor does."""
 
-    async def end(nemesis: Nemesis, cluster: Cluster) -> str:
+    async def end(nemesis: Nemesis, cluster: Cluster[Any]) -> str:
         service = nemesis.one_of(services(cluster))
         async with service.lock:
             if not service.process.running:
@@ -117,53 +129,53 @@ def ended(how: signal.Signals, services: Callable[[Cluster], Sequence[Service]])
     return end
 
 
-async def postgres_restarts(_: Nemesis, cluster: Cluster) -> str:
-    async with cluster.postgres_lock:
-        await asyncio.to_thread(cluster.postgres.get_wrapped_container().restart, timeout=10)
+async def postgres_restarts(_: Nemesis, cluster: Cluster[SingleServers]) -> str:
+    async with cluster.servers.postgres_lock:
+        await asyncio.to_thread(cluster.servers.postgres.get_wrapped_container().restart, timeout=10)
     return "postgres"
 
 
-async def postgres_is_killed(nemesis: Nemesis, cluster: Cluster) -> str:
-    async with cluster.postgres_lock:
-        await asyncio.to_thread(cluster.postgres.get_wrapped_container().kill)
+async def postgres_is_killed(nemesis: Nemesis, cluster: Cluster[SingleServers]) -> str:
+    async with cluster.servers.postgres_lock:
+        await asyncio.to_thread(cluster.servers.postgres.get_wrapped_container().kill)
         await asyncio.sleep(nemesis.seconds(LONG))
-        await asyncio.to_thread(cluster.postgres.get_wrapped_container().start)
+        await asyncio.to_thread(cluster.servers.postgres.get_wrapped_container().start)
     return "postgres"
 
 
-async def postgres_is_paused(nemesis: Nemesis, cluster: Cluster) -> str:
-    async with cluster.postgres_lock:
-        await asyncio.to_thread(cluster.postgres.get_wrapped_container().pause)
+async def postgres_is_paused(nemesis: Nemesis, cluster: Cluster[SingleServers]) -> str:
+    async with cluster.servers.postgres_lock:
+        await asyncio.to_thread(cluster.servers.postgres.get_wrapped_container().pause)
         await asyncio.sleep(nemesis.seconds(LONG))
-        await asyncio.to_thread(cluster.postgres.get_wrapped_container().unpause)
+        await asyncio.to_thread(cluster.servers.postgres.get_wrapped_container().unpause)
     return "postgres"
 
 
-async def broker_restarts(_: Nemesis, cluster: Cluster) -> str:
-    async with cluster.rabbitmq_lock:
-        await asyncio.to_thread(cluster.rabbitmq.get_wrapped_container().restart, timeout=20)
+async def broker_restarts(_: Nemesis, cluster: Cluster[SingleServers]) -> str:
+    async with cluster.servers.rabbitmq_lock:
+        await asyncio.to_thread(cluster.servers.rabbitmq.get_wrapped_container().restart, timeout=20)
         await broker_answers(cluster)
     return "rabbitmq"
 
 
-async def broker_is_killed(nemesis: Nemesis, cluster: Cluster) -> str:
-    async with cluster.rabbitmq_lock:
-        await asyncio.to_thread(cluster.rabbitmq.get_wrapped_container().kill)
+async def broker_is_killed(nemesis: Nemesis, cluster: Cluster[SingleServers]) -> str:
+    async with cluster.servers.rabbitmq_lock:
+        await asyncio.to_thread(cluster.servers.rabbitmq.get_wrapped_container().kill)
         await asyncio.sleep(nemesis.seconds(SHORT))
-        await asyncio.to_thread(cluster.rabbitmq.get_wrapped_container().start)
+        await asyncio.to_thread(cluster.servers.rabbitmq.get_wrapped_container().start)
         await broker_answers(cluster)
     return "rabbitmq"
 
 
-async def broker_is_paused(nemesis: Nemesis, cluster: Cluster) -> str:
-    async with cluster.rabbitmq_lock:
-        await asyncio.to_thread(cluster.rabbitmq.get_wrapped_container().pause)
+async def broker_is_paused(nemesis: Nemesis, cluster: Cluster[SingleServers]) -> str:
+    async with cluster.servers.rabbitmq_lock:
+        await asyncio.to_thread(cluster.servers.rabbitmq.get_wrapped_container().pause)
         await asyncio.sleep(nemesis.seconds(LONG))
-        await asyncio.to_thread(cluster.rabbitmq.get_wrapped_container().unpause)
+        await asyncio.to_thread(cluster.servers.rabbitmq.get_wrapped_container().unpause)
     return "rabbitmq"
 
 
-async def broker_answers(cluster: Cluster) -> None:
+async def broker_answers(cluster: Cluster[Any]) -> None:
     """Returns when the broker has started; its start is a part of the fault."""
     while True:
         try:
@@ -173,7 +185,7 @@ async def broker_answers(cluster: Cluster) -> None:
             await asyncio.sleep(0.3)
 
 
-async def link_is_cut(nemesis: Nemesis, _: Cluster) -> str:
+async def link_is_cut(nemesis: Nemesis, _: Cluster[Any]) -> str:
     name, link = nemesis.some_link()
     async with link.lock:
         await link.cut()
@@ -182,7 +194,7 @@ async def link_is_cut(nemesis: Nemesis, _: Cluster) -> str:
     return name
 
 
-async def link_is_half_open(nemesis: Nemesis, _: Cluster) -> str:
+async def link_is_half_open(nemesis: Nemesis, _: Cluster[Any]) -> str:
     name, link = nemesis.some_link()
     async with link.lock:
         link.strand()
@@ -190,7 +202,7 @@ async def link_is_half_open(nemesis: Nemesis, _: Cluster) -> str:
     return name
 
 
-async def link_is_slow(nemesis: Nemesis, _: Cluster) -> str:
+async def link_is_slow(nemesis: Nemesis, _: Cluster[Any]) -> str:
     name, link = nemesis.some_link()
     await slowed(link, nemesis.seconds((0.02, 0.5)), nemesis.seconds(LONG))
     return name
@@ -204,14 +216,14 @@ async def slowed(link: Proxy, delay_seconds: float, seconds: float) -> None:
         link.delay_seconds = 0.0
 
 
-async def commits_are_slow(nemesis: Nemesis, cluster: Cluster) -> str:
+async def commits_are_slow(nemesis: Nemesis, cluster: Cluster[Any]) -> str:
     """Whatever the workers ask of Postgres takes longer, while the gateways read as fast as ever."""
     delay, seconds = nemesis.seconds((0.02, 0.3)), nemesis.seconds(LONG)
     await asyncio.gather(*(slowed(worker.links["database"], delay, seconds) for worker in cluster.workers))
     return "workers"
 
 
-async def confirm_is_lost(nemesis: Nemesis, cluster: Cluster) -> str:
+async def confirm_is_lost(nemesis: Nemesis, cluster: Cluster[Any]) -> str:
     """What a gateway publishes arrives, and the connection ends before it hears of that."""
     service = nemesis.one_of(cluster.gateways)
     link = service.links["broker"]
@@ -224,29 +236,29 @@ async def confirm_is_lost(nemesis: Nemesis, cluster: Cluster) -> str:
     return service.name
 
 
-async def memory_alarm(nemesis: Nemesis, cluster: Cluster) -> str:
-    async with cluster.rabbitmq_lock:
-        await cluster.rabbitmqctl("set_vm_memory_high_watermark", "absolute", "1MB")
+async def memory_alarm(nemesis: Nemesis, cluster: Cluster[Any]) -> str:
+    async with cluster.servers.rabbitmq_lock:
+        await cluster.servers.rabbitmqctl("set_vm_memory_high_watermark", "absolute", "1MB")
         await asyncio.sleep(nemesis.seconds(LONG))
-        await cluster.rabbitmqctl("set_vm_memory_high_watermark", "0.6")
+        await cluster.servers.rabbitmqctl("set_vm_memory_high_watermark", "0.6")
     return "rabbitmq"
 
 
-async def queue_is_full(nemesis: Nemesis, cluster: Cluster) -> str:
-    async with cluster.rabbitmq_lock:
+async def queue_is_full(nemesis: Nemesis, cluster: Cluster[Any]) -> str:
+    async with cluster.servers.rabbitmq_lock:
         full, pattern = json.dumps({"max-length": 1}), rf"^{PREFIX}\.commands"
-        await cluster.rabbitmqctl("set_policy", "full", pattern, full, "--apply-to", "quorum_queues")
+        await cluster.servers.rabbitmqctl("set_policy", "full", pattern, full, "--apply-to", "quorum_queues")
         await asyncio.sleep(nemesis.seconds(LONG))
-        await cluster.rabbitmqctl("clear_policy", "full")
+        await cluster.servers.rabbitmqctl("clear_policy", "full")
         await asyncio.sleep(1)  # until it is gone everywhere
         await forget_copies(cluster)  # of what the broker has refused, which must never be published again
     return "rabbitmq"
 
 
-async def messages_are_duplicated(_: Nemesis, cluster: Cluster) -> str:
+async def messages_are_duplicated(_: Nemesis, cluster: Cluster[Any]) -> str:
     """Some of the last messages with commands are published again."""
     published = 0
-    async with cluster.rabbitmq_lock, cluster.channel() as channel:
+    async with cluster.servers.rabbitmq_lock, cluster.channel() as channel:
         queue = await channel.get_queue(COPIES)
         exchange = await channel.get_exchange(cluster.topology.commands_exchange)
         for _number in range(100):
@@ -258,8 +270,8 @@ async def messages_are_duplicated(_: Nemesis, cluster: Cluster) -> str:
     return f"{published} messages"
 
 
-async def messages_are_unreadable(nemesis: Nemesis, cluster: Cluster) -> str:
-    async with cluster.rabbitmq_lock, cluster.channel() as channel:
+async def messages_are_unreadable(nemesis: Nemesis, cluster: Cluster[Any]) -> str:
+    async with cluster.servers.rabbitmq_lock, cluster.channel() as channel:
         exchange = await channel.get_exchange(cluster.topology.commands_exchange)
         for _ in range(3):
             message = Message(
@@ -270,7 +282,7 @@ async def messages_are_unreadable(nemesis: Nemesis, cluster: Cluster) -> str:
     return "3 messages"
 
 
-async def forget_copies(cluster: Cluster) -> None:
+async def forget_copies(cluster: Cluster[Any]) -> None:
     """The copies of messages that are kept begin anew."""
     async with cluster.channel() as channel:
         await (await channel.get_queue(COPIES)).purge()

@@ -1,7 +1,10 @@
 """What runs have shown, as Markdown: the terminal and docs/reliability.md get the same."""
 
 from collections import Counter
+from collections.abc import Iterable, Sequence
+from itertools import chain
 from pathlib import Path
+from statistics import median
 
 from tests.faults.catching import Catch
 from tests.faults.nemesis import FAULTS
@@ -10,6 +13,8 @@ from tests.faults.run import Verdict
 PAGE = Path(__file__).parent.parent.parent / "docs" / "reliability.md"
 SHOWN = 20
 MUTATIONS = "mutations"
+PROMISES = {"lost": "I1", "doubled": "I2", "reordered": "I6"}
+"""What a broken promise is called."""
 
 
 def printed(verdicts: list[Verdict]) -> str:
@@ -30,9 +35,34 @@ def printed(verdicts: list[Verdict]) -> str:
     )
 
 
+def failovers(verdict: Verdict) -> str:
+    """How long each recovery took, and every violation of a run in which each fault came alone.
+
+    What was broken cannot be put down to one of the faults, so it stands in the row of all.
+    """
+    counts = Counter(violation.partition(":")[0] for violation in verdict.violations)
+    broken = [counts.pop(promise, 0) for promise in PROMISES.values()]
+    every = [*chain(*verdict.recoveries.values())]
+    return "\n".join(
+        [
+            f"| fault | times | median recovery | slowest | {' | '.join(PROMISES)} | other violations |",
+            "|---|---:|---:|---:|---:|---:|---:|---:|",
+            *(recovery_row(name, seconds) for name, seconds in sorted(verdict.recoveries.items())),
+            recovery_row(f"all, {verdict.commands:,} commands", every, [*broken, counts.total()]),
+            *(f"\n- {violation}" for violation in verdict.violations[:SHOWN]),
+        ]
+    )
+
+
+def recovery_row(name: str, seconds: Sequence[float], broken: Iterable[int | str] = ("",) * 4) -> str:
+    """How long the recoveries from one fault took."""
+    cells = name, len(seconds), f"{median(seconds):.1f} s", f"{max(seconds):.1f} s", *broken
+    return f"| {' | '.join(map(str, cells))} |"
+
+
 def row(verdict: Verdict) -> str:
     """One run."""
-    slowest = max(verdict.recoveries, default=0)
+    slowest = max(chain(*verdict.recoveries.values()), default=0)
     cells = (
         verdict.seed,
         f"{verdict.seconds:.0f}",

@@ -3,9 +3,10 @@
 import asyncio
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import aiohttp
 
@@ -18,6 +19,7 @@ from tests.faults.cluster import Cluster, running_cluster
 from tests.faults.facts import Facts
 from tests.faults.history import History, Write
 from tests.faults.nemesis import Nemesis
+from tests.faults.rigs import RIGS
 from tests.system.stack import ROOT
 
 CLIENTS_PER_OWNER = 3
@@ -39,7 +41,8 @@ class Verdict:
     commands: int
     faults: Counter[str]
     answers: Counter[str]
-    recoveries: list[float]
+    recoveries: Mapping[str, Sequence[float]]
+    """Seconds of each, by fault."""
     lag_seconds: float
 
 
@@ -48,14 +51,21 @@ async def run(
     seed: int,
     faults: Sequence[str] = (),
     *,
+    rig: str = "single",
+    times: int | None = None,
     clients_per_owner: int = CLIENTS_PER_OWNER,
     tree: Path = ROOT,
     logs: Path | None = None,
 ) -> Verdict:
-    """Runs the services of a tree for so long, through these faults or all of them; their logs go to a folder."""
-    async with running_cluster(tree, logs) as cluster:
-        history = History()
-        nemesis = Nemesis(cluster, history, seed, faults)
+    """Runs the services of a tree through these faults or all of a rig's; their logs go to a folder.
+
+    That takes so many seconds, or as long as it takes to inject each fault so many times.
+    """
+    chosen = {name: RIGS[rig].faults[name] for name in faults or RIGS[rig].faults}
+    loop = asyncio.get_running_loop()
+    async with running_cluster(RIGS[rig].servers(), tree, logs) as cluster:
+        history, began = History(), loop.time()
+        nemesis = Nemesis(cluster, history, seed, chosen)
         before = await cluster.leftovers()
         clients = [
             Client(owner, cluster.owners, cluster.clients, history, seed * 1000 + number)
@@ -68,7 +78,8 @@ async def run(
             tasks.create_task(poison(clients[0], stopping))
             tasks.create_task(newcomers(cluster, history, clients, stopping))
             ticking = tasks.create_task(keep_time(history))
-            await nemesis.run(seconds)
+            await (nemesis.run_each(times) if times else nemesis.run(seconds))
+            seconds = loop.time() - began if times else seconds
             stopping.set()
             ticking.cancel()
         await settle(clients, history)
@@ -81,7 +92,7 @@ async def run(
             len({command["id"] for command in facts.commands}),  # several writes at once are one
             Counter(each.name for each in history.disturbances),
             kinds(history.answers()),
-            history.recoveries,
+            history.recoveries_by_fault(),
             history.lag_seconds,
         )
 
@@ -97,7 +108,7 @@ async def poison(client: Client, stopping: asyncio.Event) -> None:
         await asyncio.sleep(POISON_SECONDS)
 
 
-async def newcomers(cluster: Cluster, history: History, clients: list[Client], stopping: asyncio.Event) -> None:
+async def newcomers(cluster: Cluster[Any], history: History, clients: list[Client], stopping: asyncio.Event) -> None:
     """Users register, make a token and change their name, one after the other."""
     nobody = Client(Owner(NOBODY, {}), (), cluster.clients, history, NOBODY)
     clients.append(nobody)
@@ -113,7 +124,7 @@ async def newcomers(cluster: Cluster, history: History, clients: list[Client], s
         await asyncio.sleep(NEWCOMER_SECONDS)
 
 
-async def signed_in(cluster: Cluster, history: History, registered: Write) -> Owner | None:
+async def signed_in(cluster: Cluster[Any], history: History, registered: Write) -> Owner | None:
     """The new user, if the registration has worked and somebody answers; who is registered can sign in."""
     if registered.status != "applied":
         return None
@@ -144,7 +155,7 @@ async def settle(clients: list[Client], history: History) -> None:
     await asyncio.gather(*(one(write) for write in history.writes if write.status == "unknown"))
 
 
-async def left_behind(cluster: Cluster, before: dict[str, int], unreadable: int) -> list[str]:
+async def left_behind(cluster: Cluster[Any], before: dict[str, int], unreadable: int) -> list[str]:
     """What has not returned to where it was when some time is over."""
     deadline = asyncio.get_running_loop().time() + QUIET_SECONDS
     while found := leaks(before, await cluster.leftovers(), unreadable):

@@ -1,0 +1,22 @@
+"""The rigs: which servers a run has, and which faults it injects into them."""
+
+from collections.abc import Callable, Mapping
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+from typing import Any
+
+from tests.faults.nemesis import FAULTS, Fault
+from tests.faults.servers import single_servers
+
+
+@dataclass(frozen=True)
+class Rig:
+    """Servers, which tell by themselves how they are mended, and faults."""
+
+    servers: Callable[[], AbstractAsyncContextManager[Any]]
+    faults: Mapping[str, Fault]
+
+
+RIGS: Mapping[str, Rig] = {
+    "single": Rig(single_servers, FAULTS),
+}
