@@ -19,7 +19,6 @@ from shared.contracts import (
     decode_batch,
     encode_batch,
     envelope_of,
-    let_expire,
     strip_replay,
     weight,
 )
@@ -62,15 +61,10 @@ class Delivery:
         return max((count for count in counts if isinstance(count, int)), default=0)
 
     def decode(self, replayer: str, *, fail_newer: bool = False) -> Sequence[Received]:
-        """The commands in it; replay marks count only if the broker verified that `replayer` published the message.
-
-        Those of a message that comes again may have been decided long ago, whichever clock their times are from.
-        """
+        """The commands in it; replay marks count only if the broker verified that `replayer` published the message."""
         if self.message.type == UNREADABLE_PROPERTIES:
             return [Unreadable(self.message.body)]
         received = decode_batch(self.message.body, fail_newer=fail_newer)
-        if self.message.redelivered:
-            received = list(map(let_expire, received))
         return received if self.message.user_id == replayer else list(map(strip_replay, received))
 
 

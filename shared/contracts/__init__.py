@@ -81,7 +81,6 @@ from shared.contracts.wire import (
     encode_command,
     encode_replies,
     envelope_of,
-    let_expire,
     strip_replay,
 )
 
@@ -159,7 +158,6 @@ __all__ = [
     "envelope_of",
     "folded",
     "is_affordable_hash",
-    "let_expire",
     "outcome_for",
     "print_time",
     "storable",

@@ -74,13 +74,6 @@ def strip_replay(received: Received) -> Received:
     return received.model_copy(update=_NO_REPLAY)
 
 
-def let_expire(received: Received) -> Received:
-    """The command so that its time decides its age in any case: its outcome may have been pruned."""
-    if isinstance(received, BadCommand | Unreadable) or received.may_expire:
-        return received
-    return received.model_copy(update={"may_expire": True})
-
-
 class NewerVersionError(Exception):
     """A known type in a version that this worker does not know: upgrade the workers first."""
 
