@@ -44,7 +44,7 @@ from shared.errors import describe
 # asyncpg calls it an internal error, too, when a connection ends at the wrong moment.
 READ_FAILURES = (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError)
 
-CLOCK_INTERVAL_SECONDS, CLOCK_TIMEOUT_SECONDS = 2.0, 1.0
+CLOCK_INTERVAL_SECONDS, FIRST_LOOK_SECONDS = 2.0, 1.0
 NO_LIMIT = nullcontext()
 TOKEN_SCOPES = frozenset({Scope.READ, Scope.WRITE})
 """The scopes that a personal token may have."""
@@ -219,17 +219,17 @@ class Queries:
         [row] = await self._fetch_mine(caller, POLL_OUTCOME, command_id=command_id)
         return Outcome.model_validate(dict(row)) if row["id"] else None
 
-    async def look_at(self, clock: Clock) -> None:
-        """Show the clock Postgres' time, if Postgres answers soon; otherwise what it has seen before must do."""
+    async def look_at(self, clock: Clock, timeout_seconds: float = FIRST_LOOK_SECONDS) -> None:
+        """Let the clock see Postgres', if Postgres answers in time; otherwise what it has seen before must do."""
         with suppress(*READ_FAILURES):
-            async with asyncio.timeout(CLOCK_TIMEOUT_SECONDS), self._connections.one() as connection:
+            async with asyncio.timeout(timeout_seconds), self._connections.one() as connection:
                 await clock.look(connection)
 
     async def keep_looking_at(self, clock: Clock) -> None:
         """Look again and again until cancelled."""
         while True:
             await asyncio.sleep(CLOCK_INTERVAL_SECONDS)
-            await self.look_at(clock)
+            await self.look_at(clock, self._timeout_seconds)
 
     async def ping(self) -> None:
         """Asks Postgres for a sign of life."""
