@@ -107,14 +107,13 @@ def install_routes(app: FastAPI, settings: GatewaySettings) -> None:
 @asynccontextmanager
 async def resources(settings: GatewaySettings) -> AsyncIterator[Gateway]:
     """The resources of one gateway; on leaving, what was handed to the publisher is drained first."""
-    replies = Replies()
-    clock = Clock()
+    clock, queries = Clock(), Queries(settings)
+    replies = Replies(queries.primary)
     publisher = Publisher(settings, replies, clock)
-    queries = Queries(settings)
     publishing = asyncio.create_task(publisher.run())
-    watching = asyncio.create_task(watch_loop(clock.report))
     await queries.look_at(clock)
-    looking = asyncio.create_task(queries.keep_looking_at(clock))
+    watches = watch_loop(clock.report), queries.watch(), queries.keep_looking_at(clock)
+    watching = [asyncio.create_task(each) for each in watches]
     access_tokens = AccessTokens(settings, clock)
     passwords = Passwords()
     hash_renewal = HashRenewal(passwords, publisher, replies, clock)
@@ -137,8 +136,7 @@ async def resources(settings: GatewaySettings) -> AsyncIterator[Gateway]:
     finally:
         hash_renewal.close()
         await publisher.drain(settings.publish_timeout_seconds)
-        beside = {publishing, watching, looking}
-        for task in beside:
+        for task in (publishing, *watching):
             task.cancel()
-        await asyncio.wait(beside, timeout=SETUP_TIMEOUT_SECONDS)
+        await asyncio.wait({publishing, *watching}, timeout=SETUP_TIMEOUT_SECONDS)
         queries.close()

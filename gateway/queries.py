@@ -40,6 +40,7 @@ from shared.connections import Connections
 from shared.contracts import NOBODY, Outcome, PublicToken, PublicUser, Scope
 from shared.database import Statement, milliseconds_before
 from shared.errors import describe
+from shared.primary import Primary
 
 # asyncpg calls it an internal error, too, when a connection ends at the wrong moment.
 READ_FAILURES = (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError)
@@ -234,6 +235,15 @@ class Queries:
     async def ping(self) -> None:
         """Asks Postgres for a sign of life."""
         await self._fetch(PING)
+
+    @property
+    def primary(self) -> Primary:
+        """What the gateway knows of the primary."""
+        return self._connections.primary
+
+    async def watch(self) -> None:
+        """Look where the primary is, until cancelled."""
+        await self._connections.watch()
 
     def _place_of_list(self, caller: Caller, until: float) -> AbstractAsyncContextManager[None]:
         """A place that comes in half of the time of a read, which needs the other half itself."""

@@ -12,6 +12,7 @@ from pydantic import ValidationError
 from gateway.metrics import WAITING
 from shared.contracts import Command, Outcome, decode_replies, encode_command
 from shared.messaging import REPLY_TO
+from shared.primary import TIMELINE_HEADER, Primary, Timeline
 
 log = structlog.get_logger()
 
@@ -53,7 +54,8 @@ class Attempt:
 class Replies:
     """Waits for replies on the channel that publishes, as direct reply-to demands."""
 
-    def __init__(self) -> None:
+    def __init__(self, primary: Primary) -> None:
+        self._primary = primary
         self._waiting: dict[UUID, Attempt] = {}
         self._polls = 0
         WAITING.set_function(lambda: self.waiting)
@@ -93,6 +95,8 @@ class Replies:
         except ValidationError:
             log.warning("reply ignored: it cannot be read; its commands are looked up", bytes=len(message.body))
             return
+        # First, so that the client's next read does not go to a former primary, which lacks this very write.
+        self._primary.hear_of(Timeline.parse(str(message.headers.get(TIMELINE_HEADER, ""))))
         for reply in replies:
             if attempt := self._waiting.get(reply.attempt_id):
                 attempt.settle(reply.outcome)

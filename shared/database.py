@@ -1,8 +1,10 @@
 """Postgres: how a service connects, what it runs there, and whether the schema is one it can work with."""
 
-from collections.abc import Mapping
+import asyncio
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias
+from functools import partial
+from typing import Any
 
 import asyncpg
 from pydantic import Secret
@@ -13,22 +15,23 @@ from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.sql.dml import UpdateBase
 from sqlalchemy.sql.visitors import iterate
 
+from shared.addresses import Address, connect_to_any
 from shared.database_url import DatabaseUrl
+from shared.primary import Primary, identify, primary_at
+from shared.primary import Session as Session  # noqa: PLC0414 - its public place
 from shared.tables import SCHEMA_REVISION
 from shared.tracing import Attributes, Kind, Step, step
 
 CONNECT_TIMEOUT_SECONDS = 5.0
-"""For all hosts of a URL together, unless it says how long each may take."""
+"""For all addresses of a URL's hosts together, unless it says how long each may take."""
 STATEMENT_TIMEOUT_SECONDS = 10.0
 EXIT_SCHEMA_BEHIND = 3
-Session: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
 NEXT_HOST = (
     OSError,
     asyncpg.CannotConnectNowError,
     asyncpg.PostgresConnectionError,
-    asyncpg.TargetServerAttributeNotMatched,
 )
-"""What may be different at another host of the URL."""
+"""What may be different at another address."""
 SESSION_SETTINGS = {
     "timezone": "UTC",
     # A session whose client vanished in a transaction holds its locks until then, and its successor waits for them.
@@ -49,6 +52,10 @@ class SchemaBehindError(Exception):
             f"the database's schema is at {found or 'nothing'}, this version needs {SCHEMA_REVISION}: "
             "run `alembic upgrade head` with the migrator's INKWELL_DATABASE_URL, then start again"
         )
+
+
+class NotPrimaryError(ConnectionError):
+    """The server is a standby, or takes no writes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,35 +137,68 @@ async def connect(
     statement_timeout_seconds: float | None = STATEMENT_TIMEOUT_SECONDS,
     session_settings: Mapping[str, str] | None = None,
 ) -> Session:
-    """A session in UTC, whose statements have a deadline unless it is None; raises what asyncpg raises."""
+    """A session at the primary in UTC, whose statements have a deadline unless it is None.
+
+    Raises what asyncpg raises, NotPrimaryError or FormerPrimaryError, of which both are OSErrors.
+    """
     address = url.get_secret_value()
-    session = await _connect_to_one(address, address.connect_arguments(application_name), statement_timeout_seconds)
+    arguments = address.connect_arguments(application_name) | {"command_timeout": statement_timeout_seconds}
     deadline = {"statement_timeout": milliseconds_before(statement_timeout_seconds or 0)}
+    settings = _set({**SESSION_SETTINGS, **deadline, **(session_settings or {})})
+    return await connect_to_any(
+        address.hosts_to_try(),
+        partial(_connect_to_one, arguments, settings, primary_at(address)),
+        NEXT_HOST,
+        CONNECT_TIMEOUT_SECONDS,
+        address.connect_timeout_seconds,
+    )
+
+
+async def _connect_to_one(
+    arguments: dict[str, Any], settings: str, primary: Primary, address: Address, seconds: float
+) -> Session:
+    loop: Any = asyncio.get_running_loop() if address.ip == address.host else LoopToAddress(address)
+    try:
+        session: Session = await asyncpg.connect(
+            **arguments, host=address.host, port=address.port, loop=loop, timeout=seconds
+        )
+    except asyncpg.TargetServerAttributeNotMatched:
+        raise NotPrimaryError("the server is a standby, or takes no writes") from None
     try:
         # Not while connecting: a pooler refuses settings that it does not know.
-        own = _set({**SESSION_SETTINGS, **deadline, **(session_settings or {})})
-        await session.execute(own, timeout=CONNECT_TIMEOUT_SECONDS)
+        await session.execute(settings, timeout=seconds)
+        primary.welcome(session, await identify(session, seconds))
     except BaseException:
         session.terminate()
         raise
     return session
 
 
-async def _connect_to_one(
-    address: DatabaseUrl, arguments: dict[str, Any], statement_timeout_seconds: float | None
-) -> Session:
-    """A session with the first host that gives one; raises what the last one did."""
-    hosts = address.hosts_to_try()
-    timeout = address.connect_timeout_seconds or CONNECT_TIMEOUT_SECONDS / len(hosts)
-    for number, (host, port) in enumerate(hosts, start=1):
-        try:
-            return await asyncpg.connect(
-                **arguments, host=host, port=port, timeout=timeout, command_timeout=statement_timeout_seconds
-            )
-        except NEXT_HOST:
-            if number == len(hosts):
-                raise
-    raise AssertionError(hosts)  # a URL has at least one
+class LoopToAddress:
+    """The running event loop, except that connections to a host go to one address of it.
+
+    The driver takes a name alone, and tries all its addresses within one deadline. With the loop in between it keeps
+    the name, which certificates and password files are looked up by; a cancel request finds the same server.
+    """
+
+    def __init__(self, address: Address) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._address = address
+
+    def __getattr__(self, name: str) -> Any:  # noqa: ANN401 - whatever the loop has
+        return getattr(self._loop, name)
+
+    async def create_connection(
+        self,
+        factory: Callable[[], asyncio.BaseProtocol],
+        host: str,
+        port: int,
+        **arguments: Any,  # noqa: ANN401 - the loop's
+    ) -> tuple[asyncio.BaseTransport, asyncio.BaseProtocol]:
+        """Connect to the address; TLS expects the host's certificate."""
+        if arguments.get("ssl"):
+            arguments["server_hostname"] = host
+        return await self._loop.create_connection(factory, self._address.ip, port, **arguments)
 
 
 def _set(settings: Mapping[str, str]) -> str:

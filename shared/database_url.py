@@ -11,16 +11,16 @@ import stat
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from difflib import get_close_matches
-from itertools import repeat
 from pathlib import Path
 from typing import Any, Self
-from urllib.parse import unquote, urlencode
+from urllib.parse import urlencode
 
 from pydantic import GetCoreSchemaHandler
 from pydantic_core import CoreSchema, core_schema
 
+from shared.addresses import Host, decode, pair_hosts, parse_address, split_authority
+
 DEFAULT_PORT = 5432
-HIGHEST_PORT = 65535
 SYSTEM = "system"
 """A `sslrootcert` that is no file: the authorities that the machine trusts."""
 SYSTEM_CERTIFICATES = (
@@ -81,8 +81,6 @@ UNSUPPORTED = frozenset(
     }
 )
 """What libpq knows besides."""
-_ADDRESS = re.compile(r"(?:\[(?P<ipv6>[^]]+)]|(?P<host>[^]:[\s]*))(?::(?P<port>\d*))?")
-_NO_CHARACTER = re.compile("%(?![0-9A-Fa-f]{2})|%00")
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,8 +90,8 @@ class DatabaseUrl:
     text: str = field(repr=False)
     parameters: Mapping[str, str] = field(repr=False)
     """All that the URL says, by the names that libpq has for it."""
-    hosts: tuple[tuple[str, int], ...]
-    """Addresses or folders of sockets, with their ports, in the order in which they are tried."""
+    hosts: tuple[Host, ...]
+    """Names, addresses or folders of sockets, with their ports, in the order in which they are given."""
 
     @classmethod
     def parse(cls, text: str) -> Self:
@@ -119,15 +117,19 @@ class DatabaseUrl:
         """How long to wait for each host, if the URL says so."""
         return float(self.parameters["connect_timeout"]) if "connect_timeout" in self.parameters else None
 
-    def hosts_to_try(self) -> list[tuple[str, int]]:
-        """The hosts in the order for one connection."""
-        is_random = self.parameters.get("load_balance_hosts") == "random"
+    def hosts_to_try(self) -> list[Host]:
+        """Return the hosts in the order for one connection: random, unless the URL says otherwise.
+
+        With `target_session_attrs=any` the first host may be meant to be preferred.
+        """
+        order = "disable" if self.parameters.get("target_session_attrs") == "any" else "random"
+        is_random = self.parameters.get("load_balance_hosts", order) == "random"
         return random.sample(self.hosts, len(self.hosts)) if is_random else list(self.hosts)
 
     def connect_arguments(self, application_name: str) -> dict[str, Any]:
         """Arguments of asyncpg's `connect`, other than the host and timeouts; a name in the URL goes before this one.
 
-        Of several hosts the primary is wanted unless the URL says otherwise.
+        The primary is wanted unless the URL says otherwise: a standby shows what was, and takes no writes.
         """
         given = self.parameters
         name = given.get("application_name", application_name)
@@ -138,7 +140,7 @@ class DatabaseUrl:
             "password": given.get("password"),
             "passfile": given.get("passfile"),
             "database": given.get("dbname"),
-            "target_session_attrs": given.get("target_session_attrs", "any" if len(self.hosts) == 1 else "primary"),
+            "target_session_attrs": given.get("target_session_attrs", "primary"),
             "server_settings": options | {"application_name": name},
         }
 
@@ -159,43 +161,19 @@ def _parameters_of(text: str) -> Iterator[tuple[str, str]]:
     authority, _, database = before.partition("/")
     if "@" not in authority and "@" in database + query:
         raise ValueError("has a user or a password in which a / or a ? is not percent-encoded")
-    userinfo, _, addresses = authority.rpartition("@")
-    user, _, password = userinfo.partition(":")
-    hosts, ports = zip(*map(_address_of, addresses.split(",")), strict=True)
+    user, password, addresses = split_authority(authority)
+    hosts, ports = zip(*map(parse_address, addresses.split(",")), strict=True)
     parts = [("user", user), ("password", password), ("dbname", database)]
     parts += [(name, ",".join(each)) for name, each in (("host", hosts), ("port", ports)) if any(each)]
     parts += [(name, value) for name, _, value in (each.partition("=") for each in query.split("&") if each)]
     if ("ssl", "true") in parts:  # as JDBC has it, and libpq knows it
         parts[parts.index(("ssl", "true"))] = ("sslmode", "require")
-    yield from ((_decode(name), _decode(value)) for name, value in parts if value)
+    yield from ((decode(name), decode(value)) for name, value in parts if value)
 
 
-def _address_of(text: str) -> tuple[str, str]:
-    """A host and its port, either of which may be empty."""
-    if not (found := _ADDRESS.fullmatch(text)):
-        raise ValueError("names no host that can be read; other characters in a user or a password are percent-encoded")
-    return found["ipv6"] or found["host"], found["port"] or ""
-
-
-def _decode(text: str) -> str:
-    if _NO_CHARACTER.search(text):
-        raise ValueError("has a % that begins no percent-encoded character; a % itself is %25")
-    try:
-        return unquote(text, errors="strict")
-    except UnicodeDecodeError:
-        raise ValueError("has percent-encoded characters that are no UTF-8") from None
-
-
-def _hosts_of(parameters: Mapping[str, str]) -> Iterator[tuple[str, int]]:
+def _hosts_of(parameters: Mapping[str, str]) -> Iterator[Host]:
     hosts, ports = parameters.get("host", "").split(","), parameters.get("port", "").split(",")
-    if not all(hosts):
-        raise ValueError("names no host")
-    if len(ports) not in (1, len(hosts)):
-        raise ValueError("has more or fewer ports than hosts")
-    for host, port in zip(hosts, ports if len(ports) > 1 else repeat(ports[0]), strict=False):
-        if port and not (port.isdecimal() and 0 < int(port) <= HIGHEST_PORT):
-            raise ValueError(f"has a port that is none of 1 to {HIGHEST_PORT}")
-        yield host, int(port or DEFAULT_PORT)
+    return pair_hosts(hosts, ports, DEFAULT_PORT)
 
 
 def _check(name: str, value: str) -> None:

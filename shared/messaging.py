@@ -6,30 +6,35 @@ import zlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from traceback import format_tb
-from urllib.parse import unquote
+from typing import Any
 
-import aio_pika
 import structlog
-from aio_pika import ExchangeType
+from aio_pika import Connection, ExchangeType
 from aio_pika.abc import AbstractChannel, AbstractConnection, AbstractMessage
 from aio_pika.exceptions import AMQPError, ChannelInvalidStateError
+from aiormq.connection import TransportFactory
 from pamqp.common import FieldTable
-from pydantic import AmqpDsn, Secret
+from pydantic import Secret
+from yarl import URL
 
+from shared.addresses import Address, connect_to_any
+from shared.broker_url import BrokerUrl
 from shared.errors import describe
 from shared.frames import install_lenient_decoding
 from shared.queues import QueueMismatchError, declare_queue, exists, is_cancelled
 from shared.settings import ServiceSettings
 
 REPLY_TO = "amq.rabbitmq.reply-to"
-DEFAULT_USER = "guest"
-"""The AMQP library's user if the URL names none."""
 PARKING_OFFSET = 1000
 """Added to a partition's number; greater than any of them."""
 QUEUE_LIMIT = "x-max-length-bytes"
-HEARTBEAT_SECONDS = 10
+HEARTBEAT_SECONDS = 5
+"""The broker takes two to three of them to see that a worker is gone whose link is, and gives its messages to no other
+until then."""
 SETUP_TIMEOUT_SECONDS = 10.0
+"""To connect: for all addresses of the URL's hosts together."""
 CLOSE_TIMEOUT_SECONDS = 2.0
 MAX_BACKOFF_SECONDS = 5.0
 LOST_CHECK_SECONDS = 0.5
@@ -199,22 +204,46 @@ def broker_call() -> Iterator[None]:
         raise ConnectionError(f"unexpected {type(error).__name__}") from error
 
 
-def user_of(url: Secret[AmqpDsn]) -> str:
+def user_of(url: Secret[BrokerUrl]) -> str:
     """The broker user in the URL."""
-    return unquote(url.get_secret_value().username or DEFAULT_USER)
+    return url.get_secret_value().user
+
+
+class TransportToAddress(TransportFactory):
+    """Connects to one address of a host: the AMQP library takes a name alone, and waits for its first address."""
+
+    def __init__(self, address: Address) -> None:
+        self._address = address
+
+    async def create(
+        self,
+        url: URL,
+        **arguments: Any,  # noqa: ANN401 - the library's
+    ) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        """Open the connection; TLS expects the certificate of the URL's host."""
+        is_tls = url.scheme == "amqps"
+        tls = {"ssl": await arguments["ssl_context_provider"].get_context(), "server_hostname": url.host}
+        return await asyncio.open_connection(self._address.ip, self._address.port, **(tls if is_tls else {}))
+
+
+async def _connect_to_one(url: BrokerUrl, name: str, address: Address, _: float) -> AbstractConnection:
+    node = url.url_of(address.host, address.port).update_query(heartbeat=HEARTBEAT_SECONDS)
+    connection = Connection(node, client_properties={"connection_name": name})
+    connection.kwargs["transport_factory"] = TransportToAddress(address)
+    with broker_call():
+        await connection.connect()
+    return connection
 
 
 @asynccontextmanager
-async def open_connection(url: Secret[AmqpDsn], name: str) -> AsyncIterator[AbstractConnection]:
-    """A connection that the block may use until either side closes it."""
+async def open_connection(url: Secret[BrokerUrl], name: str) -> AsyncIterator[AbstractConnection]:
+    """A connection that the block may use until either side closes it, to whichever node of the URL answers."""
     install_lenient_decoding()
-    async with asyncio.timeout(SETUP_TIMEOUT_SECONDS):
-        with broker_call():
-            connection = await aio_pika.connect(
-                str(url.get_secret_value()),
-                heartbeat=HEARTBEAT_SECONDS,
-                client_properties={"connection_name": name},
-            )
+    target = url.get_secret_value()
+    hosts = random.sample(target.hosts, len(target.hosts))
+    connection = await connect_to_any(
+        hosts, partial(_connect_to_one, target, name), BROKER_ERRORS, SETUP_TIMEOUT_SECONDS
+    )
     try:
         yield connection
     finally:

@@ -8,7 +8,7 @@ from stat import S_ISDIR
 from typing import Annotated, Any, Literal, NoReturn, Self, TypeVar
 from urllib.parse import unquote
 
-from pydantic import AmqpDsn, Field, Secret, SecretStr, ValidationError, model_validator
+from pydantic import Field, Secret, SecretStr, ValidationError, model_validator
 from pydantic.fields import FieldInfo
 from pydantic_settings import (
     BaseSettings,
@@ -18,6 +18,7 @@ from pydantic_settings import (
     SettingsError,
 )
 
+from shared.broker_url import BrokerUrl
 from shared.database_url import DatabaseUrl
 from shared.setting_names import PREFIX, is_of_a_kubernetes_service, unknown_files, unknown_variables
 
@@ -106,7 +107,10 @@ class ServiceSettings(DatabaseSettings):
     """What both services need."""
 
     broker_url: Annotated[
-        Secret[AmqpDsn], Field(description="RabbitMQ, as amqp:// or amqps://user:password@host/vhost")
+        Secret[BrokerUrl],
+        Field(
+            description="RabbitMQ, as amqp:// or amqps://user:password@host/vhost; of several nodes host1,host2:5673"
+        ),
     ]
     partitions: Annotated[
         int, Field(ge=1, le=256, description="Command queues; change it only while they are empty")

@@ -58,6 +58,10 @@ class Proxy:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
+    def lead_to(self, host: str, port: int) -> None:
+        """Forwards new connections to another address; those that are open stay where they are."""
+        self._target = host, port
+
     def freeze(self, *directions: str) -> None:
         """Holds what flows to the server ("up") or from it ("down"), or both; nobody is told, as when half-open."""
         for direction in directions or ("up", "down"):

@@ -53,6 +53,7 @@ async def run(settings: WorkerSettings, health_sockets: list[socket.socket]) -> 
     consumer = Consumer(settings, connections)
     health = asyncio.create_task(serve_health(consumer, health_sockets))
     watching = asyncio.create_task(watch_loop(consumer.look))
+    looking = asyncio.create_task(connections.watch())
     pruning = asyncio.create_task(Housekeeping(settings).run())
     consuming = asyncio.create_task(consumer.run())
     stopping = stop_on_signals(consumer, pruning, consuming, settings.drain_timeout_seconds)
@@ -66,7 +67,7 @@ async def run(settings: WorkerSettings, health_sockets: list[socket.socket]) -> 
             raise
         log.warning("drain timeout: what was not committed is delivered again")
     finally:
-        beside = {health, watching, pruning}
+        beside = {health, watching, looking, pruning}
         for task in beside:
             task.cancel()
         await asyncio.wait(beside)

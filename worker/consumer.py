@@ -57,7 +57,7 @@ class Consumer:
     def __init__(self, settings: WorkerSettings, connections: Connections) -> None:
         self._settings = settings
         self._topology = Topology.of(settings)
-        self._outbox = Outbox(settings.broker_url, self._topology)
+        self._outbox = Outbox(settings.broker_url, self._topology, connections.primary)
         self._settlement = Settlement(connections, timedelta(days=settings.command_max_age_days))
         self._user = user_of(settings.broker_url)
         self._deliveries = Deliveries(self._user)

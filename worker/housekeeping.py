@@ -30,6 +30,7 @@ from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.sql.elements import ColumnElement
 
 from shared.database import Session, Statement, connect
+from shared.primary import primary_at
 from shared.tables import attempt_marks, commands, notes, personal_tokens, users
 from worker.dead_letters import DISCARDED
 from worker.failures import describe
@@ -66,14 +67,14 @@ class Housekeeping:
                 log.warning("old outcomes not pruned; Inkwell tries again by itself", error=describe(error))
 
     async def _session(self) -> None:
-        """One connection's life: returns where another worker prunes, or tidies up until the first failure."""
+        """One connection's life: returns where another worker prunes, or tidies up until it fails or is not trusted."""
         session = await connect(self._database_url, "inkwell-worker housekeeping")
         try:
             [(is_pruner,)] = await TRY_LOCK.fetch(session)
             if not is_pruner:
                 return
             log.info("this worker prunes old outcomes", retention_days=self._retention / timedelta(days=1))
-            while True:
+            while primary_at(self._database_url.get_secret_value()).trusts(session):
                 await self._tidy(session)
                 await asyncio.sleep(self._interval_seconds)
         finally:

@@ -9,8 +9,9 @@ from collections.abc import Sequence
 import structlog
 from aio_pika import DeliveryMode, Message
 from aio_pika.abc import AbstractChannel
-from pydantic import AmqpDsn, Secret
+from pydantic import Secret
 
+from shared.broker_url import BrokerUrl
 from shared.contracts import LARGEST_MESSAGE_BYTES, Reply, encode_replies
 from shared.errors import describe
 from shared.messaging import (
@@ -23,6 +24,7 @@ from shared.messaging import (
     open_connection,
     until_lost,
 )
+from shared.primary import TIMELINE_HEADER, Primary
 from worker.reply_addresses import is_reply_address
 
 REPLY_TIMEOUT_SECONDS = 1.0
@@ -34,9 +36,10 @@ log = structlog.get_logger()
 class Outbox:
     """Sends while its `run` is under way and the broker is there."""
 
-    def __init__(self, broker_url: Secret[AmqpDsn], topology: Topology) -> None:
+    def __init__(self, broker_url: Secret[BrokerUrl], topology: Topology, primary: Primary) -> None:
         self._broker_url = broker_url
         self._topology = topology
+        self._primary = primary
         self._replies: AbstractChannel | None = None
         self._dead_letters: AbstractChannel | None = None
         self._broker_version = "0.0"
@@ -68,9 +71,10 @@ class Outbox:
         body = encode_replies(replies)
         if len(body) > MAX_REPLY_BYTES:
             body = encode_replies([Reply(attempt_id=reply.attempt_id, outcome=None) for reply in replies])
+        message = Message(body, headers={TIMELINE_HEADER: str(self._primary.timeline or "")})
         try:
             async with asyncio.timeout(REPLY_TIMEOUT_SECONDS):
-                await self._publish(self._replies, Message(body), reply_to, mandatory=False)
+                await self._publish(self._replies, message, reply_to, mandatory=False)
         except BROKER_ERRORS as error:
             log.info("reply dropped; the gateway looks its commands up", error=describe(error))
 

@@ -13,12 +13,15 @@ from sqlalchemy import text
 
 from shared.clock import Clock
 from shared.database import Session, Statement, connect
+from shared.primary import LOST, primary_at
 from worker.failures import describe
 from worker.metrics import DATABASE_UP
 from worker.settings import WorkerSettings
 
 CHECK_INTERVAL_SECONDS = 2.0
 FIRST_SLOT_TIMEOUT_SECONDS = 2.0
+ANSWER_TIMEOUT_SECONDS = 5.0
+"""A server that is silent for longer has failed, which the worker learns here while it has nothing to apply."""
 STANDBY_PRIORITY = 0
 
 log = structlog.get_logger()
@@ -77,11 +80,17 @@ class Sharing:
     async def _session(self) -> None:
         """One connection's life, which is that of a lock: until the first failure."""
         session = await connect(self._database_url, "inkwell-worker slot")
+        primary = primary_at(self._database_url.get_secret_value())
         try:
             held = None
-            while True:
-                held = await self._settle(session, held)
-                await self._clock.look(session)
+            while primary.trusts(session):
+                try:
+                    async with asyncio.timeout(ANSWER_TIMEOUT_SECONDS):
+                        held = await self._settle(session, held)
+                        await self._clock.look(session)
+                except LOST:
+                    primary.distrust()
+                    raise
                 DATABASE_UP.set(1)
                 self._tell(held)
                 await asyncio.sleep(CHECK_INTERVAL_SECONDS)

@@ -5,7 +5,7 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Any
 
-from tests.faults import clocks
+from tests.faults import clocks, postgres_pair
 from tests.faults.nemesis import FAULTS, Fault
 from tests.faults.servers import single_servers
 
@@ -21,4 +21,5 @@ class Rig:
 RIGS: Mapping[str, Rig] = {
     "single": Rig(single_servers, FAULTS),
     "clocks": Rig(clocks.clocked_servers, clocks.FAULTS),
+    "postgres-pair": Rig(postgres_pair.postgres_pair, postgres_pair.FAULTS),
 }

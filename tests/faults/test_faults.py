@@ -36,3 +36,11 @@ async def test_promises_hold_while_a_clock_is_wrong() -> None:
     assert not [each for each in verdict.violations if each.partition(":")[0] not in TIMED or DIED in each]
     assert verdict.commands > FEW_COMMANDS
     assert len(verdict.faults) == len(faults)
+
+
+@pytest.mark.needs_docker
+async def test_promises_hold_while_a_standby_takes_the_place_of_a_primary_that_hangs() -> None:
+    verdict = await run(0, SEED, ["primary-hang"], rig="postgres-pair", times=1, clients_per_owner=1)
+
+    assert not [each for each in verdict.violations if each.partition(":")[0] not in TIMED or DIED in each]
+    assert verdict.faults == {"primary-hang": 1}

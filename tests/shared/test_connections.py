@@ -1,12 +1,16 @@
-"""The few connections to Postgres, where what is asked on them is given up."""
+"""The few connections to Postgres: what becomes of the others when one fails, or when something is given up."""
 
 import asyncio
 
+import asyncpg
 import pytest
 from asyncpg import Connection, Record
 
 from shared.connections import Connections
+from shared.database import Session, connect
+from shared.primary import FormerPrimaryError, Timeline, identify
 from tests.harness import eventually
+from worker.settings import WorkerSettings
 
 RUNNING = "select count(*) from pg_stat_activity where datname = current_database() and query = 'select pg_sleep(7)'"
 
@@ -24,3 +28,143 @@ async def test_statement_that_nobody_waits_for_any_more_ends_with_its_session(
 
 async def none_runs(database: "Connection[Record]") -> bool:
     return not await database.fetchval(RUNNING)
+
+
+async def idle_sessions(connections: Connections, count: int = 3) -> list[Session]:
+    """So many of the connections, made and idle."""
+
+    async def use(ready: asyncio.Barrier) -> Session:
+        async with connections.one() as session:
+            await ready.wait()
+            return session
+
+    ready = asyncio.Barrier(count)
+    return list(await asyncio.gather(*(use(ready) for _ in range(count))))
+
+
+async def used_again(connections: Connections, count: int = 3) -> set[Session]:
+    """The sessions that those who ask next get."""
+    return set(await idle_sessions(connections, count))
+
+
+async def test_idle_connections_are_used_again(connections: Connections) -> None:
+    sessions = await idle_sessions(connections)
+
+    assert await used_again(connections) == set(sessions)
+
+
+async def test_idle_connections_are_dropped_when_the_server_ends_one(
+    connections: Connections, database: "Connection[Record]"
+) -> None:
+    sessions = await idle_sessions(connections)
+    asking = asyncio.create_task(sleep(connections))
+    await eventually(lambda: end_sleeping(database))
+    with pytest.raises((asyncpg.PostgresError, OSError)):
+        await asking
+
+    assert not await used_again(connections) & set(sessions)
+
+
+async def sleep(connections: Connections) -> None:
+    """Asks for something that takes long."""
+    async with connections.one() as session:
+        await session.execute("select pg_sleep(7)")
+
+
+async def end_sleeping(database: "Connection[Record]") -> bool:
+    """Has the server end whoever sleeps."""
+    return bool(await database.fetch(RUNNING.replace("count(*)", "pg_terminate_backend(pid)")))
+
+
+async def test_idle_connections_are_dropped_when_the_server_is_silent(connections: Connections) -> None:
+    sessions = await idle_sessions(connections)
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.6), connections.one() as session:
+            await session.fetch("select pg_sleep(5)")
+
+    assert not await used_again(connections) & set(sessions)
+
+
+async def test_idle_connections_are_dropped_when_one_finds_that_it_may_only_read(connections: Connections) -> None:
+    sessions = await idle_sessions(connections)
+    with pytest.raises(asyncpg.ReadOnlySQLTransactionError):
+        async with connections.one() as session:
+            await session.execute("begin read only; delete from notes")
+
+    assert not await used_again(connections) & set(sessions)
+
+
+async def test_idle_connections_are_dropped_when_the_server_says_that_it_takes_no_writes(
+    connections: Connections,
+) -> None:
+    sessions = await idle_sessions(connections)
+    async with connections.one() as session:
+        # The server reports a changed setting with the answer to any statement, whatever has changed it.
+        await session.execute("set default_transaction_read_only = on")
+
+    assert not await used_again(connections) & set(sessions)
+
+
+@pytest.mark.parametrize("statement", ["select 1 / 0", "set statement_timeout = 1; select pg_sleep(1)", "nonsense"])
+async def test_idle_connections_are_kept_when_only_a_statement_fails(connections: Connections, statement: str) -> None:
+    sessions = await idle_sessions(connections)
+    with pytest.raises(asyncpg.PostgresError):
+        async with connections.one() as session:
+            await session.execute(statement)
+
+    assert len(await used_again(connections) & set(sessions)) == len(sessions) - 1
+
+
+async def test_idle_connections_are_kept_when_somebody_gives_up_soon(connections: Connections) -> None:
+    sessions = await idle_sessions(connections)
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.05), connections.one() as session:
+            await session.fetch("select pg_sleep(5)")
+
+    assert len(await used_again(connections) & set(sessions)) == len(sessions) - 1
+
+
+async def test_idle_connections_are_dropped_when_a_newer_timeline_is_seen(connections: Connections) -> None:
+    sessions = await idle_sessions(connections)
+    timeline = await identify(sessions[0], 5)
+    assert timeline
+    connections.primary.hear_of(timeline)
+    assert await used_again(connections) == set(sessions)
+
+    connections.primary.hear_of(Timeline("1" + timeline.system, timeline.number + 1))
+    assert await used_again(connections) == set(sessions)
+
+    connections.primary.hear_of(Timeline(timeline.system, timeline.number + 1))
+    with pytest.raises(FormerPrimaryError):
+        await used_again(connections)
+
+
+async def test_session_in_use_is_ended_when_a_newer_timeline_is_seen(connections: Connections) -> None:
+    [session] = await idle_sessions(connections, 1)
+    timeline = await identify(session, 5)
+    assert timeline
+    asking = asyncio.create_task(sleep(connections))
+    await asyncio.sleep(0.2)
+    connections.primary.distrust()  # as when another session has failed before
+
+    connections.primary.hear_of(Timeline(timeline.system, timeline.number + 1))
+
+    with pytest.raises((asyncpg.PostgresError, asyncpg.InterfaceError, OSError)):
+        async with asyncio.timeout(2):
+            await asking
+
+
+async def test_roles_without_rights_see_the_timeline(worker_settings: WorkerSettings) -> None:
+    session = await connect(worker_settings.database_url, "test")
+
+    timeline = await identify(session, 5)
+
+    await session.close()
+    assert timeline
+    assert timeline.number >= 1
+    assert Timeline.parse(str(timeline)) == timeline
+
+
+@pytest.mark.parametrize("text", ["", "x", "1", "1/", "/1", "1/x", "1/2/3", "9" * 5000 + "/1", "1/" + "9" * 5000])
+def test_what_is_no_timeline_is_ignored(text: str) -> None:
+    assert Timeline.parse(text) is None

@@ -13,7 +13,7 @@ from sqlalchemy import make_url
 
 from gateway.settings import GatewaySettings
 from shared import database
-from shared.database import Session, connect
+from shared.database import NotPrimaryError, Session, connect
 from shared.database_url import KNOWN, UNSUPPORTED, DatabaseUrl
 from tests.proxy import free_port
 from tests.shared.test_settings import assert_refused, run
@@ -218,13 +218,13 @@ async def test_of_several_hosts_the_primary_is_found(
     url = gateway_settings.database_url.get_secret_value()
     await database.execute("alter role inkwell_gateway set default_transaction_read_only = on")
     try:
-        with pytest.raises(asyncpg.TargetServerAttributeNotMatched):
+        with pytest.raises(NotPrimaryError):
             await session_of(gateway_settings, f"{url}?target_session_attrs=read-write")
     finally:
         await database.execute("alter role inkwell_gateway reset default_transaction_read_only")
 
     assert DatabaseUrl.parse("postgresql://one,two").connect_arguments("x")["target_session_attrs"] == "primary"
-    assert DatabaseUrl.parse("postgresql://one").connect_arguments("x")["target_session_attrs"] == "any"
+    assert DatabaseUrl.parse("postgresql://one").connect_arguments("x")["target_session_attrs"] == "primary"
 
 
 async def test_password_may_be_in_a_file_that_nobody_else_reads(

@@ -16,6 +16,7 @@ from dev.backend import Services
 from shared.connections import Connections
 from shared.contracts import CreateToken, DeleteUser, encode_batch, encode_command
 from shared.messaging import Topology
+from shared.primary import primary_at
 from tests import harness
 from tests.commands import DIGEST, attributes, create
 from tests.harness import eventually
@@ -249,3 +250,16 @@ async def has_tokens(database: "Connection[Record]", count: int) -> bool:
 
 async def owners_in(database: "Connection[Record]", table: str) -> set[int]:
     return {row["owner_id"] for row in await database.fetch(f"select distinct owner_id from {table}")}  # noqa: S608
+
+
+PRUNERS = "select pid from pg_stat_activity where application_name = 'inkwell-worker housekeeping'"
+
+
+async def test_pruning_goes_on_in_a_new_session_when_the_primary_may_have_moved(
+    worker_settings: WorkerSettings, database: "Connection[Record]"
+) -> None:
+    async with tidying(worker_settings):
+        former = await eventually(lambda: database.fetchval(PRUNERS))
+        primary_at(worker_settings.database_url.get_secret_value()).distrust()
+
+        await eventually(lambda: database.fetchval(f"{PRUNERS} and pid <> {former}"))

@@ -14,8 +14,9 @@ from sqlalchemy import make_url
 from dev.backend import Services
 from shared.clock import Clock
 from shared.contracts import encode_batch, encode_command
-from shared.database import Statement
+from shared.database import Session, Statement, connect
 from shared.messaging import Topology
+from shared.primary import Primary, primary_at
 from tests import harness
 from tests.commands import create
 from tests.harness import eventually
@@ -249,3 +250,42 @@ async def has_moved(consumer: Consumer) -> bool:
 
 async def has_notes(database: "Connection[Record]", count: int) -> bool:
     return bool(await database.fetchval("select count(*) = $1 from notes", count))
+
+
+SLOTS = "select pid from pg_stat_activity where application_name = 'inkwell-worker slot'"
+
+
+async def test_slot_is_taken_anew_when_the_primary_may_have_moved(
+    worker_settings: WorkerSettings, database: "Connection[Record]", monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sharing, "CHECK_INTERVAL_SECONDS", INTERVAL_SECONDS)
+    async with Worker(worker_settings).running() as worker:
+        former = await eventually(lambda: database.fetchval(SLOTS))
+        primary_at(worker_settings.database_url.get_secret_value()).distrust()
+
+        await eventually(lambda: database.fetchval(f"{SLOTS} and pid <> {former}"))
+        await eventually(lambda: worker.has(0))
+
+
+async def test_silent_server_ends_the_trust_in_the_idle_sessions_of_the_worker(
+    worker_settings: WorkerSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sharing, "CHECK_INTERVAL_SECONDS", INTERVAL_SECONDS)
+    monkeypatch.setattr(sharing, "ANSWER_TIMEOUT_SECONDS", 0.5)
+    url = make_url(str(worker_settings.database_url.get_secret_value()))
+    async with proxy_to(str(url.host), url.port or 0) as link:
+        moved = url.set(host="127.0.0.1", port=link.port).render_as_string(hide_password=False)
+        settings = WorkerSettings.model_validate(worker_settings.model_dump() | {"database_url": moved})
+        session = await connect(settings.database_url, "test")
+        primary = primary_at(settings.database_url.get_secret_value())
+        async with Worker(settings).running():
+            assert primary.trusts(session)
+            link.freeze()
+
+            await eventually(lambda: is_doubted(primary, session), within_seconds=5)
+        link.thaw()
+        await session.close()
+
+
+async def is_doubted(primary: Primary, session: Session) -> bool:
+    return not primary.trusts(session)

@@ -1,0 +1,134 @@
+"""Connects to a server that has several hosts, or a host with several addresses, by whichever answers.
+
+Each address has a deadline of its own: one that hangs must not use up the time of the others.
+"""
+
+import asyncio
+import random
+import re
+import socket
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import repeat
+from typing import TypeVar
+from urllib.parse import unquote
+
+HIGHEST_PORT = 65535
+SHORTEST_DEADLINE_SECONDS = 1.0
+"""What each address has at least, however many there are."""
+_ADDRESS = re.compile(r"(?:\[(?P<ipv6>[^]]+)]|(?P<host>[^]:[\s]*))(?::(?P<port>\d*))?")
+_NO_CHARACTER = re.compile("%(?![0-9A-Fa-f]{2})|%00")
+_silent: set[tuple[str, int]] = set()
+"""Addresses that did not answer the last time; they are tried last. Shared by all connections of the process."""
+T = TypeVar("T")
+Host = tuple[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """One address of a host."""
+
+    host: str
+    """The name in the URL, which certificates are checked against."""
+    ip: str
+    """An IP address, or the folder of a Unix socket."""
+    port: int
+
+
+async def connect_to_any(
+    hosts: Sequence[Host],
+    connect: Callable[[Address, float], Awaitable[T]],
+    errors: tuple[type[BaseException], ...],
+    seconds: float,
+    seconds_each: float | None = None,
+) -> T:
+    """Return what `connect` returns for the first address that works.
+
+    `connect` gets an address and its deadline in seconds: `seconds_each`, or its share of `seconds`. Raises what it
+    raised if that is none of `errors`, or the most telling of them if every address failed.
+    """
+    now = asyncio.get_running_loop().time
+    ends = now() + seconds
+    addresses = await resolve(hosts, seconds_each or seconds / 2)
+    failures: list[BaseException] = []
+    for number, address in enumerate(addresses):
+        # What an earlier address left of its share, because it refused at once, goes to the later ones.
+        share = max(SHORTEST_DEADLINE_SECONDS, (ends - now()) / (len(addresses) - number))
+        try:
+            return await _try(address, connect, seconds_each or share)
+        except errors as error:
+            failures.append(error)
+    raise next((each for each in failures if not isinstance(each, OSError)), failures[-1])
+
+
+async def _try(address: Address, connect: Callable[[Address, float], Awaitable[T]], seconds: float) -> T:
+    key = address.ip, address.port
+    try:
+        async with asyncio.timeout(seconds):
+            connected = await connect(address, seconds)
+    except (TimeoutError, asyncio.CancelledError):  # also where the caller's own deadline was shorter
+        _silent.add(key)
+        raise
+    except BaseException:
+        _silent.discard(key)
+        raise
+    _silent.discard(key)
+    return connected
+
+
+async def resolve(hosts: Sequence[Host], seconds: float) -> list[Address]:
+    """Return the addresses of the hosts, those of each host in random order, and the silent ones last.
+
+    A host whose name cannot be resolved is left out. Raises OSError if there is no address at all.
+    """
+    found = await asyncio.gather(*(_resolve(*host, seconds) for host in hosts), return_exceptions=True)
+    addresses = [address for each in found if not isinstance(each, BaseException) for address in each]
+    for each in found:
+        if isinstance(each, BaseException) and (not addresses or not isinstance(each, OSError)):
+            raise each
+    return sorted(addresses, key=lambda each: (each.ip, each.port) in _silent)
+
+
+async def _resolve(host: str, port: int, seconds: float) -> list[Address]:
+    if host.startswith("/"):
+        return [Address(host, host, port)]
+    async with asyncio.timeout(seconds):
+        found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    addresses = list(dict.fromkeys(str(address[0]) for *_, address in found))
+    return [Address(host, ip, port) for ip in random.sample(addresses, len(addresses))]
+
+
+def split_authority(authority: str) -> tuple[str, str, str]:
+    """Return user, password and hosts of a URL's authority, all still encoded."""
+    userinfo, _, hosts = authority.rpartition("@")
+    user, _, password = userinfo.partition(":")
+    return user, password, hosts
+
+
+def parse_address(text: str) -> tuple[str, str]:
+    """Return a host and its port, either of which may be empty; raises ValueError for anything else."""
+    if not (found := _ADDRESS.fullmatch(text)):
+        raise ValueError("names no host that can be read; other characters in a user or a password are percent-encoded")
+    return found["ipv6"] or found["host"], found["port"] or ""
+
+
+def pair_hosts(hosts: Sequence[str], ports: Sequence[str], default_port: int) -> Iterator[Host]:
+    """Yield each host with its port, or with the only one; raises ValueError where one is missing or wrong."""
+    if not all(hosts):
+        raise ValueError("names no host")
+    if len(ports) not in (1, len(hosts)):
+        raise ValueError("has more or fewer ports than hosts")
+    for host, port in zip(hosts, ports if len(ports) > 1 else repeat(ports[0]), strict=False):
+        if port and not (port.isdecimal() and 0 < int(port) <= HIGHEST_PORT):
+            raise ValueError(f"has a port that is none of 1 to {HIGHEST_PORT}")
+        yield host, int(port or default_port)
+
+
+def decode(text: str) -> str:
+    """Return percent-encoded text as it is meant; raises ValueError where it cannot be decoded."""
+    if _NO_CHARACTER.search(text):
+        raise ValueError("has a % that begins no percent-encoded character; a % itself is %25")
+    try:
+        return unquote(text, errors="strict")
+    except UnicodeDecodeError:
+        raise ValueError("has percent-encoded characters that are no UTF-8") from None

@@ -1,0 +1,80 @@
+"""The URL of a broker, which may name several nodes: what is wrong in it is refused by its name at start."""
+
+import re
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+from typing import Any, Self
+from urllib.parse import parse_qsl
+
+from pydantic import GetCoreSchemaHandler
+from pydantic_core import CoreSchema, core_schema
+from yarl import URL
+
+from shared.addresses import Host, decode, pair_hosts, parse_address, split_authority
+
+DEFAULT_PORTS = {"amqp": 5672, "amqps": 5671}
+DEFAULT_USER = "guest"
+"""The AMQP library's user if the URL names none."""
+PARAMETERS = frozenset(
+    {"auth", "cadata", "cafile", "capath", "certfile", "heartbeat", "keyfile", "name", "no_verify_ssl", "timeout"}
+)
+"""What the AMQP library takes from a URL."""
+
+
+@dataclass(frozen=True, slots=True)
+class BrokerUrl:
+    """Where the broker is and how to connect; `str` is the URL as it was given, with its password."""
+
+    text: str = field(repr=False)
+    scheme: str
+    user: str
+    vhost: str
+    hosts: tuple[Host, ...]
+    _userinfo: str = field(repr=False)
+    _rest: str = field(repr=False)
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Return the URL; raises ValueError where a part of it is wrong, in words without secrets."""
+        scheme, has_scheme, rest = text.partition("://")
+        if not has_scheme or scheme not in DEFAULT_PORTS:
+            raise ValueError("must begin with amqp:// or amqps://")
+        before, _, query = rest.partition("?")
+        authority, _, vhost = before.partition("/")
+        if "@" not in authority and "@" in vhost + query:
+            raise ValueError("has a user or a password in which a / or a ? is not percent-encoded")
+        if "#" in text:
+            raise ValueError("has a # that is not percent-encoded")
+        user, password, addresses = split_authority(authority)
+        decode(password)
+        hosts, ports = zip(*map(parse_address, addresses.split(",")), strict=True)
+        _check_parameters(query)
+        default_port = DEFAULT_PORTS[scheme]
+        named = tuple(pair_hosts(hosts, [port or str(default_port) for port in ports], default_port))
+        userinfo = authority[: len(authority) - len(addresses)]
+        _rest = rest[len(authority) :]
+        return cls(text, scheme, decode(user) or DEFAULT_USER, decode(vhost) or "/", named, userinfo, _rest)
+
+    def __str__(self) -> str:
+        return self.text
+
+    def url_of(self, host: str, port: int) -> URL:
+        """Return the URL of one node, as the AMQP library takes it."""
+        return URL(f"{self.scheme}://{self._userinfo}{f'[{host}]' if ':' in host else host}:{port}{self._rest}")
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, _: Any, __: GetCoreSchemaHandler) -> CoreSchema:  # noqa: ANN401 - pydantic's
+        """Have pydantic parse text, and take what is parsed already."""
+        return core_schema.no_info_plain_validator_function(
+            lambda value: value if isinstance(value, cls) else cls.parse(str(value))
+        )
+
+
+def _check_parameters(query: str) -> None:
+    for name, _ in parse_qsl(query, keep_blank_values=True):
+        if name in PARAMETERS:
+            continue
+        if not re.fullmatch("[a-z_]{1,63}", name):  # part of a password, perhaps
+            raise ValueError("has a parameter that there is not")
+        nearest = get_close_matches(name, sorted(PARAMETERS), n=1)
+        raise ValueError(f"there is no parameter {name}{f'; did you mean {nearest[0]}?' if nearest else ''}")
