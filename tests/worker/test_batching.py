@@ -32,8 +32,8 @@ from tests.commands import CHEAP_HASH, DIGEST, create, patch, replace
 from worker.apply import apply_batch
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
-EXPIRED_BEFORE = START + timedelta(seconds=0.5)
-REPLAYED_AT = START + timedelta(seconds=9)
+EXPIRED_BEFORE = START + timedelta(seconds=30)
+REPLAYED_AT = START + timedelta(minutes=9)
 # Each example empties the one database by itself, and a busy machine is no reason to fail.
 SLOW_ON_PURPOSE = [HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
 OWNERS = st.sampled_from([1, 2, 99])
@@ -87,7 +87,7 @@ def commands(draw: st.DrawFn, ids: st.SearchStrategy[UUID]) -> Command:
         "owner": draw(OWNERS),
         "credentials_version": draw(st.sampled_from([1, 1, 1, 2])),
         "fingerprint": draw(FINGERPRINTS),
-        "time": START + timedelta(seconds=draw(st.integers(0, 5))),
+        "time": START + timedelta(minutes=draw(st.integers(0, 5))),
         "may_expire": draw(st.sampled_from([True, None])),
     }
     model = draw(st.sampled_from(NOTES * 3 + ACCOUNTS * 2))
@@ -182,12 +182,12 @@ def repetitive(draw: st.DrawFn) -> Batches:
             )
         ),
     ]
-    seconds = [draw(st.integers(0, 5)) for _ in changes]
+    minutes = [draw(st.integers(0, 5)) for _ in changes]
     return cut(
         draw,
         [
-            change.model_copy(update={"time": START + timedelta(seconds=1 + second)})
-            for change, second in zip(changes, seconds, strict=True)
+            change.model_copy(update={"time": START + timedelta(minutes=1 + minute)})
+            for change, minute in zip(changes, minutes, strict=True)
         ],
     )
 
