@@ -55,7 +55,7 @@ from worker.handlers import (
     target_of,
     targets_of,
 )
-from worker.replays import Letter, ReplayedWrite
+from worker.replays import Letter, ReplayedWrite, replayed_writes
 
 NEVER = datetime(1970, 1, 1, tzinfo=UTC)
 """Before every command."""
@@ -136,6 +136,7 @@ class Fold:
             self.decided[command.id] = command, decision
             if decision.status is OutcomeStatus.APPLIED and not isinstance(command, BadCommand):
                 self._keep(command, decision)
+                self.replayed += writes_of_replay(command, decision)
 
     def ids_needed(self, commands: Sequence[Command | BadCommand]) -> tuple[int, int]:
         """How many ids for new notes, and how many for new users, running the commands will take."""
@@ -236,10 +237,10 @@ class Fold:
         match command:
             case CreateNote() | ReplaceNote() | PatchNote() | DeleteNote():
                 if decision.note_id is not None:
-                    self._keep_note(command, decision.note_id, decision.note)
+                    self.notes.put(decision.note_id, decision.note)
             case ChangeNotes():
                 for note_id, note in decision.notes.items():
-                    self._keep_note(command, note_id, note)
+                    self.notes.put(note_id, note)
             case RegisterUser() | ChangeUser() | RenewHash() | DeleteUser():
                 self._keep_user(decision.user.id if decision.user else command.owner, decision.user)
             case CreateToken():
@@ -248,12 +249,6 @@ class Fold:
                 self.tokens.put(command.data.token_id, None)
             case _:
                 assert_never(command)
-
-    def _keep_note(self, command: Command, note_id: int, note: Note | None) -> None:
-        self.notes.put(note_id, note)
-        if command.replayed_at:
-            version = note.version if note else None
-            self.replayed.append(ReplayedWrite(command.owner, note_id, version, command.time, command.replayed_at))
 
     def _keep_user(self, user_id: int, user: User | None) -> None:
         before = self.users.get(user_id)
@@ -303,6 +298,15 @@ class Fold:
     def _version_for(self, command: Command, note_id: int | None) -> int | None:
         note = None if note_id is None else self.notes.get(note_id)
         return note.version if note and note.owner_id == command.owner else None
+
+
+def writes_of_replay(command: Command, decision: Decision) -> list[ReplayedWrite]:
+    """What an applied command has made of notes, if it is a replay: the same as its row will tell."""
+    if not command.replayed_at:
+        return []
+    row = {"type": command.type, "note_id": decision.note_id, "note_version": decision.note_version}
+    times = {"issued_at": command.time, "replayed_at": command.replayed_at}
+    return replayed_writes(row | times | {"owner_id": command.owner, "body": decision.body})
 
 
 def decide_on_note(command: SingleNoteCommand, notes: Rows[int, Note], ids: Iterator[int]) -> Decision:

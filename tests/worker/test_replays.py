@@ -144,6 +144,21 @@ async def test_command_that_a_client_has_overtaken_stays_and_the_others_come_bac
     assert await titles(database) == ["by a client", "changed"]
 
 
+async def test_change_of_a_note_twice_by_one_command_does_not_supersede_the_next_in_the_same_batch(
+    connections: Connections,
+) -> None:
+    await apply_batch(connections, [create("note")])
+    twice = several(PatchItem(note_id=1, title="first"), PatchItem(note_id=1, title="second"))
+    await expire(connections, twice, replace(1, "third"))
+    at = datetime.now(UTC)
+    first = twice.model_copy(update={"id": id_of(0), "time": OLD, "replayed_at": at})
+    second = replace(1, "third", id=id_of(1), time=OLD, replayed_at=at)
+
+    outcomes = await apply_batch(connections, [first, second])
+
+    assert [outcome.status for outcome in outcomes] == ["applied"] * 2
+
+
 async def test_client_that_writes_between_two_replays_is_not_overwritten(connections: Connections) -> None:
     await apply_batch(connections, [create("note")])
     await expire(connections, replace(1, "first"), replace(1, "second"))
