@@ -5,7 +5,7 @@ PROCESSES ?= 2
 SECONDS ?= 600
 N ?= 10000
 TIMES ?= 10
-RIGS ?= postgres-pair broker-nodes
+RIGS ?= postgres-pair broker-nodes clocks
 
 .PHONY: help up down logs stop-worker start-worker doctor dev seed test smoke fuzz openapi k8s faults mutations failover outages versions servers bench bench-quick bench-scale numbers check format
 .DEFAULT_GOAL := help

@@ -21,6 +21,7 @@ from bench.servers import Server
 from dev.backend import Services
 from gateway.auth.access_tokens import AccessTokens
 from gateway.settings import GatewaySettings
+from shared.clock import Clock
 from shared.contracts import Scope
 from shared.messaging import Topology
 
@@ -217,7 +218,7 @@ async def running(services: Services, users: int) -> AsyncIterator[tuple[Stage, 
 def access_tokens(environment: dict[str, str], users: int) -> list[str]:
     """What a gateway with these settings gives to its first users when they sign in."""
     settings = {name.removeprefix("INKWELL_").lower(): value for name, value in environment.items()}
-    issuer = AccessTokens(GatewaySettings.model_validate(settings))
+    issuer = AccessTokens(GatewaySettings.model_validate(settings), Clock())
     return [issuer.issue(user, 1, frozenset(Scope)) for user in range(1, users + 1)]
 
 

@@ -17,6 +17,7 @@ from gateway.writes.hash_renewal import HashRenewal
 from gateway.writes.publisher import Publisher
 from gateway.writes.replies import Replies
 from gateway.writes.submission import Submission
+from shared.clock import Clock
 from shared.messaging import SETUP_TIMEOUT_SECONDS
 from shared.metrics import watch_loop
 
@@ -26,6 +27,8 @@ class Gateway:
     """The gateway's resources."""
 
     settings: GatewaySettings
+    clock: Clock
+    """Postgres' time."""
     queries: Queries
     """Reads."""
     submission: Submission
@@ -46,24 +49,27 @@ class Gateway:
 @asynccontextmanager
 async def open_resources(settings: GatewaySettings) -> AsyncIterator[Gateway]:
     """The resources of one gateway; on leaving, what was handed to the publisher is drained first."""
-    queries = Queries(settings)
+    clock, queries = Clock(), Queries(settings)
     replies = Replies(queries.primary)
-    publisher = Publisher(settings, replies)
+    publisher = Publisher(settings, replies, clock)
     command_urls, keyed_hashes = CommandUrls(settings), KeyedHashes(settings)
-    access_tokens, passwords = AccessTokens(settings), Passwords()
-    hash_renewal = HashRenewal(passwords, publisher, replies)
+    access_tokens, passwords = AccessTokens(settings, clock), Passwords()
+    hash_renewal = HashRenewal(passwords, publisher, replies, clock)
     publishing = asyncio.create_task(publisher.run())
-    watching = [asyncio.create_task(each) for each in (watch_loop(), queries.watch())]
+    await queries.look_at(clock)
+    watches = watch_loop(clock.report), queries.watch(), queries.keep_looking_at(clock)
+    watching = [asyncio.create_task(each) for each in watches]
     try:
         yield Gateway(
             settings,
+            clock,
             queries,
-            Submission(settings, publisher, replies, queries, command_urls, keyed_hashes),
+            Submission(settings, clock, publisher, replies, queries, command_urls, keyed_hashes),
             publisher,
             replies,
             command_urls,
             keyed_hashes,
-            BearerTokens(access_tokens, queries) if settings.auth == "password" else NoAuthentication(),
+            BearerTokens(access_tokens, queries, clock) if settings.auth == "password" else NoAuthentication(),
             access_tokens,
             passwords,
             hash_renewal,

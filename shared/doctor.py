@@ -14,6 +14,7 @@ from pydantic_core import to_json
 
 from shared.broker_metrics import PORT as METRICS_PORT
 from shared.broker_metrics import NodeMetrics, read_broker_metrics
+from shared.clock import OFF_SECONDS
 from shared.database import SchemaBehindError, Session, connect
 from shared.errors import describe
 from shared.messaging import BROKER_ERRORS, Topology, broker_call, broker_version, is_blocked, open_connection
@@ -24,7 +25,7 @@ from shared.tables import SCHEMA_REVISION
 CHECK_TIMEOUT_SECONDS = 10.0
 ALARM_SECONDS = 0.5
 """How soon a broker that takes no messages tells so to somebody who sends one."""
-SKEW_SECONDS, SKEW_PROBLEM_SECONDS = 1.0, 30.0
+SKEW_SECONDS = 1.0
 SPARE_CONNECTIONS = 10
 SHARING_SINCE = 4
 """The first RabbitMQ whose quorum queues know consumer priorities together with a single active consumer."""
@@ -130,8 +131,8 @@ async def check_clock(session: Session) -> Finding:
         "clock",
         f"{skew:.2f} s from Postgres's",
         ok=skew <= SKEW_SECONDS,
-        advice="synchronise both (NTP): commands expire, and tokens are valid, by the clock",
-        level=Level.PROBLEM if skew > SKEW_PROBLEM_SECONDS else Level.WARNING,
+        advice="synchronise both (NTP): a service that starts while Postgres is away goes by its own clock",
+        level=Level.PROBLEM if skew > OFF_SECONDS else Level.WARNING,
     )
 
 

@@ -16,6 +16,7 @@ LOOK_SECONDS = 0.25
 BROKER_CONNECTED = Gauge("inkwell_broker_connected", "1 while the broker is there to publish to or to consume from")
 CONNECTIONS_USED = Gauge("inkwell_database_connections_used", "Connections to Postgres in use")
 CONNECTIONS_LIMIT = Gauge("inkwell_database_connections_limit", "How many of them there may be")
+CLOCK_OFFSET = Gauge("inkwell_clock_offset_seconds", "How far this machine's clock is ahead of Postgres'")
 LOOP_LAG = Histogram(
     "inkwell_event_loop_lag_seconds",
     "How late the event loop comes to what is due",

@@ -11,6 +11,7 @@ import jwt
 
 from gateway.auth.access_tokens import AccessTokens, key_id
 from gateway.settings import GatewaySettings
+from shared.clock import Clock
 from shared.contracts import Scope
 from tests.canaries import PASSWORD
 
@@ -65,7 +66,7 @@ async def personal_token(client: httpx.AsyncClient, person: Person, *scopes: str
 def forged(settings: GatewaySettings, owner: int, **changes: Any) -> str:
     """A token that is right but for the changes: of its claims, or of `key`, `algorithm`, `kid` and `typ`."""
     key = settings.signing_keys[0].get_secret_value()
-    right = AccessTokens(settings).issue(owner, 1, frozenset(Scope))
+    right = AccessTokens(settings, Clock()).issue(owner, 1, frozenset(Scope))
     claims = jwt.decode(right, options={"verify_signature": False})
     headers = {"kid": changes.pop("kid", key_id(key.encode())), "typ": changes.pop("typ", "at+jwt")}
     key, algorithm = changes.pop("key", key), changes.pop("algorithm", "HS256")

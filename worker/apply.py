@@ -8,7 +8,7 @@ import asyncio
 from collections.abc import AsyncIterator, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import asdict
-from datetime import datetime
+from datetime import datetime, timedelta
 from uuid import UUID
 
 import asyncpg
@@ -16,6 +16,7 @@ import asyncpg
 from shared.connections import Connections
 from shared.contracts import (
     BadCommand,
+    ChangeNotes,
     ChangeUser,
     Command,
     CreateToken,
@@ -28,8 +29,9 @@ from shared.contracts import (
     outcome_for,
 )
 from shared.database import Session, Statement, start_begin_span, start_commit_span
-from worker.fold import NEVER, Fold, Rows
-from worker.handlers import Decision, Note, PersonalToken, User, targets_of
+from worker.fold import Fold, Rows
+from worker.handlers import Change, Decision, Note, PersonalToken, User, targets_of
+from worker.replays import ReplayedWrite, replayed_writes
 from worker.statements import (
     CLEAR_MARKS,
     COUNT_OTHER_MARKS,
@@ -37,6 +39,7 @@ from worker.statements import (
     DRAW_USER_IDS,
     FIND_NAMES,
     FIND_OUTCOMES,
+    FIND_REPLAYED,
     FIND_TOKENS,
     LOCK_NAMES,
     LOCK_NOTES,
@@ -53,6 +56,7 @@ from worker.statements import (
 )
 
 TRANSACTION_TIMEOUT_SECONDS = 10.0
+FOREVER = timedelta(days=20_000)
 Row = Mapping[str, object]
 
 
@@ -77,11 +81,11 @@ async def transaction(connections: Connections) -> AsyncIterator[Session]:
 
 
 async def apply_batch(
-    connections: Connections, batch: Sequence[Command | BadCommand], expired_before: datetime = NEVER
+    connections: Connections, batch: Sequence[Command | BadCommand], max_age: timedelta = FOREVER
 ) -> list[Outcome]:
     """The committed outcome of each command of the batch, in order; all of them in one transaction.
 
-    A command that was issued before `expired_before` fails. Raises ConflictError, HandlerError, or whatever Postgres
+    A command that is older by Postgres' clock fails. Raises ConflictError, HandlerError, or whatever Postgres
     or the driver raised; then nothing is committed, unless it was the COMMIT itself that failed. Running the batch
     again settles which.
     """
@@ -89,10 +93,11 @@ async def apply_batch(
         good = [command for command in batch if not isinstance(command, BadCommand)]
         names = await lock_names(session, good)
         owners = await lock_owners(session, batch)
-        known = await find_outcomes(session, batch)
+        known, now = await find_outcomes(session, batch)
+        replayed = await find_replayed(session, good)
         notes, tokens = await lock_notes(session, good), await find_tokens(session, good)
         fresh = first_deliveries(command for command in batch if may_decide(command, known.get(command.id)))
-        fold = Fold(Rows(owners), Rows(notes), Rows(tokens), Rows(names), known, expired_before)
+        fold = Fold(Rows(owners), Rows(notes), Rows(tokens), Rows(names), known, now - max_age, replayed)
         with handling():
             new_notes, new_users = fold.ids_needed(fresh)
         fold.note_ids = await draw_ids(session, DRAW_NOTE_IDS, new_notes)
@@ -116,7 +121,7 @@ async def record_failure(connections: Connections, command: Command | BadCommand
     """Gives a command that cannot be applied its `failed` row, with the whole command for an operator."""
     async with transaction(connections) as session:
         owners = await lock_owners(session, [command])
-        known = await find_outcomes(session, [command])
+        known, _ = await find_outcomes(session, [command])
         notes = await lock_notes(session, [] if isinstance(command, BadCommand) else [command])
         fold = Fold(Rows(owners), Rows(notes), failures=known)
         fold.decided[command.id] = command, fold.failed(command, reason)
@@ -185,10 +190,19 @@ async def lock_owners(session: Session, batch: Sequence[Command | BadCommand]) -
     return {row["id"]: User(**dict(row)) for row in await LOCK_OWNERS.fetch(session, ids=ids)}
 
 
-async def find_outcomes(session: Session, batch: Sequence[Command | BadCommand]) -> dict[UUID, Outcome]:
-    """The outcomes that commands of the batch already have, by id."""
+async def find_outcomes(
+    session: Session, batch: Sequence[Command | BadCommand]
+) -> tuple[dict[UUID, Outcome], datetime]:
+    """The outcomes that commands of the batch already have, by id, and what Postgres' clock shows."""
     rows = await FIND_OUTCOMES.fetch(session, ids=[command.id for command in batch])
-    return _outcomes(rows)
+    return _outcomes(row for row in rows if row["id"]), rows[0]["started_at"]
+
+
+async def find_replayed(session: Session, batch: Sequence[Command]) -> list[ReplayedWrite]:
+    """What applied replays have made of notes, for the owners of replays in the batch."""
+    owners = {c.owner for c in batch if c.replayed_at and isinstance(c, Change | ChangeNotes)}
+    rows = await FIND_REPLAYED.fetch(session, owners=sorted(owners)) if owners else []
+    return [write for row in rows for write in replayed_writes(dict(row))]
 
 
 async def lock_notes(session: Session, batch: Sequence[Command]) -> dict[int, Note]:
@@ -225,15 +239,16 @@ async def store(session: Session, fold: Fold) -> dict[UUID, Outcome]:
             deleted=users.deleted,
             revoked=tokens.deleted,
         )
-    decided = [fold.decided[command_id] for command_id in sorted(fold.decided)]
+    positions = {command_id: position for position, command_id in enumerate(fold.decided)}
+    outcomes = [_outcome_row(*fold.decided[each]) | {"position": positions[each]} for each in sorted(fold.decided)]
     rows = await STORE.fetch(
         session,
         **_arrays("created", NOTE, [_note_row(note) for note in fold.notes.created]),
         **_arrays("changed", NOTE, [_note_row(note) for note in fold.notes.changed]),
-        **_arrays("outcome", OUTCOME, [_outcome_row(*each) for each in decided]),
+        **_arrays("outcome", OUTCOME, outcomes),
         deleted=fold.notes.deleted,
     )
-    if len(rows) != len(decided):
+    if len(rows) != len(outcomes):
         raise ConflictError
     return _outcomes(rows)
 
@@ -250,7 +265,7 @@ def _token_row(token: PersonalToken) -> Row:
     return asdict(token) | {"scopes": " ".join(token.scopes)}
 
 
-def _outcome_row(command: Command | BadCommand, decision: Decision) -> Row:
+def _outcome_row(command: Command | BadCommand, decision: Decision) -> dict[str, object]:
     row: dict[str, object] = dict.fromkeys(OUTCOME) | {
         "id": command.id,
         "status": decision.status,

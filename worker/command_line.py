@@ -8,13 +8,14 @@ import json
 import sys
 from argparse import ArgumentParser, Namespace
 from collections.abc import Iterable, Sequence
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any
 from uuid import UUID
 
 import asyncpg
 from pydantic_core import to_json
 
+from shared.clock import CLOCK
 from shared.database import EXIT_SCHEMA_BEHIND, SchemaBehindError, Session, check_schema, connect
 from shared.messaging import BROKER_ERRORS
 from worker.dead_letters import (
@@ -23,6 +24,7 @@ from worker.dead_letters import (
     decided,
     discard,
     find_commands,
+    find_replayed,
     list_failed,
     send,
     why_not_failed,
@@ -52,7 +54,10 @@ def read_arguments(arguments: Sequence[str]) -> Namespace:
     add_verb(verbs, "show", show_command, "what became of a command; never what its user wrote").add_argument(
         "id", type=UUID
     )
-    return parser.parse_args(arguments)
+    parsed = parser.parse_args(arguments)
+    if getattr(parsed, "reason", None) and not parsed.all:
+        parser.error("--reason goes with --all")
+    return parsed
 
 
 def add_dead_letters(parser: ArgumentParser) -> None:
@@ -67,7 +72,8 @@ def add_dead_letters(parser: ArgumentParser) -> None:
     for verb in (replay, discards):
         which = verb.add_mutually_exclusive_group(required=True)
         which.add_argument("ids", nargs="*", type=UUID, default=[], metavar="ID")
-        which.add_argument("--all", action="store_true", help="every dead letter")
+        which.add_argument("--all", action="store_true", help="every dead letter, in their order")
+        verb.add_argument("--reason", help="with --all: only those that failed for this reason, such as `expired`")
         verb.add_argument("--dry-run", action="store_true", help="only tell what would happen")
 
 
@@ -153,13 +159,14 @@ async def show_command(arguments: Namespace, _: WorkerSettings, session: Session
 
 async def replay_letters(arguments: Namespace, settings: WorkerSettings, session: Session) -> int:
     """Sends dead letters again and prints what became of each."""
-    rows = await named(arguments, session)
-    refused = {each: why for each, row in rows.items() if (why := why_not_replay(row, force=arguments.force))}
+    rows, force = await named(arguments, session), arguments.force
+    by_replays = await find_replayed(session, rows.values())
+    refused = {each: why for each, row in rows.items() if (why := why_not_replay(row, by_replays, force=force))}
     sound = [row for each, row in rows.items() if row and each not in refused]
     if arguments.dry_run:
         results = [result(row["id"], "would be sent again") for row in sound]
     else:
-        results = await replayed(settings, session, sound, force=arguments.force)
+        results = await replayed(settings, session, sound, force=force)
     results += [result(each, "refused", why) for each, why in refused.items()]
     show_rows(results, as_json=arguments.json)
     return exit_code(results, "applied", "rejected", "would be sent again")
@@ -169,13 +176,15 @@ async def replayed(settings: WorkerSettings, session: Session, rows: Sequence[Ro
     """What sending them again came to, for each."""
     if not rows:
         return []
-    at = datetime.now(UTC)
-    await send(settings, rows, at, force=force)
-    complain(f"{len(rows)} sent; waiting for their outcomes")
-    became = {row["id"]: row async for row in decided(session, [row["id"] for row in rows], at)}
+    [(at,)] = await CLOCK.fetch(session)
+    not_sent = await send(settings, rows, at, force=force)
+    sent = [row["id"] for row in rows if row["id"] not in not_sent]
+    complain(f"{len(sent)} sent; waiting for their outcomes")
+    became = {row["id"]: row async for row in decided(session, sent, at)}
     undecided = {"status": "not decided yet", "reason": "ask again with `commands show`"}
-    outcomes = [(row["id"], became.get(row["id"], undecided)) for row in rows]
-    return [result(each, outcome["status"], outcome["reason"]) for each, outcome in outcomes]
+    outcomes = [(each, became.get(each, undecided)) for each in sent]
+    results = [result(each, outcome["status"], outcome["reason"]) for each, outcome in outcomes]
+    return results + [result(each, "not sent", why) for each, why in not_sent.items()]
 
 
 async def discard_letters(arguments: Namespace, _: WorkerSettings, session: Session) -> int:
@@ -194,8 +203,12 @@ async def discard_letters(arguments: Namespace, _: WorkerSettings, session: Sess
 
 
 async def named(arguments: Namespace, session: Session) -> dict[UUID, Row | None]:
-    """The commands that the arguments name, each once and in their order; None where there is no row."""
-    ids = [row["id"] for row in await list_failed(session)] if arguments.all else arguments.ids
+    """The commands that the arguments name, in the order in which they failed; None where there is no row."""
+    letters = await list_failed(session)
+    places = {row["id"]: place for place, row in enumerate(letters)}
+    ids = [row["id"] for row in letters if arguments.reason in (None, row["reason"])]
+    if not arguments.all:
+        ids = sorted(arguments.ids, key=lambda each: places.get(each, len(places)))
     rows = await find_commands(session, ids)
     return {each: rows.get(each) for each in ids}
 

@@ -6,13 +6,14 @@ consumer nor requeues a message, since both give the next ones to somebody else 
 
 import asyncio
 from contextlib import suppress
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from functools import partial
 
 import asyncpg
 import structlog
 from aio_pika.abc import AbstractChannel, AbstractConnection
 
+from shared.clock import Clock
 from shared.connections import Connections
 from shared.contracts import LARGEST_MESSAGE_BYTES
 from shared.database import check_schema
@@ -60,7 +61,8 @@ class Consumer:
         self._settlement = Settlement(connections, timedelta(days=settings.command_max_age_days))
         self._user = user_of(settings.broker_url)
         self._deliveries = Deliveries(self._user)
-        self._sharing = Sharing(settings, self._subscribe_anew)
+        self._clock = Clock()
+        self._sharing = Sharing(settings, self._clock, self._subscribe_anew)
         self._holding: dict[int, asyncio.Event] = {}
         """The partitions that this worker subscribes to; the event tells to let go of one."""
         self._blocked: set[int] = set()
@@ -95,7 +97,8 @@ class Consumer:
         PARTITIONS.set(len(self._holding))
         PAUSED.labels("newer_version").set(bool(self._blocked))
         since = [each for each in (self._deliveries.oldest, self._oldest_in_hand) if each]
-        OLDEST.set((datetime.now(UTC) - min(since)).total_seconds() if since else 0)
+        OLDEST.set((self._clock.now() - min(since)).total_seconds() if since else 0)
+        self._clock.report()
 
     def stop(self) -> None:
         """Takes no new batch; `run` returns when the one in hand is committed and acknowledged."""
@@ -265,7 +268,8 @@ class Consumer:
         finally:
             self._batch_since = self._oldest_in_hand = None
         redelivered = batch.redelivered
-        count_settled(batch.commands, outcomes, redelivered=redelivered, unreadable=len(batch.unreadable))
+        unreadable, now = len(batch.unreadable), self._clock.now()
+        count_settled(batch.commands, outcomes, now, redelivered=redelivered, unreadable=unreadable)
         log.info(
             "batch settled",
             commands=len(outcomes),

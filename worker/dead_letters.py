@@ -7,14 +7,14 @@ so that two replays have one effect. A discarded command keeps a row, so that no
 import asyncio
 import json
 from collections.abc import AsyncIterator, Iterable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack
 from datetime import datetime
 from typing import Any
 from uuid import UUID
 
 from aio_pika import DeliveryMode, Message
 from aio_pika.abc import AbstractChannel
-from aio_pika.exceptions import ChannelNotFoundEntity, PublishError
+from aio_pika.exceptions import ChannelNotFoundEntity, DeliveryError, PublishError
 from sqlalchemy import DateTime, bindparam, func, literal_column, null, or_, select, update
 from sqlalchemy.dialects.postgresql import ARRAY
 
@@ -23,7 +23,9 @@ from shared.database import Session, Statement
 from shared.errors import describe
 from shared.messaging import BROKER_ERRORS, SETUP_TIMEOUT_SECONDS, Topology, broker_call, open_connection, user_of
 from shared.tables import commands, notes
+from worker.replays import Letter, ReplayedWrite, replayed_writes
 from worker.settings import WorkerSettings
+from worker.statements import FIND_REPLAYED
 
 PUBLISH_TIMEOUT_SECONDS = 5.0
 QUIET_SECONDS = 10.0
@@ -35,11 +37,11 @@ Row = dict[str, Any]
 
 
 class NotSentError(Exception):
-    """The broker did not take a replay."""
+    """The broker took no replay."""
 
 
 async def list_failed(session: Session) -> list[Row]:
-    """Every failed command without its content, the one that failed first at the top."""
+    """Every failed command without its content, in the order in which they first failed: an owner's in theirs."""
     return [dict(row) for row in await LIST_FAILED.fetch(session)]
 
 
@@ -62,16 +64,29 @@ def why_not_failed(row: Row | None) -> str | None:
     return None
 
 
-def why_not_replay(row: Row | None, *, force: bool) -> str | None:
+async def find_replayed(session: Session, rows: Iterable[Row | None]) -> list[ReplayedWrite]:
+    """What applied replays have made of the notes of dead letters that have been changed since."""
+    owners = {row["owner"] for row in rows if row and row["note_version"] != row["note_version_now"]}
+    replayed = await FIND_REPLAYED.fetch(session, owners=sorted(owners - {None})) if owners else []
+    return [write for row in replayed for write in replayed_writes(dict(row))]
+
+
+def why_not_replay(row: Row | None, replayed: Sequence[ReplayedWrite], *, force: bool) -> str | None:
     """Why the command must not be sent again, if so."""
     if row is None or why_not_failed(row):
         return why_not_failed(row)
     if row["owner"] is None:
         return "its owner cannot be read, so nobody knows which queue it belongs to"
-    if row["note_version"] != row["note_version_now"] and not force:
+    if not force and is_superseded(row, replayed):
         then, now = (f"version {row[name] or 'none'}" for name in ("note_version", "note_version_now"))
         return f"note {row['note_id']} was touched since ({then} then, {now} now); --force replays it all the same"
     return None
+
+
+def is_superseded(row: Row, replayed: Sequence[ReplayedWrite]) -> bool:
+    """Whether the letter's note was changed since it failed, other than by replays of earlier ones."""
+    letter = Letter(row["owner"], row["issued_at"])
+    return letter.is_superseded(row["note_id"], row["note_version"], row["note_version_now"], replayed)
 
 
 def replay_of(content: str, at: datetime, *, force: bool) -> bytes:
@@ -81,33 +96,68 @@ def replay_of(content: str, at: datetime, *, force: bool) -> bytes:
     return text.encode(errors="backslashreplace")  # writes lone surrogates as JSON escapes
 
 
-async def send(settings: WorkerSettings, rows: Iterable[Row], at: datetime, *, force: bool) -> int:
-    """Publishes the failed commands again, in order; how many, once the broker has confirmed each of them.
+async def send(settings: WorkerSettings, rows: Iterable[Row], at: datetime, *, force: bool) -> dict[UUID, str]:
+    """Publishes the failed commands again, in order; returns why some were not sent, by their ids.
 
-    Raises NotSentError at the first one that it does not take.
+    After one that the broker does not take, the later ones of its owner are not sent either, which keeps their order.
+    Raises NotSentError if none is sent.
     """
-    topology, user, sent = Topology.of(settings), user_of(settings.broker_url), 0
-    try:
-        async with confirming_channel(settings) as channel:
-            for row in rows:
-                event = replay_of(row["command"], at, force=force)
-                await publish(channel, topology, topology.partition_of(row["owner"]), event, user)
+    refused, owners, sent = dict[UUID, str](), set[int](), 0
+    async with AsyncExitStack() as exits:
+        sender = Sender(settings, exits)
+        for row in rows:
+            if row["owner"] in owners:
+                refused[row["id"]] = "an earlier one of its owner was not sent"
+            elif why := await sender.send(row["owner"], replay_of(row["command"], at, force=force)):
+                refused[row["id"]] = why
+                owners.add(row["owner"])
+            else:
                 sent += 1
-    except BROKER_ERRORS as error:
-        has_no_queue = isinstance(error, (PublishError, ChannelNotFoundEntity))
-        why = "has no queue for it" if has_no_queue else f"did not take it ({describe(error)})"
-        raise NotSentError(f"the broker {why}; {sent} were sent before") from error
-    return sent
+    if refused and not sent:
+        raise NotSentError(next(iter(refused.values())))
+    return refused
 
 
-@asynccontextmanager
-async def confirming_channel(settings: WorkerSettings) -> AsyncIterator[AbstractChannel]:
-    """A channel on which a publish returns when the broker has the message, and raises where it has not."""
-    async with open_connection(settings.broker_url, "inkwell-worker replaying") as connection:
+class Sender:
+    """Publishes replays, each with a confirm; connects anew after a failure, and gives up where that does not help."""
+
+    def __init__(self, settings: WorkerSettings, exits: AsyncExitStack) -> None:
+        self._settings = settings
+        self._topology = Topology.of(settings)
+        self._exits = exits
+        self._channel: AbstractChannel | None = None
+        self._given_up: str | None = None
+
+    async def send(self, owner: int, event: bytes) -> str | None:
+        """Returns when the broker has confirmed the command, or why it has not."""
+        why = self._given_up
+        for _ in range(0 if why else 2):
+            try:
+                channel = self._channel = self._channel or await self._new_channel()
+                await publish(channel, self._topology, self._topology.partition_of(owner), event, self._user)
+            except (DeliveryError, ChannelNotFoundEntity) as error:  # the broker's word on this one
+                self._channel = None
+                is_unroutable = isinstance(error, PublishError | ChannelNotFoundEntity)
+                return "the broker has no queue for it" if is_unroutable else "the queue is full"
+            except BROKER_ERRORS as error:  # it may have been sent: once more has no second effect
+                self._channel = None
+                why = f"the broker did not take it ({describe(error)})"
+            else:
+                return None
+        self._given_up = why
+        return why
+
+    @property
+    def _user(self) -> str:
+        return user_of(self._settings.broker_url)
+
+    async def _new_channel(self) -> AbstractChannel:
+        """A channel on which a publish returns when the broker has the message, and raises where it has not."""
+        opening = open_connection(self._settings.broker_url, "inkwell-worker replaying")
+        connection = await self._exits.enter_async_context(opening)
         async with asyncio.timeout(SETUP_TIMEOUT_SECONDS):
             with broker_call():
-                channel = await connection.channel(publisher_confirms=True, on_return_raises=True)
-        yield channel
+                return await connection.channel(publisher_confirms=True, on_return_raises=True)
 
 
 async def publish(channel: AbstractChannel, topology: Topology, partition: int, event: bytes, user: str) -> None:
@@ -169,7 +219,7 @@ LIST_FAILED = Statement.compiled(
         commands.c.replayed_at,
     )
     .where(_FAILED)
-    .order_by(commands.c.decided_at, commands.c.id)
+    .order_by(commands.c.decided_at, commands.c.issued_at, commands.c.id)
 )
 FIND_COMMANDS = Statement.compiled(
     select(

@@ -10,7 +10,7 @@ transient   everything else, known or not: nothing is lost or decided, the batch
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, suppress
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from enum import Enum, auto
 from traceback import format_tb
 from uuid import uuid4
@@ -23,6 +23,7 @@ from shared.connections import Connections
 from shared.contracts import BadCommand, Command, Outcome, envelope_of
 from shared.telemetry import about
 from worker.apply import (
+    FOREVER,
     ConflictError,
     HandlerError,
     apply_batch,
@@ -34,7 +35,6 @@ from worker.apply import (
 )
 
 DATA_ERROR_CLASSES = ("22", "23")
-FOREVER = timedelta(days=20_000)
 MAX_LIVES = 5
 """How many processes may die of a command."""
 
@@ -106,7 +106,7 @@ class Settlement:
         return outcomes
 
     async def _apply(self, batch: Sequence[Command | BadCommand]) -> list[Outcome]:
-        return await apply_batch(self._connections, batch, datetime.now(UTC) - self._max_age)
+        return await apply_batch(self._connections, batch, self._max_age)
 
     async def _survive(self, command: Command | BadCommand) -> list[Outcome]:
         try:

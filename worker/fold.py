@@ -55,6 +55,7 @@ from worker.handlers import (
     target_of,
     targets_of,
 )
+from worker.replays import Letter, ReplayedWrite, replayed_writes
 
 NEVER = datetime(1970, 1, 1, tzinfo=UTC)
 """Before every command."""
@@ -120,7 +121,9 @@ class Fold:
     failures: Mapping[UUID, Outcome] = field(default_factory=dict)
     """The failed outcomes of the commands that are replayed."""
     expired_before: datetime = NEVER
-    """A command that was issued earlier is too old to be applied."""
+    """A command that was issued earlier is too old to be applied, if its time is to be believed."""
+    replayed: list[ReplayedWrite] = field(default_factory=list)
+    """What applied replays of the batch's owners have made of notes."""
     note_ids: Iterator[int] = field(default_factory=lambda: iter(()))
     user_ids: Iterator[int] = field(default_factory=lambda: iter(()))
     decided: dict[UUID, tuple[Command | BadCommand, Decision]] = field(default_factory=dict)
@@ -133,6 +136,7 @@ class Fold:
             self.decided[command.id] = command, decision
             if decision.status is OutcomeStatus.APPLIED and not isinstance(command, BadCommand):
                 self._keep(command, decision)
+                self.replayed += writes_of_replay(command, decision)
 
     def ids_needed(self, commands: Sequence[Command | BadCommand]) -> tuple[int, int]:
         """How many ids for new notes, and how many for new users, running the commands will take."""
@@ -145,6 +149,7 @@ class Fold:
             Rows(self.names.before),
             self.failures,
             self.expired_before,
+            list(self.replayed),
             count(-1, -1),  # which no row has
             count(-1, -1),
         )
@@ -168,7 +173,7 @@ class Fold:
         """Why the command must not even look at what it is about, if so."""
         if self._is_orphan(command):
             return rejected(Rejection.CREDENTIALS_OUTDATED)
-        if (command.replayed_at or command.time) < self.expired_before:
+        if self._is_expired(command):
             return self.failed(command, "expired")
         if self._is_superseded(command):
             return self.failed(command, "superseded")
@@ -263,18 +268,28 @@ class Fold:
             return False
         return self.users.get(envelope.owner) is None
 
+    def _is_expired(self, command: Command) -> bool:
+        """Whether the command is so old that its outcome may have been pruned; a replay's is there."""
+        if command.id in self.failures:
+            return False
+        may_expire = command.may_expire or command.replayed_at
+        return bool(may_expire) and (command.replayed_at or command.time) < self.expired_before
+
     def _is_superseded(self, command: Command) -> bool:
         """Whether somebody has touched a note between the command's failure and its replay."""
         failure = self.failures.get(command.id)
         if failure is None or command.replay_forced:
             return False
-        if isinstance(command, ChangeNotes) and failure.body is None:  # by a worker that could not read it
-            return any(self._version_for(command, note_id) for note_id in targets_of(command))
-        if isinstance(command, ChangeNotes):
-            return failure.body != self._versions_for(command)
-        if isinstance(command, Change):
-            return failure.note_version != self._version_for(command, command.data.note_id)
-        return False
+        versions = {str(note_id): failure.note_version for note_id in targets_of(command)}
+        if isinstance(command, ChangeNotes) and failure.body is not None:  # None: by a worker that could not read it
+            versions = json.loads(failure.body)["versions"]
+        letter = Letter(command.owner, command.time, command.replayed_at)
+        return any(
+            letter.is_superseded(
+                note_id, versions.get(str(note_id)), self._version_for(command, note_id), self.replayed
+            )
+            for note_id in targets_of(command)
+        )
 
     def _versions_for(self, command: ChangeNotes) -> str:
         versions = {note_id: self._version_for(command, note_id) for note_id in sorted(targets_of(command))}
@@ -283,6 +298,15 @@ class Fold:
     def _version_for(self, command: Command, note_id: int | None) -> int | None:
         note = None if note_id is None else self.notes.get(note_id)
         return note.version if note and note.owner_id == command.owner else None
+
+
+def writes_of_replay(command: Command, decision: Decision) -> list[ReplayedWrite]:
+    """What an applied command has made of notes, if it is a replay: the same as its row will tell."""
+    if not command.replayed_at:
+        return []
+    row = {"type": command.type, "note_id": decision.note_id, "note_version": decision.note_version}
+    times = {"issued_at": command.time, "replayed_at": command.replayed_at}
+    return replayed_writes(row | times | {"owner_id": command.owner, "body": decision.body})
 
 
 def decide_on_note(command: SingleNoteCommand, notes: Rows[int, Note], ids: Iterator[int]) -> Decision:

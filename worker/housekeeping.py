@@ -53,13 +53,17 @@ class Housekeeping:
         self._interval_seconds = interval_seconds
 
     async def run(self) -> None:
-        """Tidies up again and again until cancelled; whatever goes wrong is logged and tried again."""
+        """Tidies up again and again until cancelled; whatever goes wrong is logged and tried again.
+
+        Not at once: a command that was decided and not acknowledged before all workers stopped comes again first, and
+        must find its outcome, however long ago that was.
+        """
         while True:
+            await asyncio.sleep(self._interval_seconds)
             try:
                 await self._session()
             except Exception as error:  # noqa: BLE001 - transient, known or not; the consuming shall not hear of it
                 log.warning("old outcomes not pruned; Inkwell tries again by itself", error=describe(error))
-            await asyncio.sleep(self._interval_seconds)
 
     async def _session(self) -> None:
         """One connection's life: returns where another worker prunes, or tidies up until the first failure."""

@@ -2,7 +2,7 @@
 
 from collections import Counter as Tally
 from collections.abc import Iterable, Sequence
-from datetime import UTC, datetime
+from datetime import datetime
 
 from prometheus_client import Counter, Gauge, Histogram
 
@@ -34,10 +34,14 @@ DATABASE_UP = Gauge("inkwell_database_up", "1 while Postgres answers this worker
 
 
 def count_settled(
-    commands: Iterable[Command | BadCommand], outcomes: Sequence[Outcome], *, redelivered: int, unreadable: int
+    commands: Iterable[Command | BadCommand],
+    outcomes: Sequence[Outcome],
+    now: datetime,
+    *,
+    redelivered: int,
+    unreadable: int,
 ) -> None:
     """Counts a batch that was settled, and how long the clients of its commands waited for that."""
-    now = datetime.now(UTC)
     kinds = Tally[tuple[str, OutcomeStatus]]()
     for command, outcome in zip(commands, outcomes, strict=True):
         if isinstance(command, BadCommand):

@@ -11,6 +11,7 @@ from contextlib import suppress
 import structlog
 from sqlalchemy import text
 
+from shared.clock import Clock
 from shared.database import Session, Statement, connect
 from shared.primary import LOST, primary_at
 from worker.failures import describe
@@ -47,10 +48,11 @@ def priorities_of(slot: int | None, partitions: int) -> list[int]:
 class Sharing:
     """This worker's slot, which changes when workers come and go; it stays what it was while Postgres is away."""
 
-    def __init__(self, settings: WorkerSettings, moved: Callable[[], None]) -> None:
+    def __init__(self, settings: WorkerSettings, clock: Clock, moved: Callable[[], None]) -> None:
         self._database_url = settings.database_url
         self._partitions = settings.partitions
         self._prefix = settings.queue_prefix
+        self._clock = clock
         self._moved = moved
         self._has_slot = asyncio.Event()
         self.slot: int | None = None
@@ -83,6 +85,7 @@ class Sharing:
             while True:
                 async with asyncio.timeout(ANSWER_TIMEOUT_SECONDS):
                     held = await self._settle(session, held)
+                    await self._clock.look(session)
                 DATABASE_UP.set(1)
                 self._tell(held)
                 await asyncio.sleep(CHECK_INTERVAL_SECONDS)

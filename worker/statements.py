@@ -3,6 +3,7 @@
 from typing import Any
 
 from sqlalchemy import (
+    Integer,
     Text,
     Uuid,
     bindparam,
@@ -44,6 +45,7 @@ def _rows(name: str, columns: Columns) -> TableValuedAlias:
 NOTE = {c.name: c.type for c in notes.c if not c.computed}
 PRINTED = ("title", "description", "created_date", "updated_date")
 OUTCOME: Columns = {
+    "position": Integer(),
     **{c.name: c.type for c in commands.c if c.name not in ("decided_at", "body", "command")},
     **{name: notes.c[name].type for name in PRINTED},
     "body": Text(),
@@ -51,6 +53,7 @@ OUTCOME: Columns = {
 }
 USER: Columns = {c.name: c.type for c in users.c if c.name != "deleted_date"}
 TOKEN: Columns = {c.name: c.type for c in personal_tokens.c} | {"scopes": Text()}  # arrays of arrays do not unnest
+_FAILED: ColumnElement[str] = literal_column("'failed'")
 _STORED_COLUMNS = tuple(commands.c[name] for name in Outcome.model_fields)
 
 
@@ -68,22 +71,27 @@ def _lock_notes() -> ClauseElement:
 def _store() -> ClauseElement:
     created, changed, outcome = _rows("created", NOTE), _rows("changed", NOTE), _rows("outcome", OUTCOME)
     insert_notes = insert(notes).from_select(list(NOTE), select(created))
-    new_values = {name: changed.c[name] for name in ("title", "description", "updated_date", "version")}
-    update_notes = update(notes).where(notes.c.id == changed.c.id).values(new_values)
+    new_text = {name: changed.c[name] for name in ("title", "description", "updated_date", "version")}
+    update_notes = update(notes).where(notes.c.id == changed.c.id).values(new_text)
     delete_notes = delete(notes).where(_any(notes.c.id, "deleted"))
     printed = {name: outcome.c[name] for name in PRINTED}
     body = note_json({**printed, "id": outcome.c.note_id, "version": outcome.c.note_version})
     columns = {name: outcome.c[name] for name in OUTCOME if name in commands.c} | {
+        # The order of a batch's commands, which share `now()`, is that of their times.
+        "decided_at": func.now() + outcome.c.position * literal_column("interval '1 microsecond'"),
         "command": cast(outcome.c.command, commands.c.command.type),
         "body": case((outcome.c.title.is_not(None), body), else_=outcome.c.body),
     }
     insert_outcomes = insert(commands).from_select(list(columns), select(*columns.values()))
     replayed = insert_outcomes.excluded
+    new_values: dict[str, ColumnElement[Any]] = {name: replayed[name] for name in columns if name != "id"}
+    # What fails again keeps its place among the dead letters.
+    new_values["decided_at"] = case((replayed.status == _FAILED, commands.c.decided_at), else_=replayed.decided_at)
     return (
         insert_outcomes.on_conflict_do_update(
             index_elements=[commands.c.id],
-            set_={name: replayed[name] for name in columns if name != "id"} | {"decided_at": func.now()},
-            where=(commands.c.status == literal_column("'failed'")) & replayed.replayed_at.is_not(None),
+            set_=new_values,
+            where=(commands.c.status == _FAILED) & replayed.replayed_at.is_not(None),
         )
         .returning(*_STORED_COLUMNS)
         .add_cte(
@@ -133,7 +141,24 @@ LOCK_OWNERS = Statement.compiled(
     .order_by(users.c.id)
     .with_for_update(key_share=True)
 )
-FIND_OUTCOMES = Statement.compiled(select(*_STORED_COLUMNS).where(_any(commands.c.id, "ids")))
+_TRANSACTION = select(func.now().label("started_at")).subquery("transaction")
+FIND_OUTCOMES = Statement.compiled(  # at least one row, for Postgres' clock
+    select(_TRANSACTION.c.started_at, *_STORED_COLUMNS).join_from(
+        _TRANSACTION, commands, _any(commands.c.id, "ids"), isouter=True
+    )
+)
+FIND_REPLAYED = Statement.compiled(
+    select(
+        *(
+            commands.c[name]
+            for name in ("owner_id", "type", "note_id", "note_version", "body", "issued_at", "replayed_at")
+        )
+    ).where(
+        _any(commands.c.owner_id, "owners"),
+        commands.c.status == literal_column("'applied'"),
+        commands.c.replayed_at.is_not(None),
+    )
+)
 LOCK_NOTES = Statement.compiled(_lock_notes())
 FIND_TOKENS = Statement.compiled(select(personal_tokens).where(_any(personal_tokens.c.id, "ids")))
 DRAW_NOTE_IDS = Statement.compiled(text("select nextval('notes_id_seq') from generate_series(1, :count)"))

@@ -3,7 +3,7 @@
 import asyncio
 import json
 from collections.abc import Awaitable, Callable, Collection
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from functools import partial
 from typing import Literal
 
@@ -16,10 +16,10 @@ from gateway.http.prefer import PREFER, Preferences
 from gateway.http.requests import OpenApi, Request
 from gateway.problems import COMMAND_GONE, COMMAND_NOT_FOUND, ProblemError
 from gateway.resources import Gateway
+from gateway.writes import states
 from gateway.writes.command_urls import CommandTicket
 from gateway.writes.outcomes import Recipient, build_answer, may_read
 from gateway.writes.states import CommandState
-from gateway.writes import states
 from shared.contracts import NOBODY, CreateToken, Outcome, Scope, outcome_for
 from shared.telemetry import identify_lines
 
@@ -127,7 +127,7 @@ def _describe_decided(
 
 def _describe_undecided(gateway: Gateway, ticket: CommandTicket) -> CommandState:
     """The state of a command without a row; raises ProblemError 410 once a row would have been pruned."""
-    if datetime.now(UTC) - ticket.issued_at > timedelta(days=gateway.settings.command_retention_days):
+    if gateway.clock.now() - ticket.issued_at > timedelta(days=gateway.settings.command_retention_days):
         raise ProblemError(COMMAND_GONE)
     status: Literal["pending", "unknown"] = "pending" if ticket.confirmed else "unknown"
     return CommandState(id=ticket.command_id, issued_at=ticket.issued_at, status=status)

@@ -34,7 +34,7 @@ from gateway.problems import (
 )
 from gateway.reads.queries import Login
 from gateway.resources import Gateway
-from gateway.writes.submission import ACCEPTED, REPEATABLE, WRITE_PROBLEMS, WRITTEN, identify
+from gateway.writes.submission import ACCEPTED, REPEATABLE, WRITE_PROBLEMS, WRITTEN
 from shared.contracts import (
     NAME_MAX_LENGTH,
     CreateToken,
@@ -188,7 +188,8 @@ def _oauth_problem(kind: ProblemType, detail: str | None = None) -> ProblemError
 )
 async def create_token(gateway: Gateway, request: Request) -> Answer:
     """Adds a personal token; its secret, `token`, is in this answer alone."""
-    wanted, identity, owner = request[NEW_TOKEN], identify(request, CreateToken), request.caller.owner
+    wanted, owner = request[NEW_TOKEN], request.caller.owner
+    identity = gateway.submission.identify(request, CreateToken)
     secret = gateway.keyed_hashes.personal_token(owner, identity.command_id, identity.issued_at)
     data = TokenRequest(
         name=wanted.name,
@@ -242,7 +243,7 @@ async def get_token(gateway: Gateway, request: Request) -> Answer:
 async def revoke_token(gateway: Gateway, request: Request) -> Answer:
     """Ends a personal token: at once here, within half a minute in other gateways."""
     target = TokenTarget(token_id=request[TOKEN_PATH].token_id)
-    identity = identify(request, RevokeToken, str(target.token_id))
+    identity = gateway.submission.identify(request, RevokeToken, str(target.token_id))
     try:
         return await gateway.submission.perform(request, RevokeToken, target, identity)
     finally:

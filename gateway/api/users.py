@@ -27,8 +27,6 @@ from gateway.writes.submission import (
     WRITE_PROBLEMS,
     WRITTEN,
     Identity,
-    identify,
-    identify_registration,
 )
 from shared.contracts import (
     ChangeUser,
@@ -86,7 +84,7 @@ operations: Operations[Gateway] = Operations("users")
 async def register_user(gateway: Gateway, request: Request) -> Answer:
     """Adds a user; names differ by more than their case."""
     user = request[NEW_USER]
-    identity = identify_registration(request, RegisterUser, scope=f"user:{folded(user.name)}")
+    identity = gateway.submission.identify_registration(request, RegisterUser, scope=f"user:{folded(user.name)}")
     await gateway.throttles.count_registration(request)
     password_hash = await gateway.passwords.hash(user.password, _choose_salt(gateway, identity))
     registration = Registration(name=user.name, password_hash=password_hash)
@@ -111,7 +109,7 @@ async def get_user(gateway: Gateway, request: Request) -> Answer:
 )
 async def change_user(gateway: Gateway, request: Request) -> Answer:
     """Changes the name or the password; a new password ends every token, this request's among them."""
-    patch, identity = request[USER_PATCH], identify(request, ChangeUser)
+    patch, identity = request[USER_PATCH], gateway.submission.identify(request, ChangeUser)
     password_hash = await _hash_new_password(gateway, request, patch, identity)
     change = UserChange(name=patch.name, password_hash=password_hash)
     return await _perform_on_account(gateway, request, ChangeUser, change, identity)
@@ -127,7 +125,9 @@ async def change_user(gateway: Gateway, request: Request) -> Answer:
 )
 async def delete_user(gateway: Gateway, request: Request) -> Answer:
     """Removes the user with all notes and tokens, for good."""
-    return await _perform_on_account(gateway, request, DeleteUser, Nothing(), identify(request, DeleteUser))
+    return await _perform_on_account(
+        gateway, request, DeleteUser, Nothing(), gateway.submission.identify(request, DeleteUser)
+    )
 
 
 async def _perform_on_account(

@@ -1,7 +1,6 @@
 """Access tokens, issued by `POST /auth/token`: JWTs (RFC 9068) that every gateway can verify by itself."""
 
 import hashlib
-import time
 from base64 import urlsafe_b64decode
 from typing import Annotated, Literal
 from uuid import uuid4
@@ -13,6 +12,7 @@ from gateway.caller import Caller
 from gateway.http.parameters import INTEGER
 from gateway.problems import CHALLENGE, INVALID_TOKEN, ProblemError
 from gateway.settings import GatewaySettings
+from shared.clock import Clock
 from shared.contracts import Scope
 
 ALGORITHM = "HS256"
@@ -49,17 +49,18 @@ class Claims(BaseModel, strict=True):
 class AccessTokens:
     """Issues tokens and reads them back; the first key signs, every key verifies, `kid` tells which."""
 
-    def __init__(self, settings: GatewaySettings) -> None:
+    def __init__(self, settings: GatewaySettings, clock: Clock) -> None:
         secrets = [key.get_secret_value().encode() for key in settings.signing_keys]
         self._keys = {key_id(secret): secret for secret in reversed(secrets)}
         self._signing_id = key_id(secrets[0])
         self._signatures = jwt.PyJWS()
         self._issuer = settings.token_issuer
+        self._clock = clock
         self.lifetime_seconds = settings.token_lifetime_seconds
 
     def issue(self, owner: int, credentials_version: int, scopes: frozenset[Scope]) -> str:
         """A token for a user who has just proved the password."""
-        now = int(time.time())
+        now = int(self._clock.now().timestamp())
         claims = {
             "exp": now + self.lifetime_seconds,
             "iat": now,
@@ -85,7 +86,7 @@ class AccessTokens:
             scopes = frozenset(map(Scope, claims.scope.split()))
         except (jwt.InvalidTokenError, KeyError, ValueError):
             raise invalid_token() from None
-        now = time.time()
+        now = self._clock.now().timestamp()
         is_current = max(claims.iat, claims.nbf) - CLOCK_SKEW_SECONDS <= now < claims.exp + CLOCK_SKEW_SECONDS
         if not is_current or {claims.iss, claims.aud} != {self._issuer}:
             raise invalid_token()

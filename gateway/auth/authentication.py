@@ -6,7 +6,6 @@ token that was known before.
 """
 
 import asyncio
-import time
 from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Protocol, TypeVar
@@ -20,6 +19,7 @@ from gateway.caller import IMPLICIT_CALLER, Caller
 from gateway.problems import NOT_AUTHENTICATED, REALM, ProblemError
 from gateway.reads.errors import CredentialsOutdatedError, DatabaseUnavailableError
 from gateway.reads.queries import Queries
+from shared.clock import Clock
 
 TRUST_SECONDS = 30.0
 """How long what Postgres has said of a caller is taken for true."""
@@ -58,9 +58,10 @@ class NoAuthentication:
 class BearerTokens:
     """Access tokens and personal tokens."""
 
-    def __init__(self, access_tokens: AccessTokens, queries: Queries) -> None:
+    def __init__(self, access_tokens: AccessTokens, queries: Queries, clock: Clock) -> None:
         self._access_tokens = access_tokens
         self._queries = queries
+        self._clock = clock
         self._known: LRUCache[str, Caller] = LRUCache(KNOWN_CALLERS)
         self._forgotten = 0
         self._away_until = 0.0
@@ -70,7 +71,7 @@ class BearerTokens:
         """The holder of the token."""
         token = bearer_token(authorization)
         caller = self._known.get(token)
-        if caller is None or caller.expires_at <= time.time():
+        if caller is None or caller.expires_at <= self._clock.now().timestamp():
             self._known.pop(token, None)
             if token.startswith(TOKEN_PREFIX):
                 return await self._find_holder(token)

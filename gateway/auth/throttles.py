@@ -3,13 +3,11 @@
 Behind N gateways a client has N times the tries; a strict limit belongs in the proxy in front of them.
 """
 
+import asyncio
 import math
-import time
 from ipaddress import ip_address, ip_network
 
 import limits
-from limits.aio.storage import MemoryStorage
-from limits.aio.strategies import FixedWindowRateLimiter
 
 from gateway.http.requests import Request
 from gateway.problems import TOO_MANY_REQUESTS, ProblemError
@@ -17,13 +15,43 @@ from gateway.settings import GatewaySettings
 
 IPV6_NETWORK_BITS = 64
 """A client with one address of such a network has them all."""
+SWEEP_SECONDS = 10.0
+
+
+class Windows:
+    """Counts tries in fixed windows of elapsed time: a clock that is set neither opens one nor keeps one shut."""
+
+    def __init__(self) -> None:
+        self._windows: dict[str, tuple[int, float]] = {}
+        """How many tries, and when the window ends."""
+        self._swept_at = 0.0
+
+    def hit(self, key: str, length_seconds: float) -> tuple[int, float]:
+        """Count a try; how many the window has by now, and the seconds until it ends."""
+        now = asyncio.get_running_loop().time()
+        self._sweep(now)
+        count, ends_at = self._windows.get(key, (0, 0.0))
+        if ends_at <= now:
+            count, ends_at = 0, now + length_seconds
+        self._windows[key] = count + 1, ends_at
+        return count + 1, ends_at - now
+
+    def clear(self, key: str) -> None:
+        """Forget the key's tries."""
+        self._windows.pop(key, None)
+
+    def _sweep(self, now: float) -> None:
+        """Drop the windows that have ended, now and then."""
+        if now - self._swept_at > SWEEP_SECONDS:
+            self._swept_at = now
+            self._windows = {key: window for key, window in self._windows.items() if window[1] > now}
 
 
 class Throttles:
     """Counts tries by address; the account is part of the count where a password is guessed."""
 
     def __init__(self, settings: GatewaySettings) -> None:
-        self._limiter = FixedWindowRateLimiter(MemoryStorage())
+        self._windows = Windows()
         self._login = limits.parse(settings.login_limit)
         self._login_address = limits.parse(settings.login_address_limit)
         self._registration = limits.parse(settings.registration_limit)
@@ -38,7 +66,7 @@ class Throttles:
 
     async def forget_guesses(self, request: Request, account: str | int) -> None:
         """Forget the account's tries: the last one was right."""
-        await self._limiter.clear(self._login, *_build_key(account), self._address(request) or "")
+        self._windows.clear(self._login.key_for(*_build_key(account), self._address(request) or ""))
 
     async def count_registration(self, request: Request) -> None:
         """Count a registration; raises ProblemError 429."""
@@ -46,9 +74,9 @@ class Throttles:
             await self._hit(self._registration, "registration", address)
 
     async def _hit(self, limit: limits.RateLimitItem, *key: str) -> None:
-        if not await self._limiter.hit(limit, *key):
-            resets_at = (await self._limiter.get_window_stats(limit, *key)).reset_time
-            seconds = max(1, math.ceil(resets_at - time.time()))
+        count, seconds_left = self._windows.hit(limit.key_for(*key), limit.get_expiry())
+        if count > limit.amount:
+            seconds = max(1, math.ceil(seconds_left))
             detail = f"Too many tries; the next one counts in {seconds} s"
             raise ProblemError(TOO_MANY_REQUESTS, detail, headers={"Retry-After": str(seconds)})
 

@@ -5,7 +5,7 @@ No connection or transaction is held while anything but Postgres is awaited.
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext, suppress
 from dataclasses import dataclass, replace
 from typing import Any
 from uuid import UUID
@@ -37,6 +37,7 @@ from gateway.reads.statements import (
 )
 from gateway.settings import GatewaySettings
 from gateway.telemetry.metrics import READS_FAILED
+from shared.clock import Clock
 from shared.connections import Connections
 from shared.contracts import NOBODY, Outcome, PublicToken, PublicUser, Scope
 from shared.database import Statement, milliseconds_before
@@ -46,6 +47,7 @@ from shared.primary import Primary
 # asyncpg calls it an internal error, too, when a connection ends at the wrong moment.
 READ_FAILURES = (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError)
 
+CLOCK_INTERVAL_SECONDS, FIRST_LOOK_SECONDS = 2.0, 1.0
 NO_LIMIT = nullcontext()
 TOKEN_SCOPES = frozenset({Scope.READ, Scope.WRITE})
 """The scopes that a personal token may have."""
@@ -224,6 +226,18 @@ class Queries:
         """The committed outcome of a command of the caller."""
         [row] = await self._fetch_mine(caller, POLL_OUTCOME, command_id=command_id)
         return Outcome.model_validate(dict(row)) if row["id"] else None
+
+    async def look_at(self, clock: Clock, timeout_seconds: float = FIRST_LOOK_SECONDS) -> None:
+        """Let the clock see Postgres', if Postgres answers in time; otherwise what it has seen before must do."""
+        with suppress(*READ_FAILURES):
+            async with asyncio.timeout(timeout_seconds), self._connections.one() as connection:
+                await clock.look(connection)
+
+    async def keep_looking_at(self, clock: Clock) -> None:
+        """Look again and again until cancelled."""
+        while True:
+            await asyncio.sleep(CLOCK_INTERVAL_SECONDS)
+            await self.look_at(clock, self._timeout_seconds)
 
     async def ping(self) -> None:
         """Check that Postgres answers."""

@@ -5,7 +5,6 @@ rejects if the password has changed meanwhile.
 """
 
 import asyncio
-from datetime import UTC, datetime
 from uuid import uuid4
 
 import structlog
@@ -17,6 +16,7 @@ from gateway.problems import ProblemError
 from gateway.reads.queries import Login
 from gateway.writes.publisher import NotAcceptedError, Publisher, UnconfirmedError
 from gateway.writes.replies import Replies
+from shared.clock import Clock
 from shared.contracts import RenewedHash, RenewHash
 
 log = structlog.get_logger()
@@ -25,10 +25,11 @@ log = structlog.get_logger()
 class HashRenewal:
     """Renews password hashes, at most one per user at a time."""
 
-    def __init__(self, passwords: Passwords, publisher: Publisher, replies: Replies) -> None:
+    def __init__(self, passwords: Passwords, publisher: Publisher, replies: Replies, clock: Clock) -> None:
         self._passwords = passwords
         self._publisher = publisher
         self._replies = replies
+        self._clock = clock
         self._renewing: dict[int, asyncio.Task[None]] = {}
         """By owner."""
 
@@ -49,7 +50,8 @@ class HashRenewal:
             data = RenewedHash(password_hash=await self._passwords.hash(password))
             command = RenewHash(
                 id=uuid7(),
-                time=datetime.now(UTC),
+                time=self._clock.now(),
+                may_expire=self._clock.is_synchronized or None,
                 owner=login.owner,
                 credentials_version=login.credentials_version,
                 fingerprint=uuid4().hex,  # unique: no request repeats it

@@ -8,7 +8,6 @@ a timeout or a lost channel leaves it unconfirmed. Nothing is ever published twi
 import asyncio
 from collections.abc import Iterable
 from contextvars import copy_context
-from datetime import UTC, datetime
 
 import structlog
 from aio_pika import DeliveryMode, Message
@@ -18,6 +17,7 @@ from aio_pika.exceptions import DeliveryError, PublishError
 from gateway.settings import GatewaySettings
 from gateway.telemetry.metrics import BACKLOG_BYTES, BACKLOG_COMMANDS, CONFIRM_DURATION, PUBLISHED_COMMANDS
 from gateway.writes.replies import Attempt, Replies
+from shared.clock import Clock
 from shared.contracts import (
     COMMANDS_CONTENT_TYPE,
     MAX_COMMAND_BYTES,
@@ -108,11 +108,12 @@ class Backlog:
 class Publisher:
     """Hands attempts over to the broker while `run` runs and the broker is available."""
 
-    def __init__(self, settings: GatewaySettings, replies: Replies) -> None:
+    def __init__(self, settings: GatewaySettings, replies: Replies, clock: Clock) -> None:
         self._broker_url = settings.broker_url
         self._timeout_seconds = settings.publish_timeout_seconds
         self._topology = Topology.of(settings)
         self._replies = replies
+        self._clock = clock
         self._backlog_limit_bytes = settings.backlog_limit_bytes
         self._backlogs = [Backlog() for _ in range(settings.partitions)]
         self._flushing: dict[int, asyncio.Task[None]] = {}
@@ -237,7 +238,7 @@ class Publisher:
             encode_batch(attempt.encoded for attempt in batch),
             content_type=COMMANDS_CONTENT_TYPE,
             delivery_mode=DeliveryMode.PERSISTENT,
-            timestamp=datetime.now(UTC),
+            timestamp=self._clock.now(),
             reply_to=REPLY_TO,
         )
         PUBLISHED_COMMANDS.observe(len(batch))

@@ -2,8 +2,8 @@
 
 import asyncio
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from dataclasses import dataclass
+from datetime import datetime
 from functools import partial
 from http import HTTPStatus
 from uuid import UUID, uuid4
@@ -45,6 +45,7 @@ from gateway.writes.publisher import (
 )
 from gateway.writes.replies import Attempt, Replies
 from gateway.writes.states import CommandState
+from shared.clock import Clock
 from shared.contracts import MAX_COMMAND_BYTES, NOBODY, Command, Outcome, outcome_for
 from shared.telemetry import identify_lines
 from shared.tracing import Span
@@ -86,27 +87,12 @@ class Identity:
     command_id: UUID
     is_repeatable: bool
     """Whether the request carries a key, so that its repetition is the same command."""
-    issued_at: datetime = field(default_factory=lambda: datetime.now(UTC))
+    issued_at: datetime
+    may_expire: bool
+    """Whether `issued_at` is Postgres' time."""
 
 
 REGISTRANT = Caller(NOBODY, credentials_version=0, scopes=EVERY_SCOPE)
-
-
-def identify(request: Request, model: type[Command], target: int | str | None = None) -> Identity:
-    """The identity of the caller's command about the target."""
-    return _identify(request, request.caller, request.caller.owner, model, target)
-
-
-def identify_registration(request: Request, model: type[Command], scope: str) -> Identity:
-    """The identity of a command of no owner, whose key is unique within the scope."""
-    return _identify(request, REGISTRANT, scope, model, None)
-
-
-def _identify(
-    request: Request, caller: Caller, scope: int | str, model: type[Command], target: int | str | None
-) -> Identity:
-    key, command_type = request[IDEMPOTENCY_KEY], model.model_fields["type"].default
-    return Identity(caller, build_command_id(scope, command_type, target, key), key is not None)
 
 
 class Submission:
@@ -115,6 +101,7 @@ class Submission:
     def __init__(  # noqa: PLR0913, PLR0917 - made in one place
         self,
         settings: GatewaySettings,
+        clock: Clock,
         publisher: Publisher,
         replies: Replies,
         queries: Queries,
@@ -122,11 +109,27 @@ class Submission:
         keyed_hashes: KeyedHashes,
     ) -> None:
         self._settings = settings
+        self._clock = clock
         self._publisher = publisher
         self._replies = replies
         self._queries = queries
         self._command_urls = command_urls
         self._keyed_hashes = keyed_hashes
+
+    def identify(self, request: Request, model: type[Command], target: int | str | None = None) -> Identity:
+        """The identity of the caller's command about the target."""
+        return self._identify(request, request.caller, request.caller.owner, model, target)
+
+    def identify_registration(self, request: Request, model: type[Command], scope: str) -> Identity:
+        """The identity of a command of no owner, whose key is unique within the scope."""
+        return self._identify(request, REGISTRANT, scope, model, None)
+
+    def _identify(
+        self, request: Request, caller: Caller, scope: int | str, model: type[Command], target: int | str | None
+    ) -> Identity:
+        key, command_type = request[IDEMPOTENCY_KEY], model.model_fields["type"].default
+        command_id = build_command_id(scope, command_type, target, key)
+        return Identity(caller, command_id, key is not None, self._clock.now(), self._clock.is_synchronized)
 
     async def perform(
         self,
@@ -143,7 +146,7 @@ class Submission:
         request with the key has an outcome, answers with that instead.
         """
         preferences = request[PREFER]
-        identity = identity or identify(request, model, getattr(data, "note_id", None))
+        identity = identity or self.identify(request, model, getattr(data, "note_id", None))
         span = start_publish_span(self._settings, identity.caller.owner, identity.command_id, model)
         command = self._build_command(request, model, data, identity, span.traceparent)
         identify_lines(command_id=str(command.id))
@@ -171,6 +174,7 @@ class Submission:
         return model(
             id=identity.command_id,
             time=identity.issued_at,
+            may_expire=identity.may_expire or None,
             owner=identity.caller.owner,
             credentials_version=identity.caller.credentials_version,
             fingerprint=self._keyed_hashes.fingerprint(data, request.query),

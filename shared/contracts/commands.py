@@ -50,6 +50,8 @@ class Envelope(BaseModel):
     fingerprint: ShortText
     attempt_id: Annotated[UUID, Field(alias="attemptid")]
     traceparent: ShortText | None = None
+    may_expire: Annotated[bool | None, Field(alias="mayexpire")] = None
+    """Whether `time` is Postgres' time and may decide the command's age; other times are a clock that may be wrong."""
     replayed_at: Annotated[Instant | None, Field(alias="replayedat")] = None
     """When an operator sent a failed command again; only such a delivery may change its outcome."""
     replay_forced: Annotated[bool | None, Field(alias="replayforced")] = None

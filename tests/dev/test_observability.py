@@ -155,6 +155,15 @@ def test_lists_that_wait_for_each_other_are_told_though_a_connection_is_kept_fro
     assert fires(tmp_path, "InkwellConnectionsUsedUp", samples) is is_told
 
 
+@needs_promtool
+@pytest.mark.parametrize(("offset", "is_told"), [(4, False), (-4, False), (6, True), (-6, True)])
+@pytest.mark.parametrize("job", ["gateway", "worker"])
+def test_clock_that_differs_by_more_than_five_seconds_is_told(
+    tmp_path: Path, job: str, offset: int, *, is_told: bool
+) -> None:
+    assert fires(tmp_path, "InkwellClockWrong", of_each("inkwell_clock_offset_seconds", job, 0, offset)) is is_told
+
+
 def of_each(metric: str, job: str, *values: object, **labels: str) -> dict[str, str]:
     """What each instance of a job says, and one of another job that is none of ours."""
     others = "".join(f', {name}="{value}"' for name, value in labels.items())

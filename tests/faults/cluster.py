@@ -24,6 +24,7 @@ from dev.backend import Services, as_user, with_database
 from gateway.auth.access_tokens import AccessTokens
 from gateway.settings import GatewaySettings
 from shared.broker_url import BrokerUrl
+from shared.clock import Clock
 from shared.contracts import Scope
 from shared.messaging import Topology, open_connection
 from tests.accounts import bearer
@@ -275,7 +276,7 @@ async def new_owners(database_url: str) -> list[Owner]:
     await connection.close()
     common = settings() | {"INKWELL_DATABASE_URL": "postgresql://x@x/x", "INKWELL_BROKER_URL": "amqp://x@x/"}
     known = {name.removeprefix("INKWELL_").lower(): value for name, value in common.items()}
-    tokens = AccessTokens(GatewaySettings.model_validate(known))
+    tokens = AccessTokens(GatewaySettings.model_validate(known), Clock())
     return [Owner(row["id"], bearer(tokens.issue(row["id"], 1, frozenset(Scope)))) for row in rows]
 
 

@@ -5,7 +5,7 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Any
 
-from tests.faults import broker_nodes, postgres_pair
+from tests.faults import broker_nodes, clocks, postgres_pair
 from tests.faults.nemesis import FAULTS, Fault
 from tests.faults.servers import single_servers
 
@@ -20,6 +20,7 @@ class Rig:
 
 RIGS: Mapping[str, Rig] = {
     "single": Rig(single_servers, FAULTS),
+    "clocks": Rig(clocks.clocked_servers, clocks.FAULTS),
     "postgres-pair": Rig(postgres_pair.postgres_pair, postgres_pair.FAULTS),
     "broker-nodes": Rig(broker_nodes.broker_nodes, broker_nodes.FAULTS),
 }

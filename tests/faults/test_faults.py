@@ -7,6 +7,7 @@ import pytest
 
 from tests.faults.nemesis import RECOVERY_LIMIT_SECONDS
 from tests.faults.run import run
+from tests.wrong_clocks import needs_libfaketime
 
 FAULTS_SECONDS = float(os.environ.get("FAULTS_SECONDS", "60"))
 TIMED = ("I7", "I8", "I9", "I11")
@@ -27,6 +28,18 @@ async def test_promises_hold_while_everything_fails_now_and_then() -> None:
     assert not [each for each in verdict.violations if each.partition(":")[0] not in TIMED or DIED in each]
     assert verdict.commands > FEW_COMMANDS
     assert verdict.faults
+
+
+@needs_libfaketime
+@pytest.mark.needs_docker
+async def test_promises_hold_while_a_clock_is_wrong() -> None:
+    faults = ["worker-clock-month-ahead", "gateway-clock-month-behind"]
+
+    verdict = await run(0, SEED, faults, rig="clocks", times=1, clients_per_owner=1)
+
+    assert not [each for each in verdict.violations if each.partition(":")[0] not in TIMED or DIED in each]
+    assert verdict.commands > FEW_COMMANDS
+    assert len(verdict.faults) == len(faults)
 
 
 @pytest.mark.needs_docker

@@ -13,6 +13,7 @@ import pytest
 from gateway.auth.access_tokens import AccessTokens, key_id
 from gateway.problems import ProblemError
 from gateway.settings import GatewaySettings
+from shared.clock import Clock
 from shared.contracts import Scope
 from tests import harness
 from tests.accounts import bearer, forged, sign_up
@@ -20,7 +21,7 @@ from tests.accounts import bearer, forged, sign_up
 SETTINGS = harness.settings_without_servers(auth="password", read_timeout_seconds=0.5)
 KEY = SETTINGS.signing_keys[0].get_secret_value().encode()
 HEADER = {"alg": "HS256", "kid": key_id(KEY), "typ": "at+jwt"}
-CLAIMS = jwt.decode(AccessTokens(SETTINGS).issue(1, 1, frozenset(Scope)), options={"verify_signature": False})
+CLAIMS = jwt.decode(AccessTokens(SETTINGS, Clock()).issue(1, 1, frozenset(Scope)), options={"verify_signature": False})
 NESTED = "[" * 100_000 + "]" * 100_000
 DEEP = '{"a":' * 5000 + "1" + "}" * 5000
 LATER = 4_102_444_800
@@ -124,7 +125,7 @@ async def test_token_with_a_wrong_header_is_invalid(gateway: httpx.AsyncClient, 
     token = saying({}, {member: value})
     if len(token) > 30_000:  # more than there is room for in a request
         with pytest.raises(ProblemError, match="invalid_token"):
-            AccessTokens(SETTINGS).read(token)
+            AccessTokens(SETTINGS, Clock()).read(token)
     else:
         assert await code_of(gateway, token) == (401, "invalid_token")
 

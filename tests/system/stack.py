@@ -82,6 +82,11 @@ class Process:
                 return False
 
     @property
+    def environment(self) -> dict[str, str]:
+        """What it has in its environment besides what the tests have."""
+        return dict(self._environment)
+
+    @property
     def running(self) -> bool:
         return self._process is not None and self._process.poll() is None
 

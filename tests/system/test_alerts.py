@@ -17,6 +17,7 @@ from tests.harness import eventually
 from tests.proxy import free_port
 from tests.system.servers import Servers
 from tests.system.stack import ROOT, Load, Stack
+from tests.wrong_clocks import HOUR, SettableClock, needs_libfaketime
 
 PROMETHEUS = shutil.which("prometheus")
 FILES = ROOT / "observability"
@@ -35,9 +36,10 @@ pytestmark = [
 class Watched:
     """A stack under load, and a Prometheus that watches it."""
 
-    def __init__(self, servers: Servers, stack: Stack, api: httpx.AsyncClient) -> None:
+    def __init__(self, servers: Servers, stack: Stack, clock: SettableClock, api: httpx.AsyncClient) -> None:
         self.servers = servers
         self.stack = stack
+        self.clock = clock
         self._api = api
 
     async def firing(self) -> set[str]:
@@ -82,12 +84,12 @@ def prometheus(configuration: Path, port: int) -> Iterator[None]:
 
 
 @asynccontextmanager
-async def with_metrics(stack: Stack) -> AsyncIterator[dict[str, int]]:
-    """The services anew, with their metrics on these ports."""
+async def with_metrics(stack: Stack, clock: SettableClock) -> AsyncIterator[dict[str, int]]:
+    """The services anew, with their metrics on these ports and a clock that can be set."""
     ports = {"gateway": free_port(), "worker": free_port()}
     await asyncio.gather(stack.gateway.stop(), stack.worker.stop())
-    stack.worker = stack.worker.variant(INKWELL_METRICS_PORT=str(ports["worker"]))
-    stack.gateway = stack.gateway.variant(INKWELL_METRICS_PORT=str(ports["gateway"]))
+    stack.worker = stack.worker.variant(None, INKWELL_METRICS_PORT=str(ports["worker"]), **clock.environment)
+    stack.gateway = stack.gateway.variant(None, INKWELL_METRICS_PORT=str(ports["gateway"]), **clock.environment)
     try:
         await asyncio.gather(stack.worker.start(), stack.gateway.start())
         yield ports
@@ -100,11 +102,12 @@ async def watched(breakable: Servers, tmp_path_factory: pytest.TempPathFactory) 
     folder, port = tmp_path_factory.mktemp("alerts"), free_port()
     async with AsyncExitStack() as exits:
         stack = await exits.enter_async_context(breakable.stack(folder, wait_seconds="0.5"))
-        ports = await exits.enter_async_context(with_metrics(stack))
+        clock = SettableClock(folder / "clock")
+        ports = await exits.enter_async_context(with_metrics(stack, clock))
         exits.enter_context(prometheus(configured(folder, ports | {"rabbitmq": breakable.broker_metrics_port}), port))
         api = await exits.enter_async_context(httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=10))
         await exits.enter_async_context(Load(stack.client).running(clients=2))
-        watched = Watched(breakable, stack, api)
+        watched = Watched(breakable, stack, clock, api)
         await eventually(lambda: all_up(watched), every_seconds=0.5)
         yield watched
 
@@ -153,6 +156,14 @@ async def start_gateway(watched: Watched) -> None:
     await watched.stack.gateway.start()
 
 
+async def set_clock(watched: Watched) -> None:
+    watched.clock.set(HOUR)
+
+
+async def put_clock_right(watched: Watched) -> None:
+    watched.clock.set(0)
+
+
 Step = Callable[[Watched], Awaitable[None]]
 
 
@@ -162,6 +173,7 @@ Step = Callable[[Watched], Awaitable[None]]
         (stop_worker, start_worker, "InkwellWorkerDown"),
         (stop_postgres, start_postgres, "InkwellPostgresDown"),
         (stop_broker, start_broker, "InkwellBrokerDown"),
+        pytest.param(set_clock, put_clock_right, "InkwellClockWrong", marks=needs_libfaketime),
         pytest.param(stop_gateway, start_gateway, "InkwellGatewayDown", marks=pytest.mark.long),
     ],
 )

@@ -22,6 +22,7 @@ from dev.containers import rabbitmq_server
 from dev.definitions import ADMINISTRATOR
 from gateway.auth.access_tokens import AccessTokens
 from gateway.settings import GatewaySettings
+from shared.clock import Clock
 from shared.contracts import Scope
 from shared.messaging import Topology
 from tests.accounts import bearer
@@ -195,7 +196,7 @@ async def new_owners(stack: Stack) -> list[int]:
 def headers_of(owner: int, stack: Stack) -> dict[str, str]:
     """What a request has for its owner to be known."""
     settings = {name.removeprefix("INKWELL_").lower(): value for name, value in stack.environment.items()}
-    tokens = AccessTokens(GatewaySettings.model_validate(settings))
+    tokens = AccessTokens(GatewaySettings.model_validate(settings), Clock())
     return bearer(tokens.issue(owner, 1, frozenset(Scope)))
 
 

@@ -32,8 +32,8 @@ from tests.commands import CHEAP_HASH, DIGEST, create, patch, replace
 from worker.apply import apply_batch
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
-EXPIRED_BEFORE = START + timedelta(seconds=1)
-REPLAYED_AT = START + timedelta(seconds=9)
+EXPIRED_BEFORE = START + timedelta(seconds=30)
+REPLAYED_AT = START + timedelta(minutes=9)
 # Each example empties the one database by itself, and a busy machine is no reason to fail.
 SLOW_ON_PURPOSE = [HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
 OWNERS = st.sampled_from([1, 2, 99])
@@ -87,7 +87,8 @@ def commands(draw: st.DrawFn, ids: st.SearchStrategy[UUID]) -> Command:
         "owner": draw(OWNERS),
         "credentials_version": draw(st.sampled_from([1, 1, 1, 2])),
         "fingerprint": draw(FINGERPRINTS),
-        "time": START + timedelta(seconds=draw(st.integers(0, 5))),
+        "time": START + timedelta(minutes=draw(st.integers(0, 5))),
+        "may_expire": draw(st.sampled_from([True, None])),
     }
     model = draw(st.sampled_from(NOTES * 3 + ACCOUNTS * 2))
     if model is RegisterUser:
@@ -181,12 +182,12 @@ def repetitive(draw: st.DrawFn) -> Batches:
             )
         ),
     ]
-    seconds = [draw(st.integers(0, 5)) for _ in changes]
+    minutes = [draw(st.integers(0, 5)) for _ in changes]
     return cut(
         draw,
         [
-            change.model_copy(update={"time": START + timedelta(seconds=1 + second)})
-            for change, second in zip(changes, seconds, strict=True)
+            change.model_copy(update={"time": START + timedelta(minutes=1 + minute)})
+            for change, minute in zip(changes, minutes, strict=True)
         ],
     )
 
@@ -243,7 +244,8 @@ async def run(
         "insert into users (name, folded_name, created_date, updated_date) "
         "values ('Ida', 'ida', 'epoch', 'epoch'), ('Ada', 'ada', 'epoch', 'epoch')"
     )
-    outcomes = [outcome for batch in batches for outcome in await apply_batch(connections, batch, EXPIRED_BEFORE)]
+    max_age = datetime.now(UTC) - EXPIRED_BEFORE
+    outcomes = [outcome for batch in batches for outcome in await apply_batch(connections, batch, max_age)]
     return outcomes, [
         await database.fetch(f"select {columns} from {table} order by id")  # noqa: S608 - from below
         for table, columns in STORED.items()

@@ -317,7 +317,7 @@ async def test_content_that_became_readable_is_replayed_and_one_without_an_owner
 async def test_command_that_waited_too_long_is_failed_and_its_replay_is_applied(
     connections: Connections, database: "Connection[Record]", operator: Operator
 ) -> None:
-    old = create(time=datetime.now(UTC) - timedelta(days=4))
+    old = create(time=datetime.now(UTC) - timedelta(days=4), may_expire=True)
     [outcome] = await Settlement(connections, timedelta(days=3)).settle([old])
     assert (outcome.status, outcome.reason) == ("failed", "expired")
 

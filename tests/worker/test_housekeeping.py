@@ -3,16 +3,20 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import uuid4
 
+import aio_pika
 import pytest
 from asyncpg import Connection, Record
 from sqlalchemy import make_url
 
+from dev.backend import Services
 from shared.connections import Connections
-from shared.contracts import CreateToken, DeleteUser
+from shared.contracts import CreateToken, DeleteUser, encode_batch, encode_command
+from shared.messaging import Topology
+from tests import harness
 from tests.commands import DIGEST, attributes, create
 from tests.harness import eventually
 from tests.proxy import proxy_to
@@ -71,6 +75,27 @@ async def test_old_outcomes_are_pruned_and_young_and_failed_ones_stay(
         ("failed", True),
         ("rejected", False),
     ]
+
+
+async def test_command_that_was_decided_long_ago_and_not_acknowledged_finds_its_outcome_at_the_next_start(
+    servers: Services, worker_settings: WorkerSettings, connections: Connections, database: "Connection[Record]"
+) -> None:
+    command, next_one, topology = create("decided"), create("next"), Topology.of(worker_settings)
+    await apply_batch(connections, [command])
+    await database.execute("update commands set decided_at = now() - interval '8 days'")
+    await harness.declare(servers, topology)
+    async with await aio_pika.connect(servers.broker_url) as connection:
+        exchange = await (await connection.channel()).get_exchange(topology.commands_exchange)
+        message = aio_pika.Message(encode_batch(map(encode_command, (command, next_one))))
+        await exchange.publish(message, topology.command_queue(topology.partition_of(command.owner)))
+
+    pruning = asyncio.create_task(Housekeeping(worker_settings).run())
+    await asyncio.sleep(1)  # in which it would prune
+    async with harness.worker(worker_settings):
+        await eventually(lambda: database.fetchval("select count(*) from notes where title = 'next'"))
+    pruning.cancel()
+
+    assert await database.fetchval("select count(*) from notes where title = 'decided'") == 1
 
 
 async def test_many_are_pruned_in_small_steps_whether_or_not_they_are_of_one_time(
@@ -188,9 +213,9 @@ async def test_nothing_is_left_of_a_deleted_user(
 async def test_late_command_of_a_deleted_user_leaves_no_text(
     connections: Connections, database: "Connection[Record]"
 ) -> None:
-    late = create("secret", owner=99)
+    late = create("secret", owner=99, time=datetime.now(UTC) - timedelta(days=4), may_expire=True)
 
-    [outcome] = await apply_batch(connections, [late], late.time + timedelta(days=4))
+    [outcome] = await apply_batch(connections, [late], timedelta(days=3))
 
     assert (outcome.http_status, outcome.reason) == (401, "credentials_outdated")
     assert not await database.fetchval("select count(command) from commands")

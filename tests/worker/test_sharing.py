@@ -13,6 +13,7 @@ from asyncpg import Connection, Record
 from sqlalchemy import make_url
 
 from dev.backend import Services
+from shared.clock import Clock
 from shared.contracts import encode_batch, encode_command
 from shared.database import Session, Statement, connect
 from shared.messaging import Topology
@@ -37,7 +38,7 @@ class Worker(Sharing):
     """What a worker does to have a slot, and how often it had to subscribe anew."""
 
     def __init__(self, settings: WorkerSettings) -> None:
-        super().__init__(settings, self._count)
+        super().__init__(settings, Clock(), self._count)
         self.moves = 0
 
     def _count(self) -> None:

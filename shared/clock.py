@@ -1,0 +1,104 @@
+"""Postgres' time: a service's own clock, corrected by what it last saw of Postgres' and carried on by elapsed time.
+
+Every decision by time is made with it or with Postgres' own `now()`, so a service's wrong clock decides nothing
+(docs/decisions/0026).
+"""
+
+import time
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+
+import structlog
+from sqlalchemy import func, select
+
+from shared.database import Session, Statement
+from shared.metrics import CLOCK_OFFSET
+
+OFF_SECONDS = 5.0
+"""A clock that differs from Postgres' by more than this is wrong, and reported."""
+DRIFT = 0.0005
+"""How much a second of elapsed time may differ from one of Postgres': NTP slews a clock by at most 500 ppm."""
+ELAPSED = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
+"""Elapsed time, which nobody sets. On Linux it includes the time that the machine was suspended."""
+
+log = structlog.get_logger()
+
+
+def elapsed_seconds() -> float:
+    """Seconds since the machine started."""
+    return time.clock_gettime(ELAPSED)
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """What Postgres' clock showed at a moment, give or take an error."""
+
+    shown: datetime
+    seen_at: float
+    """In elapsed seconds."""
+    error_seconds: float
+    """Half of the time that the question and its answer took."""
+
+    def time_at(self, elapsed: float) -> datetime:
+        """What Postgres' clock shows at another moment."""
+        return self.shown + timedelta(seconds=elapsed - self.seen_at)
+
+    def error_at(self, elapsed: float) -> float:
+        """The error then, in seconds."""
+        return self.error_seconds + DRIFT * (elapsed - self.seen_at)
+
+
+class Clock:
+    """Postgres' time, from the best sample; the system's own before there is one."""
+
+    def __init__(self) -> None:
+        self._sample: Sample | None = None
+        self._reported_seconds = 0.0
+
+    @property
+    def is_synchronized(self) -> bool:
+        """Whether Postgres' clock was ever seen."""
+        return self._sample is not None
+
+    def now(self) -> datetime:
+        """Postgres' time. Steps of the system's clock do not change it."""
+        return self._sample.time_at(elapsed_seconds()) if self._sample else datetime.now(UTC)
+
+    def offset_seconds(self) -> float:
+        """How far the system's clock is ahead of Postgres'; 0 until that was seen."""
+        return (datetime.now(UTC) - self.now()).total_seconds() if self._sample else 0.0
+
+    async def look(self, session: Session) -> None:
+        """Take a sample over the session; raises what asyncpg raises."""
+        asked_at = elapsed_seconds()
+        [(shown,)] = await CLOCK.fetch(session)
+        answered_at = elapsed_seconds()
+        self.take(Sample(shown, (asked_at + answered_at) / 2, (answered_at - asked_at) / 2))
+
+    def take(self, sample: Sample) -> None:
+        """Keep the sample if it is better than the present one, or contradicts it: then Postgres' clock was set."""
+        if self._sample is None:
+            self._sample = sample
+            return
+        error_seconds = self._sample.error_at(sample.seen_at)
+        difference = abs((sample.shown - self._sample.time_at(sample.seen_at)).total_seconds())
+        if sample.error_seconds <= error_seconds or difference > sample.error_seconds + error_seconds:
+            self._sample = sample
+
+    def report(self) -> None:
+        """Measure the offset; log a wrong clock, once for each change, and when it is right again."""
+        offset = self.offset_seconds()
+        CLOCK_OFFSET.set(offset)
+        if abs(offset) <= OFF_SECONDS and self._reported_seconds:
+            log.info("this machine's clock agrees with Postgres' again", offset_seconds=round(offset, 1))
+            self._reported_seconds = 0.0
+        elif abs(offset) > OFF_SECONDS and abs(offset - self._reported_seconds) > OFF_SECONDS:
+            log.warning(
+                "this machine's clock differs from Postgres'; Inkwell goes by Postgres' clock meanwhile; "
+                "synchronise both machines (NTP)",
+                offset_seconds=round(offset, 1),
+            )
+            self._reported_seconds = offset
+
+
+CLOCK = Statement.compiled(select(func.clock_timestamp()))
