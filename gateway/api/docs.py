@@ -46,7 +46,7 @@ def docs_operations(app: FastAPI, root_path: str) -> Operations[Gateway]:
 
     @operations.add("GET", "/openapi.json", allows=PUBLIC, ignores_query=True)
     async def get_document(_: Gateway, __: Request) -> Answer:
-        return Answer(json.dumps(app.openapi()))
+        return Answer(json.dumps(app.openapi(), ensure_ascii=False, separators=(",", ":")))
 
     @operations.add("GET", "/docs", allows=PUBLIC, ignores_query=True)
     async def show_page(_: Gateway, __: Request) -> Answer:

@@ -1,5 +1,6 @@
 """An answer before the front adds the headers that every answer has."""
 
+import json
 from dataclasses import dataclass, field
 from http import HTTPStatus
 
@@ -26,9 +27,9 @@ class Answer:
         return {**self.headers, "Content-Type": self.media_type} if self.body else self.headers
 
     def encode(self) -> tuple[RawHeaders, bytes]:
-        """The headers and the body as ASGI sends them."""
-        body = self.body.encode() if isinstance(self.body, str) else self.body
-        headers = [(name.lower().encode(), value.encode("latin-1")) for name, value in self.headers.items()]
+        """The headers and the body as ASGI sends them; a character that cannot be encoded becomes `?`."""
+        body = self.body.encode(errors="replace") if isinstance(self.body, str) else self.body
+        headers = [(name.lower().encode(), value.encode("latin-1", "replace")) for name, value in self.headers.items()]
         if body:
             headers.append((b"content-type", self.media_type.encode()))
         if self.status not in _WITHOUT_LENGTH:
@@ -38,5 +39,5 @@ class Answer:
 
 def render(error: ProblemError) -> Answer:
     """The answer with a problem."""
-    body = error.problem.model_dump_json(exclude_none=True)
+    body = json.dumps(error.problem.model_dump(exclude_none=True), ensure_ascii=False, separators=(",", ":"))
     return Answer(body, error.kind.status, dict(error.headers), PROBLEM_JSON)

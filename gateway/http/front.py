@@ -19,7 +19,7 @@ from gateway.http.headers import CrossOriginPolicy, add_defaults
 from gateway.http.limits import HEADERS_LIMIT, HEADERS_LIMIT_BYTES, TARGET_LIMIT_BYTES
 from gateway.http.operations import PUBLIC, Operation
 from gateway.http.requests import Request
-from gateway.http.routes import Routes
+from gateway.http.routes import Routes, choose
 from gateway.problems import (
     BAD_REQUEST,
     HEADERS_TOO_LARGE,
@@ -115,8 +115,9 @@ class Front(Generic[ResourcesT]):
             return render(find_problem(error))
 
     async def _perform(self, request: Request, info: RequestInfo) -> Answer:
-        operation, request.parameters = self._routes.find(request.method, request.path)
-        info.route = operation.path
+        operations, request.parameters = self._routes.find(request.path)
+        info.route = next(iter(operations.values())).path
+        operation = choose(operations, request.method)
         request.body_limit_bytes = operation.body_limit_bytes or self._body_limit_bytes
         request.check_declared_length()
         resources = self.resources
@@ -134,6 +135,9 @@ class Front(Generic[ResourcesT]):
         start: Message = {"type": "http.response.start", "status": answer.status, "headers": headers}
         if self._cross_origin and "origin" in request.headers:
             await self._cross_origin.send(start, send, request_headers=request.headers)
+        elif self._cross_origin:  # or a cache could give this answer to a page of another origin
+            headers.append((b"vary", b"Origin"))
+            await send(start)
         else:
             await send(start)
         await send({"type": "http.response.body", "body": body})

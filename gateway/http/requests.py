@@ -73,21 +73,22 @@ class Request(StarletteRequest):
 
     async def body(self) -> bytes:
         """The body; raises ProblemError 408 or 413, or ClientDisconnect."""
-        body, more_body = b"", True
+        parts, size, more_body = list[bytes](), 0, True
         try:
             async with asyncio.timeout_at(self._body_deadline):
                 while more_body:
                     message = await self.receive()
                     if message["type"] == "http.disconnect":
                         raise ClientDisconnect
-                    body += message.get("body", b"")
+                    parts.append(message.get("body", b""))
+                    size += len(parts[-1])
                     more_body = message.get("more_body", False)
-                    if len(body) > self.body_limit_bytes:
+                    if size > self.body_limit_bytes:
                         raise self._too_large()
         except TimeoutError:
             detail = f"The body has not arrived within {BODY_TIMEOUT_SECONDS:.0f} seconds"
             raise ProblemError(REQUEST_TIMEOUT, detail, headers={"Connection": "close"}) from None
-        return body
+        return b"".join(parts)
 
     def _too_large(self) -> ProblemError:
         return ProblemError(BODY_TOO_LARGE, f"The body is larger than {self.body_limit_bytes} bytes")

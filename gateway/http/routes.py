@@ -1,6 +1,6 @@
 """Finds the operation for a method and a path."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, Generic, TypeVar
 
 from gateway.http.operations import Operation
@@ -45,8 +45,8 @@ class Routes(Generic[ResourcesT]):
         if operation.method == "GET":
             segment.operations["HEAD"] = operation
 
-    def find(self, method: str, path: str) -> tuple[Operation[ResourcesT], dict[str, str]]:
-        """The operation, and the values of the path's parameters; raises ProblemError 404 or 405."""
+    def find(self, path: str) -> tuple[dict[str, Operation[ResourcesT]], dict[str, str]]:
+        """The operations of the path by method, and the values of its parameters; raises ProblemError 404."""
         segment, parameters = self._root, dict[str, str]()
         for part in path.split("/")[1:]:
             if part in segment.literal:
@@ -58,7 +58,12 @@ class Routes(Generic[ResourcesT]):
                 raise ProblemError(NOT_FOUND)
         if not segment.operations:
             raise ProblemError(NOT_FOUND)
-        if operation := segment.operations.get(method):
-            return operation, parameters
-        allowed = ", ".join(each for each in METHODS if each in segment.operations)
-        raise ProblemError(METHOD_NOT_ALLOWED, headers={"Allow": allowed})
+        return segment.operations, parameters
+
+
+def choose(operations: Mapping[str, Operation[ResourcesT]], method: str) -> Operation[ResourcesT]:
+    """The operation for the method; raises ProblemError 405."""
+    if operation := operations.get(method):
+        return operation
+    allowed = ", ".join(each for each in METHODS if each in operations)
+    raise ProblemError(METHOD_NOT_ALLOWED, headers={"Allow": allowed})

@@ -14,7 +14,6 @@ from typing import TypeAlias
 from asyncpg import Record
 
 from gateway.caller import Caller
-from gateway.problems import ProblemError
 from gateway.reads.errors import CredentialsOutdatedError
 
 STATEMENTS_LIMIT = 2
@@ -50,7 +49,7 @@ class GatheredReads:
         """Not that of the request that comes first: a statement serves many."""
 
     async def find(self, caller: Caller, note_id: int, deadline: float) -> FoundNote | None:
-        """The caller's note, or None; raises DatabaseUnavailableError or CredentialsOutdatedError."""
+        """The caller's note, or None; raises TimeoutError, CredentialsOutdatedError or what the statement raised."""
         loop = asyncio.get_running_loop()
         read = NoteRead(caller, note_id, deadline, loop.create_future())
         self._waiting.append(read)
@@ -58,25 +57,36 @@ class GatheredReads:
             task = loop.create_task(self._send(), context=self._context.copy())
             self._statements.add(task)
             task.add_done_callback(self._statements.discard)
-        return await read.found
+        async with asyncio.timeout_at(deadline):
+            return await read.found
 
     def close(self) -> None:
-        """Cancel the statements in progress."""
+        """Cancel the statements and the reads in progress."""
         for task in self._statements:
             task.cancel()
+        for read in self._waiting:
+            read.found.cancel()
 
     async def _send(self) -> None:
         """Send statements until no read waits."""
-        while self._waiting:
-            batch = [self._waiting.popleft() for _ in range(min(len(self._waiting), READS_LIMIT))]
+        while batch := self._take():
             try:
-                rows = await self._fetch(batch)
-            except BaseException as error:
+                _distribute(batch, await self._fetch(batch))
+            except Exception as error:  # noqa: BLE001 - each of the reads raises it
                 _fail(batch, error)
-                if not isinstance(error, ProblemError):
-                    raise
-            else:
-                _distribute(batch, rows)
+            except asyncio.CancelledError:
+                for read in batch:
+                    read.found.cancel()
+                raise
+
+    def _take(self) -> list[NoteRead]:
+        """Remove the next statement's reads from the queue, without those that were given up."""
+        batch: list[NoteRead] = []
+        while self._waiting and len(batch) < READS_LIMIT:
+            read = self._waiting.popleft()
+            if not read.found.done():
+                batch.append(read)
+        return batch
 
 
 def _distribute(batch: Sequence[NoteRead], rows: Sequence[Record]) -> None:
@@ -91,9 +101,7 @@ def _distribute(batch: Sequence[NoteRead], rows: Sequence[Record]) -> None:
             read.found.set_exception(CredentialsOutdatedError())
 
 
-def _fail(batch: Sequence[NoteRead], error: BaseException) -> None:
+def _fail(batch: Sequence[NoteRead], error: Exception) -> None:
     for read in batch:
-        if isinstance(error, asyncio.CancelledError):
-            read.found.cancel()
-        elif not read.found.done():
+        if not read.found.done():
             read.found.set_exception(error)

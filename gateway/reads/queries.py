@@ -137,18 +137,21 @@ class Queries:
 
     async def find_note(self, caller: Caller, note_id: int) -> FoundNote | None:
         """A note as JSON, and its version."""
-        with FIND_NOTES.start_span():
-            return await self._notes.find(caller, note_id, self._deadline())
+        try:
+            with FIND_NOTES.start_span():
+                return await self._notes.find(caller, note_id, self._deadline())
+        except READ_FAILURES as error:
+            raise build_unavailable(error) from error
 
     async def _find_notes(self, reads: Sequence[NoteRead]) -> list[asyncpg.Record]:
-        """The notes that exist, with their position among the reads; the deadline is that of the first read."""
-        return await self._fetch(
-            FIND_NOTES,
-            deadline=reads[0].deadline,
-            owners=[read.caller.owner for read in reads],
-            credentials_versions=[read.caller.credentials_version for read in reads],
-            note_ids=[read.note_id for read in reads],
-        )
+        """The notes that exist, with their position among the reads; the deadline is that of the last read."""
+        async with asyncio.timeout_at(reads[-1].deadline), self._connections.one() as connection:
+            return await FIND_NOTES.fetch(
+                connection,
+                owners=[read.caller.owner for read in reads],
+                credentials_versions=[read.caller.credentials_version for read in reads],
+                note_ids=[read.note_id for read in reads],
+            )
 
     async def list_notes(self, caller: Caller, shape: ListShape, **arguments: Any) -> Listed:  # noqa: ANN401 - SQL's
         """A page of notes; raises ShareExhaustedError if the caller has too many in progress."""

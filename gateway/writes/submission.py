@@ -220,13 +220,11 @@ class Submission:
 
     async def _await_outcome(self, attempt: Attempt, deadline: float) -> Outcome | None:
         """The outcome from the reply; without one in time, the outcome that one look-up finds."""
-        outcome = None
-        if not self._replies.draining:
-            try:
-                async with asyncio.timeout_at(deadline):
-                    outcome = await attempt.decided
-            except TimeoutError:
-                pass
+        try:
+            async with asyncio.timeout_at(0.0 if self._replies.draining else deadline):
+                outcome = await attempt.decided
+        except TimeoutError:
+            outcome = None
         return outcome or await self._look_up(attempt.command)
 
     async def _look_up(self, command: Command, timeout_seconds: float = LOOK_UP_TIMEOUT_SECONDS) -> Outcome | None:

@@ -9,7 +9,7 @@ import pytest
 from asyncpg import Connection, Record
 
 from gateway.caller import IMPLICIT_CALLER
-from gateway.reads.errors import CredentialsOutdatedError, DatabaseUnavailableError
+from gateway.reads.errors import CredentialsOutdatedError
 from gateway.reads.gathered import READS_LIMIT, STATEMENTS_LIMIT, GatheredReads, NoteRead
 from gateway.settings import GatewaySettings
 from tests import harness
@@ -41,8 +41,13 @@ class Postgres:
         return cast("list[Record]", rows)
 
 
-def ask(gathered: GatheredReads, *note_ids: int) -> "list[asyncio.Task[tuple[str, int] | None]]":
-    return [asyncio.create_task(gathered.find(IMPLICIT_CALLER, note_id, deadline=0.0)) for note_id in note_ids]
+def in_seconds(seconds: float) -> float:
+    return asyncio.get_running_loop().time() + seconds
+
+
+def ask(gathered: GatheredReads, *note_ids: int, seconds: float = 10.0) -> "list[asyncio.Task[tuple[str, int] | None]]":
+    finds = [gathered.find(IMPLICIT_CALLER, note_id, in_seconds(seconds)) for note_id in note_ids]
+    return [asyncio.create_task(find) for find in finds]
 
 
 async def test_reads_that_arrive_while_statements_are_in_progress_share_the_next_one() -> None:
@@ -86,7 +91,8 @@ async def test_outdated_credentials_fail_one_read_alone() -> None:
     assert isinstance(refused, CredentialsOutdatedError)
 
 
-async def test_a_failed_statement_fails_its_own_reads_alone() -> None:
+@pytest.mark.parametrize("error", [ConnectionResetError(), RuntimeError("a bug")], ids=type)
+async def test_a_failed_statement_fails_its_own_reads_alone(error: Exception) -> None:
     postgres = Postgres()
     gathered = GatheredReads(postgres.fetch)
 
@@ -96,11 +102,11 @@ async def test_a_failed_statement_fails_its_own_reads_alone() -> None:
     await asyncio.sleep(0.01)
     reads += ask(gathered, 5, 6)
     await asyncio.sleep(0.01)
-    postgres.error = DatabaseUnavailableError()
+    postgres.error = error
     postgres.may_answer.set()
     answers = await asyncio.gather(*reads, return_exceptions=True)
 
-    failed = [number for number, answer in enumerate(answers, start=1) if isinstance(answer, DatabaseUnavailableError)]
+    failed = [number for number, answer in enumerate(answers, start=1) if answer is error]
     assert postgres.statements == [[1, 2], [3, 4], [5, 6]]
     assert failed == [1, 2]
 
@@ -116,7 +122,38 @@ async def test_a_client_that_goes_away_takes_nobody_with_it() -> None:
     postgres.may_answer.set()
 
     assert await reads[1] == ("2", 1)
-    assert await gathered.find(IMPLICIT_CALLER, 5, deadline=0.0) == ("5", 1)
+    assert await gathered.find(IMPLICIT_CALLER, 5, in_seconds(10)) == ("5", 1)
+
+
+async def test_a_read_ends_at_its_own_deadline_though_it_shares_a_statement() -> None:
+    postgres = Postgres()
+    gathered = GatheredReads(postgres.fetch)
+
+    hasty, *_ = ask(gathered, 1, seconds=0.05)
+    [patient] = ask(gathered, 2)
+    with pytest.raises(TimeoutError):
+        await hasty
+    postgres.may_answer.set()
+
+    assert await patient == ("2", 1)
+
+
+async def test_a_read_that_was_given_up_is_not_sent() -> None:
+    postgres = Postgres()
+    gathered = GatheredReads(postgres.fetch)
+    reads = []
+    for note_id in range(1, STATEMENTS_LIMIT + 1):
+        reads += ask(gathered, note_id)
+        await asyncio.sleep(0.01)
+
+    [hasty] = ask(gathered, 7, seconds=0.01)
+    [patient] = ask(gathered, 8)
+    with pytest.raises(TimeoutError):
+        await hasty
+    postgres.may_answer.set()
+    await asyncio.gather(patient, *reads)
+
+    assert postgres.statements[-1] == [8]
 
 
 async def test_close_ends_the_reads_in_progress() -> None:
@@ -124,11 +161,15 @@ async def test_close_ends_the_reads_in_progress() -> None:
     gathered = GatheredReads(postgres.fetch)
     reads = ask(gathered, 1)
     await asyncio.sleep(0.01)
+    reads += ask(gathered, 2)
+    await asyncio.sleep(0.01)
+    reads += ask(gathered, 3)
+    await asyncio.sleep(0.01)
 
     gathered.close()
 
-    with pytest.raises(asyncio.CancelledError):
-        await reads[0]
+    answers = await asyncio.gather(*reads, return_exceptions=True)
+    assert [type(answer) for answer in answers] == [asyncio.CancelledError] * 3
 
 
 async def test_everybody_reads_their_own_notes_through_one_statement(

@@ -213,6 +213,15 @@ async def test_page_of_another_origin_than_the_named_gets_no_permission(open_cli
     assert "Origin" in response.headers["vary"].split(", ")
 
 
+async def test_answer_to_a_request_without_an_origin_says_that_another_one_may_differ(
+    open_client: httpx.AsyncClient,
+) -> None:
+    response = await open_client.get("/notes")
+
+    assert "access-control-allow-origin" not in response.headers
+    assert "Origin" in ", ".join(response.headers.get_list("vary")).split(", ")
+
+
 async def test_a_bug_is_answered_as_everything_else(
     open_client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
