@@ -20,9 +20,9 @@ from gateway.settings import GatewaySettings
 from shared.database import EXIT_SCHEMA_BEHIND, SchemaBehindError, check_schema
 from shared.errors import describe
 from shared.listening import open_sockets
+from shared.logs import configure_logging
 from shared.metrics import serve_metrics
 from shared.settings import load_settings
-from shared.telemetry import configure_logging
 from shared.tracing import configure_tracing, shut_down_tracing
 
 SCHEMA_CHECK_SECONDS = 2.0
@@ -39,7 +39,7 @@ def main() -> None:
         sys.exit(asyncio.run(examine(settings, as_json=arguments.json)))
     serve_metrics(settings)
     configure_tracing("inkwell-gateway")
-    if asyncio.run(schema_is_behind(settings)):
+    if asyncio.run(is_schema_behind(settings)):
         sys.exit(EXIT_SCHEMA_BEHIND)
     sockets = open_sockets(settings.host, settings.port, "INKWELL_PORT")
     app = create_app(settings)
@@ -101,7 +101,7 @@ class GatewayServer(uvicorn.Server):
         asyncio.get_running_loop().call_later(self._delay_seconds, setattr, self, "should_exit", True)
 
 
-async def schema_is_behind(settings: GatewaySettings) -> bool:
+async def is_schema_behind(settings: GatewaySettings) -> bool:
     """Whether the database is known to lack migrations; one that does not answer is not waited for."""
     try:
         async with asyncio.timeout(SCHEMA_CHECK_SECONDS):

@@ -21,8 +21,8 @@ from gateway.http.operations import Operation
 from gateway.problems import MISDIRECTED_REQUEST
 from gateway.resources import Gateway, open_resources
 from gateway.settings import GatewaySettings
+from shared.logs import configure_logging
 from shared.settings import load_settings
-from shared.telemetry import configure_logging
 from shared.tracing import configure_tracing
 
 LOOPBACK_HOSTS = ("localhost", "127.0.0.1", "[::1]")
@@ -80,7 +80,7 @@ def create_app(settings: GatewaySettings | None = None) -> GatewayApp:
         [*operations, *(docs_operations(app, settings.prefix) if settings.docs else ())],
         root_path=settings.prefix,
         body_limit_bytes=settings.body_limit_bytes,
-        hosts=(*LOOPBACK_HOSTS, settings.host) if settings.is_for_this_host_alone else (),
+        hosts=(*LOOPBACK_HOSTS, settings.host) if settings.is_loopback_only else (),
         cors_origins=settings.cors_origins,
     )
     app.entrance = app.front
@@ -93,6 +93,6 @@ def find_operations(settings: GatewaySettings) -> Sequence[Operation[Gateway]]:
     """Every operation that a gateway with these settings serves and documents."""
     account = (*users.operations, *tokens.operations) if settings.auth == "password" else ()
     operations = [*note_operations(settings), *commands.operations, *account, *health.operations]
-    if settings.is_for_this_host_alone:
+    if settings.is_loopback_only:
         return [replace(each, problems=(*each.problems, MISDIRECTED_REQUEST)) for each in operations]
     return operations

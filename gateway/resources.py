@@ -56,8 +56,8 @@ async def open_resources(settings: GatewaySettings) -> AsyncIterator[Gateway]:
     access_tokens, passwords = AccessTokens(settings, clock), Passwords()
     hash_renewal = HashRenewal(passwords, publisher, replies, clock)
     publishing = asyncio.create_task(publisher.run())
-    await queries.look_at(clock)
-    watches = watch_loop(clock.report), queries.watch(), queries.keep_looking_at(clock)
+    await queries.synchronize_clock(clock)
+    watches = watch_loop(clock.report), queries.watch_primary(), queries.keep_clock_synchronized(clock)
     watching = [asyncio.create_task(each) for each in watches]
     try:
         yield Gateway(

@@ -14,7 +14,7 @@ from sqlalchemy import func, select
 from shared.database import Session, Statement
 from shared.metrics import CLOCK_OFFSET
 
-OFF_SECONDS = 5.0
+OFFSET_LIMIT_SECONDS = 5.0
 """A clock that differs from Postgres' by more than this is wrong, and reported."""
 DRIFT = 0.0005
 """How much a second of elapsed time may differ from one of Postgres': NTP slews a clock by at most 500 ppm."""
@@ -68,7 +68,7 @@ class Clock:
         """How far the system's clock is ahead of Postgres'; 0 until that was seen."""
         return (datetime.now(UTC) - self.now()).total_seconds() if self._sample else 0.0
 
-    async def look(self, session: Session) -> None:
+    async def synchronize(self, session: Session) -> None:
         """Take a sample over the session; raises what asyncpg raises."""
         asked_at = elapsed_seconds()
         [(shown,)] = await CLOCK.fetch(session)
@@ -89,10 +89,10 @@ class Clock:
         """Measure the offset; log a wrong clock, once for each change, and when it is right again."""
         offset = self.offset_seconds()
         CLOCK_OFFSET.set(offset)
-        if abs(offset) <= OFF_SECONDS and self._reported_seconds:
+        if abs(offset) <= OFFSET_LIMIT_SECONDS and self._reported_seconds:
             log.info("this machine's clock agrees with Postgres' again", offset_seconds=round(offset, 1))
             self._reported_seconds = 0.0
-        elif abs(offset) > OFF_SECONDS and abs(offset - self._reported_seconds) > OFF_SECONDS:
+        elif abs(offset) > OFFSET_LIMIT_SECONDS and abs(offset - self._reported_seconds) > OFFSET_LIMIT_SECONDS:
             log.warning(
                 "this machine's clock differs from Postgres'; Inkwell goes by Postgres' clock meanwhile; "
                 "synchronise both machines (NTP)",

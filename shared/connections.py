@@ -16,7 +16,7 @@ from pydantic import Secret
 from shared.database import Session, connect
 from shared.database_url import DatabaseUrl
 from shared.metrics import CONNECTIONS_LIMIT, CONNECTIONS_USED
-from shared.primary import LOST, Primary, primary_at
+from shared.primary import LOST, Primary, find_primary
 
 LIFETIME_SECONDS = 300.0
 """After so long a connection is replaced."""
@@ -54,12 +54,12 @@ class Connections:
         session_settings: Mapping[str, str] | None = None,
     ) -> None:
         self._url = url
-        self.primary: Primary = primary_at(url.get_secret_value())
+        self.primary: Primary = find_primary(url.get_secret_value())
         self._session_settings = session_settings
         self._application_name = application_name
         self._slots = [Slot() for _ in range(size)]
         self._free = list(self._slots)
-        self._places = asyncio.Semaphore(size)
+        self._permits = asyncio.Semaphore(size)
         CONNECTIONS_LIMIT.set(size)
         CONNECTIONS_USED.set_function(lambda: len(self._slots) - len(self._free))
 
@@ -69,23 +69,23 @@ class Connections:
             slot.drop()
 
     @asynccontextmanager
-    async def one(self) -> AsyncIterator[Session]:
+    async def acquire(self) -> AsyncIterator[Session]:
         """A connection for the block; the caller sets the deadline. Raises what asyncpg raises."""
-        async with self._places:
+        async with self._permits:
             slot = self._free.pop()
             try:
                 connection = slot.connection if self._is_usable(slot) and slot.connection else await self._connect(slot)
                 slot.used_since = asyncio.get_running_loop().time()
                 yield connection
             except BaseException as error:
-                if slot.connection and self._tells_of_the_server(slot, slot.connection, error):
-                    self.primary.doubt(slot.connection)
+                if slot.connection and self._is_server_failure(slot, slot.connection, error):
+                    self.primary.distrust(slot.connection)
                 slot.drop()
                 raise
             finally:
                 self._free.append(slot)
 
-    async def watch(self) -> None:
+    async def watch_primary(self) -> None:
         """Look with a new connection, every few seconds, where the primary is; runs until cancelled.
 
         An idle connection to a former primary works as well as ever. Only a new one leads to the server that has
@@ -99,15 +99,15 @@ class Connections:
     def _is_usable(self, slot: Slot) -> bool:
         if not slot.connection:
             return False
-        is_over = asyncio.get_running_loop().time() > slot.expires_at or not self.primary.trusts(slot.connection)
+        is_over = asyncio.get_running_loop().time() > slot.expires_at or not self.primary.is_trusted(slot.connection)
         if not is_over and slot.is_read_only != is_read_only(slot.connection):
-            self.primary.doubt(slot.connection)
+            self.primary.distrust(slot.connection)
             is_over = True
         if is_over:
             slot.drop()
         return not is_over
 
-    def _tells_of_the_server(self, slot: Slot, connection: Session, error: BaseException) -> bool:
+    def _is_server_failure(self, slot: Slot, connection: Session, error: BaseException) -> bool:
         """Whether the failure of a connection is a reason to doubt those that are idle."""
         if isinstance(error, asyncio.CancelledError):  # what a deadline of the caller's looks like here
             return asyncio.get_running_loop().time() - slot.used_since > SILENT_SECONDS

@@ -17,7 +17,7 @@ from sqlalchemy.sql.visitors import iterate
 
 from shared.addresses import Address, connect_to_any
 from shared.database_url import DatabaseUrl
-from shared.primary import Primary, identify, primary_at
+from shared.primary import Primary, find_primary, identify
 from shared.primary import Session as Session  # noqa: PLC0414 - its public place
 from shared.tables import SCHEMA_REVISION
 from shared.tracing import Attributes, Span, SpanKind, start_span
@@ -151,7 +151,7 @@ async def connect(
     settings = _set({**SESSION_SETTINGS, **deadline, **(session_settings or {})})
     return await connect_to_any(
         address.hosts_to_try(),
-        partial(_connect_to_one, arguments, settings, primary_at(address)),
+        partial(_connect_to_one, arguments, settings, find_primary(address)),
         NEXT_HOST,
         CONNECT_TIMEOUT_SECONDS,
         address.connect_timeout_seconds,
@@ -171,7 +171,7 @@ async def _connect_to_one(
     try:
         # Not while connecting: a pooler refuses settings that it does not know.
         await session.execute(settings, timeout=seconds)
-        primary.welcome(session, await identify(session, seconds))
+        primary.admit(session, await identify(session, seconds))
     except BaseException:
         session.terminate()
         raise

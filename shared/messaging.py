@@ -103,7 +103,7 @@ class Topology:
     async def declare_dead_letters(self, channel: AbstractChannel) -> None:
         """Creates the dead-letter queue where it is missing."""
         if not await exists(channel, queue=self.dead_letter_queue):
-            arguments = await kept_however_often_delivered(channel)
+            arguments = await build_quorum_arguments(channel)
             await channel.declare_queue(self.dead_letter_queue, durable=True, arguments=arguments)
 
     async def declare_partition(self, channel: AbstractChannel, partition: int) -> dict[str, str]:
@@ -135,7 +135,7 @@ class Topology:
         queue = await channel.get_queue(self.command_queue(partition), ensure=False)
         await queue.bind(self.commands_exchange, queue.name)
 
-    async def until_declared(self, channel: AbstractChannel) -> None:
+    async def wait_until_declared(self, channel: AbstractChannel) -> None:
         """Returns when a worker has declared the exchange; raises a broker error where the connection ends before."""
         is_told = False
         while not await self._has_exchange(channel):
@@ -168,14 +168,14 @@ class Topology:
 
     async def command_queue_arguments(self, channel: AbstractChannel) -> FieldTable:
         """The arguments that a partition's queue is declared with."""
-        return await kept_however_often_delivered(channel) | {
+        return await build_quorum_arguments(channel) | {
             "x-single-active-consumer": True,
             "x-overflow": "reject-publish",
             QUEUE_LIMIT: self.queue_limit_bytes,
         }
 
 
-async def kept_however_often_delivered(channel: AbstractChannel) -> FieldTable:
+async def build_quorum_arguments(channel: AbstractChannel) -> FieldTable:
     """The arguments of a replicated queue that drops nothing by itself."""
     arguments: FieldTable = {"x-queue-type": "quorum"}
     if int((await broker_version(channel)).split(".")[0]) >= 4:
@@ -261,7 +261,7 @@ async def open_connection(url: Secret[BrokerUrl], name: str) -> AsyncIterator[Ab
                     await connection.close()
 
 
-async def until_lost(connection: AbstractConnection, topology: Topology, *channels: AbstractChannel) -> None:
+async def wait_until_lost(connection: AbstractConnection, topology: Topology, *channels: AbstractChannel) -> None:
     """Returns when the connection or one of the channels is gone, also where nobody tells so.
 
     A peer that has vanished is found by asking it something, long before its missing heartbeats are.
@@ -294,7 +294,7 @@ async def is_blocked(connection: AbstractConnection) -> bool:
     return False
 
 
-def jittered(failures: int) -> float:
+def choose_backoff(failures: int) -> float:
     """Seconds to wait after so many failures in a row: grows to MAX_BACKOFF_SECONDS, never in step."""
     jitter: float = random.uniform(0.5, 1.0)  # noqa: S311 - spreads load, keeps no secret
     return jitter * min(MAX_BACKOFF_SECONDS, 0.1 * 2.0 ** min(failures, 10))
@@ -314,7 +314,7 @@ async def keep_running(session: Callable[[], Awaitable[None]], name: str) -> Non
         except BROKER_ERRORS as error:
             if asyncio.get_running_loop().time() - started > MAX_BACKOFF_SECONDS:
                 failures = 0
-            pause = jittered(failures)
+            pause = choose_backoff(failures)
             failures += 1
             log.warning(
                 "no broker session; Inkwell tries again by itself",

@@ -11,7 +11,7 @@ from prometheus_client import Gauge, Histogram, start_http_server
 from shared.listening import single_socket_host
 from shared.settings import ServiceSettings, refuse
 
-LOOK_SECONDS = 0.25
+LAG_INTERVAL_SECONDS = 0.25
 
 BROKER_CONNECTED = Gauge("inkwell_broker_connected", "1 while the broker is there to publish to or to consume from")
 CONNECTIONS_USED = Gauge("inkwell_database_connections_used", "Connections to Postgres in use")
@@ -38,8 +38,8 @@ async def watch_loop(look: Callable[[], None] | None = None) -> None:
     """Measures the event loop's lag until cancelled, and calls `look` for what has no moment of its own."""
     loop = asyncio.get_running_loop()
     while True:
-        due = loop.time() + LOOK_SECONDS
-        await asyncio.sleep(LOOK_SECONDS)
+        due = loop.time() + LAG_INTERVAL_SECONDS
+        await asyncio.sleep(LAG_INTERVAL_SECONDS)
         LOOP_LAG.observe(max(0.0, loop.time() - due))
         if look:
             look()

@@ -78,17 +78,17 @@ class Primary:
         self.timeline: Timeline | None = None
         """The newest one that has been seen; None where no server has told one."""
 
-    def trusts(self, session: Session) -> bool:
+    def is_trusted(self, session: Session) -> bool:
         """Whether nothing speaks against the session."""
         return session in self._trusted and not session.is_closed()
 
-    def doubt(self, session: Session) -> None:
+    def distrust(self, session: Session) -> None:
         """End the trust in a session whose server has failed, and in all others that are on its timeline."""
         timeline = self._timelines.get(session)
         for each in [each for each in self._trusted if self._timelines.get(each) == timeline]:
             self._trusted.discard(each)
 
-    def hear_of(self, timeline: Timeline | None) -> None:
+    def observe(self, timeline: Timeline | None) -> None:
         """Take note of a timeline that somebody has seen, such as a worker that has committed on it.
 
         If it is newer, close all sessions on older ones, also those in use: they would give a stale answer, or wait
@@ -100,11 +100,11 @@ class Primary:
             self.timeline = timeline
             self._close_all()
 
-    def welcome(self, session: Session, timeline: Timeline | None) -> None:
+    def admit(self, session: Session, timeline: Timeline | None) -> None:
         """Trust a new session; raises FormerPrimaryError where it is at a server that has been replaced."""
         if timeline and self.timeline and self.timeline.is_after(timeline):
             raise FormerPrimaryError
-        self.hear_of(timeline)
+        self.observe(timeline)
         if timeline and self.timeline and timeline.system != self.timeline.system:
             self._close_all()  # another cluster has taken its place, a restored one for instance
         self.timeline = timeline or self.timeline
@@ -121,7 +121,7 @@ class Primary:
 _primaries: dict[str, Primary] = {}
 
 
-def primary_at(url: DatabaseUrl) -> Primary:
+def find_primary(url: DatabaseUrl) -> Primary:
     """What this process knows of the primary that the URL leads to: all its sessions share it."""
     return _primaries.setdefault(url.text, Primary())
 

@@ -69,7 +69,7 @@ _OF_A_SERVICE = re.compile(
 _ADDRESS = re.compile(r"(?:tcp|udp|sctp)://.*")
 
 
-def is_of_a_kubernetes_service(name: str, value: str) -> bool:
+def is_kubernetes_variable(name: str, value: str) -> bool:
     """Whether Kubernetes has made the variable of a Service named `inkwell…`.
 
     That of one named `inkwell` itself has the name of a setting: INKWELL_PORT=tcp://10.0.0.1:8000.
@@ -78,15 +78,15 @@ def is_of_a_kubernetes_service(name: str, value: str) -> bool:
     return is_port or _OF_A_SERVICE.fullmatch(name) is not None
 
 
-def unknown_variables(environment: Mapping[str, str]) -> Iterator[str]:
+def find_unknown_variables(environment: Mapping[str, str]) -> Iterator[str]:
     """A sentence for each variable that begins as the settings do and is none."""
     for name in sorted(environment):
-        is_ours = name.upper().startswith(PREFIX) and not is_of_a_kubernetes_service(name, environment[name])
+        is_ours = name.upper().startswith(PREFIX) and not is_kubernetes_variable(name, environment[name])
         if is_ours and name.upper() not in NAMES:
             yield f"{name}: there is no such setting{_advice(_nearest(name))}"
 
 
-def unknown_files(names: Iterable[str]) -> Iterator[str]:
+def find_unknown_files(names: Iterable[str]) -> Iterator[str]:
     """A sentence for each file of INKWELL_SECRETS_DIR that is named as settings are and is none."""
     for name in sorted(names):
         if name.upper().startswith(PREFIX) and name.upper() not in SETTINGS:

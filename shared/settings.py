@@ -20,7 +20,7 @@ from pydantic_settings import (
 
 from shared.broker_url import BrokerUrl
 from shared.database_url import DatabaseUrl
-from shared.setting_names import PREFIX, is_of_a_kubernetes_service, unknown_files, unknown_variables
+from shared.setting_names import PREFIX, find_unknown_files, find_unknown_variables, is_kubernetes_variable
 
 EXIT_BAD_SETTING = 2
 DEVELOPMENT_MARK = "development-only"
@@ -52,7 +52,7 @@ class Environment(EnvSettingsSource):
     def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[Any, str, bool]:
         """As pydantic-settings does; None where the variable is one of a Service's."""
         value, key, is_complex = super().get_field_value(field, field_name)
-        if value is not None and is_of_a_kubernetes_service(f"{PREFIX}{field_name}", value):
+        if value is not None and is_kubernetes_variable(f"{PREFIX}{field_name}", value):
             value = None
         return value, key, is_complex
 
@@ -81,7 +81,7 @@ class DatabaseSettings(BaseSettings):
         return init_settings, Environment(settings_cls), file_secret_settings
 
     @model_validator(mode="after")
-    def _secrets_are_secret(self) -> Self:
+    def _check_secrets(self) -> Self:
         public = [f"INKWELL_{name.upper()}" for name, value in self if any(map(_is_public, _secrets(value)))]
         if public and self.environment != "development":
             raise ValueError(
@@ -140,7 +140,7 @@ class ServiceSettings(DatabaseSettings):
     ] = "auto"
 
     @model_validator(mode="after")
-    def _outcomes_outlive_their_commands(self) -> Self:
+    def _check_retention(self) -> Self:
         if self.command_retention_days < 2 * self.command_max_age_days:
             raise ValueError(
                 "INKWELL_COMMAND_RETENTION_DAYS must be at least twice INKWELL_COMMAND_MAX_AGE_DAYS: a command that "
@@ -167,10 +167,10 @@ SettingsT = TypeVar("SettingsT", bound=DatabaseSettings)
 
 def load_settings(settings_class: type[SettingsT]) -> SettingsT:
     """The settings from the environment, else from files; names every wrong one on stderr and exits with 2."""
-    problems = list(unknown_variables(os.environ))
+    problems = list(find_unknown_variables(os.environ))
     try:
         folder = SecretFiles().folder
-        problems += unknown_files(file.name for file in folder.iterdir()) if folder else ()
+        problems += find_unknown_files(file.name for file in folder.iterdir()) if folder else ()
         settings = settings_class(_secrets_dir=folder)
     except SettingsError as error:
         unreadable = isinstance(error.__cause__, (OSError, UnicodeDecodeError))

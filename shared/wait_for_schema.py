@@ -18,7 +18,7 @@ from shared.settings import DatabaseSettings, load_settings
 
 APPLICATION_NAME = "inkwell-wait-for-schema"
 EVERY_SECONDS = 1.0
-PATIENCE_SECONDS = 10.0
+SILENCE_LIMIT_SECONDS = 10.0
 """How long Postgres may stay silent."""
 
 
@@ -32,7 +32,7 @@ async def wait(url: Secret[DatabaseUrl]) -> None:
     """Returns when the schema is there, or when Postgres has not answered for a while."""
     loop = asyncio.get_running_loop()
     last_answer = loop.time()
-    while loop.time() - last_answer < PATIENCE_SECONDS:
+    while loop.time() - last_answer < SILENCE_LIMIT_SECONDS:
         try:
             await check_schema(url, APPLICATION_NAME)
         except SchemaBehindError as error:

@@ -25,7 +25,7 @@ POLICY = (
     "default-src 'none'; script-src 'self' 'sha256-{digest}'; style-src 'self'; img-src 'self' data:; "
     "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
-FOR_EVER = {"Cache-Control": "public, max-age=31536000, immutable"}
+IMMUTABLE = {"Cache-Control": "public, max-age=31536000, immutable"}
 """The files' URLs name their version."""
 
 
@@ -54,7 +54,7 @@ def docs_operations(app: FastAPI, root_path: str) -> Operations[Gateway]:
 
     async def send_file(_: Gateway, request: Request) -> Answer:
         name = Path(request.path).name
-        return Answer(await asyncio.to_thread((files / name).read_bytes), headers=FOR_EVER, media_type=FILES[name])
+        return Answer(await asyncio.to_thread((files / name).read_bytes), headers=IMMUTABLE, media_type=FILES[name])
 
     for name in FILES:
         operations.add("GET", f"{folder}/{name}", allows=PUBLIC, ignores_query=True)(send_file)

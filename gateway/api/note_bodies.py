@@ -8,7 +8,7 @@ from gateway.api.schemas import ITEMS, LEFT_OUT, NOTE_TEXT
 from gateway.http.body import Body
 from gateway.http.conditional import Conditions
 from gateway.settings import GatewaySettings
-from shared.contracts import MAX_ITEMS, STORABLE, Int64, NoteItems, NoteText, storable
+from shared.contracts import MAX_ITEMS, STORABLE, Int64, NoteItems, NoteText, check_storable
 
 ITEMS_LIMIT_CHARACTERS = 10_000_000
 """The longest notes that so many writes may be about: a patch of a few bytes writes the whole note anew."""
@@ -42,7 +42,7 @@ class _Change(_Item):
 class _Items(BaseModel, extra="forbid", json_schema_extra={"examples": [ITEMS]}):
     items: list[Any]
 
-    def written(self, conditions: Conditions) -> NoteItems:
+    def to_note_items(self, conditions: Conditions) -> NoteItems:
         """The items as a command has them; raises ProblemError 428 where a condition is missing and demanded."""
         changes = {index: item for index, item in enumerate(self.items) if isinstance(item, _Change)}
         conditions.demand({index: item.if_match for index, item in changes.items()})
@@ -94,4 +94,4 @@ def _items_of(text: dict[str, Any], parts: dict[str, Any], limit: int) -> type[_
 
 def text_of(max_length: int) -> object:
     """The type of a text that is no longer than this; the limit comes first, so that an error calls it characters."""
-    return Annotated[str, Field(max_length=max_length, json_schema_extra=STORABLE), AfterValidator(storable)]
+    return Annotated[str, Field(max_length=max_length, json_schema_extra=STORABLE), AfterValidator(check_storable)]

@@ -43,9 +43,9 @@ from shared.contracts import (
     Scope,
     TokenRequest,
     TokenTarget,
-    folded,
-    storable,
-    username,
+    check_storable,
+    fold_name,
+    parse_username,
 )
 
 _FORM_TYPE = "application/x-www-form-urlencoded"
@@ -101,7 +101,7 @@ class NewToken(
 ):
     """What a personal token shall allow, and for how long."""
 
-    name: Annotated[str, Field(min_length=1, max_length=64), AfterValidator(storable)]
+    name: Annotated[str, Field(min_length=1, max_length=64), AfterValidator(check_storable)]
     scopes: Annotated[
         tuple[Literal[Scope.READ, Scope.WRITE], ...],
         Field(min_length=1, max_length=2),
@@ -167,7 +167,7 @@ async def _log_in(gateway: Gateway, request: Request, form: Mapping[str, str]) -
 def _fold_account(name: str) -> str:
     """The folded name; empty if no user can have it."""
     try:
-        return folded(username(name)) if len(name) <= NAME_MAX_LENGTH else ""
+        return fold_name(parse_username(name)) if len(name) <= NAME_MAX_LENGTH else ""
     except ValueError:
         return ""
 

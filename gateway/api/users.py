@@ -38,7 +38,7 @@ from shared.contracts import (
     Scope,
     UserChange,
     Username,
-    folded,
+    fold_name,
 )
 
 Password = Annotated[
@@ -84,7 +84,7 @@ operations: Operations[Gateway] = Operations("users")
 async def register_user(gateway: Gateway, request: Request) -> Answer:
     """Adds a user; names differ by more than their case."""
     user = request[NEW_USER]
-    identity = gateway.submission.identify_registration(request, RegisterUser, scope=f"user:{folded(user.name)}")
+    identity = gateway.submission.identify_registration(request, RegisterUser, scope=f"user:{fold_name(user.name)}")
     await gateway.throttles.count_registration(request)
     password_hash = await gateway.passwords.hash(user.password, _choose_salt(gateway, identity))
     registration = Registration(name=user.name, password_hash=password_hash)

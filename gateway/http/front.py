@@ -34,7 +34,7 @@ from gateway.telemetry.metrics import ACTIVE_REQUESTS, RequestInfo, observe_requ
 from gateway.telemetry.request_ids import choose_request_id
 from gateway.telemetry.tracing import describe_request, start_request_span
 from shared.contracts import Scope as TokenScope
-from shared.telemetry import IDS
+from shared.logs import IDS
 
 _PORT = re.compile(rb":\d*$")
 

@@ -44,14 +44,14 @@ def add_defaults(own: RawHeaders, scope: Scope, request_id: bytes) -> RawHeaders
     else:
         headers = [*own, *(header for header in SECURITY if header[0] not in names)]
     headers.append((HEADER, request_id))
-    if came_over_https(scope):
+    if is_https(scope):
         headers += HTTPS_ONLY
     if b"cache-control" not in names:
         headers += REVALIDATED if b"etag" in names and scope["method"] in {"GET", "HEAD"} else NOT_STORED
     return headers
 
 
-def came_over_https(scope: Scope) -> bool:
+def is_https(scope: Scope) -> bool:
     """Whether the client used https, as far as it or a proxy says; who lies about it deceives only himself."""
     return scope["scheme"] == "https" or (b"x-forwarded-proto", b"https") in scope["headers"]
 

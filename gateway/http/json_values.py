@@ -2,7 +2,7 @@
 
 from pydantic_core import from_json
 
-PARSED_AT_MOST_BYTES = 128 * 1024
+PARSE_LIMIT_BYTES = 128 * 1024
 
 
 def has_more_values(text: bytes, limit: int) -> bool:
@@ -20,7 +20,7 @@ def has_more_values(text: bytes, limit: int) -> bool:
 
 def is_broken(text: bytes) -> bool:
     """Whether a short text is not JSON; a long one is not parsed only to find out."""
-    if len(text) > PARSED_AT_MOST_BYTES:
+    if len(text) > PARSE_LIMIT_BYTES:
         return False
     try:
         from_json(text, cache_strings=False)

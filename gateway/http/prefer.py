@@ -30,7 +30,7 @@ class Preferences:
             return self.wait_seconds
         return 0.0 if self.respond_async else default_seconds
 
-    def kept(self, wait_seconds: float) -> "Preferences":
+    def honour_wait(self, wait_seconds: float) -> "Preferences":
         """The preferences that were honoured by a wait this long: not the client's wait if too many were waiting."""
         return self if wait_seconds == self.wait_seconds else replace(self, wait_seconds=None)
 
@@ -38,7 +38,7 @@ class Preferences:
         """The preferences as honoured by an answer without the representation."""
         return self if self.minimal else replace(self, return_=None)
 
-    def applied_to(self, status: int) -> dict[str, str]:
+    def build_header(self, status: int) -> dict[str, str]:
         """The `Preference-Applied` header of an answer to a write; errors have none."""
         returned = status in {200, 201, 204} if self.minimal else self.return_ and status in {200, 201}
         preferences = [
@@ -61,7 +61,7 @@ class Prefer:
         """The client's preferences; of a repeated one, the first counts."""
         if "prefer" not in request.headers:
             return DEFAULTS
-        stated = dict(reversed(list(_preferences(",".join(request.headers.getlist("prefer"))))))
+        stated = dict(reversed(list(_parse_preferences(",".join(request.headers.getlist("prefer"))))))
         wait, returned = stated.get("wait", ""), stated.get("return")
         return Preferences(
             respond_async=stated.get("respond-async") == "",
@@ -81,7 +81,7 @@ class Prefer:
         return {"parameters": [{"name": "Prefer", "in": "header", "description": description, "schema": schema}]}
 
 
-def _preferences(header: str) -> Iterator[tuple[str, str]]:
+def _parse_preferences(header: str) -> Iterator[tuple[str, str]]:
     for stated in _STATED.findall(header):
         name, _, value = stated.partition(";")[0].partition("=")
         yield name.strip().lower(), value.strip().strip('"')

@@ -39,7 +39,7 @@ from gateway.settings import GatewaySettings
 from gateway.telemetry.metrics import READS_FAILED
 from shared.clock import Clock
 from shared.connections import Connections
-from shared.contracts import NOBODY, Outcome, PublicToken, PublicUser, Scope
+from shared.contracts import NO_OWNER, Outcome, PublicToken, PublicUser, Scope
 from shared.database import Statement, milliseconds_before
 from shared.errors import describe
 from shared.primary import Primary
@@ -47,7 +47,7 @@ from shared.primary import Primary
 # asyncpg calls it an internal error, too, when a connection ends at the wrong moment.
 READ_FAILURES = (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError)
 
-CLOCK_INTERVAL_SECONDS, FIRST_LOOK_SECONDS = 2.0, 1.0
+CLOCK_INTERVAL_SECONDS, FIRST_SYNCHRONIZATION_SECONDS = 2.0, 1.0
 NO_LIMIT = nullcontext()
 TOKEN_SCOPES = frozenset({Scope.READ, Scope.WRITE})
 """The scopes that a personal token may have."""
@@ -218,7 +218,7 @@ class Queries:
 
     async def find_outcome(self, owner: int, command_id: UUID) -> Outcome | None:
         """The committed outcome of a command of the owner, or of a registration, which has no owner."""
-        statement = FIND_REGISTRATION if owner == NOBODY else FIND_OUTCOME
+        statement = FIND_REGISTRATION if owner == NO_OWNER else FIND_OUTCOME
         rows = await self._fetch(statement, owner=owner, command_id=command_id)
         return Outcome.model_validate(dict(rows[0])) if rows else None
 
@@ -227,17 +227,17 @@ class Queries:
         [row] = await self._fetch_mine(caller, POLL_OUTCOME, command_id=command_id)
         return Outcome.model_validate(dict(row)) if row["id"] else None
 
-    async def look_at(self, clock: Clock, timeout_seconds: float = FIRST_LOOK_SECONDS) -> None:
+    async def synchronize_clock(self, clock: Clock, timeout_seconds: float = FIRST_SYNCHRONIZATION_SECONDS) -> None:
         """Let the clock see Postgres', if Postgres answers in time; otherwise what it has seen before must do."""
         with suppress(*READ_FAILURES):
-            async with asyncio.timeout(timeout_seconds), self._connections.one() as connection:
-                await clock.look(connection)
+            async with asyncio.timeout(timeout_seconds), self._connections.acquire() as connection:
+                await clock.synchronize(connection)
 
-    async def keep_looking_at(self, clock: Clock) -> None:
+    async def keep_clock_synchronized(self, clock: Clock) -> None:
         """Look again and again until cancelled."""
         while True:
             await asyncio.sleep(CLOCK_INTERVAL_SECONDS)
-            await self.look_at(clock, self._timeout_seconds)
+            await self.synchronize_clock(clock, self._timeout_seconds)
 
     async def ping(self) -> None:
         """Check that Postgres answers."""
@@ -248,9 +248,9 @@ class Queries:
         """What the gateway knows of the primary."""
         return self._connections.primary
 
-    async def watch(self) -> None:
+    async def watch_primary(self) -> None:
         """Look where the primary is, until cancelled."""
-        await self._connections.watch()
+        await self._connections.watch_primary()
 
     def _limit_list(self, caller: Caller, deadline: float) -> AbstractAsyncContextManager[None]:
         """A permit for a list, which has to come in half of the time of a read: the read needs the other half."""
@@ -292,7 +292,7 @@ class Queries:
     ) -> list[asyncpg.Record]:
         deadline = deadline or self._deadline()
         try:
-            async with permit, asyncio.timeout_at(deadline), self._connections.one() as connection:
+            async with permit, asyncio.timeout_at(deadline), self._connections.acquire() as connection:
                 return await query.fetch(connection, **arguments)
         except READ_FAILURES as error:
             if isinstance(error, asyncpg.QueryCanceledError) and query in (self._by_words, self._by_trigrams):

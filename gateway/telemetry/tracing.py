@@ -11,14 +11,14 @@ from starlette.types import Scope
 from gateway.settings import GatewaySettings
 from gateway.telemetry.metrics import METHODS, RequestInfo
 from shared.contracts import Command
+from shared.logs import bind_ids
 from shared.messaging import Topology
-from shared.telemetry import identify_lines
 from shared.tracing import (
     CURRENT,
     NO_OP,
     Span,
     SpanKind,
-    Tracing,
+    TracingState,
     find_trace_id,
     is_recording,
     start_root_span,
@@ -32,11 +32,11 @@ REQUEST_ATTRIBUTE = "inkwell.request_id"
 def start_request_span(scope: Scope, path: str) -> Span:
     """A span in the client's trace or in a new one; a no-op span unless the request is sampled."""
     CURRENT.set(NO_OP)  # replaces the span of the connection's previous request
-    if not Tracing.recorder or path.startswith(PROBES):
+    if not TracingState.recorder or path.startswith(PROBES):
         return NO_OP
     span = _start(scope)
     if span is not NO_OP:
-        identify_lines(trace_id=find_trace_id(span.traceparent) or "")
+        bind_ids(trace_id=find_trace_id(span.traceparent) or "")
     return span
 
 

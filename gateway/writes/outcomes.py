@@ -50,7 +50,7 @@ def build_answer(outcome: Outcome, attempt_id: UUID, command_url: Callable[[], s
     preferences, body = recipient.preferences, outcome.body
     if not may_read(recipient.scopes, outcome):
         preferences, body = preferences.without_representation(), None
-    headers |= preferences.applied_to(outcome.http_status)
+    headers |= preferences.build_header(outcome.http_status)
     if preferences.minimal or not body:
         status = HTTPStatus.NO_CONTENT if outcome.http_status == HTTPStatus.OK else outcome.http_status
         return Answer(status=status, headers=headers)

@@ -37,7 +37,7 @@ from shared.messaging import (
     is_open,
     keep_running,
     open_connection,
-    until_lost,
+    wait_until_lost,
 )
 from shared.metrics import BROKER_CONNECTED
 
@@ -173,7 +173,7 @@ class Publisher:
             async with asyncio.timeout(SETUP_TIMEOUT_SECONDS):
                 channel = await connection.channel(publisher_confirms=True, on_return_raises=True)
                 await self._replies.listen(channel)
-            await self._topology.until_declared(channel)
+            await self._topology.wait_until_declared(channel)
             self._channel, self._connection = channel, connection
             self._confirmed_at.clear()
             self._is_silent.clear()
@@ -181,16 +181,16 @@ class Publisher:
             BROKER_CONNECTED.set(1)
             log.info("publishing", partitions=self._topology.partitions)
             try:
-                await self._until_lost_or_silent(connection, channel)
+                await self._wait_until_lost_or_silent(connection, channel)
             finally:
                 self._connected.clear()
                 BROKER_CONNECTED.set(0)
                 self._replies.look_up_now()
         raise ConnectionError("the broker closed the channel, or confirms nothing on it")
 
-    async def _until_lost_or_silent(self, connection: AbstractConnection, channel: AbstractChannel) -> None:
+    async def _wait_until_lost_or_silent(self, connection: AbstractConnection, channel: AbstractChannel) -> None:
         waits = [
-            asyncio.create_task(until_lost(connection, self._topology, channel)),
+            asyncio.create_task(wait_until_lost(connection, self._topology, channel)),
             asyncio.create_task(self._is_silent.wait()),
         ]
         try:
@@ -253,7 +253,7 @@ class Publisher:
         except BROKER_ERRORS as error:
             log.warning("commands unconfirmed", commands=len(batch), error=describe(error))
             if isinstance(error, TimeoutError) and not await self._is_blocked():
-                self._judge_silence(partition, handed_over_at)
+                self._check_silence(partition, handed_over_at)
         else:
             self._confirmed_at[partition] = now()
             for attempt in batch:
@@ -261,7 +261,7 @@ class Publisher:
         finally:
             _refuse(batch, UnconfirmedError)  # those without an answer, also after a cancellation
 
-    def _judge_silence(self, partition: int, since: float) -> None:
+    def _check_silence(self, partition: int, since: float) -> None:
         """Connects anew where nothing was confirmed in time, or nothing more of a partition.
 
         A node that is cut off from the others answers everything else. Its channels confirm nothing even afterwards.

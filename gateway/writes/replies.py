@@ -68,7 +68,7 @@ class Replies:
         return len(self._waiting) + self._polls
 
     @contextmanager
-    def polled(self) -> Iterator[None]:
+    def count_poll(self) -> Iterator[None]:
         """Count a poll, which waits for an outcome as an attempt does."""
         self._polls += 1
         try:
@@ -77,7 +77,7 @@ class Replies:
             self._polls -= 1
 
     @contextmanager
-    def expected(self, command: Command) -> Iterator[Attempt]:
+    def expect(self, command: Command) -> Iterator[Attempt]:
         """An attempt whose reply is listened for; registered before anything is published."""
         attempt = Attempt(command)
         self._waiting[command.attempt_id] = attempt
@@ -98,7 +98,7 @@ class Replies:
             log.warning("reply ignored: it cannot be read; its commands are looked up", bytes=len(message.body))
             return
         # First, so that the client's next read does not go to a former primary, which lacks this very write.
-        self._primary.hear_of(Timeline.parse(str(message.headers.get(TIMELINE_HEADER, ""))))
+        self._primary.observe(Timeline.parse(str(message.headers.get(TIMELINE_HEADER, ""))))
         for reply in replies:
             if attempt := self._waiting.get(reply.attempt_id):
                 attempt.decide(reply.outcome)

@@ -46,8 +46,8 @@ from gateway.writes.publisher import (
 from gateway.writes.replies import Attempt, Replies
 from gateway.writes.states import CommandState
 from shared.clock import Clock
-from shared.contracts import MAX_COMMAND_BYTES, NOBODY, Command, Outcome, outcome_for
-from shared.telemetry import identify_lines
+from shared.contracts import MAX_COMMAND_BYTES, NO_OWNER, Command, Outcome, outcome_for
+from shared.logs import bind_ids
 from shared.tracing import Span
 
 LOOK_UP_TIMEOUT_SECONDS = 1.0
@@ -92,7 +92,7 @@ class Identity:
     """Whether `issued_at` is Postgres' time."""
 
 
-REGISTRANT = Caller(NOBODY, credentials_version=0, scopes=EVERY_SCOPE)
+REGISTRANT = Caller(NO_OWNER, credentials_version=0, scopes=EVERY_SCOPE)
 
 
 class Submission:
@@ -149,15 +149,15 @@ class Submission:
         identity = identity or self.identify(request, model, getattr(data, "note_id", None))
         span = start_publish_span(self._settings, identity.caller.owner, identity.command_id, model)
         command = self._build_command(request, model, data, identity, span.traceparent)
-        identify_lines(command_id=str(command.id))
+        bind_ids(command_id=str(command.id))
         wait_seconds = self.choose_wait(preferences)
         deadline = asyncio.get_running_loop().time() + wait_seconds
-        with self._replies.expected(command) as attempt:
+        with self._replies.expect(command) as attempt:
             outcome = await self._publish(attempt, span, is_repeatable=identity.is_repeatable)
             if outcome is None and wait_seconds:
                 outcome = await self._await_outcome(attempt, deadline)
         if outcome is None:
-            return self._accept(command, preferences.kept(wait_seconds))
+            return self._accept(command, preferences.honour_wait(wait_seconds))
         url = partial(self._command_urls.url, command, confirmed=True)
         recipient = Recipient(identity.caller.scopes, self._settings.prefix, preferences)
         return build_answer(reveal(outcome) if reveal else outcome, command.attempt_id, url, recipient)
@@ -242,5 +242,5 @@ class Submission:
         """202: the broker has the command, and it will reach its outcome."""
         state = CommandState(id=command.id, issued_at=command.time, status="pending")
         headers = {"Location": self._command_urls.url(command, confirmed=True), "Retry-After": "1"}
-        headers |= preferences.applied_to(HTTPStatus.ACCEPTED)
+        headers |= preferences.build_header(HTTPStatus.ACCEPTED)
         return Answer(state.model_dump_json(), HTTPStatus.ACCEPTED, headers)

@@ -11,9 +11,9 @@ from uuid import UUID
 from precis_i18n import get_profile
 from pydantic import AfterValidator, BaseModel, Field
 
-from shared.contracts.values import PrintedTime, storable
+from shared.contracts.values import PrintedTime, check_storable
 
-NOBODY: Literal[0] = 0
+NO_OWNER: Literal[0] = 0
 """The owner of a registration: there is no user yet."""
 NAME_MAX_LENGTH = 64
 _WRITTEN = get_profile("UsernameCasePreserved")
@@ -26,14 +26,14 @@ _HASH = re.compile(
 MAX_TOKEN_DAYS = 366
 
 
-def username(text: str) -> str:
+def parse_username(text: str) -> str:
     """The text as a user's name, in the form that is shown; raises ValueError where RFC 8265 does not allow it.
 
     So every name can be folded, and is its own form.
     """
     try:
-        name = str(_WRITTEN.enforce(storable(text)))
-        is_stable = _WRITTEN.enforce(name) == name and bool(folded(name))
+        name = str(_WRITTEN.enforce(check_storable(text)))
+        is_stable = _WRITTEN.enforce(name) == name and bool(fold_name(name))
     except UnicodeEncodeError:
         is_stable = False
     if not is_stable:
@@ -43,7 +43,7 @@ def username(text: str) -> str:
     return name
 
 
-def folded(name: str) -> str:
+def fold_name(name: str) -> str:
     """What no two users share: the name without its case, width and way of composing characters.
 
     Raises ValueError for what no user can be called.
@@ -68,7 +68,7 @@ def _check_affordable(text: str) -> str:
 
 
 PasswordHash = Annotated[str, AfterValidator(_check_affordable)]
-Username = Annotated[str, Field(min_length=1, max_length=NAME_MAX_LENGTH), AfterValidator(username)]
+Username = Annotated[str, Field(min_length=1, max_length=NAME_MAX_LENGTH), AfterValidator(parse_username)]
 
 
 class Scope(StrEnum):
@@ -106,7 +106,7 @@ class Nothing(BaseModel, frozen=True):
 class TokenRequest(BaseModel, frozen=True):
     """A new personal token, which gets its command's id."""
 
-    name: Annotated[str, Field(min_length=1, max_length=NAME_MAX_LENGTH), AfterValidator(storable)]
+    name: Annotated[str, Field(min_length=1, max_length=NAME_MAX_LENGTH), AfterValidator(check_storable)]
     scopes: Annotated[tuple[Literal[Scope.READ, Scope.WRITE], ...], Field(min_length=1, max_length=2, fail_fast=True)]
     lifetime_days: Annotated[int, Field(ge=1, le=MAX_TOKEN_DAYS)]
     secret_digest: Annotated[str, Field(pattern=r"^[0-9a-f]{1,64}$")]

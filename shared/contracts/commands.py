@@ -11,7 +11,7 @@ from uuid import UUID
 from pydantic import BaseModel, ConfigDict, Field
 
 from shared.contracts.accounts import (
-    NOBODY,
+    NO_OWNER,
     Nothing,
     Registration,
     RenewedHash,
@@ -117,7 +117,7 @@ class RegisterUser(Envelope):
 
     type: Literal["user.register"] = "user.register"
     dataversion: Literal[1] = 1
-    owner: Literal[0] = NOBODY
+    owner: Literal[0] = NO_OWNER
     data: Registration
 
 

@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, Field
 
-from shared.contracts.values import STORABLE, Int64, storable
+from shared.contracts.values import STORABLE, Int64, check_storable
 
 TITLE_HARD_LIMIT, DESCRIPTION_HARD_LIMIT = 10_000, 1_000_000
 """In characters; a gateway's settings may lower them."""
@@ -14,9 +14,9 @@ MAX_VERSIONS = 16_384
 """Versions in a precondition: more entity tags do not fit into a request's headers."""
 
 
-Title = Annotated[str, Field(max_length=TITLE_HARD_LIMIT, json_schema_extra=STORABLE), AfterValidator(storable)]
+Title = Annotated[str, Field(max_length=TITLE_HARD_LIMIT, json_schema_extra=STORABLE), AfterValidator(check_storable)]
 Description = Annotated[
-    str, Field(max_length=DESCRIPTION_HARD_LIMIT, json_schema_extra=STORABLE), AfterValidator(storable)
+    str, Field(max_length=DESCRIPTION_HARD_LIMIT, json_schema_extra=STORABLE), AfterValidator(check_storable)
 ]
 Versions = Annotated[tuple[Annotated[int, Field(ge=1, lt=10**10)], ...], Field(max_length=MAX_VERSIONS, fail_fast=True)]
 

@@ -7,7 +7,7 @@ from pydantic import AfterValidator, AwareDatetime, Field, PlainSerializer, With
 from pydantic.config import JsonDict
 
 
-def storable(text: str) -> str:
+def check_storable(text: str) -> str:
     """The text, where Postgres can store it; raises ValueError otherwise."""
     if "\0" in text:
         raise ValueError("must not contain the character U+0000")
@@ -20,7 +20,7 @@ def storable(text: str) -> str:
 
 STORABLE: JsonDict = {"pattern": r"^[^\u0000]*$"}
 """What a JSON Schema can say of storable text: nothing of lone surrogates."""
-StorableText = Annotated[str, AfterValidator(storable), Field(json_schema_extra=STORABLE)]
+StorableText = Annotated[str, AfterValidator(check_storable), Field(json_schema_extra=STORABLE)]
 """Text that Postgres can store."""
 Int64 = Annotated[int, Field(ge=-(2**63), le=2**63 - 1)]
 Instant = Annotated[AwareDatetime, Field(ge=datetime(2000, 1, 1, tzinfo=UTC), lt=datetime(9000, 1, 1, tzinfo=UTC))]

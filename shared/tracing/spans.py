@@ -60,7 +60,7 @@ class Recorder(Protocol):
         """Export the last spans, for no longer than this."""
 
 
-class Tracing:
+class TracingState:
     """The process's recorder; None unless traces are wanted."""
 
     recorder: Recorder | None = None
@@ -70,7 +70,7 @@ def start_root_span(
     name: str, kind: SpanKind, traceparent: str | None = None, attributes: Attributes | None = None
 ) -> Span:
     """The first span of this process, in the trace of the caller or in a new one."""
-    return Tracing.recorder.start(name, kind, traceparent, attributes) if Tracing.recorder else NO_OP
+    return TracingState.recorder.start(name, kind, traceparent, attributes) if TracingState.recorder else NO_OP
 
 
 def start_span(
@@ -78,9 +78,9 @@ def start_span(
 ) -> Span:
     """A span within the current one; its name and attributes come from the code alone."""
     parent = CURRENT.get()
-    if parent is NO_OP or Tracing.recorder is None:
+    if parent is NO_OP or TracingState.recorder is None:
         return NO_OP
-    return Tracing.recorder.start(name, kind, parent, attributes, links)
+    return TracingState.recorder.start(name, kind, parent, attributes, links)
 
 
 def is_recording() -> bool:

@@ -21,7 +21,7 @@ def configure_logging(settings: ServiceSettings, service: str) -> None:
     """Sends every log event of this process, libraries' included, to stderr as one line each."""
     shared_processors: list[structlog.typing.Processor] = [
         merge_ids,
-        partial(_named, service),
+        partial(_add_service, service),
         structlog.stdlib.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
     ]
@@ -37,7 +37,7 @@ def configure_logging(settings: ServiceSettings, service: str) -> None:
             foreign_pre_chain=[*shared_processors, structlog.stdlib.ExtraAdder(allow=[])],
             processors=[
                 structlog.stdlib.ProcessorFormatter.remove_processors_meta,
-                *_rendering(settings.log_format),
+                *_build_renderers(settings.log_format),
             ],
         )
     )
@@ -50,7 +50,7 @@ def configure_logging(settings: ServiceSettings, service: str) -> None:
 
 
 @contextmanager
-def about(command_id: UUID, traceparent: str | None) -> Iterator[None]:
+def bind_command(command_id: UUID, traceparent: str | None) -> Iterator[None]:
     """Has the log lines of the block name the command, and its trace if it is recorded."""
     trace_id = find_trace_id(traceparent)
     before = IDS.set({"command_id": str(command_id)} | ({"trace_id": trace_id} if trace_id else {}))
@@ -60,7 +60,7 @@ def about(command_id: UUID, traceparent: str | None) -> Iterator[None]:
         IDS.reset(before)
 
 
-def identify_lines(**ids: str) -> None:
+def bind_ids(**ids: str) -> None:
     """Has the log lines of what is worked on have these ids too."""
     if known := IDS.get():
         known |= ids
@@ -74,7 +74,7 @@ def merge_ids(
     return event
 
 
-def _named(
+def _add_service(
     service: str, _: structlog.typing.WrappedLogger, __: str, event: structlog.typing.EventDict
 ) -> structlog.typing.EventDict:
     """The event with its service: also in a thread, which has none of the context."""
@@ -82,7 +82,7 @@ def _named(
     return event
 
 
-def _rendering(log_format: str) -> list[structlog.typing.Processor]:
+def _build_renderers(log_format: str) -> list[structlog.typing.Processor]:
     if log_format == "auto":
         log_format = "console" if sys.stderr.isatty() else "json"
     if log_format == "console":
