@@ -1,4 +1,4 @@
-"""What a check-up finds: each check has a deadline of its own, changes nothing, and goes on where another one fails."""
+"""The checks of `doctor`: read-only, each server's with its own deadline and independent of the others."""
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
@@ -24,7 +24,7 @@ from shared.tables import SCHEMA_REVISION
 
 CHECK_TIMEOUT_SECONDS = 10.0
 ALARM_SECONDS = 0.5
-"""How soon a broker that takes no messages tells so to somebody who sends one."""
+"""How soon a broker with an alarm blocks a connection that publishes."""
 SKEW_SECONDS = 1.0
 SPARE_CONNECTIONS = 10
 CONSUMER_PRIORITIES_SINCE = 4
@@ -41,7 +41,7 @@ EXIT_OK, EXIT_PROBLEM = 0, 1
 
 
 class Level(StrEnum):
-    """How bad it is."""
+    """The severity of a finding."""
 
     OK = "ok"
     WARNING = "warning"
@@ -50,7 +50,7 @@ class Level(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """What one check has found, and what to do about it."""
+    """The result of one check, and what to do about it."""
 
     level: Level
     check: str
@@ -59,12 +59,12 @@ class Finding:
 
 
 def judge(check: str, found: str, *, ok: bool, advice: str, level: Level = Level.PROBLEM) -> Finding:
-    """A finding that is good, or else as bad as this and with this advice."""
+    """Return a finding that is OK, or else has this level and advice."""
     return Finding(Level.OK, check, found) if ok else Finding(level, check, found, advice)
 
 
 def report(findings: Sequence[Finding], *, as_json: bool) -> int:
-    """Prints the findings, a line or a JSON object each; the exit code."""
+    """Print the findings, one line or JSON object each; returns the exit code."""
     for finding in findings:
         if as_json:
             print(to_json(asdict(finding)).decode())
@@ -76,7 +76,7 @@ def report(findings: Sequence[Finding], *, as_json: bool) -> int:
 
 
 async def run_checks(check: str, findings: AsyncIterator[Finding], advice: str) -> list[Finding]:
-    """What the checks of one server find, up to the first that it does not answer."""
+    """Run the checks of one server, up to the first that it does not answer; returns their findings."""
     found: list[Finding] = []
     try:
         async with asyncio.timeout(CHECK_TIMEOUT_SECONDS):
@@ -88,7 +88,7 @@ async def run_checks(check: str, findings: AsyncIterator[Finding], advice: str) 
 
 
 def check_secrets(settings: ServiceSettings) -> Finding:
-    """Whether the secrets are the deployment's own."""
+    """Check that the secrets are not the built-in development ones."""
     is_development = settings.environment == "development"
     return judge(
         "secrets",
@@ -100,7 +100,7 @@ def check_secrets(settings: ServiceSettings) -> Finding:
 
 
 async def check_database(settings: ServiceSettings, application_name: str) -> AsyncIterator[Finding]:
-    """Schema, clock and connections."""
+    """Check schema, clock and connections."""
     session = await connect(settings.database_url, application_name)
     try:
         yield await check_schema_of(session)
@@ -111,7 +111,7 @@ async def check_database(settings: ServiceSettings, application_name: str) -> As
 
 
 async def check_schema_of(session: Session) -> Finding:
-    """Whether all migrations are there that this version needs."""
+    """Check that the database has all migrations that this version needs."""
     try:
         found = await session.fetchval("select version_num from alembic_version")
     except asyncpg.UndefinedTableError:
@@ -122,7 +122,7 @@ async def check_schema_of(session: Session) -> Finding:
 
 
 async def check_clock(session: Session) -> Finding:
-    """How far this machine's clock is from Postgres's, give or take half of the way there and back."""
+    """Compare this machine's clock with Postgres's, to within half of the round trip."""
     sent = datetime.now(UTC)
     theirs = await session.fetchval("select clock_timestamp()")
     received = datetime.now(UTC)
@@ -137,7 +137,7 @@ async def check_clock(session: Session) -> Finding:
 
 
 async def check_free_connections(session: Session) -> Finding:
-    """Whether Postgres has room for more sessions."""
+    """Check that Postgres has free connections."""
     [(used, limit)] = await session.fetch(
         "select sum(numbackends)::int, current_setting('max_connections')::int from pg_stat_database"
     )
@@ -151,7 +151,7 @@ async def check_free_connections(session: Session) -> Finding:
 
 
 async def check_broker(settings: ServiceSettings, application_name: str) -> AsyncIterator[Finding]:
-    """Whether its queues are up, version, alarms, and what each partition's queue is like."""
+    """Check the broker's queues, version and alarms."""
     nodes = await read_broker_metrics(settings.broker_url)
     if down := [host for host, node in nodes.items() if not node.has_raft]:
         found = (
@@ -174,7 +174,7 @@ async def check_broker(settings: ServiceSettings, application_name: str) -> Asyn
 async def check_connected(
     connection: AbstractConnection, topology: Topology, nodes: Sequence[NodeMetrics]
 ) -> AsyncIterator[Finding]:
-    """What a broker says that accepts the login."""
+    """Check a broker that has accepted the login."""
     channel = await connection.channel(publisher_confirms=False)
     version = await broker_version(channel)
     yield judge(
@@ -198,11 +198,11 @@ async def check_connected(
         found = f"there are more queues than INKWELL_PARTITIONS={topology.partitions}"
         advice = "set the number that the others have; if it was lowered, empty those queues with the old one"
         yield Finding(Level.PROBLEM, "partitions", found, advice)
-    yield await check_alarm(connection, channel, topology)  # at last: a broker that is short of memory reads no more
+    yield await check_alarm(connection, channel, topology)  # last: publishing blocks the connection during an alarm
 
 
 async def check_alarm(connection: AbstractConnection, channel: AbstractChannel, topology: Topology) -> Finding:
-    """Whether the broker takes messages: it tells only those who send one, and this one it drops."""
+    """Check for alarms: the broker reports one only to a connection that publishes; it drops this message."""
     exchange = await channel.get_exchange(topology.commands_exchange, ensure=False)
     with broker_call():
         await exchange.publish(Message(b""), "doctor", mandatory=False)
@@ -219,7 +219,7 @@ async def check_alarm(connection: AbstractConnection, channel: AbstractChannel, 
 async def check_partition(
     connection: AbstractConnection, topology: Topology, partition: int, nodes: Sequence[NodeMetrics]
 ) -> Finding:
-    """Whether the partition's queue exists, is on all nodes, and has a consumer, with its numbers of messages."""
+    """Check that the partition's queue exists, has a member on all nodes and a consumer; counts its messages."""
     queue, check = topology.command_queue(partition), f"partition {partition}"
     state = await find_queue_state(connection, queue)
     if state is None:
@@ -242,8 +242,10 @@ async def check_partition(
 
 
 async def find_queue_state(connection: AbstractConnection, queue: str) -> tuple[int, int] | None:
-    """How many messages wait in a queue and how many active consumers it has; None where there is no such queue."""
-    channel = await connection.channel(publisher_confirms=False)  # of its own: the answer no closes it
+    """Return the numbers of ready messages and of active consumers in a queue; None if it does not exist."""
+    channel = await connection.channel(
+        publisher_confirms=False
+    )  # its own: the broker closes it if there is no such queue
     try:
         declared = (await channel.declare_queue(queue, passive=True)).declaration_result
     except ChannelNotFoundEntity:

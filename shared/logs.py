@@ -1,4 +1,4 @@
-"""Structured logs: constant event names with fields, on stderr, never with what users wrote."""
+"""Structured logs: constant event names with fields, on stderr, never with user content."""
 
 import logging
 import sys
@@ -14,11 +14,11 @@ from shared.settings import ServiceSettings
 from shared.tracing.spans import find_trace_id
 
 IDS: ContextVar[dict[str, str] | None] = ContextVar("inkwell.ids", default=None)
-"""The ids of what is worked on; one variable for all of them, since each that is set costs every request."""
+"""The ids bound to the log lines of this context; one variable, since setting each costs every request."""
 
 
 def configure_logging(settings: ServiceSettings, service: str) -> None:
-    """Sends every log event of this process, libraries' included, to stderr as one line each."""
+    """Log every event of this process, including libraries', to stderr as one line."""
     shared_processors: list[structlog.typing.Processor] = [
         merge_ids,
         partial(_add_service, service),
@@ -51,7 +51,7 @@ def configure_logging(settings: ServiceSettings, service: str) -> None:
 
 @contextmanager
 def bind_command(command_id: UUID, traceparent: str | None) -> Iterator[None]:
-    """Has the log lines of the block name the command, and its trace if it is recorded."""
+    """Add the command's id, and that of its trace if it is recorded, to the log lines of the block."""
     trace_id = find_trace_id(traceparent)
     before = IDS.set({"command_id": str(command_id)} | ({"trace_id": trace_id} if trace_id else {}))
     try:
@@ -61,7 +61,7 @@ def bind_command(command_id: UUID, traceparent: str | None) -> Iterator[None]:
 
 
 def bind_ids(**ids: str) -> None:
-    """Has the log lines of what is worked on have these ids too."""
+    """Add ids to the log lines of this context."""
     if known := IDS.get():
         known |= ids
 
@@ -69,7 +69,7 @@ def bind_ids(**ids: str) -> None:
 def merge_ids(
     _: structlog.typing.WrappedLogger, __: str, event: structlog.typing.EventDict
 ) -> structlog.typing.EventDict:
-    """The event with the ids of what is worked on."""
+    """Return the event with the ids of this context."""
     event.update(IDS.get() or ())
     return event
 
@@ -77,7 +77,7 @@ def merge_ids(
 def _add_service(
     service: str, _: structlog.typing.WrappedLogger, __: str, event: structlog.typing.EventDict
 ) -> structlog.typing.EventDict:
-    """The event with its service: also in a thread, which has none of the context."""
+    """Return the event with the service's name; not bound, since threads lack the context."""
     event["service"] = service
     return event
 

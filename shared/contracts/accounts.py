@@ -1,6 +1,6 @@
-"""Users and their personal tokens: what commands say of them, and what clients get to see.
+"""Users and personal tokens, in commands and as clients see them.
 
-A password travels as its Argon2id hash, a personal token as the digest of its secret; neither can be told from it.
+A password travels as its Argon2id hash, a personal token as the digest of its secret; neither can be recovered.
 """
 
 import re
@@ -14,7 +14,7 @@ from pydantic import AfterValidator, BaseModel, Field
 from shared.contracts.values import PrintedTime, check_storable
 
 NO_OWNER: Literal[0] = 0
-"""The owner of a registration: there is no user yet."""
+"""The owner of a registration, which has no user yet."""
 NAME_MAX_LENGTH = 64
 _WRITTEN = get_profile("UsernameCasePreserved")
 _FOLDED = get_profile("UsernameCaseMapped:CaseFold")
@@ -27,9 +27,9 @@ MAX_TOKEN_DAYS = 366
 
 
 def parse_username(text: str) -> str:
-    """The text as a user's name, in the form that is shown; raises ValueError where RFC 8265 does not allow it.
+    """Return the normalized user name; raises ValueError if RFC 8265 does not allow it.
 
-    So every name can be folded, and is its own form.
+    Parsing and folding the result never fail, and parsing it again does not change it.
     """
     try:
         name = str(_WRITTEN.enforce(check_storable(text)))
@@ -44,9 +44,9 @@ def parse_username(text: str) -> str:
 
 
 def fold_name(name: str) -> str:
-    """What no two users share: the name without its case, width and way of composing characters.
+    """Return the key by which names are unique: without case, width and Unicode composition.
 
-    Raises ValueError for what no user can be called.
+    Raises ValueError for an invalid name.
     """
     return str(_FOLDED.enforce(name))
 
@@ -100,7 +100,7 @@ class RenewedHash(BaseModel, frozen=True):
 
 
 class Nothing(BaseModel, frozen=True):
-    """The owner and the type say it all."""
+    """No data: the owner and the type are all that the command needs."""
 
 
 class TokenRequest(BaseModel, frozen=True):
@@ -113,7 +113,7 @@ class TokenRequest(BaseModel, frozen=True):
 
 
 class TokenTarget(BaseModel, frozen=True):
-    """Which personal token a command is about."""
+    """The personal token that a command concerns."""
 
     token_id: UUID
 

@@ -1,4 +1,4 @@
-"""What commands say of notes."""
+"""The data of commands on notes."""
 
 from typing import Annotated, Literal
 
@@ -29,7 +29,7 @@ class NoteText(BaseModel, frozen=True):
 
 
 class Preconditions(BaseModel, frozen=True):
-    """The versions of a note in which a command may have an effect; without one, in every version."""
+    """Conditions on the note's version; a command without any applies to every version."""
 
     if_match: Versions | None = None
     if_none_match: Versions | Literal["*"] | None = None
@@ -42,7 +42,7 @@ class Preconditions(BaseModel, frozen=True):
 
 
 class NoteTarget(Preconditions, frozen=True):
-    """Which note a command is about."""
+    """The note that a command concerns."""
 
     note_id: Int64
 
@@ -77,7 +77,7 @@ class PatchItem(NotePatch, frozen=True):
 
 
 class DeleteItem(NoteTarget, frozen=True):
-    """One of several writes: no note any more."""
+    """One of several writes: the removal of a note."""
 
     op: Literal["delete"] = "delete"
 
@@ -86,7 +86,7 @@ NoteItem = Annotated[CreateItem | ReplaceItem | PatchItem | DeleteItem, Field(di
 
 
 class NoteItems(BaseModel, frozen=True):
-    """Several writes in their order, of which all happen or none."""
+    """Several writes in order, applied atomically."""
 
     items: Annotated[tuple[NoteItem, ...], Field(min_length=1, max_length=MAX_ITEMS, fail_fast=True)]
 

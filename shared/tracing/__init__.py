@@ -1,4 +1,4 @@
-"""Traces, where OpenTelemetry's standard variables ask for them."""
+"""Tracing, enabled by OpenTelemetry's standard variables."""
 
 import os
 from collections.abc import Mapping
@@ -35,7 +35,7 @@ __all__ = [
 ]
 
 SHUTDOWN_SECONDS = 2.0
-"""How long the end of a process may wait for the export of its last spans."""
+"""How long a stopping process waits for the export of its last spans."""
 ENDPOINTS = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
 PROTOCOLS = ("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL")
 
