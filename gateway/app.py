@@ -33,7 +33,7 @@ class GatewayApp(FastAPI):
 
     front: Front[Gateway]
     entrance: ASGIApp
-    """The front, behind what believes a trusted proxy."""
+    """The front, behind the middleware for trusted proxies."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Have the front answer requests, and FastAPI run the lifespan."""
@@ -44,7 +44,7 @@ class GatewayApp(FastAPI):
 
 
 def create_app(settings: GatewaySettings | None = None) -> GatewayApp:
-    """A gateway. It starts, and serves what it can, whether or not the broker and Postgres are there."""
+    """Create a gateway, which starts and serves what it can even without the broker or Postgres."""
     if settings is None:
         settings = load_settings(GatewaySettings)
         configure_logging(settings, "inkwell-gateway")
@@ -55,6 +55,7 @@ def create_app(settings: GatewaySettings | None = None) -> GatewayApp:
         check_served(app)
         async with open_resources(settings) as gateway:
             app.front.resources = gateway
+            # Exempts the app's many long-lived objects, whose scan in each full collection would pause requests.
             gc.collect()
             gc.freeze()
             gc.set_threshold(20_000, 50, 50)
@@ -90,7 +91,7 @@ def create_app(settings: GatewaySettings | None = None) -> GatewayApp:
 
 
 def find_operations(settings: GatewaySettings) -> Sequence[Operation[Gateway]]:
-    """Every operation that a gateway with these settings serves and documents."""
+    """Return every operation that a gateway with these settings serves and documents."""
     account = (*users.operations, *tokens.operations) if settings.auth == "password" else ()
     operations = [*note_operations(settings), *commands.operations, *account, *health.operations]
     if settings.is_loopback_only:

@@ -25,7 +25,7 @@ from pg_roles where rolname = current_user
 
 
 async def examine(settings: GatewaySettings, *, as_json: bool) -> int:
-    """Prints what is well and what is not; 1 where anything is a problem."""
+    """Run all checks and print their findings; returns the exit code, 1 if there is a problem."""
     findings = [check_secrets(settings)]
     findings += await run_checks("Postgres", check_database(settings, NAME), "reads are 503 until it does; see its log")
     findings += await run_checks("role", check_role(settings), "see above")
@@ -34,7 +34,7 @@ async def examine(settings: GatewaySettings, *, as_json: bool) -> int:
 
 
 async def check_role(settings: GatewaySettings) -> AsyncIterator[Finding]:
-    """Whether the gateway may read, and whether one that somebody has taken over could write."""
+    """Check that the gateway's role may read and, in case the gateway is compromised, nothing else."""
     session = await connect(settings.database_url, NAME)
     try:
         lacking = await session.fetchval(LACKING, TABLES)

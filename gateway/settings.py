@@ -17,9 +17,9 @@ RESERVED_SEGMENTS = frozenset(("auth", "commands", "docs", "health", "notes", "o
 """First segments that a prefix must not have: it would be ambiguous whether a path has the prefix."""
 BODY_LIMIT_MAX_BYTES = 1024 * 1024
 TEXT_MAX_LENGTH = (BODY_LIMIT_MAX_BYTES - NAMES_BYTES) // ESCAPED_CHARACTER_BYTES
-"""Characters of a title and a description that fit into the largest body, however a client escapes them."""
+"""Characters of a title and a description that fit into the largest body even if all are escaped."""
 ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://([a-z0-9.-]+|\[[0-9a-f:.]+\])(:[0-9]+)?")
-"""An origin as browsers write it (RFC 6454 §6.2): no path, no capital letter, no name but in ASCII."""
+"""An origin as browsers serialize it (RFC 6454 §6.2): without a path, in lower case and ASCII."""
 
 
 def _split_commas(value: object) -> object:
@@ -68,7 +68,7 @@ Origin = Annotated[str, AfterValidator(_check_origin)]
 
 
 class GatewaySettings(ServiceSettings):
-    """What an operator may set for a gateway."""
+    """The settings of a gateway."""
 
     signing_keys: Annotated[
         tuple[Key, ...],

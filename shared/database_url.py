@@ -238,4 +238,4 @@ def _has_own_certificates() -> bool:
 
 def _check_password_file(file: str) -> None:
     if stat.S_IMODE(Path(file).stat().st_mode) & (stat.S_IRWXG | stat.S_IRWXO):
-        raise ValueError("passfile: others may read it, and so nobody does; make its mode 0600")
+        raise ValueError("passfile: is ignored, because others may read it; make its mode 0600")

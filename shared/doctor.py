@@ -117,8 +117,8 @@ async def check_schema_of(session: Session) -> Finding:
     except asyncpg.UndefinedTableError:
         found = None
     ok = found is not None and found >= SCHEMA_REVISION
-    told = f"at {found or 'nothing'}, this version needs {SCHEMA_REVISION}"
-    return judge("schema", told, ok=ok, advice=str(SchemaBehindError(found)).partition(": ")[2])
+    found_at = f"at {found or 'nothing'}, this version needs {SCHEMA_REVISION}"
+    return judge("schema", found_at, ok=ok, advice=str(SchemaBehindError(found)).partition(": ")[2])
 
 
 async def check_clock(session: Session) -> Finding:

@@ -36,7 +36,7 @@ class TicketParameter:
     problems = ()
 
     async def read(self, request: Request) -> str:
-        """The signed token."""
+        """Return the signed token."""
         return request.parameters["token"]
 
     @property
@@ -83,7 +83,7 @@ async def get_command(gateway: Gateway, request: Request) -> Answer:
 
 
 def _read_ticket(gateway: Gateway, request: Request) -> CommandTicket:
-    """The URL's content; raises ProblemError 404 unless it is the caller's, or nobody's."""
+    """Return the URL's content; raises ProblemError 404 unless it is the caller's or a registration's."""
     ticket = gateway.command_urls.read(request.parameters["token"])
     if ticket is None or (ticket.owner != NO_OWNER and ticket.owner != request.caller.owner):  # noqa: PLR1714 - no caller
         raise ProblemError(COMMAND_NOT_FOUND)
@@ -101,7 +101,7 @@ def _build_look_up(
 async def _poll(
     gateway: Gateway, look_up: Callable[[], Awaitable[Outcome | None]], wait_seconds: float
 ) -> Outcome | None:
-    """The outcome, looked up until the wait is over; holds nothing between two look-ups."""
+    """Poll for the outcome until the wait is over; holds no connection between polls."""
     now = asyncio.get_running_loop().time
     deadline, pause = now() + wait_seconds, FIRST_POLL_SECONDS
     with gateway.replies.count_poll():
@@ -116,7 +116,7 @@ async def _poll(
 def _describe_decided(
     gateway: Gateway, request: Request, ticket: CommandTicket, outcome: Outcome, scopes: Collection[Scope]
 ) -> CommandState:
-    """The state of a command with an outcome, for a client with these scopes."""
+    """Return the state of a command with an outcome, for a client with these scopes."""
     prefix = gateway.settings.prefix
     outcome = outcome_for(ticket.fingerprint, outcome)
     answer = build_answer(outcome, ticket.attempt_id, lambda: request.url_path, Recipient(scopes, prefix))
@@ -126,7 +126,7 @@ def _describe_decided(
 
 
 def _describe_undecided(gateway: Gateway, ticket: CommandTicket) -> CommandState:
-    """The state of a command without a row; raises ProblemError 410 once a row would have been pruned."""
+    """Return the state of a command without a row; raises ProblemError 410 once a row would have been pruned."""
     if gateway.clock.now() - ticket.issued_at > timedelta(days=gateway.settings.command_retention_days):
         raise ProblemError(COMMAND_GONE)
     status: Literal["pending", "unknown"] = "pending" if ticket.confirmed else "unknown"

@@ -1,4 +1,4 @@
-"""The API's documentation for people: Swagger UI at /docs, from files of this host alone."""
+"""The API's documentation: Swagger UI at /docs, without files from other hosts."""
 
 import asyncio
 import json
@@ -62,6 +62,6 @@ def docs_operations(app: FastAPI, root_path: str) -> Operations[Gateway]:
 
 
 def build_policy(page: HTMLResponse) -> str:
-    """The page's Content-Security-Policy: files of its origin, and of scripts in the page only its own."""
+    """Return the page's Content-Security-Policy: files of its origin, and its own inline script by hash."""
     [script] = re.findall(rb"<script>(.*?)</script>", bytes(page.body), re.DOTALL)
     return POLICY.format(digest=b64encode(sha256(script).digest()).decode())

@@ -56,7 +56,7 @@ CHANGE_PROBLEMS = (*WRITE_PROBLEMS, NOTE_NOT_FOUND, PRECONDITION_FAILED)
 
 
 def note_operations(settings: GatewaySettings) -> list[Operation[Gateway]]:
-    """The operations on notes."""
+    """Return the operations on notes."""
     bodies, conditions = NoteBodies(settings), Conditions(required=settings.require_preconditions)
     return [*_reads(), *_writes(bodies, conditions)]
 
@@ -206,7 +206,7 @@ def _describe_read(*headers: str) -> dict[int, OpenApi]:
 
 
 def _build_page(request: Request, text: str, links: dict[str, str], total: int | None = None) -> Answer:
-    """A page with its links and, if it was asked for, how many notes there are on all pages."""
+    """Return a page with its links and, if requested, the total number of notes."""
     headers = {"Link": build_link_header(links)} | ({} if total is None else {"X-Total-Count": str(total)})
     body = text.encode()
     digest = hashlib.blake2b(body, digest_size=12)

@@ -1,4 +1,4 @@
-"""Users: registration, and one's own account."""
+"""Users: registration, and the caller's own account."""
 
 from typing import Annotated
 
@@ -137,7 +137,7 @@ async def _perform_on_account(
     data: UserChange | Nothing,
     identity: Identity,
 ) -> Answer:
-    """The answer to the write, after which the caller's credentials are checked again."""
+    """Perform the write, and have the caller's credentials checked again afterwards."""
     try:
         return await gateway.submission.perform(request, model, data, identity)
     finally:
@@ -145,7 +145,7 @@ async def _perform_on_account(
 
 
 async def _hash_new_password(gateway: Gateway, request: Request, patch: UserPatch, identity: Identity) -> str | None:
-    """The hash of the new password, if there is one; raises ProblemError if the current password is wrong."""
+    """Hash the new password, if there is one; raises ProblemError if the current password is incorrect."""
     if patch.password is None:
         return None
     caller = request.caller
@@ -161,5 +161,5 @@ async def _hash_new_password(gateway: Gateway, request: Request, patch: UserPatc
 
 
 def _choose_salt(gateway: Gateway, identity: Identity) -> bytes | None:
-    """The salt of a password: with a key always the same, so that its repetition is the same command."""
+    """Return the password's salt: with an idempotency key a fixed one, so that a repetition is the same command."""
     return gateway.keyed_hashes.salt(identity.command_id) if identity.is_repeatable else None

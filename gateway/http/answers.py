@@ -26,7 +26,7 @@ class Answer:
         return {**self.headers, "Content-Type": self.media_type} if self.body else self.headers
 
     def encode(self) -> tuple[RawHeaders, bytes]:
-        """The headers and the body as ASGI sends them."""
+        """Return the headers and the body in ASGI's form."""
         body = self.body.encode() if isinstance(self.body, str) else self.body
         headers = [(name.lower().encode(), value.encode("latin-1")) for name, value in self.headers.items()]
         if body:
@@ -37,6 +37,6 @@ class Answer:
 
 
 def render(error: ProblemError) -> Answer:
-    """The answer with a problem."""
+    """Return the answer with a problem."""
     body = error.problem.model_dump_json(exclude_none=True)
     return Answer(body, error.kind.status, dict(error.headers), PROBLEM_JSON)

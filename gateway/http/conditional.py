@@ -23,12 +23,12 @@ NO_CONDITIONS = Preconditions()
 
 
 def etag(version: int) -> str:
-    """The strong entity tag of a note in this version."""
+    """Return the strong entity tag of a note in this version."""
     return f'"{version}"'
 
 
 class Conditions:
-    """Reads the conditions of a change; raises 428 without one if it is required."""
+    """Reads the conditions of a change; rejects with 428 a change without `If-Match` if it is required."""
 
     def __init__(self, *, required: bool) -> None:
         self._required = required
@@ -39,7 +39,7 @@ class Conditions:
         return (INVALID_HEADER, PRECONDITION_REQUIRED)
 
     async def read(self, request: Request) -> Preconditions:
-        """The versions in which the change may have its effect; raises ProblemError 400 or 428."""
+        """Return the conditions on the note's version; raises ProblemError 400 or 428."""
         match, none_match = _read_header(request, "if-match"), _read_header(request, "if-none-match")
         if match is None and self._required:
             raise build_required_problem()
@@ -50,7 +50,7 @@ class Conditions:
         return Preconditions.model_validate({"if_match": wanted, "if_none_match": unwanted})
 
     def demand(self, versions: Mapping[int, Sequence[int] | None]) -> None:
-        """Several writes at once, by their index: raises ProblemError 428 for the first that must and does not say."""
+        """Raise ProblemError 428 for the first item of a batch that lacks a required condition."""
         lacking = [index for index, each in versions.items() if each is None]
         if lacking and self._required:
             raise build_required_problem(lacking[0])
@@ -79,7 +79,7 @@ class Conditions:
 
 
 def build_required_problem(item: int | None = None) -> ProblemError:
-    """428, for a write or for one of several."""
+    """Return a 428 for a write, or for an item of a batch."""
     detail = f"State with {'If-Match' if item is None else 'if_match'} which version of the note you change"
     return ProblemError(PRECONDITION_REQUIRED, detail, item=item)
 
@@ -90,7 +90,7 @@ class Validators:
     problems = (INVALID_HEADER,)
 
     async def read(self, request: Request) -> Collection[str] | None:
-        """The entity tags of what the client has; None for any."""
+        """Return the entity tags that the client has; None for `*`."""
         header = _read_header(request, "if-none-match")
         if header == "*":
             return None
@@ -108,7 +108,7 @@ IF_NONE_MATCH = Validators()
 
 
 def respond_unless_modified(request: Request, answer: Answer, tag: str) -> Answer:
-    """The answer with its entity tag, or 304 if the client has what the tag stands for."""
+    """Return the answer with its entity tag, or 304 if the client's copy is current."""
     answer.headers["ETag"] = tag
     tags = request[IF_NONE_MATCH]
     if tags is None or tag in tags:
@@ -122,7 +122,7 @@ def _read_header(request: Request, name: str) -> str | None:
 
 
 def _parse_tags(name: str, header: str) -> list[str]:
-    """The entity tags of a header, unquoted and without a proxy's suffix; raises ProblemError 400."""
+    """Return the entity tags of a header, unquoted and without a proxy's suffix; raises ProblemError 400."""
     tags: list[str] = _TAG.findall(header) if _LIST.fullmatch(header) else []
     if not tags:
         raise invalid_header(name, 'a list of entity tags such as "3", or *')
@@ -130,7 +130,7 @@ def _parse_tags(name: str, header: str) -> list[str]:
 
 
 def _parse_versions(name: str, header: str | None) -> tuple[int, ...]:
-    """The versions that the tags stand for; a tag that no note can have stands for none.
+    """Return the versions in the tags, ignoring tags that are not versions.
 
     Weak tags match in `If-Match` too, contrary to RFC 9110 §13.1.1: a version has one text in every encoding.
     """

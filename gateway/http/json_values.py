@@ -1,4 +1,4 @@
-"""Counts the values in a JSON text without parsing it: a parser makes an object of each value, and of each error."""
+"""Counts the values in a JSON text without parsing it: a parser allocates an object for each value and each error."""
 
 from pydantic_core import from_json
 
@@ -19,7 +19,7 @@ def has_more_values(text: bytes, limit: int) -> bool:
 
 
 def is_broken(text: bytes) -> bool:
-    """Whether a short text is not JSON; a long one is not parsed only to find out."""
+    """Whether the text is invalid JSON; False for a long text, which would block the event loop."""
     if len(text) > PARSE_LIMIT_BYTES:
         return False
     try:

@@ -11,13 +11,13 @@ METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE")
 
 
 class _Segment(Generic[ResourcesT]):
-    """What follows after a segment of a path."""
+    """A node of the tree of paths."""
 
     def __init__(self) -> None:
         self.literal: dict[str, _Segment[ResourcesT]] = {}
         self.parameter: _Segment[ResourcesT] | None = None
         self.name = ""
-        """The name of the parameter that this segment is the value of."""
+        """The parameter's name, if this segment is its value."""
         self.operations: dict[str, Operation[ResourcesT]] = {}
         """By method, those whose path ends here."""
 
@@ -46,7 +46,7 @@ class Routes(Generic[ResourcesT]):
             segment.operations["HEAD"] = operation
 
     def find(self, method: str, path: str) -> tuple[Operation[ResourcesT], dict[str, str]]:
-        """The operation, and the values of the path's parameters; raises ProblemError 404 or 405."""
+        """Return the operation and the values of the path's parameters; raises ProblemError 404 or 405."""
         segment, parameters = self._root, dict[str, str]()
         for part in path.split("/")[1:]:
             if part in segment.literal:

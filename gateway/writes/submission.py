@@ -1,4 +1,4 @@
-"""A write from the request to its answer: build the command, publish it, await its outcome, answer."""
+"""Handles a write from request to answer: builds the command, publishes it, awaits its outcome."""
 
 import asyncio
 from collections.abc import Callable
@@ -52,7 +52,7 @@ from shared.tracing import Span
 
 LOOK_UP_TIMEOUT_SECONDS = 1.0
 KEY_LOOK_UP_TIMEOUT_SECONDS = 0.4
-"""Follows the publish timeout, and has to fit into the second by which an answer may exceed its deadline."""
+"""Comes after the publish timeout, within the second by which an answer may exceed its deadline."""
 REPEAT_FREELY = "Repeat it as often as you like"
 REPEAT_WITH_KEY = "An earlier one with the key may have one: repeat it with the same key, never as a new write"
 WRITE_PROBLEMS = (
@@ -81,7 +81,7 @@ ACCEPTED: dict[int, OpenApi] = {
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """The command that a request stands for."""
+    """The identity of a request's command."""
 
     caller: Caller
     command_id: UUID
@@ -117,11 +117,11 @@ class Submission:
         self._keyed_hashes = keyed_hashes
 
     def identify(self, request: Request, model: type[Command], target: int | str | None = None) -> Identity:
-        """The identity of the caller's command about the target."""
+        """Return the identity of the caller's command on the target."""
         return self._identify(request, request.caller, request.caller.owner, model, target)
 
     def identify_registration(self, request: Request, model: type[Command], scope: str) -> Identity:
-        """The identity of a command of no owner, whose key is unique within the scope."""
+        """Return the identity of a command without an owner, whose key is unique within the scope."""
         return self._identify(request, REGISTRANT, scope, model, None)
 
     def _identify(
@@ -163,7 +163,7 @@ class Submission:
         return build_answer(reveal(outcome) if reveal else outcome, command.attempt_id, url, recipient)
 
     def choose_wait(self, preferences: Preferences) -> float:
-        """How many seconds to wait for an outcome; 0 while the gateway drains or too many requests wait."""
+        """Return how many seconds to wait for an outcome; 0 while the gateway drains or too many requests wait."""
         if self._replies.draining or self._replies.waiting >= self._settings.waiters_limit:
             return 0.0
         return preferences.wait_or(self._settings.wait_seconds)
@@ -184,7 +184,7 @@ class Submission:
         )
 
     async def _publish(self, attempt: Attempt, span: Span, *, is_repeatable: bool) -> Outcome | None:
-        """Returns when the broker has confirmed the attempt, or its outcome came first; raises as `perform`.
+        """Publish the attempt and wait for the confirm or the outcome; raises as `perform`.
 
         If the publish is not confirmed, returns the outcome of an earlier request with the same key, if there is one.
         """
@@ -202,7 +202,7 @@ class Submission:
     def _build_problem(
         self, command: Command, error: NotAcceptedError | UnconfirmedError, *, is_repeatable: bool
     ) -> ProblemError:
-        """The problem for a write that the broker did not accept, or may not have accepted."""
+        """Return the problem for a write that the broker did not accept, or may not have accepted."""
         advice = REPEAT_WITH_KEY if is_repeatable else REPEAT_FREELY
         match error:
             case TooLargeError():
@@ -219,7 +219,7 @@ class Submission:
                 return ProblemError(UNCONFIRMED, headers=headers, command=url)
 
     async def _await_outcome(self, attempt: Attempt, deadline: float) -> Outcome | None:
-        """The outcome from the reply; without one in time, the outcome that one look-up finds."""
+        """Return the outcome from the reply; without one in time, looks it up once."""
         outcome = None
         if not self._replies.draining:
             try:
@@ -230,7 +230,7 @@ class Submission:
         return outcome or await self._look_up(attempt.command)
 
     async def _look_up(self, command: Command, timeout_seconds: float = LOOK_UP_TIMEOUT_SECONDS) -> Outcome | None:
-        """The committed outcome; None if there is none, or Postgres does not answer in time."""
+        """Return the committed outcome; None if there is none, or Postgres does not answer in time."""
         try:
             async with asyncio.timeout(timeout_seconds):
                 outcome = await self._queries.find_outcome(command.owner, command.id)
@@ -239,7 +239,7 @@ class Submission:
         return outcome and outcome_for(command.fingerprint, outcome)
 
     def _accept(self, command: Command, preferences: Preferences) -> Answer:
-        """202: the broker has the command, and it will reach its outcome."""
+        """Return a 202: the broker has the command, which will reach its outcome."""
         state = CommandState(id=command.id, issued_at=command.time, status="pending")
         headers = {"Location": self._command_urls.url(command, confirmed=True), "Retry-After": "1"}
         headers |= preferences.build_header(HTTPStatus.ACCEPTED)
