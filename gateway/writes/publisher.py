@@ -144,9 +144,7 @@ class Publisher:
         if len(attempt.encoded) > MAX_COMMAND_BYTES:
             raise TooLargeError
         waiting = self._backlog_bytes()
-        if (
-            waiting and waiting + len(attempt.encoded) > self._backlog_limit_bytes
-        ):  # an empty backlog accepts any command
+        if waiting and waiting + len(attempt.encoded) > self._backlog_limit_bytes:  # an empty one takes any command
             raise OverloadedError
         partition = self._topology.partition_of(attempt.command.owner)
         self._backlogs[partition].add(attempt)
