@@ -243,9 +243,7 @@ async def check_partition(
 
 async def find_queue_state(connection: AbstractConnection, queue: str) -> tuple[int, int] | None:
     """Return the numbers of ready messages and of active consumers in a queue; None if it does not exist."""
-    channel = await connection.channel(
-        publisher_confirms=False
-    )  # its own: the broker closes it if there is no such queue
+    channel = await connection.channel(publisher_confirms=False)  # its own: the broker may close it
     try:
         declared = (await channel.declare_queue(queue, passive=True)).declaration_result
     except ChannelNotFoundEntity:
