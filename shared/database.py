@@ -99,9 +99,7 @@ class Statement:
         await transaction.start()
         await session.execute(self.settings)
         rows = await session.fetch(self.sql, *arguments)
-        await (
-            transaction.commit()
-        )  # no rollback on errors: the connection is dropped, and a lost server would not answer
+        await transaction.commit()  # no rollback on errors: a lost server would not answer it
         return rows
 
 
