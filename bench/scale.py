@@ -7,7 +7,7 @@ from bench.database import COMMON_WORD, RARE_WORD
 from bench.load import run_wrk
 from bench.results import Scale, Spread, times
 from bench.scenarios import LISTED_NOTES, Scenario
-from gateway.api.pages import Place
+from gateway.api.pages import Cursor
 
 SMALL, LARGE = 1_000, 1_000_000
 COMMON = "search, a word in half of the notes"
@@ -20,11 +20,11 @@ AT_MOST, COMMON_MS = 3.0, 50.0
 def reads(notes: int, first: int) -> dict[str, str]:
     """The path of each read, for the owner of so many notes with ids from the first on."""
     page = min(10_000, notes // LISTED_NOTES)
-    place = Place(order="id", id=first - 1 + (page - 1) * LISTED_NOTES)
+    cursor = Cursor(order="id", id=first - 1 + (page - 1) * LISTED_NOTES)
     return {
         "one note": f"/notes/{first + notes // 2}",
         "list, first page": "/notes",
-        "list, page 10,000": f"/notes?cursor={place.cursor}",
+        "list, page 10,000": f"/notes?cursor={cursor.encoded}",
         "search, a rare word": f"/notes/search?q={RARE_WORD}",
         COMMON: f"/notes/search?q={COMMON_WORD}",
     }

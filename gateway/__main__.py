@@ -20,9 +20,9 @@ from gateway.settings import GatewaySettings
 from shared.database import EXIT_SCHEMA_BEHIND, SchemaBehindError, check_schema
 from shared.errors import describe
 from shared.listening import open_sockets
+from shared.logs import configure_logging
 from shared.metrics import serve_metrics
 from shared.settings import load_settings
-from shared.telemetry import configure_logging
 from shared.tracing import configure_tracing, shut_down_tracing
 
 SCHEMA_CHECK_SECONDS = 2.0
@@ -31,7 +31,7 @@ log = structlog.get_logger()
 
 
 def main() -> None:
-    """Serves until SIGTERM or SIGINT; exits with 2 for a wrong setting and 3 for a schema known to be behind."""
+    """Serve until SIGTERM or SIGINT; exits with 2 for a wrong setting and 3 for a schema known to be behind."""
     arguments = read_arguments(sys.argv[1:])
     settings = load_settings(GatewaySettings)
     configure_logging(settings, "inkwell-gateway")
@@ -39,7 +39,7 @@ def main() -> None:
         sys.exit(asyncio.run(examine(settings, as_json=arguments.json)))
     serve_metrics(settings)
     configure_tracing("inkwell-gateway")
-    if asyncio.run(schema_is_behind(settings)):
+    if asyncio.run(is_schema_behind(settings)):
         sys.exit(EXIT_SCHEMA_BEHIND)
     sockets = open_sockets(settings.host, settings.port, "INKWELL_PORT")
     app = create_app(settings)
@@ -48,7 +48,7 @@ def main() -> None:
 
 
 def build_server_config(app: FastAPI, settings: GatewaySettings) -> uvicorn.Config:
-    """Uvicorn's configuration for the app."""
+    """Return uvicorn's configuration for the app."""
     return uvicorn.Config(
         app,
         loop="uvloop",
@@ -65,7 +65,7 @@ def build_server_config(app: FastAPI, settings: GatewaySettings) -> uvicorn.Conf
 
 
 def read_arguments(arguments: Sequence[str]) -> Namespace:
-    """What to do: `subject` is None where the gateway is to run. Exits with 2 for wrong arguments."""
+    """Parse the command line; `subject` is None to run a gateway. Exits with 2 for invalid arguments."""
     parser = ArgumentParser("python -m gateway", description="Without a subject: runs a gateway until SIGTERM.")
     subjects = parser.add_subparsers(title="subjects", metavar="SUBJECT", dest="subject")
     doctor = subjects.add_parser("doctor", help="checks settings, Postgres and the broker, and says what to do")
@@ -74,7 +74,7 @@ def read_arguments(arguments: Sequence[str]) -> Namespace:
 
 
 class GatewayServer(uvicorn.Server):
-    """Stops in order: turns not ready, answers the writes that wait, refuses connections, finishes the others."""
+    """Stops gracefully: reports not ready, answers waiting writes, refuses connections, finishes other requests."""
 
     def __init__(self, config: uvicorn.Config, app: GatewayApp, delay_seconds: float) -> None:
         super().__init__(config)
@@ -83,12 +83,12 @@ class GatewayServer(uvicorn.Server):
         self._loop: asyncio.AbstractEventLoop | None = None
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """As uvicorn does."""
+        """Start as uvicorn does, and keep the event loop for signals."""
         self._loop = asyncio.get_running_loop()
         await super().startup(sockets)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """The first signal drains; a second one stops at once."""
+        """Drain on the first signal; stop at once on a second one."""
         gateway = self._app.front.resources
         if self._loop is None or gateway is None or gateway.replies.draining:
             super().handle_exit(sig, frame)
@@ -101,8 +101,8 @@ class GatewayServer(uvicorn.Server):
         asyncio.get_running_loop().call_later(self._delay_seconds, setattr, self, "should_exit", True)
 
 
-async def schema_is_behind(settings: GatewaySettings) -> bool:
-    """Whether the database is known to lack migrations; one that does not answer is not waited for."""
+async def is_schema_behind(settings: GatewaySettings) -> bool:
+    """Whether the database is known to lack migrations; False if it does not answer soon."""
     try:
         async with asyncio.timeout(SCHEMA_CHECK_SECONDS):
             await check_schema(settings.database_url, "inkwell-gateway")

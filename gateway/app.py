@@ -21,8 +21,8 @@ from gateway.http.operations import Operation
 from gateway.problems import MISDIRECTED_REQUEST
 from gateway.resources import Gateway, open_resources
 from gateway.settings import GatewaySettings
+from shared.logs import configure_logging
 from shared.settings import load_settings
-from shared.telemetry import configure_logging
 from shared.tracing import configure_tracing
 
 LOOPBACK_HOSTS = ("localhost", "127.0.0.1", "[::1]")
@@ -33,7 +33,7 @@ class GatewayApp(FastAPI):
 
     front: Front[Gateway]
     entrance: ASGIApp
-    """The front, behind what believes a trusted proxy."""
+    """The front, behind the middleware for trusted proxies."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Have the front answer requests, and FastAPI run the lifespan."""
@@ -44,7 +44,7 @@ class GatewayApp(FastAPI):
 
 
 def create_app(settings: GatewaySettings | None = None) -> GatewayApp:
-    """A gateway. It starts, and serves what it can, whether or not the broker and Postgres are there."""
+    """Create a gateway, which starts and serves what it can even without the broker or Postgres."""
     if settings is None:
         settings = load_settings(GatewaySettings)
         configure_logging(settings, "inkwell-gateway")
@@ -55,6 +55,7 @@ def create_app(settings: GatewaySettings | None = None) -> GatewayApp:
         check_served(app)
         async with open_resources(settings) as gateway:
             app.front.resources = gateway
+            # Exempts the app's many long-lived objects, whose scan in each full collection would pause requests.
             gc.collect()
             gc.freeze()
             gc.set_threshold(20_000, 50, 50)
@@ -80,7 +81,7 @@ def create_app(settings: GatewaySettings | None = None) -> GatewayApp:
         [*operations, *(docs_operations(app, settings.prefix) if settings.docs else ())],
         root_path=settings.prefix,
         body_limit_bytes=settings.body_limit_bytes,
-        hosts=(*LOOPBACK_HOSTS, settings.host) if settings.is_for_this_host_alone else (),
+        hosts=(*LOOPBACK_HOSTS, settings.host) if settings.is_loopback_only else (),
         cors_origins=settings.cors_origins,
     )
     app.entrance = app.front
@@ -90,9 +91,9 @@ def create_app(settings: GatewaySettings | None = None) -> GatewayApp:
 
 
 def find_operations(settings: GatewaySettings) -> Sequence[Operation[Gateway]]:
-    """Every operation that a gateway with these settings serves and documents."""
+    """Return every operation that a gateway with these settings serves and documents."""
     account = (*users.operations, *tokens.operations) if settings.auth == "password" else ()
     operations = [*note_operations(settings), *commands.operations, *account, *health.operations]
-    if settings.is_for_this_host_alone:
+    if settings.is_loopback_only:
         return [replace(each, problems=(*each.problems, MISDIRECTED_REQUEST)) for each in operations]
     return operations

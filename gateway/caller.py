@@ -20,7 +20,7 @@ class Caller:
     expires_at: float = math.inf
     """Seconds since the epoch."""
     confirmed_at: float = -math.inf
-    """When Postgres last said that the credentials are good, by the event loop's clock."""
+    """When Postgres last confirmed the credentials, by the event loop's clock."""
 
 
 IMPLICIT_CALLER = Caller(IMPLICIT_OWNER, credentials_version=1)

@@ -4,7 +4,7 @@ from collections.abc import AsyncIterator
 
 from gateway.settings import GatewaySettings
 from shared.database import connect
-from shared.doctor import Finding, Level, check_broker, check_database, check_secrets, checked, judged, report
+from shared.doctor import Finding, Level, check_broker, check_database, check_secrets, judge, report, run_checks
 
 NAME = "inkwell-gateway doctor"
 TABLES = ("users", "notes", "commands", "personal_tokens")
@@ -25,16 +25,16 @@ from pg_roles where rolname = current_user
 
 
 async def examine(settings: GatewaySettings, *, as_json: bool) -> int:
-    """Prints what is well and what is not; 1 where anything is a problem."""
+    """Run all checks and print their findings; returns the exit code, 1 if there is a problem."""
     findings = [check_secrets(settings)]
-    findings += await checked("Postgres", check_database(settings, NAME), "reads are 503 until it does; see its log")
-    findings += await checked("role", check_role(settings), "see above")
-    findings += await checked("broker", check_broker(settings, NAME), "writes are 503 until it does; see its log")
+    findings += await run_checks("Postgres", check_database(settings, NAME), "reads are 503 until it does; see its log")
+    findings += await run_checks("role", check_role(settings), "see above")
+    findings += await run_checks("broker", check_broker(settings, NAME), "writes are 503 until it does; see its log")
     return report(findings, as_json=as_json)
 
 
 async def check_role(settings: GatewaySettings) -> AsyncIterator[Finding]:
-    """Whether the gateway may read, and whether one that somebody has taken over could write."""
+    """Check that the gateway's role may read and, in case the gateway is compromised, nothing else."""
     session = await connect(settings.database_url, NAME)
     try:
         lacking = await session.fetchval(LACKING, TABLES)
@@ -46,13 +46,13 @@ async def check_role(settings: GatewaySettings) -> AsyncIterator[Finding]:
         advice = "connect as inkwell_gateway, see dev/roles.sql, and run the migrations, which grant its rights"
         yield Finding(Level.PROBLEM, "role", f"may not read {', '.join(lacking)}", advice)
         return
-    yield judged(
+    yield judge(
         "role",
         "may write" if may_write else "only reads",
         ok=not may_write,
         advice="connect as inkwell_gateway, see dev/roles.sql: the gateway needs to read and nothing else",
     )
-    yield judged(
+    yield judge(
         "bounds of the role",
         "as dev/roles.sql sets them" if is_bounded else "are missing: it may take every session and hold every lock",
         ok=is_bounded,

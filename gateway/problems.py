@@ -17,12 +17,12 @@ MAX_RETRY_AFTER_SECONDS = 5
 
 @dataclass(frozen=True, slots=True)
 class ProblemType:
-    """What all problems with one code have in common."""
+    """The properties shared by all problems with one code."""
 
     code: str
     status: int
     detail: str
-    """Sent to clients unless the case at hand has a detail of its own."""
+    """The default detail."""
     headers: tuple[str, ...] = ()
     """Response headers that accompany the problem each time."""
     possible_headers: tuple[str, ...] = ()
@@ -41,7 +41,7 @@ INVALID_HEADER = ProblemType("invalid_header", 400, "A header that must not be i
 INVALID_REQUEST = ProblemType("invalid_request", 400, "The form lacks a parameter, or has one more than once")
 UNSUPPORTED_GRANT_TYPE = ProblemType("unsupported_grant_type", 400, "The only grant type supported is `password`")
 INVALID_SCOPE = ProblemType("invalid_scope", 400, "There is no such scope")
-INVALID_GRANT = ProblemType("invalid_grant", 400, "The name or the password is wrong")
+INVALID_GRANT = ProblemType("invalid_grant", 400, "The name or the password is incorrect")
 NOT_AUTHENTICATED = ProblemType("not_authenticated", 401, "Send a bearer token in the Authorization header", _CHALLENGE)
 INVALID_TOKEN = ProblemType(
     "invalid_token", 401, "The token is expired, revoked, or not one of this deployment's", _CHALLENGE
@@ -52,7 +52,7 @@ CREDENTIALS_OUTDATED = ProblemType(
 INSUFFICIENT_SCOPE = ProblemType(
     "insufficient_scope", 403, "The token lacks the scope that the operation needs", _CHALLENGE
 )
-WRONG_PASSWORD = ProblemType("wrong_password", 403, "The current password is wrong")
+WRONG_PASSWORD = ProblemType("wrong_password", 403, "The current password is incorrect")
 NOT_FOUND = ProblemType("not_found", 404, "Not Found")
 NOTE_NOT_FOUND = ProblemType("note_not_found", 404, "Note not found")
 COMMAND_NOT_FOUND = ProblemType("command_not_found", 404, "Command not found")
@@ -182,5 +182,5 @@ class ProblemError(Exception):
 
 
 def retry_after() -> dict[str, str]:
-    """A `Retry-After` header with a random number of seconds, so that refused clients do not all return at once."""
+    """Return a `Retry-After` header with random seconds, so that rejected clients do not retry all at once."""
     return {"Retry-After": str(random.randint(1, MAX_RETRY_AFTER_SECONDS))}  # noqa: S311 - keeps no secret

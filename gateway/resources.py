@@ -1,4 +1,4 @@
-"""What a handler may use: every process-wide resource of the gateway, made by the app's lifespan."""
+"""The gateway's process-wide resources, opened by the app's lifespan and passed to handlers."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -48,7 +48,7 @@ class Gateway:
 
 @asynccontextmanager
 async def open_resources(settings: GatewaySettings) -> AsyncIterator[Gateway]:
-    """The resources of one gateway; on leaving, what was handed to the publisher is drained first."""
+    """Open the resources of a gateway; on exit, drains the publisher before it closes them."""
     clock, queries = Clock(), Queries(settings)
     replies = Replies(queries.primary)
     publisher = Publisher(settings, replies, clock)
@@ -56,8 +56,8 @@ async def open_resources(settings: GatewaySettings) -> AsyncIterator[Gateway]:
     access_tokens, passwords = AccessTokens(settings, clock), Passwords()
     hash_renewal = HashRenewal(passwords, publisher, replies, clock)
     publishing = asyncio.create_task(publisher.run())
-    await queries.look_at(clock)
-    watches = watch_loop(clock.report), queries.watch(), queries.keep_looking_at(clock)
+    await queries.synchronize_clock(clock)
+    watches = watch_loop(clock.report), queries.watch_primary(), queries.keep_clock_synchronized(clock)
     watching = [asyncio.create_task(each) for each in watches]
     try:
         yield Gateway(

@@ -17,16 +17,16 @@ RESERVED_SEGMENTS = frozenset(("auth", "commands", "docs", "health", "notes", "o
 """First segments that a prefix must not have: it would be ambiguous whether a path has the prefix."""
 BODY_LIMIT_MAX_BYTES = 1024 * 1024
 TEXT_MAX_LENGTH = (BODY_LIMIT_MAX_BYTES - NAMES_BYTES) // ESCAPED_CHARACTER_BYTES
-"""Characters of a title and a description that fit into the largest body, however a client escapes them."""
+"""Characters of a title and a description that fit into the largest body even if all are escaped."""
 ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://([a-z0-9.-]+|\[[0-9a-f:.]+\])(:[0-9]+)?")
-"""An origin as browsers write it (RFC 6454 §6.2): no path, no capital letter, no name but in ASCII."""
+"""An origin as browsers serialize it (RFC 6454 §6.2): without a path, in lower case and ASCII."""
 
 
-def _comma_separated(value: object) -> object:
+def _split_commas(value: object) -> object:
     return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
 
 
-def _long_enough(key: SecretStr) -> SecretStr:
+def _check_key_length(key: SecretStr) -> SecretStr:
     if len(key) < MIN_KEY_CHARACTERS:
         raise ValueError(f"must have at least {MIN_KEY_CHARACTERS} characters, not {len(key)}")
     return key
@@ -39,7 +39,7 @@ def _is_loopback(host: str) -> bool:
         return host == "localhost"
 
 
-def _rate_limit(text: str) -> str:
+def _check_rate_limit(text: str) -> str:
     try:
         limits.parse(text)
     except ValueError:
@@ -47,7 +47,7 @@ def _rate_limit(text: str) -> str:
     return text
 
 
-def _as_browsers_write_it(origin: str) -> str:
+def _check_origin(origin: str) -> str:
     if not ORIGIN.fullmatch(origin):
         raise ValueError("must be origins such as https://notes.example:8443, without a path; * is not one of them")
     return origin
@@ -62,18 +62,18 @@ def _check_prefix(prefix: str | None) -> str | None:
 
 
 Prefix = Annotated[str, Field(pattern=r"^(/[A-Za-z0-9._~-]+)*$"), AfterValidator(_check_prefix)]
-RateLimit = Annotated[str, AfterValidator(_rate_limit)]
-Key = Annotated[SecretStr, AfterValidator(_long_enough)]
-Origin = Annotated[str, AfterValidator(_as_browsers_write_it)]
+RateLimit = Annotated[str, AfterValidator(_check_rate_limit)]
+Key = Annotated[SecretStr, AfterValidator(_check_key_length)]
+Origin = Annotated[str, AfterValidator(_check_origin)]
 
 
 class GatewaySettings(ServiceSettings):
-    """What an operator may set for a gateway."""
+    """The settings of a gateway."""
 
     signing_keys: Annotated[
         tuple[Key, ...],
         NoDecode,
-        BeforeValidator(_comma_separated),
+        BeforeValidator(_split_commas),
         Field(
             min_length=1,
             description="Comma-separated secrets of 32 characters or more: the first signs URLs and tokens, all verify",
@@ -97,7 +97,7 @@ class GatewaySettings(ServiceSettings):
     trusted_proxies: Annotated[
         tuple[IPvAnyNetwork, ...],
         NoDecode,
-        BeforeValidator(_comma_separated),
+        BeforeValidator(_split_commas),
         Field(description="Comma-separated addresses or networks of the proxies whose X-Forwarded-For is believed"),
     ] = ()
     token_issuer: Annotated[
@@ -132,7 +132,7 @@ class GatewaySettings(ServiceSettings):
     cors_origins: Annotated[
         tuple[Origin, ...],
         NoDecode,
-        BeforeValidator(_comma_separated),
+        BeforeValidator(_split_commas),
         Field(description="Comma-separated origins whose pages may use the API from a browser"),
     ] = ()
     docs: Annotated[bool, Field(description="Whether /docs and /openapi.json are served")] = True
@@ -178,13 +178,13 @@ class GatewaySettings(ServiceSettings):
         return self.root_path or ""
 
     @property
-    def is_for_this_host_alone(self) -> bool:
+    def is_loopback_only(self) -> bool:
         """Whether there is no authentication, and only listening on loopback keeps strangers out."""
         return self.auth == "none" and not self.trust_network
 
     @model_validator(mode="after")
-    def _strangers_sign_in(self) -> Self:
-        if self.is_for_this_host_alone and not _is_loopback(self.host):
+    def _check_network_trust(self) -> Self:
+        if self.is_loopback_only and not _is_loopback(self.host):
             raise ValueError(
                 f"INKWELL_AUTH=none on INKWELL_HOST={self.host} lets everybody read and write: listen on 127.0.0.1, "
                 "or say with INKWELL_TRUST_NETWORK=true that something else keeps strangers out"
@@ -192,7 +192,7 @@ class GatewaySettings(ServiceSettings):
         return self
 
     @model_validator(mode="after")
-    def _a_note_fits_into_a_body(self) -> Self:
+    def _check_body_limit(self) -> Self:
         characters = self.title_max_length + self.description_max_length
         names = "INKWELL_TITLE_MAX_LENGTH + INKWELL_DESCRIPTION_MAX_LENGTH"
         why = f"a character may take {ESCAPED_CHARACTER_BYTES} bytes in JSON"

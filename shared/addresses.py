@@ -1,6 +1,6 @@
-"""Connects to a server that has several hosts, or a host with several addresses, by whichever answers.
+"""Connects to the first address that answers, of a server with several hosts or a host with several addresses.
 
-Each address has a deadline of its own: one that hangs must not use up the time of the others.
+Each address has its own deadline: one that hangs must not use up the time of the others.
 """
 
 import asyncio
@@ -15,7 +15,7 @@ from urllib.parse import unquote
 
 HIGHEST_PORT = 65535
 SHORTEST_DEADLINE_SECONDS = 1.0
-"""What each address has at least, however many there are."""
+"""The minimum for each address, however many there are."""
 _ADDRESS = re.compile(r"(?:\[(?P<ipv6>[^]]+)]|(?P<host>[^]:[\s]*))(?::(?P<port>\d*))?")
 _NO_CHARACTER = re.compile("%(?![0-9A-Fa-f]{2})|%00")
 _silent: set[tuple[str, int]] = set()
@@ -44,8 +44,8 @@ async def connect_to_any(
 ) -> T:
     """Return what `connect` returns for the first address that works.
 
-    `connect` gets an address and its deadline in seconds: `seconds_each`, or its share of `seconds`. Raises what it
-    raised if that is none of `errors`, or the most telling of them if every address failed.
+    `connect` gets an address and its deadline in seconds: `seconds_each`, or its share of `seconds`. Any
+    exception other than `errors` propagates; if every address failed, raises the most specific of their errors.
     """
     now = asyncio.get_running_loop().time
     ends = now() + seconds
@@ -58,6 +58,7 @@ async def connect_to_any(
             return await _try(address, connect, seconds_each or share)
         except errors as error:
             failures.append(error)
+    # An error of the protocol says more than a refused connection or a timeout.
     raise next((each for each in failures if not isinstance(each, OSError)), failures[-1])
 
 
@@ -125,7 +126,7 @@ def pair_hosts(hosts: Sequence[str], ports: Sequence[str], default_port: int) ->
 
 
 def decode(text: str) -> str:
-    """Return percent-encoded text as it is meant; raises ValueError where it cannot be decoded."""
+    """Return the decoded form of percent-encoded text; raises ValueError if it is invalid."""
     if _NO_CHARACTER.search(text):
         raise ValueError("has a % that begins no percent-encoded character; a % itself is %25")
     try:

@@ -1,4 +1,4 @@
-"""What RabbitMQ's own metrics tell and AMQP does not: unacknowledged messages, and which node has which queue."""
+"""Reads from RabbitMQ's metrics what AMQP lacks: unacknowledged messages, and which node has which queue."""
 
 import asyncio
 import re
@@ -25,18 +25,18 @@ _LABEL = re.compile(r'(\w+)="([^"]*)"')
 
 @dataclass(frozen=True, slots=True)
 class NodeMetrics:
-    """What one node knows of the queues in a virtual host."""
+    """One node's metrics of the queues in a virtual host."""
 
     unacknowledged: dict[str, int]
     """The number of unacknowledged messages in each queue, as of a few seconds ago; a follower counts none."""
     members: frozenset[str]
     """The queues of which this node runs a Raft member."""
     has_raft: bool
-    """False after a failed write to the node's log, as on a full disk; only a restart of the node mends it."""
+    """False after a failed write to the node's log, as on a full disk; only a restart of the node fixes it."""
 
 
 async def read_broker_metrics(broker_url: Secret[BrokerUrl]) -> dict[str, NodeMetrics]:
-    """The metrics of the URL's nodes by host; omits nodes whose metrics do not answer."""
+    """Return the metrics of the URL's nodes by host; omits nodes whose metrics port does not answer."""
     url = broker_url.get_secret_value()
     hosts = dict.fromkeys(host for host, _ in url.hosts)
     texts = await asyncio.gather(*(asyncio.to_thread(_read_or_nothing, host) for host in hosts))

@@ -1,4 +1,4 @@
-"""The URL of a broker, which may name several nodes: what is wrong in it is refused by its name at start."""
+"""The URL of a broker, which may name several nodes; parsing it reports any unsupported part by name."""
 
 import re
 from dataclasses import dataclass, field
@@ -18,12 +18,12 @@ DEFAULT_USER = "guest"
 PARAMETERS = frozenset(
     {"auth", "cadata", "cafile", "capath", "certfile", "heartbeat", "keyfile", "name", "no_verify_ssl", "timeout"}
 )
-"""What the AMQP library takes from a URL."""
+"""The query parameters that the AMQP library supports."""
 
 
 @dataclass(frozen=True, slots=True)
 class BrokerUrl:
-    """Where the broker is and how to connect; `str` is the URL as it was given, with its password."""
+    """The broker's nodes and how to connect to them; `str` returns the original URL, with its password."""
 
     text: str = field(repr=False)
     scheme: str
@@ -35,7 +35,7 @@ class BrokerUrl:
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """Return the URL; raises ValueError where a part of it is wrong, in words without secrets."""
+        """Return the parsed URL; raises ValueError for an invalid part, with a message that contains no secret."""
         scheme, has_scheme, rest = text.partition("://")
         if not has_scheme or scheme not in DEFAULT_PORTS:
             raise ValueError("must begin with amqp:// or amqps://")
@@ -59,12 +59,12 @@ class BrokerUrl:
         return self.text
 
     def url_of(self, host: str, port: int) -> URL:
-        """Return the URL of one node, as the AMQP library takes it."""
+        """Return the URL of one node for the AMQP library."""
         return URL(f"{self.scheme}://{self._userinfo}{f'[{host}]' if ':' in host else host}:{port}{self._rest}")
 
     @classmethod
     def __get_pydantic_core_schema__(cls, _: Any, __: GetCoreSchemaHandler) -> CoreSchema:  # noqa: ANN401 - pydantic's
-        """Have pydantic parse text, and take what is parsed already."""
+        """Have pydantic parse text, and accept parsed URLs."""
         return core_schema.no_info_plain_validator_function(
             lambda value: value if isinstance(value, cls) else cls.parse(str(value))
         )

@@ -1,4 +1,4 @@
-"""Postgres' time: a service's own clock, corrected by what it last saw of Postgres' and carried on by elapsed time.
+"""Postgres' time: the last sample of Postgres' clock, advanced by this machine's monotonic clock.
 
 Every decision by time is made with it or with Postgres' own `now()`, so a service's wrong clock decides nothing
 (docs/decisions/0026).
@@ -14,42 +14,42 @@ from sqlalchemy import func, select
 from shared.database import Session, Statement
 from shared.metrics import CLOCK_OFFSET
 
-OFF_SECONDS = 5.0
+OFFSET_LIMIT_SECONDS = 5.0
 """A clock that differs from Postgres' by more than this is wrong, and reported."""
 DRIFT = 0.0005
 """How much a second of elapsed time may differ from one of Postgres': NTP slews a clock by at most 500 ppm."""
 ELAPSED = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
-"""Elapsed time, which nobody sets. On Linux it includes the time that the machine was suspended."""
+"""A monotonic clock. On Linux it includes the time that the machine was suspended."""
 
 log = structlog.get_logger()
 
 
 def elapsed_seconds() -> float:
-    """Seconds since the machine started."""
+    """Return the seconds since the machine started."""
     return time.clock_gettime(ELAPSED)
 
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """What Postgres' clock showed at a moment, give or take an error."""
+    """A reading of Postgres' clock, with its maximum error."""
 
     shown: datetime
     seen_at: float
     """In elapsed seconds."""
     error_seconds: float
-    """Half of the time that the question and its answer took."""
+    """Half of the round-trip time."""
 
     def time_at(self, elapsed: float) -> datetime:
-        """What Postgres' clock shows at another moment."""
+        """Return Postgres' time at another moment."""
         return self.shown + timedelta(seconds=elapsed - self.seen_at)
 
     def error_at(self, elapsed: float) -> float:
-        """The error then, in seconds."""
+        """Return the maximum error at that moment, in seconds."""
         return self.error_seconds + DRIFT * (elapsed - self.seen_at)
 
 
 class Clock:
-    """Postgres' time, from the best sample; the system's own before there is one."""
+    """Postgres' time, from the best sample; the system's time before there is one."""
 
     def __init__(self) -> None:
         self._sample: Sample | None = None
@@ -57,26 +57,26 @@ class Clock:
 
     @property
     def is_synchronized(self) -> bool:
-        """Whether Postgres' clock was ever seen."""
+        """Whether there is a sample of Postgres' clock."""
         return self._sample is not None
 
     def now(self) -> datetime:
-        """Postgres' time. Steps of the system's clock do not change it."""
+        """Return Postgres' time, which steps of the system's clock do not change."""
         return self._sample.time_at(elapsed_seconds()) if self._sample else datetime.now(UTC)
 
     def offset_seconds(self) -> float:
-        """How far the system's clock is ahead of Postgres'; 0 until that was seen."""
+        """Return how far the system's clock is ahead of Postgres'; 0 before the first sample."""
         return (datetime.now(UTC) - self.now()).total_seconds() if self._sample else 0.0
 
-    async def look(self, session: Session) -> None:
-        """Take a sample over the session; raises what asyncpg raises."""
+    async def synchronize(self, session: Session) -> None:
+        """Sample Postgres' clock over the session; raises asyncpg's errors."""
         asked_at = elapsed_seconds()
         [(shown,)] = await CLOCK.fetch(session)
         answered_at = elapsed_seconds()
         self.take(Sample(shown, (asked_at + answered_at) / 2, (answered_at - asked_at) / 2))
 
     def take(self, sample: Sample) -> None:
-        """Keep the sample if it is better than the present one, or contradicts it: then Postgres' clock was set."""
+        """Keep a sample that is more precise than the current one, or contradicts it: Postgres' clock was set."""
         if self._sample is None:
             self._sample = sample
             return
@@ -86,13 +86,13 @@ class Clock:
             self._sample = sample
 
     def report(self) -> None:
-        """Measure the offset; log a wrong clock, once for each change, and when it is right again."""
+        """Export the offset; logs a wrong clock once for each change, and its recovery."""
         offset = self.offset_seconds()
         CLOCK_OFFSET.set(offset)
-        if abs(offset) <= OFF_SECONDS and self._reported_seconds:
+        if abs(offset) <= OFFSET_LIMIT_SECONDS and self._reported_seconds:
             log.info("this machine's clock agrees with Postgres' again", offset_seconds=round(offset, 1))
             self._reported_seconds = 0.0
-        elif abs(offset) > OFF_SECONDS and abs(offset - self._reported_seconds) > OFF_SECONDS:
+        elif abs(offset) > OFFSET_LIMIT_SECONDS and abs(offset - self._reported_seconds) > OFFSET_LIMIT_SECONDS:
             log.warning(
                 "this machine's clock differs from Postgres'; Inkwell goes by Postgres' clock meanwhile; "
                 "synchronise both machines (NTP)",

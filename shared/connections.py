@@ -1,8 +1,8 @@
-"""A few fixed connections to Postgres.
+"""A small connection pool for Postgres.
 
-A connection that fails, or on which something was given up, is dropped and replaced: nothing waits for a server that
-does not answer to a cancel request either, and no session is used again in an unknown state. If it was the server that
-failed, the idle connections go too: they may lead to what is no longer the primary.
+A connection that fails, or on which a statement was abandoned, is dropped and replaced: a server that does not answer
+may ignore cancel requests too, and a session in an unknown state must not be reused. If the server failed, the idle
+connections are dropped as well: they may lead to a former primary.
 """
 
 import asyncio
@@ -16,35 +16,35 @@ from pydantic import Secret
 from shared.database import Session, connect
 from shared.database_url import DatabaseUrl
 from shared.metrics import CONNECTIONS_LIMIT, CONNECTIONS_USED
-from shared.primary import LOST, Primary, primary_at
+from shared.primary import LOST, Primary, find_primary
 
 LIFETIME_SECONDS = 300.0
-"""After so long a connection is replaced."""
+"""The age at which a connection is replaced."""
 WATCH_INTERVAL_SECONDS = 5.0
-"""How often a new connection looks where the primary is now, if `watch` runs."""
+"""How often `watch_primary` connects anew to find the current primary."""
 SILENT_SECONDS = 0.4
-"""Whoever gave up after so long on a statement, at a deadline, says that the server is silent."""
+"""A statement cancelled at a deadline after this long means that the server does not answer."""
 
 
 @dataclass(slots=True)
 class Slot:
-    """A place for one connection, which is made when it is first needed."""
+    """A slot for one connection, which is opened on first use."""
 
     connection: "Session | None" = None
     expires_at: float = 0.0
     used_since: float = 0.0
     is_read_only: bool = False
-    """What the server said when the connection was made."""
+    """What the server reported when the connection was opened."""
 
     def drop(self) -> None:
-        """Closes the connection at once, without a word to the server."""
+        """Close the connection at once, without notifying the server."""
         if self.connection:
             self.connection.terminate()
         self.connection = None
 
 
 class Connections:
-    """Hands out its connections in the order of asking; the one used last goes first, so its caches are warm."""
+    """Serves requests for a connection in order; prefers the connection used last, whose caches are warm."""
 
     def __init__(
         self,
@@ -54,42 +54,42 @@ class Connections:
         session_settings: Mapping[str, str] | None = None,
     ) -> None:
         self._url = url
-        self.primary: Primary = primary_at(url.get_secret_value())
+        self.primary: Primary = find_primary(url.get_secret_value())
         self._session_settings = session_settings
         self._application_name = application_name
         self._slots = [Slot() for _ in range(size)]
         self._free = list(self._slots)
-        self._places = asyncio.Semaphore(size)
+        self._permits = asyncio.Semaphore(size)
         CONNECTIONS_LIMIT.set(size)
         CONNECTIONS_USED.set_function(lambda: len(self._slots) - len(self._free))
 
     def close(self) -> None:
-        """Closes every connection."""
+        """Close every connection."""
         for slot in self._slots:
             slot.drop()
 
     @asynccontextmanager
-    async def one(self) -> AsyncIterator[Session]:
-        """A connection for the block; the caller sets the deadline. Raises what asyncpg raises."""
-        async with self._places:
+    async def acquire(self) -> AsyncIterator[Session]:
+        """Hold a connection during the block; the caller sets the deadline. Raises asyncpg's errors."""
+        async with self._permits:
             slot = self._free.pop()
             try:
                 connection = slot.connection if self._is_usable(slot) and slot.connection else await self._connect(slot)
                 slot.used_since = asyncio.get_running_loop().time()
                 yield connection
             except BaseException as error:
-                if slot.connection and self._tells_of_the_server(slot, slot.connection, error):
-                    self.primary.doubt(slot.connection)
+                if slot.connection and self._is_server_failure(slot, slot.connection, error):
+                    self.primary.distrust(slot.connection)
                 slot.drop()
                 raise
             finally:
                 self._free.append(slot)
 
-    async def watch(self) -> None:
-        """Look with a new connection, every few seconds, where the primary is; runs until cancelled.
+    async def watch_primary(self) -> None:
+        """Find the current primary every few seconds, over a new connection; runs until cancelled.
 
-        An idle connection to a former primary works as well as ever. Only a new one leads to the server that has
-        taken its place, and finding a newer timeline there ends the trust in the others.
+        An idle connection to a former primary keeps working. Only a new one reaches the promoted server, whose newer
+        timeline makes the older connections untrusted.
         """
         while True:
             await asyncio.sleep(WATCH_INTERVAL_SECONDS)
@@ -99,17 +99,17 @@ class Connections:
     def _is_usable(self, slot: Slot) -> bool:
         if not slot.connection:
             return False
-        is_over = asyncio.get_running_loop().time() > slot.expires_at or not self.primary.trusts(slot.connection)
+        is_over = asyncio.get_running_loop().time() > slot.expires_at or not self.primary.is_trusted(slot.connection)
         if not is_over and slot.is_read_only != is_read_only(slot.connection):
-            self.primary.doubt(slot.connection)
+            self.primary.distrust(slot.connection)
             is_over = True
         if is_over:
             slot.drop()
         return not is_over
 
-    def _tells_of_the_server(self, slot: Slot, connection: Session, error: BaseException) -> bool:
-        """Whether the failure of a connection is a reason to doubt those that are idle."""
-        if isinstance(error, asyncio.CancelledError):  # what a deadline of the caller's looks like here
+    def _is_server_failure(self, slot: Slot, connection: Session, error: BaseException) -> bool:
+        """Whether the failure is the server's, so that idle connections must not be trusted either."""
+        if isinstance(error, asyncio.CancelledError):  # the caller's deadline has passed, or its client is gone
             return asyncio.get_running_loop().time() - slot.used_since > SILENT_SECONDS
         return isinstance(error, LOST) or connection.is_closed()
 
@@ -122,6 +122,6 @@ class Connections:
 
 
 def is_read_only(session: Session) -> bool:
-    """Whether the server takes no writes, as it tells its sessions without being asked."""
+    """Whether the server accepts no writes; Postgres reports this to its sessions unasked."""
     settings = session.get_settings()
     return "on" in (getattr(settings, "in_hot_standby", None), getattr(settings, "default_transaction_read_only", None))

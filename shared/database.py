@@ -1,4 +1,4 @@
-"""Postgres: how a service connects, what it runs there, and whether the schema is one it can work with."""
+"""Connects to Postgres, runs compiled statements, and checks the schema's revision."""
 
 import asyncio
 from collections.abc import Callable, Mapping
@@ -17,13 +17,13 @@ from sqlalchemy.sql.visitors import iterate
 
 from shared.addresses import Address, connect_to_any
 from shared.database_url import DatabaseUrl
-from shared.primary import Primary, identify, primary_at
+from shared.primary import Primary, find_primary, identify
 from shared.primary import Session as Session  # noqa: PLC0414 - its public place
 from shared.tables import SCHEMA_REVISION
 from shared.tracing import Attributes, Span, SpanKind, start_span
 
 CONNECT_TIMEOUT_SECONDS = 5.0
-"""For all addresses of a URL's hosts together, unless it says how long each may take."""
+"""For all addresses of a URL together, unless it has `connect_timeout`, which is for each."""
 STATEMENT_TIMEOUT_SECONDS = 10.0
 EXIT_SCHEMA_BEHIND = 3
 NEXT_HOST = (
@@ -31,12 +31,12 @@ NEXT_HOST = (
     asyncpg.CannotConnectNowError,
     asyncpg.PostgresConnectionError,
 )
-"""What may be different at another address."""
+"""Errors after which another address is tried."""
 SESSION_SETTINGS = {
     "timezone": "UTC",
-    # A session whose client vanished in a transaction holds its locks until then, and its successor waits for them.
+    # A client that vanishes in a transaction leaves its locks held for this long, and its successor waits for them.
     "idle_in_transaction_session_timeout": str(int(STATEMENT_TIMEOUT_SECONDS * 1000)),
-    # Nor does a statement that nobody waits for any more go on, or there would be more sessions than connections.
+    # Ends statements whose client is gone; otherwise replaced connections would leave extra sessions running.
     "client_connection_check_interval": "250",
     "tcp_keepalives_idle": "10",
     "tcp_keepalives_interval": "5",
@@ -55,38 +55,38 @@ class SchemaBehindError(Exception):
 
 
 class NotPrimaryError(ConnectionError):
-    """The server is a standby, or takes no writes."""
+    """The server is a standby, or accepts no writes."""
 
 
 @dataclass(frozen=True, slots=True)
 class Statement:
-    """SQL that SQLAlchemy wrote and asyncpg runs: compiled once, prepared once on each connection."""
+    """SQL compiled once by SQLAlchemy and run by asyncpg, which prepares it once on each connection."""
 
     sql: str
     parameters: tuple[str, ...]
     settings: str = ""
-    """SQL that sets what holds for each execution alone."""
+    """`set local` statements that run before each execution, in its transaction."""
     summary: str = ""
-    """What it does to which tables, for its spans."""
+    """Its operations and tables, the name of its spans."""
     attributes: Attributes = field(default_factory=dict)
-    """Those of its spans."""
+    """The attributes of its spans."""
 
     @classmethod
     def compiled(cls, clause: ClauseElement, settings: str = "") -> "Statement":
-        """Compiles a statement whose parameters have names."""
+        """Compile a statement with named parameters."""
         compiled = clause.compile(dialect=dialect())  # type: ignore[no-untyped-call]
         assert isinstance(compiled, SQLCompiler)  # noqa: S101 - as every statement is compiled
         summary = summary_of(clause)
         return cls(str(compiled), tuple(compiled.positiontup or ()), settings, summary, attributes_of(summary))
 
     def start_span(self) -> Span:
-        """A span of an execution."""
+        """Start a span for one execution."""
         return start_span(self.summary, self.attributes, SpanKind.CLIENT)
 
     async def fetch(self, session: Session, **values: object) -> list[asyncpg.Record]:
-        """The rows; raises what asyncpg raises, and then the session is fit for nothing more.
+        """Return the rows; raises asyncpg's errors, after which the session must not be reused.
 
-        Raises KeyError where a parameter has no value.
+        Raises KeyError if a parameter has no value.
         """
         arguments = [values[name] for name in self.parameters]
         with self.start_span():
@@ -99,12 +99,12 @@ class Statement:
         await transaction.start()
         await session.execute(self.settings)
         rows = await session.fetch(self.sql, *arguments)
-        await transaction.commit()  # not rolled back where something failed: a server that is away does not answer
+        await transaction.commit()  # no rollback on errors: a lost server would not answer it
         return rows
 
 
 def summary_of(clause: ClauseElement) -> str:
-    """The operations of a statement and their tables, as `db.query.summary` has them."""
+    """Return a statement's operations and tables in the form of OpenTelemetry's `db.query.summary`."""
     parts = list(iterate(clause))
     writes = [f"{each.__visit_name__.upper()} {each.table}" for each in parts if isinstance(each, UpdateBase)]
     tables = dict.fromkeys(str(each.name) for each in parts if isinstance(each, Table))
@@ -112,7 +112,7 @@ def summary_of(clause: ClauseElement) -> str:
 
 
 def attributes_of(summary: str) -> Attributes:
-    """The attributes of a statement's spans."""
+    """Return the attributes of a statement's spans."""
     operation, _, _ = summary.partition(" ")
     return {"db.system.name": "postgresql", "db.operation.name": operation, "db.query.summary": summary}
 
@@ -121,17 +121,17 @@ BEGIN, COMMIT = attributes_of("BEGIN"), attributes_of("COMMIT")
 
 
 def start_begin_span() -> Span:
-    """A span for the start of a transaction."""
+    """Start a span for a BEGIN."""
     return start_span("BEGIN", BEGIN, SpanKind.CLIENT)
 
 
 def start_commit_span() -> Span:
-    """A span for its end."""
+    """Start a span for a COMMIT."""
     return start_span("COMMIT", COMMIT, SpanKind.CLIENT)
 
 
 def milliseconds_before(deadline_seconds: float) -> str:
-    """A `statement_timeout` shortly before a client-side deadline, so that the error has an SQLSTATE."""
+    """Return a `statement_timeout` shortly before a client-side deadline, so that the error has an SQLSTATE."""
     return str(int(deadline_seconds * 900))
 
 
@@ -141,9 +141,9 @@ async def connect(
     statement_timeout_seconds: float | None = STATEMENT_TIMEOUT_SECONDS,
     session_settings: Mapping[str, str] | None = None,
 ) -> Session:
-    """A session at the primary in UTC, whose statements have a deadline unless it is None.
+    """Connect to the primary; the session is in UTC, and its statements have this timeout unless it is None.
 
-    Raises what asyncpg raises, NotPrimaryError or FormerPrimaryError, of which both are OSErrors.
+    Raises asyncpg's errors, or NotPrimaryError or FormerPrimaryError, which are OSErrors.
     """
     address = url.get_secret_value()
     arguments = address.connect_arguments(application_name) | {"command_timeout": statement_timeout_seconds}
@@ -151,7 +151,7 @@ async def connect(
     settings = _set({**SESSION_SETTINGS, **deadline, **(session_settings or {})})
     return await connect_to_any(
         address.hosts_to_try(),
-        partial(_connect_to_one, arguments, settings, primary_at(address)),
+        partial(_connect_to_one, arguments, settings, find_primary(address)),
         NEXT_HOST,
         CONNECT_TIMEOUT_SECONDS,
         address.connect_timeout_seconds,
@@ -171,7 +171,7 @@ async def _connect_to_one(
     try:
         # Not while connecting: a pooler refuses settings that it does not know.
         await session.execute(settings, timeout=seconds)
-        primary.welcome(session, await identify(session, seconds))
+        primary.admit(session, await identify(session, seconds))
     except BaseException:
         session.terminate()
         raise
@@ -179,10 +179,10 @@ async def _connect_to_one(
 
 
 class LoopToAddress:
-    """The running event loop, except that connections to a host go to one address of it.
+    """The running event loop, except that connections to a host go to one of its addresses.
 
-    The driver takes a name alone, and tries all its addresses within one deadline. With the loop in between it keeps
-    the name, which certificates and password files are looked up by; a cancel request finds the same server.
+    asyncpg accepts only a host name, and tries all its addresses within one deadline. This wrapper keeps the name, by
+    which certificates and password files are looked up; a cancel request reaches the same server.
     """
 
     def __init__(self, address: Address) -> None:
@@ -206,12 +206,12 @@ class LoopToAddress:
 
 
 def _set(settings: Mapping[str, str]) -> str:
-    """SQL that sets them for the session."""
+    """Return SQL that sets them for the session."""
     return "; ".join(f"set {name} to '{value}'" for name, value in settings.items())
 
 
 async def check_schema(url: Secret[DatabaseUrl], application_name: str) -> None:
-    """Raises SchemaBehindError where migrations are missing, or asyncpg's errors while Postgres is away.
+    """Raise SchemaBehindError if migrations are missing, or asyncpg's errors if Postgres is unavailable.
 
     A newer schema is accepted: the database is expanded first and contracted last.
     """

@@ -1,4 +1,4 @@
-"""The URL of a database in libpq's words: each parameter has its effect, or is refused by its name at start.
+"""The URL of a database with libpq's parameters: each has its effect, or is rejected by name at start.
 
 asyncpg passes parameters that it does not know to the server as settings, and the server then refuses every connection.
 """
@@ -22,7 +22,7 @@ from shared.addresses import Host, decode, pair_hosts, parse_address, split_auth
 
 DEFAULT_PORT = 5432
 SYSTEM = "system"
-"""A `sslrootcert` that is no file: the authorities that the machine trusts."""
+"""A value of `sslrootcert`: the certificate authorities that the machine trusts."""
 SYSTEM_CERTIFICATES = (
     "/etc/ssl/certs/ca-certificates.crt",
     "/etc/pki/tls/certs/ca-bundle.crt",
@@ -30,7 +30,7 @@ SYSTEM_CERTIFICATES = (
 )
 VERIFYING = ("verify-ca", "verify-full")
 WITHOUT_EFFECT = ("keepalives", "keepalives_count", "keepalives_idle", "keepalives_interval", "tcp_user_timeout")
-"""Postgres sends keepalives on every connection of Inkwell's, and nothing waits for it without a deadline."""
+"""Accepted but ignored: the server sends keepalives, and every wait for it has a deadline."""
 TLS = (
     "sslmode",
     "sslcert",
@@ -42,7 +42,7 @@ TLS = (
     "ssl_max_protocol_version",
     "ssl_min_protocol_version",
 )
-"""What asyncpg knows of it, and takes from a URL alone."""
+"""The TLS parameters that asyncpg supports; it accepts them only in a URL."""
 NUMBERS = ("connect_timeout", *WITHOUT_EFFECT)
 TLS_VERSIONS = ("TLSv1", "TLSv1.1", "TLSv1.2", "TLSv1.3")
 WORDS: Mapping[str, tuple[str, ...]] = {
@@ -63,7 +63,7 @@ WORDS: Mapping[str, tuple[str, ...]] = {
     "sslcompression": ("0", "1"),  # libpq compresses nothing either
     "sslsni": ("1",),
 }
-"""The values that can be had; libpq has more of some."""
+"""The supported values; libpq has more for some parameters."""
 REASONS: Mapping[str, str] = {
     "channel_binding": "the driver cannot bind channels; sslmode=verify-full keeps others from listening in",
     "hostaddr": "give the address as the host",
@@ -80,22 +80,22 @@ UNSUPPORTED = frozenset(
         *("sslcrldir", "sslkeylogfile"),
     }
 )
-"""What libpq knows besides."""
+"""The other parameters of libpq."""
 
 
 @dataclass(frozen=True, slots=True)
 class DatabaseUrl:
-    """Where Postgres is and how to connect; `str` is the URL as it was given, with its password."""
+    """Postgres' hosts and how to connect to them; `str` returns the original URL, with its password."""
 
     text: str = field(repr=False)
     parameters: Mapping[str, str] = field(repr=False)
-    """All that the URL says, by the names that libpq has for it."""
+    """All parts of the URL, by libpq's parameter names."""
     hosts: tuple[Host, ...]
     """Names, addresses or folders of sockets, with their ports, in the order in which they are given."""
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """The URL; raises ValueError where a part of it is wrong or cannot be had, in words without secrets."""
+        """Return the parsed URL; raises ValueError, without secrets, for an invalid or unsupported part."""
         parameters = dict(_parameters_of(text))
         for name, value in parameters.items():
             _check(name, value)
@@ -109,27 +109,27 @@ class DatabaseUrl:
 
     @property
     def without_effect(self) -> list[str]:
-        """The parameters that change nothing here."""
+        """The given parameters that are ignored."""
         return sorted(self.parameters.keys() & {*WITHOUT_EFFECT})
 
     @property
     def connect_timeout_seconds(self) -> float | None:
-        """How long to wait for each host, if the URL says so."""
+        """The `connect_timeout` for each host, or None."""
         return float(self.parameters["connect_timeout"]) if "connect_timeout" in self.parameters else None
 
     def hosts_to_try(self) -> list[Host]:
-        """Return the hosts in the order for one connection: random, unless the URL says otherwise.
+        """Return the hosts in the order in which to try them: random, unless the URL specifies one.
 
-        With `target_session_attrs=any` the first host may be meant to be preferred.
+        With `target_session_attrs=any` the URL's order is kept, since its first host may be the preferred one.
         """
         order = "disable" if self.parameters.get("target_session_attrs") == "any" else "random"
         is_random = self.parameters.get("load_balance_hosts", order) == "random"
         return random.sample(self.hosts, len(self.hosts)) if is_random else list(self.hosts)
 
     def connect_arguments(self, application_name: str) -> dict[str, Any]:
-        """Arguments of asyncpg's `connect`, other than the host and timeouts; a name in the URL goes before this one.
+        """Return the arguments of asyncpg's `connect` except host and timeouts; an `application_name` in the URL wins.
 
-        The primary is wanted unless the URL says otherwise: a standby shows what was, and takes no writes.
+        Defaults to the primary: a standby returns stale rows and accepts no writes.
         """
         given = self.parameters
         name = given.get("application_name", application_name)
@@ -146,14 +146,14 @@ class DatabaseUrl:
 
     @classmethod
     def __get_pydantic_core_schema__(cls, _: Any, __: GetCoreSchemaHandler) -> CoreSchema:  # noqa: ANN401 - pydantic's
-        """Has pydantic parse text, and take what is parsed already."""
+        """Have pydantic parse text, and accept parsed URLs."""
         return core_schema.no_info_plain_validator_function(
             lambda value: value if isinstance(value, cls) else cls.parse(str(value))
         )
 
 
 def _parameters_of(text: str) -> Iterator[tuple[str, str]]:
-    """What each part of the URL says, without what is empty; of a name that comes twice the last one counts."""
+    """Yield the URL's non-empty parts as parameters; the last of a repeated one counts."""
     scheme, has_scheme, rest = text.partition("://")
     if not has_scheme or scheme not in ("postgresql", "postgres"):
         raise ValueError("must begin with postgresql://")
@@ -166,7 +166,7 @@ def _parameters_of(text: str) -> Iterator[tuple[str, str]]:
     parts = [("user", user), ("password", password), ("dbname", database)]
     parts += [(name, ",".join(each)) for name, each in (("host", hosts), ("port", ports)) if any(each)]
     parts += [(name, value) for name, _, value in (each.partition("=") for each in query.split("&") if each)]
-    if ("ssl", "true") in parts:  # as JDBC has it, and libpq knows it
+    if ("ssl", "true") in parts:  # JDBC's spelling, which libpq accepts too
         parts[parts.index(("ssl", "true"))] = ("sslmode", "require")
     yield from ((decode(name), decode(value)) for name, value in parts if value)
 
@@ -177,7 +177,7 @@ def _hosts_of(parameters: Mapping[str, str]) -> Iterator[Host]:
 
 
 def _check(name: str, value: str) -> None:
-    """Raises ValueError where a parameter cannot be had with this value."""
+    """Raise ValueError if the parameter or its value is not supported."""
     reason = f": {REASONS[name]}" if name in REASONS else ""
     if name in UNSUPPORTED:
         raise ValueError(f"{name} is not supported{reason}")
@@ -200,7 +200,7 @@ def _unknown(name: str) -> str:
 
 
 def _system_certificates(sslmode: str) -> str:
-    """The file with the authorities that this machine trusts."""
+    """Return the file of certificate authorities that this machine trusts."""
     if sslmode != "verify-full":
         raise ValueError("sslrootcert=system needs sslmode=verify-full: they sign for everybody")
     files = (ssl.get_default_verify_paths().cafile, *SYSTEM_CERTIFICATES)
@@ -210,7 +210,7 @@ def _system_certificates(sslmode: str) -> str:
 
 
 def _check_files(parameters: Mapping[str, str]) -> None:
-    """Raises ValueError where a file is missing or unusable; asyncpg reads them with each connection."""
+    """Raise ValueError if a file is missing or unusable; asyncpg would report it only on connecting."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     secret = parameters.get("sslpassword", "")
     checks: dict[str, Callable[[str], object]] = {
@@ -232,10 +232,10 @@ def _check_files(parameters: Mapping[str, str]) -> None:
 
 
 def _has_own_certificates() -> bool:
-    """Whether libpq's own places, which asyncpg knows too, tell whom to trust."""
+    """Whether certificate authorities are configured in libpq's default places, which asyncpg reads too."""
     return "PGSSLROOTCERT" in os.environ or (Path.home() / ".postgresql/root.crt").is_file()
 
 
 def _check_password_file(file: str) -> None:
     if stat.S_IMODE(Path(file).stat().st_mode) & (stat.S_IRWXG | stat.S_IRWXO):
-        raise ValueError("passfile: others may read it, and so nobody does; make its mode 0600")
+        raise ValueError("passfile: is ignored, because others may read it; make its mode 0600")

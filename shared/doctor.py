@@ -1,4 +1,4 @@
-"""What a check-up finds: each check has a deadline of its own, changes nothing, and goes on where another one fails."""
+"""The checks of `doctor`: read-only, each server's with its own deadline and independent of the others."""
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
@@ -14,7 +14,7 @@ from pydantic_core import to_json
 
 from shared.broker_metrics import PORT as METRICS_PORT
 from shared.broker_metrics import NodeMetrics, read_broker_metrics
-from shared.clock import OFF_SECONDS
+from shared.clock import OFFSET_LIMIT_SECONDS
 from shared.database import SchemaBehindError, Session, connect
 from shared.errors import describe
 from shared.messaging import BROKER_ERRORS, Topology, broker_call, broker_version, is_blocked, open_connection
@@ -24,10 +24,10 @@ from shared.tables import SCHEMA_REVISION
 
 CHECK_TIMEOUT_SECONDS = 10.0
 ALARM_SECONDS = 0.5
-"""How soon a broker that takes no messages tells so to somebody who sends one."""
+"""How soon a broker with an alarm blocks a connection that publishes."""
 SKEW_SECONDS = 1.0
 SPARE_CONNECTIONS = 10
-SHARING_SINCE = 4
+CONSUMER_PRIORITIES_SINCE = 4
 """The first RabbitMQ whose quorum queues know consumer priorities together with a single active consumer."""
 RESTART_BROKER = (
     "free its disk, then restart the node (`docker compose restart rabbitmq`); what was accepted is kept, and a worker "
@@ -37,11 +37,11 @@ GROW = (
     "`rabbitmq-queues grow NODE all` gives a node its members of the queues that were declared before it joined; "
     'see "A cluster of RabbitMQ" in docs/operations.md'
 )
-EXIT_WELL, EXIT_ILL = 0, 1
+EXIT_OK, EXIT_PROBLEM = 0, 1
 
 
 class Level(StrEnum):
-    """How bad it is."""
+    """The severity of a finding."""
 
     OK = "ok"
     WARNING = "warning"
@@ -50,7 +50,7 @@ class Level(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """What one check has found, and what to do about it."""
+    """The result of one check, and what to do about it."""
 
     level: Level
     check: str
@@ -58,13 +58,13 @@ class Finding:
     advice: str = ""
 
 
-def judged(check: str, found: str, *, ok: bool, advice: str, level: Level = Level.PROBLEM) -> Finding:
-    """A finding that is good, or else as bad as this and with this advice."""
+def judge(check: str, found: str, *, ok: bool, advice: str, level: Level = Level.PROBLEM) -> Finding:
+    """Return a finding that is OK, or else has this level and advice."""
     return Finding(Level.OK, check, found) if ok else Finding(level, check, found, advice)
 
 
 def report(findings: Sequence[Finding], *, as_json: bool) -> int:
-    """Prints the findings, a line or a JSON object each; the exit code."""
+    """Print the findings, one line or JSON object each; returns the exit code."""
     for finding in findings:
         if as_json:
             print(to_json(asdict(finding)).decode())
@@ -72,11 +72,11 @@ def report(findings: Sequence[Finding], *, as_json: bool) -> int:
             print(f"{finding.level:<8} {finding.check}: {finding.found}")
             if finding.advice:
                 print(f"         {finding.advice}")
-    return EXIT_ILL if any(finding.level is Level.PROBLEM for finding in findings) else EXIT_WELL
+    return EXIT_PROBLEM if any(finding.level is Level.PROBLEM for finding in findings) else EXIT_OK
 
 
-async def checked(check: str, findings: AsyncIterator[Finding], advice: str) -> list[Finding]:
-    """What the checks of one server find, up to the first that it does not answer."""
+async def run_checks(check: str, findings: AsyncIterator[Finding], advice: str) -> list[Finding]:
+    """Run the checks of one server, up to the first that it does not answer; returns their findings."""
     found: list[Finding] = []
     try:
         async with asyncio.timeout(CHECK_TIMEOUT_SECONDS):
@@ -88,9 +88,9 @@ async def checked(check: str, findings: AsyncIterator[Finding], advice: str) -> 
 
 
 def check_secrets(settings: ServiceSettings) -> Finding:
-    """Whether the secrets are the deployment's own."""
+    """Check that the secrets are not the built-in development ones."""
     is_development = settings.environment == "development"
-    return judged(
+    return judge(
         "secrets",
         f"INKWELL_ENVIRONMENT={settings.environment}",
         ok=not is_development,
@@ -100,48 +100,48 @@ def check_secrets(settings: ServiceSettings) -> Finding:
 
 
 async def check_database(settings: ServiceSettings, application_name: str) -> AsyncIterator[Finding]:
-    """Schema, clock and connections."""
+    """Check schema, clock and connections."""
     session = await connect(settings.database_url, application_name)
     try:
         yield await check_schema_of(session)
         yield await check_clock(session)
-        yield await check_room(session)
+        yield await check_free_connections(session)
     finally:
         session.terminate()
 
 
 async def check_schema_of(session: Session) -> Finding:
-    """Whether all migrations are there that this version needs."""
+    """Check that the database has all migrations that this version needs."""
     try:
         found = await session.fetchval("select version_num from alembic_version")
     except asyncpg.UndefinedTableError:
         found = None
     ok = found is not None and found >= SCHEMA_REVISION
-    told = f"at {found or 'nothing'}, this version needs {SCHEMA_REVISION}"
-    return judged("schema", told, ok=ok, advice=str(SchemaBehindError(found)).partition(": ")[2])
+    found_at = f"at {found or 'nothing'}, this version needs {SCHEMA_REVISION}"
+    return judge("schema", found_at, ok=ok, advice=str(SchemaBehindError(found)).partition(": ")[2])
 
 
 async def check_clock(session: Session) -> Finding:
-    """How far this machine's clock is from Postgres's, give or take half of the way there and back."""
+    """Compare this machine's clock with Postgres's, to within half of the round trip."""
     sent = datetime.now(UTC)
     theirs = await session.fetchval("select clock_timestamp()")
     received = datetime.now(UTC)
     skew = abs((theirs - (sent + (received - sent) / 2)).total_seconds())
-    return judged(
+    return judge(
         "clock",
         f"{skew:.2f} s from Postgres's",
         ok=skew <= SKEW_SECONDS,
         advice="synchronise both (NTP): a service that starts while Postgres is away goes by its own clock",
-        level=Level.PROBLEM if skew > OFF_SECONDS else Level.WARNING,
+        level=Level.PROBLEM if skew > OFFSET_LIMIT_SECONDS else Level.WARNING,
     )
 
 
-async def check_room(session: Session) -> Finding:
-    """Whether Postgres has room for more sessions."""
+async def check_free_connections(session: Session) -> Finding:
+    """Check that Postgres has free connections."""
     [(used, limit)] = await session.fetch(
         "select sum(numbackends)::int, current_setting('max_connections')::int from pg_stat_database"
     )
-    return judged(
+    return judge(
         "connections",
         f"{used} of Postgres's {limit} are in use",
         ok=limit - used >= SPARE_CONNECTIONS,
@@ -151,7 +151,7 @@ async def check_room(session: Session) -> Finding:
 
 
 async def check_broker(settings: ServiceSettings, application_name: str) -> AsyncIterator[Finding]:
-    """Whether its queues are up, version, alarms, and what each partition's queue is like."""
+    """Check the broker's queues, version and alarms."""
     nodes = await read_broker_metrics(settings.broker_url)
     if down := [host for host, node in nodes.items() if not node.has_raft]:
         found = (
@@ -174,14 +174,14 @@ async def check_broker(settings: ServiceSettings, application_name: str) -> Asyn
 async def check_connected(
     connection: AbstractConnection, topology: Topology, nodes: Sequence[NodeMetrics]
 ) -> AsyncIterator[Finding]:
-    """What a broker says that accepts the login."""
+    """Check a broker that has accepted the login."""
     channel = await connection.channel(publisher_confirms=False)
     version = await broker_version(channel)
-    yield judged(
+    yield judge(
         "broker",
         f"RabbitMQ {version}",
-        ok=int(version.split(".")[0]) >= SHARING_SINCE,
-        advice=f"before {SHARING_SINCE} one worker applies everything and the others stand by",
+        ok=int(version.split(".")[0]) >= CONSUMER_PRIORITIES_SINCE,
+        advice=f"before {CONSUMER_PRIORITIES_SINCE} one worker applies everything and the others stand by",
         level=Level.WARNING,
     )
     if not await exists(channel, exchange=topology.commands_exchange):
@@ -194,21 +194,21 @@ async def check_connected(
     if not nodes:
         found = f"not counted: RabbitMQ's metrics do not answer on port {METRICS_PORT}, and AMQP lacks the number"
         yield Finding(Level.OK, "unacknowledged", found)
-    if await waiting_in(connection, topology.command_queue(topology.partitions)) is not None:
+    if await find_queue_state(connection, topology.command_queue(topology.partitions)) is not None:
         found = f"there are more queues than INKWELL_PARTITIONS={topology.partitions}"
         advice = "set the number that the others have; if it was lowered, empty those queues with the old one"
         yield Finding(Level.PROBLEM, "partitions", found, advice)
-    yield await check_alarm(connection, channel, topology)  # at last: a broker that is short of memory reads no more
+    yield await check_alarm(connection, channel, topology)  # last: publishing blocks the connection during an alarm
 
 
 async def check_alarm(connection: AbstractConnection, channel: AbstractChannel, topology: Topology) -> Finding:
-    """Whether the broker takes messages: it tells only those who send one, and this one it drops."""
+    """Check for alarms: the broker reports one only to a connection that publishes; it drops this message."""
     exchange = await channel.get_exchange(topology.commands_exchange, ensure=False)
     with broker_call():
         await exchange.publish(Message(b""), "doctor", mandatory=False)
     await asyncio.sleep(ALARM_SECONDS)
     blocked = await is_blocked(connection)
-    return judged(
+    return judge(
         "alarms",
         "takes no messages" if blocked else "none",
         ok=not blocked,
@@ -219,9 +219,9 @@ async def check_alarm(connection: AbstractConnection, channel: AbstractChannel, 
 async def check_partition(
     connection: AbstractConnection, topology: Topology, partition: int, nodes: Sequence[NodeMetrics]
 ) -> Finding:
-    """Whether the partition's queue exists, is on all nodes, and has a consumer, with its numbers of messages."""
+    """Check that the partition's queue exists, has a member on all nodes and a consumer; counts its messages."""
     queue, check = topology.command_queue(partition), f"partition {partition}"
-    state = await waiting_in(connection, queue)
+    state = await find_queue_state(connection, queue)
     if state is None:
         return Finding(Level.PROBLEM, check, "has no queue", "start a worker: it declares what is missing")
     waiting, consumers = state
@@ -238,12 +238,12 @@ async def check_partition(
         if nodes and not members:
             advice = f"if no other node has one, {RESTART_BROKER}"
         return Finding(Level.PROBLEM, check, found, advice)
-    return judged(check, found, ok=members == len(nodes), advice=GROW, level=Level.WARNING)
+    return judge(check, found, ok=members == len(nodes), advice=GROW, level=Level.WARNING)
 
 
-async def waiting_in(connection: AbstractConnection, queue: str) -> tuple[int, int] | None:
-    """How many messages wait in a queue and how many active consumers it has; None where there is no such queue."""
-    channel = await connection.channel(publisher_confirms=False)  # of its own: the answer no closes it
+async def find_queue_state(connection: AbstractConnection, queue: str) -> tuple[int, int] | None:
+    """Return the numbers of ready messages and of active consumers in a queue; None if it does not exist."""
+    channel = await connection.channel(publisher_confirms=False)  # its own: the broker may close it
     try:
         declared = (await channel.declare_queue(queue, passive=True)).declaration_result
     except ChannelNotFoundEntity:

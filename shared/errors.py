@@ -20,7 +20,7 @@ _CREDENTIALS = re.compile(r"//[^\s/@]*@")
 
 
 def describe(error: BaseException) -> str:
-    """The error in one line, with its SQLSTATE or AMQP reply code if it has one."""
+    """Return the error in one line, with its SQLSTATE or AMQP reply code if it has one."""
     kind, text = type(error).__name__, _text_of(error)
     code = _code_of(error)
     return f"{kind}{f' {code}' if code else ''}{f': {text}' if text else ''}"

@@ -14,7 +14,7 @@ UNAVAILABLE_ERRNOS = (errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL)
 
 
 def open_sockets(host: str, port: int, setting: str) -> list[socket.socket]:
-    """A socket for each address of a host, all on the same port; if there is none, exits with 2 and names the setting.
+    """Open a socket for each address of a host, all on one port; exits with 2, naming the setting, if none can be.
 
     `::` opens two sockets: a dual-stack one would show IPv4 clients with IPv4-mapped IPv6 addresses.
     """
@@ -25,7 +25,7 @@ def open_sockets(host: str, port: int, setting: str) -> list[socket.socket]:
 
 
 def single_socket_host(host: str) -> str:
-    """The host to pass to a server that can open only one socket."""
+    """Return the host to pass to a server that can open only one socket."""
     if host not in EVERY_ADDRESS:
         return host
     return FAMILIES[socket.has_dualstack_ipv6()]

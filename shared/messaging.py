@@ -1,4 +1,4 @@
-"""RabbitMQ: the topology, declared here and nowhere else, and connections that come back by themselves."""
+"""RabbitMQ: the topology, which only this module declares, and connections that reconnect."""
 
 import asyncio
 import random
@@ -31,10 +31,9 @@ PARKING_OFFSET = 1000
 """Added to a partition's number; greater than any of them."""
 QUEUE_LIMIT = "x-max-length-bytes"
 HEARTBEAT_SECONDS = 5
-"""The broker takes two to three of them to see that a worker is gone whose link is, and gives its messages to no other
-until then."""
+"""The broker needs two to three of them to detect a lost link, and redelivers the worker's messages only then."""
 SETUP_TIMEOUT_SECONDS = 10.0
-"""To connect: for all addresses of the URL's hosts together."""
+"""For connecting, all addresses of the URL's hosts together."""
 CLOSE_TIMEOUT_SECONDS = 2.0
 MAX_BACKOFF_SECONDS = 5.0
 LOST_CHECK_SECONDS = 0.5
@@ -47,7 +46,7 @@ LOGIN_REMEDY = (
     "everyone: free the disk and restart the node"
 )
 BROKER_ERRORS = (AMQPError, ChannelInvalidStateError, OSError, TimeoutError)
-"""What a broken or unwilling broker raises."""
+"""The errors of an unavailable or refusing broker."""
 
 log = structlog.get_logger()
 
@@ -56,7 +55,7 @@ log = structlog.get_logger()
 class Topology:
     """The exchange and the queues of one Inkwell: N partitions for commands and one for dead letters.
 
-    The worker declares them. The gateway may only publish to the exchange, and waits until there is one.
+    The worker declares them. The gateway may only publish to the exchange, and waits until it exists.
     """
 
     prefix: str
@@ -65,49 +64,49 @@ class Topology:
 
     @classmethod
     def of(cls, settings: ServiceSettings) -> "Topology":
-        """The queues that the settings name."""
+        """Return the topology that the settings describe."""
         return cls(settings.queue_prefix, settings.partitions, settings.queue_limit_bytes)
 
     @property
     def commands_exchange(self) -> str:
-        """Where commands are published, with their queue's name as the routing key."""
+        """The exchange for commands; the routing key is the queue's name."""
         return f"{self.prefix}.commands.v1"
 
     @property
     def dead_letter_queue(self) -> str:
-        """Where messages go in which no command id can be read."""
+        """The queue for messages without a readable command id."""
         return f"{self.prefix}.dead-letters.v2"
 
     def command_queue(self, partition: int) -> str:
-        """The queue of a partition; the version changes with the arguments it is declared with."""
+        """Return the name of a partition's queue; its version changes with the queue's arguments."""
         return f"{self.prefix}.commands.v1.{partition}"
 
     def parking_queue(self, partition: int) -> str:
-        """The queue for a partition's messages while its own is remade; a name that the worker may declare."""
+        """Return the queue that holds a partition's messages while its own is redeclared; the worker may declare it."""
         return self.command_queue(PARKING_OFFSET + partition)
 
     def destination(self, partition: int) -> str:
-        """What OpenTelemetry calls the way of a partition's messages: exchange and routing key."""
+        """Return OpenTelemetry's destination name for a partition: exchange and routing key."""
         return f"{self.commands_exchange}:{self.command_queue(partition)}"
 
     def partition_of(self, owner: int) -> int:
-        """The partition that keeps an owner's commands in order; the same in every process and version."""
+        """Return the partition that keeps an owner's commands in order, the same in every process and version."""
         return zlib.crc32(str(owner).encode()) % self.partitions
 
     async def declare(self, channel: AbstractChannel) -> None:
-        """Creates what is missing."""
+        """Declare the queues and the exchange."""
         for partition in range(self.partitions):
             await self.declare_partition(channel, partition)
         await self.declare_dead_letters(channel)
 
     async def declare_dead_letters(self, channel: AbstractChannel) -> None:
-        """Creates the dead-letter queue where it is missing."""
+        """Declare the dead-letter queue if it does not exist."""
         if not await exists(channel, queue=self.dead_letter_queue):
-            arguments = await kept_however_often_delivered(channel)
+            arguments = await build_quorum_arguments(channel)
             await channel.declare_queue(self.dead_letter_queue, durable=True, arguments=arguments)
 
     async def declare_partition(self, channel: AbstractChannel, partition: int) -> dict[str, str]:
-        """Declares and binds a partition's queue; returns the arguments of an existing one that differ.
+        """Declare and bind a partition's queue; returns the arguments of an existing one that differ.
 
         Raises QueueMismatchError if the queue must not be consumed.
         """
@@ -123,7 +122,7 @@ class Topology:
         return await declare_queue(channel, self.command_queue(partition), await self.command_queue_arguments(channel))
 
     async def bind_existing(self, channel: AbstractChannel) -> None:
-        """Declares the exchange and binds the queues that exist, in case an operator has deleted it."""
+        """Declare the exchange, which an operator may have deleted, and bind the queues that exist."""
         await channel.declare_exchange(self.commands_exchange, ExchangeType.DIRECT, durable=True)
         for partition in range(self.partitions):
             is_remade = await exists(channel, queue=self.parking_queue(partition))
@@ -131,17 +130,17 @@ class Topology:
                 await self.bind_partition(channel, partition)
 
     async def bind_partition(self, channel: AbstractChannel, partition: int) -> None:
-        """Binds a partition's queue to the exchange."""
+        """Bind a partition's queue to the exchange."""
         queue = await channel.get_queue(self.command_queue(partition), ensure=False)
         await queue.bind(self.commands_exchange, queue.name)
 
-    async def until_declared(self, channel: AbstractChannel) -> None:
-        """Returns when a worker has declared the exchange; raises a broker error where the connection ends before."""
-        is_told = False
+    async def wait_until_declared(self, channel: AbstractChannel) -> None:
+        """Wait until a worker has declared the exchange; raises a broker error if the connection ends first."""
+        is_logged = False
         while not await self._has_exchange(channel):
-            if not is_told:
+            if not is_logged:
                 log.warning("no worker has declared the queues yet; waiting for one", exchange=self.commands_exchange)
-            is_told = True
+            is_logged = True
             await asyncio.sleep(DECLARED_CHECK_SECONDS)
 
     async def _has_exchange(self, channel: AbstractChannel) -> bool:
@@ -149,34 +148,34 @@ class Topology:
             return await exists(channel, exchange=self.commands_exchange)
 
     async def publish(self, channel: AbstractChannel, message: AbstractMessage, partition: int) -> None:
-        """Returns when the broker has confirmed a partition's message; raises a broker error otherwise.
+        """Publish a message to a partition and wait for the confirm; raises a broker error.
 
-        On a channel with confirms that raises what was returned; the caller sets the deadline.
+        The channel must have confirms and raise on returned messages; the caller sets the deadline.
         """
         exchange = await channel.get_exchange(self.commands_exchange, ensure=False)
         with broker_call():
             await exchange.publish(message, self.command_queue(partition), mandatory=True)
 
     async def probe(self, channel: AbstractChannel) -> None:
-        """Asks the broker for the exchange, as a sign of life; raises a broker error where none comes.
+        """Check that the broker answers, by declaring the exchange passively; raises a broker error.
 
-        A passive declaration needs a permission on the name, but any will do.
+        A passive declaration needs a permission on the name, of any kind.
         """
         async with asyncio.timeout(PROBE_TIMEOUT_SECONDS):
             with broker_call():
                 await channel.declare_exchange(self.commands_exchange, passive=True)
 
     async def command_queue_arguments(self, channel: AbstractChannel) -> FieldTable:
-        """The arguments that a partition's queue is declared with."""
-        return await kept_however_often_delivered(channel) | {
+        """Return the arguments of a partition's queue."""
+        return await build_quorum_arguments(channel) | {
             "x-single-active-consumer": True,
             "x-overflow": "reject-publish",
             QUEUE_LIMIT: self.queue_limit_bytes,
         }
 
 
-async def kept_however_often_delivered(channel: AbstractChannel) -> FieldTable:
-    """The arguments of a replicated queue that drops nothing by itself."""
+async def build_quorum_arguments(channel: AbstractChannel) -> FieldTable:
+    """Return the arguments of a quorum queue without a delivery limit."""
     arguments: FieldTable = {"x-queue-type": "quorum"}
     if int((await broker_version(channel)).split(".")[0]) >= 4:
         # 4.x counts a mere disconnect as a delivery and would drop a message after 20; 3.x discards at -1.
@@ -185,16 +184,16 @@ async def kept_however_often_delivered(channel: AbstractChannel) -> FieldTable:
 
 
 async def broker_version(channel: AbstractChannel) -> str:
-    """The version that the broker says it is."""
+    """Return the version that the broker reports."""
     version = (await channel.get_underlay_channel()).connection.server_properties["version"]
     return version.decode() if isinstance(version, bytes) else str(version)
 
 
 @contextmanager
 def broker_call() -> Iterator[None]:
-    """Whatever the AMQP library raises in the block, as a broker error.
+    """Convert anything that the AMQP library raises in the block to a broker error.
 
-    When a connection ends it also raises bare exceptions, and cancellations that nobody asked for.
+    When a connection ends, the library also raises bare exceptions and cancels calls by itself.
     """
     try:
         yield
@@ -209,12 +208,12 @@ def broker_call() -> Iterator[None]:
 
 
 def user_of(url: Secret[BrokerUrl]) -> str:
-    """The broker user in the URL."""
+    """Return the broker user in the URL."""
     return url.get_secret_value().user
 
 
 class TransportToAddress(TransportFactory):
-    """Connects to one address of a host: the AMQP library takes a name alone, and waits for its first address."""
+    """Connects to one address of a host; the AMQP library accepts only a name, and waits for its first address."""
 
     def __init__(self, address: Address) -> None:
         self._address = address
@@ -238,14 +237,14 @@ async def _connect_to_one(url: BrokerUrl, name: str, address: Address, _: float)
         with broker_call():
             await connection.connect()
     except BaseException:
-        await connection.close()  # there is nothing to close, but its finalizer would try, perhaps without a loop
+        await connection.close()  # nothing is open, but the finalizer would close it, perhaps without a running loop
         raise
     return connection
 
 
 @asynccontextmanager
 async def open_connection(url: Secret[BrokerUrl], name: str) -> AsyncIterator[AbstractConnection]:
-    """A connection that the block may use until either side closes it, to whichever node of the URL answers."""
+    """Connect to the first node of the URL that answers; closes the connection after the block."""
     install_lenient_decoding()
     target = url.get_secret_value()
     hosts = random.sample(target.hosts, len(target.hosts))
@@ -261,10 +260,10 @@ async def open_connection(url: Secret[BrokerUrl], name: str) -> AsyncIterator[Ab
                     await connection.close()
 
 
-async def until_lost(connection: AbstractConnection, topology: Topology, *channels: AbstractChannel) -> None:
-    """Returns when the connection or one of the channels is gone, also where nobody tells so.
+async def wait_until_lost(connection: AbstractConnection, topology: Topology, *channels: AbstractChannel) -> None:
+    """Wait until the connection or one of the channels is lost, whether or not the library reports it.
 
-    A peer that has vanished is found by asking it something, long before its missing heartbeats are.
+    Probing detects a vanished peer long before missed heartbeats do.
     """
     checks = 0
     while is_open(connection) and not any(channel.is_closed for channel in channels):
@@ -278,12 +277,12 @@ async def until_lost(connection: AbstractConnection, topology: Topology, *channe
 
 
 def is_open(connection: AbstractConnection) -> bool:
-    """Whether the connection has not been closed, as far as this side knows."""
+    """Whether neither side has closed the connection, as far as known here."""
     return connection.transport is not None and not connection.transport.connection.is_closed
 
 
 async def is_blocked(connection: AbstractConnection) -> bool:
-    """Whether the broker has said that it takes no messages at present, for want of memory or disk."""
+    """Whether the broker blocks the connection, because it is short of memory or disk."""
     if connection.transport is None:
         return False
     try:
@@ -294,16 +293,16 @@ async def is_blocked(connection: AbstractConnection) -> bool:
     return False
 
 
-def jittered(failures: int) -> float:
-    """Seconds to wait after so many failures in a row: grows to MAX_BACKOFF_SECONDS, never in step."""
+def choose_backoff(failures: int) -> float:
+    """Return the seconds to wait after this many failures in a row: exponential backoff with jitter."""
     jitter: float = random.uniform(0.5, 1.0)  # noqa: S311 - spreads load, keeps no secret
     return jitter * min(MAX_BACKOFF_SECONDS, 0.1 * 2.0 ** min(failures, 10))
 
 
 async def keep_running(session: Callable[[], Awaitable[None]], name: str) -> None:
-    """Runs a broker session again whenever it ends in an exception, until cancelled or the session returns.
+    """Run a broker session, and restart it after each error, until it returns or is cancelled.
 
-    The pause between two starts grows while they fail at once and starts anew after a session that held.
+    The backoff grows while sessions fail at once, and is reset after one that lasted.
     """
     failures = 0
     while True:
@@ -314,7 +313,7 @@ async def keep_running(session: Callable[[], Awaitable[None]], name: str) -> Non
         except BROKER_ERRORS as error:
             if asyncio.get_running_loop().time() - started > MAX_BACKOFF_SECONDS:
                 failures = 0
-            pause = jittered(failures)
+            pause = choose_backoff(failures)
             failures += 1
             log.warning(
                 "no broker session; Inkwell tries again by itself",

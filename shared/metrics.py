@@ -1,6 +1,6 @@
-"""Metrics in Prometheus's form, on a port of their own.
+"""Metrics in Prometheus's format, on a separate port.
 
-A thread serves them, so that they are there while the event loop is blocked, and tell that it is.
+A thread serves them, so they can be scraped even while the event loop is blocked.
 """
 
 import asyncio
@@ -11,7 +11,7 @@ from prometheus_client import Gauge, Histogram, start_http_server
 from shared.listening import single_socket_host
 from shared.settings import ServiceSettings, refuse
 
-LOOK_SECONDS = 0.25
+LAG_INTERVAL_SECONDS = 0.25
 
 BROKER_CONNECTED = Gauge("inkwell_broker_connected", "1 while the broker is there to publish to or to consume from")
 CONNECTIONS_USED = Gauge("inkwell_database_connections_used", "Connections to Postgres in use")
@@ -25,7 +25,7 @@ LOOP_LAG = Histogram(
 
 
 def serve_metrics(settings: ServiceSettings) -> None:
-    """Serves this process's metrics from now on, if a port is set; exits with 2 where it cannot."""
+    """Start serving this process's metrics if a port is set; exits with 2 if it cannot be opened."""
     if settings.metrics_port is None:
         return
     try:
@@ -34,12 +34,12 @@ def serve_metrics(settings: ServiceSettings) -> None:
         refuse(f"INKWELL_METRICS_PORT: cannot listen on {settings.metrics_host}:{settings.metrics_port} ({error})")
 
 
-async def watch_loop(look: Callable[[], None] | None = None) -> None:
-    """Measures the event loop's lag until cancelled, and calls `look` for what has no moment of its own."""
+async def watch_loop(sample: Callable[[], None] | None = None) -> None:
+    """Measure the event loop's lag until cancelled; `sample` updates other metrics at the same interval."""
     loop = asyncio.get_running_loop()
     while True:
-        due = loop.time() + LOOK_SECONDS
-        await asyncio.sleep(LOOK_SECONDS)
+        due = loop.time() + LAG_INTERVAL_SECONDS
+        await asyncio.sleep(LAG_INTERVAL_SECONDS)
         LOOP_LAG.observe(max(0.0, loop.time() - due))
-        if look:
-            look()
+        if sample:
+            sample()

@@ -1,7 +1,7 @@
-"""What a process knows of the primary: which of its sessions are still trusted to be there.
+"""Tracks the primary: which of the process's sessions are still trusted to be connected to it.
 
-A session that fails, or that turns out to be at a newer timeline than the others, ends the trust in all older ones:
-after a failover they may lead to the former primary, which shows what it had and takes what nobody will see.
+A session that fails, or that has a newer timeline than the others, makes all older ones untrusted: after a failover
+they may lead to the former primary, whose rows are stale and whose new writes are lost.
 """
 
 import re
@@ -22,12 +22,12 @@ LOST = (
     asyncpg.CrashShutdownError,
     asyncpg.CannotConnectNowError,
     asyncpg.ReadOnlySQLTransactionError,
-    asyncpg.InternalClientError,  # the driver, where a server's farewell meets a statement
+    asyncpg.InternalClientError,  # asyncpg, if the server's shutdown message arrives during a statement
 )
-"""Errors that say something of the server, and not only of the statement."""
+"""Errors that concern the server, not only the statement."""
 TIMELINE_HEADER = "inkwell-timeline"
-"""Of a reply: where the worker that sends it has its sessions, for a gateway that has not heard of a failover."""
-# The timeline is in the name of the write-ahead log's file, which any role may ask for, but a standby does not tell.
+"""The header of a reply with the timeline of the worker's sessions; tells a gateway of a failover."""
+# The timeline is part of the WAL file's name, which any role may read, but only on a primary.
 IDENTIFY = """
 select system_identifier::text, case when not pg_is_in_recovery()
     then ('x' || left(pg_walfile_name(pg_current_wal_insert_lsn()), 8))::bit(32)::int end
@@ -40,14 +40,14 @@ log = structlog.get_logger()
 
 @dataclass(frozen=True, slots=True)
 class Timeline:
-    """A history of a cluster's writes; each promotion of a standby begins one with a greater number."""
+    """A timeline of a Postgres cluster; each promotion of a standby begins one with a greater number."""
 
     system: str
     number: int
 
     @classmethod
     def parse(cls, text: str) -> "Timeline | None":
-        """Return what `str` has made of one, or None."""
+        """Return the timeline that `str` has printed, or None."""
         found = _TIMELINE.fullmatch(text)
         return cls(found[1], int(found[2])) if found else None
 
@@ -55,7 +55,7 @@ class Timeline:
         return f"{self.system}/{self.number}"
 
     def is_after(self, other: "Timeline | None") -> bool:
-        """Whether this one has begun later; of another cluster's nobody can say."""
+        """Whether this timeline is newer; False for timelines of different clusters."""
         return other is not None and self.system == other.system and self.number > other.number
 
 
@@ -70,28 +70,28 @@ class FormerPrimaryError(ConnectionError):
 
 
 class Primary:
-    """The primary that a URL leads to, as all sessions of the process have seen it."""
+    """The state of a URL's primary, shared by all sessions of the process."""
 
     def __init__(self) -> None:
         self._timelines: WeakKeyDictionary[Session, Timeline | None] = WeakKeyDictionary()
         self._trusted: WeakSet[Session] = WeakSet()
         self.timeline: Timeline | None = None
-        """The newest one that has been seen; None where no server has told one."""
+        """The newest timeline seen; None if no server has reported one."""
 
-    def trusts(self, session: Session) -> bool:
-        """Whether nothing speaks against the session."""
+    def is_trusted(self, session: Session) -> bool:
+        """Whether the session is open and still counts as connected to the primary."""
         return session in self._trusted and not session.is_closed()
 
-    def doubt(self, session: Session) -> None:
-        """End the trust in a session whose server has failed, and in all others that are on its timeline."""
+    def distrust(self, session: Session) -> None:
+        """Stop trusting a session whose server has failed, and all others on its timeline."""
         timeline = self._timelines.get(session)
         for each in [each for each in self._trusted if self._timelines.get(each) == timeline]:
             self._trusted.discard(each)
 
-    def hear_of(self, timeline: Timeline | None) -> None:
-        """Take note of a timeline that somebody has seen, such as a worker that has committed on it.
+    def observe(self, timeline: Timeline | None) -> None:
+        """Record a timeline, seen on a session here or reported by a worker.
 
-        If it is newer, close all sessions on older ones, also those in use: they would give a stale answer, or wait
+        A newer one closes all sessions on older timelines, even those in use: they would return stale rows, or wait
         for a commit that never returns.
         """
         self.timeline = self.timeline or timeline
@@ -100,13 +100,13 @@ class Primary:
             self.timeline = timeline
             self._close_all()
 
-    def welcome(self, session: Session, timeline: Timeline | None) -> None:
-        """Trust a new session; raises FormerPrimaryError where it is at a server that has been replaced."""
+    def admit(self, session: Session, timeline: Timeline | None) -> None:
+        """Trust a new session; raises FormerPrimaryError if its server is a former primary."""
         if timeline and self.timeline and self.timeline.is_after(timeline):
             raise FormerPrimaryError
-        self.hear_of(timeline)
+        self.observe(timeline)
         if timeline and self.timeline and timeline.system != self.timeline.system:
-            self._close_all()  # another cluster has taken its place, a restored one for instance
+            self._close_all()  # another cluster, such as a restored backup
         self.timeline = timeline or self.timeline
         self._timelines[session] = timeline
         self._trusted.add(session)
@@ -121,13 +121,13 @@ class Primary:
 _primaries: dict[str, Primary] = {}
 
 
-def primary_at(url: DatabaseUrl) -> Primary:
-    """What this process knows of the primary that the URL leads to: all its sessions share it."""
+def find_primary(url: DatabaseUrl) -> Primary:
+    """Return the process's state of the URL's primary, which all its sessions share."""
     return _primaries.setdefault(url.text, Primary())
 
 
 async def identify(session: Session, timeout_seconds: float) -> Timeline | None:
-    """Return the timeline that the session's server writes, or None where it does not tell."""
+    """Return the timeline of the session's server; None if the server does not reveal it."""
     try:
         [(system, number)] = await session.fetch(IDENTIFY, timeout=timeout_seconds)
     except asyncpg.PostgresError:  # not every service that speaks Postgres's protocol has a write-ahead log

@@ -30,9 +30,9 @@ def is_ready(host: str, port: str) -> bool:
 
 
 def address(host_setting: str, port_setting: str, default_port: str) -> tuple[str, str]:
-    """The host and port to connect to for one of the services."""
+    """Return the host and port to connect to for one of the services."""
     host = os.environ.get(host_setting, LOOPBACK)
-    port = os.environ.get(port_setting, "")  # no number where Kubernetes has made it of a Service
+    port = os.environ.get(port_setting, "")  # Kubernetes sets it to a URL for a Service named `inkwell`
     return LOOPBACK if host in EVERY_ADDRESS else host, port if port.isdecimal() else default_port
 
 

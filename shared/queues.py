@@ -1,7 +1,7 @@
-"""Checks whether queues exist and were declared with the expected arguments.
+"""Checks that queues exist and have the expected arguments.
 
-AMQP reveals a queue's arguments only by a declaration: the broker rejects one with other arguments and names the first
-that differs.
+AMQP reveals a queue's arguments only through declarations: the broker rejects other arguments, naming the first that
+differs.
 """
 
 import asyncio
@@ -44,7 +44,7 @@ async def declare_queue(channel: AbstractChannel, name: str, arguments: FieldTab
 
 
 async def _try_declaring(channel: AbstractChannel, name: str, arguments: FieldTable) -> str:
-    """The broker's reason for rejecting the declaration; empty if it accepts."""
+    """Declare the queue; returns the broker's reason for a rejection, or an empty string."""
     try:
         async with own_channel(channel) as asking:
             await asking.queue_declare(name, durable=True, arguments=arguments)
@@ -75,12 +75,12 @@ async def exists(channel: AbstractChannel, *, queue: str = "", exchange: str = "
 
 @asynccontextmanager
 async def own_channel(channel: AbstractChannel) -> AsyncIterator[aiormq.abc.AbstractChannel]:
-    """A channel of its own for the block: the broker closes the channel on which it rejects a declaration."""
+    """Open a separate channel for the block: the broker closes a channel when it rejects a declaration."""
     asking = await (await channel.get_underlay_channel()).connection.channel()
     try:
         yield asking
     except (ChannelNotFoundEntity, ChannelPreconditionFailed):
-        if is_cancelled():  # the library forgets it where the broker closes the channel at the same time
+        if is_cancelled():  # aiormq swallows the cancellation if the broker closes the channel at the same time
             raise asyncio.CancelledError from None
         raise
     await asking.close()

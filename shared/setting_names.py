@@ -1,6 +1,6 @@
-"""Every `INKWELL_…` variable that there is, so that a misspelt one is refused instead of ignored.
+"""The names of all `INKWELL_…` variables, so that a misspelt one is rejected instead of ignored.
 
-Each service accepts the settings of all of them, since they often share one `.env` or one ConfigMap.
+Each service accepts the other services' settings too, since they often share one `.env` or ConfigMap.
 """
 
 import re
@@ -59,7 +59,7 @@ GATEWAY = (
 WORKER = ("BATCH_COMMANDS", "PREFETCH_MESSAGES", "WORKER_HEALTH_HOST", "WORKER_HEALTH_PORT")
 MIGRATION = ("SEARCH_LANGUAGE",)
 TOOLS = ("STATE", "TOKEN", "URL")
-"""Of `make up` without Docker, and of the clients in docs/clients.md: in the same shell they are in everybody's way."""
+"""Of `make up` without Docker, and of the clients in docs/clients.md: services started from the same shell see them."""
 SETTINGS = frozenset(PREFIX + name for name in (*IN_COMMON, *GATEWAY, *WORKER, *MIGRATION))
 NAMES = SETTINGS | {PREFIX + name for name in TOOLS}
 
@@ -69,32 +69,32 @@ _OF_A_SERVICE = re.compile(
 _ADDRESS = re.compile(r"(?:tcp|udp|sctp)://.*")
 
 
-def is_of_a_kubernetes_service(name: str, value: str) -> bool:
-    """Whether Kubernetes has made the variable of a Service named `inkwell…`.
+def is_kubernetes_variable(name: str, value: str) -> bool:
+    """Whether the variable is one that Kubernetes sets for a Service named `inkwell…`.
 
-    That of one named `inkwell` itself has the name of a setting: INKWELL_PORT=tcp://10.0.0.1:8000.
+    A Service named `inkwell` collides with a setting: INKWELL_PORT=tcp://10.0.0.1:8000.
     """
     is_port = name.upper().endswith("_PORT") and _ADDRESS.fullmatch(value) is not None
     return is_port or _OF_A_SERVICE.fullmatch(name) is not None
 
 
-def unknown_variables(environment: Mapping[str, str]) -> Iterator[str]:
-    """A sentence for each variable that begins as the settings do and is none."""
+def find_unknown_variables(environment: Mapping[str, str]) -> Iterator[str]:
+    """Yield an error message for each variable with the prefix that is not a setting."""
     for name in sorted(environment):
-        is_ours = name.upper().startswith(PREFIX) and not is_of_a_kubernetes_service(name, environment[name])
+        is_ours = name.upper().startswith(PREFIX) and not is_kubernetes_variable(name, environment[name])
         if is_ours and name.upper() not in NAMES:
             yield f"{name}: there is no such setting{_advice(_nearest(name))}"
 
 
-def unknown_files(names: Iterable[str]) -> Iterator[str]:
-    """A sentence for each file of INKWELL_SECRETS_DIR that is named as settings are and is none."""
+def find_unknown_files(names: Iterable[str]) -> Iterator[str]:
+    """Yield an error message for each file of INKWELL_SECRETS_DIR with the prefix that is not a setting."""
     for name in sorted(names):
         if name.upper().startswith(PREFIX) and name.upper() not in SETTINGS:
             yield f"INKWELL_SECRETS_DIR: there is no setting for its file {name}{_advice(_nearest(name).lower())}"
 
 
 def _nearest(name: str) -> str:
-    """The setting whose name resembles this one most; empty where none does."""
+    """Return the setting with the most similar name; empty if none is similar."""
     known = sorted(each.removeprefix(PREFIX) for each in SETTINGS)
     nearest = get_close_matches(name.upper().removeprefix(PREFIX), known, n=1)
     return PREFIX + nearest[0] if nearest else ""

@@ -1,4 +1,4 @@
-"""Settings both services need, and the one way in which a service loads its settings."""
+"""The settings that both services need, and how a service loads its settings."""
 
 import os
 import sys
@@ -20,15 +20,15 @@ from pydantic_settings import (
 
 from shared.broker_url import BrokerUrl
 from shared.database_url import DatabaseUrl
-from shared.setting_names import PREFIX, is_of_a_kubernetes_service, unknown_files, unknown_variables
+from shared.setting_names import PREFIX, find_unknown_files, find_unknown_variables, is_kubernetes_variable
 
 EXIT_BAD_SETTING = 2
 DEVELOPMENT_MARK = "development-only"
-"""What every secret contains that the project itself gives away."""
+"""The mark that every built-in development secret contains."""
 
 
 class SecretFiles(BaseSettings):
-    """Where settings may be files, which Docker and Kubernetes make of secrets; read before all others."""
+    """The folder of settings in files, as Docker and Kubernetes mount secrets; read before all others."""
 
     model_config = SettingsConfigDict(env_prefix="INKWELL_", frozen=True, extra="ignore")
 
@@ -38,7 +38,7 @@ class SecretFiles(BaseSettings):
 
     @property
     def folder(self) -> Path | None:
-        """The folder, where there is one; raises OSError where it cannot be looked at."""
+        """The folder, or None if it does not exist; raises OSError if it cannot be accessed."""
         try:
             is_folder = S_ISDIR(self.secrets_dir.stat().st_mode)  # `is_dir` hides other errors from Python 3.14 on
         except (FileNotFoundError, NotADirectoryError):
@@ -47,18 +47,18 @@ class SecretFiles(BaseSettings):
 
 
 class Environment(EnvSettingsSource):
-    """The environment's settings, without what Kubernetes has put there in the name of one."""
+    """Reads settings from the environment, except the variables that Kubernetes sets for Services."""
 
     def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[Any, str, bool]:
-        """As pydantic-settings does; None where the variable is one of a Service's."""
+        """Return the variable's value as pydantic-settings does; None for a variable of a Kubernetes Service."""
         value, key, is_complex = super().get_field_value(field, field_name)
-        if value is not None and is_of_a_kubernetes_service(f"{PREFIX}{field_name}", value):
+        if value is not None and is_kubernetes_variable(f"{PREFIX}{field_name}", value):
             value = None
         return value, key, is_complex
 
 
 class DatabaseSettings(BaseSettings):
-    """What everybody needs who connects to Postgres, read once from `INKWELL_…` variables; frozen from then on."""
+    """The settings of every program that connects to Postgres, read from `INKWELL_…` variables; frozen."""
 
     model_config = SettingsConfigDict(env_prefix="INKWELL_", frozen=True, extra="ignore")
 
@@ -77,11 +77,11 @@ class DatabaseSettings(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - `.env` is Compose's
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Where settings come from, the first one first."""
+        """Return the sources of settings, by precedence."""
         return init_settings, Environment(settings_cls), file_secret_settings
 
     @model_validator(mode="after")
-    def _secrets_are_secret(self) -> Self:
+    def _check_secrets(self) -> Self:
         public = [f"INKWELL_{name.upper()}" for name, value in self if any(map(_is_public, _secrets(value)))]
         if public and self.environment != "development":
             raise ValueError(
@@ -92,7 +92,7 @@ class DatabaseSettings(BaseSettings):
 
 
 class MigrationSettings(DatabaseSettings):
-    """What an operator may set for a migration."""
+    """The settings of a migration."""
 
     search_language: Annotated[
         str | None,
@@ -104,7 +104,7 @@ class MigrationSettings(DatabaseSettings):
 
 
 class ServiceSettings(DatabaseSettings):
-    """What both services need."""
+    """The settings that both services need."""
 
     broker_url: Annotated[
         Secret[BrokerUrl],
@@ -140,7 +140,7 @@ class ServiceSettings(DatabaseSettings):
     ] = "auto"
 
     @model_validator(mode="after")
-    def _outcomes_outlive_their_commands(self) -> Self:
+    def _check_retention(self) -> Self:
         if self.command_retention_days < 2 * self.command_max_age_days:
             raise ValueError(
                 "INKWELL_COMMAND_RETENTION_DAYS must be at least twice INKWELL_COMMAND_MAX_AGE_DAYS: a command that "
@@ -150,7 +150,7 @@ class ServiceSettings(DatabaseSettings):
 
 
 def _secrets(value: object) -> Iterator[str]:
-    """The secrets in a setting's value, whatever it is."""
+    """Yield the secrets in a setting's value."""
     if isinstance(value, (Secret, SecretStr)):
         yield str(value.get_secret_value())
     elif isinstance(value, tuple):
@@ -166,11 +166,11 @@ SettingsT = TypeVar("SettingsT", bound=DatabaseSettings)
 
 
 def load_settings(settings_class: type[SettingsT]) -> SettingsT:
-    """The settings from the environment, else from files; names every wrong one on stderr and exits with 2."""
-    problems = list(unknown_variables(os.environ))
+    """Load the settings from the environment or else files; prints every invalid one on stderr and exits with 2."""
+    problems = list(find_unknown_variables(os.environ))
     try:
         folder = SecretFiles().folder
-        problems += unknown_files(file.name for file in folder.iterdir()) if folder else ()
+        problems += find_unknown_files(file.name for file in folder.iterdir()) if folder else ()
         settings = settings_class(_secrets_dir=folder)
     except SettingsError as error:
         unreadable = isinstance(error.__cause__, (OSError, UnicodeDecodeError))
@@ -192,6 +192,6 @@ def _sentence(location: tuple[int | str, ...], message: str) -> str:
 
 
 def refuse(*problems: str) -> NoReturn:
-    """Names what is wrong with the settings on stderr and exits with 2."""
+    """Print the problems with the settings on stderr and exit with 2."""
     sys.stderr.writelines(f"wrong setting: {problem}\n" for problem in problems)
     sys.exit(EXIT_BAD_SETTING)

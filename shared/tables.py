@@ -35,10 +35,10 @@ from sqlalchemy.dialects.postgresql import ARRAY, TIMESTAMP, TSVECTOR
 from sqlalchemy.sql.elements import ColumnElement
 
 SCHEMA_REVISION = "0005"
-"""The last migration that this code needs; revisions are numbered, so that older ones sort before it."""
+"""The last migration that this code needs; revisions are numbered, so older ones sort before it."""
 
 IMPLICIT_OWNER = 1
-"""The owner of every note where nobody signs in; the first migration creates it, and it has no name."""
+"""The owner of every note without authentication, a user without a name; the first migration creates it."""
 
 metadata = MetaData(
     naming_convention={
@@ -61,7 +61,7 @@ users = Table(
     Column("created_date", DateTime(timezone=True), nullable=False, server_default=func.now()),
     Column("updated_date", DateTime(timezone=True), nullable=False, server_default=func.now()),
     Column("deleted_date", DateTime(timezone=True), comment="from then on the user and all that is theirs are gone"),
-    # Deferred, because one statement may give a name to another user than had it.
+    # Deferred, because one statement may transfer a name from one user to another.
     UniqueConstraint("folded_name", deferrable=True, initially="DEFERRED"),
     Index("users_deleted_idx", "id", postgresql_where=text("deleted_date is not null")),
 )
@@ -81,16 +81,16 @@ personal_tokens = Table(
     Index(None, "secret_digest"),
 )
 
-# Longer ones do not fit into an index, and notes are in the order of their code points, whatever the database's locale.
+# Longer titles do not fit into an index; collation "C" sorts by code point, independent of the database's locale.
 TITLE_START = '"left"(title, 200)'
 SORTED_TITLE = f'{TITLE_START} collate "C"'
-# A vector of words has at most a megabyte; what is beyond this is not found.
+# A tsvector is limited to a megabyte; a search does not find words beyond these lengths.
 WORDS = (
     "setweight(to_tsvector(inkwell_search_language(), \"left\"(title, 1000)), 'A') || "
     "setweight(to_tsvector(inkwell_search_language(), \"left\"(description, 40000)), 'B')"
 )
 
-# What was written lately is in a list that every search walks: 256 kB of it take a millisecond.
+# Every search scans the pending list of recent writes: 256 kB of it take a millisecond.
 GIN: dict[str, Any] = {"postgresql_using": "gin", "postgresql_with": {"gin_pending_list_limit": 256}}
 
 notes = Table(
@@ -137,7 +137,7 @@ commands = Table(
     CheckConstraint("status in ('applied', 'rejected', 'failed')", name="status"),
 )
 
-# A worker writes here before it tries a command that may be what killed the workers before it.
+# A worker writes here before it applies a possible poison message, which may have killed the workers before it.
 attempt_marks = Table(
     "attempt_marks",
     metadata,
@@ -151,7 +151,7 @@ JSON_TIME = r'\"YYYY-MM-DD"T"HH24:MI:SS.US"+00:00"\"'
 
 
 def note_json(fields: Mapping[str, ColumnElement[Any]]) -> ColumnElement[str]:
-    """The note with these `NOTE_FIELDS`, as the JSON text that clients get.
+    """Return SQL that prints the note with these `NOTE_FIELDS` as the JSON that clients get.
 
     Concatenation is faster than `row_to_json`, which looks up each column's type for each note. `to_json` is faster
     than `to_char`.
@@ -161,7 +161,7 @@ def note_json(fields: Mapping[str, ColumnElement[Any]]) -> ColumnElement[str]:
 
 
 def _to_json(value: ColumnElement[Any]) -> ColumnElement[str]:
-    """A text, an integer or a time as JSON; `to_json` omits trailing zeros of a time, so `to_char` prints those."""
+    """Return SQL that prints a value as JSON; `to_json` omits trailing zeros of a time, so `to_char` prints those."""
     as_json = cast(func.to_json(value), Text)
     if isinstance(value.type, DateTime):
         lacks_digits = cast(value, TIMESTAMP(timezone=True, precision=5)) == value
@@ -170,5 +170,5 @@ def _to_json(value: ColumnElement[Any]) -> ColumnElement[str]:
 
 
 def _sql_literal(text: str) -> ColumnElement[str]:
-    """An inline SQL string literal instead of a bind parameter."""
+    """Return an inline SQL string literal instead of a bind parameter."""
     return literal_column(f"'{text}'", Text)

@@ -1,6 +1,6 @@
 """Waits until Postgres answers, however long: `python -m shared.wait_for_postgres`, before a migration.
 
-What else may be amiss, a wrong password for instance, is the migration's to tell.
+Any other problem, such as a wrong password, is left for the migration to report.
 """
 
 import asyncio
@@ -20,13 +20,13 @@ EVERY_SECONDS = 1.0
 
 
 def main() -> None:
-    """Ends with 0 when Postgres has answered, and with 2 for a wrong setting."""
+    """Exit with 0 when Postgres has answered, or with 2 for a wrong setting."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # as process 1 it would ignore it
     asyncio.run(wait(load_settings(DatabaseSettings).database_url))
 
 
 async def wait(url: Secret[DatabaseUrl]) -> None:
-    """Returns when Postgres has answered, if only that it will not have us."""
+    """Wait until Postgres has answered, if only by refusing the login."""
     while True:
         try:
             (await connect(url, APPLICATION_NAME)).terminate()

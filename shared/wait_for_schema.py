@@ -1,7 +1,7 @@
 """Waits until the database has the schema of this version: `python -m shared.wait_for_schema`, before a service starts.
 
-A schema that is known to be behind is waited for, however long its migration takes. A Postgres that does not answer is
-waited for only briefly: the services start without it, and new gateways take writes while it is away.
+Waits for as long as the schema is known to be behind, but only briefly for a Postgres that does not answer: the
+services start without it, and new gateways accept writes meanwhile.
 """
 
 import asyncio
@@ -18,21 +18,21 @@ from shared.settings import DatabaseSettings, load_settings
 
 APPLICATION_NAME = "inkwell-wait-for-schema"
 EVERY_SECONDS = 1.0
-PATIENCE_SECONDS = 10.0
-"""How long Postgres may stay silent."""
+SILENCE_LIMIT_SECONDS = 10.0
+"""How long to wait for a Postgres that does not answer."""
 
 
 def main() -> None:
-    """Ends with 0 when a service may start, and with 2 for a wrong setting."""
+    """Exit with 0 when a service may start, or with 2 for a wrong setting."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # as process 1 it would ignore it
     asyncio.run(wait(load_settings(DatabaseSettings).database_url))
 
 
 async def wait(url: Secret[DatabaseUrl]) -> None:
-    """Returns when the schema is there, or when Postgres has not answered for a while."""
+    """Wait until the schema is current, or Postgres has not answered for SILENCE_LIMIT_SECONDS."""
     loop = asyncio.get_running_loop()
     last_answer = loop.time()
-    while loop.time() - last_answer < PATIENCE_SECONDS:
+    while loop.time() - last_answer < SILENCE_LIMIT_SECONDS:
         try:
             await check_schema(url, APPLICATION_NAME)
         except SchemaBehindError as error:

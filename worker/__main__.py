@@ -14,9 +14,9 @@ import uvloop
 from shared.connections import Connections
 from shared.database import EXIT_SCHEMA_BEHIND, SchemaBehindError
 from shared.listening import open_sockets
+from shared.logs import configure_logging
 from shared.metrics import serve_metrics, watch_loop
 from shared.settings import load_settings
-from shared.telemetry import configure_logging
 from shared.tracing import configure_tracing, shut_down_tracing
 from worker.command_line import operate, operate_on_queue, read_arguments
 from worker.consumer import Consumer
@@ -53,7 +53,7 @@ async def run(settings: WorkerSettings, health_sockets: list[socket.socket]) -> 
     consumer = Consumer(settings, connections)
     health = asyncio.create_task(serve_health(consumer, health_sockets))
     watching = asyncio.create_task(watch_loop(consumer.look))
-    looking = asyncio.create_task(connections.watch())
+    looking = asyncio.create_task(connections.watch_primary())
     pruning = asyncio.create_task(Housekeeping(settings).run())
     consuming = asyncio.create_task(consumer.run())
     stopping = stop_on_signals(consumer, pruning, consuming, settings.drain_timeout_seconds)

@@ -25,7 +25,7 @@ from shared.contracts import (
     RegisterUser,
     RevokeToken,
     envelope_of,
-    folded,
+    fold_name,
     outcome_for,
 )
 from shared.database import Session, Statement, start_begin_span, start_commit_span
@@ -71,7 +71,7 @@ class ConflictError(Exception):
 @asynccontextmanager
 async def transaction(connections: Connections) -> AsyncIterator[Session]:
     """A transaction with a deadline for the whole of it; whatever goes wrong, its connection is dropped with it."""
-    async with asyncio.timeout(TRANSACTION_TIMEOUT_SECONDS), connections.one() as session:
+    async with asyncio.timeout(TRANSACTION_TIMEOUT_SECONDS), connections.acquire() as session:
         transaction = session.transaction()
         with start_begin_span():
             await transaction.start()
@@ -179,7 +179,7 @@ async def lock_names(session: Session, batch: Sequence[Command]) -> dict[str, in
     if not wanted:
         return {}
     with handling():
-        names = list(map(folded, wanted))
+        names = list(map(fold_name, wanted))
     await LOCK_NAMES.fetch(session, names=names)
     return {row["folded_name"]: row["id"] for row in await FIND_NAMES.fetch(session, names=names)}
 

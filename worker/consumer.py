@@ -24,11 +24,11 @@ from shared.messaging import (
     SETUP_TIMEOUT_SECONDS,
     Topology,
     broker_call,
-    jittered,
+    choose_backoff,
     keep_running,
     open_connection,
-    until_lost,
     user_of,
+    wait_until_lost,
 )
 from shared.metrics import BROKER_CONNECTED
 from worker.deliveries import Batch, Deliveries, PartitionBlockedError
@@ -132,7 +132,7 @@ class Consumer:
                     "Postgres does not answer; commands wait in their queues and Inkwell tries again by itself",
                     error=describe(error),
                 )
-                await pause(self._stopping, jittered(failures))
+                await pause(self._stopping, choose_backoff(failures))
                 failures += 1
             else:
                 return
@@ -152,7 +152,7 @@ class Consumer:
                 )
                 for partition, priority in enumerate(priorities)
             ]
-            lost = asyncio.create_task(until_lost(connection, self._topology))
+            lost = asyncio.create_task(wait_until_lost(connection, self._topology))
             lost.add_done_callback(lambda _: deliveries.end())
             BROKER_CONNECTED.set(1)
             try:

@@ -11,9 +11,9 @@ from shared.doctor import (
     check_broker,
     check_database,
     check_secrets,
-    checked,
-    judged,
+    judge,
     report,
+    run_checks,
 )
 from shared.messaging import QUEUE_LIMIT, Topology, open_connection
 from shared.queues import QueueMismatchError, exists
@@ -39,10 +39,10 @@ async def examine(settings: WorkerSettings, *, as_json: bool) -> int:
     """Prints what is well and what is not; 1 where anything is a problem."""
     findings = [check_secrets(settings)]
     advice = "writes are accepted and wait until it does; see its log"
-    findings += await checked("Postgres", check_database(settings, NAME), advice)
-    findings += await checked("role", check_own(settings), "see above")
-    findings += await checked("broker", check_broker(settings, NAME), "writes are 503 until it does; see its log")
-    findings += await checked("queues", check_arguments(settings), "see above")
+    findings += await run_checks("Postgres", check_database(settings, NAME), advice)
+    findings += await run_checks("role", check_own(settings), "see above")
+    findings += await run_checks("broker", check_broker(settings, NAME), "writes are 503 until it does; see its log")
+    findings += await run_checks("queues", check_arguments(settings), "see above")
     return report(findings, as_json=as_json)
 
 
@@ -66,7 +66,7 @@ async def check_role(session: Session) -> Finding:
         advice = "connect as inkwell_worker, see dev/roles.sql, and run the migrations, which grant its rights"
         return Finding(Level.PROBLEM, "role", f"may not write {', '.join(lacking)}", advice)
     may_create = await session.fetchval("select has_schema_privilege('public', 'create')")
-    return judged(
+    return judge(
         "role",
         "may also create tables" if may_create else "writes rows and no more",
         ok=not may_create,
@@ -78,7 +78,7 @@ async def check_role(session: Session) -> Finding:
 async def check_dead_letters(session: Session) -> Finding:
     """Whether commands have failed and wait for an operator."""
     [(count, since)] = await session.fetch(DEAD)
-    return judged(
+    return judge(
         "dead letters",
         f"{count}, the first of {since:%Y-%m-%d %H:%M} UTC" if count else "none",
         ok=not count,

@@ -21,7 +21,7 @@ import structlog
 from shared import errors
 from shared.connections import Connections
 from shared.contracts import BadCommand, Command, Outcome, envelope_of
-from shared.telemetry import about
+from shared.logs import bind_command
 from worker.apply import (
     FOREVER,
     ConflictError,
@@ -158,7 +158,7 @@ class Settlement:
 def telling(command: Command | BadCommand) -> AbstractContextManager[None]:
     """Has the log lines of the block name the command and its trace."""
     envelope = envelope_of(command)
-    return about(command.id, envelope.traceparent if envelope else None)
+    return bind_command(command.id, envelope.traceparent if envelope else None)
 
 
 def _stack(error: Exception) -> str | None:

@@ -13,7 +13,7 @@ from typing import Any, Generic, TypeVar, assert_never
 from uuid import UUID
 
 from shared.contracts import (
-    NOBODY,
+    NO_OWNER,
     AccountCommand,
     BadCommand,
     ChangeNotes,
@@ -33,7 +33,7 @@ from shared.contracts import (
     RevokeToken,
     SingleNoteCommand,
     envelope_of,
-    folded,
+    fold_name,
 )
 from worker.handlers import (
     Change,
@@ -259,12 +259,12 @@ class Fold:
         self.users.put(user_id, user)
 
     def _is_taken(self, name: str, own_id: int | None = None) -> bool:
-        return self.names.get(folded(name)) not in (None, own_id)
+        return self.names.get(fold_name(name)) not in (None, own_id)
 
     def _is_orphan(self, command: Command | BadCommand) -> bool:
         """Whether the command needs an owner and has none; a registration needs none, even if it cannot be read."""
         envelope = envelope_of(command)
-        if envelope is None or (envelope.owner == NOBODY and isinstance(command, RegisterUser | BadCommand)):
+        if envelope is None or (envelope.owner == NO_OWNER and isinstance(command, RegisterUser | BadCommand)):
             return False
         return self.users.get(envelope.owner) is None
 

@@ -29,7 +29,7 @@ from shared.contracts import (
     SingleNoteCommand,
     WrittenItem,
     WrittenItems,
-    folded,
+    fold_name,
 )
 
 Change = ReplaceNote | PatchNote | DeleteNote
@@ -63,7 +63,7 @@ class User:
 
     def renamed(self, name: str) -> "User":
         """With another name."""
-        return replace(self, name=name, folded_name=folded(name))
+        return replace(self, name=name, folded_name=fold_name(name))
 
 
 @dataclass(frozen=True, slots=True)
@@ -228,7 +228,7 @@ def register_user(command: RegisterUser, user_id: int) -> Decision:
         id=user_id,
         credentials_version=1,
         name=command.data.name,
-        folded_name=folded(command.data.name),
+        folded_name=fold_name(command.data.name),
         created_date=command.time,
         updated_date=command.time,
         password_hash=command.data.password_hash,

@@ -24,7 +24,7 @@ from shared.messaging import (
     broker_version,
     keep_running,
     open_connection,
-    until_lost,
+    wait_until_lost,
 )
 from shared.primary import TIMELINE_HEADER, Primary
 from worker.reply_addresses import is_reply_address
@@ -60,7 +60,7 @@ class Outbox:
                 self._broker_version = await broker_version(dead_letters)
             self._replies, self._dead_letters = replies, dead_letters
             try:
-                await until_lost(connection, self._topology, dead_letters)
+                await wait_until_lost(connection, self._topology, dead_letters)
             finally:
                 self._replies = self._dead_letters = None
         raise ConnectionError("the broker closed the publishing channel")

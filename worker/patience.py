@@ -9,7 +9,7 @@ from contextlib import suppress
 import structlog
 
 from shared.contracts import Outcome
-from shared.messaging import jittered
+from shared.messaging import choose_backoff
 from worker.deliveries import Batch
 from worker.failures import Kind, Settlement, describe, kind_of
 from worker.metrics import RETRIES, TRANSACTION_DURATION
@@ -46,7 +46,7 @@ async def settled(
                 commands=len(batch.commands),
                 error=describe(error),
             )
-        await pause(stopping, jittered(failures))
+        await pause(stopping, choose_backoff(failures))
         failures += 1
         if stopping.is_set() or asyncio.get_running_loop().time() > patience_ends:
             raise HandBackError

@@ -11,7 +11,7 @@ from aio_pika.abc import AbstractChannel, AbstractIncomingMessage
 
 from shared.messaging import (
     Topology,
-    kept_however_often_delivered,
+    build_quorum_arguments,
     open_connection,
     user_of,
 )
@@ -38,7 +38,7 @@ async def remake(settings: WorkerSettings, partition: int) -> int:
         channel = await connection.channel(publisher_confirms=True, on_return_raises=True)
         if not await is_correct(channel, topology, partition):
             await require_no_consumer(channel, queue)
-            await declare_queue(channel, parking, await kept_however_often_delivered(channel))
+            await declare_queue(channel, parking, await build_quorum_arguments(channel))
             await (await channel.get_queue(queue)).unbind(topology.commands_exchange, queue)
             await move(channel, queue, parking, user_of(settings.broker_url))
             await require_no_consumer(channel, queue)

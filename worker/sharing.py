@@ -13,7 +13,7 @@ from sqlalchemy import text
 
 from shared.clock import Clock
 from shared.database import Session, Statement, connect
-from shared.primary import LOST, primary_at
+from shared.primary import LOST, find_primary
 from worker.failures import describe
 from worker.metrics import DATABASE_UP
 from worker.settings import WorkerSettings
@@ -85,12 +85,12 @@ class Sharing:
             while True:
                 async with asyncio.timeout(ANSWER_TIMEOUT_SECONDS):
                     held = await self._settle(session, held)
-                    await self._clock.look(session)
+                    await self._clock.synchronize(session)
                 DATABASE_UP.set(1)
                 self._tell(held)
                 await asyncio.sleep(CHECK_INTERVAL_SECONDS)
         except LOST:
-            primary_at(self._database_url.get_secret_value()).doubt(session)
+            find_primary(self._database_url.get_secret_value()).distrust(session)
             raise
         finally:
             session.terminate()

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 
 from shared.contracts import BadCommand, Outcome, OutcomeStatus, Received, Unreadable, envelope_of
-from shared.tracing import NO_OP, Span, SpanKind, Tracing, find_trace_id, start_root_span, start_span
+from shared.tracing import NO_OP, Span, SpanKind, TracingState, find_trace_id, start_root_span, start_span
 from worker.deliveries import Batch, Delivery
 
 
@@ -37,7 +37,7 @@ class Processing:
 def processing(batch: Batch) -> Iterator[Processing]:
     """The spans of the batch during the block; the first of them is the current one."""
     with ExitStack() as stack:
-        spans = list(_begun(batch)) if Tracing.recorder else []
+        spans = list(_begun(batch)) if TracingState.recorder else []
         for _, each in reversed(spans):
             stack.enter_context(each)
         yield Processing(spans, len(batch.commands))

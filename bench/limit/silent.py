@@ -33,7 +33,7 @@ SILENCED = (
     (gateway.http.front, "observe_request", always()),
     (gateway.http.front, "choose_request_id", always(NOBODY)),
     (gateway.http.front, "IDS", SimpleNamespace(set=always())),
-    (gateway.writes.submission, "identify_lines", always()),
+    (gateway.writes.submission, "bind_ids", always()),
     (gateway.writes.submission, "start_publish_span", always(NO_OP)),
     (shared.database, "start_span", always(NO_OP)),
     (worker.consumer, "count_settled", always()),

@@ -20,8 +20,8 @@ from gateway.writes import states
 from gateway.writes.command_urls import CommandTicket
 from gateway.writes.outcomes import Recipient, build_answer, may_read
 from gateway.writes.states import CommandState
-from shared.contracts import NOBODY, CreateToken, Outcome, Scope, outcome_for
-from shared.telemetry import identify_lines
+from shared.contracts import NO_OWNER, CreateToken, Outcome, Scope, outcome_for
+from shared.logs import bind_ids
 
 FIRST_POLL_SECONDS = 0.05
 LAST_POLL_SECONDS = 1.0
@@ -36,7 +36,7 @@ class TicketParameter:
     problems = ()
 
     async def read(self, request: Request) -> str:
-        """The signed token."""
+        """Return the signed token."""
         return request.parameters["token"]
 
     @property
@@ -48,7 +48,7 @@ class TicketParameter:
 def is_registration(gateway: Gateway, request: Request) -> bool:
     """Whether the URL is that of a registration: it has no owner yet, and only the registrant knows the URL."""
     ticket = gateway.command_urls.read(request.parameters["token"])
-    return ticket is not None and ticket.owner == NOBODY
+    return ticket is not None and ticket.owner == NO_OWNER
 
 
 @operations.add(
@@ -69,13 +69,13 @@ def is_registration(gateway: Gateway, request: Request) -> bool:
 async def get_command(gateway: Gateway, request: Request) -> Answer:
     """The state of a write; `answer` is what it would have been answered, had it waited."""
     ticket, preferences = _read_ticket(gateway, request), request[PREFER]
-    identify_lines(command_id=str(ticket.command_id))
+    bind_ids(command_id=str(ticket.command_id))
     wait_seconds = gateway.submission.choose_wait(preferences) if preferences.wait_seconds else 0.0
     outcome = await _poll(gateway, _build_look_up(gateway, request, ticket), wait_seconds)
-    scopes = EVERY_SCOPE if ticket.owner == NOBODY else request.caller.scopes
+    scopes = EVERY_SCOPE if ticket.owner == NO_OWNER else request.caller.scopes
     if outcome and outcome.type == TOKEN_CREATION and may_read(scopes, outcome):
         outcome = reveal_token(gateway.keyed_hashes, ticket.owner, outcome)
-    headers = Preferences(wait_seconds=preferences.wait_seconds).kept(wait_seconds).applied_to(200)
+    headers = Preferences(wait_seconds=preferences.wait_seconds).honour_wait(wait_seconds).build_header(200)
     if outcome is None:
         headers["Retry-After"] = "1"
         return Answer(_describe_undecided(gateway, ticket).model_dump_json(), headers=headers)
@@ -83,9 +83,9 @@ async def get_command(gateway: Gateway, request: Request) -> Answer:
 
 
 def _read_ticket(gateway: Gateway, request: Request) -> CommandTicket:
-    """The URL's content; raises ProblemError 404 unless it is the caller's, or nobody's."""
+    """Return the URL's content; raises ProblemError 404 unless it is the caller's or a registration's."""
     ticket = gateway.command_urls.read(request.parameters["token"])
-    if ticket is None or (ticket.owner != NOBODY and ticket.owner != request.caller.owner):  # noqa: PLR1714 - no caller
+    if ticket is None or (ticket.owner != NO_OWNER and ticket.owner != request.caller.owner):  # noqa: PLR1714 - no caller
         raise ProblemError(COMMAND_NOT_FOUND)
     return ticket
 
@@ -93,18 +93,18 @@ def _read_ticket(gateway: Gateway, request: Request) -> CommandTicket:
 def _build_look_up(
     gateway: Gateway, request: Request, ticket: CommandTicket
 ) -> Callable[[], Awaitable[Outcome | None]]:
-    if ticket.owner == NOBODY:
-        return partial(gateway.queries.find_outcome, NOBODY, ticket.command_id)
+    if ticket.owner == NO_OWNER:
+        return partial(gateway.queries.find_outcome, NO_OWNER, ticket.command_id)
     return partial(gateway.queries.poll_outcome, request.caller, ticket.command_id)
 
 
 async def _poll(
     gateway: Gateway, look_up: Callable[[], Awaitable[Outcome | None]], wait_seconds: float
 ) -> Outcome | None:
-    """The outcome, looked up until the wait is over; holds nothing between two look-ups."""
+    """Poll for the outcome until the wait is over; holds no connection between polls."""
     now = asyncio.get_running_loop().time
     deadline, pause = now() + wait_seconds, FIRST_POLL_SECONDS
-    with gateway.replies.polled():
+    with gateway.replies.count_poll():
         while True:
             outcome = await look_up()
             if outcome or now() >= deadline or gateway.replies.draining:
@@ -116,7 +116,7 @@ async def _poll(
 def _describe_decided(
     gateway: Gateway, request: Request, ticket: CommandTicket, outcome: Outcome, scopes: Collection[Scope]
 ) -> CommandState:
-    """The state of a command with an outcome, for a client with these scopes."""
+    """Return the state of a command with an outcome, for a client with these scopes."""
     prefix = gateway.settings.prefix
     outcome = outcome_for(ticket.fingerprint, outcome)
     answer = build_answer(outcome, ticket.attempt_id, lambda: request.url_path, Recipient(scopes, prefix))
@@ -126,7 +126,7 @@ def _describe_decided(
 
 
 def _describe_undecided(gateway: Gateway, ticket: CommandTicket) -> CommandState:
-    """The state of a command without a row; raises ProblemError 410 once a row would have been pruned."""
+    """Return the state of a command without a row; raises ProblemError 410 once a row would have been pruned."""
     if gateway.clock.now() - ticket.issued_at > timedelta(days=gateway.settings.command_retention_days):
         raise ProblemError(COMMAND_GONE)
     status: Literal["pending", "unknown"] = "pending" if ticket.confirmed else "unknown"

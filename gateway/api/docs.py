@@ -1,4 +1,4 @@
-"""The API's documentation for people: Swagger UI at /docs, from files of this host alone."""
+"""The API's documentation: Swagger UI at /docs, without files from other hosts."""
 
 import asyncio
 import json
@@ -25,7 +25,7 @@ POLICY = (
     "default-src 'none'; script-src 'self' 'sha256-{digest}'; style-src 'self'; img-src 'self' data:; "
     "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
-FOR_EVER = {"Cache-Control": "public, max-age=31536000, immutable"}
+IMMUTABLE = {"Cache-Control": "public, max-age=31536000, immutable"}
 """The files' URLs name their version."""
 
 
@@ -54,7 +54,7 @@ def docs_operations(app: FastAPI, root_path: str) -> Operations[Gateway]:
 
     async def send_file(_: Gateway, request: Request) -> Answer:
         name = Path(request.path).name
-        return Answer(await asyncio.to_thread((files / name).read_bytes), headers=FOR_EVER, media_type=FILES[name])
+        return Answer(await asyncio.to_thread((files / name).read_bytes), headers=IMMUTABLE, media_type=FILES[name])
 
     for name in FILES:
         operations.add("GET", f"{folder}/{name}", allows=PUBLIC, ignores_query=True)(send_file)
@@ -62,6 +62,6 @@ def docs_operations(app: FastAPI, root_path: str) -> Operations[Gateway]:
 
 
 def build_policy(page: HTMLResponse) -> str:
-    """The page's Content-Security-Policy: files of its origin, and of scripts in the page only its own."""
+    """Return the page's Content-Security-Policy: files of its origin, and its own inline script by hash."""
     [script] = re.findall(rb"<script>(.*?)</script>", bytes(page.body), re.DOTALL)
     return POLICY.format(digest=b64encode(sha256(script).digest()).decode())

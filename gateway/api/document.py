@@ -1,4 +1,4 @@
-"""What the OpenAPI document says of the API as a whole."""
+"""The general parts of the OpenAPI document."""
 
 from gateway.http.requests import OpenApi
 from shared.contracts import Scope
@@ -23,7 +23,7 @@ TAGS = [
 
 
 def build_security_schemes(root_path: str) -> OpenApi:
-    """The security schemes of a deployment with users, served below `root_path`."""
+    """Return the security schemes of a deployment with users, served below `root_path`."""
     flow = {
         "tokenUrl": f"{root_path}/auth/token",
         "scopes": {

@@ -1,6 +1,6 @@
 """The gateway's probes. Live: the event loop turns. Ready: started and not draining.
 
-No dependency takes a gateway out of rotation: without Postgres it takes writes, without the broker it reads.
+No dependency takes a gateway out of rotation: it accepts writes without Postgres, and serves reads without the broker.
 """
 
 import asyncio

@@ -1,4 +1,4 @@
-"""What clients write of notes: one at a time, or several at once."""
+"""The request bodies of writes to notes, single or batched."""
 
 from typing import Annotated, Any, Literal
 
@@ -8,13 +8,13 @@ from gateway.api.schemas import ITEMS, LEFT_OUT, NOTE_TEXT
 from gateway.http.body import Body
 from gateway.http.conditional import Conditions
 from gateway.settings import GatewaySettings
-from shared.contracts import MAX_ITEMS, STORABLE, Int64, NoteItems, NoteText, storable
+from shared.contracts import MAX_ITEMS, STORABLE, Int64, NoteItems, NoteText, check_storable
 
 ITEMS_LIMIT_CHARACTERS = 10_000_000
-"""The longest notes that so many writes may be about: a patch of a few bytes writes the whole note anew."""
+"""Limit on the total length of the notes in a batch: a patch of a few bytes rewrites the whole note."""
 ITEMS_LIMIT_BYTES = 2 * 1024 * 1024
 ITEMS_LIMIT_VALUES = 20_000
-"""Names, strings and other values in one request: each of so many writes may have all members and some versions."""
+"""Names, strings and other values in one request: enough for a full batch with all members and some versions."""
 
 
 class _Patch(BaseModel, extra="forbid", json_schema_extra={"examples": [{"title": "Blue ink"}]}):
@@ -42,8 +42,8 @@ class _Change(_Item):
 class _Items(BaseModel, extra="forbid", json_schema_extra={"examples": [ITEMS]}):
     items: list[Any]
 
-    def written(self, conditions: Conditions) -> NoteItems:
-        """The items as a command has them; raises ProblemError 428 where a condition is missing and demanded."""
+    def to_note_items(self, conditions: Conditions) -> NoteItems:
+        """Return the command's data; raises ProblemError 428 if a required condition is missing."""
         changes = {index: item for index, item in enumerate(self.items) if isinstance(item, _Change)}
         conditions.demand({index: item.if_match for index, item in changes.items()})
         return NoteItems.model_validate(self.model_dump(exclude_unset=True))
@@ -77,7 +77,7 @@ class NoteBodies:
 
 
 def _items_of(text: dict[str, Any], parts: dict[str, Any], limit: int) -> type[_Items]:
-    """So many writes at most, whose texts are so."""
+    """Return the model of a batch with at most `limit` writes, whose members have these types."""
 
     def item(op: str, base: type[BaseModel], fields: dict[str, Any]) -> type[BaseModel]:
         doc = f"One of several writes: {op} a note."
@@ -93,5 +93,5 @@ def _items_of(text: dict[str, Any], parts: dict[str, Any], limit: int) -> type[_
 
 
 def text_of(max_length: int) -> object:
-    """The type of a text that is no longer than this; the limit comes first, so that an error calls it characters."""
-    return Annotated[str, Field(max_length=max_length, json_schema_extra=STORABLE), AfterValidator(storable)]
+    """Return the type of a text of limited length; the limit comes first, so that its error counts characters."""
+    return Annotated[str, Field(max_length=max_length, json_schema_extra=STORABLE), AfterValidator(check_storable)]

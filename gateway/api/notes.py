@@ -7,7 +7,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from gateway.api.note_bodies import NoteBodies
-from gateway.api.pages import NotesPage, SearchPage, join_notes, link_header, links_of_list, links_of_search
+from gateway.api.pages import NotesPage, SearchPage, build_link_header, join_notes, links_of_list, links_of_search
 from gateway.api.schemas import Matches, Note
 from gateway.http.answers import Answer
 from gateway.http.conditional import IF_NONE_MATCH, Conditions, etag, respond_unless_modified
@@ -56,7 +56,7 @@ CHANGE_PROBLEMS = (*WRITE_PROBLEMS, NOTE_NOT_FOUND, PRECONDITION_FAILED)
 
 
 def note_operations(settings: GatewaySettings) -> list[Operation[Gateway]]:
-    """The operations on notes."""
+    """Return the operations on notes."""
     bodies, conditions = NoteBodies(settings), Conditions(required=settings.require_preconditions)
     return [*_reads(), *_writes(bodies, conditions)]
 
@@ -153,7 +153,7 @@ def _writes(bodies: NoteBodies, conditions: Conditions) -> Operations[Gateway]:
     )
     async def change_notes(gateway: Gateway, request: Request) -> Answer:
         """Adds, changes and removes up to 1,000 notes: all of them, or none."""
-        return await gateway.submission.perform(request, ChangeNotes, request[bodies.items].written(conditions))
+        return await gateway.submission.perform(request, ChangeNotes, request[bodies.items].to_note_items(conditions))
 
     @operations.add(
         "PUT",
@@ -206,8 +206,8 @@ def _describe_read(*headers: str) -> dict[int, OpenApi]:
 
 
 def _build_page(request: Request, text: str, links: dict[str, str], total: int | None = None) -> Answer:
-    """A page with its links and, if it was asked for, how many notes there are on all pages."""
-    headers = {"Link": link_header(links)} | ({} if total is None else {"X-Total-Count": str(total)})
+    """Return a page with its links and, if requested, the total number of notes."""
+    headers = {"Link": build_link_header(links)} | ({} if total is None else {"X-Total-Count": str(total)})
     body = text.encode()
     digest = hashlib.blake2b(body, digest_size=12)
     digest.update(str(headers).encode())

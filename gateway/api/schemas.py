@@ -1,4 +1,4 @@
-"""What clients get: the models that OpenAPI shows."""
+"""The models of answers, as the OpenAPI document shows them."""
 
 from datetime import datetime
 from typing import Any, Literal
@@ -38,7 +38,7 @@ class Matches(BaseModel, json_schema_extra={"examples": [MATCHES]}):
     """What a search has found."""
 
     matched: Literal["words", "similar_titles"]
-    """By what: `similar_titles` where no note has the words."""
+    """The kind of match: `similar_titles` if no note has the words."""
     limited: bool
     """Whether there are more matches than were ranked: older ones, or less similar ones."""
     total: int

@@ -43,9 +43,9 @@ from shared.contracts import (
     Scope,
     TokenRequest,
     TokenTarget,
-    folded,
-    storable,
-    username,
+    check_storable,
+    fold_name,
+    parse_username,
 )
 
 _FORM_TYPE = "application/x-www-form-urlencoded"
@@ -68,7 +68,7 @@ class LoginForm:
     problems = (INVALID_REQUEST, UNSUPPORTED_GRANT_TYPE, REQUEST_TIMEOUT, UNSUPPORTED_MEDIA_TYPE)
 
     async def read(self, request: Request) -> Mapping[str, str]:
-        """The known form fields; raises ProblemError 415, or 400 with an error code of RFC 6749 §5.2."""
+        """Return the known form fields; raises ProblemError 415, or 400 with an error code of RFC 6749 §5.2."""
         reject_encoded_body(request)
         if parse_media_type(request) != _FORM_TYPE:
             raise _oauth_problem(INVALID_REQUEST, f"Send the parameters as {_FORM_TYPE}")
@@ -92,7 +92,7 @@ class LoginForm:
 
 
 def _sort_scopes(scopes: tuple[Scope, ...]) -> tuple[Scope, ...]:
-    """Each scope once, in one order, so that repetitions of a request have one fingerprint."""
+    """Return each scope once, sorted, so that repeated requests have the same fingerprint."""
     return tuple(sorted(set(scopes)))
 
 
@@ -101,7 +101,7 @@ class NewToken(
 ):
     """What a personal token shall allow, and for how long."""
 
-    name: Annotated[str, Field(min_length=1, max_length=64), AfterValidator(storable)]
+    name: Annotated[str, Field(min_length=1, max_length=64), AfterValidator(check_storable)]
     scopes: Annotated[
         tuple[Literal[Scope.READ, Scope.WRITE], ...],
         Field(min_length=1, max_length=2),
@@ -144,7 +144,7 @@ async def issue_token(gateway: Gateway, request: Request) -> Answer:
 
 
 def _parse_scopes(form: Mapping[str, str]) -> frozenset[Scope]:
-    """The scopes that are asked for; every one if none is named."""
+    """Return the requested scopes; all of them if the form names none."""
     try:
         return frozenset(Scope(word) for word in form.get("scope", "").split(" ") if word) or frozenset(Scope)
     except ValueError:
@@ -152,7 +152,7 @@ def _parse_scopes(form: Mapping[str, str]) -> frozenset[Scope]:
 
 
 async def _log_in(gateway: Gateway, request: Request, form: Mapping[str, str]) -> Login:
-    """The user with this password; for an unknown user the answer is the same and takes as long."""
+    """Verify name and password; an unknown user gets the same error, after the same time."""
     account = _fold_account(form["username"])
     await gateway.throttles.count_guess(request, account)
     login = await gateway.queries.find_login(account) if account else None
@@ -165,15 +165,15 @@ async def _log_in(gateway: Gateway, request: Request, form: Mapping[str, str]) -
 
 
 def _fold_account(name: str) -> str:
-    """The folded name; empty if no user can have it."""
+    """Return the folded name; empty if it is invalid."""
     try:
-        return folded(username(name)) if len(name) <= NAME_MAX_LENGTH else ""
+        return fold_name(parse_username(name)) if len(name) <= NAME_MAX_LENGTH else ""
     except ValueError:
         return ""
 
 
 def _oauth_problem(kind: ProblemType, detail: str | None = None) -> ProblemError:
-    """A problem that OAuth clients understand as well."""
+    """Return a problem that also has the `error` member of OAuth 2.0."""
     return ProblemError(kind, detail, error=kind.code)
 
 

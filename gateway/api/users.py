@@ -1,4 +1,4 @@
-"""Users: registration, and one's own account."""
+"""Users: registration, and the caller's own account."""
 
 from typing import Annotated
 
@@ -38,7 +38,7 @@ from shared.contracts import (
     Scope,
     UserChange,
     Username,
-    folded,
+    fold_name,
 )
 
 Password = Annotated[
@@ -84,7 +84,7 @@ operations: Operations[Gateway] = Operations("users")
 async def register_user(gateway: Gateway, request: Request) -> Answer:
     """Adds a user; names differ by more than their case."""
     user = request[NEW_USER]
-    identity = gateway.submission.identify_registration(request, RegisterUser, scope=f"user:{folded(user.name)}")
+    identity = gateway.submission.identify_registration(request, RegisterUser, scope=f"user:{fold_name(user.name)}")
     await gateway.throttles.count_registration(request)
     password_hash = await gateway.passwords.hash(user.password, _choose_salt(gateway, identity))
     registration = Registration(name=user.name, password_hash=password_hash)
@@ -137,7 +137,7 @@ async def _perform_on_account(
     data: UserChange | Nothing,
     identity: Identity,
 ) -> Answer:
-    """The answer to the write, after which the caller's credentials are checked again."""
+    """Perform the write, and have the caller's credentials checked again afterwards."""
     try:
         return await gateway.submission.perform(request, model, data, identity)
     finally:
@@ -145,7 +145,7 @@ async def _perform_on_account(
 
 
 async def _hash_new_password(gateway: Gateway, request: Request, patch: UserPatch, identity: Identity) -> str | None:
-    """The hash of the new password, if there is one; raises ProblemError if the current password is wrong."""
+    """Hash the new password, if there is one; raises ProblemError if the current password is incorrect."""
     if patch.password is None:
         return None
     caller = request.caller
@@ -161,5 +161,5 @@ async def _hash_new_password(gateway: Gateway, request: Request, patch: UserPatc
 
 
 def _choose_salt(gateway: Gateway, identity: Identity) -> bytes | None:
-    """The salt of a password: with a key always the same, so that its repetition is the same command."""
+    """Return the password's salt: with an idempotency key a fixed one, so that a repetition is the same command."""
     return gateway.keyed_hashes.salt(identity.command_id) if identity.is_repeatable else None

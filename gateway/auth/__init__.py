@@ -1,1 +1,1 @@
-"""Who calls, and what keeps passwords and tokens safe."""
+"""Authentication, passwords, tokens and throttles."""

@@ -59,7 +59,7 @@ class AccessTokens:
         self.lifetime_seconds = settings.token_lifetime_seconds
 
     def issue(self, owner: int, credentials_version: int, scopes: frozenset[Scope]) -> str:
-        """A token for a user who has just proved the password."""
+        """Return a token for a user whose password has been verified."""
         now = int(self._clock.now().timestamp())
         claims = {
             "exp": now + self.lifetime_seconds,
@@ -75,7 +75,7 @@ class AccessTokens:
         return jwt.encode(claims, self._keys[self._signing_id], ALGORITHM, headers)
 
     def read(self, token: str) -> Caller:
-        """Who holds the token; raises ProblemError 401 where it is not valid by itself."""
+        """Return the token's holder; raises ProblemError 401 if its signature, times or claims are invalid."""
         if "=" in token:  # PyJWT accepts padding, but a token has only one encoding
             raise invalid_token()
         try:
@@ -94,10 +94,10 @@ class AccessTokens:
 
 
 def key_id(secret: bytes) -> str:
-    """The id of the key in a token's header."""
+    """Return the key's id, for a token's header."""
     return hashlib.sha256(b"inkwell key id" + secret).hexdigest()[:8]
 
 
 def invalid_token() -> ProblemError:
-    """401: expired, revoked, or never one of this deployment's; the client does not learn which."""
+    """Return a 401 that does not reveal whether the token is expired, revoked or foreign."""
     return ProblemError(INVALID_TOKEN, headers=CHALLENGE)

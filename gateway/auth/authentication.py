@@ -1,8 +1,8 @@
-"""Who calls: bearer tokens, checked by themselves and against what Postgres says of the owner's credentials.
+"""Authenticates bearer tokens, and checks them against the owner's current credentials in Postgres.
 
-A read's SQL checks the credentials at once. A write is checked against what was known at most 30 s ago, and again by
-the worker; while Postgres does not answer, an access token that is valid by itself may write, and so may a personal
-token that was known before.
+A read's SQL checks the credentials itself. A write is checked against a result of the last 30 s, and again by the
+worker; while Postgres does not answer, a valid access token may write, and so may a personal token that was confirmed
+before.
 """
 
 import asyncio
@@ -22,20 +22,20 @@ from gateway.reads.queries import Queries
 from shared.clock import Clock
 
 TRUST_SECONDS = 30.0
-"""How long what Postgres has said of a caller is taken for true."""
+"""How long a caller that Postgres has confirmed is trusted."""
 KNOWN_CALLERS = 10_000
 CHECK_TIMEOUT_SECONDS = 0.5
-"""Within the second that an answer may come later than its deadline, which does not count this."""
+"""Not part of an answer's deadline, but within the second by which the answer may exceed it."""
 AWAY_SECONDS = 2.0
-"""How long Postgres is not asked again after it has not answered."""
+"""How long to skip queries after Postgres has not answered one."""
 T = TypeVar("T")
 
 
 class Authentication(Protocol):
-    """Finds out who calls."""
+    """Authenticates callers."""
 
     async def authenticate(self, authorization: str | None, *, confirm: bool) -> Caller:
-        """The caller with this `Authorization` header; raises ProblemError 401 or 503.
+        """Return the caller with this `Authorization` header; raises ProblemError 401 or 503.
 
         `confirm` asks for a check against Postgres, which reads leave to their own SQL.
         """
@@ -48,7 +48,7 @@ class NoAuthentication:
     """Every caller is the implicit owner."""
 
     async def authenticate(self, _: str | None, *, confirm: bool) -> Caller:  # noqa: ARG002 - as the protocol has it
-        """The implicit owner."""
+        """Return the implicit owner."""
         return IMPLICIT_CALLER
 
     def forget(self, owner: int) -> None:
@@ -68,7 +68,7 @@ class BearerTokens:
         self._is_away = False
 
     async def authenticate(self, authorization: str | None, *, confirm: bool) -> Caller:
-        """The holder of the token."""
+        """Return the token's holder."""
         token = bearer_token(authorization)
         caller = self._known.get(token)
         if caller is None or caller.expires_at <= self._clock.now().timestamp():
@@ -91,7 +91,7 @@ class BearerTokens:
             del self._known[token]
 
     async def _confirm(self, token: str, caller: Caller) -> None:
-        """Asks Postgres whether the caller's credentials are the owner's present ones, if it answers."""
+        """Check that the credentials are the owner's current ones; does nothing while Postgres does not answer."""
         try:
             version = await self._ask(partial(self._queries.find_credentials_version, caller.owner))
         except DatabaseUnavailableError:
@@ -114,12 +114,12 @@ class BearerTokens:
             self._known.pop(token, None)
             raise invalid_token()
         caller.confirmed_at = asyncio.get_running_loop().time()
-        if forgotten == self._forgotten:  # else Postgres may have been asked before the change, and this may be old
+        if forgotten == self._forgotten:  # else the query may have run before the change, and its result be stale
             self._known[token] = caller
         return caller
 
     async def _ask(self, question: Callable[[], Awaitable[T]]) -> T:
-        """The answer of Postgres; while it is away, one question every AWAY_SECONDS finds out whether it still is."""
+        """Query Postgres; while it is unavailable, only one query every AWAY_SECONDS is tried."""
         now = asyncio.get_running_loop().time
         if now() < self._away_until:
             raise DatabaseUnavailableError
@@ -136,7 +136,7 @@ class BearerTokens:
 
 
 def bearer_token(authorization: str | None) -> str:
-    """The token of an `Authorization` header (RFC 6750); raises ProblemError 401."""
+    """Return the token of an `Authorization` header (RFC 6750); raises ProblemError 401."""
     if authorization is None:
         raise ProblemError(NOT_AUTHENTICATED, headers={"WWW-Authenticate": REALM})
     scheme, _, token = authorization.partition(" ")

@@ -1,4 +1,4 @@
-"""Keyed hashes: values that every gateway derives alike from the fingerprint key, and that nobody else can guess."""
+"""Keyed hashes: unguessable values that every gateway derives alike from the fingerprint key."""
 
 import hashlib
 import hmac
@@ -22,22 +22,22 @@ class KeyedHashes:
         self._key = settings.fingerprint_key.get_secret_value().encode()
 
     def fingerprint(self, data: BaseModel, query: bytes) -> str:
-        """The fingerprint of a request with this data and query.
+        """Return the fingerprint of a request with this data and query.
 
-        The digest of a personal token is left out: the client does not ask for it, and each repetition has another one.
+        Omits the digest of a personal token: it is not part of the request, and differs for each repetition.
         """
         asked = data.model_dump_json(exclude_none=True, exclude={"secret_digest"}).encode() + b"?" + query
         return hashlib.blake2b(asked, digest_size=16, key=self._key[:_BLAKE2B_KEY_BYTES]).hexdigest()
 
     def salt(self, command_id: UUID) -> bytes:
-        """The salt of the password in a command: the same for each repetition, and no other command has it."""
+        """Return the salt of a command's password, the same for each repetition and unique to the command."""
         key = self._key[:_BLAKE2B_KEY_BYTES]
         return hashlib.blake2b(command_id.bytes, digest_size=16, key=key, person=b"inkwell salt").digest()
 
     def personal_token(self, owner: int, command_id: UUID, issued_at: datetime) -> str:
-        """The secret of the personal token that the owner's command of this time creates: the same when repeated.
+        """Return the secret of the personal token that a command creates, the same for each repetition.
 
-        The time is part of it because a key used again after its outcome is pruned makes a command of the same id.
+        Includes the time, because a key reused after its outcome is pruned yields the same command id.
         """
         message = f"inkwell personal token {owner} {command_id} {issued_at.isoformat()}".encode()
         secret = urlsafe_b64encode(hmac.digest(self._key, message, "sha256")).decode().rstrip("=")

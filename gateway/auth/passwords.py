@@ -17,10 +17,10 @@ from gateway.problems import OVERLOADED, ProblemError, retry_after
 from shared.contracts import is_affordable_hash
 
 DUMMY_HASH = "$argon2id$v=19$m=65536,t=3,p=4$bm9ib2R5IGhhcyBpdC4uLg$bm8gcGFzc3dvcmQgaGFzaGVzIHRvIHRoaXMgdmFsdWU"
-"""Verified against if there is no such user, so that the answer takes as long."""
+"""Verified against if the user does not exist, so that the answer takes as long."""
 WAITING_LIMIT = 50
 WAIT_TIMEOUT_SECONDS = 5.0
-"""How long a password waits for a thread; hashing itself is slow on a busy host, and has no limit."""
+"""How long to wait for a thread; hashing itself is slow on a busy host, and has no timeout."""
 NICENESS = 10
 PASSWORD_MAX_LENGTH = 128
 MAX_DECOMPOSED_LENGTH = 4 * PASSWORD_MAX_LENGTH
@@ -29,7 +29,7 @@ T = TypeVar("T")
 
 
 class Passwords:
-    """Hashes and verifies one password per processor at a time; some more wait, the others are rejected."""
+    """Hashes and verifies one password per processor at a time; a limited number wait, the others are rejected."""
 
     def __init__(self) -> None:
         self._hasher = PasswordHasher()
@@ -39,7 +39,7 @@ class Passwords:
         self._waiting = 0
 
     async def hash(self, password: SecretStr, salt: bytes | None = None) -> str:
-        """The password's hash, with a random salt unless one is given; raises ProblemError 503."""
+        """Hash a password, with a random salt unless one is given; raises ProblemError 503."""
         return await self._run(lambda: self._hasher.hash(_plain(password), salt=salt))
 
     async def verify(self, password: SecretStr, password_hash: str | None) -> bool:
@@ -66,7 +66,7 @@ class Passwords:
         await self._wait_for_thread()
         hashing = asyncio.get_running_loop().run_in_executor(self._threads, work)
         hashing.add_done_callback(lambda _: self._free_threads.release())
-        # A thread cannot be stopped, so it stays in use when its client has gone.
+        # A thread cannot be stopped, so it stays in use even if its client has disconnected.
         return await asyncio.shield(hashing)
 
     async def _wait_for_thread(self) -> None:
@@ -89,5 +89,5 @@ def _lower_priority() -> None:
 
 
 def _plain(password: SecretStr) -> str:
-    """The password as every keyboard composes it."""
+    """Return the password in Unicode NFC: keyboards differ in how they compose characters."""
     return unicodedata.normalize("NFC", password.get_secret_value())

@@ -9,12 +9,12 @@ from shared.contracts import Outcome, OutcomeStatus
 
 
 def digest(token: str) -> str:
-    """The stored digest of a token; it needs no salt, since the secret is random."""
+    """Return the digest to store for a token; it needs no salt, since the secret is random."""
     return hashlib.sha256(token.encode(errors="replace")).hexdigest()
 
 
 def reveal_token(keyed_hashes: KeyedHashes, owner: int, outcome: Outcome) -> Outcome:
-    """The outcome of a creation with the token's secret in its body, which the worker has never seen."""
+    """Return the outcome of a creation with the token's secret in its body; the worker never sees the secret."""
     if outcome.status is not OutcomeStatus.APPLIED or not outcome.body:
         return outcome
     body = json.loads(outcome.body)

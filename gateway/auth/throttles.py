@@ -1,6 +1,6 @@
-"""Limits how often a client may try what is expensive or guesses secrets. Counted in this process alone.
+"""Rate limits for password guesses and registrations, counted in this process alone.
 
-Behind N gateways a client has N times the tries; a strict limit belongs in the proxy in front of them.
+With N gateways a client has N times the tries; a strict limit belongs in the proxy in front of them.
 """
 
 import asyncio
@@ -14,20 +14,20 @@ from gateway.problems import TOO_MANY_REQUESTS, ProblemError
 from gateway.settings import GatewaySettings
 
 IPV6_NETWORK_BITS = 64
-"""A client with one address of such a network has them all."""
+"""Providers assign whole networks of this size to one client."""
 SWEEP_SECONDS = 10.0
 
 
 class Windows:
-    """Counts tries in fixed windows of elapsed time: a clock that is set neither opens one nor keeps one shut."""
+    """Counts tries in fixed windows of elapsed time: setting the clock neither ends nor extends one."""
 
     def __init__(self) -> None:
         self._windows: dict[str, tuple[int, float]] = {}
-        """How many tries, and when the window ends."""
+        """The number of tries, and the end of the window."""
         self._swept_at = 0.0
 
     def hit(self, key: str, length_seconds: float) -> tuple[int, float]:
-        """Count a try; how many the window has by now, and the seconds until it ends."""
+        """Count a try; returns the number in the window, and the seconds until it ends."""
         now = asyncio.get_running_loop().time()
         self._sweep(now)
         count, ends_at = self._windows.get(key, (0, 0.0))
@@ -41,7 +41,7 @@ class Windows:
         self._windows.pop(key, None)
 
     def _sweep(self, now: float) -> None:
-        """Drop the windows that have ended, now and then."""
+        """Drop the windows that have ended, every SWEEP_SECONDS."""
         if now - self._swept_at > SWEEP_SECONDS:
             self._swept_at = now
             self._windows = {key: window for key, window in self._windows.items() if window[1] > now}
@@ -65,7 +65,7 @@ class Throttles:
             await self._hit(self._login_address, "passwords", address)
 
     async def forget_guesses(self, request: Request, account: str | int) -> None:
-        """Forget the account's tries: the last one was right."""
+        """Reset the account's tries after a correct password."""
         self._windows.clear(self._login.key_for(*_build_key(account), self._address(request) or ""))
 
     async def count_registration(self, request: Request) -> None:
@@ -81,7 +81,7 @@ class Throttles:
             raise ProblemError(TOO_MANY_REQUESTS, detail, headers={"Retry-After": str(seconds)})
 
     def _address(self, request: Request) -> str | None:
-        """The client's address or IPv6 network; None if it is unknown: a proxy that forwards no address serves many."""
+        """Return the client's address or IPv6 network; None behind a proxy that does not forward it."""
         try:
             address = ip_address(request.client.host if request.client else "")
         except ValueError:
@@ -93,5 +93,5 @@ class Throttles:
 
 
 def _build_key(account: str | int) -> tuple[str, str]:
-    """The key of an account; an owner's id must not be taken for a user with that name."""
+    """Return the key of an account; distinguishes an owner's id from a name of digits."""
     return ("name" if isinstance(account, str) else "owner", str(account))

@@ -43,7 +43,7 @@ class Body(Generic[ModelT]):
         """None for the limit of the settings."""
 
     async def read(self, request: Request) -> ModelT:
-        """The body; raises ProblemError 400, 408, 413, 415 or 422."""
+        """Return the parsed body; raises ProblemError 400, 408, 413, 415 or 422."""
         self._require_media_type(request)
         body = await request.body()
         if has_more_values(body, self._values_limit) and not is_broken(body):
@@ -62,7 +62,7 @@ class Body(Generic[ModelT]):
         raise invalid([self._located(error) for error in errors], part="body")
 
     def _located(self, error: ErrorDetails) -> ErrorDetails:
-        """The error at its place in the body: pydantic counts the kind of an item as a step, or stops before it."""
+        """Correct the error's location: pydantic inserts the kind of an item as a step, or stops before it."""
         place = error["loc"]
         if self._discriminator and error["type"].startswith("union_tag"):
             place = (*place, self._discriminator)

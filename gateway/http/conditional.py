@@ -23,12 +23,12 @@ NO_CONDITIONS = Preconditions()
 
 
 def etag(version: int) -> str:
-    """The strong entity tag of a note in this version."""
+    """Return the strong entity tag of a note in this version."""
     return f'"{version}"'
 
 
 class Conditions:
-    """Reads the conditions of a change; raises 428 without one if it is required."""
+    """Reads the conditions of a change; rejects with 428 a change without `If-Match` if it is required."""
 
     def __init__(self, *, required: bool) -> None:
         self._required = required
@@ -39,21 +39,21 @@ class Conditions:
         return (INVALID_HEADER, PRECONDITION_REQUIRED)
 
     async def read(self, request: Request) -> Preconditions:
-        """The versions in which the change may have its effect; raises ProblemError 400 or 428."""
-        match, none_match = _header(request, "if-match"), _header(request, "if-none-match")
+        """Return the conditions on the note's version; raises ProblemError 400 or 428."""
+        match, none_match = _read_header(request, "if-match"), _read_header(request, "if-none-match")
         if match is None and self._required:
-            raise required()
+            raise build_required_problem()
         if match is None and none_match is None:
             return NO_CONDITIONS
-        wanted = None if match in {None, "*"} else _versions("If-Match", match)
-        unwanted = _versions("If-None-Match", none_match) if none_match not in {None, "*"} else none_match
+        wanted = None if match in {None, "*"} else _parse_versions("If-Match", match)
+        unwanted = _parse_versions("If-None-Match", none_match) if none_match not in {None, "*"} else none_match
         return Preconditions.model_validate({"if_match": wanted, "if_none_match": unwanted})
 
     def demand(self, versions: Mapping[int, Sequence[int] | None]) -> None:
-        """Several writes at once, by their index: raises ProblemError 428 for the first that must and does not say."""
+        """Raise ProblemError 428 for the first item of a batch that lacks a required condition."""
         lacking = [index for index, each in versions.items() if each is None]
         if lacking and self._required:
-            raise required(lacking[0])
+            raise build_required_problem(lacking[0])
 
     @property
     def openapi(self) -> OpenApi:
@@ -78,8 +78,8 @@ class Conditions:
         }
 
 
-def required(item: int | None = None) -> ProblemError:
-    """428, for a write or for one of several."""
+def build_required_problem(item: int | None = None) -> ProblemError:
+    """Return a 428 for a write, or for an item of a batch."""
     detail = f"State with {'If-Match' if item is None else 'if_match'} which version of the note you change"
     return ProblemError(PRECONDITION_REQUIRED, detail, item=item)
 
@@ -90,11 +90,11 @@ class Validators:
     problems = (INVALID_HEADER,)
 
     async def read(self, request: Request) -> Collection[str] | None:
-        """The entity tags of what the client has; None for any."""
-        header = _header(request, "if-none-match")
+        """Return the entity tags that the client has; None for `*`."""
+        header = _read_header(request, "if-none-match")
         if header == "*":
             return None
-        return [f'"{opaque}"' for opaque in _tags("If-None-Match", header)] if header is not None else ()
+        return [f'"{opaque}"' for opaque in _parse_tags("If-None-Match", header)] if header is not None else ()
 
     @property
     def openapi(self) -> OpenApi:
@@ -108,7 +108,7 @@ IF_NONE_MATCH = Validators()
 
 
 def respond_unless_modified(request: Request, answer: Answer, tag: str) -> Answer:
-    """The answer with its entity tag, or 304 if the client has what the tag stands for."""
+    """Return the answer with its entity tag, or 304 if the client's copy is current."""
     answer.headers["ETag"] = tag
     tags = request[IF_NONE_MATCH]
     if tags is None or tag in tags:
@@ -116,22 +116,22 @@ def respond_unless_modified(request: Request, answer: Answer, tag: str) -> Answe
     return answer
 
 
-def _header(request: Request, name: str) -> str | None:
+def _read_header(request: Request, name: str) -> str | None:
     values = request.headers.getlist(name) if name in request.headers else None
     return None if values is None else ",".join(values).strip()
 
 
-def _tags(name: str, header: str) -> list[str]:
-    """The entity tags of a header, unquoted and without a proxy's suffix; raises ProblemError 400."""
+def _parse_tags(name: str, header: str) -> list[str]:
+    """Return the entity tags of a header, unquoted and without a proxy's suffix; raises ProblemError 400."""
     tags: list[str] = _TAG.findall(header) if _LIST.fullmatch(header) else []
     if not tags:
         raise invalid_header(name, 'a list of entity tags such as "3", or *')
     return [_SUFFIX.sub("", tag) for tag in tags]
 
 
-def _versions(name: str, header: str | None) -> tuple[int, ...]:
-    """The versions that the tags stand for; a tag that no note can have stands for none.
+def _parse_versions(name: str, header: str | None) -> tuple[int, ...]:
+    """Return the versions in the tags, ignoring tags that are not versions.
 
     Weak tags match in `If-Match` too, contrary to RFC 9110 §13.1.1: a version has one text in every encoding.
     """
-    return tuple(int(tag) for tag in _tags(name, header or "") if _VERSION.fullmatch(tag))
+    return tuple(int(tag) for tag in _parse_tags(name, header or "") if _VERSION.fullmatch(tag))

@@ -1,4 +1,4 @@
-"""What happens to each request, in order: id, head, route, caller, parts, handler, errors, headers, metrics.
+"""Handles each request in order: id, head, route, caller, parts, handler, errors, headers, metrics.
 
 FastAPI declares and documents the operations, and owns the lifespan; it never sees a request.
 """
@@ -34,7 +34,7 @@ from gateway.telemetry.metrics import ACTIVE_REQUESTS, RequestInfo, observe_requ
 from gateway.telemetry.request_ids import choose_request_id
 from gateway.telemetry.tracing import describe_request, start_request_span
 from shared.contracts import Scope as TokenScope
-from shared.telemetry import IDS
+from shared.logs import IDS
 
 _PORT = re.compile(rb":\d*$")
 
@@ -42,21 +42,21 @@ log = structlog.get_logger()
 
 
 class Authentication(Protocol):
-    """Finds out who calls."""
+    """Authenticates callers."""
 
     async def authenticate(self, authorization: str | None, *, confirm: bool) -> Caller:
-        """The caller with this `Authorization` header; raises ProblemError 401 or 503.
+        """Return the caller with this `Authorization` header; raises ProblemError 401 or 503.
 
         `confirm` asks for a check against Postgres, which reads leave to their own SQL.
         """
 
 
 class Resources(Protocol):
-    """What the front needs of the resources that it hands to the handlers."""
+    """The resources passed to handlers, of which the front itself needs only authentication."""
 
     @property
     def authentication(self) -> Authentication:
-        """Finds out who calls."""
+        """Authenticates callers."""
 
 
 ResourcesT = TypeVar("ResourcesT", bound=Resources)
@@ -103,7 +103,7 @@ class Front(Generic[ResourcesT]):
             observe_request(request.method, info, time.perf_counter() - started)
 
     async def _answer(self, request: Request, info: RequestInfo) -> Answer:
-        """The operation's answer, or the problem that kept it from answering."""
+        """Return the operation's answer, or the problem that it raised."""
         try:
             check_head(request.scope)
             if self._hosts:
@@ -111,7 +111,7 @@ class Front(Generic[ResourcesT]):
             if self._cross_origin and self._cross_origin.is_preflight(request):
                 return self._cross_origin.answer_preflight(request.headers)
             return await self._perform(request, info)
-        except Exception as error:  # noqa: BLE001 - whatever it is, the client gets an answer
+        except Exception as error:  # noqa: BLE001 - the client gets an answer even after a bug
             return render(find_problem(error))
 
     async def _perform(self, request: Request, info: RequestInfo) -> Answer:
@@ -143,7 +143,7 @@ class Front(Generic[ResourcesT]):
         await send({"type": "http.response.body", "body": body})
 
     def _strip_prefix(self, path: str) -> str:
-        """The path without the `root_path`, which a proxy may have removed, and without a trailing slash."""
+        """Return the path without the `root_path`, which a proxy may have removed, and without a trailing slash."""
         rest = path.removeprefix(self._root_path)
         return (rest if rest.startswith("/") else path).removesuffix("/") or "/"
 
@@ -161,8 +161,8 @@ def check_head(scope: Scope) -> None:
 def check_host(host: bytes, hosts: Collection[bytes]) -> None:
     """Raise ProblemError 421 if the request is for another host.
 
-    Without authentication, a page from elsewhere could otherwise have its own host's name resolve to this machine (DNS
-    rebinding), and would act as the user.
+    Prevents DNS rebinding: without authentication, a foreign page whose host name resolves to this machine would act
+    as the user.
     """
     if _PORT.sub(b"", host) not in hosts:
         names = " or ".join(sorted(host.decode() for host in hosts))
@@ -172,7 +172,7 @@ def check_host(host: bytes, hosts: Collection[bytes]) -> None:
 
 
 async def authorize(request: Request, scope: TokenScope, authentication: Authentication) -> Caller:
-    """The caller, whose credentials have the scope; raises ProblemError 401, 403 or 503."""
+    """Authenticate the caller and check the scope; raises ProblemError 401, 403 or 503."""
     confirm = scope is not TokenScope.READ
     caller = await authentication.authenticate(request.headers.get("authorization"), confirm=confirm)
     if scope not in caller.scopes:
@@ -182,7 +182,7 @@ async def authorize(request: Request, scope: TokenScope, authentication: Authent
 
 
 def find_problem(error: Exception) -> ProblemError:
-    """The problem that a client gets for an error; logs a bug."""
+    """Return the problem to answer an error with; logs any unexpected error as a bug."""
     match error:
         case ProblemError():
             return error

@@ -1,6 +1,6 @@
-"""The headers that every answer has, errors and unknown paths included: security, caching, its id and, if wanted, CORS.
+"""Adds the headers of every answer, including errors: security, caching, request id and, if configured, CORS.
 
-A header that a route sets itself wins. Why these: OWASP's cheat sheet on REST security, RFC 9111 and RFC 7240.
+A header set by the operation wins. Sources: OWASP's cheat sheet on REST security, RFC 9111 and RFC 7240.
 """
 
 from collections.abc import Collection
@@ -27,9 +27,9 @@ SECURITY: FixedHeaders = (
 SECURITY_NAMES = frozenset(name for name, _ in SECURITY)
 HTTPS_ONLY: FixedHeaders = ((b"strict-transport-security", b"max-age=31536000"),)
 REVALIDATED: FixedHeaders = ((b"cache-control", b"private, no-cache"), (b"vary", b"Authorization"))
-"""Of a read that has an entity tag: its reader may keep it, and asks with the tag whether it still holds."""
+"""For a read with an entity tag: the client may store it, and revalidates it with the tag."""
 NOT_STORED: FixedHeaders = ((b"cache-control", b"no-store"), (b"vary", b"Authorization, Prefer"))
-"""Of everything else."""
+"""For everything else."""
 
 REQUESTED_HEADERS_LIMIT_CHARACTERS = 2048
 """Limit on `Access-Control-Request-Headers`; the answer echoes it, and proxies limit response headers."""
@@ -37,29 +37,29 @@ ALLOWED_METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE")
 
 
 def add_defaults(own: RawHeaders, scope: Scope, request_id: bytes) -> RawHeaders:
-    """The headers of an answer, whose names are in lower case, with the defaults for those that it lacks."""
+    """Return an answer's headers, whose names are in lower case, with the defaults for those that it lacks."""
     names = {name for name, _ in own}
     if names.isdisjoint(SECURITY_NAMES):
         headers = [*own, *SECURITY]
     else:
         headers = [*own, *(header for header in SECURITY if header[0] not in names)]
     headers.append((HEADER, request_id))
-    if came_over_https(scope):
+    if is_https(scope):
         headers += HTTPS_ONLY
     if b"cache-control" not in names:
         headers += REVALIDATED if b"etag" in names and scope["method"] in {"GET", "HEAD"} else NOT_STORED
     return headers
 
 
-def came_over_https(scope: Scope) -> bool:
-    """Whether the client used https, as far as it or a proxy says; who lies about it deceives only himself."""
+def is_https(scope: Scope) -> bool:
+    """Whether the client used https, according to it or a proxy; a forged header affects only its sender."""
     return scope["scheme"] == "https" or (b"x-forwarded-proto", b"https") in scope["headers"]
 
 
 class CrossOriginPolicy(CORSMiddleware):
     """CORS: pages of the given origins may send any header; credentials are bearer tokens, never cookies.
 
-    Starlette's middleware without the app within: the front asks it for preflights and has it add headers to answers.
+    Starlette's middleware without an inner app: the front calls it for preflights and to add headers to answers.
     """
 
     def __init__(self, origins: Collection[str]) -> None:
@@ -79,7 +79,7 @@ class CrossOriginPolicy(CORSMiddleware):
         return asks and request.scope["method"] == "OPTIONS"
 
     def answer_preflight(self, headers: Headers) -> Answer:
-        """The answer to a preflight, a problem document if it is rejected."""
+        """Return the answer to a preflight, a problem document if it is rejected."""
         wanted = headers.get("access-control-request-headers", "")
         if len(wanted) > REQUESTED_HEADERS_LIMIT_CHARACTERS:
             detail = f"Access-Control-Request-Headers is longer than {REQUESTED_HEADERS_LIMIT_CHARACTERS} characters"

@@ -1,6 +1,6 @@
-"""The `Idempotency-Key` header: one key, one command, whichever gateway gets it and however often.
+"""The `Idempotency-Key` header: requests with the same key are the same command, in every gateway.
 
-The key decides the command's id, and the worker's inbox does the rest; the gateway stores nothing.
+The command's id is derived from the key, and the worker deduplicates by id; the gateway stores nothing.
 """
 
 import json
@@ -23,7 +23,7 @@ class IdempotencyKey:
     problems = (INVALID_HEADER,)
 
     async def read(self, request: Request) -> str | None:
-        """The key without its quotes; raises ProblemError 400."""
+        """Return the key without its quotes, or None; raises ProblemError 400."""
         if "idempotency-key" not in request.headers:
             return None
         stated = request.headers.getlist("idempotency-key")
@@ -46,9 +46,9 @@ class IdempotencyKey:
 
 
 def build_command_id(scope: int | str, command_type: str, target: int | str | None, key: str | None) -> UUID:
-    """The command's id: drawn, or where there is a key the same for each attempt at this request in this scope.
+    """Return a new id or, with a key, the same id for each repetition of the request within the scope.
 
-    The scope is the owner, so that the keys of two owners never meet.
+    The scope is the owner, so that equal keys of two owners do not collide.
     """
     if key is None:
         return uuid7()

@@ -1,8 +1,8 @@
-"""Counts the values in a JSON text without parsing it: a parser makes an object of each value, and of each error."""
+"""Counts the values in a JSON text without parsing it: a parser allocates an object for each value and each error."""
 
 from pydantic_core import from_json
 
-PARSED_AT_MOST_BYTES = 128 * 1024
+PARSE_LIMIT_BYTES = 128 * 1024
 
 
 def has_more_values(text: bytes, limit: int) -> bool:
@@ -19,8 +19,8 @@ def has_more_values(text: bytes, limit: int) -> bool:
 
 
 def is_broken(text: bytes) -> bool:
-    """Whether a short text is not JSON; a long one is not parsed only to find out."""
-    if len(text) > PARSED_AT_MOST_BYTES:
+    """Whether the text is invalid JSON; False for a long text, which would block the event loop."""
+    if len(text) > PARSE_LIMIT_BYTES:
         return False
     try:
         from_json(text, cache_strings=False)

@@ -17,7 +17,7 @@ _UTF_8 = {"utf_8", *(alias for alias, codec in aliases.items() if codec == "utf_
 
 
 def parse_media_type(request: Request) -> str | None:
-    """The body's media type in lower case; None unless it is declared exactly once, with no charset but UTF-8.
+    """Return the body's media type in lower case; None unless it is declared exactly once, with no charset but UTF-8.
 
     Other parameters are ignored: they mean nothing for JSON or a form.
     """
@@ -37,7 +37,7 @@ def is_utf_8(charset: str) -> bool:
 
 
 def reject_encoded_body(request: Request) -> None:
-    """Raises ProblemError 415 if the body has a content coding, such as gzip."""
+    """Raise ProblemError 415 if the body has a content coding, such as gzip."""
     codings = ",".join(request.headers.getlist("content-encoding")).lower().split(",")
     if any(coding.strip() not in ("", "identity") for coding in codings):
         detail = "Send the body without a content coding"
@@ -45,5 +45,5 @@ def reject_encoded_body(request: Request) -> None:
 
 
 def unsupported_media_type(detail: str, headers: dict[str, str] | None = None) -> ProblemError:
-    """415 `unsupported_media_type`."""
+    """Return a 415 `unsupported_media_type`."""
     return ProblemError(UNSUPPORTED_MEDIA_TYPE, detail, headers=headers)

@@ -69,7 +69,7 @@ def check_served(app: FastAPI) -> None:
 
 
 def _describe_request(operation: Operation[Any]) -> OpenApi:
-    """Who may send the request, and what it has."""
+    """Describe the request's security requirement, parameters and body."""
     described: OpenApi = {"security": _describe_security(operation)}
     for reader in operation.reads:
         for member, part in reader.openapi.items():
@@ -78,7 +78,7 @@ def _describe_request(operation: Operation[Any]) -> OpenApi:
 
 
 def _describe_security(operation: Operation[Any]) -> list[dict[str, list[str]]]:
-    """The security requirement; personal tokens never allow changes of the account."""
+    """Return the security requirement; personal tokens never allow changes of the account."""
     if operation.allows == PUBLIC:
         return []
     schemes = ["password"] if operation.allows is Scope.ACCOUNT else ["password", "personalToken"]
@@ -87,7 +87,7 @@ def _describe_security(operation: Operation[Any]) -> list[dict[str, list[str]]]:
 
 
 def _describe_problems(operation: Operation[Any]) -> dict[int | str, OpenApi]:
-    """The responses with problems, one for each status."""
+    """Describe the responses with problems, one for each status."""
     by_status: dict[int, list[ProblemType]] = {}
     for problem in PROBLEM_TYPES.values():
         if problem in operation.all_problems:
@@ -108,7 +108,7 @@ def _describe_response(operation: Operation[Any], problems: list[ProblemType]) -
 
 
 def describe_answer(description: str, *headers: str, **members: object) -> OpenApi:
-    """A response that may have these headers."""
+    """Return the description of a response that may have these headers."""
     declared = {name: {"description": HEADERS[name], "schema": {"type": "string"}} for name in headers}
     return {"description": description, **({"headers": declared} if declared else {}), **members}
 
@@ -122,7 +122,7 @@ def _remove_authentication(document: OpenApi) -> None:
 
 
 def _identify_answers(document: OpenApi) -> None:
-    """Declares the header that every answer has."""
+    """Declare the request id as a header of every response."""
     header = {"description": HEADERS[REQUEST_ID], "schema": {"type": "string"}}
     document["components"]["headers"] = {REQUEST_ID: header}
     for operations in document["paths"].values():
@@ -132,7 +132,7 @@ def _identify_answers(document: OpenApi) -> None:
 
 
 def _name_bodies(document: OpenApi) -> None:
-    """Makes the schemas of request bodies components, so that generated clients have names for them."""
+    """Move the schemas of request bodies to components, so that generated clients name them."""
     schemas = document["components"]["schemas"]
     for operations in document["paths"].values():
         for operation in operations.values():
@@ -144,7 +144,7 @@ def _name_bodies(document: OpenApi) -> None:
 
 
 def build_operation_id(route: APIRoute) -> str:
-    """The endpoint's name as clients in most languages have their functions: `createNote`."""
+    """Return the handler's name in camel case, as in generated clients: `createNote`."""
     first, *others = route.name.split("_")
     return first + "".join(map(str.capitalize, others))
 

@@ -1,4 +1,4 @@
-"""An operation is one endpoint: what it serves and to whom, what it reads, and what it may answer.
+"""Declares operations, the API's endpoints: their access, the parts that they read, and their answers.
 
 The front enforces an operation, and the OpenAPI document is generated from it.
 """
@@ -53,7 +53,7 @@ class Operation(Generic[ResourcesT]):
     allows: Allowed
     """The scope that the caller's credentials must have."""
     exempts: Callable[[ResourcesT, Request], bool] | None
-    """Whether a request needs no credentials all the same."""
+    """Returns whether a particular request needs no credentials after all."""
     reads: tuple[Reader[Any], ...]
     """The parts of a request, in the order in which they are read; their values are in `request[reader]`."""
     ignores_query: bool

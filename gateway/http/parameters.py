@@ -1,4 +1,4 @@
-"""Path and query parameters. Each value has one accepted form, so no malformed value is guessed at."""
+"""Path and query parameters, parsed strictly: each value has one accepted form."""
 
 import re
 from collections import Counter
@@ -94,7 +94,7 @@ class Parameters(Generic[ModelT]):
         self.location = location
 
     async def read(self, request: Request) -> ModelT:
-        """The parameters; raises ProblemError 422."""
+        """Return the parameters; raises ProblemError 422."""
         pairs = parse_query(request.query) if self.location == "query" else list(request.parameters.items())
         try:
             parameters = self._model.model_validate(dict(pairs))
@@ -130,7 +130,7 @@ NO_QUERY = Parameters(_NoQuery, "query")
 
 
 def _find_repeated(pairs: Iterable[tuple[str, object]]) -> list[str]:
-    """The names that occur more than once."""
+    """Return the names that occur more than once."""
     counts = Counter(name for name, _ in pairs)
     return [name for name, count in counts.items() if count > 1]
 
@@ -141,7 +141,7 @@ def _without_null(schema: OpenApi) -> OpenApi:
 
 
 def parse_query(query: bytes) -> list[tuple[str, str]]:
-    """The names and values of the query, in order; raises ProblemError 422 for bytes that are not UTF-8.
+    """Return the names and values of the query in order; raises ProblemError 422 for bytes that are not UTF-8.
 
     Raw bytes are treated like percent-encoded ones.
     """

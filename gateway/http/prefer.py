@@ -25,21 +25,21 @@ class Preferences:
         return self.return_ == "minimal"
 
     def wait_or(self, default_seconds: float) -> float:
-        """How long to wait for the outcome."""
+        """Return the seconds to wait for the outcome."""
         if self.wait_seconds is not None:
             return self.wait_seconds
         return 0.0 if self.respond_async else default_seconds
 
-    def kept(self, wait_seconds: float) -> "Preferences":
-        """The preferences that were honoured by a wait this long: not the client's wait if too many were waiting."""
+    def honour_wait(self, wait_seconds: float) -> "Preferences":
+        """Return the honoured preferences, without `wait` unless the client's wait was granted."""
         return self if wait_seconds == self.wait_seconds else replace(self, wait_seconds=None)
 
     def without_representation(self) -> "Preferences":
-        """The preferences as honoured by an answer without the representation."""
+        """Return the honoured preferences of an answer without the representation."""
         return self if self.minimal else replace(self, return_=None)
 
-    def applied_to(self, status: int) -> dict[str, str]:
-        """The `Preference-Applied` header of an answer to a write; errors have none."""
+    def build_header(self, status: int) -> dict[str, str]:
+        """Return the `Preference-Applied` header of an answer with this status; empty for errors."""
         returned = status in {200, 201, 204} if self.minimal else self.return_ and status in {200, 201}
         preferences = [
             *(["respond-async"] if self.respond_async and status == 202 else []),
@@ -58,10 +58,10 @@ class Prefer:
     problems = ()
 
     async def read(self, request: Request) -> Preferences:
-        """The client's preferences; of a repeated one, the first counts."""
+        """Return the client's preferences; the first of a repeated one counts."""
         if "prefer" not in request.headers:
             return DEFAULTS
-        stated = dict(reversed(list(_preferences(",".join(request.headers.getlist("prefer"))))))
+        stated = dict(reversed(list(_parse_preferences(",".join(request.headers.getlist("prefer"))))))
         wait, returned = stated.get("wait", ""), stated.get("return")
         return Preferences(
             respond_async=stated.get("respond-async") == "",
@@ -81,7 +81,7 @@ class Prefer:
         return {"parameters": [{"name": "Prefer", "in": "header", "description": description, "schema": schema}]}
 
 
-def _preferences(header: str) -> Iterator[tuple[str, str]]:
+def _parse_preferences(header: str) -> Iterator[tuple[str, str]]:
     for stated in _STATED.findall(header):
         name, _, value = stated.partition(";")[0].partition("=")
         yield name.strip().lower(), value.strip().strip('"')

@@ -42,7 +42,7 @@ SHUTDOWN_BODY_SECONDS = 5.0
 """How long an incomplete body may still take when the gateway stops."""
 WATCH_SECONDS = 1.0
 ENCODED_SLASH = re.compile("%2F", re.IGNORECASE)
-"""Not a separator of segments, as a proxy's rules see it."""
+"""Kept encoded: a proxy's rules do not treat it as a separator of segments."""
 
 
 class BoundedProtocol(HttpToolsProtocol):

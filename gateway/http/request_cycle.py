@@ -40,7 +40,7 @@ class RequestCycle(RequestResponseCycle):
     async def run_asgi(self, app: ASGI3Application) -> None:
         """Run the application; if it is cancelled, at the end of a drain, close the connection without an answer.
 
-        No status would be true: it is unknown whether the request had its effect.
+        No status would be correct: it is unknown whether the request had its effect.
         """
 
         async def run(scope: UvicornScope, receive: ASGIReceiveCallable, send: ASGISendCallable) -> None:
@@ -104,7 +104,7 @@ class ResponseTransport(asyncio.Transport):
         self._flowed_at = now
 
     def seconds_stalled(self, now: float) -> float:
-        """How long the client has read nothing since the last call found progress."""
+        """Return how long the client has not acknowledged anything, as observed by these calls."""
         taken_bytes = self._written_bytes - count_unacknowledged_bytes(self._transport)
         if taken_bytes > self._taken_bytes:
             self._flowed_at = now
@@ -113,7 +113,7 @@ class ResponseTransport(asyncio.Transport):
 
 
 def count_unacknowledged_bytes(transport: asyncio.Transport) -> int:
-    """Bytes that the client has not acknowledged: those buffered here and, on Linux, in the kernel."""
+    """Count the bytes that the client has not acknowledged: those buffered here and, on Linux, in the kernel."""
     held = transport.get_write_buffer_size()
     try:
         queued = fcntl.ioctl(transport.get_extra_info("socket").fileno(), termios.TIOCOUTQ, bytes(4))
@@ -123,13 +123,13 @@ def count_unacknowledged_bytes(transport: asyncio.Transport) -> int:
 
 
 def build_parse_problem(error: httptools.HttpParserError) -> ProblemError:
-    """The problem that a callback raised, or else one for the parser's error."""
+    """Return the problem that a callback raised, or else one for the parser's error."""
     cause = error.__context__
     return cause if isinstance(cause, ProblemError) else bad_request(f"The request is not HTTP: {error}")
 
 
 def build_refusal(problem: ProblemError) -> ASGI3Application:
-    """An application that answers with the problem and the headers of every answer."""
+    """Return an ASGI application that answers with the problem and the default headers."""
     headers, body = render(problem).encode()
     headers += [*SECURITY, *NOT_STORED, (HEADER, new_request_id())]
 

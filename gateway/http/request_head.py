@@ -67,5 +67,5 @@ class RequestHead:
 
 
 def bad_request(detail: str) -> ProblemError:
-    """400, for a malformed or unsupported HTTP request."""
+    """Return a 400 for a malformed or unsupported HTTP request."""
     return ProblemError(BAD_REQUEST, detail)

@@ -1,4 +1,4 @@
-"""A request as a handler gets it: authenticated, and read as its operation declares."""
+"""A request as passed to handlers: authenticated, and parsed as its operation declares."""
 
 import asyncio
 from typing import Any, Protocol, TypeVar
@@ -33,7 +33,7 @@ class Reader(Protocol[T_co]):
 
 
 class Request(StarletteRequest):
-    """A request, its caller and its parts; `request[NOTE_PATH]` is what that reader has read."""
+    """A request, its caller and its parts; `request[NOTE_PATH]` is the value of that reader."""
 
     def __init__(self, scope: Scope, receive: Receive, path: str) -> None:
         super().__init__(scope, receive)
@@ -62,7 +62,7 @@ class Request(StarletteRequest):
         self._parts[reader] = await reader.read(self)
 
     def __getitem__(self, reader: Reader[T]) -> T:  # type: ignore[override]  # of a Request the scope is not wanted
-        """The part that a reader has read; raises KeyError unless the operation declares the reader."""
+        """Return a reader's value; raises KeyError unless the operation declares the reader."""
         part: T = self._parts[reader]
         return part
 

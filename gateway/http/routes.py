@@ -11,13 +11,13 @@ METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE")
 
 
 class _Segment(Generic[ResourcesT]):
-    """What follows after a segment of a path."""
+    """A node of the tree of paths."""
 
     def __init__(self) -> None:
         self.literal: dict[str, _Segment[ResourcesT]] = {}
         self.parameter: _Segment[ResourcesT] | None = None
         self.name = ""
-        """The name of the parameter that this segment is the value of."""
+        """The parameter's name, if this segment is its value."""
         self.operations: dict[str, Operation[ResourcesT]] = {}
         """By method, those whose path ends here."""
 

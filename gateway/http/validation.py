@@ -1,4 +1,4 @@
-"""What is wrong with the parts of a request: validation errors as `errors` of a problem."""
+"""Converts validation errors of a request to the `errors` of a problem."""
 
 from collections.abc import Sequence
 
@@ -50,19 +50,19 @@ FIELD_DETAILS = {
     "union_tag_not_found": "Field required",
     "uuid_parsing": "Should be a UUID",
 }
-"""Replace the messages of pydantic that speak of Python."""
+"""Replacements for pydantic's messages in terms of Python."""
 ERRORS_LIMIT = 100
 """Limit on the errors in a problem; a body may have a hundred thousand."""
 
 
 def invalid_header(name: str, expected: str) -> ProblemError:
-    """400, for a header that cannot be parsed and must not be ignored."""
+    """Return a 400 for a header that cannot be parsed and must not be ignored."""
     error = FieldError(pointer=f"/header/{name.lower()}", code="invalid_value", detail=f"{name} must be {expected}")
     return ProblemError(INVALID_HEADER, error.detail, errors=[error])
 
 
 def invalid(errors: Sequence[ErrorDetails], part: str | None = None) -> ProblemError:
-    """422, with the first of pydantic's errors."""
+    """Return a 422 with the first of pydantic's errors."""
     fields = [_field_error(error, part) for error in errors[:ERRORS_LIMIT]]
     return ProblemError(VALIDATION_FAILED, errors=fields)
 

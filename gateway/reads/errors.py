@@ -1,4 +1,4 @@
-"""How a read can fail, as problems."""
+"""The errors of reads, as problems."""
 
 from gateway.problems import (
     CHALLENGE,
@@ -18,14 +18,14 @@ class DatabaseUnavailableError(ProblemError):
 
 
 class SearchTimeoutError(ProblemError):
-    """Postgres has worked on a search for as long as it may, and was stopped."""
+    """Postgres reached the time limit of a search, and cancelled it."""
 
     def __init__(self) -> None:
         super().__init__(SEARCH_TIMEOUT, headers=retry_after())
 
 
 class CredentialsOutdatedError(ProblemError):
-    """The owner's credentials are not the caller's any more, or the owner is gone."""
+    """The owner's credentials have changed, or the owner is deleted."""
 
     def __init__(self) -> None:
         super().__init__(CREDENTIALS_OUTDATED, headers=CHALLENGE)

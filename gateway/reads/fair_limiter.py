@@ -1,7 +1,7 @@
-"""Limits the reads that cost Postgres much, so that no owner keeps the others waiting.
+"""A fair limiter for expensive reads, so that one owner's requests do not starve the others'.
 
-An owner may hold no more than a share of the permits. A free permit goes to the owners in turn, not to the oldest
-request of all, so an owner who asks for much waits behind their own requests.
+An owner may hold at most a share of the permits. Free permits go to the owners in turn (round robin), not to the
+oldest request, so an owner with many requests waits behind their own.
 """
 
 import asyncio
@@ -86,7 +86,7 @@ class FairLimiter:
             waiter = self._waiting[owner].popleft()
             self._waiting.move_to_end(owner)
             self._forget_if_nothing_waits(owner)
-            if not waiter.cancelled():  # it has given up
+            if not waiter.cancelled():  # else its deadline has passed or its client is gone
                 self._acquire(owner)
                 waiter.set_result(None)
 

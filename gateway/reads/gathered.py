@@ -1,4 +1,4 @@
-"""Reads of single notes, gathered as the publisher gathers writes: those that arrive meanwhile become one statement.
+"""Batches reads of single notes as the publisher batches writes: those that arrive during a statement share the next.
 
 A statement costs ten times what one more note in it costs. There is no timer: a read that arrives alone is sent alone,
 at once. Every read of a statement arrived before it was sent, so a client that has seen its write reads it.
@@ -46,7 +46,7 @@ class GatheredReads:
         self._waiting: deque[NoteRead] = deque()
         self._statements: set[asyncio.Task[None]] = set()
         self._context = copy_context()
-        """Not that of the request that comes first: a statement serves many."""
+        """Used instead of the first request's context, since a statement serves many requests."""
 
     async def find(self, caller: Caller, note_id: int, deadline: float) -> FoundNote | None:
         """The caller's note, or None; raises TimeoutError, CredentialsOutdatedError or what the statement raised."""

@@ -39,15 +39,15 @@ from gateway.settings import GatewaySettings
 from gateway.telemetry.metrics import READS_FAILED
 from shared.clock import Clock
 from shared.connections import Connections
-from shared.contracts import NOBODY, Outcome, PublicToken, PublicUser, Scope
+from shared.contracts import NO_OWNER, Outcome, PublicToken, PublicUser, Scope
 from shared.database import Statement, milliseconds_before
 from shared.errors import describe
 from shared.primary import Primary
 
-# asyncpg calls it an internal error, too, when a connection ends at the wrong moment.
+# asyncpg raises InternalClientError, too, if a connection ends at the wrong moment.
 READ_FAILURES = (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError)
 
-CLOCK_INTERVAL_SECONDS, FIRST_LOOK_SECONDS = 2.0, 1.0
+CLOCK_INTERVAL_SECONDS, FIRST_SYNCHRONIZATION_SECONDS = 2.0, 1.0
 NO_LIMIT = nullcontext()
 TOKEN_SCOPES = frozenset({Scope.READ, Scope.WRITE})
 """The scopes that a personal token may have."""
@@ -56,15 +56,15 @@ SIMILAR_MAX_LENGTH = 64
 FAR = 1000
 """A list that skips more notes than this, by walking past them, counts as slow."""
 SESSION_SETTINGS = {
-    # There is an index for every read and for every order, as good for the millionth note as for the first: nothing
-    # is searched through or sorted that need not be, and nothing takes so long that compiling it would pay.
+    # Every read and every order has an index, so a plan with a scan or a sort is a misestimate, and no statement is
+    # slow enough for JIT compilation to pay.
     "enable_seqscan": "off",
     "enable_sort": "off",
-    # A plan made while the tables are small may hash or merge all of one, and is kept when they are large.
+    # A plan made while the tables are small may read a whole one for its join, and is cached while they grow.
     "enable_hashjoin": "off",
     "enable_mergejoin": "off",
     "jit": "off",
-    # Nor does any plan depend on the values; for short arrays Postgres would otherwise plan each statement anew.
+    # No plan depends on the values, but for short arrays Postgres would plan each execution anew.
     "plan_cache_mode": "force_generic_plan",
     "pg_trgm.word_similarity_threshold": "0.3",  # two letters of seven in the wrong order have 0.37
 }
@@ -74,7 +74,7 @@ log = structlog.get_logger()
 
 @dataclass(frozen=True, slots=True)
 class Login:
-    """The user that a password is checked against."""
+    """A user and the hash to verify a password against."""
 
     owner: int
     credentials_version: int
@@ -116,14 +116,14 @@ class Queries:
         )
         self._notes = GatheredReads(self._find_notes)
         self._search_bound = settings.search_matches
-        # Postgres stops a search well before its deadline here, or it could not be told from a server that is away.
+        # Postgres must cancel a search well before the deadline here, which would look like an unavailable server.
         search_seconds = min(settings.search_timeout_seconds, settings.read_timeout_seconds / 4)
         deadline = f"set local statement_timeout = {int(search_seconds * 1000)}"
         self._by_words, self._by_trigrams = (
             replace(statement, settings=f"{statement.settings}; {deadline}")
             for statement in (SEARCH_WORDS, SEARCH_TRIGRAMS)
         )
-        # A connection is left for single rows, one for quick lists, and one of each owner's share for other owners.
+        # Reserves a connection for single rows, one for quick lists, and one of each owner's share for other owners.
         lists = settings.read_connections - 1
         slow_reads = max(1, lists - 1)
         has_users = settings.auth == "password"
@@ -145,7 +145,7 @@ class Queries:
 
     async def _find_notes(self, reads: Sequence[NoteRead]) -> list[asyncpg.Record]:
         """The notes that exist, with their position among the reads; the deadline is that of the last read."""
-        async with asyncio.timeout_at(reads[-1].deadline), self._connections.one() as connection:
+        async with asyncio.timeout_at(reads[-1].deadline), self._connections.acquire() as connection:
             return await FIND_NOTES.fetch(
                 connection,
                 owners=[read.caller.owner for read in reads],
@@ -154,7 +154,7 @@ class Queries:
             )
 
     async def list_notes(self, caller: Caller, shape: ListShape, **arguments: Any) -> Listed:  # noqa: ANN401 - SQL's
-        """A page of notes; raises ShareExhaustedError if the caller has too many in progress."""
+        """Return a page of notes; raises ShareExhaustedError if the caller has too many in progress."""
         query, deadline = list_notes(shape), self._deadline()
         is_slow = shape.is_counted or shape.filters or arguments["skip"] > FAR
         permit = self._limit_slow_read(caller, deadline) if is_slow else self._limit_list(caller, deadline)
@@ -162,7 +162,7 @@ class Queries:
         return Listed(row["notes"] or [], row["keys"] or [], row["ids"] or [], row.get("total"))
 
     async def search_notes(self, caller: Caller, q: str, skip: int, limit: int) -> Found:
-        """The notes with these words, the best first; where there are none, those whose titles resemble them.
+        """Return the notes with these words, the best first; without any, those with similar titles.
 
         Raises SearchTimeoutError, and ShareExhaustedError if the caller has too many in progress.
         """
@@ -179,39 +179,39 @@ class Queries:
         return Found(notes or [], min(total, self._search_bound), total > self._search_bound, is_similar)
 
     async def find_user(self, caller: Caller) -> PublicUser:
-        """The caller's own account."""
+        """Return the caller's account."""
         [row] = await self._fetch_mine(caller, FIND_USER)
         return PublicUser.model_validate(dict(row))
 
     async def find_password(self, caller: Caller) -> str | None:
-        """The hash of the caller's password."""
+        """Return the hash of the caller's password, or None."""
         [(password_hash,)] = await self._fetch_mine(caller, FIND_PASSWORD)
         return str(password_hash) if password_hash else None
 
     async def find_token(self, caller: Caller, token_id: UUID) -> PublicToken | None:
-        """One of the caller's personal tokens."""
+        """Return one of the caller's personal tokens, or None."""
         [row] = await self._fetch_mine(caller, FIND_TOKEN, token_id=token_id)
         return PublicToken.model_validate(dict(row)) if row["id"] else None
 
     async def list_tokens(self, caller: Caller, skip: int, limit: int) -> list[PublicToken]:
-        """A page of the caller's personal tokens, the oldest first."""
+        """Return a page of the caller's personal tokens, the oldest first."""
         deadline = self._deadline()
         permit = self._limit_list(caller, deadline)
         rows = await self._fetch_mine(caller, LIST_TOKENS, permit, deadline, skip=skip, limit=limit)
         return [PublicToken.model_validate(dict(row)) for row in rows if row["id"]]
 
     async def find_login(self, folded_name: str) -> Login | None:
-        """The user of this name."""
+        """Return the user with this name, or None."""
         rows = await self._fetch(FIND_LOGIN, folded_name=folded_name)
         return Login(*rows[0]) if rows else None
 
     async def find_credentials_version(self, owner: int) -> int | None:
-        """The current version of the owner's credentials; None if the owner is deleted."""
+        """Return the current version of the owner's credentials; None if the owner is deleted."""
         rows = await self._fetch(FIND_CREDENTIALS_VERSION, owner=owner)
         return int(rows[0][0]) if rows else None
 
     async def find_token_holder(self, digest: str) -> Caller | None:
-        """The holder of the personal token with this digest; None unless it is valid."""
+        """Return the holder of the personal token with this digest; None unless it is valid."""
         rows = await self._fetch(FIND_TOKEN_HOLDER, digest=digest)
         if not rows:
             return None
@@ -220,27 +220,27 @@ class Queries:
         return Caller(owner, credentials_version, allowed, expires_date.timestamp())
 
     async def find_outcome(self, owner: int, command_id: UUID) -> Outcome | None:
-        """The committed outcome of a command of the owner, or of a registration, which has no owner."""
-        statement = FIND_REGISTRATION if owner == NOBODY else FIND_OUTCOME
+        """Return the committed outcome of the owner's command, or of a registration, or None."""
+        statement = FIND_REGISTRATION if owner == NO_OWNER else FIND_OUTCOME
         rows = await self._fetch(statement, owner=owner, command_id=command_id)
         return Outcome.model_validate(dict(rows[0])) if rows else None
 
     async def poll_outcome(self, caller: Caller, command_id: UUID) -> Outcome | None:
-        """The committed outcome of a command of the caller."""
+        """Return the committed outcome of the caller's command, or None."""
         [row] = await self._fetch_mine(caller, POLL_OUTCOME, command_id=command_id)
         return Outcome.model_validate(dict(row)) if row["id"] else None
 
-    async def look_at(self, clock: Clock, timeout_seconds: float = FIRST_LOOK_SECONDS) -> None:
-        """Let the clock see Postgres', if Postgres answers in time; otherwise what it has seen before must do."""
+    async def synchronize_clock(self, clock: Clock, timeout_seconds: float = FIRST_SYNCHRONIZATION_SECONDS) -> None:
+        """Synchronize the clock if Postgres answers in time; otherwise it continues from its last sample."""
         with suppress(*READ_FAILURES):
-            async with asyncio.timeout(timeout_seconds), self._connections.one() as connection:
-                await clock.look(connection)
+            async with asyncio.timeout(timeout_seconds), self._connections.acquire() as connection:
+                await clock.synchronize(connection)
 
-    async def keep_looking_at(self, clock: Clock) -> None:
-        """Look again and again until cancelled."""
+    async def keep_clock_synchronized(self, clock: Clock) -> None:
+        """Synchronize the clock every CLOCK_INTERVAL_SECONDS until cancelled."""
         while True:
             await asyncio.sleep(CLOCK_INTERVAL_SECONDS)
-            await self.look_at(clock, self._timeout_seconds)
+            await self.synchronize_clock(clock, self._timeout_seconds)
 
     async def ping(self) -> None:
         """Check that Postgres answers."""
@@ -248,20 +248,20 @@ class Queries:
 
     @property
     def primary(self) -> Primary:
-        """What the gateway knows of the primary."""
+        """The state of the primary."""
         return self._connections.primary
 
-    async def watch(self) -> None:
-        """Look where the primary is, until cancelled."""
-        await self._connections.watch()
+    async def watch_primary(self) -> None:
+        """Follow the primary until cancelled."""
+        await self._connections.watch_primary()
 
     def _limit_list(self, caller: Caller, deadline: float) -> AbstractAsyncContextManager[None]:
-        """A permit for a list, which has to come in half of the time of a read: the read needs the other half."""
+        """Hold a permit for a list; waits for it at most half of a read's time: the read needs the rest."""
         return self._lists.permit(caller.owner, deadline - self._timeout_seconds / 2)
 
     @asynccontextmanager
     async def _limit_slow_read(self, caller: Caller, deadline: float) -> AsyncIterator[None]:
-        """A permit for a list that is slow."""
+        """Hold the permits for a slow list."""
         async with (
             self._slow_reads.permit(caller.owner, deadline - self._timeout_seconds / 2),
             self._limit_list(caller, deadline),
@@ -269,7 +269,7 @@ class Queries:
             yield
 
     def _deadline(self) -> float:
-        """When a read that begins now must be answered."""
+        """Return the deadline of a read that begins now."""
         return asyncio.get_running_loop().time() + self._timeout_seconds
 
     async def _fetch_mine(
@@ -280,7 +280,7 @@ class Queries:
         deadline: float | None = None,
         **arguments: object,
     ) -> list[asyncpg.Record]:
-        """At least one row; raises CredentialsOutdatedError if the SQL does not find the caller."""
+        """Return at least one row; raises CredentialsOutdatedError if the SQL does not find the caller."""
         mine = {"owner": caller.owner, "credentials_version": caller.credentials_version}
         if not (rows := await self._fetch(query, permit, deadline, **mine, **arguments)):
             raise CredentialsOutdatedError
@@ -295,7 +295,7 @@ class Queries:
     ) -> list[asyncpg.Record]:
         deadline = deadline or self._deadline()
         try:
-            async with permit, asyncio.timeout_at(deadline), self._connections.one() as connection:
+            async with permit, asyncio.timeout_at(deadline), self._connections.acquire() as connection:
                 return await query.fetch(connection, **arguments)
         except READ_FAILURES as error:
             if isinstance(error, asyncpg.QueryCanceledError) and query in (self._by_words, self._by_trigrams):
@@ -304,14 +304,14 @@ class Queries:
 
 
 def build_unavailable(error: BaseException) -> DatabaseUnavailableError:
-    """The error for a read that failed; counts and logs the failure."""
+    """Return the error for a failed read; counts and logs the failure."""
     READS_FAILED.inc()
     log.warning("read not answered: Postgres is unavailable or refuses it", **describe_failure(error))
     return DatabaseUnavailableError()
 
 
 def describe_failure(error: BaseException) -> dict[str, str]:
-    """The fields of a failed read's log line."""
+    """Return the fields of a failed read's log line."""
     if isinstance(error, asyncpg.UndefinedTableError | asyncpg.UndefinedColumnError):
         hint = "the schema is behind: run `alembic upgrade head` with the migrator's INKWELL_DATABASE_URL"
         return {"error": describe(error), "hint": hint}

@@ -1,6 +1,6 @@
-"""Every SELECT of the gateway, compiled once: those of lists when they are first needed, all others at the start.
+"""Every SELECT of the gateway, compiled once: those of lists on first use, all others at start.
 
-A read of an owner's starts from the caller: no row means that the credentials are outdated, whatever else there is.
+A caller's read joins from the caller's user row: no row at all means that the credentials are outdated.
 """
 
 from dataclasses import dataclass
@@ -65,7 +65,7 @@ POLL_OUTCOME = Statement.compiled(
     .join_from(users, commands, _MY_COMMAND, isouter=True)
     .where(_IS_CALLER)
 )
-# Until it is applied a registration is nobody's, from then on its user's.
+# A registration has no owner until it is applied; then its user owns it.
 _IS_REGISTRATION = (commands.c.owner_id == _OWNER) | (commands.c.type == literal_column("'user.register'"))
 FIND_REGISTRATION = Statement.compiled(_OUTCOME.where(_IS_REGISTRATION))
 
@@ -123,7 +123,7 @@ SORTED_BY: dict[str, ColumnElement[Any]] = {
     "updated": notes.c.updated_date,
     "title": literal_column(SORTED_TITLE, Text),
 }
-"""What a list can be in the order of; there is an index for each, and the id decides between equals."""
+"""The sort keys of a list; each has an index, with the id as the tie-breaker."""
 
 
 def _time(name: str) -> ColumnElement[Any]:
@@ -137,17 +137,17 @@ FILTERS = {
     "updated_until": notes.c.updated_date < _time("updated_until"),
     "title_prefix": func.starts_with(SORTED_BY["title"], bindparam("title_prefix", type_=Text)),
 }
-"""The conditions that a list can have."""
+"""The filters of a list."""
 
 
-# Which index is best depends on what is asked for.
+# The best index depends on the parameters.
 _PLANNED_ANEW = "set local plan_cache_mode = force_custom_plan"
 _SORTED = "set local enable_sort = on"
 
 
 @dataclass(frozen=True, slots=True)
 class ListShape:
-    """What decides the SQL of a list, apart from its parameters."""
+    """The parts of a list request that decide its SQL; the others are parameters."""
 
     sorted_by: str = "id"
     descending: bool = False
@@ -159,10 +159,10 @@ class ListShape:
 
 @cache
 def list_notes(shape: ListShape) -> Statement:
-    """A page of notes: their JSON, what they are sorted by, their ids, and how many there are, each in one value."""
+    """Build the statement of a page: notes as JSON, sort keys and ids as arrays, and the total if counted."""
     key = SORTED_BY[shape.sorted_by]
     conditions = [FILTERS[name] for name in sorted(shape.filters)]
-    # A range, because with `=` Postgres may walk all notes by id, past those of everybody who wrote earlier.
+    # A range, because with `=` Postgres may scan the primary key, past all older notes of other owners.
     mine = notes.c.owner_id == _OWNER if conditions else notes.c.owner_id.between(_OWNER, _OWNER)
     place = (notes.c.owner_id, notes.c.id) if key is notes.c.id else (notes.c.owner_id, key, notes.c.id)
     page = select(*(notes.c[name] for name in NOTE_FIELDS), key.label("key")).where(mine, *conditions)
@@ -173,14 +173,14 @@ def list_notes(shape: ListShape) -> Statement:
         page = page.where(here < there if shape.descending else here > there)
     in_order = [each.desc() if shape.descending else each for each in place]
     rows = page.order_by(*in_order).offset(_SKIP).limit(_LIMIT).subquery()
-    told = select(
+    selected = select(
         func.array_agg(note_json({name: rows.c[name] for name in NOTE_FIELDS})).label("notes"),
         func.array_agg(rows.c.key).label("keys"),
         func.array_agg(rows.c.id).label("ids"),
     ).subquery()
     counted = select(func.count()).where(mine, *conditions).scalar_subquery()
-    columns = (*told.c, counted.label("total")) if shape.is_counted else told.c
-    query = select(*columns).join_from(users, told, true()).where(_IS_CALLER)
+    columns = (*selected.c, counted.label("total")) if shape.is_counted else selected.c
+    query = select(*columns).join_from(users, selected, true()).where(_IS_CALLER)
     return Statement.compiled(query, settings=f"{_PLANNED_ANEW}; {_SORTED}" if conditions else "")
 
 
@@ -217,7 +217,7 @@ select id, ts_rank(words, websearch_to_tsquery(inkwell_search_language(), :q)) a
   (select count(*) from matches) as total
 from ranked join notes using (id)
 """
-# What is asked for must have words, and exclude none. Of titles that are all alike not all are compared.
+# The query must have words and exclude none. Limits the comparisons if very many titles are similar.
 _MATCHES_OF_TRIGRAMS = """
 with query as materialized (select websearch_to_tsquery(inkwell_search_language(), :q) as words),
 similar_titles as materialized (
@@ -233,9 +233,9 @@ select id, rank, (select count(*) from matches) as total from matches order by r
 
 
 def _search(matches: str) -> Statement:
-    """The best of the matches as JSON, and how many there are: more than `bound` where they were cut off there.
+    """Build the statement of a search: the best matches as JSON, and their number, above `bound` if cut off there.
 
-    Each step that sorts is apart from those that choose an index, since sorting is only there where nothing else is.
+    Sorting and index access are separate steps: with `enable_sort` off, Postgres sorts only where it must.
     """
     numbers = [bindparam(name, type_=BigInteger) for name in ("owner", "bound")]
     columns = (column("id", BigInteger), column("rank", Float), column("total", BigInteger))

@@ -38,7 +38,7 @@ READS_FAILED = Counter("inkwell_reads_failed", "Reads that Postgres did not answ
 
 @dataclass(slots=True)
 class RequestInfo:
-    """What is known of a request while it is answered."""
+    """The data of a request for metrics and traces."""
 
     id: bytes
     route: str = ""
@@ -53,11 +53,11 @@ class RequestInfo:
 
 
 def observe_request(method: str, info: RequestInfo, seconds: float) -> None:
-    """Count a request that took so long."""
+    """Record a request's duration."""
     _find_histogram(method if method in METHODS else "_OTHER", info.route, info.status_label).observe(seconds)
 
 
 @cache
 def _find_histogram(method: str, route: str, status: str) -> Histogram:
-    """The histogram with these labels; `labels` costs as much as `observe`."""
+    """Return the histogram with these labels, cached: `labels` costs as much as `observe`."""
     return REQUEST_DURATION.labels(method, route, status)

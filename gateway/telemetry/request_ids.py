@@ -1,6 +1,6 @@
-"""The id of a request, by which its answer, its log lines and its trace are found.
+"""The id of a request, which its answer, log lines and trace have in common.
 
-The client's or a proxy's `X-Request-ID` is kept if it is harmless in a log; any other request gets one of its own.
+Keeps the `X-Request-ID` of a client or proxy if it is safe to log; otherwise generates one.
 """
 
 import re
@@ -14,12 +14,12 @@ HARMLESS = re.compile(rb"[A-Za-z0-9._-]{1,128}")
 
 
 def new_request_id() -> bytes:
-    """An id that no other request has."""
+    """Return a unique id."""
     return uuid7().hex.encode()
 
 
 def choose_request_id(scope: Scope) -> bytes:
-    """The id that the request came with, or a new one."""
+    """Return the request's own id if it is safe to log, or a new one."""
     for name, value in scope["headers"]:
         if name == HEADER:
             return value if HARMLESS.fullmatch(value) else new_request_id()

@@ -1,6 +1,6 @@
-"""The spans of a request: the whole of it, and the publishing of its command; statements have spans of their own.
+"""The spans of a request: one for the whole, one for publishing its command; statements have their own.
 
-Probes are not traced. A span names the path's template alone: whoever has a command's URL can read it.
+Probes are not traced. Spans name the route, never the path: a command's URL grants access to its outcome.
 """
 
 from http import HTTPStatus
@@ -11,14 +11,14 @@ from starlette.types import Scope
 from gateway.settings import GatewaySettings
 from gateway.telemetry.metrics import METHODS, RequestInfo
 from shared.contracts import Command
+from shared.logs import bind_ids
 from shared.messaging import Topology
-from shared.telemetry import identify_lines
 from shared.tracing import (
     CURRENT,
     NO_OP,
     Span,
     SpanKind,
-    Tracing,
+    TracingState,
     find_trace_id,
     is_recording,
     start_root_span,
@@ -30,13 +30,13 @@ REQUEST_ATTRIBUTE = "inkwell.request_id"
 
 
 def start_request_span(scope: Scope, path: str) -> Span:
-    """A span in the client's trace or in a new one; a no-op span unless the request is sampled."""
+    """Start a span in the client's trace or in a new one; returns a no-op span unless it is sampled."""
     CURRENT.set(NO_OP)  # replaces the span of the connection's previous request
-    if not Tracing.recorder or path.startswith(PROBES):
+    if not TracingState.recorder or path.startswith(PROBES):
         return NO_OP
     span = _start(scope)
     if span is not NO_OP:
-        identify_lines(trace_id=find_trace_id(span.traceparent) or "")
+        bind_ids(trace_id=find_trace_id(span.traceparent) or "")
     return span
 
 
@@ -48,7 +48,7 @@ def _start(scope: Scope) -> Span:
 
 
 def _build_name(scope: Scope, route: str = "") -> str:
-    """The span's name, of which there are no more than methods and routes."""
+    """Return the span's name, of low cardinality: method and route."""
     if scope["method"] not in METHODS:
         return "HTTP"
     return f"{scope['method']} {route}" if route else str(scope["method"])
@@ -73,7 +73,7 @@ def describe_request(span: Span, scope: Scope, info: RequestInfo) -> None:
 
 
 def start_publish_span(settings: GatewaySettings, owner: int, command_id: UUID, model: type[Command]) -> Span:
-    """A span of publishing a command; the worker continues its trace."""
+    """Start a span for publishing a command; the worker continues its trace."""
     if not is_recording():
         return NO_OP
     topology = Topology.of(settings)

@@ -1,1 +1,1 @@
-"""A write's way: its command is published, and its outcome awaited."""
+"""Writes: publishes their commands and awaits their outcomes."""

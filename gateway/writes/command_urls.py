@@ -1,4 +1,4 @@
-"""The URL of a command: everything known about it before it has a row, signed against forgery."""
+"""The signed URL of a command, which holds all that the gateway needs to answer for it before it has a row."""
 
 import hashlib
 import struct
@@ -31,7 +31,7 @@ class CommandTicket:
 
 
 class CommandUrls:
-    """Makes command URLs and reads them back; the first key signs, every key verifies."""
+    """Builds and reads command URLs; the first key signs, every key verifies."""
 
     def __init__(self, settings: GatewaySettings) -> None:
         keys = [key.get_secret_value() for key in reversed(settings.signing_keys)]
@@ -39,13 +39,13 @@ class CommandUrls:
         self._signer = Signer(keys, salt="inkwell.command-url", digest_method=hashlib.sha256)
 
     def url(self, command: Command, *, confirmed: bool) -> str:
-        """The path of a command's resource."""
+        """Return the path of a command's resource."""
         issued_at = (command.time - EPOCH) // timedelta(microseconds=1)
         head = HEAD.pack(command.id.bytes, command.attempt_id.bytes, command.owner, issued_at, confirmed)
         return f"{self._prefix}{self._signer.sign(base64_encode(head + command.fingerprint.encode())).decode()}"
 
     def read(self, token: str) -> CommandTicket | None:
-        """The URL's content; None unless this deployment signed it and encoded it exactly so."""
+        """Return the URL's content; None unless the signature is valid and the encoding canonical."""
         try:
             ticket = base64_decode(self._signer.unsign(token))
             signature = base64_decode(token.rpartition(".")[2])

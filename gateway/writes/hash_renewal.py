@@ -58,7 +58,7 @@ class HashRenewal:
                 attempt_id=uuid4(),
                 data=data,
             )
-            with self._replies.expected(command) as attempt:
+            with self._replies.expect(command) as attempt:
                 await self._publisher.publish(attempt)
         except (ProblemError, NotAcceptedError, UnconfirmedError) as error:
             log.info("password's hash not renewed; the next login tries again", error=type(error).__name__)

@@ -1,4 +1,4 @@
-"""The answer to a write, from its committed outcome."""
+"""Builds the answer to a write from its committed outcome."""
 
 import json
 from collections.abc import Callable, Collection
@@ -37,7 +37,7 @@ class Recipient:
 
 
 def build_answer(outcome: Outcome, attempt_id: UUID, command_url: Callable[[], str], recipient: Recipient) -> Answer:
-    """The answer to one of the attempts at a command that has this outcome."""
+    """Return the answer to an attempt at a command with this outcome."""
     headers: dict[str, str] = {}
     if outcome.attempt_id not in (None, attempt_id):
         headers[IDEMPOTENT_REPLAYED] = "true"
@@ -50,7 +50,7 @@ def build_answer(outcome: Outcome, attempt_id: UUID, command_url: Callable[[], s
     preferences, body = recipient.preferences, outcome.body
     if not may_read(recipient.scopes, outcome):
         preferences, body = preferences.without_representation(), None
-    headers |= preferences.applied_to(outcome.http_status)
+    headers |= preferences.build_header(outcome.http_status)
     if preferences.minimal or not body:
         status = HTTPStatus.NO_CONTENT if outcome.http_status == HTTPStatus.OK else outcome.http_status
         return Answer(status=status, headers=headers)
@@ -58,7 +58,7 @@ def build_answer(outcome: Outcome, attempt_id: UUID, command_url: Callable[[], s
 
 
 def build_problem(outcome: Outcome, command_url: Callable[[], str], headers: dict[str, str]) -> ProblemError:
-    """The problem of a rejected or failed outcome."""
+    """Return the problem of a rejected or failed outcome."""
     if outcome.status is OutcomeStatus.FAILED:
         return ProblemError(COMMAND_FAILED, headers=headers, command=command_url())
     problem = PROBLEM_TYPES[outcome.reason or ""]
@@ -71,12 +71,12 @@ def build_problem(outcome: Outcome, command_url: Callable[[], str], headers: dic
 
 
 def may_read(scopes: Collection[Scope], outcome: Outcome) -> bool:
-    """Whether credentials with these scopes may read what the command has written."""
+    """Whether credentials with these scopes may read the resource that the command wrote."""
     return (Scope.READ if outcome.type in NOTE_COMMANDS else Scope.ACCOUNT) in scopes
 
 
 def _find_location(outcome: Outcome) -> str:
-    """The path of the created resource, without the prefix."""
+    """Return the path of the created resource, without the prefix."""
     match outcome.type:
         case "user.register":
             return "/users/me"

@@ -1,8 +1,8 @@
-"""Publishes commands with group commit: what is pending for a partition becomes one message.
+"""Publishes commands with group commit: the pending commands of a partition become one message.
 
-While its confirm is awaited the next message gathers, so there is no timer and a burst costs few messages.
-Until hand-over a command can be withdrawn. From then on only a nack or a return tells that it was not accepted;
-a timeout or a lost channel leaves it unconfirmed. Nothing is ever published twice from here.
+The next message gathers while the last one's confirm is awaited, so there is no timer and a burst costs few messages.
+A command can be withdrawn until it is handed over. After that only a nack or a return means that it was not accepted;
+a timeout or a lost channel leaves it unconfirmed. The publisher never publishes a command twice.
 """
 
 import asyncio
@@ -37,7 +37,7 @@ from shared.messaging import (
     is_open,
     keep_running,
     open_connection,
-    until_lost,
+    wait_until_lost,
 )
 from shared.metrics import BROKER_CONNECTED
 
@@ -45,7 +45,7 @@ log = structlog.get_logger()
 
 
 class NotAcceptedError(Exception):
-    """The broker does not have the command and never will: it has no effect."""
+    """The broker does not have the command and never will: the write has no effect."""
 
 
 class OverloadedError(NotAcceptedError):
@@ -61,7 +61,7 @@ class UnconfirmedError(Exception):
 
 
 class Backlog:
-    """A partition's attempts that were not handed over to the broker yet, in order."""
+    """A partition's attempts that are not yet handed over to the broker, in order."""
 
     def __init__(self) -> None:
         self._attempts: dict[Attempt, None] = {}
@@ -98,7 +98,7 @@ class Backlog:
         return batch
 
     def withdraw_all(self) -> list[Attempt]:
-        """Takes out all attempts."""
+        """Remove and return all attempts."""
         attempts = list(self._attempts)
         self._attempts.clear()
         self.size = 0
@@ -122,11 +122,11 @@ class Publisher:
         self._connected = asyncio.Event()
         self._blocked = False
         self._confirmed_at: dict[int, float] = {}
-        """When the present connection last confirmed a message of each partition."""
+        """When the current connection last confirmed a message of each partition."""
         self._is_silent = asyncio.Event()
-        """Set to connect anew: to another node, if the URL names several."""
+        """Set to reconnect, to another node if the URL names several."""
         self._context = copy_context()
-        """Not that of the first request: a message has the commands of many."""
+        """Used instead of the first request's context, since a message has the commands of many requests."""
         BACKLOG_COMMANDS.set_function(lambda: sum(map(len, self._backlogs)))
         BACKLOG_BYTES.set_function(self._backlog_bytes)
 
@@ -136,7 +136,7 @@ class Publisher:
         return self._connected.is_set()
 
     async def publish(self, attempt: Attempt) -> None:
-        """Returns when the broker has confirmed the attempt's command, or its outcome came first.
+        """Publish the attempt's command and wait for the confirm, or for its outcome if that comes first.
 
         Raises TooLargeError, OverloadedError, NotAcceptedError or UnconfirmedError, at the latest after the publish
         timeout.
@@ -173,7 +173,7 @@ class Publisher:
             async with asyncio.timeout(SETUP_TIMEOUT_SECONDS):
                 channel = await connection.channel(publisher_confirms=True, on_return_raises=True)
                 await self._replies.listen(channel)
-            await self._topology.until_declared(channel)
+            await self._topology.wait_until_declared(channel)
             self._channel, self._connection = channel, connection
             self._confirmed_at.clear()
             self._is_silent.clear()
@@ -181,16 +181,16 @@ class Publisher:
             BROKER_CONNECTED.set(1)
             log.info("publishing", partitions=self._topology.partitions)
             try:
-                await self._until_lost_or_silent(connection, channel)
+                await self._wait_until_lost_or_silent(connection, channel)
             finally:
                 self._connected.clear()
                 BROKER_CONNECTED.set(0)
                 self._replies.look_up_now()
         raise ConnectionError("the broker closed the channel, or confirms nothing on it")
 
-    async def _until_lost_or_silent(self, connection: AbstractConnection, channel: AbstractChannel) -> None:
+    async def _wait_until_lost_or_silent(self, connection: AbstractConnection, channel: AbstractChannel) -> None:
         waits = [
-            asyncio.create_task(until_lost(connection, self._topology, channel)),
+            asyncio.create_task(wait_until_lost(connection, self._topology, channel)),
             asyncio.create_task(self._is_silent.wait()),
         ]
         try:
@@ -253,7 +253,7 @@ class Publisher:
         except BROKER_ERRORS as error:
             log.warning("commands unconfirmed", commands=len(batch), error=describe(error))
             if isinstance(error, TimeoutError) and not await self._is_blocked():
-                self._judge_silence(partition, handed_over_at)
+                self._check_silence(partition, handed_over_at)
         else:
             self._confirmed_at[partition] = now()
             for attempt in batch:
@@ -261,10 +261,10 @@ class Publisher:
         finally:
             _refuse(batch, UnconfirmedError)  # those without an answer, also after a cancellation
 
-    def _judge_silence(self, partition: int, since: float) -> None:
-        """Connects anew where nothing was confirmed in time, or nothing more of a partition.
+    def _check_silence(self, partition: int, since: float) -> None:
+        """Reconnect if nothing was confirmed in time, or nothing more of a partition.
 
-        A node that is cut off from the others answers everything else. Its channels confirm nothing even afterwards.
+        A node cut off from the others still answers probes; its channels confirm nothing, even once it has rejoined.
         """
         if partition in self._confirmed_at or not any(at > since for at in self._confirmed_at.values()):
             self._is_silent.set()

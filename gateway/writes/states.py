@@ -1,4 +1,4 @@
-"""The state of an accepted write, as its URL shows it."""
+"""The state of an accepted write, as served at its URL."""
 
 from typing import Literal
 from uuid import UUID

@@ -1,4 +1,4 @@
-"""A write from the request to its answer: build the command, publish it, await its outcome, answer."""
+"""Handles a write from request to answer: builds the command, publishes it, awaits its outcome."""
 
 import asyncio
 from collections.abc import Callable
@@ -46,13 +46,13 @@ from gateway.writes.publisher import (
 from gateway.writes.replies import Attempt, Replies
 from gateway.writes.states import CommandState
 from shared.clock import Clock
-from shared.contracts import MAX_COMMAND_BYTES, NOBODY, Command, Outcome, outcome_for
-from shared.telemetry import identify_lines
+from shared.contracts import MAX_COMMAND_BYTES, NO_OWNER, Command, Outcome, outcome_for
+from shared.logs import bind_ids
 from shared.tracing import Span
 
 LOOK_UP_TIMEOUT_SECONDS = 1.0
 KEY_LOOK_UP_TIMEOUT_SECONDS = 0.4
-"""Follows the publish timeout, and has to fit into the second by which an answer may exceed its deadline."""
+"""Comes after the publish timeout, within the second by which an answer may exceed its deadline."""
 REPEAT_FREELY = "Repeat it as often as you like"
 REPEAT_WITH_KEY = "An earlier one with the key may have one: repeat it with the same key, never as a new write"
 WRITE_PROBLEMS = (
@@ -81,7 +81,7 @@ ACCEPTED: dict[int, OpenApi] = {
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """The command that a request stands for."""
+    """The identity of a request's command."""
 
     caller: Caller
     command_id: UUID
@@ -92,7 +92,7 @@ class Identity:
     """Whether `issued_at` is Postgres' time."""
 
 
-REGISTRANT = Caller(NOBODY, credentials_version=0, scopes=EVERY_SCOPE)
+REGISTRANT = Caller(NO_OWNER, credentials_version=0, scopes=EVERY_SCOPE)
 
 
 class Submission:
@@ -117,11 +117,11 @@ class Submission:
         self._keyed_hashes = keyed_hashes
 
     def identify(self, request: Request, model: type[Command], target: int | str | None = None) -> Identity:
-        """The identity of the caller's command about the target."""
+        """Return the identity of the caller's command on the target."""
         return self._identify(request, request.caller, request.caller.owner, model, target)
 
     def identify_registration(self, request: Request, model: type[Command], scope: str) -> Identity:
-        """The identity of a command of no owner, whose key is unique within the scope."""
+        """Return the identity of a command without an owner, whose key is unique within the scope."""
         return self._identify(request, REGISTRANT, scope, model, None)
 
     def _identify(
@@ -149,21 +149,21 @@ class Submission:
         identity = identity or self.identify(request, model, getattr(data, "note_id", None))
         span = start_publish_span(self._settings, identity.caller.owner, identity.command_id, model)
         command = self._build_command(request, model, data, identity, span.traceparent)
-        identify_lines(command_id=str(command.id))
+        bind_ids(command_id=str(command.id))
         wait_seconds = self.choose_wait(preferences)
         deadline = asyncio.get_running_loop().time() + wait_seconds
-        with self._replies.expected(command) as attempt:
+        with self._replies.expect(command) as attempt:
             outcome = await self._publish(attempt, span, is_repeatable=identity.is_repeatable)
             if outcome is None and wait_seconds:
                 outcome = await self._await_outcome(attempt, deadline)
         if outcome is None:
-            return self._accept(command, preferences.kept(wait_seconds))
+            return self._accept(command, preferences.honour_wait(wait_seconds))
         url = partial(self._command_urls.url, command, confirmed=True)
         recipient = Recipient(identity.caller.scopes, self._settings.prefix, preferences)
         return build_answer(reveal(outcome) if reveal else outcome, command.attempt_id, url, recipient)
 
     def choose_wait(self, preferences: Preferences) -> float:
-        """How many seconds to wait for an outcome; 0 while the gateway drains or too many requests wait."""
+        """Return how many seconds to wait for an outcome; 0 while the gateway drains or too many requests wait."""
         if self._replies.draining or self._replies.waiting >= self._settings.waiters_limit:
             return 0.0
         return preferences.wait_or(self._settings.wait_seconds)
@@ -184,7 +184,7 @@ class Submission:
         )
 
     async def _publish(self, attempt: Attempt, span: Span, *, is_repeatable: bool) -> Outcome | None:
-        """Returns when the broker has confirmed the attempt, or its outcome came first; raises as `perform`.
+        """Publish the attempt and wait for the confirm or the outcome; raises as `perform`.
 
         If the publish is not confirmed, returns the outcome of an earlier request with the same key, if there is one.
         """
@@ -202,7 +202,7 @@ class Submission:
     def _build_problem(
         self, command: Command, error: NotAcceptedError | UnconfirmedError, *, is_repeatable: bool
     ) -> ProblemError:
-        """The problem for a write that the broker did not accept, or may not have accepted."""
+        """Return the problem for a write that the broker did not accept, or may not have accepted."""
         advice = REPEAT_WITH_KEY if is_repeatable else REPEAT_FREELY
         match error:
             case TooLargeError():
@@ -228,7 +228,7 @@ class Submission:
         return outcome or await self._look_up(attempt.command)
 
     async def _look_up(self, command: Command, timeout_seconds: float = LOOK_UP_TIMEOUT_SECONDS) -> Outcome | None:
-        """The committed outcome; None if there is none, or Postgres does not answer in time."""
+        """Return the committed outcome; None if there is none, or Postgres does not answer in time."""
         try:
             async with asyncio.timeout(timeout_seconds):
                 outcome = await self._queries.find_outcome(command.owner, command.id)
@@ -237,8 +237,8 @@ class Submission:
         return outcome and outcome_for(command.fingerprint, outcome)
 
     def _accept(self, command: Command, preferences: Preferences) -> Answer:
-        """202: the broker has the command, and it will reach its outcome."""
+        """Return a 202: the broker has the command, which will reach its outcome."""
         state = CommandState(id=command.id, issued_at=command.time, status="pending")
         headers = {"Location": self._command_urls.url(command, confirmed=True), "Retry-After": "1"}
-        headers |= preferences.applied_to(HTTPStatus.ACCEPTED)
+        headers |= preferences.build_header(HTTPStatus.ACCEPTED)
         return Answer(state.model_dump_json(), HTTPStatus.ACCEPTED, headers)

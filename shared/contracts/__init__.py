@@ -3,7 +3,7 @@
 from shared.contracts.accounts import (
     MAX_TOKEN_DAYS,
     NAME_MAX_LENGTH,
-    NOBODY,
+    NO_OWNER,
     Nothing,
     PublicToken,
     PublicUser,
@@ -14,9 +14,9 @@ from shared.contracts.accounts import (
     TokenTarget,
     UserChange,
     Username,
-    folded,
+    fold_name,
     is_affordable_hash,
-    username,
+    parse_username,
 )
 from shared.contracts.commands import (
     AccountCommand,
@@ -63,7 +63,7 @@ from shared.contracts.outcomes import (
     Reply,
     outcome_for,
 )
-from shared.contracts.values import STORABLE, Instant, Int64, PrintedTime, StorableText, print_time, storable
+from shared.contracts.values import STORABLE, Instant, Int64, PrintedTime, StorableText, check_storable, print_time
 from shared.contracts.wire import (
     COMMANDS_CONTENT_TYPE,
     LARGEST_MESSAGE_BYTES,
@@ -95,7 +95,7 @@ __all__ = [
     "MAX_TOKEN_DAYS",
     "MAX_VERSIONS_AHEAD",
     "NAME_MAX_LENGTH",
-    "NOBODY",
+    "NO_OWNER",
     "REJECTION_STATUS",
     "STORABLE",
     "TITLE_HARD_LIMIT",
@@ -150,6 +150,7 @@ __all__ = [
     "Username",
     "WrittenItem",
     "WrittenItems",
+    "check_storable",
     "count_writes",
     "decode_batch",
     "decode_replies",
@@ -157,11 +158,10 @@ __all__ = [
     "encode_command",
     "encode_replies",
     "envelope_of",
-    "folded",
+    "fold_name",
     "is_affordable_hash",
     "outcome_for",
+    "parse_username",
     "print_time",
-    "storable",
     "strip_replay",
-    "username",
 ]

@@ -1,6 +1,6 @@
-"""Users and their personal tokens: what commands say of them, and what clients get to see.
+"""Users and personal tokens, in commands and as clients see them.
 
-A password travels as its Argon2id hash, a personal token as the digest of its secret; neither can be told from it.
+A password travels as its Argon2id hash, a personal token as the digest of its secret; neither can be recovered.
 """
 
 import re
@@ -11,10 +11,10 @@ from uuid import UUID
 from precis_i18n import get_profile
 from pydantic import AfterValidator, BaseModel, Field
 
-from shared.contracts.values import PrintedTime, storable
+from shared.contracts.values import PrintedTime, check_storable
 
-NOBODY: Literal[0] = 0
-"""The owner of a registration: there is no user yet."""
+NO_OWNER: Literal[0] = 0
+"""The owner of a registration, which has no user yet."""
 NAME_MAX_LENGTH = 64
 _WRITTEN = get_profile("UsernameCasePreserved")
 _FOLDED = get_profile("UsernameCaseMapped:CaseFold")
@@ -26,14 +26,14 @@ _HASH = re.compile(
 MAX_TOKEN_DAYS = 366
 
 
-def username(text: str) -> str:
-    """The text as a user's name, in the form that is shown; raises ValueError where RFC 8265 does not allow it.
+def parse_username(text: str) -> str:
+    """Return the normalized user name; raises ValueError if RFC 8265 does not allow it.
 
-    So every name can be folded, and is its own form.
+    Parsing and folding the result never fail, and parsing it again does not change it.
     """
     try:
-        name = str(_WRITTEN.enforce(storable(text)))
-        is_stable = _WRITTEN.enforce(name) == name and bool(folded(name))
+        name = str(_WRITTEN.enforce(check_storable(text)))
+        is_stable = _WRITTEN.enforce(name) == name and bool(fold_name(name))
     except UnicodeEncodeError:
         is_stable = False
     if not is_stable:
@@ -43,10 +43,10 @@ def username(text: str) -> str:
     return name
 
 
-def folded(name: str) -> str:
-    """What no two users share: the name without its case, width and way of composing characters.
+def fold_name(name: str) -> str:
+    """Return the key by which names are unique: without case, width and Unicode composition.
 
-    Raises ValueError for what no user can be called.
+    Raises ValueError for an invalid name.
     """
     return str(_FOLDED.enforce(name))
 
@@ -68,7 +68,7 @@ def _check_affordable(text: str) -> str:
 
 
 PasswordHash = Annotated[str, AfterValidator(_check_affordable)]
-Username = Annotated[str, Field(min_length=1, max_length=NAME_MAX_LENGTH), AfterValidator(username)]
+Username = Annotated[str, Field(min_length=1, max_length=NAME_MAX_LENGTH), AfterValidator(parse_username)]
 
 
 class Scope(StrEnum):
@@ -100,20 +100,20 @@ class RenewedHash(BaseModel, frozen=True):
 
 
 class Nothing(BaseModel, frozen=True):
-    """The owner and the type say it all."""
+    """No data: the owner and the type are all that the command needs."""
 
 
 class TokenRequest(BaseModel, frozen=True):
     """A new personal token, which gets its command's id."""
 
-    name: Annotated[str, Field(min_length=1, max_length=NAME_MAX_LENGTH), AfterValidator(storable)]
+    name: Annotated[str, Field(min_length=1, max_length=NAME_MAX_LENGTH), AfterValidator(check_storable)]
     scopes: Annotated[tuple[Literal[Scope.READ, Scope.WRITE], ...], Field(min_length=1, max_length=2, fail_fast=True)]
     lifetime_days: Annotated[int, Field(ge=1, le=MAX_TOKEN_DAYS)]
     secret_digest: Annotated[str, Field(pattern=r"^[0-9a-f]{1,64}$")]
 
 
 class TokenTarget(BaseModel, frozen=True):
-    """Which personal token a command is about."""
+    """The personal token that a command concerns."""
 
     token_id: UUID
 

@@ -1,7 +1,7 @@
 """The commands: imperative, one model each, in the envelope of CloudEvents.
 
-Unknown members are ignored, so a newer gateway may add what cannot change a command's effect; anything that can is a
-new `dataversion` of the type, which an older worker refuses to touch.
+Unknown members are ignored, so a newer gateway may add members that do not change the effect; anything else is a
+new `dataversion` of the type, which an older worker does not apply.
 """
 
 from collections.abc import Iterator
@@ -11,7 +11,7 @@ from uuid import UUID
 from pydantic import BaseModel, ConfigDict, Field
 
 from shared.contracts.accounts import (
-    NOBODY,
+    NO_OWNER,
     Nothing,
     Registration,
     RenewedHash,
@@ -51,11 +51,11 @@ class Envelope(BaseModel):
     attempt_id: Annotated[UUID, Field(alias="attemptid")]
     traceparent: ShortText | None = None
     may_expire: Annotated[bool | None, Field(alias="mayexpire")] = None
-    """Whether `time` is Postgres' time and may decide the command's age; other times are a clock that may be wrong."""
+    """Whether `time` is Postgres' time, by which the command may expire; any other clock may be wrong."""
     replayed_at: Annotated[Instant | None, Field(alias="replayedat")] = None
     """When an operator sent a failed command again; only such a delivery may change its outcome."""
     replay_forced: Annotated[bool | None, Field(alias="replayforced")] = None
-    """Whether the replay shall have its effect also where a later command has touched the note."""
+    """Whether to apply the replay even if a later command has changed the note."""
 
 
 class CreateNote(Envelope):
@@ -98,7 +98,7 @@ class ChangeNotes(Envelope):
     data: NoteItems
 
     def singles(self) -> Iterator["SingleNoteCommand"]:
-        """The writes as commands of their own, in order."""
+        """Yield each write as a separate command, in order."""
         envelope = {name: getattr(self, name) for name in Envelope.model_fields}
         for item in self.data.items:
             match item:
@@ -117,7 +117,7 @@ class RegisterUser(Envelope):
 
     type: Literal["user.register"] = "user.register"
     dataversion: Literal[1] = 1
-    owner: Literal[0] = NOBODY
+    owner: Literal[0] = NO_OWNER
     data: Registration
 
 
@@ -138,7 +138,7 @@ class RenewHash(Envelope):
 
 
 class DeleteUser(Envelope):
-    """Remove a user and all that is theirs."""
+    """Remove a user with their notes and tokens."""
 
     type: Literal["user.delete"] = "user.delete"
     dataversion: Literal[1] = 1
@@ -168,5 +168,5 @@ Command = NoteCommand | AccountCommand
 
 
 def count_writes(command: object) -> int:
-    """The number of writes in a command: 1 unless it is a batch of a client."""
+    """Return the number of writes in a command: 1 unless it is a client's batch."""
     return len(command.data.items) if isinstance(command, ChangeNotes) else 1

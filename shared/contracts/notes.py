@@ -1,10 +1,10 @@
-"""What commands say of notes."""
+"""The data of commands on notes."""
 
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, Field
 
-from shared.contracts.values import STORABLE, Int64, storable
+from shared.contracts.values import STORABLE, Int64, check_storable
 
 TITLE_HARD_LIMIT, DESCRIPTION_HARD_LIMIT = 10_000, 1_000_000
 """In characters; a gateway's settings may lower them."""
@@ -14,9 +14,9 @@ MAX_VERSIONS = 16_384
 """Versions in a precondition: more entity tags do not fit into a request's headers."""
 
 
-Title = Annotated[str, Field(max_length=TITLE_HARD_LIMIT, json_schema_extra=STORABLE), AfterValidator(storable)]
+Title = Annotated[str, Field(max_length=TITLE_HARD_LIMIT, json_schema_extra=STORABLE), AfterValidator(check_storable)]
 Description = Annotated[
-    str, Field(max_length=DESCRIPTION_HARD_LIMIT, json_schema_extra=STORABLE), AfterValidator(storable)
+    str, Field(max_length=DESCRIPTION_HARD_LIMIT, json_schema_extra=STORABLE), AfterValidator(check_storable)
 ]
 Versions = Annotated[tuple[Annotated[int, Field(ge=1, lt=10**10)], ...], Field(max_length=MAX_VERSIONS, fail_fast=True)]
 
@@ -29,7 +29,7 @@ class NoteText(BaseModel, frozen=True):
 
 
 class Preconditions(BaseModel, frozen=True):
-    """The versions of a note in which a command may have an effect; without one, in every version."""
+    """Conditions on the note's version; a command without any applies to every version."""
 
     if_match: Versions | None = None
     if_none_match: Versions | Literal["*"] | None = None
@@ -42,7 +42,7 @@ class Preconditions(BaseModel, frozen=True):
 
 
 class NoteTarget(Preconditions, frozen=True):
-    """Which note a command is about."""
+    """The note that a command concerns."""
 
     note_id: Int64
 
@@ -77,7 +77,7 @@ class PatchItem(NotePatch, frozen=True):
 
 
 class DeleteItem(NoteTarget, frozen=True):
-    """One of several writes: no note any more."""
+    """One of several writes: the removal of a note."""
 
     op: Literal["delete"] = "delete"
 
@@ -86,7 +86,7 @@ NoteItem = Annotated[CreateItem | ReplaceItem | PatchItem | DeleteItem, Field(di
 
 
 class NoteItems(BaseModel, frozen=True):
-    """Several writes in their order, of which all happen or none."""
+    """Several writes in order, applied atomically."""
 
     items: Annotated[tuple[NoteItem, ...], Field(min_length=1, max_length=MAX_ITEMS, fail_fast=True)]
 

@@ -31,7 +31,7 @@ REJECTION_STATUS = {
 
 
 class OutcomeStatus(StrEnum):
-    """What became of a command."""
+    """The status of a command that has an outcome."""
 
     APPLIED = "applied"
     REJECTED = "rejected"
@@ -39,7 +39,7 @@ class OutcomeStatus(StrEnum):
 
 
 class Outcome(BaseModel):
-    """What the database has committed about a command, with the HTTP answer."""
+    """The committed result of a command, with the HTTP answer."""
 
     model_config = ConfigDict(frozen=True, from_attributes=True)
 
@@ -56,7 +56,7 @@ class Outcome(BaseModel):
 
 
 def outcome_for(fingerprint: str, outcome: Outcome) -> Outcome:
-    """What the request with this fingerprint is told: the outcome, unless it is another request's of the same id."""
+    """Return the outcome, or `idempotency_key_reused` if it is that of a request with another fingerprint."""
     if fingerprint == outcome.fingerprint:
         return outcome
     reason = Rejection.IDEMPOTENCY_KEY_REUSED
@@ -70,7 +70,7 @@ def outcome_for(fingerprint: str, outcome: Outcome) -> Outcome:
 
 
 class Reply(BaseModel, frozen=True):
-    """The hint that an attempt is decided; without an outcome it says only "look it up"."""
+    """Tells a gateway that an attempt has an outcome, which it must look up if the reply omits it."""
 
     attempt_id: UUID
     outcome: Outcome | None = None

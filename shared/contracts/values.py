@@ -1,4 +1,4 @@
-"""Values that more than one part of the wire is made of."""
+"""Types shared by several wire models."""
 
 from datetime import UTC, datetime
 from typing import Annotated
@@ -7,8 +7,8 @@ from pydantic import AfterValidator, AwareDatetime, Field, PlainSerializer, With
 from pydantic.config import JsonDict
 
 
-def storable(text: str) -> str:
-    """The text, where Postgres can store it; raises ValueError otherwise."""
+def check_storable(text: str) -> str:
+    """Return the text; raises ValueError if Postgres cannot store it."""
     if "\0" in text:
         raise ValueError("must not contain the character U+0000")
     try:
@@ -19,8 +19,8 @@ def storable(text: str) -> str:
 
 
 STORABLE: JsonDict = {"pattern": r"^[^\u0000]*$"}
-"""What a JSON Schema can say of storable text: nothing of lone surrogates."""
-StorableText = Annotated[str, AfterValidator(storable), Field(json_schema_extra=STORABLE)]
+"""The JSON Schema of storable text; a schema cannot exclude lone surrogates."""
+StorableText = Annotated[str, AfterValidator(check_storable), Field(json_schema_extra=STORABLE)]
 """Text that Postgres can store."""
 Int64 = Annotated[int, Field(ge=-(2**63), le=2**63 - 1)]
 Instant = Annotated[AwareDatetime, Field(ge=datetime(2000, 1, 1, tzinfo=UTC), lt=datetime(9000, 1, 1, tzinfo=UTC))]
@@ -28,7 +28,7 @@ Instant = Annotated[AwareDatetime, Field(ge=datetime(2000, 1, 1, tzinfo=UTC), lt
 
 
 def print_time(time: datetime) -> str:
-    """The API's form of a time: in UTC, with six digits of a second. `shared.tables` prints the times of notes."""
+    """Return a time in the API's format: UTC with microseconds, the same as `shared.tables` prints in SQL."""
     return time.astimezone(UTC).isoformat(timespec="microseconds")
 
 

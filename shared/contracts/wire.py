@@ -1,4 +1,4 @@
-"""Commands as JSON batches of CloudEvents, whatever shape they arrive in, and replies as JSON."""
+"""Encodes and decodes commands as JSON batches of CloudEvents, valid or not, and replies as JSON."""
 
 import json
 import math
@@ -20,7 +20,7 @@ LARGEST_MESSAGE_BYTES = 3 * 1024 * 1024
 """RabbitMQ's `max_message_size`: a batch request has up to 2 MiB, and its command a little more."""
 MAX_COMMAND_BYTES = LARGEST_MESSAGE_BYTES - len("[]")
 MAX_VERSIONS_AHEAD = 10
-"""How far a command's version may be ahead of this code; beyond that it is taken for forged."""
+"""How far a command's version may be ahead of this code; beyond that it counts as forged."""
 MAX_DEPTH = 100
 """Levels of nesting; Postgres rejects JSON with some thousands of them."""
 _NO_REPLAY = {"replayed_at": None, "replay_forced": None}
@@ -41,24 +41,24 @@ BadCommandReason = Literal["invalid_command", "unknown_type", "newer_version"]
 
 @dataclass(frozen=True, slots=True)
 class BadCommand:
-    """A command whose id can be read and whose rest cannot be used; it becomes a `failed` row."""
+    """A command that is invalid except for its id; it becomes a `failed` row."""
 
     id: UUID
     reason: BadCommandReason
     content: str
     envelope: Envelope | None = None
-    """Whose it is and who waits for it, where at least that can be read."""
+    """Its owner and attempt, if the envelope is valid."""
 
 
 @dataclass(frozen=True, slots=True)
 class Unreadable:
-    """Something in which no command id can be read; it goes to the dead-letter queue."""
+    """An event or message without a readable command id; it goes to the dead-letter queue."""
 
     content: bytes
 
 
 def envelope_of(command: Command | BadCommand) -> Envelope | None:
-    """Whose the command is and who waits for it, as far as that can be read."""
+    """Return the command's envelope; None if it is invalid."""
     return command.envelope if isinstance(command, BadCommand) else command
 
 
@@ -66,7 +66,7 @@ Received = Command | BadCommand | Unreadable
 
 
 def strip_replay(received: Received) -> Received:
-    """The command without the marks of a replay, as an ordinary delivery."""
+    """Return the command without its replay attributes, as an ordinary delivery."""
     if isinstance(received, Unreadable) or not (envelope := envelope_of(received)) or not envelope.replayed_at:
         return received
     if isinstance(received, BadCommand):
@@ -79,17 +79,17 @@ class NewerVersionError(Exception):
 
 
 def encode_command(command: Command) -> bytes:
-    """One CloudEvent as JSON."""
+    """Return one CloudEvent as JSON."""
     return command.model_dump_json(exclude_none=True).encode()
 
 
 def encode_batch(encoded_commands: Iterable[bytes]) -> bytes:
-    """A CloudEvents JSON batch of commands that `encode_command` made."""
+    """Return a CloudEvents JSON batch of commands encoded by `encode_command`."""
     return b"[" + b",".join(encoded_commands) + b"]"
 
 
 def decode_batch(body: bytes, *, fail_newer: bool = False) -> Sequence[Received]:
-    """The commands of one message, in order, whatever shape they are in.
+    """Return the commands of one message in order, valid or not.
 
     A message that no gateway sends (too large, too many commands or writes, no command with an id) is unreadable as a
     whole. Raises NewerVersionError for a command of a newer version; with `fail_newer` it becomes a BadCommand.
@@ -117,7 +117,7 @@ def _decode_each(body: bytes, *, fail_newer: bool) -> Sequence[Received]:
 
 
 def _parse(body: str) -> object:
-    """The JSON value; numbers that cannot be serialized again, which no command has, become null."""
+    """Parse JSON; numbers that cannot be serialized again become null: no valid command has one."""
     try:
         return json.loads(body, parse_constant=_no_number, parse_float=_finite_float)
     except json.JSONDecodeError:
@@ -139,7 +139,7 @@ def _finite_integer(text: str) -> int | None:
 
 
 def _no_number(_: str) -> None:
-    """NaN and Infinity, which are no JSON."""
+    """Replace NaN and Infinity, which JSON lacks, by null."""
 
 
 def _decode_event(event: object, *, fail_newer: bool) -> Received:
@@ -168,7 +168,7 @@ def _id_of(event: object) -> UUID | None:
 
 
 def _is_deeper(value: object, levels: int) -> bool:
-    """Whether a value from JSON is nested more deeply than this."""
+    """Whether a JSON value is nested deeper than this many levels."""
     if isinstance(value, dict):
         value = list(value.values())
     if not isinstance(value, list):
@@ -184,10 +184,10 @@ def _envelope(event: dict[str, object]) -> Envelope | None:
 
 
 def encode_replies(replies: Sequence[Reply]) -> bytes:
-    """The replies of one batch to one gateway."""
+    """Return the message with one gateway's replies."""
     return _REPLIES.dump_json(list(replies), exclude_none=True)
 
 
 def decode_replies(body: bytes) -> list[Reply]:
-    """What `encode_replies` made; raises pydantic's ValidationError on anything else."""
+    """Return the replies of a message; raises pydantic's ValidationError if it is invalid."""
     return _REPLIES.validate_json(body)

@@ -1,4 +1,4 @@
-"""Traces, where OpenTelemetry's standard variables ask for them."""
+"""Tracing, enabled by OpenTelemetry's standard variables."""
 
 import os
 from collections.abc import Mapping
@@ -11,7 +11,7 @@ from shared.tracing.spans import (
     NO_OP,
     Attributes,
     Span,
-    Tracing,
+    TracingState,
     find_trace_id,
     is_recording,
     start_root_span,
@@ -24,7 +24,7 @@ __all__ = [
     "Attributes",
     "Span",
     "SpanKind",
-    "Tracing",
+    "TracingState",
     "configure_tracing",
     "find_trace_id",
     "is_recording",
@@ -35,7 +35,7 @@ __all__ = [
 ]
 
 SHUTDOWN_SECONDS = 2.0
-"""How long the end of a process may wait for the export of its last spans."""
+"""How long a stopping process waits for the export of its last spans."""
 ENDPOINTS = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
 PROTOCOLS = ("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL")
 
@@ -51,7 +51,7 @@ def configure_tracing(service: str) -> None:
         from shared.tracing.recorder import build_recorder  # noqa: PLC0415 - costs time and memory, and is an extra
     except ImportError as error:
         refuse(f"{ENDPOINTS[1]}: traces need Inkwell's extra `traces` ({error})")
-    Tracing.recorder = build_recorder(service)
+    TracingState.recorder = build_recorder(service)
 
 
 def is_wanted(environment: Mapping[str, str]) -> bool:
@@ -70,5 +70,5 @@ def is_wanted(environment: Mapping[str, str]) -> bool:
 
 def shut_down_tracing() -> None:
     """Export the last spans; those not exported within SHUTDOWN_SECONDS are lost."""
-    if Tracing.recorder:
-        Tracing.recorder.shut_down(SHUTDOWN_SECONDS)
+    if TracingState.recorder:
+        TracingState.recorder.shut_down(SHUTDOWN_SECONDS)

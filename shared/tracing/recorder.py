@@ -26,12 +26,12 @@ log = structlog.get_logger()
 
 
 def build_recorder(service: str) -> "SdkRecorder":
-    """A recorder that exports in batches, from a thread; no request waits for it."""
+    """Return a recorder that exports in batches, from a thread; no request waits for it."""
     reasons = Reasons()
     logger = logging.getLogger("opentelemetry.exporter")
     logger.addHandler(reasons)
     logger.propagate = False
-    logging.getLogger("opentelemetry.sdk._shared_internal").setLevel(logging.ERROR)  # each span that is dropped
+    logging.getLogger("opentelemetry.sdk._shared_internal").setLevel(logging.ERROR)  # warns of each dropped span
     return SdkRecorder(BatchSpanProcessor(QuietExporter(OTLPSpanExporter(), reasons)), service)
 
 
@@ -41,7 +41,7 @@ class TraceIds(RandomIdGenerator):
     next_id: int | None = None
 
     def generate_trace_id(self) -> int:
-        """The id that the sampler picked, or a new one."""
+        """Return the id that the sampler picked, or a new one."""
         chosen, self.next_id = self.next_id, None
         return super().generate_trace_id() if chosen is None else chosen
 
@@ -64,7 +64,7 @@ class SdkRecorder:
         attributes: Attributes | None,
         links: Sequence[Span] = (),
     ) -> Span:
-        """A span that continues the trace of its parent, or begins one; a no-op unless it is sampled."""
+        """Start a span in its parent's trace, or in a new one; returns a no-op span unless it is sampled."""
         if not parent and not self._begins(name):
             return NO_OP
         span = self._tracer.start_span(
@@ -163,7 +163,7 @@ class QuietExporter(SpanExporter):
         return result
 
     def shutdown(self) -> None:
-        """Give up the tries in progress."""
+        """Abandon the exports in progress."""
         self._exporter.shutdown()
 
 
@@ -172,7 +172,7 @@ def _links(spans: Sequence[Span]) -> list[trace.Link]:
 
 
 def _resource(service: str) -> Resource:
-    """The resource of the standard variables, with the service's name unless they have one."""
+    """Return the resource of the standard variables, with this service name unless they set one."""
     resource = Resource.create()
     is_named = not str(resource.attributes[SERVICE_NAME]).startswith("unknown_service")
     return resource if is_named else resource.merge(Resource({SERVICE_NAME: service}))

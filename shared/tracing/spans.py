@@ -1,6 +1,6 @@
-"""Spans, made only where OpenTelemetry's variables ask for them and the trace at hand is sampled.
+"""Spans, recorded only if OpenTelemetry's variables enable tracing and the trace is sampled.
 
-Everywhere else a span costs a look at a context variable. No span has what users wrote, a secret, a path that may hold
+Otherwise a span costs one read of a context variable. No span has user content, a secret, a path that may hold
 a signed URL, or the value of an SQL parameter, and none has a name that a client can choose.
 """
 
@@ -18,10 +18,10 @@ Attributes = Mapping[str, str | int]
 
 
 class Span:
-    """A part of the work, current during its block. This one is a no-op."""
+    """A no-op span; a recorded one is current during its block."""
 
     traceparent: str | None = None
-    """With which others continue the trace, in W3C's form."""
+    """The W3C `traceparent` with which another process continues the trace."""
 
     def __enter__(self) -> Self:
         """Make it the current span."""
@@ -54,14 +54,14 @@ class Recorder(Protocol):
         attributes: Attributes | None,
         links: Sequence[Span] = (),
     ) -> Span:
-        """A span that continues the trace of its parent, or begins one; a no-op unless it is sampled."""
+        """Start a span in its parent's trace, or in a new one; returns a no-op span unless it is sampled."""
 
     def shut_down(self, timeout_seconds: float) -> None:
         """Export the last spans, for no longer than this."""
 
 
-class Tracing:
-    """The process's recorder; None unless traces are wanted."""
+class TracingState:
+    """Holds the process's recorder; None unless tracing is enabled."""
 
     recorder: Recorder | None = None
 
@@ -69,18 +69,18 @@ class Tracing:
 def start_root_span(
     name: str, kind: SpanKind, traceparent: str | None = None, attributes: Attributes | None = None
 ) -> Span:
-    """The first span of this process, in the trace of the caller or in a new one."""
-    return Tracing.recorder.start(name, kind, traceparent, attributes) if Tracing.recorder else NO_OP
+    """Start the first span of this process, in the caller's trace or in a new one."""
+    return TracingState.recorder.start(name, kind, traceparent, attributes) if TracingState.recorder else NO_OP
 
 
 def start_span(
     name: str, attributes: Attributes, kind: SpanKind = SpanKind.INTERNAL, links: Sequence[Span] = ()
 ) -> Span:
-    """A span within the current one; its name and attributes come from the code alone."""
+    """Start a child of the current span; its name and attributes must not come from a client."""
     parent = CURRENT.get()
-    if parent is NO_OP or Tracing.recorder is None:
+    if parent is NO_OP or TracingState.recorder is None:
         return NO_OP
-    return Tracing.recorder.start(name, kind, parent, attributes, links)
+    return TracingState.recorder.start(name, kind, parent, attributes, links)
 
 
 def is_recording() -> bool:
@@ -89,6 +89,6 @@ def is_recording() -> bool:
 
 
 def find_trace_id(traceparent: str | None) -> str | None:
-    """The id of the trace, if it is recorded."""
+    """Return the id of the trace if it is recorded."""
     sampled = _SAMPLED.fullmatch(traceparent or "")
     return sampled[1] if sampled else None

@@ -10,7 +10,7 @@ from typing import Any
 
 import aiohttp
 
-from shared.contracts import NOBODY
+from shared.contracts import NO_OWNER
 from tests.accounts import bearer
 from tests.canaries import PASSWORD
 from tests.faults.checker import kinds, violations
@@ -110,7 +110,7 @@ async def poison(client: Client, stopping: asyncio.Event) -> None:
 
 async def newcomers(cluster: Cluster[Any], history: History, clients: list[Client], stopping: asyncio.Event) -> None:
     """Users register, make a token and change their name, one after the other."""
-    nobody = Client(Owner(NOBODY, {}), (), cluster.clients, history, NOBODY)
+    nobody = Client(Owner(NO_OWNER, {}), (), cluster.clients, history, NO_OWNER)
     clients.append(nobody)
     number = 0
     while not stopping.is_set():

@@ -13,7 +13,7 @@ from gateway.auth.personal_tokens import reveal_token
 from gateway.settings import GatewaySettings
 from gateway.writes.command_urls import CommandUrls
 from shared.connections import Connections
-from shared.contracts import NOBODY, Command, CreateToken, Outcome, OutcomeStatus, RegisterUser
+from shared.contracts import NO_OWNER, Command, CreateToken, Outcome, OutcomeStatus, RegisterUser
 from shared.tables import IMPLICIT_OWNER
 from tests import harness
 from tests.accounts import bearer, forged
@@ -75,7 +75,7 @@ async def test_user_and_token_are_printed_with_six_digits_by_their_writes_and_re
     user = {"name": "Ada", "password_hash": CHEAP_HASH}
     token = {"name": "script", "scopes": ["notes:read"], "lifetime_days": 1, "secret_digest": DIGEST}
     commands: list[Command] = [
-        RegisterUser.model_validate(envelope | {"id": uuid4(), "owner": NOBODY, "data": user}),
+        RegisterUser.model_validate(envelope | {"id": uuid4(), "owner": NO_OWNER, "data": user}),
         CreateToken.model_validate(envelope | {"data": token}),
     ]
     registered, created = [outcome.body or "" for outcome in await apply_batch(connections, commands)]

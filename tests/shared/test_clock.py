@@ -47,8 +47,8 @@ async def test_clock_shows_postgres_time_however_the_own_clock_is_set_afterwards
     connections: Connections, system_clock: type[SystemClock]
 ) -> None:
     tested = Clock()
-    async with connections.one() as session:
-        await tested.look(session)
+    async with connections.acquire() as session:
+        await tested.synchronize(session)
 
     system_clock.ahead = timedelta(days=30)
 

@@ -20,7 +20,7 @@ async def test_statement_that_nobody_waits_for_any_more_ends_with_its_session(
 ) -> None:
     for _ in range(3):
         with pytest.raises(TimeoutError):
-            async with asyncio.timeout(0.3), connections.one() as session:
+            async with asyncio.timeout(0.3), connections.acquire() as session:
                 await session.execute("select pg_sleep(7)")
 
     await eventually(lambda: none_runs(database), within_seconds=3)
@@ -34,7 +34,7 @@ async def idle_sessions(connections: Connections, count: int = 3) -> list[Sessio
     """So many of the connections, made and idle."""
 
     async def use(ready: asyncio.Barrier) -> Session:
-        async with connections.one() as session:
+        async with connections.acquire() as session:
             await ready.wait()
             return session
 
@@ -67,7 +67,7 @@ async def test_idle_connections_are_dropped_when_the_server_ends_one(
 
 async def sleep(connections: Connections) -> None:
     """Asks for something that takes long."""
-    async with connections.one() as session:
+    async with connections.acquire() as session:
         await session.execute("select pg_sleep(7)")
 
 
@@ -79,7 +79,7 @@ async def end_sleeping(database: "Connection[Record]") -> bool:
 async def test_idle_connections_are_dropped_when_the_server_is_silent(connections: Connections) -> None:
     sessions = await idle_sessions(connections)
     with pytest.raises(TimeoutError):
-        async with asyncio.timeout(0.6), connections.one() as session:
+        async with asyncio.timeout(0.6), connections.acquire() as session:
             await session.fetch("select pg_sleep(5)")
 
     assert not await used_again(connections) & set(sessions)
@@ -88,7 +88,7 @@ async def test_idle_connections_are_dropped_when_the_server_is_silent(connection
 async def test_idle_connections_are_dropped_when_one_finds_that_it_may_only_read(connections: Connections) -> None:
     sessions = await idle_sessions(connections)
     with pytest.raises(asyncpg.ReadOnlySQLTransactionError):
-        async with connections.one() as session:
+        async with connections.acquire() as session:
             await session.execute("begin read only; delete from notes")
 
     assert not await used_again(connections) & set(sessions)
@@ -98,7 +98,7 @@ async def test_idle_connections_are_dropped_when_the_server_says_that_it_takes_n
     connections: Connections,
 ) -> None:
     sessions = await idle_sessions(connections)
-    async with connections.one() as session:
+    async with connections.acquire() as session:
         # The server reports a changed setting with the answer to any statement, whatever has changed it.
         await session.execute("set default_transaction_read_only = on")
 
@@ -109,7 +109,7 @@ async def test_idle_connections_are_dropped_when_the_server_says_that_it_takes_n
 async def test_idle_connections_are_kept_when_only_a_statement_fails(connections: Connections, statement: str) -> None:
     sessions = await idle_sessions(connections)
     with pytest.raises(asyncpg.PostgresError):
-        async with connections.one() as session:
+        async with connections.acquire() as session:
             await session.execute(statement)
 
     assert len(await used_again(connections) & set(sessions)) == len(sessions) - 1
@@ -118,7 +118,7 @@ async def test_idle_connections_are_kept_when_only_a_statement_fails(connections
 async def test_idle_connections_are_kept_when_somebody_gives_up_soon(connections: Connections) -> None:
     sessions = await idle_sessions(connections)
     with pytest.raises(TimeoutError):
-        async with asyncio.timeout(0.05), connections.one() as session:
+        async with asyncio.timeout(0.05), connections.acquire() as session:
             await session.fetch("select pg_sleep(5)")
 
     assert len(await used_again(connections) & set(sessions)) == len(sessions) - 1
@@ -128,13 +128,13 @@ async def test_idle_connections_are_dropped_when_a_newer_timeline_is_seen(connec
     sessions = await idle_sessions(connections)
     timeline = await identify(sessions[0], 5)
     assert timeline
-    connections.primary.hear_of(timeline)
+    connections.primary.observe(timeline)
     assert await used_again(connections) == set(sessions)
 
-    connections.primary.hear_of(Timeline("1" + timeline.system, timeline.number + 1))
+    connections.primary.observe(Timeline("1" + timeline.system, timeline.number + 1))
     assert await used_again(connections) == set(sessions)
 
-    connections.primary.hear_of(Timeline(timeline.system, timeline.number + 1))
+    connections.primary.observe(Timeline(timeline.system, timeline.number + 1))
     with pytest.raises(FormerPrimaryError):
         await used_again(connections)
 
@@ -145,9 +145,9 @@ async def test_session_in_use_is_ended_when_a_newer_timeline_is_seen(connections
     assert timeline
     asking = asyncio.create_task(sleep(connections))
     await asyncio.sleep(0.2)
-    connections.primary.doubt(session)  # as when another session has failed before
+    connections.primary.distrust(session)  # as when another session has failed before
 
-    connections.primary.hear_of(Timeline(timeline.system, timeline.number + 1))
+    connections.primary.observe(Timeline(timeline.system, timeline.number + 1))
 
     with pytest.raises((asyncpg.PostgresError, asyncpg.InterfaceError, OSError)):
         async with asyncio.timeout(2):

@@ -7,7 +7,7 @@ from unittest.mock import AsyncMock
 import pytest
 from aio_pika.exceptions import ChannelNotFoundEntity
 
-from shared.messaging import Topology, broker_call, jittered
+from shared.messaging import Topology, broker_call, choose_backoff
 from shared.queues import exists
 
 
@@ -64,8 +64,8 @@ def test_anything_else_is_a_broker_error(error: Exception) -> None:
 
 
 def test_pauses_grow_to_their_limit_and_never_beyond() -> None:
-    assert all(0 < jittered(failures) <= 5 for failures in range(100))
-    assert max(jittered(20) for _ in range(20)) > 4
+    assert all(0 < choose_backoff(failures) <= 5 for failures in range(100))
+    assert max(choose_backoff(20) for _ in range(20)) > 4
 
 
 async def test_cancellation_that_meets_the_brokers_no_is_not_forgotten() -> None:

@@ -248,9 +248,9 @@ async def test_a_thousand_writes_at_once_take_as_many_statements_as_one(connecti
 async def statements(connections: Connections, batch: Sequence[Command]) -> list[str]:
     """What a batch sends to Postgres."""
     seen: list[LoggedQuery] = []
-    async with connections.one() as session:
+    async with connections.acquire() as session:
         session.add_query_logger(seen.append)
     await apply_batch(connections, batch)
-    async with connections.one() as session:
+    async with connections.acquire() as session:
         session.remove_query_logger(seen.append)
     return [logged.query for logged in seen]

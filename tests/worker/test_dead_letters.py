@@ -442,7 +442,7 @@ async def test_replay_that_another_user_has_published_is_an_ordinary_delivery(
         channel = await connection.channel()
         good = aio_pika.Message(encode_batch([encode_command(create("behind it"))]))
         await channel.default_exchange.publish(good, topology.command_queue(0))
-    async with connections.one() as session:
+    async with connections.acquire() as session:
         await eventually(lambda: session.fetchval("select count(*) from notes where title = 'behind it'"))
         assert not await session.fetchval("select count(*) from notes where title = 'forged'")
 

@@ -114,7 +114,7 @@ async def test_many_are_pruned_in_small_steps_whether_or_not_they_are_of_one_tim
     for days in range(9, 40):
         await add(database, "rejected", timedelta(days=days))
 
-    async with connections.one() as session:
+    async with connections.acquire() as session:
         assert await prune(session, RETENTION) == 66
 
     assert await has(database, 0)

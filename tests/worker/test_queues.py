@@ -16,7 +16,7 @@ from pamqp.common import FieldTable
 from dev.backend import Services
 from shared.connections import Connections
 from shared.contracts import Command, encode_batch, encode_command
-from shared.messaging import Topology, kept_however_often_delivered
+from shared.messaging import Topology, build_quorum_arguments
 from shared.queues import declare_queue
 from tests import harness
 from tests.commands import create
@@ -169,7 +169,7 @@ async def test_interrupted_remaking_keeps_the_partition_waiting_and_goes_on_when
     worker_settings: WorkerSettings,
     database: "Connection[Record]",
 ) -> None:
-    await declare_queue(channel, topology.parking_queue(0), await kept_however_often_delivered(channel))
+    await declare_queue(channel, topology.parking_queue(0), await build_quorum_arguments(channel))
     await channel.declare_queue(topology.command_queue(0), durable=True)
     await put(channel, topology.parking_queue(0), create("first"))
     await put(channel, topology.command_queue(0), create("second"))

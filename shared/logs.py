@@ -1,4 +1,4 @@
-"""Structured logs: constant event names with fields, on stderr, never with what users wrote."""
+"""Structured logs: constant event names with fields, on stderr, never with user content."""
 
 import logging
 import sys
@@ -14,14 +14,14 @@ from shared.settings import ServiceSettings
 from shared.tracing.spans import find_trace_id
 
 IDS: ContextVar[dict[str, str] | None] = ContextVar("inkwell.ids", default=None)
-"""The ids of what is worked on; one variable for all of them, since each that is set costs every request."""
+"""The ids bound to the log lines of this context; one variable, since setting each costs every request."""
 
 
 def configure_logging(settings: ServiceSettings, service: str) -> None:
-    """Sends every log event of this process, libraries' included, to stderr as one line each."""
+    """Log every event of this process, including libraries', to stderr as one line."""
     shared_processors: list[structlog.typing.Processor] = [
         merge_ids,
-        partial(_named, service),
+        partial(_add_service, service),
         structlog.stdlib.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
     ]
@@ -37,7 +37,7 @@ def configure_logging(settings: ServiceSettings, service: str) -> None:
             foreign_pre_chain=[*shared_processors, structlog.stdlib.ExtraAdder(allow=[])],
             processors=[
                 structlog.stdlib.ProcessorFormatter.remove_processors_meta,
-                *_rendering(settings.log_format),
+                *_build_renderers(settings.log_format),
             ],
         )
     )
@@ -50,8 +50,8 @@ def configure_logging(settings: ServiceSettings, service: str) -> None:
 
 
 @contextmanager
-def about(command_id: UUID, traceparent: str | None) -> Iterator[None]:
-    """Has the log lines of the block name the command, and its trace if it is recorded."""
+def bind_command(command_id: UUID, traceparent: str | None) -> Iterator[None]:
+    """Add the command's id, and that of its trace if it is recorded, to the log lines of the block."""
     trace_id = find_trace_id(traceparent)
     before = IDS.set({"command_id": str(command_id)} | ({"trace_id": trace_id} if trace_id else {}))
     try:
@@ -60,8 +60,8 @@ def about(command_id: UUID, traceparent: str | None) -> Iterator[None]:
         IDS.reset(before)
 
 
-def identify_lines(**ids: str) -> None:
-    """Has the log lines of what is worked on have these ids too."""
+def bind_ids(**ids: str) -> None:
+    """Add ids to the log lines of this context."""
     if known := IDS.get():
         known |= ids
 
@@ -69,20 +69,20 @@ def identify_lines(**ids: str) -> None:
 def merge_ids(
     _: structlog.typing.WrappedLogger, __: str, event: structlog.typing.EventDict
 ) -> structlog.typing.EventDict:
-    """The event with the ids of what is worked on."""
+    """Return the event with the ids of this context."""
     event.update(IDS.get() or ())
     return event
 
 
-def _named(
+def _add_service(
     service: str, _: structlog.typing.WrappedLogger, __: str, event: structlog.typing.EventDict
 ) -> structlog.typing.EventDict:
-    """The event with its service: also in a thread, which has none of the context."""
+    """Return the event with the service's name; not bound, since threads lack the context."""
     event["service"] = service
     return event
 
 
-def _rendering(log_format: str) -> list[structlog.typing.Processor]:
+def _build_renderers(log_format: str) -> list[structlog.typing.Processor]:
     if log_format == "auto":
         log_format = "console" if sys.stderr.isatty() else "json"
     if log_format == "console":
