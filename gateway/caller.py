@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from typing import Protocol
 
 from shared.contracts import Scope
 from shared.tables import IMPLICIT_OWNER
@@ -25,3 +26,16 @@ class Caller:
 
 IMPLICIT_CALLER = Caller(IMPLICIT_OWNER, credentials_version=1)
 """The caller of every request without authentication."""
+
+
+class Authentication(Protocol):
+    """Authenticates callers."""
+
+    async def authenticate(self, authorization: str | None, *, confirm: bool) -> Caller:
+        """Return the caller with this `Authorization` header; raises ProblemError 401 or 503.
+
+        `confirm` asks for a check against Postgres, which reads leave to their own SQL.
+        """
+
+    def forget(self, owner: int) -> None:
+        """Check the owner's credentials again, because they may have changed."""

@@ -6,10 +6,11 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 from gateway.auth.access_tokens import AccessTokens
-from gateway.auth.authentication import Authentication, BearerTokens, NoAuthentication
+from gateway.auth.authentication import BearerTokens, NoAuthentication
 from gateway.auth.keys import KeyedHashes
 from gateway.auth.passwords import Passwords
 from gateway.auth.throttles import Throttles
+from gateway.caller import Authentication
 from gateway.reads.queries import Queries
 from gateway.settings import GatewaySettings
 from gateway.writes.command_urls import CommandUrls

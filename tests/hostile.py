@@ -177,7 +177,7 @@ def breaches(owner: int) -> Iterator[Hostile]:
         "a time before this century": event(owner, time="1999-01-01T00:00:00Z"),
         "a time beyond every calendar": event(owner, time="9999-12-31T23:59:59-23:59"),
         "no time": event(owner, time=None),
-        "a command long ago": event(owner, time="2000-01-01T00:00:00Z"),
+        "a command long ago": event(owner, time="2000-01-01T00:00:00Z", mayexpire=True),
         "a long fingerprint": event(owner, fingerprint="x" * 1_000_000),
         "a NUL": typed(owner, "note.create", title="\0", description=""),
         "a lone surrogate": typed(owner, "note.create", title="\ud800", description=""),

@@ -30,7 +30,7 @@ TOKEN_CREATION = CreateToken.model_fields["type"].default
 operations: Operations[Gateway] = Operations("commands")
 
 
-class TicketParameter:
+class TokenParameter:
     """Documents the path's parameter, which the gateway's keys decode."""
 
     problems = ()
@@ -56,7 +56,7 @@ def is_registration(gateway: Gateway, request: Request) -> bool:
     "/commands/{token}",
     allows=Scope.WRITE,
     exempts=is_registration,
-    reads=(TicketParameter(), PREFER),
+    reads=(TokenParameter(), PREFER),
     returns=CommandState,
     answers={
         200: describe_answer(

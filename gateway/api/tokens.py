@@ -36,6 +36,7 @@ from gateway.reads.queries import Login
 from gateway.resources import Gateway
 from gateway.writes.submission import ACCEPTED, REPEATABLE, WRITE_PROBLEMS, WRITTEN
 from shared.contracts import (
+    MAX_TOKEN_DAYS,
     NAME_MAX_LENGTH,
     CreateToken,
     PublicToken,
@@ -101,13 +102,13 @@ class NewToken(
 ):
     """What a personal token shall allow, and for how long."""
 
-    name: Annotated[str, Field(min_length=1, max_length=64), AfterValidator(check_storable)]
+    name: Annotated[str, Field(min_length=1, max_length=NAME_MAX_LENGTH), AfterValidator(check_storable)]
     scopes: Annotated[
         tuple[Literal[Scope.READ, Scope.WRITE], ...],
         Field(min_length=1, max_length=2),
         AfterValidator(_sort_scopes),
     ]
-    expires_in_days: Annotated[int, Field(ge=1, le=366)] = 90
+    expires_in_days: Annotated[int, Field(ge=1, le=MAX_TOKEN_DAYS)] = 90
 
 
 class _TokenPath(BaseModel):
@@ -154,12 +155,12 @@ def _parse_scopes(form: Mapping[str, str]) -> frozenset[Scope]:
 async def _log_in(gateway: Gateway, request: Request, form: Mapping[str, str]) -> Login:
     """Verify name and password; an unknown user gets the same error, after the same time."""
     account = _fold_account(form["username"])
-    await gateway.throttles.count_guess(request, account)
+    gateway.throttles.count_guess(request, account)
     login = await gateway.queries.find_login(account) if account else None
     password, password_hash = SecretStr(form["password"]), login.password_hash if login else None
     if not await gateway.passwords.verify(password, password_hash) or login is None:
         raise _oauth_problem(INVALID_GRANT)
-    await gateway.throttles.forget_guesses(request, account)
+    gateway.throttles.forget_guesses(request, account)
     gateway.hash_renewal.begin(login, password)
     return login
 

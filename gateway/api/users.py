@@ -85,7 +85,7 @@ async def register_user(gateway: Gateway, request: Request) -> Answer:
     """Adds a user; names differ by more than their case."""
     user = request[NEW_USER]
     identity = gateway.submission.identify_registration(request, RegisterUser, scope=f"user:{fold_name(user.name)}")
-    await gateway.throttles.count_registration(request)
+    gateway.throttles.count_registration(request)
     password_hash = await gateway.passwords.hash(user.password, _choose_salt(gateway, identity))
     registration = Registration(name=user.name, password_hash=password_hash)
     return await gateway.submission.perform(request, RegisterUser, registration, identity)
@@ -153,10 +153,10 @@ async def _hash_new_password(gateway: Gateway, request: Request, patch: UserPatc
         detail = "A new password needs the current one"
         error = FieldError(pointer="/body/current_password", code="missing", detail=detail)
         raise ProblemError(VALIDATION_FAILED, detail, errors=[error])
-    await gateway.throttles.count_guess(request, caller.owner)
+    gateway.throttles.count_guess(request, caller.owner)
     if not await gateway.passwords.verify(patch.current_password, await gateway.queries.find_password(caller)):
         raise ProblemError(WRONG_PASSWORD)
-    await gateway.throttles.forget_guesses(request, caller.owner)
+    gateway.throttles.forget_guesses(request, caller.owner)
     return await gateway.passwords.hash(patch.password, _choose_salt(gateway, identity))
 
 

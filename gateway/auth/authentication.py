@@ -8,7 +8,7 @@ before.
 import asyncio
 from collections.abc import Awaitable, Callable
 from functools import partial
-from typing import Protocol, TypeVar
+from typing import TypeVar
 
 from cachetools import LRUCache
 
@@ -29,19 +29,6 @@ CHECK_TIMEOUT_SECONDS = 0.5
 AWAY_SECONDS = 2.0
 """How long to skip queries after Postgres has not answered one."""
 T = TypeVar("T")
-
-
-class Authentication(Protocol):
-    """Authenticates callers."""
-
-    async def authenticate(self, authorization: str | None, *, confirm: bool) -> Caller:
-        """Return the caller with this `Authorization` header; raises ProblemError 401 or 503.
-
-        `confirm` asks for a check against Postgres, which reads leave to their own SQL.
-        """
-
-    def forget(self, owner: int) -> None:
-        """Check the owner's credentials again, because they may have changed."""
 
 
 class NoAuthentication:

@@ -57,23 +57,23 @@ class Throttles:
         self._registration = limits.parse(settings.registration_limit)
         self._proxies = settings.trusted_proxies
 
-    async def count_guess(self, request: Request, account: str | int) -> None:
+    def count_guess(self, request: Request, account: str | int) -> None:
         """Count a try at the password of a name or an owner; raises ProblemError 429."""
         address = self._address(request)
-        await self._hit(self._login, *_build_key(account), address or "")
+        self._hit(self._login, *_build_key(account), address or "")
         if address:
-            await self._hit(self._login_address, "passwords", address)
+            self._hit(self._login_address, "passwords", address)
 
-    async def forget_guesses(self, request: Request, account: str | int) -> None:
+    def forget_guesses(self, request: Request, account: str | int) -> None:
         """Reset the account's tries after a correct password."""
         self._windows.clear(self._login.key_for(*_build_key(account), self._address(request) or ""))
 
-    async def count_registration(self, request: Request) -> None:
+    def count_registration(self, request: Request) -> None:
         """Count a registration; raises ProblemError 429."""
         if address := self._address(request):
-            await self._hit(self._registration, "registration", address)
+            self._hit(self._registration, "registration", address)
 
-    async def _hit(self, limit: limits.RateLimitItem, *key: str) -> None:
+    def _hit(self, limit: limits.RateLimitItem, *key: str) -> None:
         count, seconds_left = self._windows.hit(limit.key_for(*key), limit.get_expiry())
         if count > limit.amount:
             seconds = max(1, math.ceil(seconds_left))

@@ -19,6 +19,11 @@ _SUFFIX = re.compile(r"--?(?:gzip|br|zstd|deflate)$")
 _LIST = re.compile(rf"[ \t]*(?:{_TAG.pattern}[ \t]*)?(?:,[ \t]*(?:{_TAG.pattern}[ \t]*)?)*")
 """Tags with commas between them; some elements may be empty (RFC 9110 §5.6.1.2)."""
 _VERSION = re.compile(r"[1-9][0-9]{0,9}")
+TAGS_SCHEMA: OpenApi = {
+    "type": "string",
+    "pattern": r'^(\*|(W/)?"[!#-~]*"( *, *(W/)?"[!#-~]*")*)$',
+    "examples": ['"3"', "*"],
+}
 NO_CONDITIONS = Preconditions()
 
 
@@ -58,7 +63,6 @@ class Conditions:
     @property
     def openapi(self) -> OpenApi:
         """The headers."""
-        schema = {"type": "string", "examples": ['"3"', "*"]}
         return {
             "parameters": [
                 {
@@ -66,13 +70,13 @@ class Conditions:
                     "in": "header",
                     "required": self._required,
                     "description": "Entity tags, also weak: change the note only in one of these versions, else 412",
-                    "schema": schema,
+                    "schema": TAGS_SCHEMA,
                 },
                 {
                     "name": "If-None-Match",
                     "in": "header",
                     "description": "Entity tags: change the note only in none of these versions, else 412",
-                    "schema": schema,
+                    "schema": TAGS_SCHEMA,
                 },
             ]
         }
@@ -100,8 +104,8 @@ class Validators:
     def openapi(self) -> OpenApi:
         """The header."""
         description = "Entity tags that the client has: 304 where the answer is still one of them"
-        schema = {"type": "string", "examples": ['"3"']}
-        return {"parameters": [{"name": "If-None-Match", "in": "header", "description": description, "schema": schema}]}
+        parameter = {"name": "If-None-Match", "in": "header", "description": description, "schema": TAGS_SCHEMA}
+        return {"parameters": [parameter]}
 
 
 IF_NONE_MATCH = Validators()

@@ -7,13 +7,13 @@ import re
 import time
 from collections.abc import Collection, Iterable
 from itertools import chain
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Generic, Protocol, TypeVar
 
 import structlog
 from starlette.requests import ClientDisconnect
 from starlette.types import Message, Receive, Scope, Send
 
-from gateway.caller import Caller
+from gateway.caller import Authentication, Caller
 from gateway.http.answers import Answer, render
 from gateway.http.headers import CrossOriginPolicy, add_defaults
 from gateway.http.limits import HEADERS_LIMIT, HEADERS_LIMIT_BYTES, TARGET_LIMIT_BYTES
@@ -41,16 +41,6 @@ _PORT = re.compile(rb":\d*$")
 log = structlog.get_logger()
 
 
-class Authentication(Protocol):
-    """Authenticates callers."""
-
-    async def authenticate(self, authorization: str | None, *, confirm: bool) -> Caller:
-        """Return the caller with this `Authorization` header; raises ProblemError 401 or 503.
-
-        `confirm` asks for a check against Postgres, which reads leave to their own SQL.
-        """
-
-
 class Resources(Protocol):
     """The resources passed to handlers, of which the front itself needs only authentication."""
 
@@ -67,14 +57,14 @@ class Front(Generic[ResourcesT]):
 
     def __init__(
         self,
-        operations: Iterable[Operation[Any]],
+        operations: Iterable[Operation[ResourcesT]],
         *,
         root_path: str,
         body_limit_bytes: int,
         hosts: Collection[str],
         cors_origins: Collection[str],
     ) -> None:
-        self._routes: Routes[ResourcesT] = Routes(operations)
+        self._routes = Routes(operations)
         self._root_path = root_path
         self._body_limit_bytes = body_limit_bytes
         self._hosts = {host.encode() for host in hosts}

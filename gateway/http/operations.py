@@ -29,7 +29,13 @@ from shared.contracts import Scope
 
 EVERY = (BODY_TOO_LARGE, URI_TOO_LONG, HEADERS_TOO_LARGE, INTERNAL_ERROR)
 """The problems that every operation may answer with."""
-REFUSED = (NOT_AUTHENTICATED, INVALID_TOKEN, CREDENTIALS_OUTDATED, INSUFFICIENT_SCOPE, DATABASE_UNAVAILABLE)
+AUTHENTICATION_PROBLEMS = (
+    NOT_AUTHENTICATED,
+    INVALID_TOKEN,
+    CREDENTIALS_OUTDATED,
+    INSUFFICIENT_SCOPE,
+    DATABASE_UNAVAILABLE,
+)
 """The problems of authentication."""
 PUBLIC: Literal["public"] = "public"
 """In place of a scope: the operation needs no credentials."""
@@ -79,7 +85,7 @@ class Operation(Generic[ResourcesT]):
     @property
     def all_problems(self) -> set[ProblemType]:
         """Every problem that may be answered."""
-        refused = () if self.allows == PUBLIC else REFUSED
+        refused = () if self.allows == PUBLIC else AUTHENTICATION_PROBLEMS
         read = [problem for reader in self.readers for problem in reader.problems]
         return {*EVERY, *refused, *read, *self.problems}
 

@@ -1,36 +1,35 @@
 """Finds the operation for a method and a path."""
 
 from collections.abc import Iterable, Mapping
-from typing import Any, Generic, TypeVar
+from typing import Any
 
 from gateway.http.operations import Operation
 from gateway.problems import METHOD_NOT_ALLOWED, NOT_FOUND, ProblemError
 
-ResourcesT = TypeVar("ResourcesT")
 METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE")
 
 
-class _Segment(Generic[ResourcesT]):
+class _Segment:
     """A node of the tree of paths."""
 
     def __init__(self) -> None:
-        self.literal: dict[str, _Segment[ResourcesT]] = {}
-        self.parameter: _Segment[ResourcesT] | None = None
+        self.literal: dict[str, _Segment] = {}
+        self.parameter: _Segment | None = None
         self.name = ""
         """The parameter's name, if this segment is its value."""
-        self.operations: dict[str, Operation[ResourcesT]] = {}
+        self.operations: dict[str, Operation[Any]] = {}
         """By method, those whose path ends here."""
 
 
-class Routes(Generic[ResourcesT]):
+class Routes:
     """The operations by path and method; a literal segment takes precedence over a parameter."""
 
     def __init__(self, operations: Iterable[Operation[Any]]) -> None:
-        self._root: _Segment[ResourcesT] = _Segment()
+        self._root: _Segment = _Segment()
         for operation in operations:
             self._add(operation)
 
-    def _add(self, operation: Operation[ResourcesT]) -> None:
+    def _add(self, operation: Operation[Any]) -> None:
         segment = self._root
         for part in operation.path.split("/")[1:]:
             if part.startswith("{"):
@@ -45,7 +44,7 @@ class Routes(Generic[ResourcesT]):
         if operation.method == "GET":
             segment.operations["HEAD"] = operation
 
-    def find(self, path: str) -> tuple[dict[str, Operation[ResourcesT]], dict[str, str]]:
+    def find(self, path: str) -> tuple[dict[str, Operation[Any]], dict[str, str]]:
         """The operations of the path by method, and the values of its parameters; raises ProblemError 404."""
         segment, parameters = self._root, dict[str, str]()
         for part in path.split("/")[1:]:
@@ -61,7 +60,7 @@ class Routes(Generic[ResourcesT]):
         return segment.operations, parameters
 
 
-def choose(operations: Mapping[str, Operation[ResourcesT]], method: str) -> Operation[ResourcesT]:
+def choose(operations: Mapping[str, Operation[Any]], method: str) -> Operation[Any]:
     """The operation for the method; raises ProblemError 405."""
     if operation := operations.get(method):
         return operation

@@ -39,20 +39,23 @@ _IS_CALLER = (
     (users.c.id == _OWNER) & (users.c.credentials_version == bindparam("credentials_version", type_=Integer)) & _IS_LIVE
 )
 _PRINTED_NOTE = note_json({name: notes.c[name] for name in NOTE_FIELDS})
-_READ = (
+_WANTED = (
     func.unnest(
         bindparam("owners", type_=ARRAY(BigInteger)),
         bindparam("credentials_versions", type_=ARRAY(Integer)),
         bindparam("note_ids", type_=ARRAY(BigInteger)),
     )
-    .table_valued("owner", "credentials_version", "note_id", with_ordinality="place", name="read")
+    .table_valued("owner", "credentials_version", "note_id", with_ordinality="place", name="wanted")
     .render_derived()
 )
-_IS_READER = (users.c.id == _READ.c.owner) & (users.c.credentials_version == _READ.c.credentials_version) & _IS_LIVE
-_IS_READ = (notes.c.owner_id == users.c.id) & (notes.c.id == _READ.c.note_id)
+_IS_ITS_CALLER = (
+    (users.c.id == _WANTED.c.owner) & (users.c.credentials_version == _WANTED.c.credentials_version) & _IS_LIVE
+)
+_IS_ITS_NOTE = (notes.c.owner_id == users.c.id) & (notes.c.id == _WANTED.c.note_id)
+# No row: the credentials are outdated. A row without a note: the caller has no such note.
 FIND_NOTES = Statement.compiled(
-    select(_READ.c.place, case((notes.c.id.is_not(None), _PRINTED_NOTE)), notes.c.version).select_from(
-        _READ.join(users, _IS_READER).outerjoin(notes, _IS_READ)
+    select(_WANTED.c.place, case((notes.c.id.is_not(None), _PRINTED_NOTE)), notes.c.version).select_from(
+        _WANTED.join(users, _IS_ITS_CALLER).outerjoin(notes, _IS_ITS_NOTE)
     )
 )
 _OUTCOME = select(*(commands.c[name] for name in Outcome.model_fields)).where(

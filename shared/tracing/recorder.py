@@ -154,9 +154,7 @@ class QuietExporter(SpanExporter):
         result = self._exporter.export(spans)
         is_failing = result is not SpanExportResult.SUCCESS
         if is_failing and not self._is_failing:
-            log.warning(
-                "traces are lost: the collector does not accept them; requests go on without", reason=self._reasons.last
-            )
+            log.warning("traces are lost: they cannot be exported; requests go on without", reason=self._reasons.last)
         elif self._is_failing and not is_failing:
             log.info("traces are exported again")
         self._is_failing = is_failing

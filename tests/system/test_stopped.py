@@ -7,6 +7,7 @@ import struct
 from pathlib import Path
 
 import httpx
+import pytest
 from asyncpg import Connection, Record
 
 from gateway.settings import GatewaySettings
@@ -40,11 +41,12 @@ async def test_worker_stopped_under_load_finishes_its_batch_and_exits_with_0(sta
     await check(load, stack)
 
 
+@pytest.mark.long
 async def test_worker_stopped_while_it_prunes_stops_at_once(stack: Stack) -> None:
     await stack.worker.stop()
     await stack.script(SLOW_PRUNING)
     await stack.worker.start()
-    await eventually(lambda: is_pruning(stack))
+    await eventually(lambda: is_pruning(stack), within_seconds=90)  # a worker prunes a minute after its start at first
 
     async with asyncio.timeout(5):
         assert await stack.worker.stop() == 0
