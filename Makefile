@@ -65,7 +65,7 @@ failover: .venv/made ## let servers fail over under load and judge every promise
 	done; exit $$status
 
 outages: .venv/made ## break and kill everything: all of it, with long pauses
-	PAUSE_SECONDS=60 KILLS=20 $(RUN) pytest -m "" tests/system tests/k8s/test_rolling_update.py
+	PAUSE_SECONDS=60 KILLS=20 $(RUN) pytest -m "" tests/system tests/k8s/test_rolling_update.py tests/faults/test_faults.py
 
 versions: .venv/made ## the system tests with a gateway, then a worker, of the version before
 	$(RUN) python -m tests.system.versions

@@ -6,7 +6,7 @@ from shared.contracts import Scope
 DESCRIPTION = """\
 A write is answered with its outcome, or with 202 and the URL of its command. Every error is a problem (RFC 9457);
 its `code` is stable, `title` and `detail` are for people. A path that is not here is 404 `not_found`, a method that a
-path lacks 405 `method_not_allowed` with `Allow`, and any other refusal by the web framework `bad_request`. An unknown
+path lacks 405 `method_not_allowed` with `Allow`, a request that is not HTTP 400 `bad_request`. An unknown
 query parameter is 422 `validation_failed`; only the probes ignore it.
 
 Every path works with and without its trailing slash, and HEAD wherever GET does. `Cache-Control` tells what may be

@@ -31,6 +31,7 @@ async def test_promises_hold_while_everything_fails_now_and_then() -> None:
 
 
 @needs_libfaketime
+@pytest.mark.long
 @pytest.mark.needs_docker
 async def test_promises_hold_while_a_clock_is_wrong() -> None:
     faults = ["worker-clock-month-ahead", "gateway-clock-month-behind"]
@@ -42,6 +43,7 @@ async def test_promises_hold_while_a_clock_is_wrong() -> None:
     assert len(verdict.faults) == len(faults)
 
 
+@pytest.mark.long
 @pytest.mark.needs_docker
 async def test_promises_hold_while_a_node_of_the_broker_is_lost_or_cut_off() -> None:
     verdict = await run(0, SEED, ("leader-kill", "partition"), rig="broker-nodes", times=1, clients_per_owner=1)

@@ -124,7 +124,7 @@ async def test_failed_read_is_an_error(exporter: InMemorySpanExporter) -> None:
     spans = await finished(exporter, "GET /notes/{note_id}")
     assert {span.name: attributes(span)["error.type"] for span in spans} == {
         "GET /notes/{note_id}": "503",
-        "SELECT notes users": "DatabaseUnavailableError",
+        "SELECT notes users": "ConnectionRefusedError",
     }
     assert all(span.status.status_code is StatusCode.ERROR for span in spans)
 
