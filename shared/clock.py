@@ -64,6 +64,11 @@ class Clock:
         """Return Postgres' time, which steps of the system's clock do not change."""
         return self._sample.time_at(elapsed_seconds()) if self._sample else datetime.now(UTC)
 
+    def timestamp(self) -> float:
+        """Return the same in seconds since the epoch, for what each request asks for."""
+        sample = self._sample
+        return sample.shown.timestamp() + elapsed_seconds() - sample.seen_at if sample else time.time()
+
     def offset_seconds(self) -> float:
         """Return how far the system's clock is ahead of Postgres'; 0 before the first sample."""
         return (datetime.now(UTC) - self.now()).total_seconds() if self._sample else 0.0

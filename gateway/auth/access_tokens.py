@@ -60,7 +60,7 @@ class AccessTokens:
 
     def issue(self, owner: int, credentials_version: int, scopes: frozenset[Scope]) -> str:
         """Return a token for a user whose password has been verified."""
-        now = int(self._clock.now().timestamp())
+        now = int(self._clock.timestamp())
         claims = {
             "exp": now + self.lifetime_seconds,
             "iat": now,
@@ -86,7 +86,7 @@ class AccessTokens:
             scopes = frozenset(map(Scope, claims.scope.split()))
         except (jwt.InvalidTokenError, KeyError, ValueError):
             raise invalid_token() from None
-        now = self._clock.now().timestamp()
+        now = self._clock.timestamp()
         is_current = max(claims.iat, claims.nbf) - CLOCK_SKEW_SECONDS <= now < claims.exp + CLOCK_SKEW_SECONDS
         if not is_current or {claims.iss, claims.aud} != {self._issuer}:
             raise invalid_token()

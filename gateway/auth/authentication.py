@@ -58,7 +58,7 @@ class BearerTokens:
         """Return the token's holder."""
         token = bearer_token(authorization)
         caller = self._known.get(token)
-        if caller is None or caller.expires_at <= self._clock.now().timestamp():
+        if caller is None or caller.expires_at <= self._clock.timestamp():
             self._known.pop(token, None)
             if token.startswith(TOKEN_PREFIX):
                 return await self._find_holder(token)

@@ -22,6 +22,7 @@ from gateway.telemetry.request_ids import HEADER, new_request_id
 class RequestCycle(RequestResponseCycle):
     """A request and its response."""
 
+    transport: "ResponseTransport"
     _failure: ProblemError | None = None
 
     def fail(self, problem: ProblemError) -> None:
@@ -56,7 +57,12 @@ class RequestCycle(RequestResponseCycle):
         """Send a part of the response."""
         if self.waiting_for_100_continue and self.more_body:
             self.keep_alive = False  # the client may omit the body now: what follows is ambiguous
-        await super().send(message)
+        if message["type"] == "http.response.start":
+            self.transport.hold_next_write()
+            await super().send(message)
+        else:
+            await super().send(message)
+            self.transport.flush()  # a response to HEAD writes no body
 
 
 class PiecewiseFlow(FlowControl):
@@ -84,15 +90,33 @@ class ResponseTransport(asyncio.Transport):
         self._transport = transport
         self._close = close
         self._written_bytes = self._taken_bytes = 0
+        self._is_holding = False
+        self._held = b""
         self._flowed_at = asyncio.get_running_loop().time()
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
-        """Send the data."""
+        """Send the data, together with what is held."""
+        if self._is_holding:
+            self._is_holding, self._held = False, bytes(data)
+            return
+        if self._held:
+            self._held, data = b"", self._held + data
         self._written_bytes += len(data)
         self._transport.write(data)
 
+    def hold_next_write(self) -> None:
+        """Send what is written next together with the write after it: a system call costs as much as a handler."""
+        self._is_holding = True
+
+    def flush(self) -> None:
+        """Send what is held."""
+        self._is_holding = False
+        if self._held:
+            self.write(b"")
+
     def close(self) -> None:
         """Let the protocol close the connection."""
+        self.flush()
         self._close()
 
     def is_closing(self) -> bool:

@@ -45,7 +45,6 @@ class Request(StarletteRequest):
         """Set unless the operation is public."""
         self.body_limit_bytes = 0
         self._parts: dict[Reader[Any], Any] = {}
-        self._body_deadline = asyncio.get_running_loop().time() + BODY_TIMEOUT_SECONDS
 
     @property
     def url_path(self) -> str:
@@ -75,7 +74,7 @@ class Request(StarletteRequest):
         """The body; raises ProblemError 408 or 413, or ClientDisconnect."""
         parts, size, more_body = list[bytes](), 0, True
         try:
-            async with asyncio.timeout_at(self._body_deadline):
+            async with asyncio.timeout(BODY_TIMEOUT_SECONDS):
                 while more_body:
                     message = await self.receive()
                     if message["type"] == "http.disconnect":
