@@ -15,6 +15,7 @@ from pydantic import Secret
 
 from shared.database import Session, connect
 from shared.database_url import DatabaseUrl
+from shared.errors import describe
 from shared.metrics import CONNECTIONS_LIMIT, CONNECTIONS_USED
 from shared.primary import LOST, Primary, find_primary
 
@@ -22,6 +23,8 @@ LIFETIME_SECONDS = 300.0
 """The age at which a connection is replaced."""
 WATCH_INTERVAL_SECONDS = 5.0
 """How often `watch_primary` connects anew to find the current primary."""
+EXPECTED = (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError)
+"""Errors of a lost connection. The driver and the event loop raise others, too, if it ends at the wrong moment."""
 SILENT_SECONDS = 0.4
 """A statement cancelled at a deadline after this long means that the server does not answer."""
 
@@ -78,9 +81,12 @@ class Connections:
                 slot.used_since = asyncio.get_running_loop().time()
                 yield connection
             except BaseException as error:
+                was_lost = slot.connection is None or slot.connection.is_closed()
                 if slot.connection and self._is_server_failure(slot, slot.connection, error):
                     self.primary.distrust(slot.connection)
                 slot.drop()
+                if was_lost and isinstance(error, Exception) and not isinstance(error, EXPECTED):
+                    raise ConnectionError(f"the connection was lost: {describe(error)}") from error
                 raise
             finally:
                 self._free.append(slot)
@@ -93,7 +99,7 @@ class Connections:
         """
         while True:
             await asyncio.sleep(WATCH_INTERVAL_SECONDS)
-            with suppress(OSError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError):
+            with suppress(*EXPECTED):
                 (await connect(self._url, f"{self._application_name} watching")).terminate()
 
     def _is_usable(self, slot: Slot) -> bool:

@@ -47,6 +47,37 @@ async def used_again(connections: Connections, count: int = 3) -> set[Session]:
     return set(await idle_sessions(connections, count))
 
 
+async def test_error_of_any_kind_on_a_lost_connection_is_a_connection_error(connections: Connections) -> None:
+    with pytest.raises(ConnectionError, match="RuntimeError"):
+        await fail(connections, is_lost=True)
+
+    assert len(await used_again(connections)) == 3
+
+
+async def test_error_of_any_kind_while_connecting_is_a_connection_error(
+    connections: Connections, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def connect(*_: object, **__: object) -> None:
+        raise asyncio.InvalidStateError
+
+    monkeypatch.setattr("shared.connections.connect", connect)
+
+    with pytest.raises(ConnectionError, match="InvalidStateError"):
+        await fail(connections, is_lost=False)
+
+
+async def test_error_on_an_open_connection_stays_what_it_is(connections: Connections) -> None:
+    with pytest.raises(RuntimeError, match="a bug"):
+        await fail(connections, is_lost=False)
+
+
+async def fail(connections: Connections, *, is_lost: bool) -> None:
+    async with connections.acquire() as session:
+        if is_lost:
+            session.terminate()
+        raise RuntimeError("a bug")
+
+
 async def test_idle_connections_are_used_again(connections: Connections) -> None:
     sessions = await idle_sessions(connections)
 
