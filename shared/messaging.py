@@ -319,8 +319,8 @@ async def keep_running(session: Callable[[], Awaitable[None]], name: str) -> Non
                 "no broker session; Inkwell tries again by itself",
                 connection=name,
                 error=describe(error),
-                remedy=LOGIN_REMEDY if isinstance(error, ProbableAuthenticationError) else None,
                 stack="".join(format_tb(error.__cause__.__traceback__)) if error.__cause__ else None,
                 retry_in_seconds=round(pause, 2),
+                **({"remedy": LOGIN_REMEDY} if isinstance(error, ProbableAuthenticationError) else {}),
             )
             await asyncio.sleep(pause)
