@@ -55,75 +55,79 @@ CHANGED = {
 CHANGE_PROBLEMS = (*WRITE_PROBLEMS, NOTE_NOT_FOUND, PRECONDITION_FAILED)
 
 
+def _describe_read(*headers: str) -> dict[int, OpenApi]:
+    return {
+        200: describe_answer("What was asked for", "ETag", *headers),
+        304: describe_answer("The client has it already", "ETag", *headers),
+    }
+
+
+operations: Operations[Gateway] = Operations("notes")
+"""The reads; the writes depend on the settings."""
+
+
+@operations.add(
+    "GET",
+    "/notes",
+    allows=Scope.READ,
+    reads=(NOTES_PAGE, IF_NONE_MATCH),
+    returns=list[Note],
+    answers=_describe_read("Link", "X-Total-Count"),
+    problems=(OVERLOADED,),
+)
+async def list_notes(gateway: Gateway, request: Request) -> Answer:
+    """Notes in the order of their ids or another; `Link` leads to the next page, however many there are."""
+    page = request[NOTES_PAGE]
+    listed = await gateway.queries.list_notes(request.caller, page.shape, **page.arguments)
+    notes, links = links_of_list(request, page, listed)
+    return _build_page(request, join_notes(notes), links, listed.total)
+
+
+@operations.add(
+    "GET",
+    "/notes/search",
+    allows=Scope.READ,
+    reads=(SEARCH_PAGE, IF_NONE_MATCH),
+    returns=Matches,
+    answers=_describe_read("Link"),
+    problems=(OVERLOADED, SEARCH_TIMEOUT),
+)
+async def search_notes(gateway: Gateway, request: Request) -> Answer:
+    """Notes with the words in their titles or descriptions, the best first."""
+    page = request[SEARCH_PAGE]
+    found = await gateway.queries.search_notes(request.caller, page.q, page.skip, page.limit)
+    matched = json.dumps("similar_titles" if found.is_similar else "words")
+    limited, notes = json.dumps(found.is_limited), join_notes(found.notes)
+    text = f'{{"matched":{matched},"limited":{limited},"total":{found.total},"notes":{notes}}}'
+    return _build_page(request, text, links_of_search(request, page, found.total))
+
+
+@operations.add(
+    "GET",
+    "/notes/{note_id}",
+    allows=Scope.READ,
+    reads=(NOTE_PATH, IF_NONE_MATCH),
+    returns=Note,
+    answers=_describe_read(),
+    problems=(NOTE_NOT_FOUND,),
+)
+async def get_note(gateway: Gateway, request: Request) -> Answer:
+    """One note."""
+    found = await gateway.queries.find_note(request.caller, request[NOTE_PATH].note_id)
+    if found is None:
+        raise ProblemError(NOTE_NOT_FOUND)
+    note, version = found
+    return respond_unless_modified(request, Answer(note), etag(version))
+
+
 def note_operations(settings: GatewaySettings) -> list[Operation[Gateway]]:
     """Return the operations on notes."""
     bodies, conditions = NoteBodies(settings), Conditions(required=settings.require_preconditions)
-    return [*_reads(), *_writes(bodies, conditions)]
+    return [*operations, *_creations(bodies, conditions), *_changes(bodies, conditions)]
 
 
-def _reads() -> Operations[Gateway]:
+def _creations(bodies: NoteBodies, conditions: Conditions) -> Operations[Gateway]:
     operations: Operations[Gateway] = Operations("notes")
-
-    @operations.add(
-        "GET",
-        "/notes",
-        allows=Scope.READ,
-        reads=(NOTES_PAGE, IF_NONE_MATCH),
-        returns=list[Note],
-        answers=_describe_read("Link", "X-Total-Count"),
-        problems=(OVERLOADED,),
-    )
-    async def list_notes(gateway: Gateway, request: Request) -> Answer:
-        """Notes in the order of their ids or another; `Link` leads to the next page, however many there are."""
-        page = request[NOTES_PAGE]
-        listed = await gateway.queries.list_notes(request.caller, page.shape, **page.arguments)
-        notes, links = links_of_list(request, page, listed)
-        return _build_page(request, join_notes(notes), links, listed.total)
-
-    @operations.add(
-        "GET",
-        "/notes/search",
-        allows=Scope.READ,
-        reads=(SEARCH_PAGE, IF_NONE_MATCH),
-        returns=Matches,
-        answers=_describe_read("Link"),
-        problems=(OVERLOADED, SEARCH_TIMEOUT),
-    )
-    async def search_notes(gateway: Gateway, request: Request) -> Answer:
-        """Notes with the words in their titles or descriptions, the best first."""
-        page = request[SEARCH_PAGE]
-        found = await gateway.queries.search_notes(request.caller, page.q, page.skip, page.limit)
-        matched = json.dumps("similar_titles" if found.is_similar else "words")
-        limited, notes = json.dumps(found.is_limited), join_notes(found.notes)
-        text = f'{{"matched":{matched},"limited":{limited},"total":{found.total},"notes":{notes}}}'
-        return _build_page(request, text, links_of_search(request, page, found.total))
-
-    @operations.add(
-        "GET",
-        "/notes/{note_id}",
-        allows=Scope.READ,
-        reads=(NOTE_PATH, IF_NONE_MATCH),
-        returns=Note,
-        answers=_describe_read(),
-        problems=(NOTE_NOT_FOUND,),
-    )
-    async def get_note(gateway: Gateway, request: Request) -> Answer:
-        """One note."""
-        found = await gateway.queries.find_note(request.caller, request[NOTE_PATH].note_id)
-        if found is None:
-            raise ProblemError(NOTE_NOT_FOUND)
-        note, version = found
-        return respond_unless_modified(request, Answer(note), etag(version))
-
-    return operations
-
-
-def _writes(bodies: NoteBodies, conditions: Conditions) -> Operations[Gateway]:
-    operations: Operations[Gateway] = Operations("notes")
-    targeted = (NOTE_PATH, conditions)
-
-    def read_target(request: Request) -> dict[str, Any]:
-        return {"note_id": request[NOTE_PATH].note_id, **dict(request[conditions])}
 
     @operations.add(
         "POST",
@@ -154,6 +158,16 @@ def _writes(bodies: NoteBodies, conditions: Conditions) -> Operations[Gateway]:
     async def change_notes(gateway: Gateway, request: Request) -> Answer:
         """Adds, changes and removes up to 1,000 notes: all of them, or none."""
         return await gateway.submission.perform(request, ChangeNotes, request[bodies.items].to_note_items(conditions))
+
+    return operations
+
+
+def _changes(bodies: NoteBodies, conditions: Conditions) -> Operations[Gateway]:
+    operations: Operations[Gateway] = Operations("notes")
+    targeted = (NOTE_PATH, conditions)
+
+    def read_target(request: Request) -> dict[str, Any]:
+        return {"note_id": request[NOTE_PATH].note_id, **dict(request[conditions])}
 
     @operations.add(
         "PUT",
@@ -196,13 +210,6 @@ def _writes(bodies: NoteBodies, conditions: Conditions) -> Operations[Gateway]:
         return await gateway.submission.perform(request, DeleteNote, NoteTarget(**read_target(request)))
 
     return operations
-
-
-def _describe_read(*headers: str) -> dict[int, OpenApi]:
-    return {
-        200: describe_answer("What was asked for", "ETag", *headers),
-        304: describe_answer("The client has it already", "ETag", *headers),
-    }
 
 
 def _build_page(request: Request, text: str, links: dict[str, str], total: int | None = None) -> Answer:
