@@ -23,8 +23,8 @@ LIFETIME_SECONDS = 300.0
 """The age at which a connection is replaced."""
 WATCH_INTERVAL_SECONDS = 5.0
 """How often `watch_primary` connects anew to find the current primary."""
-EXPECTED = (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError)
-"""Errors of a lost connection. The driver and the event loop raise others, too, if it ends at the wrong moment."""
+CONNECTION_ERRORS = (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError)
+"""The errors of a statement or a connection; the driver may raise others if a connection ends at the wrong moment."""
 SILENT_SECONDS = 0.4
 """A statement cancelled at a deadline after this long means that the server does not answer."""
 
@@ -85,7 +85,7 @@ class Connections:
                 if slot.connection and self._is_server_failure(slot, slot.connection, error):
                     self.primary.distrust(slot.connection)
                 slot.drop()
-                if was_lost and isinstance(error, Exception) and not isinstance(error, EXPECTED):
+                if was_lost and isinstance(error, Exception) and not isinstance(error, CONNECTION_ERRORS):
                     raise ConnectionError(f"the connection was lost: {describe(error)}") from error
                 raise
             finally:
@@ -99,7 +99,7 @@ class Connections:
         """
         while True:
             await asyncio.sleep(WATCH_INTERVAL_SECONDS)
-            with suppress(*EXPECTED):
+            with suppress(*CONNECTION_ERRORS):
                 (await connect(self._url, f"{self._application_name} watching")).terminate()
 
     def _is_usable(self, slot: Slot) -> bool:

@@ -49,7 +49,7 @@ NOTES_PAGE = Parameters(NotesPage, "query")
 SEARCH_PAGE = Parameters(SearchPage, "query")
 WITHOUT_BODY = "no body, as preferred or because the credentials lack `notes:read`"
 CHANGED = {
-    200: describe_answer("The note as it is now", "ETag", *WRITTEN),
+    200: describe_answer("The updated note", "ETag", *WRITTEN),
     204: describe_answer(f"The note has been changed; {WITHOUT_BODY}", "ETag", *WRITTEN),
 } | ACCEPTED
 CHANGE_PROBLEMS = (*WRITE_PROBLEMS, NOTE_NOT_FOUND, PRECONDITION_FAILED)

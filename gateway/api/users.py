@@ -65,8 +65,8 @@ class UserPatch(BaseModel, extra="forbid", json_schema_extra={"examples": [{"nam
 NEW_USER = Body(NewUser, "application/json")
 USER_PATCH = Body(UserPatch, "application/merge-patch+json", "application/json")
 CHANGED: dict[int, OpenApi] = {
-    200: describe_answer("The user as it is now", *WRITTEN),
-    204: describe_answer("It has happened; without a body, as preferred", *WRITTEN),
+    200: describe_answer("The updated user", *WRITTEN),
+    204: describe_answer("The user was updated; no body, as preferred", *WRITTEN),
 }
 
 operations: Operations[Gateway] = Operations("users")

@@ -38,14 +38,11 @@ from gateway.reads.statements import (
 from gateway.settings import GatewaySettings
 from gateway.telemetry.metrics import READS_FAILED
 from shared.clock import Clock
-from shared.connections import Connections
+from shared.connections import CONNECTION_ERRORS, Connections
 from shared.contracts import NO_OWNER, Outcome, PublicToken, PublicUser, Scope
 from shared.database import Statement, milliseconds_before
 from shared.errors import describe
 from shared.primary import Primary
-
-# asyncpg raises InternalClientError, too, if a connection ends at the wrong moment.
-READ_FAILURES = (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError)
 
 CLOCK_INTERVAL_SECONDS, FIRST_SYNCHRONIZATION_SECONDS = 2.0, 1.0
 NO_LIMIT = nullcontext()
@@ -140,7 +137,7 @@ class Queries:
         try:
             with FIND_NOTES.start_span():
                 return await self._notes.find(caller, note_id, self._deadline())
-        except READ_FAILURES as error:
+        except CONNECTION_ERRORS as error:
             raise build_unavailable(error) from error
 
     async def _find_notes(self, reads: Sequence[NoteRead]) -> list[asyncpg.Record]:
@@ -232,7 +229,7 @@ class Queries:
 
     async def synchronize_clock(self, clock: Clock, timeout_seconds: float = FIRST_SYNCHRONIZATION_SECONDS) -> None:
         """Synchronize the clock if Postgres answers in time; otherwise it continues from its last sample."""
-        with suppress(*READ_FAILURES):
+        with suppress(*CONNECTION_ERRORS):
             async with asyncio.timeout(timeout_seconds), self._connections.acquire() as connection:
                 await clock.synchronize(connection)
 
@@ -297,7 +294,7 @@ class Queries:
         try:
             async with permit, asyncio.timeout_at(deadline), self._connections.acquire() as connection:
                 return await query.fetch(connection, **arguments)
-        except READ_FAILURES as error:
+        except CONNECTION_ERRORS as error:
             if isinstance(error, asyncpg.QueryCanceledError) and query in (self._by_words, self._by_trigrams):
                 raise SearchTimeoutError from error
             raise build_unavailable(error) from error
