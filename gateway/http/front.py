@@ -18,6 +18,7 @@ from gateway.http.answers import Answer, render
 from gateway.http.headers import CrossOriginPolicy, add_defaults
 from gateway.http.limits import HEADERS_LIMIT, HEADERS_LIMIT_BYTES, TARGET_LIMIT_BYTES
 from gateway.http.operations import PUBLIC, Operation
+from gateway.http.request_head import REFUSAL
 from gateway.http.requests import Request
 from gateway.http.routes import Routes, choose
 from gateway.problems import (
@@ -139,7 +140,9 @@ class Front(Generic[ResourcesT]):
 
 
 def check_head(scope: Scope) -> None:
-    """Raise ProblemError 414 or 431 if the head is over the limits; parts of it travel with commands."""
+    """Raise the protocol's ProblemError, or 414 or 431 if the head is over the limits: parts travel with commands."""
+    if problem := scope["state"].get(REFUSAL):
+        raise problem
     if len(scope["raw_path"]) + len(scope["query_string"]) > TARGET_LIMIT_BYTES:
         raise ProblemError(URI_TOO_LONG, f"Path and query are longer than {TARGET_LIMIT_BYTES} bytes")
     headers = scope["headers"]

@@ -7,6 +7,7 @@ in progress, it is idle (the keep-alive timer runs), or the gateway awaits the r
 
 import asyncio
 import re
+from enum import Enum, auto
 from typing import cast
 from urllib.parse import unquote
 
@@ -21,9 +22,8 @@ from gateway.http.request_cycle import (
     RequestCycle,
     ResponseTransport,
     build_parse_problem,
-    build_refusal,
 )
-from gateway.http.request_head import RequestHead
+from gateway.http.request_head import REFUSAL, RequestHead
 from gateway.problems import HEADERS_TOO_LARGE, REQUEST_TIMEOUT, ProblemError
 from gateway.settings import GatewaySettings
 
@@ -45,6 +45,14 @@ ENCODED_SLASH = re.compile("%2F", re.IGNORECASE)
 """Kept encoded: a proxy's rules do not treat it as a separator of segments."""
 
 
+class Part(Enum):
+    """The part of a request that is being parsed."""
+
+    NONE = auto()
+    HEAD = auto()
+    BODY = auto()
+
+
 class BoundedProtocol(HttpToolsProtocol):
     """Serves one connection."""
 
@@ -60,8 +68,7 @@ class BoundedProtocol(HttpToolsProtocol):
     """Whether parsing has ended; the connection closes after the pending responses."""
     _shutting_down_since: float | None = None
     _lingering_since: float | None = None
-    _is_in_head = False
-    _is_in_body = False
+    _part = Part.NONE
     _body_left = 0
     """Remaining bytes of the body, if its length was declared."""
     _head: RequestHead
@@ -111,7 +118,7 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def _close(self) -> None:
         """Close after the last answer; lingers first if the client may still be sending."""
-        is_quiet = not (self._unparsed or self._is_in_head or self._is_in_body or self.flow.read_paused)
+        is_quiet = self._part is Part.NONE and not self._unparsed and not self.flow.read_paused
         self._is_over, self._unparsed = True, b""
         self.pipeline.clear()
         if is_quiet or self.transport.is_closing():
@@ -126,7 +133,7 @@ class BoundedProtocol(HttpToolsProtocol):
         if self._is_over or self.transport.is_closing():
             return
         while self._unparsed and not self._is_full():
-            size = max(PIECE_BYTES, self._body_left if self._is_in_body else 0)
+            size = max(PIECE_BYTES, self._body_left if self._part is Part.BODY else 0)
             piece, self._unparsed = self._unparsed[:size], self._unparsed[size:]
             self._has_progressed = False
             try:
@@ -134,7 +141,7 @@ class BoundedProtocol(HttpToolsProtocol):
             except httptools.HttpParserUpgrade as offer:
                 self._decline_upgrade(piece[offer.args[0] :])
             except httptools.HttpParserError as error:
-                self._refuse(build_parse_problem(error))
+                self._reject(build_parse_problem(error))
             else:
                 self._limit_framing(len(piece))
         if self._is_full() and not self._is_over:
@@ -148,12 +155,12 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def _is_awaiting_request(self) -> bool:
         """Whether the client has to send its first request, or the rest of one."""
-        is_idle = self.timeout_keep_alive_task and not self._is_in_head and not self._is_in_body
+        is_idle = self.timeout_keep_alive_task and self._part is Part.NONE
         return not self._is_answering() and not is_idle
 
     def _is_full(self) -> bool:
         """Whether parsing has to pause until requests are answered or bodies consumed."""
-        is_ending = self._shutting_down_since is not None and not self._is_in_body
+        is_ending = self._shutting_down_since is not None and self._part is not Part.BODY
         if self._is_over or is_ending or len(self.pipeline) >= PIPELINE_LIMIT:
             return True
         return self._is_answering() and len(self.cycle.body) > HIGH_WATER_LIMIT
@@ -161,11 +168,12 @@ class BoundedProtocol(HttpToolsProtocol):
     def _limit_framing(self, parsed_bytes: int) -> None:
         """Reject a head, trailers or chunk extensions that are too long, before their end arrives."""
         self._unproductive_bytes = 0 if self._has_progressed else self._unproductive_bytes + parsed_bytes
-        limit = FRAMING_LIMIT_BYTES if self._is_in_body else HEAD_LIMIT_BYTES
+        is_in_body = self._part is Part.BODY
+        limit = FRAMING_LIMIT_BYTES if is_in_body else HEAD_LIMIT_BYTES
         if self._unproductive_bytes > limit:
-            part = "trailers or chunk extensions are" if self._is_in_body else "head is"
+            part = "trailers or chunk extensions are" if is_in_body else "head is"
             detail = f"The request's {part} larger than {limit} bytes"
-            self._refuse(ProblemError(HEADERS_TOO_LARGE, detail))
+            self._reject(ProblemError(HEADERS_TOO_LARGE, detail))
 
     def _decline_upgrade(self, rest: bytes) -> None:
         """Parse the request again without its `Upgrade` (RFC 9110 §7.8): llhttp stops after a head that has one."""
@@ -181,30 +189,32 @@ class BoundedProtocol(HttpToolsProtocol):
         self.parser = httptools.HttpRequestParser(self)
         self.parser.set_dangerous_leniencies(lenient_data_after_close=True)
 
-    def _refuse(self, problem: ProblemError) -> None:
+    def _reject(self, problem: ProblemError) -> None:
         """Answer the current request with the problem, after those before it, and stop parsing."""
         self._is_over, self._unparsed = True, b""
-        if not self._is_in_body:
-            self.on_message_begin()  # discards the incomplete head
-            self.scope["method"], self.scope["path"], self.scope["query_string"] = "GET", "", b""
-            self._start(self._new_cycle(keep_alive=False), build_refusal(problem))
-        elif self.cycle.response_complete:
+        if self._part is Part.BODY and self.cycle.response_complete:
             self._close()
-        else:
+        elif self._part is Part.BODY:
             self.cycle.fail(problem)
+        else:
+            if self._part is Part.NONE:
+                self.on_message_begin()
+            self.scope |= {"method": "_OTHER", "path": "", "raw_path": b"", "query_string": b""}
+            self.scope["state"][REFUSAL] = problem
+            self._start(self._new_cycle(keep_alive=False), self.app)
 
     def on_message_begin(self) -> None:
         """Reset the state for a new request."""
         super().on_message_begin()
         self._unset_keepalive_if_required()
-        self._is_in_head = True
+        self._part = Part.HEAD
         self._head = RequestHead(self.headers)
         self._body_left = 0
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """Add a header, its value stripped of white space; trailers are ignored."""
         name, value = name.lower(), value.rstrip(b" \t")
-        if self._is_in_body:
+        if self._part is Part.BODY:
             if name == b"connection":
                 self.cycle.keep_alive = False  # a `Connection` trailer changes how llhttp reads what follows
             return
@@ -228,7 +238,7 @@ class BoundedProtocol(HttpToolsProtocol):
         self.scope["path"] = "%2F".join(map(unquote, ENCODED_SLASH.split(path))) if "%" in path else path
         self.scope["raw_path"] = path.encode()
         self.scope["query_string"] = url.query or b""
-        self._is_in_head, self._is_in_body = False, True
+        self._part = Part.BODY
         keep_alive = version == "1.1" and self.parser.should_keep_alive()
         self._start(self._new_cycle(keep_alive=keep_alive), self.app)
 
@@ -277,7 +287,7 @@ class BoundedProtocol(HttpToolsProtocol):
         if self._upgrade_offered:
             return
         self._has_progressed = True
-        self._is_in_body, self._awaiting_since = False, None
+        self._part, self._awaiting_since = Part.NONE, None
         if not self.cycle.response_complete:
             self.cycle.more_body = False
             self.cycle.message_event.set()
@@ -299,8 +309,8 @@ class BoundedProtocol(HttpToolsProtocol):
         elif now - self._awaiting_since > HEAD_TIMEOUT_SECONDS:
             self.shutdown()
         since = self._shutting_down_since
-        if since is not None and now - since > SHUTDOWN_BODY_SECONDS and self._is_in_body and not self._is_over:
-            self._refuse(ProblemError(REQUEST_TIMEOUT, "The gateway is stopping"))
+        if since is not None and now - since > SHUTDOWN_BODY_SECONDS and self._part is Part.BODY and not self._is_over:
+            self._reject(ProblemError(REQUEST_TIMEOUT, "The gateway is stopping"))
         if not self.flow.write_paused and not self.transport.is_closing():
             self._outgoing.note_flow(now)
         elif self._outgoing.seconds_stalled(now) > self.send_timeout_seconds:

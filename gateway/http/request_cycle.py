@@ -12,11 +12,8 @@ from uvicorn._types import Scope as UvicornScope
 from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
-from gateway.http.answers import render
-from gateway.http.headers import NOT_STORED, SECURITY
 from gateway.http.request_head import bad_request
 from gateway.problems import ProblemError
-from gateway.telemetry.request_ids import HEADER, new_request_id
 
 
 class RequestCycle(RequestResponseCycle):
@@ -150,15 +147,3 @@ def build_parse_problem(error: httptools.HttpParserError) -> ProblemError:
     """Return the problem that a callback raised, or else one for the parser's error."""
     cause = error.__context__
     return cause if isinstance(cause, ProblemError) else bad_request(f"The request is not HTTP: {error}")
-
-
-def build_refusal(problem: ProblemError) -> ASGI3Application:
-    """Return an ASGI application that answers with the problem and the default headers."""
-    headers, body = render(problem).encode()
-    headers += [*SECURITY, *NOT_STORED, (HEADER, new_request_id())]
-
-    async def respond(_: UvicornScope, __: ASGIReceiveCallable, send: ASGISendCallable) -> None:
-        await send({"type": "http.response.start", "status": problem.kind.status, "headers": headers})
-        await send({"type": "http.response.body", "body": body})
-
-    return respond

@@ -7,6 +7,8 @@ import httptools
 from gateway.http.limits import HEADERS_LIMIT, HEADERS_LIMIT_BYTES
 from gateway.problems import BAD_REQUEST, ProblemError
 
+REFUSAL = "inkwell.refusal"
+"""The member of a scope's `state` that has the problem for which the protocol rejects the request."""
 VERSIONS = ("1.1", "1.0")
 SINGULAR = frozenset((b"host", b"authorization", b"content-length", b"transfer-encoding"))
 """Headers that may occur once: of two, a proxy and the gateway could each use a different one."""

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import httpx
 import pytest
+from prometheus_client import REGISTRY
 
 from gateway.http import protocol
 from gateway.settings import GatewaySettings
@@ -250,6 +251,32 @@ async def test_extension_of_a_chunk_without_an_end_is_refused(gateway: httpx.Asy
     answers = await exchange(gateway, head + b"\r\n\r\n5;" + b"a" * 100_000)
 
     assert statuses(answers) == [431]
+
+
+UNPARSABLE = {
+    "an endless head": (431, b"X: " + b"a" * 200_000),
+    "a second length": (400, b"Content-Length: 1\r\nContent-Length: 2\r\n\r\n"),
+    "a broken line": (400, b"Accept: */*\r\nno header\r\n\r\n"),
+}
+
+
+@pytest.mark.parametrize(("status", "rest"), UNPARSABLE.values(), ids=UNPARSABLE)
+async def test_what_the_protocol_refuses_is_answered_and_counted_as_any_other_problem(status: int, rest: bytes) -> None:
+    page = b"https://app.example"
+    settings = harness.settings_without_servers(trust_network=True, cors_origins=page.decode())
+    head = b"GET /notes HTTP/1.1\r\nHost: localhost\r\nOrigin: " + page + b"\r\nX-Forwarded-Proto: https\r\n"
+    labels = {"http_request_method": "_OTHER", "http_route": "", "http_response_status_code": str(status)}
+
+    async with harness.gateway(settings) as client:
+        before = REGISTRY.get_sample_value("http_server_request_duration_seconds_count", labels) or 0
+        [answer] = await exchange(client, head + rest)
+
+    assert answer.status == status
+    assert answer.headers["access-control-allow-origin"] == page.decode()
+    assert answer.headers["strict-transport-security"] == "max-age=31536000"
+    assert answer.headers["connection"] == "close"
+    assert len(answer.headers["x-request-id"]) == 32
+    assert REGISTRY.get_sample_value("http_server_request_duration_seconds_count", labels) == before + 1
 
 
 async def test_few_trailers_and_short_extensions_are_fine(shared_client: httpx.AsyncClient) -> None:
