@@ -6,6 +6,8 @@ Any other problem, such as a wrong password, is left for the migration to report
 import asyncio
 import signal
 import sys
+from collections.abc import Callable, Coroutine
+from typing import Any
 
 import asyncpg
 from pydantic import Secret
@@ -19,8 +21,8 @@ APPLICATION_NAME = "inkwell-wait-for-postgres"
 EVERY_SECONDS = 1.0
 
 
-def main() -> None:
-    """Exit with 0 when Postgres has answered, or with 2 for a wrong setting."""
+def main(wait: Callable[[Secret[DatabaseUrl]], Coroutine[Any, Any, None]]) -> None:
+    """Wait for the database of the settings; exits with 2 for a wrong setting."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # as process 1 it would ignore it
     asyncio.run(wait(load_settings(DatabaseSettings).database_url))
 
@@ -40,4 +42,4 @@ async def wait(url: Secret[DatabaseUrl]) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    main(wait)

@@ -8,7 +8,7 @@ from gateway.api.schemas import ITEMS, LEFT_OUT, NOTE_TEXT
 from gateway.http.body import Body
 from gateway.http.conditional import Conditions
 from gateway.settings import GatewaySettings
-from shared.contracts import MAX_ITEMS, STORABLE, Int64, NoteItems, NoteText, check_storable
+from shared.contracts import MAX_ITEMS, MAX_VERSION, STORABLE, Int64, NoteItems, NoteText, check_storable
 
 ITEMS_LIMIT_CHARACTERS = 10_000_000
 """Limit on the total length of the notes in a batch: a patch of a few bytes rewrites the whole note."""
@@ -25,18 +25,20 @@ class _Text(NoteText, extra="forbid", json_schema_extra={"examples": [NOTE_TEXT]
     pass
 
 
-class _Item(BaseModel, extra="forbid"):
+class _Item(BaseModel, extra="forbid", use_attribute_docstrings=True):
     pass
 
 
-Version = Annotated[int, Field(ge=1, le=2**31 - 1, strict=True)]
+Version = Annotated[int, Field(ge=1, le=MAX_VERSION, strict=True)]
 Versions = Annotated[list[Version], Field(min_length=1, max_length=100)]
 
 
 class _Change(_Item):
     note_id: Annotated[Int64, Field(alias="id", strict=True)]
-    if_match: Annotated[Versions, Field(description="Write only if the note is in one of these versions")] = LEFT_OUT
-    if_none_match: Annotated[Versions, Field(description="Write only if it is in none of these")] = LEFT_OUT
+    if_match: Versions = LEFT_OUT
+    """Write only if the note is in one of these versions"""
+    if_none_match: Versions = LEFT_OUT
+    """Write only if it is in none of these"""
 
 
 class _Items(BaseModel, extra="forbid", json_schema_extra={"examples": [ITEMS]}):

@@ -87,11 +87,13 @@ class Cursor(BaseModel, frozen=True, extra="forbid", strict=True):
         return time
 
 
-class Page(BaseModel, extra="forbid"):
+class Page(BaseModel, extra="forbid", use_attribute_docstrings=True):
     """Which part of a list is wanted."""
 
-    skip: Annotated[Integer64, Field(description="How many to leave out")] = 0
-    limit: Annotated[int, Field(ge=1, le=1000, description="How many to return at most"), INTEGER] = 100
+    skip: Integer64 = 0
+    """How many to leave out"""
+    limit: Annotated[int, Field(ge=1, le=1000), INTEGER] = 100
+    """How many to return at most"""
 
 
 Prefix = Annotated[StorableText, StringConstraints(min_length=1, max_length=200)]
@@ -99,26 +101,28 @@ CursorParameter = Annotated[
     Cursor,
     BeforeValidator(Cursor.parse),
     WithJsonSchema({"type": "string", "maxLength": CURSOR_MAX_LENGTH}),
-    Field(description="Where the page begins, from a `Link` of a page before; not together with `skip`"),
 ]
 
 
 class NotesPage(Page):
     """Which notes of a list are wanted, and in which order."""
 
-    sort: Annotated[Order, Field(description="What the notes are in the order of; with `-` the greatest first")] = "id"
+    sort: Order = "id"
+    """The order of the notes; with `-` the greatest first"""
     cursor: CursorParameter = LEFT_OUT
-    created_from: Annotated[Time, Field(description="Only notes created then or later")] = LEFT_OUT
-    created_until: Annotated[Time, Field(description="Only notes created earlier")] = LEFT_OUT
-    updated_from: Annotated[Time, Field(description="Only notes updated then or later")] = LEFT_OUT
-    updated_until: Annotated[Time, Field(description="Only notes updated earlier")] = LEFT_OUT
-    title_prefix: Annotated[
-        Prefix,
-        Field(description="Only notes whose titles begin with this; case-sensitive"),
-    ] = LEFT_OUT
-    total: Annotated[
-        Boolean, Field(description="Whether to count all of them, which takes longer: `X-Total-Count`")
-    ] = False
+    """Where the page begins, from a `Link` of a page before; not together with `skip`"""
+    created_from: Time = LEFT_OUT
+    """Only notes created then or later"""
+    created_until: Time = LEFT_OUT
+    """Only notes created earlier"""
+    updated_from: Time = LEFT_OUT
+    """Only notes updated then or later"""
+    updated_until: Time = LEFT_OUT
+    """Only notes updated earlier"""
+    title_prefix: Prefix = LEFT_OUT
+    """Only notes whose titles begin with this; case-sensitive"""
+    total: Boolean = False
+    """Whether to count all of them, which takes longer: `X-Total-Count`"""
 
     @field_validator("cursor")
     @classmethod

@@ -58,19 +58,14 @@ FIND_NOTES = Statement.compiled(
         _WANTED.join(users, _IS_ITS_CALLER).outerjoin(notes, _IS_ITS_NOTE)
     )
 )
-_OUTCOME = select(*(commands.c[name] for name in Outcome.model_fields)).where(
-    commands.c.id == bindparam("command_id", type_=Uuid)
-)
-FIND_OUTCOME = Statement.compiled(_OUTCOME.where(commands.c.owner_id == _OWNER))
-_MY_COMMAND = (commands.c.owner_id == users.c.id) & (commands.c.id == bindparam("command_id", type_=Uuid()))
-POLL_OUTCOME = Statement.compiled(
-    select(*(commands.c[name] for name in Outcome.model_fields))
-    .join_from(users, commands, _MY_COMMAND, isouter=True)
-    .where(_IS_CALLER)
-)
+_OUTCOME = select(*(commands.c[name] for name in Outcome.model_fields))
+_IS_COMMAND = commands.c.id == bindparam("command_id", type_=Uuid)
+FIND_OUTCOME = Statement.compiled(_OUTCOME.where(_IS_COMMAND, commands.c.owner_id == _OWNER))
+_IS_MY_COMMAND = (commands.c.owner_id == users.c.id) & _IS_COMMAND
+POLL_OUTCOME = Statement.compiled(_OUTCOME.select_from(users.outerjoin(commands, _IS_MY_COMMAND)).where(_IS_CALLER))
 # A registration has no owner until it is applied; then its user owns it.
 _IS_REGISTRATION = (commands.c.owner_id == _OWNER) | (commands.c.type == literal_column("'user.register'"))
-FIND_REGISTRATION = Statement.compiled(_OUTCOME.where(_IS_REGISTRATION))
+FIND_REGISTRATION = Statement.compiled(_OUTCOME.where(_IS_COMMAND, _IS_REGISTRATION))
 
 FIND_USER = Statement.compiled(select(*(users.c[name] for name in PublicUser.model_fields)).where(_IS_CALLER))
 FIND_PASSWORD = Statement.compiled(select(users.c.password_hash).where(_IS_CALLER))

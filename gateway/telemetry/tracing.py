@@ -84,6 +84,6 @@ def start_publish_span(settings: GatewaySettings, owner: int, command_id: UUID, 
         "messaging.operation.type": "send",
         "messaging.destination.name": destination,
         "messaging.message.id": str(command_id),
-        "inkwell.command.type": model.model_fields["type"].default,
+        "inkwell.command.type": model.type_name(),
     }
     return start_span(f"publish {destination}", attributes, SpanKind.PRODUCER)

@@ -29,11 +29,14 @@ class Answer(BaseModel):
 
 
 class CommandState(
-    BaseModel, json_schema_extra={"examples": [_PENDING, _PENDING | {"status": "applied", "answer": _ANSWER}]}
+    BaseModel,
+    use_attribute_docstrings=True,
+    json_schema_extra={"examples": [_PENDING, _PENDING | {"status": "applied", "answer": _ANSWER}]},
 ):
-    """What has become of an accepted write."""
+    """The state of an accepted write."""
 
     id: UUID
     issued_at: PrintedTime
     status: Literal["pending", "unknown", "applied", "rejected", "failed"]
+    """`unknown` if the broker had not confirmed the write, and it has no outcome so far."""
     answer: Answer | None = None

@@ -30,10 +30,10 @@ from shared.contracts.notes import (
     PatchItem,
     ReplaceItem,
 )
-from shared.contracts.values import Instant, Int64, StorableText
+from shared.contracts.values import MAX_VERSION, Instant, Int64, StorableText
 
 ShortText = Annotated[StorableText, Field(max_length=128)]
-CredentialsVersion = Annotated[int, Field(ge=0, le=2**31 - 1)]
+CredentialsVersion = Annotated[int, Field(ge=0, le=MAX_VERSION)]
 
 
 class Envelope(BaseModel):
@@ -56,6 +56,11 @@ class Envelope(BaseModel):
     """When an operator sent a failed command again; only such a delivery may change its outcome."""
     replay_forced: Annotated[bool | None, Field(alias="replayforced")] = None
     """Whether to apply the replay even if a later command has changed the note."""
+
+    @classmethod
+    def type_name(cls) -> str:
+        """Return the `type` of this model's commands."""
+        return str(cls.model_fields["type"].default)
 
 
 class CreateNote(Envelope):

@@ -18,22 +18,6 @@ from shared.tracing.spans import (
     start_span,
 )
 
-__all__ = [
-    "CURRENT",
-    "NO_OP",
-    "Attributes",
-    "Span",
-    "SpanKind",
-    "TracingState",
-    "configure_tracing",
-    "find_trace_id",
-    "is_recording",
-    "is_wanted",
-    "shut_down_tracing",
-    "start_root_span",
-    "start_span",
-]
-
 SHUTDOWN_SECONDS = 2.0
 """How long a stopping process waits for the export of its last spans."""
 ENDPOINTS = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
