@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from functools import partial
 from typing import Any
 
 from pydantic import BaseModel
@@ -25,7 +26,7 @@ from gateway.problems import (
 )
 from gateway.resources import Gateway
 from gateway.settings import GatewaySettings
-from gateway.writes.submission import ACCEPTED, REPEATABLE, WRITE_PROBLEMS, WRITTEN
+from gateway.writes.submission import ACCEPTED, DELETED, REPEATABLE, WRITE_PROBLEMS, WRITTEN
 from shared.contracts import (
     ChangeNotes,
     CreateNote,
@@ -164,47 +165,25 @@ def _creations(bodies: NoteBodies, conditions: Conditions) -> Operations[Gateway
 
 def _changes(bodies: NoteBodies, conditions: Conditions) -> Operations[Gateway]:
     operations: Operations[Gateway] = Operations("notes")
+    change = partial(operations.add, path="/notes/{note_id}", allows=Scope.WRITE, problems=CHANGE_PROBLEMS)
     targeted = (NOTE_PATH, conditions)
 
     def read_target(request: Request) -> dict[str, Any]:
         return {"note_id": request[NOTE_PATH].note_id, **dict(request[conditions])}
 
-    @operations.add(
-        "PUT",
-        "/notes/{note_id}",
-        allows=Scope.WRITE,
-        reads=(*targeted, bodies.note, *REPEATABLE),
-        returns=Note,
-        answers=CHANGED,
-        problems=CHANGE_PROBLEMS,
-    )
+    @change(method="PUT", reads=(*targeted, bodies.note, *REPEATABLE), returns=Note, answers=CHANGED)
     async def replace_note(gateway: Gateway, request: Request) -> Answer:
         """Gives a note a new title and description; `created_date` stays."""
         replacement = NoteReplacement(**read_target(request), **dict(request[bodies.note]))
         return await gateway.submission.perform(request, ReplaceNote, replacement)
 
-    @operations.add(
-        "PATCH",
-        "/notes/{note_id}",
-        allows=Scope.WRITE,
-        reads=(*targeted, bodies.patch, *REPEATABLE),
-        returns=Note,
-        answers=CHANGED,
-        problems=CHANGE_PROBLEMS,
-    )
+    @change(method="PATCH", reads=(*targeted, bodies.patch, *REPEATABLE), returns=Note, answers=CHANGED)
     async def patch_note(gateway: Gateway, request: Request) -> Answer:
         """Changes the members of a note that the body has (RFC 7396)."""
         patch = NotePatch(**read_target(request), **dict(request[bodies.patch]))
         return await gateway.submission.perform(request, PatchNote, patch)
 
-    @operations.add(
-        "DELETE",
-        "/notes/{note_id}",
-        allows=Scope.WRITE,
-        reads=(*targeted, *REPEATABLE),
-        answers={204: describe_answer("It is gone", *WRITTEN)} | ACCEPTED,
-        problems=CHANGE_PROBLEMS,
-    )
+    @change(method="DELETE", reads=(*targeted, *REPEATABLE), answers=DELETED)
     async def delete_note(gateway: Gateway, request: Request) -> Answer:
         """Removes a note."""
         return await gateway.submission.perform(request, DeleteNote, NoteTarget(**read_target(request)))

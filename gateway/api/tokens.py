@@ -34,7 +34,7 @@ from gateway.problems import (
 )
 from gateway.reads.queries import Login
 from gateway.resources import Gateway
-from gateway.writes.submission import ACCEPTED, REPEATABLE, WRITE_PROBLEMS, WRITTEN
+from gateway.writes.submission import ACCEPTED, DELETED, REPEATABLE, WRITE_PROBLEMS, WRITTEN
 from shared.contracts import (
     MAX_TOKEN_DAYS,
     NAME_MAX_LENGTH,
@@ -238,7 +238,7 @@ async def get_token(gateway: Gateway, request: Request) -> Answer:
     "/auth/tokens/{token_id}",
     allows=Scope.ACCOUNT,
     reads=(TOKEN_PATH, *REPEATABLE),
-    answers={204: describe_answer("It is gone", *WRITTEN)} | ACCEPTED,
+    answers=DELETED,
     problems=(*WRITE_PROBLEMS, TOKEN_NOT_FOUND),
 )
 async def revoke_token(gateway: Gateway, request: Request) -> Answer:

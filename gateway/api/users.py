@@ -23,6 +23,7 @@ from gateway.problems import (
 from gateway.resources import Gateway
 from gateway.writes.submission import (
     ACCEPTED,
+    DELETED,
     REPEATABLE,
     WRITE_PROBLEMS,
     WRITTEN,
@@ -120,7 +121,7 @@ async def change_user(gateway: Gateway, request: Request) -> Answer:
     "/users/me",
     allows=Scope.ACCOUNT,
     reads=REPEATABLE,
-    answers={204: describe_answer("It is gone", *WRITTEN)} | ACCEPTED,
+    answers=DELETED,
     problems=WRITE_PROBLEMS,
 )
 async def delete_user(gateway: Gateway, request: Request) -> Answer:

@@ -77,6 +77,8 @@ ACCEPTED: dict[int, OpenApi] = {
     )
 }
 """The answer to a write whose outcome is not awaited."""
+DELETED = {204: describe_answer("It is gone", *WRITTEN)} | ACCEPTED
+"""The answers to a removal."""
 
 
 @dataclass(frozen=True, slots=True)
