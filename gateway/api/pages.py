@@ -7,6 +7,7 @@ import base64
 import re
 from collections.abc import Sequence
 from datetime import datetime
+from functools import cached_property
 from typing import Annotated, Literal, Self
 from urllib.parse import urlencode
 
@@ -138,7 +139,7 @@ class NotesPage(Page):
         """Where the page begins or ends, if the request says so."""
         return self.cursor if "cursor" in self.model_fields_set else None
 
-    @property
+    @cached_property
     def shape(self) -> ListShape:
         """The parts of the request that decide the SQL."""
         backwards = self.position is not None and self.position.backwards

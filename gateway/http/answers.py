@@ -27,7 +27,12 @@ class Answer:
         return {**self.headers, "Content-Type": self.media_type} if self.body else self.headers
 
     def encode(self) -> tuple[RawHeaders, bytes]:
-        """The headers and the body as ASGI sends them; a character that cannot be encoded becomes `?`."""
+        """The headers and the body as ASGI sends them; a character that cannot be encoded becomes `?`.
+
+        Raises ValueError for a header with a control character, which could be read as another header.
+        """
+        if not all(map(str.isprintable, self.headers.values())):
+            raise ValueError("a header has characters that are not printable")
         body = self.body.encode(errors="replace") if isinstance(self.body, str) else self.body
         headers = [(name.lower().encode(), value.encode("latin-1", "replace")) for name, value in self.headers.items()]
         if body:

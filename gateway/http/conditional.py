@@ -41,7 +41,7 @@ class Conditions:
 
     async def read(self, request: Request) -> Preconditions:
         """Return the conditions on the note's version; raises ProblemError 400 or 428."""
-        match, none_match = _read_header(request, "if-match"), _read_header(request, "if-none-match")
+        match, none_match = _read_header(request, b"if-match"), _read_header(request, b"if-none-match")
         if match is None and self._required:
             raise build_required_problem()
         if match is None and none_match is None:
@@ -91,7 +91,7 @@ class Validators:
 
     async def read(self, request: Request) -> Collection[str] | None:
         """Return the entity tags that the client has; None for `*`."""
-        header = _read_header(request, "if-none-match")
+        header = _read_header(request, b"if-none-match")
         if header == "*":
             return None
         return [f'"{opaque}"' for opaque in _parse_tags("If-None-Match", header)] if header is not None else ()
@@ -116,9 +116,9 @@ def respond_unless_modified(request: Request, answer: Answer, tag: str) -> Answe
     return answer
 
 
-def _read_header(request: Request, name: str) -> str | None:
-    values = request.headers.getlist(name) if name in request.headers else None
-    return None if values is None else ",".join(values).strip()
+def _read_header(request: Request, name: bytes) -> str | None:
+    header = request.join_header(name)
+    return None if header is None else header.strip()
 
 
 def _parse_tags(name: str, header: str) -> list[str]:

@@ -24,7 +24,7 @@ class IdempotencyKey:
 
     async def read(self, request: Request) -> str | None:
         """Return the key without its quotes, or None; raises ProblemError 400."""
-        if "idempotency-key" not in request.headers:
+        if b"idempotency-key" not in request.fields:
             return None
         stated = request.headers.getlist("idempotency-key")
         match = _KEY.fullmatch(stated[0])

@@ -59,9 +59,10 @@ class Prefer:
 
     async def read(self, request: Request) -> Preferences:
         """Return the client's preferences; the first of a repeated one counts."""
-        if "prefer" not in request.headers:
+        header = request.join_header(b"prefer")
+        if header is None:
             return DEFAULTS
-        stated = dict(reversed(list(_parse_preferences(",".join(request.headers.getlist("prefer"))))))
+        stated = dict(reversed(list(_parse_preferences(header))))
         wait, returned = stated.get("wait", ""), stated.get("return")
         return Preferences(
             respond_async=stated.get("respond-async") == "",

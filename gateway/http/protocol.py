@@ -2,7 +2,8 @@
 
 httptools parses; this module decides how much it parses at once, which requests are rejected, and when a connection
 closes. Each request gets one answer, in the order of the requests. A connection is in one of three states: a request is
-in progress, it is idle (the keep-alive timer runs), or the gateway awaits the rest of a request.
+in progress, it is idle, or the gateway awaits the rest of a request. One timer watches them: one for each request would
+cost more than parsing it.
 """
 
 import asyncio
@@ -78,6 +79,7 @@ class BoundedProtocol(HttpToolsProtocol):
     """Bytes parsed since the last progress."""
     _upgrade_offered = False
     _awaiting_since: float | None = None
+    """When the watch first found the connection idle, or awaiting the rest of a request."""
     _watch: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn has it
@@ -91,7 +93,6 @@ class BoundedProtocol(HttpToolsProtocol):
         """Release the connection's resources and wake its requests."""
         if self._watch:
             self._watch.cancel()
-        self._unset_keepalive_if_required()
         self._is_over, self._unparsed = True, b""
         for cycle in filter(None, (self._running, *(waiting for waiting, _ in self.pipeline))):
             if not cycle.response_complete:
@@ -112,9 +113,13 @@ class BoundedProtocol(HttpToolsProtocol):
             super().shutdown()
 
     def on_response_complete(self) -> None:
-        """Start the next request, unless the connection is closing."""
-        if self._lingering_since is None:
-            super().on_response_complete()
+        """Start the next request, unless the connection is closing; the watch closes one that stays idle."""
+        if self._lingering_since is not None or self.transport.is_closing():
+            return
+        self._awaiting_since = None
+        self.flow.resume_reading()
+        if self.pipeline:
+            self._start_asgi_task(*self.pipeline.pop())
 
     def _close(self) -> None:
         """Close after the last answer; lingers first if the client may still be sending."""
@@ -153,10 +158,9 @@ class BoundedProtocol(HttpToolsProtocol):
         cycle: RequestCycle | None = self.cycle  # none before the first request
         return cycle is not None and not cycle.response_complete
 
-    def _is_awaiting_request(self) -> bool:
-        """Whether the client has to send its first request, or the rest of one."""
-        is_idle = self.timeout_keep_alive_task and self._part is Part.NONE
-        return not self._is_answering() and not is_idle
+    def _is_idle(self) -> bool:
+        """Whether the connection has had a request, and no other one has begun."""
+        return self._running is not None and self._part is Part.NONE and not self._is_answering()
 
     def _is_full(self) -> bool:
         """Whether parsing has to pause until requests are answered or bodies consumed."""
@@ -206,7 +210,8 @@ class BoundedProtocol(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         """Reset the state for a new request."""
         super().on_message_begin()
-        self._unset_keepalive_if_required()
+        if self._is_idle():
+            self._awaiting_since = None
         self._part = Part.HEAD
         self._head = RequestHead(self.headers)
         self._body_left = 0
@@ -237,7 +242,9 @@ class BoundedProtocol(HttpToolsProtocol):
         self.scope["method"] = method.decode("ascii")
         self.scope["path"] = "%2F".join(map(unquote, ENCODED_SLASH.split(path))) if "%" in path else path
         self.scope["raw_path"] = path.encode()
-        self.scope["query_string"] = url.query or b""
+        self.scope["query_string"] = query = url.query or b""
+        if excess := self._head.find_excess(self.scope["raw_path"], query):
+            self.scope["state"][REFUSAL] = excess
         self._part = Part.BODY
         keep_alive = version == "1.1" and self.parser.should_keep_alive()
         self._start(self._new_cycle(keep_alive=keep_alive), self.app)
@@ -260,7 +267,6 @@ class BoundedProtocol(HttpToolsProtocol):
     def _start(self, cycle: RequestCycle, app: ASGI3Application) -> None:
         is_free = not self._is_answering()
         self.cycle, self._awaiting_since = cycle, None
-        self._unset_keepalive_if_required()
         if is_free:
             self._start_asgi_task(cycle, app)
         else:
@@ -291,22 +297,19 @@ class BoundedProtocol(HttpToolsProtocol):
         if not self.cycle.response_complete:
             self.cycle.more_body = False
             self.cycle.message_event.set()
-        else:  # answered before its body was complete
-            self._unset_keepalive_if_required()
-            close = self.timeout_keep_alive_handler
-            self.timeout_keep_alive_task = self.loop.call_later(self.timeout_keep_alive, close)
 
     def _check_progress(self) -> None:
-        """Close the connection if the client is too slow to complete a request or to read the answers."""
+        """Close the connection if it is idle for too long, or if the client is too slow to send or to read."""
         self._watch = self.loop.call_later(WATCH_SECONDS, self._check_progress)
         now = self.loop.time()
         if self._lingering_since is not None and now - self._lingering_since > LINGER_SECONDS:
             self.transport.close()
-        if not self._is_awaiting_request():
+        limit = self.timeout_keep_alive if self._is_idle() else HEAD_TIMEOUT_SECONDS
+        if self._is_answering():
             self._awaiting_since = None
         elif self._awaiting_since is None:
             self._awaiting_since = now
-        elif now - self._awaiting_since > HEAD_TIMEOUT_SECONDS:
+        elif now - self._awaiting_since > limit:
             self.shutdown()
         since = self._shutting_down_since
         if since is not None and now - since > SHUTDOWN_BODY_SECONDS and self._part is Part.BODY and not self._is_over:

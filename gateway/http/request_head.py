@@ -4,8 +4,8 @@ import re
 
 import httptools
 
-from gateway.http.limits import HEADERS_LIMIT, HEADERS_LIMIT_BYTES
-from gateway.problems import BAD_REQUEST, ProblemError
+from gateway.http.limits import HEADERS_LIMIT, HEADERS_LIMIT_BYTES, TARGET_LIMIT_BYTES
+from gateway.problems import BAD_REQUEST, HEADERS_TOO_LARGE, URI_TOO_LONG, ProblemError
 
 REFUSAL = "inkwell.refusal"
 """The member of a scope's `state` that has the problem for which the protocol rejects the request."""
@@ -32,9 +32,18 @@ class RequestHead:
             self._check_singular(name, value)
         elif name == b"expect" and value.lower() == b"100-continue":
             self.expects_continue = True
-        if self._bytes <= HEADERS_LIMIT_BYTES and len(self._headers) <= HEADERS_LIMIT:  # above, the app answers 431
+        if self._bytes <= HEADERS_LIMIT_BYTES and len(self._headers) <= HEADERS_LIMIT:  # above, it is 431
             self._bytes += len(name) + len(value)
             self._headers.append((name, value))
+
+    def find_excess(self, path: bytes, query: bytes) -> ProblemError | None:
+        """Return the problem of a head over the limits, 414 or 431; parts of a head travel with commands."""
+        if len(path) + len(query) > TARGET_LIMIT_BYTES:
+            return ProblemError(URI_TOO_LONG, f"Path and query are longer than {TARGET_LIMIT_BYTES} bytes")
+        if self._bytes > HEADERS_LIMIT_BYTES or len(self._headers) > HEADERS_LIMIT:
+            detail = f"The headers are more than {HEADERS_LIMIT} or larger than {HEADERS_LIMIT_BYTES} bytes"
+            return ProblemError(HEADERS_TOO_LARGE, detail)
+        return None
 
     def check(self, method: bytes, version: str, target: bytes) -> httptools.parser.url_parser.URL:
         """Return the parts of the target; raises ProblemError 400."""

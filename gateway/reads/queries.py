@@ -4,9 +4,10 @@ No connection or transaction is held while anything but Postgres is awaited.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext, suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 from uuid import UUID
 
@@ -16,7 +17,7 @@ import structlog
 from gateway.caller import Caller
 from gateway.reads.errors import CredentialsOutdatedError, DatabaseUnavailableError, SearchTimeoutError
 from gateway.reads.fair_limiter import FairLimiter
-from gateway.reads.gathered import FoundNote, GatheredReads, NoteRead
+from gateway.reads.gathered import FoundNote, GatheredReads, fetch_notes
 from gateway.reads.statements import (
     FIND_CREDENTIALS_VERSION,
     FIND_LOGIN,
@@ -111,7 +112,7 @@ class Queries:
         self._connections = Connections(
             settings.database_url, "inkwell-gateway", settings.read_connections, session_settings
         )
-        self._notes = GatheredReads(self._find_notes)
+        self._notes = GatheredReads(partial(fetch_notes, self._connections))
         self._search_bound = settings.search_matches
         # Postgres must cancel a search well before the deadline here, which would look like an unavailable server.
         search_seconds = min(settings.search_timeout_seconds, settings.read_timeout_seconds / 4)
@@ -139,16 +140,6 @@ class Queries:
                 return await self._notes.find(caller, note_id, self._deadline())
         except CONNECTION_ERRORS as error:
             raise build_unavailable(error) from error
-
-    async def _find_notes(self, reads: Sequence[NoteRead]) -> list[asyncpg.Record]:
-        """The notes that exist, with their position among the reads; the deadline is that of the last read."""
-        async with asyncio.timeout_at(reads[-1].deadline), self._connections.acquire() as connection:
-            return await FIND_NOTES.fetch(
-                connection,
-                owners=[read.caller.owner for read in reads],
-                credentials_versions=[read.caller.credentials_version for read in reads],
-                note_ids=[read.note_id for read in reads],
-            )
 
     async def list_notes(self, caller: Caller, shape: ListShape, **arguments: Any) -> Listed:  # noqa: ANN401 - SQL's
         """Return a page of notes; raises ShareExhaustedError if the caller has too many in progress."""
