@@ -17,14 +17,13 @@ from uvicorn._types import ASGI3Application
 from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
-from gateway.http.limits import HEADERS_LIMIT_BYTES, TARGET_LIMIT_BYTES
 from gateway.http.request_cycle import (
     PiecewiseFlow,
     RequestCycle,
     ResponseTransport,
     build_parse_problem,
 )
-from gateway.http.request_head import REFUSAL, RequestHead
+from gateway.http.request_head import HEADERS_LIMIT_BYTES, REFUSAL, TARGET_LIMIT_BYTES, RequestHead
 from gateway.problems import HEADERS_TOO_LARGE, REQUEST_TIMEOUT, ProblemError
 from gateway.settings import GatewaySettings
 

@@ -1,12 +1,15 @@
-"""The head of a request; rejects whatever a proxy and the gateway could interpret differently."""
+"""The head of a request: its limits, and a check for whatever a proxy and the gateway could interpret differently."""
 
 import re
 
 import httptools
 
-from gateway.http.limits import HEADERS_LIMIT, HEADERS_LIMIT_BYTES, TARGET_LIMIT_BYTES
 from gateway.problems import BAD_REQUEST, HEADERS_TOO_LARGE, URI_TOO_LONG, ProblemError
 
+TARGET_LIMIT_BYTES = 8 * 1024
+"""Path and query."""
+HEADERS_LIMIT_BYTES = 32 * 1024
+HEADERS_LIMIT = 100
 REFUSAL = "inkwell.refusal"
 """The member of a scope's `state` that has the problem for which the protocol rejects the request."""
 VERSIONS = ("1.1", "1.0")
