@@ -87,9 +87,7 @@ class GatewaySettings(ServiceSettings):
     ]
     auth: Annotated[
         Literal["password", "none"],
-        Field(
-            description="Whether users sign in; with `none` everybody who reaches the gateway is one and the same owner"
-        ),
+        Field(description="Whether users sign in; with `none`, every request acts as the same owner"),
     ] = "password"
     trust_network: Annotated[
         bool, Field(description="With INKWELL_AUTH=none: something else keeps strangers from the gateway's address")
@@ -186,8 +184,8 @@ class GatewaySettings(ServiceSettings):
     def _check_network_trust(self) -> Self:
         if self.is_loopback_only and not _is_loopback(self.host):
             raise ValueError(
-                f"INKWELL_AUTH=none on INKWELL_HOST={self.host} lets everybody read and write: listen on 127.0.0.1, "
-                "or say with INKWELL_TRUST_NETWORK=true that something else keeps strangers out"
+                f"INKWELL_AUTH=none on INKWELL_HOST={self.host} allows anyone to read and write: listen on "
+                "127.0.0.1, or say with INKWELL_TRUST_NETWORK=true that something else keeps strangers out"
             )
         return self
 

@@ -94,7 +94,7 @@ def check_secrets(settings: ServiceSettings) -> Finding:
         "secrets",
         f"INKWELL_ENVIRONMENT={settings.environment}",
         ok=not is_development,
-        advice=f"a secret with {DEVELOPMENT_MARK} in it is known to everybody: only for a machine that nobody reaches",
+        advice=f"a secret with {DEVELOPMENT_MARK} in it is public: use it only on a machine that no one else can reach",
         level=Level.WARNING,
     )
 
@@ -225,7 +225,7 @@ async def check_partition(
     if state is None:
         return Finding(Level.PROBLEM, check, "has no queue", "start a worker: it declares what is missing")
     waiting, consumers = state
-    found = f"{'consumed' if consumers else 'nobody consumes it'}, {waiting} messages wait"
+    found = f"{'consumed' if consumers else 'has no consumer'}, {waiting} messages wait"
     if unacknowledged := [node.unacknowledged[queue] for node in nodes if queue in node.unacknowledged]:
         found += f", {max(unacknowledged)} are unacknowledged"
     members = sum(queue in node.members for node in nodes)

@@ -55,7 +55,10 @@ class NoteBodies:
     """Readers of notes and of changes of notes, within the lengths that the settings allow."""
 
     def __init__(self, settings: GatewaySettings) -> None:
-        title, description = text_of(settings.title_max_length), text_of(settings.description_max_length)
+        title, description = (
+            build_text_type(settings.title_max_length),
+            build_text_type(settings.description_max_length),
+        )
         text: dict[str, Any] = {"title": title, "description": description}
         parts: dict[str, Any] = {"title": (title, None), "description": (description, None)}
         note: type[NoteText] = create_model("NoteIn", __doc__="What a client writes of a note.", __base__=_Text, **text)
@@ -70,7 +73,7 @@ class NoteBodies:
         longest = settings.title_max_length + settings.description_max_length
         limit = max(1, min(MAX_ITEMS, ITEMS_LIMIT_CHARACTERS // longest))
         self.items = Body(
-            _items_of(text, parts, limit),
+            _build_items_model(text, parts, limit),
             "application/json",
             discriminator="op",
             values_limit=ITEMS_LIMIT_VALUES,
@@ -78,7 +81,7 @@ class NoteBodies:
         )
 
 
-def _items_of(text: dict[str, Any], parts: dict[str, Any], limit: int) -> type[_Items]:
+def _build_items_model(text: dict[str, Any], parts: dict[str, Any], limit: int) -> type[_Items]:
     """Return the model of a batch with at most `limit` writes, whose members have these types."""
 
     def item(op: str, base: type[BaseModel], fields: dict[str, Any]) -> type[BaseModel]:
@@ -94,6 +97,6 @@ def _items_of(text: dict[str, Any], parts: dict[str, Any], limit: int) -> type[_
     return create_model("NoteItems", __doc__=doc, __base__=_Items, items=several)
 
 
-def text_of(max_length: int) -> object:
+def build_text_type(max_length: int) -> object:
     """Return the type of a text of limited length; the limit comes first, so that its error counts characters."""
     return Annotated[str, Field(max_length=max_length, json_schema_extra=STORABLE), AfterValidator(check_storable)]

@@ -8,7 +8,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from gateway.api.note_bodies import NoteBodies
-from gateway.api.pages import NotesPage, SearchPage, build_link_header, join_notes, links_of_list, links_of_search
+from gateway.api.pages import NotesPage, SearchPage, build_link_header, build_list_links, build_search_links, join_notes
 from gateway.api.schemas import Matches, Note
 from gateway.http.answers import Answer
 from gateway.http.conditional import IF_NONE_MATCH, Conditions, etag, respond_unless_modified
@@ -80,7 +80,7 @@ async def list_notes(gateway: Gateway, request: Request) -> Answer:
     """Notes in the order of their ids or another; `Link` leads to the next page, however many there are."""
     page = request[NOTES_PAGE]
     listed = await gateway.queries.list_notes(request.caller, page.shape, **page.arguments)
-    notes, links = links_of_list(request, page, listed)
+    notes, links = build_list_links(request, page, listed)
     return _build_page(request, join_notes(notes), links, listed.total)
 
 
@@ -100,7 +100,7 @@ async def search_notes(gateway: Gateway, request: Request) -> Answer:
     matched = json.dumps("similar_titles" if found.is_similar else "words")
     limited, notes = json.dumps(found.is_limited), join_notes(found.notes)
     text = f'{{"matched":{matched},"limited":{limited},"total":{found.total},"notes":{notes}}}'
-    return _build_page(request, text, links_of_search(request, page, found.total))
+    return _build_page(request, text, build_search_links(request, page, found.total))
 
 
 @operations.add(

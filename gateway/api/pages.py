@@ -26,7 +26,7 @@ from pydantic_core import PydanticCustomError
 from gateway.api.schemas import LEFT_OUT
 from gateway.http.parameters import INTEGER, Boolean, Integer64, Time, parse_query, parse_time
 from gateway.http.requests import Request
-from gateway.reads.queries import Listed
+from gateway.reads.queries import NoteList
 from gateway.reads.statements import FILTERS, ListShape
 from shared.contracts import Int64, StorableText
 
@@ -62,7 +62,7 @@ class Cursor(BaseModel, frozen=True, extra="forbid", strict=True):
         return cursor
 
     @classmethod
-    def of(cls, listed: Listed, index: int, order: Order, *, backwards: bool = False) -> Self:
+    def of(cls, listed: NoteList, index: int, order: Order, *, backwards: bool = False) -> Self:
         """Return the position before or after one of the listed notes."""
         key = None if order.endswith("id") else listed.keys[index]
         text = key.isoformat() if isinstance(key, datetime) else key
@@ -183,7 +183,7 @@ class SearchPage(Page):
     ]
 
 
-def links_of_list(request: Request, page: NotesPage, listed: Listed) -> tuple[list[str], dict[str, str]]:
+def build_list_links(request: Request, page: NotesPage, listed: NoteList) -> tuple[list[str], dict[str, str]]:
     """Return the notes of the page, in order, and its links by relation."""
     has_more, notes = len(listed.notes) > page.limit, listed.notes[: page.limit]
     if page.skip:
@@ -206,7 +206,7 @@ def _build_skip_links(request: Request, page: Page, *, has_more: bool) -> dict[s
     return links | {"first": build_url(request)}
 
 
-def links_of_search(request: Request, page: SearchPage, total: int) -> dict[str, str]:
+def build_search_links(request: Request, page: SearchPage, total: int) -> dict[str, str]:
     """Return the links by relation."""
     return _build_skip_links(request, page, has_more=page.skip + page.limit < total)
 

@@ -32,7 +32,7 @@ from gateway.writes.submission import (
 from shared.contracts import (
     ChangeUser,
     DeleteUser,
-    Nothing,
+    NoData,
     PublicUser,
     RegisterUser,
     Registration,
@@ -127,7 +127,7 @@ async def change_user(gateway: Gateway, request: Request) -> Answer:
 async def delete_user(gateway: Gateway, request: Request) -> Answer:
     """Removes the user with all notes and tokens, for good."""
     return await _perform_on_account(
-        gateway, request, DeleteUser, Nothing(), gateway.submission.identify(request, DeleteUser)
+        gateway, request, DeleteUser, NoData(), gateway.submission.identify(request, DeleteUser)
     )
 
 
@@ -135,7 +135,7 @@ async def _perform_on_account(
     gateway: Gateway,
     request: Request,
     model: type[ChangeUser | DeleteUser],
-    data: UserChange | Nothing,
+    data: UserChange | NoData,
     identity: Identity,
 ) -> Answer:
     """Perform the write, and have the caller's credentials checked again afterwards."""

@@ -29,7 +29,7 @@ from gateway.problems import (
 )
 from gateway.telemetry.metrics import ACTIVE_REQUESTS, RequestInfo, observe_request
 from gateway.telemetry.request_ids import HEADER, choose_request_id
-from gateway.telemetry.tracing import describe_request, start_request_span
+from gateway.telemetry.tracing import add_request_attributes, start_request_span
 from shared.contracts import Scope as TokenScope
 from shared.logs import IDS
 
@@ -83,7 +83,7 @@ class Front(Generic[ResourcesT]):
             with start_request_span(scope, request.path) as span:
                 answer = await self._answer(request, info)
                 info.status = answer.status
-                describe_request(span, scope, info)
+                add_request_attributes(span, scope, info)
                 await self._send(answer, request, info, send)
         finally:
             self._active -= 1

@@ -119,18 +119,18 @@ class Parameters(Generic[ModelT]):
         }
 
 
-class _Nothing(BaseModel, extra="forbid"):
+class _EmptyQuery(BaseModel, extra="forbid"):
     """The query of an operation that declares no parameters."""
 
 
-class _NoQuery(Parameters[_Nothing]):
-    async def read(self, request: Request) -> _Nothing:
+class _NoQuery(Parameters[_EmptyQuery]):
+    async def read(self, request: Request) -> _EmptyQuery:
         """Return nothing; raises ProblemError 422 if there is anything."""
-        return await super().read(request) if request.query else NOTHING
+        return await super().read(request) if request.query else EMPTY
 
 
-NOTHING = _Nothing()
-NO_QUERY = _NoQuery(_Nothing, "query")
+EMPTY = _EmptyQuery()
+NO_QUERY = _NoQuery(_EmptyQuery, "query")
 """Rejects every query parameter."""
 
 

@@ -80,7 +80,7 @@ class Login:
 
 
 @dataclass(frozen=True, slots=True)
-class Listed:
+class NoteList:
     """A page of notes as JSON, with their sort keys and ids."""
 
     notes: list[str]
@@ -91,7 +91,7 @@ class Listed:
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class SearchResult:
     """A page of a search's matches, as JSON."""
 
     notes: list[str]
@@ -141,15 +141,15 @@ class Queries:
         except CONNECTION_ERRORS as error:
             raise build_unavailable(error) from error
 
-    async def list_notes(self, caller: Caller, shape: ListShape, **arguments: Any) -> Listed:  # noqa: ANN401 - SQL's
+    async def list_notes(self, caller: Caller, shape: ListShape, **arguments: Any) -> NoteList:  # noqa: ANN401 - SQL's
         """Return a page of notes; raises ShareExhaustedError if the caller has too many in progress."""
         query, deadline = list_notes(shape), self._deadline()
         is_slow = shape.is_counted or shape.filters or arguments["skip"] > FAR
         permit = self._limit_slow_read(caller, deadline) if is_slow else self._limit_list(caller, deadline)
         [row] = await self._fetch_mine(caller, query, permit, deadline, **arguments)
-        return Listed(row["notes"] or [], row["keys"] or [], row["ids"] or [], row.get("total"))
+        return NoteList(row["notes"] or [], row["keys"] or [], row["ids"] or [], row.get("total"))
 
-    async def search_notes(self, caller: Caller, q: str, skip: int, limit: int) -> Found:
+    async def search_notes(self, caller: Caller, q: str, skip: int, limit: int) -> SearchResult:
         """Return the notes with these words, the best first; without any, those with similar titles.
 
         Raises SearchTimeoutError, and ShareExhaustedError if the caller has too many in progress.
@@ -164,7 +164,7 @@ class Queries:
                     [(notes, total)] = await self._fetch_mine(caller, self._by_trigrams, deadline=deadline, **arguments)
         except TimeoutError as error:
             raise build_unavailable(error) from error
-        return Found(notes or [], min(total, self._search_bound), total > self._search_bound, is_similar)
+        return SearchResult(notes or [], min(total, self._search_bound), total > self._search_bound, is_similar)
 
     async def find_user(self, caller: Caller) -> PublicUser:
         """Return the caller's account."""

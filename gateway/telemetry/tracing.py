@@ -54,7 +54,7 @@ def _build_name(scope: Scope, route: str = "") -> str:
     return f"{scope['method']} {route}" if route else str(scope["method"])
 
 
-def describe_request(span: Span, scope: Scope, info: RequestInfo) -> None:
+def add_request_attributes(span: Span, scope: Scope, info: RequestInfo) -> None:
     """Add the route, the id and the status of the request to its span."""
     if span is NO_OP:
         return

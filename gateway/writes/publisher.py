@@ -206,7 +206,7 @@ class Publisher:
             while backlog:
                 await self._connected.wait()
                 if await self._is_blocked():
-                    _refuse(backlog.withdraw_all(), NotAcceptedError)
+                    _fail(backlog.withdraw_all(), NotAcceptedError)
                 elif not self._is_open():
                     await asyncio.sleep(LOST_CHECK_SECONDS)
                 elif batch := backlog.take():
@@ -249,7 +249,7 @@ class Publisher:
                 await self._publish(message, partition)
         except DeliveryError as error:  # a nack or a return: the broker has none of them
             log.warning("commands refused by the broker", commands=len(batch), error=describe(error))
-            _refuse(batch, NotAcceptedError if isinstance(error, PublishError) else OverloadedError)
+            _fail(batch, NotAcceptedError if isinstance(error, PublishError) else OverloadedError)
         except BROKER_ERRORS as error:
             log.warning("commands unconfirmed", commands=len(batch), error=describe(error))
             if isinstance(error, TimeoutError) and not await self._is_blocked():
@@ -259,7 +259,7 @@ class Publisher:
             for attempt in batch:
                 attempt.confirm()
         finally:
-            _refuse(batch, UnconfirmedError)  # those without an answer, also after a cancellation
+            _fail(batch, UnconfirmedError)  # those without an answer, also after a cancellation
 
     def _check_silence(self, partition: int, since: float) -> None:
         """Reconnect if nothing was confirmed in time, or nothing more of a partition.
@@ -276,6 +276,6 @@ class Publisher:
             await self._topology.publish(self._channel, message, partition)
 
 
-def _refuse(batch: Iterable[Attempt], error: type[Exception]) -> None:
+def _fail(batch: Iterable[Attempt], error: type[Exception]) -> None:
     for attempt in batch:
-        attempt.refuse(error())
+        attempt.fail(error())

@@ -4,7 +4,7 @@ from shared.contracts.accounts import (
     MAX_TOKEN_DAYS,
     NAME_MAX_LENGTH,
     NO_OWNER,
-    Nothing,
+    NoData,
     PublicToken,
     PublicUser,
     Registration,

@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from shared.contracts.accounts import (
     NO_OWNER,
-    Nothing,
+    NoData,
     Registration,
     RenewedHash,
     TokenRequest,
@@ -147,7 +147,7 @@ class DeleteUser(Envelope):
 
     type: Literal["user.delete"] = "user.delete"
     dataversion: Literal[1] = 1
-    data: Nothing
+    data: NoData
 
 
 class CreateToken(Envelope):

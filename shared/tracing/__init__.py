@@ -5,7 +5,7 @@ from collections.abc import Mapping
 
 from opentelemetry.trace import SpanKind
 
-from shared.settings import refuse
+from shared.settings import exit_with_problems
 from shared.tracing.spans import (
     CURRENT,
     NO_OP,
@@ -34,7 +34,7 @@ def configure_tracing(service: str) -> None:
     try:
         from shared.tracing.recorder import build_recorder  # noqa: PLC0415 - costs time and memory, and is an extra
     except ImportError as error:
-        refuse(f"{ENDPOINTS[1]}: traces need Inkwell's extra `traces` ({error})")
+        exit_with_problems(f"{ENDPOINTS[1]}: traces need Inkwell's extra `traces` ({error})")
     TracingState.recorder = build_recorder(service)
 
 
@@ -45,10 +45,10 @@ def is_wanted(environment: Mapping[str, str]) -> bool:
     if environment.get("OTEL_SDK_DISABLED", "").strip().lower() == "true" or exporter == "none":
         return False
     if exporter not in ("", "otlp"):
-        refuse("OTEL_TRACES_EXPORTER: Should be `otlp` or `none`")
+        exit_with_problems("OTEL_TRACES_EXPORTER: Should be `otlp` or `none`")
     protocol = next((environment[name] for name in PROTOCOLS if environment.get(name)), "http/protobuf")
     if (has_endpoint or exporter) and protocol != "http/protobuf":
-        refuse("OTEL_EXPORTER_OTLP_PROTOCOL: Should be `http/protobuf`")
+        exit_with_problems("OTEL_EXPORTER_OTLP_PROTOCOL: Should be `http/protobuf`")
     return has_endpoint or exporter == "otlp"
 
 
