@@ -72,7 +72,7 @@ class Statement:
     """The attributes of its spans."""
 
     @classmethod
-    def compiled(cls, clause: ClauseElement, settings: str = "") -> "Statement":
+    def compile(cls, clause: ClauseElement, settings: str = "") -> "Statement":
         """Compile a statement with named parameters."""
         compiled = clause.compile(dialect=dialect())  # type: ignore[no-untyped-call]
         assert isinstance(compiled, SQLCompiler)  # noqa: S101 - as every statement is compiled

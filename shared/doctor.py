@@ -16,7 +16,7 @@ from shared.broker_metrics import PORT as METRICS_PORT
 from shared.broker_metrics import NodeMetrics, read_broker_metrics
 from shared.clock import OFFSET_LIMIT_SECONDS
 from shared.database import SchemaBehindError, Session, connect
-from shared.errors import describe
+from shared.errors import describe_error
 from shared.messaging import BROKER_ERRORS, Topology, broker_call, broker_version, is_blocked, open_connection
 from shared.queues import exists
 from shared.settings import DEVELOPMENT_MARK, ServiceSettings
@@ -83,7 +83,7 @@ async def run_checks(check: str, findings: AsyncIterator[Finding], advice: str) 
             async for finding in findings:
                 found.append(finding)  # noqa: PERF401 - those before an error count, too
     except (*BROKER_ERRORS, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
-        found.append(Finding(Level.PROBLEM, check, f"does not answer ({describe(error)})", advice))
+        found.append(Finding(Level.PROBLEM, check, f"does not answer ({describe_error(error)})", advice))
     return found
 
 
@@ -168,7 +168,7 @@ async def check_broker(settings: ServiceSettings, application_name: str) -> Asyn
         advice = (
             f"correct INKWELL_BROKER_URL. If the same one worked before, its disk may have been full: {RESTART_BROKER}"
         )
-        yield Finding(Level.PROBLEM, "broker", f"refuses the login ({describe(error)})", advice)
+        yield Finding(Level.PROBLEM, "broker", f"refuses the login ({describe_error(error)})", advice)
 
 
 async def check_connected(

@@ -14,7 +14,7 @@ from pydantic import Secret
 
 from shared.database import connect
 from shared.database_url import DatabaseUrl
-from shared.errors import describe
+from shared.errors import describe_error
 from shared.settings import DatabaseSettings, load_settings
 
 APPLICATION_NAME = "inkwell-wait-for-postgres"
@@ -33,7 +33,7 @@ async def wait(url: Secret[DatabaseUrl]) -> None:
         try:
             (await connect(url, APPLICATION_NAME)).terminate()
         except (OSError, asyncpg.CannotConnectNowError, asyncpg.PostgresConnectionError) as error:
-            sys.stderr.write(f"waiting: Postgres does not answer: {describe(error)}\n")
+            sys.stderr.write(f"waiting: Postgres does not answer: {describe_error(error)}\n")
         except asyncpg.PostgresError:
             return
         else:

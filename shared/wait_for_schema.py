@@ -12,7 +12,7 @@ from pydantic import Secret
 
 from shared.database import SchemaBehindError, check_schema
 from shared.database_url import DatabaseUrl
-from shared.errors import describe
+from shared.errors import describe_error
 from shared.wait_for_postgres import EVERY_SECONDS, main
 
 APPLICATION_NAME = "inkwell-wait-for-schema"
@@ -31,7 +31,7 @@ async def wait(url: Secret[DatabaseUrl]) -> None:
             last_answer = loop.time()
             sys.stderr.write(f"waiting: {error}\n")
         except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as error:
-            sys.stderr.write(f"waiting: Postgres does not answer: {describe(error)}\n")
+            sys.stderr.write(f"waiting: Postgres does not answer: {describe_error(error)}\n")
         else:
             return
         await asyncio.sleep(EVERY_SECONDS)

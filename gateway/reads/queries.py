@@ -42,7 +42,7 @@ from shared.clock import Clock
 from shared.connections import CONNECTION_ERRORS, Connections
 from shared.contracts import NO_OWNER, Outcome, PublicToken, PublicUser, Scope
 from shared.database import Statement, milliseconds_before
-from shared.errors import describe
+from shared.errors import describe_error
 from shared.primary import Primary
 
 CLOCK_INTERVAL_SECONDS, FIRST_SYNCHRONIZATION_SECONDS = 2.0, 1.0
@@ -302,5 +302,5 @@ def describe_failure(error: BaseException) -> dict[str, str]:
     """Return the fields of a failed read's log line."""
     if isinstance(error, asyncpg.UndefinedTableError | asyncpg.UndefinedColumnError):
         hint = "the schema is behind: run `alembic upgrade head` with the migrator's INKWELL_DATABASE_URL"
-        return {"error": describe(error), "hint": hint}
-    return {"error": describe(error)}
+        return {"error": describe_error(error), "hint": hint}
+    return {"error": describe_error(error)}

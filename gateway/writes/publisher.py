@@ -26,7 +26,7 @@ from shared.contracts import (
     count_writes,
     encode_batch,
 )
-from shared.errors import describe
+from shared.errors import describe_error
 from shared.messaging import (
     BROKER_ERRORS,
     LOST_CHECK_SECONDS,
@@ -248,10 +248,10 @@ class Publisher:
             with CONFIRM_DURATION.time():
                 await self._publish(message, partition)
         except DeliveryError as error:  # a nack or a return: the broker has none of them
-            log.warning("commands refused by the broker", commands=len(batch), error=describe(error))
+            log.warning("commands refused by the broker", commands=len(batch), error=describe_error(error))
             _fail(batch, NotAcceptedError if isinstance(error, PublishError) else OverloadedError)
         except BROKER_ERRORS as error:
-            log.warning("commands unconfirmed", commands=len(batch), error=describe(error))
+            log.warning("commands unconfirmed", commands=len(batch), error=describe_error(error))
             if isinstance(error, TimeoutError) and not await self._is_blocked():
                 self._check_silence(partition, handed_over_at)
         else:

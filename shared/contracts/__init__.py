@@ -89,6 +89,6 @@ from shared.contracts.wire import (
     encode_batch,
     encode_command,
     encode_replies,
-    envelope_of,
+    find_envelope,
     strip_replay,
 )

@@ -102,7 +102,7 @@ class ChangeNotes(Envelope):
     dataversion: Literal[1] = 1
     data: NoteItems
 
-    def singles(self) -> Iterator["SingleNoteCommand"]:
+    def split(self) -> Iterator["SingleNoteCommand"]:
         """Yield each write as a separate command, in order."""
         envelope = {name: getattr(self, name) for name in Envelope.model_fields}
         for item in self.data.items:

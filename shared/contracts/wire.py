@@ -57,7 +57,7 @@ class Unreadable:
     content: bytes
 
 
-def envelope_of(command: Command | BadCommand) -> Envelope | None:
+def find_envelope(command: Command | BadCommand) -> Envelope | None:
     """Return the command's envelope; None if it is invalid."""
     return command.envelope if isinstance(command, BadCommand) else command
 
@@ -67,7 +67,7 @@ Received = Command | BadCommand | Unreadable
 
 def strip_replay(received: Received) -> Received:
     """Return the command without its replay attributes, as an ordinary delivery."""
-    if isinstance(received, Unreadable) or not (envelope := envelope_of(received)) or not envelope.replayed_at:
+    if isinstance(received, Unreadable) or not (envelope := find_envelope(received)) or not envelope.replayed_at:
         return received
     if isinstance(received, BadCommand):
         return replace(received, envelope=envelope.model_copy(update=_NO_REPLAY))

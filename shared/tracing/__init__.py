@@ -11,7 +11,7 @@ from shared.tracing.spans import (
     NO_OP,
     Attributes,
     Span,
-    TracingState,
+    Tracing,
     find_trace_id,
     is_recording,
     start_root_span,
@@ -35,7 +35,7 @@ def configure_tracing(service: str) -> None:
         from shared.tracing.recorder import build_recorder  # noqa: PLC0415 - costs time and memory, and is an extra
     except ImportError as error:
         exit_with_problems(f"{ENDPOINTS[1]}: traces need Inkwell's extra `traces` ({error})")
-    TracingState.recorder = build_recorder(service)
+    Tracing.recorder = build_recorder(service)
 
 
 def is_wanted(environment: Mapping[str, str]) -> bool:
@@ -54,5 +54,5 @@ def is_wanted(environment: Mapping[str, str]) -> bool:
 
 def shut_down_tracing() -> None:
     """Export the last spans; those not exported within SHUTDOWN_SECONDS are lost."""
-    if TracingState.recorder:
-        TracingState.recorder.shut_down(SHUTDOWN_SECONDS)
+    if Tracing.recorder:
+        Tracing.recorder.shut_down(SHUTDOWN_SECONDS)
