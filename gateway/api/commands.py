@@ -73,8 +73,13 @@ async def get_command(gateway: Gateway, request: Request) -> Answer:
     ticket, preferences = _find_ticket(request), request[PREFER]
     bind_ids(command_id=str(ticket.command_id))
     wait_seconds = gateway.submission.choose_wait(preferences) if preferences.wait_seconds else 0.0
-    outcome = await _poll(gateway, _build_look_up(gateway, request, ticket), wait_seconds)
-    scopes = EVERY_SCOPE if ticket.owner == NO_OWNER else request.caller.scopes
+    if ticket.owner == NO_OWNER:  # there is no caller
+        scopes = EVERY_SCOPE
+        look_up = partial(gateway.queries.find_outcome, NO_OWNER, ticket.command_id)
+    else:
+        scopes = request.caller.scopes
+        look_up = partial(gateway.queries.poll_outcome, request.caller, ticket.command_id)
+    outcome = await _poll(gateway, look_up, wait_seconds)
     if outcome and outcome.type == CreateToken.type_name() and may_read(scopes, outcome):
         outcome = reveal_token(gateway.keyed_hashes, ticket.owner, outcome)
     headers = Preferences(wait_seconds=preferences.wait_seconds).honour_wait(wait_seconds).build_header(200)
@@ -90,14 +95,6 @@ def _find_ticket(request: Request) -> CommandTicket:
     if ticket is None or (ticket.owner != NO_OWNER and ticket.owner != request.caller.owner):  # noqa: PLR1714 - no caller
         raise ProblemError(COMMAND_NOT_FOUND)
     return ticket
-
-
-def _build_look_up(
-    gateway: Gateway, request: Request, ticket: CommandTicket
-) -> Callable[[], Awaitable[Outcome | None]]:
-    if ticket.owner == NO_OWNER:
-        return partial(gateway.queries.find_outcome, NO_OWNER, ticket.command_id)
-    return partial(gateway.queries.poll_outcome, request.caller, ticket.command_id)
 
 
 async def _poll(

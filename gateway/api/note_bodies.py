@@ -4,10 +4,11 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, Field, create_model
 
-from gateway.api.schemas import ITEMS, LEFT_OUT, NOTE_TEXT
+from gateway.api.schemas import ITEMS, LEFT_OUT
 from gateway.http.body import Body
 from gateway.http.conditional import Conditions
 from gateway.settings import GatewaySettings
+from gateway.writes.states import NOTE_TEXT
 from shared.contracts import MAX_ITEMS, MAX_VERSION, STORABLE, Int64, NoteItems, NoteText, check_storable
 
 ITEMS_LIMIT_CHARACTERS = 10_000_000

@@ -5,13 +5,11 @@ from typing import Any, Literal
 
 from pydantic import BaseModel
 
+from gateway.writes.states import NOTE, NOTE_TEXT
 from shared.contracts import PublicToken
 
 LEFT_OUT: Any = None
 """The default of a member of a request that may be left out, but not be null."""
-TIME = "2026-11-22T15:25:31.342946+00:00"
-NOTE_TEXT = {"title": "Ink", "description": "Buy a bottle"}
-NOTE = {"id": 1, **NOTE_TEXT, "created_date": TIME, "updated_date": TIME, "version": 1}
 MATCHES = {"matched": "words", "limited": False, "total": 1, "notes": [NOTE]}
 ITEMS = {
     "items": [

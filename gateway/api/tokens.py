@@ -1,12 +1,11 @@
 """Tokens: access tokens for a name and a password (OAuth 2.0, RFC 6749 §4.3), personal tokens for scripts."""
 
-import json
 from collections.abc import Mapping
 from functools import partial
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 from urllib.parse import parse_qsl
 
-from pydantic import AfterValidator, BaseModel, Field, SecretStr
+from pydantic import AfterValidator, BaseModel, Field, SecretStr, TypeAdapter
 
 from gateway.api.pages import Page
 from gateway.api.schemas import AccessToken, NewPersonalToken
@@ -115,6 +114,7 @@ class _TokenPath(BaseModel):
     token_id: Uuid
 
 
+PUBLIC_TOKENS = TypeAdapter(list[PublicToken])
 LOGIN_FORM = LoginForm()
 NEW_TOKEN = Body(NewToken, "application/json")
 TOKEN_PATH = Parameters(_TokenPath, "path")
@@ -214,7 +214,7 @@ async def list_tokens(gateway: Gateway, request: Request) -> Answer:
     """The user's personal tokens that a new password has not ended, the oldest first, without their secrets."""
     page = request[PAGE]
     tokens = await gateway.queries.list_tokens(request.caller, page.skip, page.limit)
-    return Answer(json.dumps([_dump(token) for token in tokens], ensure_ascii=False))
+    return Answer(PUBLIC_TOKENS.dump_json(tokens))
 
 
 @operations.add(
@@ -249,7 +249,3 @@ async def revoke_token(gateway: Gateway, request: Request) -> Answer:
         return await gateway.submission.perform(request, RevokeToken, target, identity)
     finally:
         gateway.authentication.forget(request.caller.owner)
-
-
-def _dump(token: PublicToken) -> dict[str, Any]:
-    return token.model_dump(mode="json")

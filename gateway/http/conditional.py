@@ -8,7 +8,7 @@ from collections.abc import Collection, Mapping, Sequence
 from http import HTTPStatus
 
 from gateway.http.answers import Answer
-from gateway.http.requests import OpenApi, Request
+from gateway.http.requests import OpenApi, Request, describe_header
 from gateway.http.validation import invalid_header
 from gateway.problems import INVALID_HEADER, PRECONDITION_REQUIRED, ProblemError, ProblemType
 from shared.contracts import Preconditions
@@ -59,21 +59,12 @@ class Conditions:
     @property
     def openapi(self) -> OpenApi:
         """The headers."""
+        match = "Entity tags, also weak: change the note only in one of these versions, else 412"
+        none_match = "Entity tags: change the note only in none of these versions, else 412"
         return {
             "parameters": [
-                {
-                    "name": "If-Match",
-                    "in": "header",
-                    "required": self._required,
-                    "description": "Entity tags, also weak: change the note only in one of these versions, else 412",
-                    "schema": TAGS_SCHEMA,
-                },
-                {
-                    "name": "If-None-Match",
-                    "in": "header",
-                    "description": "Entity tags: change the note only in none of these versions, else 412",
-                    "schema": TAGS_SCHEMA,
-                },
+                describe_header("If-Match", match, TAGS_SCHEMA, required=self._required),
+                describe_header("If-None-Match", none_match, TAGS_SCHEMA),
             ]
         }
 
@@ -100,8 +91,7 @@ class Validators:
     def openapi(self) -> OpenApi:
         """The header."""
         description = "Entity tags that the client has: 304 where the answer is still one of them"
-        parameter = {"name": "If-None-Match", "in": "header", "description": description, "schema": TAGS_SCHEMA}
-        return {"parameters": [parameter]}
+        return {"parameters": [describe_header("If-None-Match", description, TAGS_SCHEMA)]}
 
 
 IF_NONE_MATCH = Validators()

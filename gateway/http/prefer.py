@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from gateway.http.requests import OpenApi, Request
+from gateway.http.requests import OpenApi, Request, describe_header
 
 MAX_WAIT_SECONDS = 30
 _STATED = re.compile(r'(?:[^,"]|"(?:[^"\\]|\\.)*"?)+')
@@ -79,7 +79,7 @@ class Prefer:
             "if the credentials may read it."
         )
         schema = {"type": "string", "examples": ["respond-async", "wait=10"]}
-        return {"parameters": [{"name": "Prefer", "in": "header", "description": description, "schema": schema}]}
+        return {"parameters": [describe_header("Prefer", description, schema)]}
 
 
 def _parse_preferences(header: str) -> Iterator[tuple[str, str]]:

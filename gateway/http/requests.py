@@ -17,6 +17,11 @@ T_co = TypeVar("T_co", covariant=True)
 T = TypeVar("T")
 
 
+def describe_header(name: str, description: str, schema: OpenApi, **members: object) -> OpenApi:
+    """Return the description of a header as an operation's parameter."""
+    return {"name": name, "in": "header", **members, "description": description, "schema": schema}
+
+
 class Reader(Protocol[T_co]):
     """Reads, validates and documents one part of a request."""
 

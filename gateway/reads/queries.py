@@ -84,8 +84,9 @@ class NoteList:
     """A page of notes as JSON, with their sort keys and ids."""
 
     notes: list[str]
-    keys: list[Any]
     ids: list[int]
+    keys: list[Any]
+    """Empty in a list by id."""
     total: int | None
     """How many there are on all pages, if that was asked for."""
 
@@ -147,7 +148,7 @@ class Queries:
         is_slow = shape.is_counted or shape.filters or arguments["skip"] > FAR
         permit = self._limit_slow_read(caller, deadline) if is_slow else self._limit_list(caller, deadline)
         [row] = await self._fetch_mine(caller, query, permit, deadline, **arguments)
-        return NoteList(row["notes"] or [], row["keys"] or [], row["ids"] or [], row.get("total"))
+        return NoteList(row["notes"] or [], row["ids"] or [], row.get("keys") or [], row.get("total"))
 
     async def search_notes(self, caller: Caller, q: str, skip: int, limit: int) -> SearchResult:
         """Return the notes with these words, the best first; without any, those with similar titles.

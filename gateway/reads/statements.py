@@ -157,7 +157,7 @@ class ListShape:
 
 @cache
 def list_notes(shape: ListShape) -> Statement:
-    """Build the statement of a page: notes as JSON, sort keys and ids as arrays, and the total if counted."""
+    """Build the statement of a page: notes as JSON, ids, sort keys unless sorted by id, and the total if counted."""
     key = SORTED_BY[shape.sorted_by]
     conditions = [FILTERS[name] for name in sorted(shape.filters)]
     # A range, because with `=` Postgres may scan the primary key, past all older notes of other owners.
@@ -173,8 +173,8 @@ def list_notes(shape: ListShape) -> Statement:
     rows = page.order_by(*in_order).offset(_SKIP).limit(_LIMIT).subquery()
     selected = select(
         func.array_agg(note_json({name: rows.c[name] for name in NOTE_FIELDS})).label("notes"),
-        func.array_agg(rows.c.key).label("keys"),
         func.array_agg(rows.c.id).label("ids"),
+        *(() if key is notes.c.id else (func.array_agg(rows.c.key).label("keys"),)),
     ).subquery()
     counted = select(func.count()).where(mine, *conditions).scalar_subquery()
     columns = (*selected.c, counted.label("total")) if shape.is_counted else selected.c
