@@ -46,14 +46,12 @@ class RequestCycle(RequestResponseCycle):
         try:
             await app(self.scope, self.receive, self.send)
         except asyncio.CancelledError:
-            self._give_up()
+            self.disconnected = True
+            self.transport.close()
         except Exception as error:  # the front answers the errors of handlers: this is its own
-            self.logger.error("bug: a request gets no answer; please report it", exc_info=error)
-            self._give_up()
-
-    def _give_up(self) -> None:
-        self.disconnected = True
-        self.transport.close()
+            self.logger.error("bug: a request is answered with 500; please report it", exc_info=error)
+            if not self.response_started:
+                await self.send_500_response()
 
     async def send(self, message: ASGISendEvent) -> None:
         """Send the response once its body is known: one system call, which costs as much as a handler."""
