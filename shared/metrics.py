@@ -31,9 +31,8 @@ def serve_metrics(settings: ServiceSettings) -> None:
     try:
         start_http_server(settings.metrics_port, single_socket_host(settings.metrics_host))
     except OSError as error:
-        exit_with_problems(
-            f"INKWELL_METRICS_PORT: cannot listen on {settings.metrics_host}:{settings.metrics_port} ({error})"
-        )
+        address = f"{settings.metrics_host}:{settings.metrics_port}"
+        exit_with_problems(f"INKWELL_METRICS_PORT: cannot listen on {address} ({error})")
 
 
 async def watch_loop(sample: Callable[[], None] | None = None) -> None:

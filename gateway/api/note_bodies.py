@@ -56,10 +56,8 @@ class NoteBodies:
     """Readers of notes and of changes of notes, within the lengths that the settings allow."""
 
     def __init__(self, settings: GatewaySettings) -> None:
-        title, description = (
-            build_text_type(settings.title_max_length),
-            build_text_type(settings.description_max_length),
-        )
+        title = build_text_type(settings.title_max_length)
+        description = build_text_type(settings.description_max_length)
         text: dict[str, Any] = {"title": title, "description": description}
         parts: dict[str, Any] = {"title": (title, None), "description": (description, None)}
         note: type[NoteText] = create_model("NoteIn", __doc__="What a client writes of a note.", __base__=_Text, **text)
