@@ -18,7 +18,7 @@ from gateway.http.protocol import build_protocol
 from gateway.resources import Gateway
 from gateway.settings import GatewaySettings
 from shared.database import EXIT_SCHEMA_BEHIND, SchemaBehindError, check_schema
-from shared.errors import describe
+from shared.errors import describe_error
 from shared.listening import open_sockets
 from shared.logs import configure_logging
 from shared.metrics import serve_metrics
@@ -110,7 +110,7 @@ async def is_schema_behind(settings: GatewaySettings) -> bool:
         log.error("the database's schema is behind", error=str(error))
         return True
     except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as error:
-        log.warning("Postgres does not answer yet; starting without it", error=describe(error))
+        log.warning("Postgres does not answer yet; starting without it", error=describe_error(error))
     return False
 
 

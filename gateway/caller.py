@@ -31,7 +31,7 @@ IMPLICIT_CALLER = Caller(IMPLICIT_OWNER, credentials_version=1)
 class Authentication(Protocol):
     """Authenticates callers."""
 
-    async def authenticate(self, authorization: str | None, *, confirm: bool) -> Caller:
+    async def authenticate(self, authorization: bytes | None, *, confirm: bool) -> Caller:
         """Return the caller with this `Authorization` header; raises ProblemError 401 or 503.
 
         `confirm` asks for a check against Postgres, which reads leave to their own SQL.

@@ -125,7 +125,7 @@ OUTCOMES = frozenset({COMMAND_FAILED, IDEMPOTENCY_KEY_SPENT, *(PROBLEM_TYPES[eac
 """The problems that may be the outcome of an earlier request with the same key."""
 
 
-class FieldError(BaseModel):
+class FieldError(BaseModel, use_attribute_docstrings=True):
     """What is wrong with one part of a request."""
 
     pointer: str
@@ -137,7 +137,7 @@ class FieldError(BaseModel):
 _EXAMPLE = {"title": "Not Found", "status": 404, "detail": "Note not found", "code": "note_not_found"}
 
 
-class Problem(BaseModel, extra="allow", json_schema_extra={"examples": [_EXAMPLE]}):
+class Problem(BaseModel, extra="allow", use_attribute_docstrings=True, json_schema_extra={"examples": [_EXAMPLE]}):
     """A problem (RFC 9457) as clients get it; `code` is stable, `title` and `detail` are for people."""
 
     title: str
@@ -146,7 +146,7 @@ class Problem(BaseModel, extra="allow", json_schema_extra={"examples": [_EXAMPLE
     code: str
     errors: list[FieldError] | None = None
     item: int | None = None
-    """Of several writes at once the one whose problem it is, counted from 0; none of them happens."""
+    """The index, from 0, of the write in a batch that has the problem; none of the batch is applied."""
 
 
 class ProblemError(Exception):

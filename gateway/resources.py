@@ -55,7 +55,8 @@ async def open_resources(settings: GatewaySettings) -> AsyncIterator[Gateway]:
     publisher = Publisher(settings, replies, clock)
     command_urls, keyed_hashes = CommandUrls(settings), KeyedHashes(settings)
     access_tokens, passwords = AccessTokens(settings, clock), Passwords()
-    hash_renewal = HashRenewal(passwords, publisher, replies, clock)
+    submission = Submission(settings, clock, publisher, replies, queries, command_urls, keyed_hashes)
+    hash_renewal = HashRenewal(passwords, submission)
     publishing = asyncio.create_task(publisher.run())
     await queries.synchronize_clock(clock)
     watches = watch_loop(clock.report), queries.watch_primary(), queries.keep_clock_synchronized(clock)
@@ -65,7 +66,7 @@ async def open_resources(settings: GatewaySettings) -> AsyncIterator[Gateway]:
             settings,
             clock,
             queries,
-            Submission(settings, clock, publisher, replies, queries, command_urls, keyed_hashes),
+            submission,
             publisher,
             replies,
             command_urls,

@@ -61,116 +61,78 @@ def _check_prefix(prefix: str | None) -> str | None:
     return prefix
 
 
+COMMA_SEPARATED = (NoDecode, BeforeValidator(_split_commas))
 Prefix = Annotated[str, Field(pattern=r"^(/[A-Za-z0-9._~-]+)*$"), AfterValidator(_check_prefix)]
 RateLimit = Annotated[str, AfterValidator(_check_rate_limit)]
 Key = Annotated[SecretStr, AfterValidator(_check_key_length)]
 Origin = Annotated[str, AfterValidator(_check_origin)]
 
 
-class GatewaySettings(ServiceSettings):
+class GatewaySettings(ServiceSettings, use_attribute_docstrings=True):
     """The settings of a gateway."""
 
-    signing_keys: Annotated[
-        tuple[Key, ...],
-        NoDecode,
-        BeforeValidator(_split_commas),
-        Field(
-            min_length=1,
-            description="Comma-separated secrets of 32 characters or more: the first signs URLs and tokens, all verify",
-        ),
-    ]
-    fingerprint_key: Annotated[
-        Key,
-        Field(
-            description="Secret of 32 characters or more for fingerprints and personal tokens; the same in all gateways"
-        ),
-    ]
-    auth: Annotated[
-        Literal["password", "none"],
-        Field(
-            description="Whether users sign in; with `none` everybody who reaches the gateway is one and the same owner"
-        ),
-    ] = "password"
-    trust_network: Annotated[
-        bool, Field(description="With INKWELL_AUTH=none: something else keeps strangers from the gateway's address")
-    ] = False
-    trusted_proxies: Annotated[
-        tuple[IPvAnyNetwork, ...],
-        NoDecode,
-        BeforeValidator(_split_commas),
-        Field(description="Comma-separated addresses or networks of the proxies whose X-Forwarded-For is believed"),
-    ] = ()
-    token_issuer: Annotated[
-        str, Field(min_length=1, description="Issuer and audience of access tokens; differs between deployments")
-    ] = "inkwell"  # noqa: S105 - no secret
-    token_lifetime_seconds: Annotated[int, Field(ge=60, le=86_400, description="How long an access token is valid")] = (
-        3600
-    )
-    login_limit: Annotated[
-        RateLimit, Field(description="Failed logins for an account from an address, in each gateway process")
-    ] = "10/minute"
-    login_address_limit: Annotated[
-        RateLimit, Field(description="Logins from an address, whatever the account, in each gateway process")
-    ] = "100/minute"
-    registration_limit: Annotated[
-        RateLimit, Field(description="Registrations from an address, in each gateway process")
-    ] = "20/minute"
-    host: Annotated[str, Field(description="Address to listen on; `::` means all, of IPv4 and IPv6")] = "127.0.0.1"
-    port: Annotated[int, Field(ge=0, le=65535, description="Port to listen on")] = 8000
-    root_path: Annotated[
-        Prefix | None,
-        Field(description="Path prefix at the proxy, such as /inkwell; the proxy may remove it or not"),
-    ] = None
-    keep_alive_seconds: Annotated[
-        int,
-        Field(ge=1, le=86_400, description="How long an idle connection is kept open; set it longer than the proxy's"),
-    ] = 75
-    send_timeout_seconds: Annotated[
-        float,
-        Field(gt=0, le=3600, description="How long a client may read nothing of an answer until it is cut off"),
-    ] = 30.0
-    cors_origins: Annotated[
-        tuple[Origin, ...],
-        NoDecode,
-        BeforeValidator(_split_commas),
-        Field(description="Comma-separated origins whose pages may use the API from a browser"),
-    ] = ()
-    docs: Annotated[bool, Field(description="Whether /docs and /openapi.json are served")] = True
-    wait_seconds: Annotated[
-        float, Field(ge=0, le=30, description="How long a write waits for its outcome before it answers 202")
-    ] = 5.0
-    publish_timeout_seconds: Annotated[
-        float, Field(gt=0, le=60, description="Time for the broker to confirm a write")
-    ] = 5.0
-    read_timeout_seconds: Annotated[float, Field(gt=0, le=60, description="Time for Postgres to answer a read")] = 5.0
-    read_connections: Annotated[int, Field(ge=2, le=100, description="Connections to Postgres")] = 4
-    title_max_length: Annotated[int, Field(ge=1, le=10_000, description="Characters in a title")] = 50
-    description_max_length: Annotated[int, Field(ge=1, description="Characters in a description")] = 200
-    body_limit_bytes: Annotated[int, Field(ge=1024, le=BODY_LIMIT_MAX_BYTES, description="Bytes in a request body")] = (
-        64 * 1024
-    )
-    search_matches: Annotated[
-        int,
-        Field(ge=1, le=10_000, description="Matches of a search that are ranked: the newest, older ones are left out"),
-    ] = 1000
-    search_timeout_seconds: Annotated[
-        float, Field(ge=0.1, le=60, description="Time that Postgres may work on a search: on words, then on titles")
-    ] = 1.0
-    require_preconditions: Annotated[
-        bool, Field(description="Whether a change of a note without If-Match is refused (428)")
-    ] = False
-    waiters_limit: Annotated[
-        int, Field(ge=0, description="Requests that wait for an outcome; the ones above get their 202 at once")
-    ] = 10_000
-    backlog_limit_bytes: Annotated[
-        int, Field(ge=4096, description="Bytes of commands that wait for the broker; writes above them are refused")
-    ] = 64 * 1024 * 1024
-    drain_delay_seconds: Annotated[
-        float, Field(ge=0, le=60, description="Time on SIGTERM between being not ready and refusing connections")
-    ] = 1.0
-    drain_timeout_seconds: Annotated[
-        float, Field(ge=1, le=600, description="Time to answer the requests in hand on SIGTERM")
-    ] = 20.0
+    signing_keys: Annotated[tuple[Key, ...], *COMMA_SEPARATED, Field(min_length=1)]
+    """Comma-separated secrets of 32 characters or more: the first signs URLs and tokens, all verify"""
+    fingerprint_key: Key
+    """Secret of 32 characters or more for fingerprints and personal tokens; the same in all gateways"""
+    auth: Literal["password", "none"] = "password"
+    """Whether users sign in; with `none`, every request acts as the same owner"""
+    trust_network: bool = False
+    """With INKWELL_AUTH=none: something else keeps strangers from the gateway's address"""
+    trusted_proxies: Annotated[tuple[IPvAnyNetwork, ...], *COMMA_SEPARATED] = ()
+    """Comma-separated addresses or networks of the proxies whose X-Forwarded-For is believed"""
+    token_issuer: Annotated[str, Field(min_length=1)] = "inkwell"  # noqa: S105 - no secret
+    """Issuer and audience of access tokens; differs between deployments"""
+    token_lifetime_seconds: Annotated[int, Field(ge=60, le=86_400)] = 3600
+    """How long an access token is valid"""
+    login_limit: RateLimit = "10/minute"
+    """Failed logins for an account from an address, in each gateway process"""
+    login_address_limit: RateLimit = "100/minute"
+    """Logins from an address, whatever the account, in each gateway process"""
+    registration_limit: RateLimit = "20/minute"
+    """Registrations from an address, in each gateway process"""
+    host: str = "127.0.0.1"
+    """Address to listen on; `::` means all, of IPv4 and IPv6"""
+    port: Annotated[int, Field(ge=0, le=65535)] = 8000
+    """Port to listen on"""
+    root_path: Prefix | None = None
+    """Path prefix at the proxy, such as /inkwell; the proxy may remove it or not"""
+    keep_alive_seconds: Annotated[int, Field(ge=1, le=86_400)] = 75
+    """How long an idle connection is kept open; set it longer than the proxy's"""
+    send_timeout_seconds: Annotated[float, Field(gt=0, le=3600)] = 30.0
+    """How long a client may read nothing of an answer until it is cut off"""
+    cors_origins: Annotated[tuple[Origin, ...], *COMMA_SEPARATED] = ()
+    """Comma-separated origins whose pages may use the API from a browser"""
+    docs: bool = True
+    """Whether /docs and /openapi.json are served"""
+    wait_seconds: Annotated[float, Field(ge=0, le=30)] = 5.0
+    """How long a write waits for its outcome before it answers 202"""
+    publish_timeout_seconds: Annotated[float, Field(gt=0, le=60)] = 5.0
+    """Time for the broker to confirm a write"""
+    read_timeout_seconds: Annotated[float, Field(gt=0, le=60)] = 5.0
+    """Time for Postgres to answer a read"""
+    read_connections: Annotated[int, Field(ge=2, le=100)] = 4
+    """Connections to Postgres"""
+    title_max_length: Annotated[int, Field(ge=1, le=10_000)] = 50
+    """Characters in a title"""
+    description_max_length: Annotated[int, Field(ge=1)] = 200
+    """Characters in a description"""
+    body_limit_bytes: Annotated[int, Field(ge=1024, le=BODY_LIMIT_MAX_BYTES)] = 64 * 1024
+    """Bytes in a request body"""
+    search_matches: Annotated[int, Field(ge=1, le=10_000)] = 1000
+    """Matches of a search that are ranked: the newest, older ones are left out"""
+    search_timeout_seconds: Annotated[float, Field(ge=0.1, le=60)] = 1.0
+    """Time that Postgres may work on a search: on words, then on titles"""
+    require_preconditions: bool = False
+    """Whether a change of a note without If-Match is refused (428)"""
+    waiters_limit: Annotated[int, Field(ge=0)] = 10_000
+    """Requests that wait for an outcome; the ones above get their 202 at once"""
+    backlog_limit_bytes: Annotated[int, Field(ge=4096)] = 64 * 1024 * 1024
+    """Bytes of commands that wait for the broker; writes above them are refused"""
+    drain_delay_seconds: Annotated[float, Field(ge=0, le=60)] = 1.0
+    """Time on SIGTERM between being not ready and refusing connections"""
+    drain_timeout_seconds: Annotated[float, Field(ge=1, le=600)] = 20.0
+    """Time to answer the requests in hand on SIGTERM"""
 
     @property
     def prefix(self) -> str:
@@ -186,8 +148,8 @@ class GatewaySettings(ServiceSettings):
     def _check_network_trust(self) -> Self:
         if self.is_loopback_only and not _is_loopback(self.host):
             raise ValueError(
-                f"INKWELL_AUTH=none on INKWELL_HOST={self.host} lets everybody read and write: listen on 127.0.0.1, "
-                "or say with INKWELL_TRUST_NETWORK=true that something else keeps strangers out"
+                f"INKWELL_AUTH=none on INKWELL_HOST={self.host} allows anyone to read and write: listen on "
+                "127.0.0.1, or say with INKWELL_TRUST_NETWORK=true that something else keeps strangers out"
             )
         return self
 

@@ -106,4 +106,4 @@ class Clock:
             self._reported_seconds = offset
 
 
-CLOCK = Statement.compiled(select(func.clock_timestamp()))
+CLOCK = Statement.compile(select(func.clock_timestamp()))

@@ -15,7 +15,7 @@ from pydantic import Secret
 
 from shared.database import Session, connect
 from shared.database_url import DatabaseUrl
-from shared.errors import describe
+from shared.errors import describe_error
 from shared.metrics import CONNECTIONS_LIMIT, CONNECTIONS_USED
 from shared.primary import LOST, Primary, find_primary
 
@@ -86,7 +86,7 @@ class Connections:
                     self.primary.distrust(slot.connection)
                 slot.drop()
                 if was_lost and isinstance(error, Exception) and not isinstance(error, CONNECTION_ERRORS):
-                    raise ConnectionError(f"the connection was lost: {describe(error)}") from error
+                    raise ConnectionError(f"the connection was lost: {describe_error(error)}") from error
                 raise
             finally:
                 self._free.append(slot)

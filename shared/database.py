@@ -72,12 +72,12 @@ class Statement:
     """The attributes of its spans."""
 
     @classmethod
-    def compiled(cls, clause: ClauseElement, settings: str = "") -> "Statement":
+    def compile(cls, clause: ClauseElement, settings: str = "") -> "Statement":
         """Compile a statement with named parameters."""
         compiled = clause.compile(dialect=dialect())  # type: ignore[no-untyped-call]
         assert isinstance(compiled, SQLCompiler)  # noqa: S101 - as every statement is compiled
-        summary = summary_of(clause)
-        return cls(str(compiled), tuple(compiled.positiontup or ()), settings, summary, attributes_of(summary))
+        summary = summarize(clause)
+        return cls(str(compiled), tuple(compiled.positiontup or ()), settings, summary, build_span_attributes(summary))
 
     def start_span(self) -> Span:
         """Start a span for one execution."""
@@ -103,7 +103,7 @@ class Statement:
         return rows
 
 
-def summary_of(clause: ClauseElement) -> str:
+def summarize(clause: ClauseElement) -> str:
     """Return a statement's operations and tables in the form of OpenTelemetry's `db.query.summary`."""
     parts = list(iterate(clause))
     writes = [f"{each.__visit_name__.upper()} {each.table}" for each in parts if isinstance(each, UpdateBase)]
@@ -111,13 +111,13 @@ def summary_of(clause: ClauseElement) -> str:
     return " ".join(writes or ["SELECT", *tables])
 
 
-def attributes_of(summary: str) -> Attributes:
+def build_span_attributes(summary: str) -> Attributes:
     """Return the attributes of a statement's spans."""
     operation, _, _ = summary.partition(" ")
     return {"db.system.name": "postgresql", "db.operation.name": operation, "db.query.summary": summary}
 
 
-BEGIN, COMMIT = attributes_of("BEGIN"), attributes_of("COMMIT")
+BEGIN, COMMIT = build_span_attributes("BEGIN"), build_span_attributes("COMMIT")
 
 
 def start_begin_span() -> Span:

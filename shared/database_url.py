@@ -202,7 +202,7 @@ def _unknown(name: str) -> str:
 def _system_certificates(sslmode: str) -> str:
     """Return the file of certificate authorities that this machine trusts."""
     if sslmode != "verify-full":
-        raise ValueError("sslrootcert=system needs sslmode=verify-full: they sign for everybody")
+        raise ValueError("sslrootcert=system needs sslmode=verify-full: they sign certificates for anyone")
     files = (ssl.get_default_verify_paths().cafile, *SYSTEM_CERTIFICATES)
     if not (found := next((file for file in files if file and Path(file).is_file()), None)):
         raise ValueError("sslrootcert=system: this machine has no file of certificates")

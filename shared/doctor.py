@@ -16,7 +16,7 @@ from shared.broker_metrics import PORT as METRICS_PORT
 from shared.broker_metrics import NodeMetrics, read_broker_metrics
 from shared.clock import OFFSET_LIMIT_SECONDS
 from shared.database import SchemaBehindError, Session, connect
-from shared.errors import describe
+from shared.errors import describe_error
 from shared.messaging import BROKER_ERRORS, Topology, broker_call, broker_version, is_blocked, open_connection
 from shared.queues import exists
 from shared.settings import DEVELOPMENT_MARK, ServiceSettings
@@ -83,7 +83,7 @@ async def run_checks(check: str, findings: AsyncIterator[Finding], advice: str) 
             async for finding in findings:
                 found.append(finding)  # noqa: PERF401 - those before an error count, too
     except (*BROKER_ERRORS, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
-        found.append(Finding(Level.PROBLEM, check, f"does not answer ({describe(error)})", advice))
+        found.append(Finding(Level.PROBLEM, check, f"does not answer ({describe_error(error)})", advice))
     return found
 
 
@@ -94,7 +94,7 @@ def check_secrets(settings: ServiceSettings) -> Finding:
         "secrets",
         f"INKWELL_ENVIRONMENT={settings.environment}",
         ok=not is_development,
-        advice=f"a secret with {DEVELOPMENT_MARK} in it is known to everybody: only for a machine that nobody reaches",
+        advice=f"a secret with {DEVELOPMENT_MARK} in it is public: use it only on a machine that no one else can reach",
         level=Level.WARNING,
     )
 
@@ -168,7 +168,7 @@ async def check_broker(settings: ServiceSettings, application_name: str) -> Asyn
         advice = (
             f"correct INKWELL_BROKER_URL. If the same one worked before, its disk may have been full: {RESTART_BROKER}"
         )
-        yield Finding(Level.PROBLEM, "broker", f"refuses the login ({describe(error)})", advice)
+        yield Finding(Level.PROBLEM, "broker", f"refuses the login ({describe_error(error)})", advice)
 
 
 async def check_connected(
@@ -225,7 +225,7 @@ async def check_partition(
     if state is None:
         return Finding(Level.PROBLEM, check, "has no queue", "start a worker: it declares what is missing")
     waiting, consumers = state
-    found = f"{'consumed' if consumers else 'nobody consumes it'}, {waiting} messages wait"
+    found = f"{'consumed' if consumers else 'has no consumer'}, {waiting} messages wait"
     if unacknowledged := [node.unacknowledged[queue] for node in nodes if queue in node.unacknowledged]:
         found += f", {max(unacknowledged)} are unacknowledged"
     members = sum(queue in node.members for node in nodes)

@@ -19,7 +19,7 @@ REPLY_CODES: dict[type[AMQPError], int] = {
 _CREDENTIALS = re.compile(r"//[^\s/@]*@")
 
 
-def describe(error: BaseException) -> str:
+def describe_error(error: BaseException) -> str:
     """Return the error in one line, with its SQLSTATE or AMQP reply code if it has one."""
     kind, text = type(error).__name__, _text_of(error)
     code = _code_of(error)

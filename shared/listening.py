@@ -5,7 +5,7 @@ import socket
 from collections.abc import Iterable
 from contextlib import ExitStack
 
-from shared.settings import refuse
+from shared.settings import exit_with_problems
 
 EVERY_ADDRESS = ("::", "")
 FAMILIES = ("0.0.0.0", "::")  # noqa: S104 - only where an operator asks for every address
@@ -21,7 +21,7 @@ def open_sockets(host: str, port: int, setting: str) -> list[socket.socket]:
     try:
         return _open(FAMILIES if host in EVERY_ADDRESS else (host,), port)
     except OSError as error:
-        refuse(f"{setting}: cannot listen on {host}:{port} ({error})")
+        exit_with_problems(f"{setting}: cannot listen on {host}:{port} ({error})")
 
 
 def single_socket_host(host: str) -> str:

@@ -21,7 +21,7 @@ from yarl import URL
 
 from shared.addresses import Address, connect_to_any
 from shared.broker_url import BrokerUrl
-from shared.errors import describe
+from shared.errors import describe_error
 from shared.frames import install_lenient_decoding
 from shared.queues import QueueMismatchError, declare_queue, exists, is_cancelled
 from shared.settings import ServiceSettings
@@ -318,7 +318,7 @@ async def keep_running(session: Callable[[], Awaitable[None]], name: str) -> Non
             log.warning(
                 "no broker session; Inkwell tries again by itself",
                 connection=name,
-                error=describe(error),
+                error=describe_error(error),
                 stack="".join(format_tb(error.__cause__.__traceback__)) if error.__cause__ else None,
                 retry_in_seconds=round(pause, 2),
                 **({"remedy": LOGIN_REMEDY} if isinstance(error, ProbableAuthenticationError) else {}),

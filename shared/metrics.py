@@ -9,7 +9,7 @@ from collections.abc import Callable
 from prometheus_client import Gauge, Histogram, start_http_server
 
 from shared.listening import single_socket_host
-from shared.settings import ServiceSettings, refuse
+from shared.settings import ServiceSettings, exit_with_problems
 
 LAG_INTERVAL_SECONDS = 0.25
 
@@ -31,7 +31,8 @@ def serve_metrics(settings: ServiceSettings) -> None:
     try:
         start_http_server(settings.metrics_port, single_socket_host(settings.metrics_host))
     except OSError as error:
-        refuse(f"INKWELL_METRICS_PORT: cannot listen on {settings.metrics_host}:{settings.metrics_port} ({error})")
+        address = f"{settings.metrics_host}:{settings.metrics_port}"
+        exit_with_problems(f"INKWELL_METRICS_PORT: cannot listen on {address} ({error})")
 
 
 async def watch_loop(sample: Callable[[], None] | None = None) -> None:

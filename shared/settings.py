@@ -85,8 +85,8 @@ class DatabaseSettings(BaseSettings):
         public = [f"INKWELL_{name.upper()}" for name, value in self if any(map(_is_public, _secrets(value)))]
         if public and self.environment != "development":
             raise ValueError(
-                f"{', '.join(public)}: a secret that contains {DEVELOPMENT_MARK} is known to everybody: set one of "
-                "your own, or INKWELL_ENVIRONMENT=development on a machine that nobody else can reach"
+                f"{', '.join(public)}: a secret that contains {DEVELOPMENT_MARK} is public: set your own, "
+                "or INKWELL_ENVIRONMENT=development on a machine that no one else can reach"
             )
         return self
 
@@ -180,7 +180,7 @@ def load_settings(settings_class: type[SettingsT]) -> SettingsT:
     except ValidationError as error:
         problems += [_sentence(e["loc"], e["msg"]) for e in error.errors(include_input=False)]
     if problems:
-        refuse(*problems)
+        exit_with_problems(*problems)
     return settings
 
 
@@ -191,7 +191,7 @@ def _sentence(location: tuple[int | str, ...], message: str) -> str:
     return f"INKWELL_{str(location[0]).upper()}{which}: {message.removeprefix('Value error, ')}"
 
 
-def refuse(*problems: str) -> NoReturn:
+def exit_with_problems(*problems: str) -> NoReturn:
     """Print the problems with the settings on stderr and exit with 2."""
     sys.stderr.writelines(f"wrong setting: {problem}\n" for problem in problems)
     sys.exit(EXIT_BAD_SETTING)

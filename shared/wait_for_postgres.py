@@ -6,21 +6,23 @@ Any other problem, such as a wrong password, is left for the migration to report
 import asyncio
 import signal
 import sys
+from collections.abc import Callable, Coroutine
+from typing import Any
 
 import asyncpg
 from pydantic import Secret
 
 from shared.database import connect
 from shared.database_url import DatabaseUrl
-from shared.errors import describe
+from shared.errors import describe_error
 from shared.settings import DatabaseSettings, load_settings
 
 APPLICATION_NAME = "inkwell-wait-for-postgres"
 EVERY_SECONDS = 1.0
 
 
-def main() -> None:
-    """Exit with 0 when Postgres has answered, or with 2 for a wrong setting."""
+def main(wait: Callable[[Secret[DatabaseUrl]], Coroutine[Any, Any, None]]) -> None:
+    """Wait for the database of the settings; exits with 2 for a wrong setting."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # as process 1 it would ignore it
     asyncio.run(wait(load_settings(DatabaseSettings).database_url))
 
@@ -31,7 +33,7 @@ async def wait(url: Secret[DatabaseUrl]) -> None:
         try:
             (await connect(url, APPLICATION_NAME)).terminate()
         except (OSError, asyncpg.CannotConnectNowError, asyncpg.PostgresConnectionError) as error:
-            sys.stderr.write(f"waiting: Postgres does not answer: {describe(error)}\n")
+            sys.stderr.write(f"waiting: Postgres does not answer: {describe_error(error)}\n")
         except asyncpg.PostgresError:
             return
         else:
@@ -40,4 +42,4 @@ async def wait(url: Secret[DatabaseUrl]) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    main(wait)

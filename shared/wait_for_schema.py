@@ -5,7 +5,6 @@ services start without it, and new gateways accept writes meanwhile.
 """
 
 import asyncio
-import signal
 import sys
 
 import asyncpg
@@ -13,19 +12,12 @@ from pydantic import Secret
 
 from shared.database import SchemaBehindError, check_schema
 from shared.database_url import DatabaseUrl
-from shared.errors import describe
-from shared.settings import DatabaseSettings, load_settings
+from shared.errors import describe_error
+from shared.wait_for_postgres import EVERY_SECONDS, main
 
 APPLICATION_NAME = "inkwell-wait-for-schema"
-EVERY_SECONDS = 1.0
 SILENCE_LIMIT_SECONDS = 10.0
 """How long to wait for a Postgres that does not answer."""
-
-
-def main() -> None:
-    """Exit with 0 when a service may start, or with 2 for a wrong setting."""
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # as process 1 it would ignore it
-    asyncio.run(wait(load_settings(DatabaseSettings).database_url))
 
 
 async def wait(url: Secret[DatabaseUrl]) -> None:
@@ -39,7 +31,7 @@ async def wait(url: Secret[DatabaseUrl]) -> None:
             last_answer = loop.time()
             sys.stderr.write(f"waiting: {error}\n")
         except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as error:
-            sys.stderr.write(f"waiting: Postgres does not answer: {describe(error)}\n")
+            sys.stderr.write(f"waiting: Postgres does not answer: {describe_error(error)}\n")
         else:
             return
         await asyncio.sleep(EVERY_SECONDS)
@@ -47,4 +39,4 @@ async def wait(url: Secret[DatabaseUrl]) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    main(wait)

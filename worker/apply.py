@@ -24,7 +24,7 @@ from shared.contracts import (
     OutcomeStatus,
     RegisterUser,
     RevokeToken,
-    envelope_of,
+    find_envelope,
     fold_name,
     outcome_for,
 )
@@ -156,7 +156,7 @@ def may_decide(command: Command | BadCommand, outcome: Outcome | None) -> bool:
 
 def replayed_at(command: Command | BadCommand) -> datetime | None:
     """When an operator sent the command again."""
-    envelope = envelope_of(command)
+    envelope = find_envelope(command)
     return envelope.replayed_at if envelope else None
 
 
@@ -186,7 +186,7 @@ async def lock_names(session: Session, batch: Sequence[Command]) -> dict[str, in
 
 async def lock_owners(session: Session, batch: Sequence[Command | BadCommand]) -> dict[int, User]:
     """The owners in the batch who exist, without their passwords; nobody else writes for them until the end."""
-    ids = sorted({envelope.owner for command in batch if (envelope := envelope_of(command))})
+    ids = sorted({envelope.owner for command in batch if (envelope := find_envelope(command))})
     return {row["id"]: User(**dict(row)) for row in await LOCK_OWNERS.fetch(session, ids=ids)}
 
 
@@ -276,7 +276,7 @@ def _outcome_row(command: Command | BadCommand, decision: Decision) -> dict[str,
         "body": decision.body,
         "replayed_at": replayed_at(command),
     }
-    if envelope := envelope_of(command):
+    if envelope := find_envelope(command):
         row |= {
             "owner_id": envelope.owner,
             "fingerprint": envelope.fingerprint,

@@ -20,7 +20,7 @@ from sqlalchemy.dialects.postgresql import ARRAY
 
 from shared.contracts import COMMANDS_CONTENT_TYPE, REJECTION_STATUS, OutcomeStatus, Rejection, encode_batch
 from shared.database import Session, Statement
-from shared.errors import describe
+from shared.errors import describe_error
 from shared.messaging import BROKER_ERRORS, SETUP_TIMEOUT_SECONDS, Topology, broker_call, open_connection, user_of
 from shared.tables import commands, notes
 from worker.replays import Letter, ReplayedWrite, replayed_writes
@@ -141,7 +141,7 @@ class Sender:
                 return "the broker has no queue for it" if is_unroutable else "the queue is full"
             except BROKER_ERRORS as error:  # it may have been sent: once more has no second effect
                 self._channel = None
-                why = f"the broker did not take it ({describe(error)})"
+                why = f"the broker did not take it ({describe_error(error)})"
             else:
                 return None
         self._given_up = why
@@ -210,7 +210,7 @@ DISCARDED = {
 }
 """What makes a failed command one that an operator has given up."""
 
-LIST_FAILED = Statement.compiled(
+LIST_FAILED = Statement.compile(
     select(
         *_ABOUT,
         commands.c.decided_at.label("failed_at"),
@@ -221,7 +221,7 @@ LIST_FAILED = Statement.compiled(
     .where(_FAILED)
     .order_by(commands.c.decided_at, commands.c.issued_at, commands.c.id)
 )
-FIND_COMMANDS = Statement.compiled(
+FIND_COMMANDS = Statement.compile(
     select(
         *_ABOUT,
         commands.c.status,
@@ -235,9 +235,9 @@ FIND_COMMANDS = Statement.compiled(
         commands.c.command,
     ).where(_NAMED)
 )
-FIND_DECIDED = Statement.compiled(
+FIND_DECIDED = Statement.compile(
     select(commands.c.id, commands.c.status, commands.c.reason).where(
         _NAMED, or_(~_FAILED, commands.c.replayed_at >= bindparam("replayed_at", type_=DateTime(timezone=True)))
     )
 )
-DISCARD = Statement.compiled(update(commands).where(_NAMED, _FAILED).values(DISCARDED).returning(commands.c.id))
+DISCARD = Statement.compile(update(commands).where(_NAMED, _FAILED).values(DISCARDED).returning(commands.c.id))

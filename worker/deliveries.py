@@ -19,7 +19,7 @@ from shared.contracts import (
     count_writes,
     decode_batch,
     encode_batch,
-    envelope_of,
+    find_envelope,
     strip_replay,
 )
 from shared.frames import UNREADABLE_PROPERTIES
@@ -122,7 +122,7 @@ class Batch:
         replies: dict[str, list[Reply]] = defaultdict(list)
         settled = [(each, received) for each, received in self.received if not isinstance(received, Unreadable)]
         for (delivery, command), outcome in zip(settled, outcomes, strict=True):
-            envelope, reply_to = envelope_of(command), delivery.message.reply_to
+            envelope, reply_to = find_envelope(command), delivery.message.reply_to
             if reply_to and envelope:
                 replies[reply_to].append(Reply(attempt_id=envelope.attempt_id, outcome=outcome))
         return replies

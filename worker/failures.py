@@ -20,7 +20,7 @@ import structlog
 
 from shared import errors
 from shared.connections import Connections
-from shared.contracts import BadCommand, Command, Outcome, envelope_of
+from shared.contracts import BadCommand, Command, Outcome, find_envelope
 from shared.logs import bind_command
 from worker.apply import (
     FOREVER,
@@ -157,7 +157,7 @@ class Settlement:
 
 def telling(command: Command | BadCommand) -> AbstractContextManager[None]:
     """Has the log lines of the block name the command and its trace."""
-    envelope = envelope_of(command)
+    envelope = find_envelope(command)
     return bind_command(command.id, envelope.traceparent if envelope else None)
 
 
@@ -178,4 +178,4 @@ def _bug_key(error: Exception) -> str:
 
 def describe(error: Exception) -> str:
     """The failure in one line; for a handler's error only the class, since its text may quote user content."""
-    return type(error.__cause__ or error).__name__ if isinstance(error, HandlerError) else errors.describe(error)
+    return type(error.__cause__ or error).__name__ if isinstance(error, HandlerError) else errors.describe_error(error)

@@ -32,7 +32,7 @@ from shared.contracts import (
     ReplaceNote,
     RevokeToken,
     SingleNoteCommand,
-    envelope_of,
+    find_envelope,
     fold_name,
 )
 from worker.handlers import (
@@ -202,7 +202,7 @@ class Fold:
         """All of the writes on the state as those before left it, or the rejection of the first that must not be."""
         draft = Rows(self.notes.now)
         decisions: list[Decision] = []
-        for index, single in enumerate(command.singles()):
+        for index, single in enumerate(command.split()):
             decision = decide_on_note(single, draft, ids)
             if decision.status is not OutcomeStatus.APPLIED or decision.note_id is None:
                 return rejected_item(decision, index, self._version_for(single, decision.note_id))
@@ -263,7 +263,7 @@ class Fold:
 
     def _is_orphan(self, command: Command | BadCommand) -> bool:
         """Whether the command needs an owner and has none; a registration needs none, even if it cannot be read."""
-        envelope = envelope_of(command)
+        envelope = find_envelope(command)
         if envelope is None or (envelope.owner == NO_OWNER and isinstance(command, RegisterUser | BadCommand)):
             return False
         return self.users.get(envelope.owner) is None

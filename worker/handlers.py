@@ -192,7 +192,7 @@ def targets_of(command: Command | BadCommand) -> list[int]:
         case ReplaceNote() | PatchNote() | DeleteNote():
             return [command.data.note_id]
         case ChangeNotes():
-            return [single.data.note_id for single in command.singles() if not isinstance(single, CreateNote)]
+            return [single.data.note_id for single in command.split() if not isinstance(single, CreateNote)]
         case _:
             return []
 

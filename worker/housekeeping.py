@@ -136,10 +136,10 @@ _OLD = (
 )
 _PRUNED = delete(commands).where(commands.c.id.in_(_OLD)).returning(commands.c.decided_at).cte("pruned")
 
-TRY_LOCK = Statement.compiled(text("select pg_try_advisory_lock(hashtext('inkwell housekeeping'))"))
-PRUNE = Statement.compiled(select(func.count(), func.max(_PRUNED.c.decided_at)))
+TRY_LOCK = Statement.compile(text("select pg_try_advisory_lock(hashtext('inkwell housekeeping'))"))
+PRUNE = Statement.compile(select(func.count(), func.max(_PRUNED.c.decided_at)))
 # A failed command's marks stay: its replay may be what kills the workers now.
-FORGET_MARKS = Statement.compiled(
+FORGET_MARKS = Statement.compile(
     delete(attempt_marks).where(
         select(commands.c.id)
         .where(commands.c.id == attempt_marks.c.command_id, commands.c.status != literal_column("'failed'"))
@@ -159,25 +159,25 @@ def _some(table: Table, condition: ColumnElement[bool]) -> ColumnElement[bool]:
 
 _THEIRS = commands.c.owner_id == _OWNERS
 _FAILED = commands.c.status == literal_column("'failed'")
-FORGET_TOKENS = Statement.compiled(
+FORGET_TOKENS = Statement.compile(
     delete(personal_tokens).where(personal_tokens.c.expires_date < func.now() - _RETENTION)
 )
-FIND_DELETED_USERS = Statement.compiled(
+FIND_DELETED_USERS = Statement.compile(
     select(users.c.id).where(users.c.deleted_date.is_not(None)).limit(literal_column("100"))
 )
-REMOVE_NOTES = Statement.compiled(delete(notes).where(_some(notes, notes.c.owner_id == _OWNERS)).returning(notes.c.id))
-DISCARD_FAILURES = Statement.compiled(
+REMOVE_NOTES = Statement.compile(delete(notes).where(_some(notes, notes.c.owner_id == _OWNERS)).returning(notes.c.id))
+DISCARD_FAILURES = Statement.compile(
     update(commands).where(_some(commands, _THEIRS & _FAILED)).values(DISCARDED).returning(commands.c.id)
 )
-BLANK_OUTCOMES = Statement.compiled(
+BLANK_OUTCOMES = Statement.compile(
     update(commands)
     .where(_some(commands, _THEIRS & commands.c.body.is_not(None)))
     .values(body=null())
     .returning(commands.c.id)
 )
-REMOVE_TOKENS = Statement.compiled(
+REMOVE_TOKENS = Statement.compile(
     delete(personal_tokens)
     .where(_some(personal_tokens, personal_tokens.c.owner_id == _OWNERS))
     .returning(personal_tokens.c.id)
 )
-REMOVE_USERS = Statement.compiled(delete(users).where(_some(users, users.c.id == _OWNERS)).returning(users.c.id))
+REMOVE_USERS = Statement.compile(delete(users).where(_some(users, users.c.id == _OWNERS)).returning(users.c.id))

@@ -14,7 +14,7 @@ from pydantic import Secret
 
 from shared.broker_url import BrokerUrl
 from shared.contracts import LARGEST_MESSAGE_BYTES, Reply, encode_replies
-from shared.errors import describe
+from shared.errors import describe_error
 from shared.messaging import (
     BROKER_ERRORS,
     CLOSE_TIMEOUT_SECONDS,
@@ -78,7 +78,7 @@ class Outbox:
             async with asyncio.timeout(REPLY_TIMEOUT_SECONDS):
                 await self._publish(self._replies, message, reply_to, mandatory=False)
         except BROKER_ERRORS as error:
-            log.info("reply dropped; the gateway looks its commands up", error=describe(error))
+            log.info("reply dropped; the gateway looks its commands up", error=describe_error(error))
 
     async def dead_letter(self, content: bytes) -> None:
         """Hands over what cannot be read; returns when the broker has confirmed it, or raises a broker error.

@@ -123,12 +123,12 @@ class Sharing:
         return bool(taken)
 
 
-TAKEN = Statement.compiled(
+TAKEN = Statement.compile(
     text(
         "select objid::bigint as slot from pg_locks where locktype = 'advisory' and objsubid = 2 "
         "and classid::integer = hashtext(:prefix) "
         "and database = (select oid from pg_database where datname = current_database())"
     )
 )
-TAKE = Statement.compiled(text("select pg_try_advisory_lock(hashtext(:prefix), :slot)"))
-RELEASE = Statement.compiled(text("select pg_advisory_unlock(hashtext(:prefix), :slot)"))
+TAKE = Statement.compile(text("select pg_try_advisory_lock(hashtext(:prefix), :slot)"))
+RELEASE = Statement.compile(text("select pg_advisory_unlock(hashtext(:prefix), :slot)"))

@@ -128,26 +128,26 @@ _MARKING_PROCESS = bindparam("process_id", type_=Uuid())
 
 # Two names that share a lock only wait for each other. A lock of two numbers is none of those of one number, which
 # are held for long: anybody can choose a name that hashes to a given number.
-LOCK_NAMES = Statement.compiled(
+LOCK_NAMES = Statement.compile(
     text(
         "select pg_advisory_xact_lock(hashtext('inkwell names'), key) from "
         "(select distinct hashtext(name) as key from unnest(:names) as name order by key) as keys"
     ).bindparams(bindparam("names", type_=ARRAY(Text())))
 )
-FIND_NAMES = Statement.compiled(select(users.c.folded_name, users.c.id).where(_any(users.c.folded_name, "names")))
-LOCK_OWNERS = Statement.compiled(
+FIND_NAMES = Statement.compile(select(users.c.folded_name, users.c.id).where(_any(users.c.folded_name, "names")))
+LOCK_OWNERS = Statement.compile(
     select(*(users.c[name] for name in USER if name != "password_hash"))
     .where(_any(users.c.id, "ids"), users.c.deleted_date.is_(None))
     .order_by(users.c.id)
     .with_for_update(key_share=True)
 )
 _TRANSACTION = select(func.now().label("started_at")).subquery("transaction")
-FIND_OUTCOMES = Statement.compiled(  # at least one row, for Postgres' clock
+FIND_OUTCOMES = Statement.compile(  # at least one row, for Postgres' clock
     select(_TRANSACTION.c.started_at, *_STORED_COLUMNS).join_from(
         _TRANSACTION, commands, _any(commands.c.id, "ids"), isouter=True
     )
 )
-FIND_REPLAYED = Statement.compiled(
+FIND_REPLAYED = Statement.compile(
     select(
         *(
             commands.c[name]
@@ -159,17 +159,17 @@ FIND_REPLAYED = Statement.compiled(
         commands.c.replayed_at.is_not(None),
     )
 )
-LOCK_NOTES = Statement.compiled(_lock_notes())
-FIND_TOKENS = Statement.compiled(select(personal_tokens).where(_any(personal_tokens.c.id, "ids")))
-DRAW_NOTE_IDS = Statement.compiled(text("select nextval('notes_id_seq') from generate_series(1, :count)"))
-DRAW_USER_IDS = Statement.compiled(text("select nextval('users_id_seq') from generate_series(1, :count)"))
-STORE_ACCOUNTS = Statement.compiled(_store_accounts())
-STORE = Statement.compiled(_store())
-MARK_ATTEMPT = Statement.compiled(insert(attempt_marks).on_conflict_do_nothing())
-COUNT_OTHER_MARKS = Statement.compiled(
+LOCK_NOTES = Statement.compile(_lock_notes())
+FIND_TOKENS = Statement.compile(select(personal_tokens).where(_any(personal_tokens.c.id, "ids")))
+DRAW_NOTE_IDS = Statement.compile(text("select nextval('notes_id_seq') from generate_series(1, :count)"))
+DRAW_USER_IDS = Statement.compile(text("select nextval('users_id_seq') from generate_series(1, :count)"))
+STORE_ACCOUNTS = Statement.compile(_store_accounts())
+STORE = Statement.compile(_store())
+MARK_ATTEMPT = Statement.compile(insert(attempt_marks).on_conflict_do_nothing())
+COUNT_OTHER_MARKS = Statement.compile(
     select(func.count()).where(_MARKED_COMMAND, attempt_marks.c.process_id != _MARKING_PROCESS)
 )
-UNMARK_ATTEMPT = Statement.compiled(
+UNMARK_ATTEMPT = Statement.compile(
     delete(attempt_marks).where(_MARKED_COMMAND, attempt_marks.c.process_id == _MARKING_PROCESS)
 )
-CLEAR_MARKS = Statement.compiled(delete(attempt_marks).where(_any(attempt_marks.c.command_id, "ids")))
+CLEAR_MARKS = Statement.compile(delete(attempt_marks).where(_any(attempt_marks.c.command_id, "ids")))

@@ -6,8 +6,8 @@ A transaction is in one trace only, that of the first of them, and linked to the
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 
-from shared.contracts import BadCommand, Outcome, OutcomeStatus, Received, Unreadable, envelope_of
-from shared.tracing import NO_OP, Span, SpanKind, TracingState, find_trace_id, start_root_span, start_span
+from shared.contracts import BadCommand, Outcome, OutcomeStatus, Received, Unreadable, find_envelope
+from shared.tracing import NO_OP, Span, SpanKind, Tracing, find_trace_id, start_root_span, start_span
 from worker.deliveries import Batch, Delivery
 
 
@@ -28,7 +28,7 @@ class Processing:
     def decided(self, outcomes: Sequence[Outcome]) -> None:
         """Says what became of the commands."""
         for place, each in self._spans:
-            each.describe({"inkwell.command.outcome": outcomes[place].status.value})
+            each.update({"inkwell.command.outcome": outcomes[place].status.value})
             if outcomes[place].status is OutcomeStatus.FAILED:
                 each.fail(outcomes[place].reason or "failed")
 
@@ -37,7 +37,7 @@ class Processing:
 def processing(batch: Batch) -> Iterator[Processing]:
     """The spans of the batch during the block; the first of them is the current one."""
     with ExitStack() as stack:
-        spans = list(_begun(batch)) if TracingState.recorder else []
+        spans = list(_begun(batch)) if Tracing.recorder else []
         for _, each in reversed(spans):
             stack.enter_context(each)
         yield Processing(spans, len(batch.commands))
@@ -52,7 +52,7 @@ def _begun(batch: Batch) -> Iterator[tuple[int, Span]]:
 
 def _processed(delivery: Delivery, received: Received, commands: int) -> Span:
     """The span of one command, in its trace if that is recorded."""
-    envelope = None if isinstance(received, Unreadable) else envelope_of(received)
+    envelope = None if isinstance(received, Unreadable) else find_envelope(received)
     if envelope is None or find_trace_id(envelope.traceparent) is None:
         return NO_OP
     destination = f"{delivery.message.exchange}:{delivery.message.routing_key}"

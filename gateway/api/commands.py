@@ -25,7 +25,6 @@ from shared.logs import bind_ids
 
 FIRST_POLL_SECONDS = 0.05
 LAST_POLL_SECONDS = 1.0
-TOKEN_CREATION = CreateToken.model_fields["type"].default
 
 operations: Operations[Gateway] = Operations("commands")
 
@@ -46,8 +45,11 @@ class TokenParameter:
 
 
 def is_registration(gateway: Gateway, request: Request) -> bool:
-    """Whether the URL is that of a registration: it has no owner yet, and only the registrant knows the URL."""
-    ticket = gateway.command_urls.read(request.parameters["token"])
+    """Whether the URL is that of a registration: it has no owner yet, and only the registrant knows the URL.
+
+    Keeps the ticket for the handler: reading it verifies a signature.
+    """
+    request.state.ticket = ticket = gateway.command_urls.read(request.parameters["token"])
     return ticket is not None and ticket.owner == NO_OWNER
 
 
@@ -68,12 +70,17 @@ def is_registration(gateway: Gateway, request: Request) -> bool:
 )
 async def get_command(gateway: Gateway, request: Request) -> Answer:
     """The state of a write; `answer` is what it would have been answered, had it waited."""
-    ticket, preferences = _read_ticket(gateway, request), request[PREFER]
+    ticket, preferences = _find_ticket(request), request[PREFER]
     bind_ids(command_id=str(ticket.command_id))
     wait_seconds = gateway.submission.choose_wait(preferences) if preferences.wait_seconds else 0.0
-    outcome = await _poll(gateway, _build_look_up(gateway, request, ticket), wait_seconds)
-    scopes = EVERY_SCOPE if ticket.owner == NO_OWNER else request.caller.scopes
-    if outcome and outcome.type == TOKEN_CREATION and may_read(scopes, outcome):
+    if ticket.owner == NO_OWNER:  # there is no caller
+        scopes = EVERY_SCOPE
+        look_up = partial(gateway.queries.find_outcome, NO_OWNER, ticket.command_id)
+    else:
+        scopes = request.caller.scopes
+        look_up = partial(gateway.queries.poll_outcome, request.caller, ticket.command_id)
+    outcome = await _poll(gateway, look_up, wait_seconds)
+    if outcome and outcome.type == CreateToken.type_name() and may_read(scopes, outcome):
         outcome = reveal_token(gateway.keyed_hashes, ticket.owner, outcome)
     headers = Preferences(wait_seconds=preferences.wait_seconds).honour_wait(wait_seconds).build_header(200)
     if outcome is None:
@@ -82,20 +89,12 @@ async def get_command(gateway: Gateway, request: Request) -> Answer:
     return Answer(_describe_decided(gateway, request, ticket, outcome, scopes).model_dump_json(), headers=headers)
 
 
-def _read_ticket(gateway: Gateway, request: Request) -> CommandTicket:
+def _find_ticket(request: Request) -> CommandTicket:
     """Return the URL's content; raises ProblemError 404 unless it is the caller's or a registration's."""
-    ticket = gateway.command_urls.read(request.parameters["token"])
+    ticket: CommandTicket | None = request.state.ticket
     if ticket is None or (ticket.owner != NO_OWNER and ticket.owner != request.caller.owner):  # noqa: PLR1714 - no caller
         raise ProblemError(COMMAND_NOT_FOUND)
     return ticket
-
-
-def _build_look_up(
-    gateway: Gateway, request: Request, ticket: CommandTicket
-) -> Callable[[], Awaitable[Outcome | None]]:
-    if ticket.owner == NO_OWNER:
-        return partial(gateway.queries.find_outcome, NO_OWNER, ticket.command_id)
-    return partial(gateway.queries.poll_outcome, request.caller, ticket.command_id)
 
 
 async def _poll(

@@ -4,11 +4,12 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, Field, create_model
 
-from gateway.api.schemas import ITEMS, LEFT_OUT, NOTE_TEXT
+from gateway.api.schemas import ITEMS, LEFT_OUT
 from gateway.http.body import Body
 from gateway.http.conditional import Conditions
 from gateway.settings import GatewaySettings
-from shared.contracts import MAX_ITEMS, STORABLE, Int64, NoteItems, NoteText, check_storable
+from gateway.writes.states import NOTE_TEXT
+from shared.contracts import MAX_ITEMS, MAX_VERSION, STORABLE, Int64, NoteItems, NoteText, check_storable
 
 ITEMS_LIMIT_CHARACTERS = 10_000_000
 """Limit on the total length of the notes in a batch: a patch of a few bytes rewrites the whole note."""
@@ -25,18 +26,20 @@ class _Text(NoteText, extra="forbid", json_schema_extra={"examples": [NOTE_TEXT]
     pass
 
 
-class _Item(BaseModel, extra="forbid"):
+class _Item(BaseModel, extra="forbid", use_attribute_docstrings=True):
     pass
 
 
-Version = Annotated[int, Field(ge=1, le=2**31 - 1, strict=True)]
+Version = Annotated[int, Field(ge=1, le=MAX_VERSION, strict=True)]
 Versions = Annotated[list[Version], Field(min_length=1, max_length=100)]
 
 
 class _Change(_Item):
     note_id: Annotated[Int64, Field(alias="id", strict=True)]
-    if_match: Annotated[Versions, Field(description="Write only if the note is in one of these versions")] = LEFT_OUT
-    if_none_match: Annotated[Versions, Field(description="Write only if it is in none of these")] = LEFT_OUT
+    if_match: Versions = LEFT_OUT
+    """Write only if the note is in one of these versions"""
+    if_none_match: Versions = LEFT_OUT
+    """Write only if it is in none of these"""
 
 
 class _Items(BaseModel, extra="forbid", json_schema_extra={"examples": [ITEMS]}):
@@ -53,7 +56,8 @@ class NoteBodies:
     """Readers of notes and of changes of notes, within the lengths that the settings allow."""
 
     def __init__(self, settings: GatewaySettings) -> None:
-        title, description = text_of(settings.title_max_length), text_of(settings.description_max_length)
+        title = build_text_type(settings.title_max_length)
+        description = build_text_type(settings.description_max_length)
         text: dict[str, Any] = {"title": title, "description": description}
         parts: dict[str, Any] = {"title": (title, None), "description": (description, None)}
         note: type[NoteText] = create_model("NoteIn", __doc__="What a client writes of a note.", __base__=_Text, **text)
@@ -68,7 +72,7 @@ class NoteBodies:
         longest = settings.title_max_length + settings.description_max_length
         limit = max(1, min(MAX_ITEMS, ITEMS_LIMIT_CHARACTERS // longest))
         self.items = Body(
-            _items_of(text, parts, limit),
+            _build_items_model(text, parts, limit),
             "application/json",
             discriminator="op",
             values_limit=ITEMS_LIMIT_VALUES,
@@ -76,7 +80,7 @@ class NoteBodies:
         )
 
 
-def _items_of(text: dict[str, Any], parts: dict[str, Any], limit: int) -> type[_Items]:
+def _build_items_model(text: dict[str, Any], parts: dict[str, Any], limit: int) -> type[_Items]:
     """Return the model of a batch with at most `limit` writes, whose members have these types."""
 
     def item(op: str, base: type[BaseModel], fields: dict[str, Any]) -> type[BaseModel]:
@@ -92,6 +96,6 @@ def _items_of(text: dict[str, Any], parts: dict[str, Any], limit: int) -> type[_
     return create_model("NoteItems", __doc__=doc, __base__=_Items, items=several)
 
 
-def text_of(max_length: int) -> object:
+def build_text_type(max_length: int) -> object:
     """Return the type of a text of limited length; the limit comes first, so that its error counts characters."""
     return Annotated[str, Field(max_length=max_length, json_schema_extra=STORABLE), AfterValidator(check_storable)]

@@ -2,12 +2,13 @@
 
 import hashlib
 import json
+from functools import partial
 from typing import Any
 
 from pydantic import BaseModel
 
 from gateway.api.note_bodies import NoteBodies
-from gateway.api.pages import NotesPage, SearchPage, build_link_header, join_notes, links_of_list, links_of_search
+from gateway.api.pages import NotesPage, SearchPage, build_link_header, build_list_links, build_search_links, join_notes
 from gateway.api.schemas import Matches, Note
 from gateway.http.answers import Answer
 from gateway.http.conditional import IF_NONE_MATCH, Conditions, etag, respond_unless_modified
@@ -25,7 +26,7 @@ from gateway.problems import (
 )
 from gateway.resources import Gateway
 from gateway.settings import GatewaySettings
-from gateway.writes.submission import ACCEPTED, REPEATABLE, WRITE_PROBLEMS, WRITTEN
+from gateway.writes.submission import ACCEPTED, DELETED, REPEATABLE, WRITE_PROBLEMS, WRITTEN
 from shared.contracts import (
     ChangeNotes,
     CreateNote,
@@ -79,7 +80,7 @@ async def list_notes(gateway: Gateway, request: Request) -> Answer:
     """Notes in the order of their ids or another; `Link` leads to the next page, however many there are."""
     page = request[NOTES_PAGE]
     listed = await gateway.queries.list_notes(request.caller, page.shape, **page.arguments)
-    notes, links = links_of_list(request, page, listed)
+    notes, links = build_list_links(request, page, listed)
     return _build_page(request, join_notes(notes), links, listed.total)
 
 
@@ -99,7 +100,7 @@ async def search_notes(gateway: Gateway, request: Request) -> Answer:
     matched = json.dumps("similar_titles" if found.is_similar else "words")
     limited, notes = json.dumps(found.is_limited), join_notes(found.notes)
     text = f'{{"matched":{matched},"limited":{limited},"total":{found.total},"notes":{notes}}}'
-    return _build_page(request, text, links_of_search(request, page, found.total))
+    return _build_page(request, text, build_search_links(request, page, found.total))
 
 
 @operations.add(
@@ -164,47 +165,25 @@ def _creations(bodies: NoteBodies, conditions: Conditions) -> Operations[Gateway
 
 def _changes(bodies: NoteBodies, conditions: Conditions) -> Operations[Gateway]:
     operations: Operations[Gateway] = Operations("notes")
+    change = partial(operations.add, path="/notes/{note_id}", allows=Scope.WRITE, problems=CHANGE_PROBLEMS)
     targeted = (NOTE_PATH, conditions)
 
     def read_target(request: Request) -> dict[str, Any]:
         return {"note_id": request[NOTE_PATH].note_id, **dict(request[conditions])}
 
-    @operations.add(
-        "PUT",
-        "/notes/{note_id}",
-        allows=Scope.WRITE,
-        reads=(*targeted, bodies.note, *REPEATABLE),
-        returns=Note,
-        answers=CHANGED,
-        problems=CHANGE_PROBLEMS,
-    )
+    @change(method="PUT", reads=(*targeted, bodies.note, *REPEATABLE), returns=Note, answers=CHANGED)
     async def replace_note(gateway: Gateway, request: Request) -> Answer:
         """Gives a note a new title and description; `created_date` stays."""
         replacement = NoteReplacement(**read_target(request), **dict(request[bodies.note]))
         return await gateway.submission.perform(request, ReplaceNote, replacement)
 
-    @operations.add(
-        "PATCH",
-        "/notes/{note_id}",
-        allows=Scope.WRITE,
-        reads=(*targeted, bodies.patch, *REPEATABLE),
-        returns=Note,
-        answers=CHANGED,
-        problems=CHANGE_PROBLEMS,
-    )
+    @change(method="PATCH", reads=(*targeted, bodies.patch, *REPEATABLE), returns=Note, answers=CHANGED)
     async def patch_note(gateway: Gateway, request: Request) -> Answer:
         """Changes the members of a note that the body has (RFC 7396)."""
         patch = NotePatch(**read_target(request), **dict(request[bodies.patch]))
         return await gateway.submission.perform(request, PatchNote, patch)
 
-    @operations.add(
-        "DELETE",
-        "/notes/{note_id}",
-        allows=Scope.WRITE,
-        reads=(*targeted, *REPEATABLE),
-        answers={204: describe_answer("It is gone", *WRITTEN)} | ACCEPTED,
-        problems=CHANGE_PROBLEMS,
-    )
+    @change(method="DELETE", reads=(*targeted, *REPEATABLE), answers=DELETED)
     async def delete_note(gateway: Gateway, request: Request) -> Answer:
         """Removes a note."""
         return await gateway.submission.perform(request, DeleteNote, NoteTarget(**read_target(request)))
@@ -216,6 +195,6 @@ def _build_page(request: Request, text: str, links: dict[str, str], total: int |
     """Return a page with its links and, if requested, the total number of notes."""
     headers = {"Link": build_link_header(links)} | ({} if total is None else {"X-Total-Count": str(total)})
     body = text.encode()
-    digest = hashlib.blake2b(body, digest_size=12)
+    digest = hashlib.sha256(body)  # processors have instructions for it
     digest.update(str(headers).encode())
-    return respond_unless_modified(request, Answer(body, headers=headers), f'"{digest.hexdigest()}"')
+    return respond_unless_modified(request, Answer(body, headers=headers), f'"{digest.hexdigest()[:24]}"')

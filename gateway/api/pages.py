@@ -7,6 +7,7 @@ import base64
 import re
 from collections.abc import Sequence
 from datetime import datetime
+from functools import cached_property
 from typing import Annotated, Literal, Self
 from urllib.parse import urlencode
 
@@ -25,7 +26,7 @@ from pydantic_core import PydanticCustomError
 from gateway.api.schemas import LEFT_OUT
 from gateway.http.parameters import INTEGER, Boolean, Integer64, Time, parse_query, parse_time
 from gateway.http.requests import Request
-from gateway.reads.queries import Listed
+from gateway.reads.queries import NoteList
 from gateway.reads.statements import FILTERS, ListShape
 from shared.contracts import Int64, StorableText
 
@@ -61,7 +62,7 @@ class Cursor(BaseModel, frozen=True, extra="forbid", strict=True):
         return cursor
 
     @classmethod
-    def of(cls, listed: Listed, index: int, order: Order, *, backwards: bool = False) -> Self:
+    def of(cls, listed: NoteList, index: int, order: Order, *, backwards: bool = False) -> Self:
         """Return the position before or after one of the listed notes."""
         key = None if order.endswith("id") else listed.keys[index]
         text = key.isoformat() if isinstance(key, datetime) else key
@@ -87,11 +88,13 @@ class Cursor(BaseModel, frozen=True, extra="forbid", strict=True):
         return time
 
 
-class Page(BaseModel, extra="forbid"):
+class Page(BaseModel, extra="forbid", use_attribute_docstrings=True):
     """Which part of a list is wanted."""
 
-    skip: Annotated[Integer64, Field(description="How many to leave out")] = 0
-    limit: Annotated[int, Field(ge=1, le=1000, description="How many to return at most"), INTEGER] = 100
+    skip: Integer64 = 0
+    """How many to leave out"""
+    limit: Annotated[int, Field(ge=1, le=1000), INTEGER] = 100
+    """How many to return at most"""
 
 
 Prefix = Annotated[StorableText, StringConstraints(min_length=1, max_length=200)]
@@ -99,26 +102,28 @@ CursorParameter = Annotated[
     Cursor,
     BeforeValidator(Cursor.parse),
     WithJsonSchema({"type": "string", "maxLength": CURSOR_MAX_LENGTH}),
-    Field(description="Where the page begins, from a `Link` of a page before; not together with `skip`"),
 ]
 
 
 class NotesPage(Page):
     """Which notes of a list are wanted, and in which order."""
 
-    sort: Annotated[Order, Field(description="What the notes are in the order of; with `-` the greatest first")] = "id"
+    sort: Order = "id"
+    """The order of the notes; with `-` the greatest first"""
     cursor: CursorParameter = LEFT_OUT
-    created_from: Annotated[Time, Field(description="Only notes created then or later")] = LEFT_OUT
-    created_until: Annotated[Time, Field(description="Only notes created earlier")] = LEFT_OUT
-    updated_from: Annotated[Time, Field(description="Only notes updated then or later")] = LEFT_OUT
-    updated_until: Annotated[Time, Field(description="Only notes updated earlier")] = LEFT_OUT
-    title_prefix: Annotated[
-        Prefix,
-        Field(description="Only notes whose titles begin with this; case-sensitive"),
-    ] = LEFT_OUT
-    total: Annotated[
-        Boolean, Field(description="Whether to count all of them, which takes longer: `X-Total-Count`")
-    ] = False
+    """Where the page begins, from a `Link` of a page before; not together with `skip`"""
+    created_from: Time = LEFT_OUT
+    """Only notes created then or later"""
+    created_until: Time = LEFT_OUT
+    """Only notes created earlier"""
+    updated_from: Time = LEFT_OUT
+    """Only notes updated then or later"""
+    updated_until: Time = LEFT_OUT
+    """Only notes updated earlier"""
+    title_prefix: Prefix = LEFT_OUT
+    """Only notes whose titles begin with this; case-sensitive"""
+    total: Boolean = False
+    """Whether to count all of them, which takes longer: `X-Total-Count`"""
 
     @field_validator("cursor")
     @classmethod
@@ -134,7 +139,7 @@ class NotesPage(Page):
         """Where the page begins or ends, if the request says so."""
         return self.cursor if "cursor" in self.model_fields_set else None
 
-    @property
+    @cached_property
     def shape(self) -> ListShape:
         """The parts of the request that decide the SQL."""
         backwards = self.position is not None and self.position.backwards
@@ -178,7 +183,7 @@ class SearchPage(Page):
     ]
 
 
-def links_of_list(request: Request, page: NotesPage, listed: Listed) -> tuple[list[str], dict[str, str]]:
+def build_list_links(request: Request, page: NotesPage, listed: NoteList) -> tuple[list[str], dict[str, str]]:
     """Return the notes of the page, in order, and its links by relation."""
     has_more, notes = len(listed.notes) > page.limit, listed.notes[: page.limit]
     if page.skip:
@@ -201,7 +206,7 @@ def _build_skip_links(request: Request, page: Page, *, has_more: bool) -> dict[s
     return links | {"first": build_url(request)}
 
 
-def links_of_search(request: Request, page: SearchPage, total: int) -> dict[str, str]:
+def build_search_links(request: Request, page: SearchPage, total: int) -> dict[str, str]:
     """Return the links by relation."""
     return _build_skip_links(request, page, has_more=page.skip + page.limit < total)
 

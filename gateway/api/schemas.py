@@ -5,13 +5,11 @@ from typing import Any, Literal
 
 from pydantic import BaseModel
 
+from gateway.writes.states import NOTE, NOTE_TEXT
 from shared.contracts import PublicToken
 
 LEFT_OUT: Any = None
 """The default of a member of a request that may be left out, but not be null."""
-TIME = "2026-11-22T15:25:31.342946+00:00"
-NOTE_TEXT = {"title": "Ink", "description": "Buy a bottle"}
-NOTE = {"id": 1, **NOTE_TEXT, "created_date": TIME, "updated_date": TIME, "version": 1}
 MATCHES = {"matched": "words", "limited": False, "total": 1, "notes": [NOTE]}
 ITEMS = {
     "items": [
@@ -23,7 +21,7 @@ ITEMS = {
 """Examples."""
 
 
-class Note(BaseModel, json_schema_extra={"examples": [NOTE]}):
+class Note(BaseModel, use_attribute_docstrings=True, json_schema_extra={"examples": [NOTE]}):
     """A note."""
 
     id: int
@@ -32,9 +30,10 @@ class Note(BaseModel, json_schema_extra={"examples": [NOTE]}):
     created_date: datetime
     updated_date: datetime
     version: int
+    """1 for a new note, and one more after each change; its entity tag."""
 
 
-class Matches(BaseModel, json_schema_extra={"examples": [MATCHES]}):
+class Matches(BaseModel, use_attribute_docstrings=True, json_schema_extra={"examples": [MATCHES]}):
     """What a search has found."""
 
     matched: Literal["words", "similar_titles"]
@@ -46,7 +45,7 @@ class Matches(BaseModel, json_schema_extra={"examples": [MATCHES]}):
     notes: list[Note]
 
 
-class AccessToken(BaseModel):
+class AccessToken(BaseModel, use_attribute_docstrings=True):
     """What RFC 6749 §5.1 answers with."""
 
     access_token: str
@@ -54,9 +53,11 @@ class AccessToken(BaseModel):
     expires_in: int
     """Seconds."""
     scope: str
+    """The scopes, separated by spaces."""
 
 
-class NewPersonalToken(PublicToken):
+class NewPersonalToken(PublicToken, use_attribute_docstrings=True):
     """A personal token with its secret."""
 
     token: str
+    """The secret, which no other answer contains."""

@@ -1,12 +1,11 @@
 """Tokens: access tokens for a name and a password (OAuth 2.0, RFC 6749 §4.3), personal tokens for scripts."""
 
-import json
 from collections.abc import Mapping
 from functools import partial
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 from urllib.parse import parse_qsl
 
-from pydantic import AfterValidator, BaseModel, Field, SecretStr
+from pydantic import AfterValidator, BaseModel, Field, SecretStr, TypeAdapter
 
 from gateway.api.pages import Page
 from gateway.api.schemas import AccessToken, NewPersonalToken
@@ -34,7 +33,7 @@ from gateway.problems import (
 )
 from gateway.reads.queries import Login
 from gateway.resources import Gateway
-from gateway.writes.submission import ACCEPTED, REPEATABLE, WRITE_PROBLEMS, WRITTEN
+from gateway.writes.submission import ACCEPTED, DELETED, REPEATABLE, WRITE_PROBLEMS, WRITTEN
 from shared.contracts import (
     MAX_TOKEN_DAYS,
     NAME_MAX_LENGTH,
@@ -115,6 +114,7 @@ class _TokenPath(BaseModel):
     token_id: Uuid
 
 
+PUBLIC_TOKENS = TypeAdapter(list[PublicToken])
 LOGIN_FORM = LoginForm()
 NEW_TOKEN = Body(NewToken, "application/json")
 TOKEN_PATH = Parameters(_TokenPath, "path")
@@ -214,7 +214,7 @@ async def list_tokens(gateway: Gateway, request: Request) -> Answer:
     """The user's personal tokens that a new password has not ended, the oldest first, without their secrets."""
     page = request[PAGE]
     tokens = await gateway.queries.list_tokens(request.caller, page.skip, page.limit)
-    return Answer(json.dumps([_dump(token) for token in tokens], ensure_ascii=False))
+    return Answer(PUBLIC_TOKENS.dump_json(tokens))
 
 
 @operations.add(
@@ -238,7 +238,7 @@ async def get_token(gateway: Gateway, request: Request) -> Answer:
     "/auth/tokens/{token_id}",
     allows=Scope.ACCOUNT,
     reads=(TOKEN_PATH, *REPEATABLE),
-    answers={204: describe_answer("It is gone", *WRITTEN)} | ACCEPTED,
+    answers=DELETED,
     problems=(*WRITE_PROBLEMS, TOKEN_NOT_FOUND),
 )
 async def revoke_token(gateway: Gateway, request: Request) -> Answer:
@@ -249,7 +249,3 @@ async def revoke_token(gateway: Gateway, request: Request) -> Answer:
         return await gateway.submission.perform(request, RevokeToken, target, identity)
     finally:
         gateway.authentication.forget(request.caller.owner)
-
-
-def _dump(token: PublicToken) -> dict[str, Any]:
-    return token.model_dump(mode="json")

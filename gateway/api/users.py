@@ -23,6 +23,7 @@ from gateway.problems import (
 from gateway.resources import Gateway
 from gateway.writes.submission import (
     ACCEPTED,
+    DELETED,
     REPEATABLE,
     WRITE_PROBLEMS,
     WRITTEN,
@@ -31,7 +32,7 @@ from gateway.writes.submission import (
 from shared.contracts import (
     ChangeUser,
     DeleteUser,
-    Nothing,
+    NoData,
     PublicUser,
     RegisterUser,
     Registration,
@@ -120,13 +121,13 @@ async def change_user(gateway: Gateway, request: Request) -> Answer:
     "/users/me",
     allows=Scope.ACCOUNT,
     reads=REPEATABLE,
-    answers={204: describe_answer("It is gone", *WRITTEN)} | ACCEPTED,
+    answers=DELETED,
     problems=WRITE_PROBLEMS,
 )
 async def delete_user(gateway: Gateway, request: Request) -> Answer:
     """Removes the user with all notes and tokens, for good."""
     return await _perform_on_account(
-        gateway, request, DeleteUser, Nothing(), gateway.submission.identify(request, DeleteUser)
+        gateway, request, DeleteUser, NoData(), gateway.submission.identify(request, DeleteUser)
     )
 
 
@@ -134,7 +135,7 @@ async def _perform_on_account(
     gateway: Gateway,
     request: Request,
     model: type[ChangeUser | DeleteUser],
-    data: UserChange | Nothing,
+    data: UserChange | NoData,
     identity: Identity,
 ) -> Answer:
     """Perform the write, and have the caller's credentials checked again afterwards."""

@@ -13,7 +13,7 @@ from gateway.http.parameters import INTEGER
 from gateway.problems import CHALLENGE, INVALID_TOKEN, ProblemError
 from gateway.settings import GatewaySettings
 from shared.clock import Clock
-from shared.contracts import Scope
+from shared.contracts import MAX_VERSION, Scope
 
 ALGORITHM = "HS256"
 TYPE = "at+jwt"
@@ -43,7 +43,7 @@ class Claims(BaseModel, strict=True):
     sub: Annotated[int, Field(ge=1, le=2**63 - 1), INTEGER]
     jti: str
     scope: str
-    credentials_version: Annotated[int, Field(ge=1, le=2**31 - 1)]
+    credentials_version: Annotated[int, Field(ge=1, le=MAX_VERSION)]
 
 
 class AccessTokens:

@@ -6,11 +6,10 @@ before.
 """
 
 import asyncio
+from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import TypeVar
-
-from cachetools import LRUCache
 
 from gateway.auth.access_tokens import AccessTokens, invalid_token
 from gateway.auth.keys import TOKEN_PREFIX
@@ -34,7 +33,7 @@ T = TypeVar("T")
 class NoAuthentication:
     """Every caller is the implicit owner."""
 
-    async def authenticate(self, _: str | None, *, confirm: bool) -> Caller:  # noqa: ARG002 - as the protocol has it
+    async def authenticate(self, _: bytes | None, *, confirm: bool) -> Caller:  # noqa: ARG002 - as the protocol has it
         """Return the implicit owner."""
         return IMPLICIT_CALLER
 
@@ -49,20 +48,23 @@ class BearerTokens:
         self._access_tokens = access_tokens
         self._queries = queries
         self._clock = clock
-        self._known: LRUCache[str, Caller] = LRUCache(KNOWN_CALLERS)
+        self._known: OrderedDict[str, Caller] = OrderedDict()
+        """By token, the last used last."""
         self._forgotten = 0
         self._away_until = 0.0
         self._is_away = False
 
-    async def authenticate(self, authorization: str | None, *, confirm: bool) -> Caller:
+    async def authenticate(self, authorization: bytes | None, *, confirm: bool) -> Caller:
         """Return the token's holder."""
         token = bearer_token(authorization)
-        caller = self._known.get(token)
+        if caller := self._known.get(token):
+            self._known.move_to_end(token)
         if caller is None or caller.expires_at <= self._clock.timestamp():
             self._known.pop(token, None)
             if token.startswith(TOKEN_PREFIX):
                 return await self._find_holder(token)
-            self._known[token] = caller = self._access_tokens.read(token)
+            caller = self._access_tokens.read(token)
+            self._remember(token, caller)
         if caller.confirmed_at + TRUST_SECONDS > asyncio.get_running_loop().time():
             return caller
         if token.startswith(TOKEN_PREFIX):
@@ -76,6 +78,11 @@ class BearerTokens:
         self._forgotten += 1
         for token in [token for token, caller in self._known.items() if caller.owner == owner]:
             del self._known[token]
+
+    def _remember(self, token: str, caller: Caller) -> None:
+        self._known[token] = caller
+        if len(self._known) > KNOWN_CALLERS:
+            self._known.popitem(last=False)
 
     async def _confirm(self, token: str, caller: Caller) -> None:
         """Check that the credentials are the owner's current ones; does nothing while Postgres does not answer."""
@@ -102,7 +109,7 @@ class BearerTokens:
             raise invalid_token()
         caller.confirmed_at = asyncio.get_running_loop().time()
         if forgotten == self._forgotten:  # else the query may have run before the change, and its result be stale
-            self._known[token] = caller
+            self._remember(token, caller)
         return caller
 
     async def _ask(self, question: Callable[[], Awaitable[T]]) -> T:
@@ -122,11 +129,11 @@ class BearerTokens:
         return answer
 
 
-def bearer_token(authorization: str | None) -> str:
+def bearer_token(authorization: bytes | None) -> str:
     """Return the token of an `Authorization` header (RFC 6750); raises ProblemError 401."""
     if authorization is None:
         raise ProblemError(NOT_AUTHENTICATED, headers={"WWW-Authenticate": REALM})
-    scheme, _, token = authorization.partition(" ")
+    scheme, _, token = authorization.decode("latin-1").partition(" ")
     token = token.strip(" \t")
     if scheme.lower() != "bearer" or not token:
         raise invalid_token()

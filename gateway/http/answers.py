@@ -1,6 +1,7 @@
 """An answer before the front adds the headers that every answer has."""
 
 import json
+import re
 from dataclasses import dataclass, field
 from http import HTTPStatus
 
@@ -9,6 +10,7 @@ from gateway.problems import ProblemError
 JSON = "application/json"
 PROBLEM_JSON = "application/problem+json"
 RawHeaders = list[tuple[bytes, bytes]]
+_BREAK = re.compile(r"[\r\n\0]")
 _WITHOUT_LENGTH = (HTTPStatus.NO_CONTENT, HTTPStatus.NOT_MODIFIED)
 
 
@@ -27,7 +29,12 @@ class Answer:
         return {**self.headers, "Content-Type": self.media_type} if self.body else self.headers
 
     def encode(self) -> tuple[RawHeaders, bytes]:
-        """The headers and the body as ASGI sends them; a character that cannot be encoded becomes `?`."""
+        """The headers and the body as ASGI sends them; a character that cannot be encoded becomes `?`.
+
+        Raises ValueError for a header with a line break, which would begin another header.
+        """
+        if broken := [name for name, value in self.headers.items() if _BREAK.search(value)]:
+            raise ValueError(f"line breaks in the headers {', '.join(broken)}")
         body = self.body.encode(errors="replace") if isinstance(self.body, str) else self.body
         headers = [(name.lower().encode(), value.encode("latin-1", "replace")) for name, value in self.headers.items()]
         if body:

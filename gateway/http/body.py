@@ -3,9 +3,8 @@
 from typing import Generic, TypeVar
 
 from pydantic import BaseModel, ValidationError
-from pydantic_core import ErrorDetails
+from pydantic_core import ErrorDetails, from_json
 
-from gateway.http.json_values import has_more_values, is_broken
 from gateway.http.media_types import parse_media_type, reject_encoded_body, unsupported_media_type
 from gateway.http.requests import OpenApi, Request
 from gateway.http.validation import invalid
@@ -16,6 +15,7 @@ ERRORS_LIMIT = 5000
 """A body may have a quarter of a million errors, and describing so many would block the event loop."""
 VALUES_LIMIT = 1000
 """Members and items in a body about one thing; each may become an error, and describing them blocks the event loop."""
+PARSE_LIMIT_BYTES = 128 * 1024
 ITEM_STEPS = 2
 """From the body to an item of a list in it."""
 ModelT = TypeVar("ModelT", bound=BaseModel)
@@ -82,3 +82,27 @@ class Body(Generic[ModelT]):
             detail = f"Send the body as {' or '.join(self._media_types)}"
             headers = {"Accept-Patch": ", ".join(self._media_types)} if request.method == "PATCH" else None
             raise unsupported_media_type(detail, headers)
+
+
+def has_more_values(text: bytes, limit: int) -> bool:
+    """Whether valid JSON has more strings and commas between values than the limit, names of members among the strings.
+
+    Takes a few milliseconds for two megabytes. A parser would allocate an object for each value and each error.
+    """
+    if text.count(b'"') // 2 + text.count(b",") <= limit:  # also where all of them are in strings
+        return False
+    if b"\\" in text:  # in strings alone, of which each then ends at the next quotation mark
+        text = text.replace(b"\\\\", b"").replace(b'\\"', b"")
+    strings = text.count(b'"') // 2
+    return strings > limit or strings + sum(part.count(b",") for part in text.split(b'"')[::2]) > limit
+
+
+def is_broken(text: bytes) -> bool:
+    """Whether the text is invalid JSON; False for a long text, which would block the event loop."""
+    if len(text) > PARSE_LIMIT_BYTES:
+        return False
+    try:
+        from_json(text, cache_strings=False)
+    except ValueError:
+        return True
+    return False

@@ -8,7 +8,7 @@ from collections.abc import Collection, Mapping, Sequence
 from http import HTTPStatus
 
 from gateway.http.answers import Answer
-from gateway.http.requests import OpenApi, Request
+from gateway.http.requests import OpenApi, Request, describe_header
 from gateway.http.validation import invalid_header
 from gateway.problems import INVALID_HEADER, PRECONDITION_REQUIRED, ProblemError, ProblemType
 from shared.contracts import Preconditions
@@ -41,7 +41,7 @@ class Conditions:
 
     async def read(self, request: Request) -> Preconditions:
         """Return the conditions on the note's version; raises ProblemError 400 or 428."""
-        match, none_match = _read_header(request, "if-match"), _read_header(request, "if-none-match")
+        match, none_match = _read_header(request, b"if-match"), _read_header(request, b"if-none-match")
         if match is None and self._required:
             raise build_required_problem()
         if match is None and none_match is None:
@@ -59,21 +59,12 @@ class Conditions:
     @property
     def openapi(self) -> OpenApi:
         """The headers."""
+        match = "Entity tags, also weak: change the note only in one of these versions, else 412"
+        none_match = "Entity tags: change the note only in none of these versions, else 412"
         return {
             "parameters": [
-                {
-                    "name": "If-Match",
-                    "in": "header",
-                    "required": self._required,
-                    "description": "Entity tags, also weak: change the note only in one of these versions, else 412",
-                    "schema": TAGS_SCHEMA,
-                },
-                {
-                    "name": "If-None-Match",
-                    "in": "header",
-                    "description": "Entity tags: change the note only in none of these versions, else 412",
-                    "schema": TAGS_SCHEMA,
-                },
+                describe_header("If-Match", match, TAGS_SCHEMA, required=self._required),
+                describe_header("If-None-Match", none_match, TAGS_SCHEMA),
             ]
         }
 
@@ -91,7 +82,7 @@ class Validators:
 
     async def read(self, request: Request) -> Collection[str] | None:
         """Return the entity tags that the client has; None for `*`."""
-        header = _read_header(request, "if-none-match")
+        header = _read_header(request, b"if-none-match")
         if header == "*":
             return None
         return [f'"{opaque}"' for opaque in _parse_tags("If-None-Match", header)] if header is not None else ()
@@ -100,8 +91,7 @@ class Validators:
     def openapi(self) -> OpenApi:
         """The header."""
         description = "Entity tags that the client has: 304 where the answer is still one of them"
-        parameter = {"name": "If-None-Match", "in": "header", "description": description, "schema": TAGS_SCHEMA}
-        return {"parameters": [parameter]}
+        return {"parameters": [describe_header("If-None-Match", description, TAGS_SCHEMA)]}
 
 
 IF_NONE_MATCH = Validators()
@@ -116,9 +106,9 @@ def respond_unless_modified(request: Request, answer: Answer, tag: str) -> Answe
     return answer
 
 
-def _read_header(request: Request, name: str) -> str | None:
-    values = request.headers.getlist(name) if name in request.headers else None
-    return None if values is None else ",".join(values).strip()
+def _read_header(request: Request, name: bytes) -> str | None:
+    header = request.join_header(name)
+    return None if header is None else header.strip()
 
 
 def _parse_tags(name: str, header: str) -> list[str]:

@@ -6,7 +6,6 @@ FastAPI declares and documents the operations, and owns the lifespan; it never s
 import re
 import time
 from collections.abc import Collection, Iterable
-from itertools import chain
 from typing import Generic, Protocol, TypeVar
 
 import structlog
@@ -16,23 +15,21 @@ from starlette.types import Message, Receive, Scope, Send
 from gateway.caller import Authentication, Caller
 from gateway.http.answers import Answer, render
 from gateway.http.headers import CrossOriginPolicy, add_defaults
-from gateway.http.limits import HEADERS_LIMIT, HEADERS_LIMIT_BYTES, TARGET_LIMIT_BYTES
 from gateway.http.operations import PUBLIC, Operation
+from gateway.http.request_head import REFUSAL
 from gateway.http.requests import Request
 from gateway.http.routes import Routes, choose
 from gateway.problems import (
     BAD_REQUEST,
-    HEADERS_TOO_LARGE,
     INSUFFICIENT_SCOPE,
     INTERNAL_ERROR,
     MISDIRECTED_REQUEST,
     REALM,
-    URI_TOO_LONG,
     ProblemError,
 )
 from gateway.telemetry.metrics import ACTIVE_REQUESTS, RequestInfo, observe_request
-from gateway.telemetry.request_ids import choose_request_id
-from gateway.telemetry.tracing import describe_request, start_request_span
+from gateway.telemetry.request_ids import HEADER, choose_request_id
+from gateway.telemetry.tracing import add_request_attributes, start_request_span
 from shared.contracts import Scope as TokenScope
 from shared.logs import IDS
 
@@ -78,31 +75,36 @@ class Front(Generic[ResourcesT]):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
         started = time.perf_counter()
-        info = RequestInfo(choose_request_id(scope))
-        IDS.set({"request_id": info.id.decode()})  # replaces those of the connection's previous request
         request = Request(scope, receive, self._strip_prefix(scope["path"]))
+        info = RequestInfo(choose_request_id(request.fields.get(HEADER)))
+        IDS.set({"request_id": info.id.decode()})  # replaces those of the connection's previous request
         self._active += 1
         try:
             with start_request_span(scope, request.path) as span:
                 answer = await self._answer(request, info)
                 info.status = answer.status
-                describe_request(span, scope, info)
+                add_request_attributes(span, scope, info)
                 await self._send(answer, request, info, send)
         finally:
             self._active -= 1
             observe_request(request.method, info, time.perf_counter() - started)
 
     async def _answer(self, request: Request, info: RequestInfo) -> Answer:
-        """Return the operation's answer, or the problem that it raised."""
+        """Return the operation's answer, or the problem with which the request is rejected."""
         try:
-            check_head(request.scope)
-            if self._hosts:
-                check_host(request.headers.get("host", "").lower().encode(), self._hosts)
+            self._check_head(request)
             if self._cross_origin and self._cross_origin.is_preflight(request):
                 return self._cross_origin.answer_preflight(request.headers)
             return await self._perform(request, info)
         except Exception as error:  # noqa: BLE001 - the client gets an answer even after a bug
             return render(find_problem(error))
+
+    def _check_head(self, request: Request) -> None:
+        """Raise the ProblemError that the protocol has found, or 421."""
+        if problem := request.scope["state"].get(REFUSAL):
+            raise problem
+        if self._hosts:
+            check_host(request.fields.get(b"host", b"").lower(), self._hosts)
 
     async def _perform(self, request: Request, info: RequestInfo) -> Answer:
         operations, request.parameters = self._routes.find(request.path)
@@ -116,14 +118,14 @@ class Front(Generic[ResourcesT]):
         if operation.allows != PUBLIC and not (operation.exempts and operation.exempts(resources, request)):
             request.caller = await authorize(request, operation.allows, resources.authentication)
         for reader in operation.readers:
-            await request.read(reader)
+            request.parts[reader] = await reader.read(request)
         return await operation.handler(resources, request)
 
     async def _send(self, answer: Answer, request: Request, info: RequestInfo, send: Send) -> None:
         headers, body = answer.encode()
-        headers = add_defaults(headers, request.scope, info.id)
+        headers = add_defaults(headers, request, info.id)
         start: Message = {"type": "http.response.start", "status": answer.status, "headers": headers}
-        if self._cross_origin and "origin" in request.headers:
+        if self._cross_origin and b"origin" in request.fields:
             await self._cross_origin.send(start, send, request_headers=request.headers)
         elif self._cross_origin:  # or a cache could give this answer to a page of another origin
             headers.append((b"vary", b"Origin"))
@@ -136,16 +138,6 @@ class Front(Generic[ResourcesT]):
         """Return the path without the `root_path`, which a proxy may have removed, and without a trailing slash."""
         rest = path.removeprefix(self._root_path)
         return (rest if rest.startswith("/") else path).removesuffix("/") or "/"
-
-
-def check_head(scope: Scope) -> None:
-    """Raise ProblemError 414 or 431 if the head is over the limits; parts of it travel with commands."""
-    if len(scope["raw_path"]) + len(scope["query_string"]) > TARGET_LIMIT_BYTES:
-        raise ProblemError(URI_TOO_LONG, f"Path and query are longer than {TARGET_LIMIT_BYTES} bytes")
-    headers = scope["headers"]
-    if len(headers) > HEADERS_LIMIT or sum(map(len, chain.from_iterable(headers))) > HEADERS_LIMIT_BYTES:
-        detail = f"The headers are more than {HEADERS_LIMIT} or larger than {HEADERS_LIMIT_BYTES} bytes"
-        raise ProblemError(HEADERS_TOO_LARGE, detail)
 
 
 def check_host(host: bytes, hosts: Collection[bytes]) -> None:
@@ -164,7 +156,7 @@ def check_host(host: bytes, hosts: Collection[bytes]) -> None:
 async def authorize(request: Request, scope: TokenScope, authentication: Authentication) -> Caller:
     """Authenticate the caller and check the scope; raises ProblemError 401, 403 or 503."""
     confirm = scope is not TokenScope.READ
-    caller = await authentication.authenticate(request.headers.get("authorization"), confirm=confirm)
+    caller = await authentication.authenticate(request.fields.get(b"authorization"), confirm=confirm)
     if scope not in caller.scopes:
         challenge = {"WWW-Authenticate": f'{REALM}, error="insufficient_scope", scope="{scope}"'}
         raise ProblemError(INSUFFICIENT_SCOPE, f"The token lacks the scope {scope}", headers=challenge)

@@ -8,11 +8,11 @@ from http import HTTPStatus
 
 from starlette.datastructures import Headers
 from starlette.middleware.cors import CORSMiddleware
-from starlette.requests import HTTPConnection
 from starlette.types import Receive, Scope, Send
 
 from gateway.http.answers import Answer, RawHeaders, render
 from gateway.http.openapi import HEADERS
+from gateway.http.requests import Request
 from gateway.problems import BAD_REQUEST, HEADERS_TOO_LARGE, ProblemError
 from gateway.telemetry.request_ids import HEADER
 
@@ -36,7 +36,7 @@ REQUESTED_HEADERS_LIMIT_CHARACTERS = 2048
 ALLOWED_METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE")
 
 
-def add_defaults(own: RawHeaders, scope: Scope, request_id: bytes) -> RawHeaders:
+def add_defaults(own: RawHeaders, request: Request, request_id: bytes) -> RawHeaders:
     """Return an answer's headers, whose names are in lower case, with the defaults for those that it lacks."""
     names = {name for name, _ in own}
     if names.isdisjoint(SECURITY_NAMES):
@@ -44,16 +44,16 @@ def add_defaults(own: RawHeaders, scope: Scope, request_id: bytes) -> RawHeaders
     else:
         headers = [*own, *(header for header in SECURITY if header[0] not in names)]
     headers.append((HEADER, request_id))
-    if is_https(scope):
+    if is_https(request):
         headers += HTTPS_ONLY
     if b"cache-control" not in names:
-        headers += REVALIDATED if b"etag" in names and scope["method"] in {"GET", "HEAD"} else NOT_STORED
+        headers += REVALIDATED if b"etag" in names and request.method in {"GET", "HEAD"} else NOT_STORED
     return headers
 
 
-def is_https(scope: Scope) -> bool:
+def is_https(request: Request) -> bool:
     """Whether the client used https, according to it or a proxy; a forged header affects only its sender."""
-    return scope["scheme"] == "https" or (b"x-forwarded-proto", b"https") in scope["headers"]
+    return request.scope["scheme"] == "https" or request.fields.get(b"x-forwarded-proto") == b"https"
 
 
 class CrossOriginPolicy(CORSMiddleware):
@@ -72,7 +72,7 @@ class CrossOriginPolicy(CORSMiddleware):
             expose_headers=HEADERS,
         )
 
-    def is_preflight(self, request: HTTPConnection) -> bool:
+    def is_preflight(self, request: Request) -> bool:
         """Whether the request asks for permission to send another one."""
         headers = request.headers
         asks = "origin" in headers and "access-control-request-method" in headers

@@ -9,7 +9,7 @@ from uuid import UUID, uuid5
 
 from uuid_utils.compat import uuid7
 
-from gateway.http.requests import OpenApi, Request
+from gateway.http.requests import OpenApi, Request, describe_header
 from gateway.http.validation import invalid_header
 from gateway.problems import INVALID_HEADER
 
@@ -24,7 +24,7 @@ class IdempotencyKey:
 
     async def read(self, request: Request) -> str | None:
         """Return the key without its quotes, or None; raises ProblemError 400."""
-        if "idempotency-key" not in request.headers:
+        if b"idempotency-key" not in request.fields:
             return None
         stated = request.headers.getlist("idempotency-key")
         match = _KEY.fullmatch(stated[0])
@@ -40,9 +40,7 @@ class IdempotencyKey:
             "as long as outcomes are kept"
         )
         schema = {"type": "string", "pattern": f"^({_KEY.pattern})$", "examples": ['"8e03978e-40d5-43dd-bc93"']}
-        return {
-            "parameters": [{"name": "Idempotency-Key", "in": "header", "description": description, "schema": schema}]
-        }
+        return {"parameters": [describe_header("Idempotency-Key", description, schema)]}
 
 
 def build_command_id(scope: int | str, command_type: str, target: int | str | None, key: str | None) -> UUID:

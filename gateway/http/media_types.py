@@ -38,7 +38,7 @@ def is_utf_8(charset: str) -> bool:
 
 def reject_encoded_body(request: Request) -> None:
     """Raise ProblemError 415 if the body has a content coding, such as gzip."""
-    codings = ",".join(request.headers.getlist("content-encoding")).lower().split(",")
+    codings = (request.join_header(b"content-encoding") or "").lower().split(",")
     if any(coding.strip() not in ("", "identity") for coding in codings):
         detail = "Send the body without a content coding"
         raise unsupported_media_type(detail, {"Accept-Encoding": "identity"})

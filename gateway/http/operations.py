@@ -4,10 +4,9 @@ The front enforces an operation, and the OpenAPI document is generated from it.
 """
 
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import KW_ONLY, dataclass
+from dataclasses import KW_ONLY, dataclass, field
 from functools import cached_property
-from types import MappingProxyType
-from typing import Any, Generic, Literal, TypeVar
+from typing import Any, Concatenate, Generic, Literal, ParamSpec, TypeVar
 
 from gateway.http.answers import Answer
 from gateway.http.body import Body
@@ -40,7 +39,7 @@ AUTHENTICATION_PROBLEMS = (
 PUBLIC: Literal["public"] = "public"
 """In place of a scope: the operation needs no credentials."""
 Allowed = Scope | Literal["public"]
-NO_ANSWERS: Mapping[int, OpenApi] = MappingProxyType({})
+P = ParamSpec("P")
 ResourcesT = TypeVar("ResourcesT")
 Handler = Callable[[ResourcesT, Request], Awaitable[Answer]]
 
@@ -49,26 +48,26 @@ Handler = Callable[[ResourcesT, Request], Awaitable[Answer]]
 class Operation(Generic[ResourcesT]):
     """One endpoint."""
 
-    method: str
-    path: str
-    """`{name}` stands for a segment, whose value is a parameter."""
     handler: Handler[ResourcesT]
     """Its name and its docstring are those of the operation in the OpenAPI document."""
     tag: str
+    method: str
+    path: str
+    """`{name}` stands for a segment, whose value is a parameter."""
     _: KW_ONLY
     allows: Allowed
     """The scope that the caller's credentials must have."""
-    exempts: Callable[[ResourcesT, Request], bool] | None
+    exempts: Callable[[ResourcesT, Request], bool] | None = None
     """Returns whether a particular request needs no credentials after all."""
-    reads: tuple[Reader[Any], ...]
+    reads: tuple[Reader[Any], ...] = ()
     """The parts of a request, in the order in which they are read; their values are in `request[reader]`."""
-    ignores_query: bool
+    ignores_query: bool = False
     """Whether query parameters that nothing reads are ignored, not rejected."""
-    returns: Any
+    returns: Any = None
     """The type of the body of a successful answer."""
-    answers: Mapping[int, OpenApi]
+    answers: Mapping[int, OpenApi] = field(default_factory=dict)
     """The answers that are no problems, by their status; the usual one first."""
-    problems: tuple[ProblemType, ...]
+    problems: tuple[ProblemType, ...] = ()
     """The problems that the handler may raise."""
 
     @cached_property
@@ -90,43 +89,29 @@ class Operation(Generic[ResourcesT]):
         return {*EVERY, *refused, *read, *self.problems}
 
 
+def _decorator(
+    operation: Callable[Concatenate[Handler[ResourcesT], str, P], Operation[ResourcesT]],
+) -> "Callable[Concatenate[Operations[ResourcesT], P], Callable[[Handler[ResourcesT]], Handler[ResourcesT]]]":
+    """Return a method with the parameters of an operation, except the handler, which it decorates, and the tag."""
+
+    def add(
+        self: "Operations[ResourcesT]", /, *args: P.args, **fields: P.kwargs
+    ) -> Callable[[Handler[ResourcesT]], Handler[ResourcesT]]:
+        def declare(handler: Handler[ResourcesT]) -> Handler[ResourcesT]:
+            self.append(operation(handler, self.tag, *args, **fields))
+            return handler
+
+        return declare
+
+    return add
+
+
 class Operations(list[Operation[ResourcesT]]):
     """The operations on one resource."""
 
     def __init__(self, tag: str) -> None:
         super().__init__()
-        self._tag = tag
+        self.tag = tag
 
-    def add(  # noqa: PLR0913 - the fields of an Operation
-        self,
-        method: str,
-        path: str,
-        *,
-        allows: Allowed,
-        exempts: Callable[[ResourcesT, Request], bool] | None = None,
-        reads: tuple[Reader[Any], ...] = (),
-        ignores_query: bool = False,
-        returns: Any = None,  # noqa: ANN401 - any type that pydantic has a schema for
-        answers: Mapping[int, OpenApi] = NO_ANSWERS,
-        problems: tuple[ProblemType, ...] = (),
-    ) -> Callable[[Handler[ResourcesT]], Handler[ResourcesT]]:
-        """Declare the decorated handler as an operation; see `Operation` for the arguments."""
-
-        def declare(handler: Handler[ResourcesT]) -> Handler[ResourcesT]:
-            operation = Operation(
-                method,
-                path,
-                handler,
-                self._tag,
-                allows=allows,
-                exempts=exempts,
-                reads=reads,
-                ignores_query=ignores_query,
-                returns=returns,
-                answers=answers,
-                problems=problems,
-            )
-            self.append(operation)
-            return handler
-
-        return declare
+    add = _decorator(Operation[ResourcesT])
+    """Declare the decorated handler as an operation."""

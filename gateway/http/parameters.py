@@ -96,16 +96,14 @@ class Parameters(Generic[ModelT]):
     async def read(self, request: Request) -> ModelT:
         """Return the parameters; raises ProblemError 422."""
         pairs = parse_query(request.query) if self.location == "query" else list(request.parameters.items())
+        values = dict(pairs)
         try:
-            parameters = self._model.model_validate(dict(pairs))
+            parameters = self._model.model_validate(values)
         except ValidationError as error:
             errors = error.errors(include_url=False, include_input=False)
             raise invalid(errors, part=self.location) from None
-        if repeated := _find_repeated(pairs):
-            errors = [
-                {"type": "repeated", "loc": (name,), "msg": "Should be there once", "input": None} for name in repeated
-            ]
-            raise invalid(errors, part=self.location)
+        if len(values) < len(pairs):
+            raise invalid([_repeated(name) for name in _find_repeated(pairs)], part=self.location)
         return parameters
 
     @property
@@ -121,11 +119,18 @@ class Parameters(Generic[ModelT]):
         }
 
 
-class _NoQuery(BaseModel, extra="forbid"):
+class _EmptyQuery(BaseModel, extra="forbid"):
     """The query of an operation that declares no parameters."""
 
 
-NO_QUERY = Parameters(_NoQuery, "query")
+class _NoQuery(Parameters[_EmptyQuery]):
+    async def read(self, request: Request) -> _EmptyQuery:
+        """Return nothing; raises ProblemError 422 if there is anything."""
+        return await super().read(request) if request.query else EMPTY
+
+
+EMPTY = _EmptyQuery()
+NO_QUERY = _NoQuery(_EmptyQuery, "query")
 """Rejects every query parameter."""
 
 
@@ -162,6 +167,10 @@ def _is_utf_8(*texts: bytes) -> bool:
     except UnicodeDecodeError:
         return False
     return True
+
+
+def _repeated(name: str) -> ErrorDetails:
+    return ErrorDetails(type="repeated", loc=(name,), msg="Should be there once", input=None)
 
 
 def _not_utf_8(name: str) -> ErrorDetails:

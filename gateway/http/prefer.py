@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from gateway.http.requests import OpenApi, Request
+from gateway.http.requests import OpenApi, Request, describe_header
 
 MAX_WAIT_SECONDS = 30
 _STATED = re.compile(r'(?:[^,"]|"(?:[^"\\]|\\.)*"?)+')
@@ -59,9 +59,10 @@ class Prefer:
 
     async def read(self, request: Request) -> Preferences:
         """Return the client's preferences; the first of a repeated one counts."""
-        if "prefer" not in request.headers:
+        header = request.join_header(b"prefer")
+        if header is None:
             return DEFAULTS
-        stated = dict(reversed(list(_parse_preferences(",".join(request.headers.getlist("prefer"))))))
+        stated = dict(reversed(list(_parse_preferences(header))))
         wait, returned = stated.get("wait", ""), stated.get("return")
         return Preferences(
             respond_async=stated.get("respond-async") == "",
@@ -78,7 +79,7 @@ class Prefer:
             "if the credentials may read it."
         )
         schema = {"type": "string", "examples": ["respond-async", "wait=10"]}
-        return {"parameters": [{"name": "Prefer", "in": "header", "description": description, "schema": schema}]}
+        return {"parameters": [describe_header("Prefer", description, schema)]}
 
 
 def _parse_preferences(header: str) -> Iterator[tuple[str, str]]:

@@ -2,11 +2,13 @@
 
 httptools parses; this module decides how much it parses at once, which requests are rejected, and when a connection
 closes. Each request gets one answer, in the order of the requests. A connection is in one of three states: a request is
-in progress, it is idle (the keep-alive timer runs), or the gateway awaits the rest of a request.
+in progress, it is idle, or the gateway awaits the rest of a request. One timer watches them: one for each request would
+cost more than parsing it.
 """
 
 import asyncio
 import re
+from enum import Enum, auto
 from typing import cast
 from urllib.parse import unquote
 
@@ -15,15 +17,13 @@ from uvicorn._types import ASGI3Application
 from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
-from gateway.http.limits import HEADERS_LIMIT_BYTES, TARGET_LIMIT_BYTES
 from gateway.http.request_cycle import (
     PiecewiseFlow,
     RequestCycle,
     ResponseTransport,
     build_parse_problem,
-    build_refusal,
 )
-from gateway.http.request_head import RequestHead
+from gateway.http.request_head import HEADERS_LIMIT_BYTES, REFUSAL, TARGET_LIMIT_BYTES, RequestHead
 from gateway.problems import HEADERS_TOO_LARGE, REQUEST_TIMEOUT, ProblemError
 from gateway.settings import GatewaySettings
 
@@ -45,6 +45,14 @@ ENCODED_SLASH = re.compile("%2F", re.IGNORECASE)
 """Kept encoded: a proxy's rules do not treat it as a separator of segments."""
 
 
+class Part(Enum):
+    """The part of a request that is being parsed."""
+
+    NONE = auto()
+    HEAD = auto()
+    BODY = auto()
+
+
 class BoundedProtocol(HttpToolsProtocol):
     """Serves one connection."""
 
@@ -60,8 +68,7 @@ class BoundedProtocol(HttpToolsProtocol):
     """Whether parsing has ended; the connection closes after the pending responses."""
     _shutting_down_since: float | None = None
     _lingering_since: float | None = None
-    _is_in_head = False
-    _is_in_body = False
+    _part = Part.NONE
     _body_left = 0
     """Remaining bytes of the body, if its length was declared."""
     _head: RequestHead
@@ -71,6 +78,7 @@ class BoundedProtocol(HttpToolsProtocol):
     """Bytes parsed since the last progress."""
     _upgrade_offered = False
     _awaiting_since: float | None = None
+    """When the watch first found the connection idle, or awaiting the rest of a request."""
     _watch: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn has it
@@ -84,7 +92,6 @@ class BoundedProtocol(HttpToolsProtocol):
         """Release the connection's resources and wake its requests."""
         if self._watch:
             self._watch.cancel()
-        self._unset_keepalive_if_required()
         self._is_over, self._unparsed = True, b""
         for cycle in filter(None, (self._running, *(waiting for waiting, _ in self.pipeline))):
             if not cycle.response_complete:
@@ -105,13 +112,17 @@ class BoundedProtocol(HttpToolsProtocol):
             super().shutdown()
 
     def on_response_complete(self) -> None:
-        """Start the next request, unless the connection is closing."""
-        if self._lingering_since is None:
-            super().on_response_complete()
+        """Start the next request, unless the connection is closing; the watch closes one that stays idle."""
+        if self._lingering_since is not None or self.transport.is_closing():
+            return
+        self._awaiting_since = None
+        self.flow.resume_reading()
+        if self.pipeline:
+            self._start_asgi_task(*self.pipeline.pop())
 
     def _close(self) -> None:
         """Close after the last answer; lingers first if the client may still be sending."""
-        is_quiet = not (self._unparsed or self._is_in_head or self._is_in_body or self.flow.read_paused)
+        is_quiet = self._part is Part.NONE and not self._unparsed and not self.flow.read_paused
         self._is_over, self._unparsed = True, b""
         self.pipeline.clear()
         if is_quiet or self.transport.is_closing():
@@ -126,7 +137,7 @@ class BoundedProtocol(HttpToolsProtocol):
         if self._is_over or self.transport.is_closing():
             return
         while self._unparsed and not self._is_full():
-            size = max(PIECE_BYTES, self._body_left if self._is_in_body else 0)
+            size = max(PIECE_BYTES, self._body_left if self._part is Part.BODY else 0)
             piece, self._unparsed = self._unparsed[:size], self._unparsed[size:]
             self._has_progressed = False
             try:
@@ -134,7 +145,7 @@ class BoundedProtocol(HttpToolsProtocol):
             except httptools.HttpParserUpgrade as offer:
                 self._decline_upgrade(piece[offer.args[0] :])
             except httptools.HttpParserError as error:
-                self._refuse(build_parse_problem(error))
+                self._reject(build_parse_problem(error))
             else:
                 self._limit_framing(len(piece))
         if self._is_full() and not self._is_over:
@@ -146,14 +157,13 @@ class BoundedProtocol(HttpToolsProtocol):
         cycle: RequestCycle | None = self.cycle  # none before the first request
         return cycle is not None and not cycle.response_complete
 
-    def _is_awaiting_request(self) -> bool:
-        """Whether the client has to send its first request, or the rest of one."""
-        is_idle = self.timeout_keep_alive_task and not self._is_in_head and not self._is_in_body
-        return not self._is_answering() and not is_idle
+    def _is_idle(self) -> bool:
+        """Whether the connection has had a request, and no other one has begun."""
+        return self._running is not None and self._part is Part.NONE and not self._is_answering()
 
     def _is_full(self) -> bool:
         """Whether parsing has to pause until requests are answered or bodies consumed."""
-        is_ending = self._shutting_down_since is not None and not self._is_in_body
+        is_ending = self._shutting_down_since is not None and self._part is not Part.BODY
         if self._is_over or is_ending or len(self.pipeline) >= PIPELINE_LIMIT:
             return True
         return self._is_answering() and len(self.cycle.body) > HIGH_WATER_LIMIT
@@ -161,11 +171,12 @@ class BoundedProtocol(HttpToolsProtocol):
     def _limit_framing(self, parsed_bytes: int) -> None:
         """Reject a head, trailers or chunk extensions that are too long, before their end arrives."""
         self._unproductive_bytes = 0 if self._has_progressed else self._unproductive_bytes + parsed_bytes
-        limit = FRAMING_LIMIT_BYTES if self._is_in_body else HEAD_LIMIT_BYTES
+        is_in_body = self._part is Part.BODY
+        limit = FRAMING_LIMIT_BYTES if is_in_body else HEAD_LIMIT_BYTES
         if self._unproductive_bytes > limit:
-            part = "trailers or chunk extensions are" if self._is_in_body else "head is"
+            part = "trailers or chunk extensions are" if is_in_body else "head is"
             detail = f"The request's {part} larger than {limit} bytes"
-            self._refuse(ProblemError(HEADERS_TOO_LARGE, detail))
+            self._reject(ProblemError(HEADERS_TOO_LARGE, detail))
 
     def _decline_upgrade(self, rest: bytes) -> None:
         """Parse the request again without its `Upgrade` (RFC 9110 §7.8): llhttp stops after a head that has one."""
@@ -181,30 +192,33 @@ class BoundedProtocol(HttpToolsProtocol):
         self.parser = httptools.HttpRequestParser(self)
         self.parser.set_dangerous_leniencies(lenient_data_after_close=True)
 
-    def _refuse(self, problem: ProblemError) -> None:
+    def _reject(self, problem: ProblemError) -> None:
         """Answer the current request with the problem, after those before it, and stop parsing."""
         self._is_over, self._unparsed = True, b""
-        if not self._is_in_body:
-            self.on_message_begin()  # discards the incomplete head
-            self.scope["method"], self.scope["path"], self.scope["query_string"] = "GET", "", b""
-            self._start(self._new_cycle(keep_alive=False), build_refusal(problem))
-        elif self.cycle.response_complete:
+        if self._part is Part.BODY and self.cycle.response_complete:
             self._close()
-        else:
+        elif self._part is Part.BODY:
             self.cycle.fail(problem)
+        else:
+            if self._part is Part.NONE:
+                self.on_message_begin()
+            self.scope |= {"method": "_OTHER", "path": "", "raw_path": b"", "query_string": b""}
+            self.scope["state"][REFUSAL] = problem
+            self._start(self._new_cycle(keep_alive=False), self.app)
 
     def on_message_begin(self) -> None:
         """Reset the state for a new request."""
         super().on_message_begin()
-        self._unset_keepalive_if_required()
-        self._is_in_head = True
+        if self._is_idle():
+            self._awaiting_since = None
+        self._part = Part.HEAD
         self._head = RequestHead(self.headers)
         self._body_left = 0
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """Add a header, its value stripped of white space; trailers are ignored."""
         name, value = name.lower(), value.rstrip(b" \t")
-        if self._is_in_body:
+        if self._part is Part.BODY:
             if name == b"connection":
                 self.cycle.keep_alive = False  # a `Connection` trailer changes how llhttp reads what follows
             return
@@ -227,8 +241,10 @@ class BoundedProtocol(HttpToolsProtocol):
         self.scope["method"] = method.decode("ascii")
         self.scope["path"] = "%2F".join(map(unquote, ENCODED_SLASH.split(path))) if "%" in path else path
         self.scope["raw_path"] = path.encode()
-        self.scope["query_string"] = url.query or b""
-        self._is_in_head, self._is_in_body = False, True
+        self.scope["query_string"] = query = url.query or b""
+        if excess := self._head.find_excess(self.scope["raw_path"], query):
+            self.scope["state"][REFUSAL] = excess
+        self._part = Part.BODY
         keep_alive = version == "1.1" and self.parser.should_keep_alive()
         self._start(self._new_cycle(keep_alive=keep_alive), self.app)
 
@@ -250,7 +266,6 @@ class BoundedProtocol(HttpToolsProtocol):
     def _start(self, cycle: RequestCycle, app: ASGI3Application) -> None:
         is_free = not self._is_answering()
         self.cycle, self._awaiting_since = cycle, None
-        self._unset_keepalive_if_required()
         if is_free:
             self._start_asgi_task(cycle, app)
         else:
@@ -277,30 +292,27 @@ class BoundedProtocol(HttpToolsProtocol):
         if self._upgrade_offered:
             return
         self._has_progressed = True
-        self._is_in_body, self._awaiting_since = False, None
+        self._part, self._awaiting_since = Part.NONE, None
         if not self.cycle.response_complete:
             self.cycle.more_body = False
             self.cycle.message_event.set()
-        else:  # answered before its body was complete
-            self._unset_keepalive_if_required()
-            close = self.timeout_keep_alive_handler
-            self.timeout_keep_alive_task = self.loop.call_later(self.timeout_keep_alive, close)
 
     def _check_progress(self) -> None:
-        """Close the connection if the client is too slow to complete a request or to read the answers."""
+        """Close the connection if it is idle for too long, or if the client is too slow to send or to read."""
         self._watch = self.loop.call_later(WATCH_SECONDS, self._check_progress)
         now = self.loop.time()
         if self._lingering_since is not None and now - self._lingering_since > LINGER_SECONDS:
             self.transport.close()
-        if not self._is_awaiting_request():
+        limit = self.timeout_keep_alive if self._is_idle() else HEAD_TIMEOUT_SECONDS
+        if self._is_answering():
             self._awaiting_since = None
         elif self._awaiting_since is None:
             self._awaiting_since = now
-        elif now - self._awaiting_since > HEAD_TIMEOUT_SECONDS:
+        elif now - self._awaiting_since > limit:
             self.shutdown()
         since = self._shutting_down_since
-        if since is not None and now - since > SHUTDOWN_BODY_SECONDS and self._is_in_body and not self._is_over:
-            self._refuse(ProblemError(REQUEST_TIMEOUT, "The gateway is stopping"))
+        if since is not None and now - since > SHUTDOWN_BODY_SECONDS and self._part is Part.BODY and not self._is_over:
+            self._reject(ProblemError(REQUEST_TIMEOUT, "The gateway is stopping"))
         if not self.flow.write_paused and not self.transport.is_closing():
             self._outgoing.note_flow(now)
         elif self._outgoing.seconds_stalled(now) > self.send_timeout_seconds:

@@ -7,22 +7,22 @@ import termios
 from collections.abc import Callable
 
 import httptools
-from uvicorn._types import ASGI3Application, ASGIReceiveCallable, ASGIReceiveEvent, ASGISendCallable, ASGISendEvent
-from uvicorn._types import Scope as UvicornScope
+from uvicorn._types import ASGI3Application, ASGIReceiveEvent, ASGISendEvent
 from uvicorn.protocols.http.flow_control import FlowControl
-from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, RequestResponseCycle
 
-from gateway.http.answers import render
-from gateway.http.headers import NOT_STORED, SECURITY
 from gateway.http.request_head import bad_request
 from gateway.problems import ProblemError
-from gateway.telemetry.request_ids import HEADER, new_request_id
+
+CLOSE = (b"connection", b"close")
 
 
 class RequestCycle(RequestResponseCycle):
     """A request and its response."""
 
     transport: "ResponseTransport"
+    _status: int
+    _headers: list[tuple[bytes, bytes]]
     _failure: ProblemError | None = None
 
     def fail(self, problem: ProblemError) -> None:
@@ -43,26 +43,41 @@ class RequestCycle(RequestResponseCycle):
 
         No status would be correct: it is unknown whether the request had its effect.
         """
-
-        async def run(scope: UvicornScope, receive: ASGIReceiveCallable, send: ASGISendCallable) -> None:
-            try:
-                await app(scope, receive, send)
-            except asyncio.CancelledError:
-                self.disconnected = True
-                self.transport.close()
-
-        await super().run_asgi(run)
+        try:
+            await app(self.scope, self.receive, self.send)
+        except asyncio.CancelledError:
+            self.disconnected = True
+            self.transport.close()
+        except Exception as error:  # the front answers the errors of handlers: this is its own
+            self.logger.error("bug: a request is answered with 500; please report it", exc_info=error)
+            if not self.response_started:
+                await self.send_500_response()
 
     async def send(self, message: ASGISendEvent) -> None:
-        """Send a part of the response."""
-        if self.waiting_for_100_continue and self.more_body:
-            self.keep_alive = False  # the client may omit the body now: what follows is ambiguous
+        """Send the response once its body is known: one system call, which costs as much as a handler."""
         if message["type"] == "http.response.start":
-            self.transport.hold_next_write()
-            await super().send(message)
-        else:
-            await super().send(message)
-            self.transport.flush()  # a response to HEAD writes no body
+            self._status, self._headers = message["status"], [*self.default_headers, *message["headers"]]
+            return
+        if self.flow.write_paused and not self.disconnected:
+            await self.flow.drain()
+        if self.disconnected or message["type"] != "http.response.body":
+            return
+        # The client may omit the body that it has not been asked to send: what follows would be ambiguous.
+        lacks_body = self.waiting_for_100_continue and self.more_body
+        if CLOSE in self._headers:
+            self.keep_alive = False
+        elif lacks_body or not self.keep_alive:
+            self.keep_alive = False
+            self._headers.append(CLOSE)
+        self.waiting_for_100_continue = False
+        self.response_started = self.response_complete = True
+        self.message_event.set()
+        lines = [b"%b: %b\r\n" % header for header in self._headers]
+        body = b"" if self.scope["method"] == "HEAD" else message["body"]
+        self.transport.write(b"".join((STATUS_LINE[self._status], *lines, b"\r\n", body)))
+        if not self.keep_alive:
+            self.transport.close()
+        self.on_response()
 
 
 class PiecewiseFlow(FlowControl):
@@ -90,33 +105,15 @@ class ResponseTransport(asyncio.Transport):
         self._transport = transport
         self._close = close
         self._written_bytes = self._taken_bytes = 0
-        self._is_holding = False
-        self._held = b""
         self._flowed_at = asyncio.get_running_loop().time()
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
-        """Send the data, together with what is held."""
-        if self._is_holding:
-            self._is_holding, self._held = False, bytes(data)
-            return
-        if self._held:
-            self._held, data = b"", self._held + data
+        """Send the data."""
         self._written_bytes += len(data)
         self._transport.write(data)
 
-    def hold_next_write(self) -> None:
-        """Send what is written next together with the write after it: a system call costs as much as a handler."""
-        self._is_holding = True
-
-    def flush(self) -> None:
-        """Send what is held."""
-        self._is_holding = False
-        if self._held:
-            self.write(b"")
-
     def close(self) -> None:
         """Let the protocol close the connection."""
-        self.flush()
         self._close()
 
     def is_closing(self) -> bool:
@@ -150,15 +147,3 @@ def build_parse_problem(error: httptools.HttpParserError) -> ProblemError:
     """Return the problem that a callback raised, or else one for the parser's error."""
     cause = error.__context__
     return cause if isinstance(cause, ProblemError) else bad_request(f"The request is not HTTP: {error}")
-
-
-def build_refusal(problem: ProblemError) -> ASGI3Application:
-    """Return an ASGI application that answers with the problem and the default headers."""
-    headers, body = render(problem).encode()
-    headers += [*SECURITY, *NOT_STORED, (HEADER, new_request_id())]
-
-    async def respond(_: UvicornScope, __: ASGIReceiveCallable, send: ASGISendCallable) -> None:
-        await send({"type": "http.response.start", "status": problem.kind.status, "headers": headers})
-        await send({"type": "http.response.body", "body": body})
-
-    return respond

@@ -1,12 +1,17 @@
-"""The head of a request; rejects whatever a proxy and the gateway could interpret differently."""
+"""The head of a request: its limits, and a check for whatever a proxy and the gateway could interpret differently."""
 
 import re
 
 import httptools
 
-from gateway.http.limits import HEADERS_LIMIT, HEADERS_LIMIT_BYTES
-from gateway.problems import BAD_REQUEST, ProblemError
+from gateway.problems import BAD_REQUEST, HEADERS_TOO_LARGE, URI_TOO_LONG, ProblemError
 
+TARGET_LIMIT_BYTES = 8 * 1024
+"""Path and query."""
+HEADERS_LIMIT_BYTES = 32 * 1024
+HEADERS_LIMIT = 100
+REFUSAL = "inkwell.refusal"
+"""The member of a scope's `state` that has the problem for which the protocol rejects the request."""
 VERSIONS = ("1.1", "1.0")
 SINGULAR = frozenset((b"host", b"authorization", b"content-length", b"transfer-encoding"))
 """Headers that may occur once: of two, a proxy and the gateway could each use a different one."""
@@ -30,9 +35,18 @@ class RequestHead:
             self._check_singular(name, value)
         elif name == b"expect" and value.lower() == b"100-continue":
             self.expects_continue = True
-        if self._bytes <= HEADERS_LIMIT_BYTES and len(self._headers) <= HEADERS_LIMIT:  # above, the app answers 431
+        if self._bytes <= HEADERS_LIMIT_BYTES and len(self._headers) <= HEADERS_LIMIT:  # above, it is 431
             self._bytes += len(name) + len(value)
             self._headers.append((name, value))
+
+    def find_excess(self, path: bytes, query: bytes) -> ProblemError | None:
+        """Return the problem of a head over the limits, 414 or 431; parts of a head travel with commands."""
+        if len(path) + len(query) > TARGET_LIMIT_BYTES:
+            return ProblemError(URI_TOO_LONG, f"Path and query are longer than {TARGET_LIMIT_BYTES} bytes")
+        if self._bytes > HEADERS_LIMIT_BYTES or len(self._headers) > HEADERS_LIMIT:
+            detail = f"The headers are more than {HEADERS_LIMIT} or larger than {HEADERS_LIMIT_BYTES} bytes"
+            return ProblemError(HEADERS_TOO_LARGE, detail)
+        return None
 
     def check(self, method: bytes, version: str, target: bytes) -> httptools.parser.url_parser.URL:
         """Return the parts of the target; raises ProblemError 400."""

@@ -17,6 +17,11 @@ T_co = TypeVar("T_co", covariant=True)
 T = TypeVar("T")
 
 
+def describe_header(name: str, description: str, schema: OpenApi, **members: object) -> OpenApi:
+    """Return the description of a header as an operation's parameter."""
+    return {"name": name, "in": "header", **members, "description": description, "schema": schema}
+
+
 class Reader(Protocol[T_co]):
     """Reads, validates and documents one part of a request."""
 
@@ -39,12 +44,14 @@ class Request(StarletteRequest):
         super().__init__(scope, receive)
         self.path = path
         """The path without the `root_path` and a trailing slash."""
+        self.fields: dict[bytes, bytes] = dict(scope["headers"])
+        """The headers by their name in lower case; of a repeated one the last."""
         self.parameters: dict[str, str] = {}
         """The values of the parameters in the path."""
         self.caller: Caller
         """Set unless the operation is public."""
         self.body_limit_bytes = 0
-        self._parts: dict[Reader[Any], Any] = {}
+        self.parts: dict[Reader[Any], Any] = {}
 
     @property
     def url_path(self) -> str:
@@ -56,18 +63,20 @@ class Request(StarletteRequest):
         """The query as it was sent."""
         return bytes(self.scope["query_string"])
 
-    async def read(self, reader: Reader[Any]) -> None:
-        """Read a part; raises ProblemError."""
-        self._parts[reader] = await reader.read(self)
+    def join_header(self, name: bytes) -> str | None:
+        """Return the values of a header with commas between them; None if the request lacks it."""
+        if name not in self.fields:
+            return None
+        return ",".join(value.decode("latin-1") for each, value in self.scope["headers"] if each == name)
 
     def __getitem__(self, reader: Reader[T]) -> T:  # type: ignore[override]  # of a Request the scope is not wanted
         """Return a reader's value; raises KeyError unless the operation declares the reader."""
-        part: T = self._parts[reader]
+        part: T = self.parts[reader]
         return part
 
     def check_declared_length(self) -> None:
         """Raise ProblemError 413 if the `Content-Length` is over the limit."""
-        if int(self.headers.get("content-length", 0)) > self.body_limit_bytes:
+        if int(self.fields.get(b"content-length", 0)) > self.body_limit_bytes:
             raise self._too_large()
 
     async def body(self) -> bytes:

@@ -15,6 +15,8 @@ from asyncpg import Record
 
 from gateway.caller import Caller
 from gateway.reads.errors import CredentialsOutdatedError
+from gateway.reads.statements import FIND_NOTES
+from shared.connections import Connections
 
 STATEMENTS_LIMIT = 2
 """Statements in progress: while Postgres works on one, the gateway handles the result of the other."""
@@ -24,7 +26,7 @@ FoundNote: TypeAlias = tuple[str, int]
 """The note's JSON and its version."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, eq=False)
 class NoteRead:
     """A caller's read of a note."""
 
@@ -44,28 +46,54 @@ class GatheredReads:
     def __init__(self, fetch: Fetch) -> None:
         self._fetch = fetch
         self._waiting: deque[NoteRead] = deque()
+        """Reads that no statement has yet."""
+        self._pending: deque[NoteRead] = deque()
+        """Reads without an answer, in order; some that have one may be among them."""
+        self._expiry: asyncio.TimerHandle | None = None
+        """The timer for the first deadline: one for all, because a timer for each costs as much as its read."""
         self._statements: set[asyncio.Task[None]] = set()
         self._context = copy_context()
         """Used instead of the first request's context, since a statement serves many requests."""
 
     async def find(self, caller: Caller, note_id: int, deadline: float) -> FoundNote | None:
-        """The caller's note, or None; raises TimeoutError, CredentialsOutdatedError or what the statement raised."""
+        """The caller's note, or None; raises TimeoutError, CredentialsOutdatedError or what the statement raised.
+
+        The deadline must not be earlier than that of a read before.
+        """
         loop = asyncio.get_running_loop()
         read = NoteRead(caller, note_id, deadline, loop.create_future())
         self._waiting.append(read)
+        self._pending.append(read)
+        if self._expiry is None:
+            self._expiry = loop.call_at(deadline, self._expire)
         if len(self._statements) < STATEMENTS_LIMIT:
             task = loop.create_task(self._send(), context=self._context.copy())
             self._statements.add(task)
             task.add_done_callback(self._statements.discard)
-        async with asyncio.timeout_at(deadline):
-            return await read.found
+        return await read.found
 
     def close(self) -> None:
         """Cancel the statements and the reads in progress."""
         for task in self._statements:
             task.cancel()
-        for read in self._waiting:
+        for read in self._pending:
             read.found.cancel()
+        if self._expiry:
+            self._expiry.cancel()
+
+    def _expire(self) -> None:
+        """Fail the reads whose deadline has passed."""
+        loop = asyncio.get_running_loop()
+        now = loop.time()
+        self._forget_answered()
+        while self._pending and self._pending[0].deadline <= now:
+            self._pending.popleft().found.set_exception(TimeoutError())
+            self._forget_answered()
+        self._expiry = loop.call_at(self._pending[0].deadline, self._expire) if self._pending else None
+
+    def _forget_answered(self) -> None:
+        while self._pending and self._pending[0].found.done():
+            self._pending.popleft()
 
     async def _send(self) -> None:
         """Send statements until no read waits."""
@@ -78,6 +106,7 @@ class GatheredReads:
                 for read in batch:
                     read.found.cancel()
                 raise
+            self._forget_answered()
 
     def _take(self) -> list[NoteRead]:
         """Remove the next statement's reads from the queue, without those that were given up."""
@@ -105,3 +134,14 @@ def _fail(batch: Sequence[NoteRead], error: Exception) -> None:
     for read in batch:
         if not read.found.done():
             read.found.set_exception(error)
+
+
+async def fetch_notes(connections: Connections, reads: Sequence[NoteRead]) -> list[Record]:
+    """Return the notes that exist, with their position among the reads; the deadline is that of the last read."""
+    async with asyncio.timeout_at(reads[-1].deadline), connections.acquire() as connection:
+        return await FIND_NOTES.fetch(
+            connection,
+            owners=[read.caller.owner for read in reads],
+            credentials_versions=[read.caller.credentials_version for read in reads],
+            note_ids=[read.note_id for read in reads],
+        )

@@ -4,9 +4,10 @@ No connection or transaction is held while anything but Postgres is awaited.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext, suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 from uuid import UUID
 
@@ -16,7 +17,7 @@ import structlog
 from gateway.caller import Caller
 from gateway.reads.errors import CredentialsOutdatedError, DatabaseUnavailableError, SearchTimeoutError
 from gateway.reads.fair_limiter import FairLimiter
-from gateway.reads.gathered import FoundNote, GatheredReads, NoteRead
+from gateway.reads.gathered import FoundNote, GatheredReads, fetch_notes
 from gateway.reads.statements import (
     FIND_CREDENTIALS_VERSION,
     FIND_LOGIN,
@@ -41,7 +42,7 @@ from shared.clock import Clock
 from shared.connections import CONNECTION_ERRORS, Connections
 from shared.contracts import NO_OWNER, Outcome, PublicToken, PublicUser, Scope
 from shared.database import Statement, milliseconds_before
-from shared.errors import describe
+from shared.errors import describe_error
 from shared.primary import Primary
 
 CLOCK_INTERVAL_SECONDS, FIRST_SYNCHRONIZATION_SECONDS = 2.0, 1.0
@@ -79,18 +80,19 @@ class Login:
 
 
 @dataclass(frozen=True, slots=True)
-class Listed:
+class NoteList:
     """A page of notes as JSON, with their sort keys and ids."""
 
     notes: list[str]
-    keys: list[Any]
     ids: list[int]
+    keys: list[Any]
+    """Empty in a list by id."""
     total: int | None
     """How many there are on all pages, if that was asked for."""
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class SearchResult:
     """A page of a search's matches, as JSON."""
 
     notes: list[str]
@@ -111,7 +113,7 @@ class Queries:
         self._connections = Connections(
             settings.database_url, "inkwell-gateway", settings.read_connections, session_settings
         )
-        self._notes = GatheredReads(self._find_notes)
+        self._notes = GatheredReads(partial(fetch_notes, self._connections))
         self._search_bound = settings.search_matches
         # Postgres must cancel a search well before the deadline here, which would look like an unavailable server.
         search_seconds = min(settings.search_timeout_seconds, settings.read_timeout_seconds / 4)
@@ -140,25 +142,15 @@ class Queries:
         except CONNECTION_ERRORS as error:
             raise build_unavailable(error) from error
 
-    async def _find_notes(self, reads: Sequence[NoteRead]) -> list[asyncpg.Record]:
-        """The notes that exist, with their position among the reads; the deadline is that of the last read."""
-        async with asyncio.timeout_at(reads[-1].deadline), self._connections.acquire() as connection:
-            return await FIND_NOTES.fetch(
-                connection,
-                owners=[read.caller.owner for read in reads],
-                credentials_versions=[read.caller.credentials_version for read in reads],
-                note_ids=[read.note_id for read in reads],
-            )
-
-    async def list_notes(self, caller: Caller, shape: ListShape, **arguments: Any) -> Listed:  # noqa: ANN401 - SQL's
+    async def list_notes(self, caller: Caller, shape: ListShape, **arguments: Any) -> NoteList:  # noqa: ANN401 - SQL's
         """Return a page of notes; raises ShareExhaustedError if the caller has too many in progress."""
         query, deadline = list_notes(shape), self._deadline()
         is_slow = shape.is_counted or shape.filters or arguments["skip"] > FAR
         permit = self._limit_slow_read(caller, deadline) if is_slow else self._limit_list(caller, deadline)
         [row] = await self._fetch_mine(caller, query, permit, deadline, **arguments)
-        return Listed(row["notes"] or [], row["keys"] or [], row["ids"] or [], row.get("total"))
+        return NoteList(row["notes"] or [], row["ids"] or [], row.get("keys") or [], row.get("total"))
 
-    async def search_notes(self, caller: Caller, q: str, skip: int, limit: int) -> Found:
+    async def search_notes(self, caller: Caller, q: str, skip: int, limit: int) -> SearchResult:
         """Return the notes with these words, the best first; without any, those with similar titles.
 
         Raises SearchTimeoutError, and ShareExhaustedError if the caller has too many in progress.
@@ -173,7 +165,7 @@ class Queries:
                     [(notes, total)] = await self._fetch_mine(caller, self._by_trigrams, deadline=deadline, **arguments)
         except TimeoutError as error:
             raise build_unavailable(error) from error
-        return Found(notes or [], min(total, self._search_bound), total > self._search_bound, is_similar)
+        return SearchResult(notes or [], min(total, self._search_bound), total > self._search_bound, is_similar)
 
     async def find_user(self, caller: Caller) -> PublicUser:
         """Return the caller's account."""
@@ -311,5 +303,5 @@ def describe_failure(error: BaseException) -> dict[str, str]:
     """Return the fields of a failed read's log line."""
     if isinstance(error, asyncpg.UndefinedTableError | asyncpg.UndefinedColumnError):
         hint = "the schema is behind: run `alembic upgrade head` with the migrator's INKWELL_DATABASE_URL"
-        return {"error": describe(error), "hint": hint}
-    return {"error": describe(error)}
+        return {"error": describe_error(error), "hint": hint}
+    return {"error": describe_error(error)}

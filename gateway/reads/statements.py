@@ -53,34 +53,29 @@ _IS_ITS_CALLER = (
 )
 _IS_ITS_NOTE = (notes.c.owner_id == users.c.id) & (notes.c.id == _WANTED.c.note_id)
 # No row: the credentials are outdated. A row without a note: the caller has no such note.
-FIND_NOTES = Statement.compiled(
+FIND_NOTES = Statement.compile(
     select(_WANTED.c.place, case((notes.c.id.is_not(None), _PRINTED_NOTE)), notes.c.version).select_from(
         _WANTED.join(users, _IS_ITS_CALLER).outerjoin(notes, _IS_ITS_NOTE)
     )
 )
-_OUTCOME = select(*(commands.c[name] for name in Outcome.model_fields)).where(
-    commands.c.id == bindparam("command_id", type_=Uuid)
-)
-FIND_OUTCOME = Statement.compiled(_OUTCOME.where(commands.c.owner_id == _OWNER))
-_MY_COMMAND = (commands.c.owner_id == users.c.id) & (commands.c.id == bindparam("command_id", type_=Uuid()))
-POLL_OUTCOME = Statement.compiled(
-    select(*(commands.c[name] for name in Outcome.model_fields))
-    .join_from(users, commands, _MY_COMMAND, isouter=True)
-    .where(_IS_CALLER)
-)
+_OUTCOME = select(*(commands.c[name] for name in Outcome.model_fields))
+_IS_COMMAND = commands.c.id == bindparam("command_id", type_=Uuid)
+FIND_OUTCOME = Statement.compile(_OUTCOME.where(_IS_COMMAND, commands.c.owner_id == _OWNER))
+_IS_MY_COMMAND = (commands.c.owner_id == users.c.id) & _IS_COMMAND
+POLL_OUTCOME = Statement.compile(_OUTCOME.select_from(users.outerjoin(commands, _IS_MY_COMMAND)).where(_IS_CALLER))
 # A registration has no owner until it is applied; then its user owns it.
 _IS_REGISTRATION = (commands.c.owner_id == _OWNER) | (commands.c.type == literal_column("'user.register'"))
-FIND_REGISTRATION = Statement.compiled(_OUTCOME.where(_IS_REGISTRATION))
+FIND_REGISTRATION = Statement.compile(_OUTCOME.where(_IS_COMMAND, _IS_REGISTRATION))
 
-FIND_USER = Statement.compiled(select(*(users.c[name] for name in PublicUser.model_fields)).where(_IS_CALLER))
-FIND_PASSWORD = Statement.compiled(select(users.c.password_hash).where(_IS_CALLER))
-FIND_LOGIN = Statement.compiled(
+FIND_USER = Statement.compile(select(*(users.c[name] for name in PublicUser.model_fields)).where(_IS_CALLER))
+FIND_PASSWORD = Statement.compile(select(users.c.password_hash).where(_IS_CALLER))
+FIND_LOGIN = Statement.compile(
     select(users.c.id, users.c.credentials_version, users.c.password_hash).where(
         users.c.folded_name == _FOLDED_NAME, _IS_LIVE
     )
 )
-FIND_CREDENTIALS_VERSION = Statement.compiled(select(users.c.credentials_version).where(users.c.id == _OWNER, _IS_LIVE))
-FIND_TOKEN_HOLDER = Statement.compiled(
+FIND_CREDENTIALS_VERSION = Statement.compile(select(users.c.credentials_version).where(users.c.id == _OWNER, _IS_LIVE))
+FIND_TOKEN_HOLDER = Statement.compile(
     select(users.c.id, users.c.credentials_version, personal_tokens.c.scopes, personal_tokens.c.expires_date)
     .join_from(personal_tokens, users)
     .where(
@@ -96,7 +91,7 @@ _MY_TOKEN = (personal_tokens.c.owner_id == users.c.id) & (
 )
 _TOKEN = [personal_tokens.c[name] for name in PublicToken.model_fields]
 _TOKEN_ID = bindparam("token_id", type_=Uuid())
-FIND_TOKEN = Statement.compiled(
+FIND_TOKEN = Statement.compile(
     select(*_TOKEN)
     .join_from(users, personal_tokens, _MY_TOKEN & (personal_tokens.c.id == _TOKEN_ID), isouter=True)
     .where(_IS_CALLER)
@@ -110,14 +105,14 @@ _TOKENS = (
     .limit(_LIMIT)
     .lateral()
 )
-LIST_TOKENS = Statement.compiled(
+LIST_TOKENS = Statement.compile(
     select(*_TOKENS.c)
     .join_from(users, _TOKENS, true(), isouter=True)
     .where(_IS_CALLER)
     .order_by(_TOKENS.c.created_date, _TOKENS.c.id)
 )
 
-PING = Statement.compiled(select(literal_column("1")))
+PING = Statement.compile(select(literal_column("1")))
 
 
 SORTED_BY: dict[str, ColumnElement[Any]] = {
@@ -162,7 +157,7 @@ class ListShape:
 
 @cache
 def list_notes(shape: ListShape) -> Statement:
-    """Build the statement of a page: notes as JSON, sort keys and ids as arrays, and the total if counted."""
+    """Build the statement of a page: notes as JSON, ids, sort keys unless sorted by id, and the total if counted."""
     key = SORTED_BY[shape.sorted_by]
     conditions = [FILTERS[name] for name in sorted(shape.filters)]
     # A range, because with `=` Postgres may scan the primary key, past all older notes of other owners.
@@ -178,13 +173,13 @@ def list_notes(shape: ListShape) -> Statement:
     rows = page.order_by(*in_order).offset(_SKIP).limit(_LIMIT).subquery()
     selected = select(
         func.array_agg(note_json({name: rows.c[name] for name in NOTE_FIELDS})).label("notes"),
-        func.array_agg(rows.c.key).label("keys"),
         func.array_agg(rows.c.id).label("ids"),
+        *(() if key is notes.c.id else (func.array_agg(rows.c.key).label("keys"),)),
     ).subquery()
     counted = select(func.count()).where(mine, *conditions).scalar_subquery()
     columns = (*selected.c, counted.label("total")) if shape.is_counted else selected.c
     query = select(*columns).join_from(users, selected, true()).where(_IS_CALLER)
-    return Statement.compiled(query, settings=f"{_PLANNED_ANEW}; {_SORTED}" if conditions else "")
+    return Statement.compile(query, settings=f"{_PLANNED_ANEW}; {_SORTED}" if conditions else "")
 
 
 # The newest notes are tried first. Where a good part of them matches, walking back finds enough matches soon, unless
@@ -249,7 +244,7 @@ def _search(matches: str) -> Statement:
     page = select(func.array_agg(printed)).join_from(best, notes, notes.c.id == best.c.id).scalar_subquery()
     total = select(func.coalesce(func.max(found.c.total), literal_column("0"))).scalar_subquery()
     query = select(page.label("notes"), total.label("total")).select_from(users).where(_IS_CALLER)
-    return Statement.compiled(query, settings=_PLANNED_ANEW)
+    return Statement.compile(query, settings=_PLANNED_ANEW)
 
 
 SEARCH_WORDS = _search(_MATCHES_OF_WORDS)

@@ -5,7 +5,6 @@ Keeps the `X-Request-ID` of a client or proxy if it is safe to log; otherwise ge
 
 import re
 
-from starlette.types import Scope
 from uuid_utils import uuid7
 
 REQUEST_ID = "X-Request-ID"
@@ -13,14 +12,6 @@ HEADER = REQUEST_ID.lower().encode()
 HARMLESS = re.compile(rb"[A-Za-z0-9._-]{1,128}")
 
 
-def new_request_id() -> bytes:
-    """Return a unique id."""
-    return uuid7().hex.encode()
-
-
-def choose_request_id(scope: Scope) -> bytes:
+def choose_request_id(stated: bytes | None) -> bytes:
     """Return the request's own id if it is safe to log, or a new one."""
-    for name, value in scope["headers"]:
-        if name == HEADER:
-            return value if HARMLESS.fullmatch(value) else new_request_id()
-    return new_request_id()
+    return stated if stated and HARMLESS.fullmatch(stated) else uuid7().hex.encode()

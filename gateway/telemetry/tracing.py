@@ -18,7 +18,7 @@ from shared.tracing import (
     NO_OP,
     Span,
     SpanKind,
-    TracingState,
+    Tracing,
     find_trace_id,
     is_recording,
     start_root_span,
@@ -32,7 +32,7 @@ REQUEST_ATTRIBUTE = "inkwell.request_id"
 def start_request_span(scope: Scope, path: str) -> Span:
     """Start a span in the client's trace or in a new one; returns a no-op span unless it is sampled."""
     CURRENT.set(NO_OP)  # replaces the span of the connection's previous request
-    if not TracingState.recorder or path.startswith(PROBES):
+    if not Tracing.recorder or path.startswith(PROBES):
         return NO_OP
     span = _start(scope)
     if span is not NO_OP:
@@ -54,7 +54,7 @@ def _build_name(scope: Scope, route: str = "") -> str:
     return f"{scope['method']} {route}" if route else str(scope["method"])
 
 
-def describe_request(span: Span, scope: Scope, info: RequestInfo) -> None:
+def add_request_attributes(span: Span, scope: Scope, info: RequestInfo) -> None:
     """Add the route, the id and the status of the request to its span."""
     if span is NO_OP:
         return
@@ -67,7 +67,7 @@ def describe_request(span: Span, scope: Scope, info: RequestInfo) -> None:
         attributes["http.response.status_code"] = info.status
     if info.route:
         attributes["http.route"] = info.route
-    span.describe(attributes, _build_name(scope, info.route))
+    span.update(attributes, _build_name(scope, info.route))
     if info.status and info.status >= HTTPStatus.INTERNAL_SERVER_ERROR:
         span.fail(str(info.status))
 
@@ -84,6 +84,6 @@ def start_publish_span(settings: GatewaySettings, owner: int, command_id: UUID, 
         "messaging.operation.type": "send",
         "messaging.destination.name": destination,
         "messaging.message.id": str(command_id),
-        "inkwell.command.type": model.model_fields["type"].default,
+        "inkwell.command.type": model.type_name(),
     }
     return start_span(f"publish {destination}", attributes, SpanKind.PRODUCER)

@@ -5,18 +5,16 @@ rejects if the password has changed meanwhile.
 """
 
 import asyncio
-from uuid import uuid4
 
 import structlog
 from pydantic import SecretStr
-from uuid_utils.compat import uuid7
 
 from gateway.auth.passwords import Passwords
+from gateway.caller import Caller
 from gateway.problems import ProblemError
 from gateway.reads.queries import Login
-from gateway.writes.publisher import NotAcceptedError, Publisher, UnconfirmedError
-from gateway.writes.replies import Replies
-from shared.clock import Clock
+from gateway.writes.publisher import NotAcceptedError, UnconfirmedError
+from gateway.writes.submission import Submission
 from shared.contracts import RenewedHash, RenewHash
 
 log = structlog.get_logger()
@@ -25,11 +23,9 @@ log = structlog.get_logger()
 class HashRenewal:
     """Renews password hashes, at most one per user at a time."""
 
-    def __init__(self, passwords: Passwords, publisher: Publisher, replies: Replies, clock: Clock) -> None:
+    def __init__(self, passwords: Passwords, submission: Submission) -> None:
         self._passwords = passwords
-        self._publisher = publisher
-        self._replies = replies
-        self._clock = clock
+        self._submission = submission
         self._renewing: dict[int, asyncio.Task[None]] = {}
         """By owner."""
 
@@ -48,17 +44,6 @@ class HashRenewal:
     async def _renew(self, login: Login, password: SecretStr) -> None:
         try:
             data = RenewedHash(password_hash=await self._passwords.hash(password))
-            command = RenewHash(
-                id=uuid7(),
-                time=self._clock.now(),
-                may_expire=self._clock.is_synchronized or None,
-                owner=login.owner,
-                credentials_version=login.credentials_version,
-                fingerprint=uuid4().hex,  # unique: no request repeats it
-                attempt_id=uuid4(),
-                data=data,
-            )
-            with self._replies.expect(command) as attempt:
-                await self._publisher.publish(attempt)
+            await self._submission.publish(Caller(login.owner, login.credentials_version), RenewHash, data)
         except (ProblemError, NotAcceptedError, UnconfirmedError) as error:
             log.info("password's hash not renewed; the next login tries again", error=type(error).__name__)

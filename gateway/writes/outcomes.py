@@ -21,7 +21,7 @@ from gateway.problems import (
 from shared.contracts import NoteCommand, Outcome, OutcomeStatus, Scope
 
 IDEMPOTENT_REPLAYED = "Idempotent-Replayed"
-NOTE_COMMANDS = frozenset(model.model_fields["type"].default for model in get_args(NoteCommand))
+NOTE_COMMANDS = frozenset(model.type_name() for model in get_args(NoteCommand))
 """The command types that write notes; the others write accounts."""
 
 

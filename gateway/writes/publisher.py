@@ -26,7 +26,7 @@ from shared.contracts import (
     count_writes,
     encode_batch,
 )
-from shared.errors import describe
+from shared.errors import describe_error
 from shared.messaging import (
     BROKER_ERRORS,
     LOST_CHECK_SECONDS,
@@ -206,7 +206,7 @@ class Publisher:
             while backlog:
                 await self._connected.wait()
                 if await self._is_blocked():
-                    _refuse(backlog.withdraw_all(), NotAcceptedError)
+                    _fail(backlog.withdraw_all(), NotAcceptedError)
                 elif not self._is_open():
                     await asyncio.sleep(LOST_CHECK_SECONDS)
                 elif batch := backlog.take():
@@ -248,10 +248,10 @@ class Publisher:
             with CONFIRM_DURATION.time():
                 await self._publish(message, partition)
         except DeliveryError as error:  # a nack or a return: the broker has none of them
-            log.warning("commands refused by the broker", commands=len(batch), error=describe(error))
-            _refuse(batch, NotAcceptedError if isinstance(error, PublishError) else OverloadedError)
+            log.warning("commands refused by the broker", commands=len(batch), error=describe_error(error))
+            _fail(batch, NotAcceptedError if isinstance(error, PublishError) else OverloadedError)
         except BROKER_ERRORS as error:
-            log.warning("commands unconfirmed", commands=len(batch), error=describe(error))
+            log.warning("commands unconfirmed", commands=len(batch), error=describe_error(error))
             if isinstance(error, TimeoutError) and not await self._is_blocked():
                 self._check_silence(partition, handed_over_at)
         else:
@@ -259,7 +259,7 @@ class Publisher:
             for attempt in batch:
                 attempt.confirm()
         finally:
-            _refuse(batch, UnconfirmedError)  # those without an answer, also after a cancellation
+            _fail(batch, UnconfirmedError)  # those without an answer, also after a cancellation
 
     def _check_silence(self, partition: int, since: float) -> None:
         """Reconnect if nothing was confirmed in time, or nothing more of a partition.
@@ -276,6 +276,6 @@ class Publisher:
             await self._topology.publish(self._channel, message, partition)
 
 
-def _refuse(batch: Iterable[Attempt], error: type[Exception]) -> None:
+def _fail(batch: Iterable[Attempt], error: type[Exception]) -> None:
     for attempt in batch:
-        attempt.refuse(error())
+        attempt.fail(error())

@@ -44,7 +44,7 @@ class Attempt:
         if not self.confirmed.done():
             self.confirmed.set_result(None)
 
-    def refuse(self, error: Exception) -> None:
+    def fail(self, error: Exception) -> None:
         """Record that the broker does not have the command, or may not have it."""
         if not self.confirmed.done():
             self.confirmed.set_exception(error)

@@ -7,17 +7,12 @@ from pydantic import BaseModel, JsonValue
 
 from shared.contracts import PrintedTime
 
-_TIME = "2026-11-22T15:25:31.342946+00:00"
-_NOTE = {
-    "id": 1,
-    "title": "Ink",
-    "description": "Buy a bottle",
-    "created_date": _TIME,
-    "updated_date": _TIME,
-    "version": 1,
-}
-_PENDING = {"id": "01a203dc-cb4e-7573-81ba-d03f29afccf3", "issued_at": _TIME, "status": "pending", "answer": None}
-_ANSWER = {"status": 201, "headers": {"ETag": '"1"', "Location": "/notes/1"}, "body": _NOTE}
+TIME = "2026-11-22T15:25:31.342946+00:00"
+NOTE_TEXT = {"title": "Ink", "description": "Buy a bottle"}
+NOTE = {"id": 1, **NOTE_TEXT, "created_date": TIME, "updated_date": TIME, "version": 1}
+"""Examples."""
+_PENDING = {"id": "01a203dc-cb4e-7573-81ba-d03f29afccf3", "issued_at": TIME, "status": "pending", "answer": None}
+_ANSWER = {"status": 201, "headers": {"ETag": '"1"', "Location": "/notes/1"}, "body": NOTE}
 
 
 class Answer(BaseModel):
@@ -29,11 +24,14 @@ class Answer(BaseModel):
 
 
 class CommandState(
-    BaseModel, json_schema_extra={"examples": [_PENDING, _PENDING | {"status": "applied", "answer": _ANSWER}]}
+    BaseModel,
+    use_attribute_docstrings=True,
+    json_schema_extra={"examples": [_PENDING, _PENDING | {"status": "applied", "answer": _ANSWER}]},
 ):
-    """What has become of an accepted write."""
+    """The state of an accepted write."""
 
     id: UUID
     issued_at: PrintedTime
     status: Literal["pending", "unknown", "applied", "rejected", "failed"]
+    """`unknown` if the broker had not confirmed the write, and it has no outcome so far."""
     answer: Answer | None = None

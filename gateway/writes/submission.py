@@ -77,6 +77,8 @@ ACCEPTED: dict[int, OpenApi] = {
     )
 }
 """The answer to a write whose outcome is not awaited."""
+DELETED = {204: describe_answer("It is gone", *WRITTEN)} | ACCEPTED
+"""The answers to a removal."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,9 +129,19 @@ class Submission:
     def _identify(
         self, request: Request, caller: Caller, scope: int | str, model: type[Command], target: int | str | None
     ) -> Identity:
-        key, command_type = request[IDEMPOTENCY_KEY], model.model_fields["type"].default
-        command_id = build_command_id(scope, command_type, target, key)
+        return self._build_identity(caller, scope, model, target, request[IDEMPOTENCY_KEY])
+
+    def _build_identity(
+        self, caller: Caller, scope: int | str, model: type[Command], target: int | str | None, key: str | None
+    ) -> Identity:
+        command_id = build_command_id(scope, model.type_name(), target, key)
         return Identity(caller, command_id, key is not None, self._clock.now(), self._clock.is_synchronized)
+
+    async def publish(self, caller: Caller, model: type[Command], data: BaseModel) -> None:
+        """Publish a command that no request asks for; raises NotAcceptedError or UnconfirmedError."""
+        identity = self._build_identity(caller, caller.owner, model, None, None)
+        with self._replies.expect(self._build_command(model, data, identity)) as attempt:
+            await self._publisher.publish(attempt)
 
     async def perform(
         self,
@@ -148,7 +160,7 @@ class Submission:
         preferences = request[PREFER]
         identity = identity or self.identify(request, model, getattr(data, "note_id", None))
         span = start_publish_span(self._settings, identity.caller.owner, identity.command_id, model)
-        command = self._build_command(request, model, data, identity, span.traceparent)
+        command = self._build_command(model, data, identity, request.query, span.traceparent)
         bind_ids(command_id=str(command.id))
         wait_seconds = self.choose_wait(preferences)
         deadline = asyncio.get_running_loop().time() + wait_seconds
@@ -169,7 +181,12 @@ class Submission:
         return preferences.wait_or(self._settings.wait_seconds)
 
     def _build_command(
-        self, request: Request, model: type[Command], data: BaseModel, identity: Identity, traceparent: str | None
+        self,
+        model: type[Command],
+        data: BaseModel,
+        identity: Identity,
+        query: bytes = b"",
+        traceparent: str | None = None,
     ) -> Command:
         return model(
             id=identity.command_id,
@@ -177,7 +194,7 @@ class Submission:
             may_expire=identity.may_expire or None,
             owner=identity.caller.owner,
             credentials_version=identity.caller.credentials_version,
-            fingerprint=self._keyed_hashes.fingerprint(data, request.query),
+            fingerprint=self._keyed_hashes.fingerprint(data, query),
             attempt_id=uuid4(),
             traceparent=traceparent,
             data=data,

@@ -99,7 +99,7 @@ class RenewedHash(BaseModel, frozen=True):
     password_hash: PasswordHash
 
 
-class Nothing(BaseModel, frozen=True):
+class NoData(BaseModel, frozen=True):
     """No data: the owner and the type are all that the command needs."""
 
 

@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from shared.contracts.accounts import (
     NO_OWNER,
-    Nothing,
+    NoData,
     Registration,
     RenewedHash,
     TokenRequest,
@@ -30,10 +30,10 @@ from shared.contracts.notes import (
     PatchItem,
     ReplaceItem,
 )
-from shared.contracts.values import Instant, Int64, StorableText
+from shared.contracts.values import MAX_VERSION, Instant, Int64, StorableText
 
 ShortText = Annotated[StorableText, Field(max_length=128)]
-CredentialsVersion = Annotated[int, Field(ge=0, le=2**31 - 1)]
+CredentialsVersion = Annotated[int, Field(ge=0, le=MAX_VERSION)]
 
 
 class Envelope(BaseModel):
@@ -56,6 +56,11 @@ class Envelope(BaseModel):
     """When an operator sent a failed command again; only such a delivery may change its outcome."""
     replay_forced: Annotated[bool | None, Field(alias="replayforced")] = None
     """Whether to apply the replay even if a later command has changed the note."""
+
+    @classmethod
+    def type_name(cls) -> str:
+        """Return the `type` of this model's commands."""
+        return str(cls.model_fields["type"].default)
 
 
 class CreateNote(Envelope):
@@ -97,7 +102,7 @@ class ChangeNotes(Envelope):
     dataversion: Literal[1] = 1
     data: NoteItems
 
-    def singles(self) -> Iterator["SingleNoteCommand"]:
+    def split(self) -> Iterator["SingleNoteCommand"]:
         """Yield each write as a separate command, in order."""
         envelope = {name: getattr(self, name) for name in Envelope.model_fields}
         for item in self.data.items:
@@ -142,7 +147,7 @@ class DeleteUser(Envelope):
 
     type: Literal["user.delete"] = "user.delete"
     dataversion: Literal[1] = 1
-    data: Nothing
+    data: NoData
 
 
 class CreateToken(Envelope):

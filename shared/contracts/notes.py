@@ -10,6 +10,8 @@ TITLE_HARD_LIMIT, DESCRIPTION_HARD_LIMIT = 10_000, 1_000_000
 """In characters; a gateway's settings may lower them."""
 MAX_ITEMS = 1000
 """Writes in one command."""
+MAX_TAGGED_VERSION = 10**10 - 1
+"""A gateway passes on any entity tag of up to ten digits; those above MAX_VERSION match no note."""
 MAX_VERSIONS = 16_384
 """Versions in a precondition: more entity tags do not fit into a request's headers."""
 
@@ -18,7 +20,9 @@ Title = Annotated[str, Field(max_length=TITLE_HARD_LIMIT, json_schema_extra=STOR
 Description = Annotated[
     str, Field(max_length=DESCRIPTION_HARD_LIMIT, json_schema_extra=STORABLE), AfterValidator(check_storable)
 ]
-Versions = Annotated[tuple[Annotated[int, Field(ge=1, lt=10**10)], ...], Field(max_length=MAX_VERSIONS, fail_fast=True)]
+Versions = Annotated[
+    tuple[Annotated[int, Field(ge=1, le=MAX_TAGGED_VERSION)], ...], Field(max_length=MAX_VERSIONS, fail_fast=True)
+]
 
 
 class NoteText(BaseModel, frozen=True):
@@ -91,17 +95,17 @@ class NoteItems(BaseModel, frozen=True):
     items: Annotated[tuple[NoteItem, ...], Field(min_length=1, max_length=MAX_ITEMS, fail_fast=True)]
 
 
-class WrittenItem(BaseModel, frozen=True):
-    """What became of one of several writes."""
+class WrittenItem(BaseModel, frozen=True, use_attribute_docstrings=True):
+    """The result of one write of a batch."""
 
     status: int
-    """The HTTP status that it would have been answered with alone."""
+    """The HTTP status that a request with this write alone would have had."""
     id: int
     version: int | None = None
-    """The note's; none where it is deleted."""
+    """The version of the note; null if the write deletes it."""
 
 
 class WrittenItems(BaseModel, frozen=True):
-    """What became of several writes, in their order."""
+    """The results of the writes of a batch, in their order."""
 
     items: tuple[WrittenItem, ...]

@@ -22,6 +22,8 @@ STORABLE: JsonDict = {"pattern": r"^[^\u0000]*$"}
 """The JSON Schema of storable text; a schema cannot exclude lone surrogates."""
 StorableText = Annotated[str, AfterValidator(check_storable), Field(json_schema_extra=STORABLE)]
 """Text that Postgres can store."""
+MAX_VERSION = 2**31 - 1
+"""The highest version of a note or of credentials, an `integer` of Postgres."""
 Int64 = Annotated[int, Field(ge=-(2**63), le=2**63 - 1)]
 Instant = Annotated[AwareDatetime, Field(ge=datetime(2000, 1, 1, tzinfo=UTC), lt=datetime(9000, 1, 1, tzinfo=UTC))]
 """A time that every zone and Postgres can express."""

@@ -26,7 +26,7 @@ MAX_DEPTH = 100
 _NO_REPLAY = {"replayed_at": None, "replay_forced": None}
 _CONTAINERS = (dict, list)
 _COMMAND_TYPES: tuple[type[Command], ...] = get_args(Command)
-_VERSIONS = {model.model_fields["type"].default: model.model_fields["dataversion"].default for model in _COMMAND_TYPES}
+_VERSIONS = {model.type_name(): model.model_fields["dataversion"].default for model in _COMMAND_TYPES}
 _COMMAND: TypeAdapter[Command] = TypeAdapter(Annotated[Command, Field(discriminator="type")])
 # Fails fast: the list of all errors in a hostile message takes hundreds of times its size.
 _COMMANDS: TypeAdapter[list[Command]] = TypeAdapter(
@@ -57,7 +57,7 @@ class Unreadable:
     content: bytes
 
 
-def envelope_of(command: Command | BadCommand) -> Envelope | None:
+def find_envelope(command: Command | BadCommand) -> Envelope | None:
     """Return the command's envelope; None if it is invalid."""
     return command.envelope if isinstance(command, BadCommand) else command
 
@@ -67,7 +67,7 @@ Received = Command | BadCommand | Unreadable
 
 def strip_replay(received: Received) -> Received:
     """Return the command without its replay attributes, as an ordinary delivery."""
-    if isinstance(received, Unreadable) or not (envelope := envelope_of(received)) or not envelope.replayed_at:
+    if isinstance(received, Unreadable) or not (envelope := find_envelope(received)) or not envelope.replayed_at:
         return received
     if isinstance(received, BadCommand):
         return replace(received, envelope=envelope.model_copy(update=_NO_REPLAY))

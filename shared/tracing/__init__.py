@@ -5,34 +5,18 @@ from collections.abc import Mapping
 
 from opentelemetry.trace import SpanKind
 
-from shared.settings import refuse
+from shared.settings import exit_with_problems
 from shared.tracing.spans import (
     CURRENT,
     NO_OP,
     Attributes,
     Span,
-    TracingState,
+    Tracing,
     find_trace_id,
     is_recording,
     start_root_span,
     start_span,
 )
-
-__all__ = [
-    "CURRENT",
-    "NO_OP",
-    "Attributes",
-    "Span",
-    "SpanKind",
-    "TracingState",
-    "configure_tracing",
-    "find_trace_id",
-    "is_recording",
-    "is_wanted",
-    "shut_down_tracing",
-    "start_root_span",
-    "start_span",
-]
 
 SHUTDOWN_SECONDS = 2.0
 """How long a stopping process waits for the export of its last spans."""
@@ -50,8 +34,8 @@ def configure_tracing(service: str) -> None:
     try:
         from shared.tracing.recorder import build_recorder  # noqa: PLC0415 - costs time and memory, and is an extra
     except ImportError as error:
-        refuse(f"{ENDPOINTS[1]}: traces need Inkwell's extra `traces` ({error})")
-    TracingState.recorder = build_recorder(service)
+        exit_with_problems(f"{ENDPOINTS[1]}: traces need Inkwell's extra `traces` ({error})")
+    Tracing.recorder = build_recorder(service)
 
 
 def is_wanted(environment: Mapping[str, str]) -> bool:
@@ -61,14 +45,14 @@ def is_wanted(environment: Mapping[str, str]) -> bool:
     if environment.get("OTEL_SDK_DISABLED", "").strip().lower() == "true" or exporter == "none":
         return False
     if exporter not in ("", "otlp"):
-        refuse("OTEL_TRACES_EXPORTER: Should be `otlp` or `none`")
+        exit_with_problems("OTEL_TRACES_EXPORTER: Should be `otlp` or `none`")
     protocol = next((environment[name] for name in PROTOCOLS if environment.get(name)), "http/protobuf")
     if (has_endpoint or exporter) and protocol != "http/protobuf":
-        refuse("OTEL_EXPORTER_OTLP_PROTOCOL: Should be `http/protobuf`")
+        exit_with_problems("OTEL_EXPORTER_OTLP_PROTOCOL: Should be `http/protobuf`")
     return has_endpoint or exporter == "otlp"
 
 
 def shut_down_tracing() -> None:
     """Export the last spans; those not exported within SHUTDOWN_SECONDS are lost."""
-    if TracingState.recorder:
-        TracingState.recorder.shut_down(SHUTDOWN_SECONDS)
+    if Tracing.recorder:
+        Tracing.recorder.shut_down(SHUTDOWN_SECONDS)

@@ -119,7 +119,7 @@ class RecordedSpan(Span):
         if self._before:
             CURRENT.reset(self._before)
 
-    def describe(self, attributes: Attributes, name: str | None = None) -> None:
+    def update(self, attributes: Attributes, name: str | None = None) -> None:
         """Add attributes, and change the name."""
         self.span.set_attributes(attributes)
         if name:

@@ -32,7 +32,7 @@ class Span:
     ) -> None:
         """End it; a span that ends in an exception has failed."""
 
-    def describe(self, attributes: Attributes, name: str | None = None) -> None:
+    def update(self, attributes: Attributes, name: str | None = None) -> None:
         """Add attributes, and change the name."""
 
     def fail(self, error_type: str) -> None:
@@ -60,7 +60,7 @@ class Recorder(Protocol):
         """Export the last spans, for no longer than this."""
 
 
-class TracingState:
+class Tracing:
     """Holds the process's recorder; None unless tracing is enabled."""
 
     recorder: Recorder | None = None
@@ -70,7 +70,7 @@ def start_root_span(
     name: str, kind: SpanKind, traceparent: str | None = None, attributes: Attributes | None = None
 ) -> Span:
     """Start the first span of this process, in the caller's trace or in a new one."""
-    return TracingState.recorder.start(name, kind, traceparent, attributes) if TracingState.recorder else NO_OP
+    return Tracing.recorder.start(name, kind, traceparent, attributes) if Tracing.recorder else NO_OP
 
 
 def start_span(
@@ -78,9 +78,9 @@ def start_span(
 ) -> Span:
     """Start a child of the current span; its name and attributes must not come from a client."""
     parent = CURRENT.get()
-    if parent is NO_OP or TracingState.recorder is None:
+    if parent is NO_OP or Tracing.recorder is None:
         return NO_OP
-    return TracingState.recorder.start(name, kind, parent, attributes, links)
+    return Tracing.recorder.start(name, kind, parent, attributes, links)
 
 
 def is_recording() -> bool:

@@ -12,8 +12,10 @@ from pathlib import Path
 
 import httpx
 import pytest
+from prometheus_client import REGISTRY
 
-from gateway.http import protocol
+from gateway.http import answers as http_answers
+from gateway.http import front, protocol
 from gateway.settings import GatewaySettings
 from tests import harness
 from tests.canaries import NOTE
@@ -252,6 +254,77 @@ async def test_extension_of_a_chunk_without_an_end_is_refused(gateway: httpx.Asy
     assert statuses(answers) == [431]
 
 
+UNPARSABLE = {
+    "an endless head": (431, b"X: " + b"a" * 200_000),
+    "a second length": (400, b"Content-Length: 1\r\nContent-Length: 2\r\n\r\n"),
+    "a broken line": (400, b"Accept: */*\r\nno header\r\n\r\n"),
+}
+
+
+@pytest.mark.parametrize(("status", "rest"), UNPARSABLE.values(), ids=UNPARSABLE)
+async def test_what_the_protocol_refuses_is_answered_and_counted_as_any_other_problem(status: int, rest: bytes) -> None:
+    page = b"https://app.example"
+    settings = harness.settings_without_servers(trust_network=True, cors_origins=page.decode())
+    head = b"GET /notes HTTP/1.1\r\nHost: localhost\r\nOrigin: " + page + b"\r\nX-Forwarded-Proto: https\r\n"
+    labels = {"http_request_method": "_OTHER", "http_route": "", "http_response_status_code": str(status)}
+
+    async with harness.gateway(settings) as client:
+        before = REGISTRY.get_sample_value("http_server_request_duration_seconds_count", labels) or 0
+        [answer] = await exchange(client, head + rest)
+
+    assert answer.status == status
+    assert answer.headers["access-control-allow-origin"] == page.decode()
+    assert answer.headers["strict-transport-security"] == "max-age=31536000"
+    assert answer.headers["connection"] == "close"
+    assert len(answer.headers["x-request-id"]) == 32
+    assert REGISTRY.get_sample_value("http_server_request_duration_seconds_count", labels) == before + 1
+
+
+async def test_headers_that_a_preflight_names_are_echoed_whatever_their_bytes() -> None:
+    settings = harness.settings_without_servers(trust_network=True, cors_origins="https://app.example")
+    preflight = b"\r\n".join(
+        (
+            b"OPTIONS /notes HTTP/1.1",
+            b"Host: localhost",
+            b"Origin: https://app.example",
+            b"Access-Control-Request-Method: GET",
+            b"Access-Control-Request-Headers: a\tb,\xe9",
+            b"Connection: close",
+            b"",
+            b"",
+        )
+    )
+
+    async with harness.gateway(settings) as client, connected(client) as (stream, writer):
+        writer.write(preflight)
+        answer = await up_to_the_end(stream)
+
+    assert answer.startswith(b"HTTP/1.1 200 ")
+    assert b"\r\nAccess-Control-Allow-Headers: a\tb, \xe9\r\n".lower() in answer.lower()
+
+
+@pytest.mark.parametrize("end", ["\r\n", "\n", "\r", "\0"])
+def test_a_header_cannot_become_two(end: str) -> None:
+    answer = http_answers.Answer(headers={"Location": f"/notes/1{end}Set-Cookie: a=b"})
+
+    with pytest.raises(ValueError, match="Location"):
+        answer.encode()
+
+
+async def test_a_bug_of_the_front_itself_is_answered_too(
+    gateway: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(*_: object) -> None:
+        raise RuntimeError("a bug for the test")
+
+    monkeypatch.setattr(front, "add_defaults", fail)
+
+    [answer] = await exchange(gateway, LIVE)
+
+    assert (answer.status, answer.headers["connection"]) == (500, "close")
+    assert "a bug for the test" in caplog.text
+
+
 async def test_few_trailers_and_short_extensions_are_fine(shared_client: httpx.AsyncClient) -> None:
     head = post(chunked=True).partition(b"\r\n\r\n")[0]
     chunks = b"".join(b"1;ext=%d\r\n%b\r\n" % (index, BODY[index : index + 1]) for index in range(len(BODY)))
@@ -471,7 +544,7 @@ async def test_client_that_hangs_up_on_several_requests_is_no_bug(
             writer.transport.abort()
     await asyncio.sleep(0.5)
 
-    assert "Exception in ASGI application" not in caplog.text
+    assert "bug: " not in caplog.text
 
 
 async def test_write_that_takes_longer_than_an_idle_connection_is_answered(gateway_settings: GatewaySettings) -> None:

@@ -15,6 +15,7 @@ from gateway.settings import GatewaySettings
 from tests import harness
 from tests.accounts import bearer, forged, sign_up
 from tests.canaries import NOTE
+from tests.harness import eventually
 from worker.settings import WorkerSettings
 
 
@@ -142,18 +143,32 @@ async def test_a_read_that_was_given_up_is_not_sent() -> None:
     postgres = Postgres()
     gathered = GatheredReads(postgres.fetch)
     reads = []
-    for note_id in range(1, STATEMENTS_LIMIT + 1):
-        reads += ask(gathered, note_id)
+    for note_id in (*range(1, STATEMENTS_LIMIT + 1), 7):
+        reads += ask(gathered, note_id, seconds=0.1)
         await asyncio.sleep(0.01)
 
-    [hasty] = ask(gathered, 7, seconds=0.01)
     [patient] = ask(gathered, 8)
-    with pytest.raises(TimeoutError):
-        await hasty
+    given_up = await asyncio.gather(*reads, return_exceptions=True)
     postgres.may_answer.set()
-    await asyncio.gather(patient, *reads)
 
+    assert [type(each) for each in given_up] == [TimeoutError] * len(reads)
+    assert await patient == ("8", 1)
     assert postgres.statements[-1] == [8]
+
+
+async def test_reads_of_an_idle_gateway_leave_nothing_behind() -> None:
+    postgres = Postgres()
+    postgres.may_answer.set()
+    gathered = GatheredReads(postgres.fetch)
+
+    await asyncio.gather(*ask(gathered, *range(1, 300), seconds=0.2))
+
+    assert not gathered._pending
+    await eventually(lambda: has_no_timer(gathered))
+
+
+async def has_no_timer(gathered: GatheredReads) -> bool:
+    return gathered._expiry is None
 
 
 async def test_close_ends_the_reads_in_progress() -> None:

@@ -10,8 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.api.note_bodies import ITEMS_LIMIT_BYTES, ITEMS_LIMIT_VALUES
-from gateway.http.body import VALUES_LIMIT
-from gateway.http.json_values import has_more_values
+from gateway.http.body import VALUES_LIMIT, has_more_values
 from tests import harness
 
 BUSY_SECONDS = 0.05

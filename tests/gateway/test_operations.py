@@ -112,7 +112,7 @@ async def test_an_operation_is_documented(client: httpx.AsyncClient) -> None:
 
 def test_an_operation_without_a_scope_cannot_be_declared() -> None:
     with pytest.raises(TypeError, match="allows"):
-        operations.add("GET", "/peek")  # type: ignore[call-arg]
+        operations.add("GET", "/peek")(double_number)  # type: ignore[call-arg]
 
 
 def test_a_path_is_declared_once(gateway_settings: GatewaySettings, monkeypatch: pytest.MonkeyPatch) -> None:

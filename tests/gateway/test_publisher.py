@@ -4,7 +4,7 @@ import pytest
 
 from dev.backend import Services
 from gateway.api.note_bodies import ITEMS_LIMIT_BYTES
-from gateway.http.limits import HEADERS_LIMIT_BYTES
+from gateway.http.request_head import HEADERS_LIMIT_BYTES
 from gateway.settings import GatewaySettings
 from gateway.writes import publisher
 from gateway.writes.publisher import Backlog

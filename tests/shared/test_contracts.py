@@ -27,12 +27,12 @@ from shared.contracts import (
     DeleteNote,
     DeleteUser,
     NewerVersionError,
+    NoData,
     NoteItems,
     NotePatch,
     NoteReplacement,
     NoteTarget,
     NoteText,
-    Nothing,
     Outcome,
     OutcomeStatus,
     PatchItem,
@@ -115,7 +115,7 @@ ACCOUNT_COMMANDS: list[Command] = [
         data=TokenRequest(name="backup", scopes=(Scope.READ, Scope.WRITE), lifetime_days=90, secret_digest="c0ffee"),
     ),
     RevokeToken(**envelope(5), data=TokenTarget(token_id=TOKEN_ID)),
-    DeleteUser(**envelope(6), data=Nothing()),
+    DeleteUser(**envelope(6), data=NoData()),
 ]
 RENEWAL: list[Command] = [
     RenewHash(**envelope(1), data=RenewedHash(password_hash="$argon2id$v=19$m=65536,t=3,p=4$c2FsdA$aGFzaA"))

@@ -11,7 +11,7 @@ from asyncpg import Connection, Record
 from pydantic import BaseModel, ValidationError
 
 from dev.backend import Services
-from shared.errors import describe
+from shared.errors import describe_error
 
 SECRET = "correct horse battery staple"
 
@@ -34,15 +34,15 @@ async def test_error_of_postgres_has_its_sqlstate_and_its_text_unless_that_may_q
     with pytest.raises(asyncpg.PostgresError) as caught:
         await database.execute(statement.format(SECRET))
 
-    assert described in describe(caught.value)
-    assert SECRET not in describe(caught.value)
+    assert described in describe_error(caught.value)
+    assert SECRET not in describe_error(caught.value)
 
 
 async def test_parameter_that_the_driver_refuses_is_not_quoted(database: "Connection[Record]") -> None:
     with pytest.raises(asyncpg.DataError) as caught:
         await database.fetch("select $1::int", SECRET)
 
-    assert describe(caught.value) == "DataError 22000"
+    assert describe_error(caught.value) == "DataError 22000"
 
 
 async def test_closed_connection_is_told(database_url: str) -> None:
@@ -52,7 +52,7 @@ async def test_closed_connection_is_told(database_url: str) -> None:
     with pytest.raises(asyncpg.InterfaceError) as caught:
         await connection.fetch("select 1")
 
-    assert describe(caught.value) == "InterfaceError: connection is closed"
+    assert describe_error(caught.value) == "InterfaceError: connection is closed"
 
 
 async def test_wrong_password_is_told_without_the_password(servers: Services) -> None:
@@ -60,8 +60,8 @@ async def test_wrong_password_is_told_without_the_password(servers: Services) ->
     with pytest.raises(AMQPError) as caught:
         await aio_pika.connect(url)
 
-    assert describe(caught.value).startswith("ProbableAuthenticationError: ACCESS_REFUSED - Login was refused")
-    assert SECRET not in describe(caught.value)
+    assert describe_error(caught.value).startswith("ProbableAuthenticationError: ACCESS_REFUSED - Login was refused")
+    assert SECRET not in describe_error(caught.value)
 
 
 async def test_error_of_the_broker_has_its_reply_code_and_its_text(servers: Services) -> None:
@@ -73,8 +73,10 @@ async def test_error_of_the_broker_has_its_reply_code_and_its_text(servers: Serv
         with pytest.raises(DeliveryError) as returned:
             await channel.default_exchange.publish(aio_pika.Message(SECRET.encode()), "nothing")
 
-    assert describe(missing.value).startswith("ChannelNotFoundEntity 404: NOT_FOUND - no queue 'nothing' in vhost")
-    assert describe(returned.value) == "PublishError 312: NO_ROUTE"
+    assert describe_error(missing.value).startswith(
+        "ChannelNotFoundEntity 404: NOT_FOUND - no queue 'nothing' in vhost"
+    )
+    assert describe_error(returned.value) == "PublishError 312: NO_ROUTE"
 
 
 async def test_server_that_is_away_is_told_with_its_address() -> None:
@@ -84,8 +86,8 @@ async def test_server_that_is_away_is_told_with_its_address() -> None:
         with pytest.raises(OSError, match="Connect") as caught:
             await asyncpg.connect(f"postgresql://somebody:{SECRET.replace(' ', '-')}@127.0.0.1:{port}/any")
 
-    assert f"{port}" in describe(caught.value)
-    assert "horse" not in describe(caught.value)
+    assert f"{port}" in describe_error(caught.value)
+    assert "horse" not in describe_error(caught.value)
 
 
 async def test_missed_deadline_says_so() -> None:
@@ -93,11 +95,11 @@ async def test_missed_deadline_says_so() -> None:
         async with asyncio.timeout(0):
             await asyncio.sleep(1)
 
-    assert describe(caught.value) == "TimeoutError: no answer in time"
+    assert describe_error(caught.value) == "TimeoutError: no answer in time"
 
 
 def test_credentials_in_a_text_are_left_out() -> None:
-    assert describe(ConnectionError("amqp://somebody:hunter2@rabbitmq/ is away")) == (
+    assert describe_error(ConnectionError("amqp://somebody:hunter2@rabbitmq/ is away")) == (
         "ConnectionError: amqp://rabbitmq/ is away"
     )
 
@@ -109,5 +111,5 @@ def test_other_errors_are_told_by_their_class_alone() -> None:
     with pytest.raises(ValidationError) as caught:
         Model.model_validate({"number": SECRET})
 
-    assert describe(caught.value) == "ValidationError"
-    assert describe(KeyError(SECRET)) == "KeyError"
+    assert describe_error(caught.value) == "ValidationError"
+    assert describe_error(KeyError(SECRET)) == "KeyError"

@@ -15,7 +15,7 @@ from opentelemetry.trace import SpanKind, StatusCode
 
 from gateway.settings import GatewaySettings
 from shared.settings import EXIT_BAD_SETTING
-from shared.tracing import TracingState, find_trace_id, is_wanted
+from shared.tracing import Tracing, find_trace_id, is_wanted
 from shared.tracing.recorder import SdkRecorder
 from tests import harness
 from tests.canaries import NOTE
@@ -33,7 +33,7 @@ SAMPLED, UNSAMPLED = f"00-{TRACE}-{PARENT}-01", f"00-{TRACE}-{PARENT}-00"
 def exporter(monkeypatch: pytest.MonkeyPatch) -> InMemorySpanExporter:
     """Takes the spans of everything that is in this process."""
     exporter = InMemorySpanExporter()
-    monkeypatch.setattr(TracingState, "recorder", SdkRecorder(SimpleSpanProcessor(exporter), "inkwell-test"))
+    monkeypatch.setattr(Tracing, "recorder", SdkRecorder(SimpleSpanProcessor(exporter), "inkwell-test"))
     return exporter
 
 

@@ -24,7 +24,7 @@ from shared.contracts import (
     TokenRequest,
     TokenTarget,
     UserChange,
-    envelope_of,
+    find_envelope,
     print_time,
 )
 from shared.database import connect
@@ -191,7 +191,7 @@ async def test_nothing_is_kept_of_what_a_user_wrote_who_is_gone(
     connections: Connections, database: "Connection[Record]"
 ) -> None:
     def unreadable(command: Command) -> BadCommand:
-        return BadCommand(command.id, "invalid_command", "what they wrote", envelope_of(command))
+        return BadCommand(command.id, "invalid_command", "what they wrote", find_envelope(command))
 
     await apply_batch(connections, [unreadable(create(owner=999))])
     await record_failure(connections, unreadable(create(owner=999)), "invalid_command")
