@@ -143,6 +143,7 @@ class Consumer:
             return
         async with open_connection(self._settings.broker_url, "inkwell-worker consuming") as connection:
             deliveries = self._deliveries = Deliveries(self._user)
+            self._settlement.forget()
             priorities = self._sharing.priorities
             if self._stopping.is_set():  # while it connected
                 return

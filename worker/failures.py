@@ -27,12 +27,14 @@ from worker.apply import (
     ConflictError,
     HandlerError,
     apply_batch,
+    apply_in_transaction,
     clear_marks,
     mark_attempt,
     record_failure,
     replayed_at,
     unmark_attempt,
 )
+from worker.cache import IDS_AHEAD, Cache
 
 DATA_ERROR_CLASSES = ("22", "23")
 MAX_LIVES = 5
@@ -72,8 +74,13 @@ class Settlement:
     def __init__(self, connections: Connections, max_age: timedelta = FOREVER) -> None:
         self._connections = connections
         self._max_age = max_age
+        self._cache = Cache(IDS_AHEAD)
         self.process_id = uuid4()
         self._last_bug: str | None = None
+
+    def forget(self) -> None:
+        """Forget what is known of owners and ids: others may have written meanwhile."""
+        self._cache.forget()
 
     async def settle(self, batch: Sequence[Command | BadCommand]) -> list[Outcome]:
         """The committed outcome of each command, in order.
@@ -81,7 +88,7 @@ class Settlement:
         Raises RepeatedBugError, or the exception of a transient failure; the batch may be settled again then.
         """
         try:
-            outcomes = await self._apply(batch)
+            outcomes = await apply_batch(self._connections, batch, self._max_age, self._cache)
         except Exception as error:
             if kind_of(error) is not Kind.BUG:
                 raise
@@ -105,8 +112,8 @@ class Settlement:
         await clear_marks(self._connections, [command.id for command in batch])
         return outcomes
 
-    async def _apply(self, batch: Sequence[Command | BadCommand]) -> list[Outcome]:
-        return await apply_batch(self._connections, batch, self._max_age)
+    async def _apply(self, command: Command | BadCommand) -> list[Outcome]:
+        return await apply_in_transaction(self._connections, [command], self._max_age, self._cache)
 
     async def _survive(self, command: Command | BadCommand) -> list[Outcome]:
         try:
@@ -120,7 +127,7 @@ class Settlement:
         try:
             outcome = await record_failure(self._connections, command, "worker_killed")
         except ConflictError:  # it has its outcome, and only the acknowledgement was lost
-            return (await self._apply([command]))[0]
+            return (await self._apply(command))[0]
         log.error(
             "command failed and is kept as a dead letter: every worker that tried it died; its neighbours are applied",
             workers=MAX_LIVES,
@@ -132,7 +139,7 @@ class Settlement:
         for command in batch:
             with telling(command):
                 try:
-                    outcomes += await self._apply([command])
+                    outcomes += await self._apply(command)
                 except Exception as error:
                     if kind_of(error) is not Kind.BUG:
                         raise

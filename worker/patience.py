@@ -31,6 +31,8 @@ async def settled(
     """The committed outcomes; a transient failure is waited out for a while, then handed back."""
     patience_ends = asyncio.get_running_loop().time() + PATIENCE_SECONDS
     failures = 0
+    if batch.redelivered:
+        settlement.forget()
     while True:
         try:
             with TRANSACTION_DURATION.time(), processing.applying():
