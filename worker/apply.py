@@ -39,6 +39,7 @@ from worker.statements import (
     CLEAR_MARKS,
     COUNT_OTHER_MARKS,
     DRAW_USER_IDS,
+    FIND_LOCKED,
     FIND_NAMES,
     FIND_REPLAYED,
     FIND_TOKENS,
@@ -67,6 +68,8 @@ SESSION_SETTINGS = {
     "enable_hashjoin": "off",
     "enable_mergejoin": "off",
     "jit": "off",
+    # Whoever holds an owner's row for longer delays that owner alone.
+    "lock_timeout": "250",
     # No plan depends on the values, but for arrays of other lengths Postgres would plan each execution anew.
     "plan_cache_mode": "force_generic_plan",
 }
@@ -241,15 +244,12 @@ async def read(session: Session, batch: Sequence[Command | BadCommand], cache: C
 
     A known outcome that is read is on the synchronous standby, too.
     """
-    targets = {(note_id, envelope.owner) for c in batch for note_id in targets_of(c) if (envelope := envelope_of(c))}
     while True:
         asked_at = elapsed_seconds()
         [row] = await READ.fetch(
             session,
-            owners=list(owners_of(batch)),
+            **_rows_of(batch),
             ids=[command.id for command in batch],
-            target_id=[note_id for note_id, _ in targets],
-            target_owner_id=[owner for _, owner in targets],
             new_ids=cache.missing_note_ids(batch),
         )
         seen = Seen(
@@ -263,6 +263,12 @@ async def read(session: Session, batch: Sequence[Command | BadCommand], cache: C
         cache.take(seen, row["new_ids"], asked_at)
         if not cache.missing_note_ids(batch):  # fewer may be free than were drawn
             return seen
+
+
+async def find_locked(connections: Connections, batch: Sequence[Command | BadCommand]) -> set[int]:
+    """The owners of the batch of whom another session holds a row that the batch needs; waits for nobody."""
+    async with asyncio.timeout(TIMEOUT_SECONDS), connections.acquire() as session:
+        return {row[0] for row in await FIND_LOCKED.fetch(session, **_rows_of(batch))}
 
 
 async def find_replayed(session: Session, batch: Sequence[Command]) -> list[ReplayedWrite]:
@@ -338,6 +344,16 @@ async def store_accounts(session: Session, fold: Fold) -> set[int]:
         revoked=tokens.deleted,
     )
     return {user.id for user in (*created, *changed)} | set(deleted)
+
+
+def _rows_of(batch: Sequence[Command | BadCommand]) -> dict[str, object]:
+    """The parameters that name a batch's owners and notes."""
+    targets = {(note_id, envelope.owner) for c in batch for note_id in targets_of(c) if (envelope := envelope_of(c))}
+    return {
+        "owners": list(owners_of(batch)),
+        "target_id": [note_id for note_id, _ in targets],
+        "target_owner_id": [owner for _, owner in targets],
+    }
 
 
 def _outcomes(rows: Iterable[asyncpg.Record]) -> dict[UUID, Outcome]:

@@ -5,6 +5,7 @@ unreadable  no command id can be read: the dead-letter queue gets it
 bug         a handler raised, or Postgres refused the data: the culprit becomes a `failed` row
 newer       a command of a newer version: its partition is paused until the worker is upgraded
 killer      every worker that tried the command died: it becomes a `failed` row
+locked      another session holds rows of some owners: their commands are parked, the others are applied
 transient   everything else, known or not: nothing is lost or decided, the batch is tried again
 """
 
@@ -19,7 +20,7 @@ import asyncpg
 import structlog
 
 from shared import errors
-from shared.connections import Connections
+from shared.connections import CONNECTION_ERRORS, Connections
 from shared.contracts import BadCommand, Command, Outcome, envelope_of
 from shared.logs import bind_command
 from worker.apply import (
@@ -29,7 +30,9 @@ from worker.apply import (
     apply_batch,
     apply_in_transaction,
     clear_marks,
+    find_locked,
     mark_attempt,
+    owners_of,
     record_failure,
     replayed_at,
     unmark_attempt,
@@ -48,7 +51,16 @@ class Kind(Enum):
 
     BUG = auto()
     PAUSE = auto()
+    LOCKED = auto()
     TRANSIENT = auto()
+
+
+class OwnersLockedError(Exception):
+    """Other sessions hold rows of these owners, whose commands have to wait; those of the others have not."""
+
+    def __init__(self, owners: set[int], error: Exception) -> None:
+        super().__init__(describe(error))
+        self.owners = owners
 
 
 class RepeatedBugError(Exception):
@@ -64,6 +76,8 @@ def kind_of(error: Exception) -> Kind:
             return Kind.BUG
         case RepeatedBugError():
             return Kind.PAUSE
+        case OwnersLockedError():
+            return Kind.LOCKED
         case _:
             return Kind.TRANSIENT
 
@@ -85,8 +99,27 @@ class Settlement:
     async def settle(self, batch: Sequence[Command | BadCommand]) -> list[Outcome]:
         """The committed outcome of each command, in order.
 
-        Raises RepeatedBugError, or the exception of a transient failure; the batch may be settled again then.
+        Raises RepeatedBugError, OwnersLockedError, or the exception of a transient failure; the batch may be settled
+        again then.
         """
+        try:
+            return await self._settle(batch)
+        except asyncpg.LockNotAvailableError as error:
+            raise await self._find_reason(batch, error) from error
+
+    async def find_locked(self, batch: Sequence[Command | BadCommand]) -> set[int]:
+        """The owners of the batch of whom another session holds a row, as far as Postgres tells; waits for nobody."""
+        try:
+            return await find_locked(self._connections, batch)
+        except (*CONNECTION_ERRORS, TimeoutError):
+            return owners_of(batch)
+
+    async def _find_reason(self, batch: Sequence[Command | BadCommand], error: asyncpg.PostgresError) -> Exception:
+        """Why a lock was not to be had: because of some owners, or of something else."""
+        owners = await find_locked(self._connections, batch)
+        return OwnersLockedError(owners, error) if owners else error
+
+    async def _settle(self, batch: Sequence[Command | BadCommand]) -> list[Outcome]:
         try:
             outcomes = await apply_batch(self._connections, batch, self._max_age, self._cache)
         except Exception as error:
@@ -102,6 +135,12 @@ class Settlement:
         A command that MAX_LIVES processes tried, none of which lived to give it an outcome, is not tried again.
         Transient failures do not count, since the process survives them.
         """
+        try:
+            return await self._settle_carefully(batch)
+        except asyncpg.LockNotAvailableError as error:
+            raise await self._find_reason(batch, error) from error
+
+    async def _settle_carefully(self, batch: Sequence[Command | BadCommand]) -> list[Outcome]:
         outcomes = []
         for command in batch:
             with telling(command):

@@ -210,6 +210,25 @@ def _store_accounts() -> ClauseElement:
 _MARKED_COMMAND = attempt_marks.c.command_id == bindparam("command_id", type_=Uuid())
 _MARKING_PROCESS = bindparam("process_id", type_=Uuid())
 
+
+def _find_locked() -> ClauseElement:
+    """Those of the owners of whom another session holds the row, or that of a note that the batch names."""
+    target = _rows("target", {"id": notes.c.id.type, "owner_id": notes.c.owner_id.type})
+    mine = (notes.c.id == target.c.id) & (notes.c.owner_id == target.c.owner_id)
+    free_users = select(users.c.id).where(_any(users.c.id, "owners")).with_for_update(key_share=True, skip_locked=True)
+    free_notes = select(notes.c.id).join_from(notes, target, mine).with_for_update(of=notes, skip_locked=True)
+    free_user, free_note = free_users.cte("free_user"), free_notes.cte("free_note")
+    locked_users = select(users.c.id).where(
+        _any(users.c.id, "owners"), ~select(free_user.c.id).where(free_user.c.id == users.c.id).exists()
+    )
+    locked_notes = (
+        select(notes.c.owner_id)
+        .join_from(notes, target, mine)
+        .where(~select(free_note.c.id).where(free_note.c.id == notes.c.id).exists())
+    )
+    return locked_users.union(locked_notes)
+
+
 # Two names that share a lock only wait for each other. A lock of two numbers is none of those of one number, which
 # are held for long: anybody can choose a name that hashes to a given number.
 LOCK_NAMES = Statement.compiled(
@@ -223,6 +242,7 @@ LOCK_OWNERS = Statement.compiled(
     select(users.c.id).where(_any(users.c.id, "owners")).order_by(users.c.id).with_for_update(key_share=True)
 )
 READ = Statement.compiled(_read())
+FIND_LOCKED = Statement.compiled(_find_locked())
 FIND_REPLAYED = Statement.compiled(
     select(
         *(
