@@ -76,6 +76,7 @@ SESSION_SETTINGS = {
 """Of the sessions that apply batches."""
 COMPARED_KEYS = ("commands_pkey", "notes_pkey")
 """A violation of one of these means that somebody else has come first."""
+WARNING = "01000"
 FOREVER = timedelta(days=20_000)
 Row = Mapping[str, object]
 
@@ -88,6 +89,27 @@ class ConflictError(Exception):
     """Somebody else has written what the fold was made of; nothing is stored."""
 
 
+@contextmanager
+def waiting_for_standby(session: Session) -> Iterator[None]:
+    """Raise ConnectionError if the block's commit was told to wait no longer for the synchronous standby.
+
+    Postgres then says that the commit has succeeded, and only warns. Its text is translated, so any warning counts.
+    """
+    warnings = list[object]()
+
+    def hear(_: object, message: asyncpg.PostgresLogMessage) -> None:
+        if message.sqlstate == WARNING:
+            warnings.append(message)
+
+    session.add_log_listener(hear)
+    try:
+        yield
+    finally:
+        session.remove_log_listener(hear)
+    if warnings:
+        raise ConnectionError(f"Postgres warned: {warnings[0]}")
+
+
 @asynccontextmanager
 async def transaction(connections: Connections) -> AsyncIterator[Session]:
     """A transaction with a deadline for the whole of it; whatever goes wrong, its connection is dropped with it."""
@@ -96,7 +118,7 @@ async def transaction(connections: Connections) -> AsyncIterator[Session]:
         with start_begin_span():
             await transaction.start()
         yield session
-        with start_commit_span():
+        with start_commit_span(), waiting_for_standby(session):
             await transaction.commit()
 
 
@@ -120,7 +142,8 @@ async def apply_batch(
             seen = cache.find(batch) or await read(session, batch, cache)
             fold = fold_batch(batch, Fold.of(seen, seen.now - max_age), cache)
             try:
-                stored = await store(session, fold)
+                with waiting_for_standby(session):
+                    stored = await store(session, fold)
             except ConflictError:
                 cache.forget()
             else:

@@ -327,6 +327,26 @@ async def reload(database: "Connection[Record]") -> None:
 
 
 @pytest.mark.usefixtures("lost_standby")
+async def test_commit_that_an_operator_has_stop_waiting_for_the_standby_is_in_doubt(
+    worker_settings: WorkerSettings, database: "Connection[Record]"
+) -> None:
+    with waits_for_a_standby(worker_settings) as connections:
+        for apply in (apply_batch, apply_in_transaction):
+            applying = asyncio.create_task(apply(connections, [delete(7)]))
+            await eventually(lambda: is_committing(database))
+            await database.execute("select pg_cancel_backend(pid) from pg_stat_activity where wait_event = 'SyncRep'")
+
+            with pytest.raises(ConnectionError):
+                await applying
+    assert await database.fetchval("select count(*) from commands") == 2
+
+
+async def is_committing(database: "Connection[Record]") -> bool:
+    waiting = "select exists (select from pg_stat_activity where wait_event = 'SyncRep')"
+    return bool(await database.fetchval(waiting))
+
+
+@pytest.mark.usefixtures("lost_standby")
 @pytest.mark.parametrize("command", [delete(7), delete(7, owner=999)], ids=["of a user", "of nobody"])
 async def test_outcome_whose_commit_waited_for_a_lost_standby_is_not_told_before_the_standby_has_it(
     worker_settings: WorkerSettings, database: "Connection[Record]", command: Command
