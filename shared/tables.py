@@ -34,7 +34,7 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import ARRAY, TIMESTAMP, TSVECTOR
 from sqlalchemy.sql.elements import ColumnElement
 
-SCHEMA_REVISION = "0005"
+SCHEMA_REVISION = "0006"
 """The last migration that this code needs; revisions are numbered, so older ones sort before it."""
 
 IMPLICIT_OWNER = 1
@@ -61,9 +61,25 @@ users = Table(
     Column("created_date", DateTime(timezone=True), nullable=False, server_default=func.now()),
     Column("updated_date", DateTime(timezone=True), nullable=False, server_default=func.now()),
     Column("deleted_date", DateTime(timezone=True), comment="from then on the user and all that is theirs are gone"),
+    Column(
+        "revision",
+        BigInteger,
+        nullable=False,
+        server_default="0",
+        comment="how many commands of the user were decided, corrections by hand included",
+    ),
+    Column(
+        "purged_revision",
+        BigInteger,
+        nullable=False,
+        server_default="0",
+        comment="up to which deletions of notes are forgotten",
+    ),
     # Deferred, because one statement may transfer a name from one user to another.
     UniqueConstraint("folded_name", deferrable=True, initially="DEFERRED"),
     Index("users_deleted_idx", "id", postgresql_where=text("deleted_date is not null")),
+    # Every batch updates its owners; with room in the page no index has to know.
+    postgresql_with={"fillfactor": "80"},
 )
 
 personal_tokens = Table(
@@ -104,12 +120,41 @@ notes = Table(
     Column("updated_date", DateTime(timezone=True), nullable=False),
     Column("version", Integer, nullable=False),
     Column("words", TSVECTOR, Computed(WORDS, persisted=True), comment="what a search finds"),
+    Column(
+        "mod_revision",
+        BigInteger,
+        nullable=False,
+        server_default="0",
+        comment="the owner's revision when it was last changed; 0 before there were any",
+    ),
     Index(None, "owner_id", "id"),
     Index(None, "owner_id", "created_date", "id"),
     Index(None, "owner_id", "updated_date", "id"),
     Index("notes_owner_id_title_idx", "owner_id", text(TITLE_START), "id"),  # really SORTED_TITLE: not reflected
     Index("notes_words_idx", "owner_id", "words", postgresql_using="gin"),
     Index("notes_trigrams_idx", "owner_id", "title", postgresql_using="gin", postgresql_ops={"title": "gin_trgm_ops"}),
+)
+
+# Of their own, so that the reads of notes and their indexes need not leave them out.
+tombstones = Table(
+    "tombstones",
+    metadata,
+    Column("id", BigInteger, primary_key=True, autoincrement=False, comment="of the note"),
+    Column("owner_id", BigInteger, ForeignKey("users.id", ondelete="CASCADE"), nullable=False),
+    *(
+        Column(name, notes.c[name].type, nullable=False)
+        for name in ("title", "description", "created_date", "updated_date", "version")
+    ),
+    Column("mod_revision", BigInteger, nullable=False, comment="the owner's when the note was deleted"),
+    Column(
+        "deleted_date",
+        DateTime(timezone=True),
+        nullable=False,
+        server_default=func.now(),
+        comment="by Postgres' clock",
+    ),
+    Index(None, "owner_id", "mod_revision", "id"),
+    Index(None, "deleted_date"),
 )
 
 # Inbox, outcomes, dead letters and audit trail in one. No foreign keys: a row outlives what it names.

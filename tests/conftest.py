@@ -23,6 +23,7 @@ from gateway.settings import GatewaySettings
 from shared.connections import Connections
 from shared.messaging import Topology
 from tests import canaries, harness
+from worker.apply import SESSION_SETTINGS
 from worker.settings import WorkerSettings
 
 ROOT = Path(__file__).parent.parent
@@ -223,7 +224,7 @@ def worker_settings(servers: Services, database_url: str, queue_prefix: str) -> 
 @pytest.fixture
 def connections(worker_settings: WorkerSettings) -> Iterator[Connections]:
     """The worker's connections to the test's database."""
-    connections = Connections(worker_settings.database_url, "test", size=4)
+    connections = Connections(worker_settings.database_url, "test", 4, SESSION_SETTINGS)
     yield connections
     connections.close()
 

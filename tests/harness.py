@@ -21,6 +21,7 @@ from gateway.settings import GatewaySettings
 from shared.connections import Connections
 from shared.messaging import Topology
 from tests import canaries, witness
+from worker.apply import SESSION_SETTINGS
 from worker.consumer import Consumer
 from worker.settings import WorkerSettings
 
@@ -154,7 +155,7 @@ async def gateway(settings: GatewaySettings) -> AsyncIterator[httpx.AsyncClient]
 @asynccontextmanager
 async def worker(settings: WorkerSettings) -> AsyncIterator[Consumer]:
     """A worker that consumes; stopped as SIGTERM stops one."""
-    connections = Connections(settings.database_url, "inkwell-worker", size=1)
+    connections = Connections(settings.database_url, "inkwell-worker", 1, SESSION_SETTINGS)
     consumer = Consumer(settings, connections)
     running = asyncio.create_task(consumer.run())
     try:

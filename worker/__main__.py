@@ -18,6 +18,7 @@ from shared.logs import configure_logging
 from shared.metrics import serve_metrics, watch_loop
 from shared.settings import load_settings
 from shared.tracing import configure_tracing, shut_down_tracing
+from worker.apply import SESSION_SETTINGS
 from worker.command_line import operate, operate_on_queue, read_arguments
 from worker.consumer import Consumer
 from worker.doctor import examine
@@ -49,7 +50,7 @@ def main() -> None:
 
 async def run(settings: WorkerSettings, health_sockets: list[socket.socket]) -> int:
     """The worker's life; the exit code."""
-    connections = Connections(settings.database_url, "inkwell-worker", size=1)
+    connections = Connections(settings.database_url, "inkwell-worker", 1, SESSION_SETTINGS)
     consumer = Consumer(settings, connections)
     health = asyncio.create_task(serve_health(consumer, health_sockets))
     watching = asyncio.create_task(watch_loop(consumer.look))

@@ -1,7 +1,7 @@
-"""Applies a batch of commands in one transaction: nothing else writes notes, users or personal tokens.
+"""Applies batches of commands: read, fold in memory, store. Nothing else writes notes, users or personal tokens.
 
-Lock, look up, fold in memory, store. The owners' rows are locked before the inbox is read, so nobody else can
-decide a command of theirs in between; after the locks nothing in the store can fail for a reason of the data.
+Optimistic: nothing is locked meanwhile. The store compares the owners' revisions with those that the fold saw, and
+writes everything or nothing; then the batch is read afresh. What one statement cannot decide runs in a transaction.
 """
 
 import asyncio
@@ -13,8 +13,10 @@ from uuid import UUID
 
 import asyncpg
 
+from shared.clock import elapsed_seconds
 from shared.connections import Connections
 from shared.contracts import (
+    AccountCommand,
     BadCommand,
     ChangeNotes,
     ChangeUser,
@@ -28,34 +30,53 @@ from shared.contracts import (
     fold_name,
     outcome_for,
 )
-from shared.database import Session, Statement, start_begin_span, start_commit_span
-from worker.fold import Fold, Rows
+from shared.database import Session, start_begin_span, start_commit_span
+from worker.cache import Cache
+from worker.fold import Fold, Rows, Seen
 from worker.handlers import Change, Decision, Note, PersonalToken, User, targets_of
 from worker.replays import ReplayedWrite, replayed_writes
 from worker.statements import (
     CLEAR_MARKS,
     COUNT_OTHER_MARKS,
-    DRAW_NOTE_IDS,
     DRAW_USER_IDS,
+    FIND_LOCKED,
     FIND_NAMES,
-    FIND_OUTCOMES,
     FIND_REPLAYED,
     FIND_TOKENS,
+    KNOWN_USER,
     LOCK_NAMES,
-    LOCK_NOTES,
     LOCK_OWNERS,
     MARK_ATTEMPT,
     NOTE,
     OUTCOME,
     PRINTED,
+    READ,
     STORE,
     STORE_ACCOUNTS,
+    STORE_CREATIONS,
+    STORE_REPLAYS,
     TOKEN,
     UNMARK_ATTEMPT,
     USER,
 )
 
-TRANSACTION_TIMEOUT_SECONDS = 10.0
+TIMEOUT_SECONDS = 10.0
+SESSION_SETTINGS = {
+    # Every statement finds its rows by an index. A plan made while the tables are small may read a whole one for its
+    # join, and is cached while they grow.
+    "enable_seqscan": "off",
+    "enable_hashjoin": "off",
+    "enable_mergejoin": "off",
+    "jit": "off",
+    # Whoever holds an owner's row for longer delays that owner alone.
+    "lock_timeout": "250",
+    # No plan depends on the values, but for arrays of other lengths Postgres would plan each execution anew.
+    "plan_cache_mode": "force_generic_plan",
+}
+"""Of the sessions that apply batches."""
+COMPARED_KEYS = ("commands_pkey", "notes_pkey")
+"""A violation of one of these means that somebody else has come first."""
+WARNING = "01000"
 FOREVER = timedelta(days=20_000)
 Row = Mapping[str, object]
 
@@ -65,47 +86,106 @@ class HandlerError(Exception):
 
 
 class ConflictError(Exception):
-    """Another transaction decided one of the commands first; running the batch again sees its outcome."""
+    """Somebody else has written what the fold was made of; nothing is stored."""
+
+
+@contextmanager
+def waiting_for_standby(session: Session) -> Iterator[None]:
+    """Raise ConnectionError if the block's commit was told to wait no longer for the synchronous standby.
+
+    Postgres then says that the commit has succeeded, and only warns. Its text is translated, so any warning counts.
+    """
+    warnings = list[object]()
+
+    def hear(_: object, message: asyncpg.PostgresLogMessage) -> None:
+        if message.sqlstate == WARNING:
+            warnings.append(message)
+
+    session.add_log_listener(hear)
+    try:
+        yield
+    finally:
+        session.remove_log_listener(hear)
+    if warnings:
+        raise ConnectionError(f"Postgres warned: {warnings[0]}")
 
 
 @asynccontextmanager
 async def transaction(connections: Connections) -> AsyncIterator[Session]:
     """A transaction with a deadline for the whole of it; whatever goes wrong, its connection is dropped with it."""
-    async with asyncio.timeout(TRANSACTION_TIMEOUT_SECONDS), connections.acquire() as session:
+    async with asyncio.timeout(TIMEOUT_SECONDS), connections.acquire() as session:
         transaction = session.transaction()
         with start_begin_span():
             await transaction.start()
         yield session
-        with start_commit_span():
+        with start_commit_span(), waiting_for_standby(session):
             await transaction.commit()
 
 
 async def apply_batch(
-    connections: Connections, batch: Sequence[Command | BadCommand], max_age: timedelta = FOREVER
+    connections: Connections,
+    batch: Sequence[Command | BadCommand],
+    max_age: timedelta = FOREVER,
+    cache: Cache | None = None,
 ) -> list[Outcome]:
-    """The committed outcome of each command of the batch, in order; all of them in one transaction.
+    """Return the committed outcome of each command, in order; all of them are committed at once.
 
-    A command that is older by Postgres' clock fails. Raises ConflictError, HandlerError, or whatever Postgres
-    or the driver raised; then nothing is committed, unless it was the COMMIT itself that failed. Running the batch
-    again settles which.
+    A command that is older by Postgres' clock fails. Raises ConflictError, HandlerError, or whatever Postgres or the
+    driver raised; then nothing is committed, unless the connection was lost. Applying the batch again settles which.
     """
+    cache = cache or Cache()
+    if any(isinstance(command, AccountCommand) or replayed_at(command) for command in batch):
+        return await apply_in_transaction(connections, batch, max_age, cache)
+    async with asyncio.timeout(TIMEOUT_SECONDS), connections.acquire() as session:
+        cache.use(session)
+        while True:
+            seen = cache.find(batch) or await read(session, batch, cache)
+            fold = fold_batch(batch, Fold.of(seen, seen.now - max_age), cache)
+            try:
+                with waiting_for_standby(session):
+                    stored = await store(session, fold)
+            except ConflictError:
+                cache.forget()
+            else:
+                cache.keep(fold.users.changed)
+                return told(batch, {**seen.outcomes, **stored})
+
+
+async def apply_in_transaction(
+    connections: Connections,
+    batch: Sequence[Command | BadCommand],
+    max_age: timedelta = FOREVER,
+    cache: Cache | None = None,
+) -> list[Outcome]:
+    """As `apply_batch`, with the names and the owners locked until the commit."""
+    cache = cache or Cache()
+    good = [command for command in batch if not isinstance(command, BadCommand)]
+    owners = owners_of(batch)
     async with transaction(connections) as session:
-        good = [command for command in batch if not isinstance(command, BadCommand)]
+        cache.use(session)
         names = await lock_names(session, good)
-        owners = await lock_owners(session, batch)
-        known, now = await find_outcomes(session, batch)
-        replayed = await find_replayed(session, good)
-        notes, tokens = await lock_notes(session, good), await find_tokens(session, good)
-        fresh = first_deliveries(command for command in batch if may_decide(command, known.get(command.id)))
-        fold = Fold(Rows(owners), Rows(notes), Rows(tokens), Rows(names), known, now - max_age, replayed)
-        with handling():
-            new_notes, new_users = fold.ids_needed(fresh)
-        fold.note_ids = await draw_ids(session, DRAW_NOTE_IDS, new_notes)
-        fold.user_ids = await draw_ids(session, DRAW_USER_IDS, new_users)
-        with handling():
-            fold.run(fresh)
-        outcomes = known | await store(session, fold)
-    return [told(command, outcomes[command.id]) for command in batch]
+        await LOCK_OWNERS.fetch(session, owners=sorted(owners))
+        seen = await read(session, batch, cache)
+        cache.drop(owners)
+        fold = Fold.of(seen, seen.now - max_age)
+        fold.names, fold.tokens = Rows(names), Rows(await find_tokens(session, good))
+        fold.replayed = await find_replayed(session, good)
+        await draw_user_ids(session, good, cache)
+        stored = await store(session, fold_batch(batch, fold, cache))
+    return told(batch, {**seen.outcomes, **stored})
+
+
+def fold_batch(batch: Sequence[Command | BadCommand], fold: Fold, cache: Cache) -> Fold:
+    """Decide the commands of the batch that have no outcome; returns the fold. Raises HandlerError."""
+    fold.note_ids, fold.user_ids = cache.take_note_ids(), cache.take_user_ids()
+    with handling():
+        fold.run(first_deliveries(c for c in batch if may_decide(c, fold.known.get(c.id))))
+    return fold
+
+
+def told(batch: Sequence[Command | BadCommand], outcomes: Mapping[UUID, Outcome]) -> list[Outcome]:
+    """What the sender of each delivery is told."""
+    return [outcomes[c.id] if isinstance(c, BadCommand) else outcome_for(c.fingerprint, outcomes[c.id]) for c in batch]
 
 
 @contextmanager
@@ -120,11 +200,9 @@ def handling() -> Iterator[None]:
 async def record_failure(connections: Connections, command: Command | BadCommand, reason: str) -> Outcome:
     """Gives a command that cannot be applied its `failed` row, with the whole command for an operator."""
     async with transaction(connections) as session:
-        owners = await lock_owners(session, [command])
-        known, _ = await find_outcomes(session, [command])
-        notes = await lock_notes(session, [] if isinstance(command, BadCommand) else [command])
-        fold = Fold(Rows(owners), Rows(notes), failures=known)
-        fold.decided[command.id] = command, fold.failed(command, reason)
+        await LOCK_OWNERS.fetch(session, owners=sorted(owners_of([command])))
+        fold = Fold.of(await read(session, [command], Cache()))
+        fold.fail(command, reason)
         return (await store(session, fold))[command.id]
 
 
@@ -160,11 +238,6 @@ def replayed_at(command: Command | BadCommand) -> datetime | None:
     return envelope.replayed_at if envelope else None
 
 
-def told(command: Command | BadCommand, outcome: Outcome) -> Outcome:
-    """What this delivery's sender is told."""
-    return outcome if isinstance(command, BadCommand) else outcome_for(command.fingerprint, outcome)
-
-
 def first_deliveries(batch: Iterable[Command | BadCommand]) -> list[Command | BadCommand]:
     """The commands without those whose id came before in the batch, which have no effect of their own."""
     first: dict[UUID, Command | BadCommand] = {}
@@ -184,18 +257,41 @@ async def lock_names(session: Session, batch: Sequence[Command]) -> dict[str, in
     return {row["folded_name"]: row["id"] for row in await FIND_NAMES.fetch(session, names=names)}
 
 
-async def lock_owners(session: Session, batch: Sequence[Command | BadCommand]) -> dict[int, User]:
-    """The owners in the batch who exist, without their passwords; nobody else writes for them until the end."""
-    ids = sorted({envelope.owner for command in batch if (envelope := find_envelope(command))})
-    return {row["id"]: User(**dict(row)) for row in await LOCK_OWNERS.fetch(session, ids=ids)}
+def owners_of(batch: Iterable[Command | BadCommand]) -> set[int]:
+    """The owners of the commands, as far as they can be read."""
+    return {envelope.owner for command in batch if (envelope := find_envelope(command))}
 
 
-async def find_outcomes(
-    session: Session, batch: Sequence[Command | BadCommand]
-) -> tuple[dict[UUID, Outcome], datetime]:
-    """The outcomes that commands of the batch already have, by id, and what Postgres' clock shows."""
-    rows = await FIND_OUTCOMES.fetch(session, ids=[command.id for command in batch])
-    return _outcomes(row for row in rows if row["id"]), rows[0]["started_at"]
+async def read(session: Session, batch: Sequence[Command | BadCommand], cache: Cache) -> Seen:
+    """What the batch is about, as it is at one moment; refills the cache.
+
+    A known outcome that is read is on the synchronous standby, too.
+    """
+    while True:
+        asked_at = elapsed_seconds()
+        [row] = await READ.fetch(
+            session,
+            **_rows_of(batch),
+            ids=[command.id for command in batch],
+            new_ids=cache.missing_note_ids(batch),
+        )
+        seen = Seen(
+            now=row["now"],
+            owners={user[0]: User(**dict(zip(KNOWN_USER, user, strict=True))) for user in row["owners"]},
+            outcomes={
+                each[0]: Outcome(**dict(zip(Outcome.model_fields, each, strict=True))) for each in row["outcomes"]
+            },
+            notes={note[0]: Note(*note) for note in row["notes"]},
+        )
+        cache.take(seen, row["new_ids"], asked_at)
+        if not cache.missing_note_ids(batch):  # fewer may be free than were drawn
+            return seen
+
+
+async def find_locked(connections: Connections, batch: Sequence[Command | BadCommand]) -> set[int]:
+    """The owners of the batch of whom another session holds a row that the batch needs; waits for nobody."""
+    async with asyncio.timeout(TIMEOUT_SECONDS), connections.acquire() as session:
+        return {row[0] for row in await FIND_LOCKED.fetch(session, **_rows_of(batch))}
 
 
 async def find_replayed(session: Session, batch: Sequence[Command]) -> list[ReplayedWrite]:
@@ -203,15 +299,6 @@ async def find_replayed(session: Session, batch: Sequence[Command]) -> list[Repl
     owners = {c.owner for c in batch if c.replayed_at and isinstance(c, Change | ChangeNotes)}
     rows = await FIND_REPLAYED.fetch(session, owners=sorted(owners)) if owners else []
     return [write for row in rows for write in replayed_writes(dict(row))]
-
-
-async def lock_notes(session: Session, batch: Sequence[Command]) -> dict[int, Note]:
-    """The notes that the batch is about, of the owners who ask, locked in id order."""
-    targets = {(note_id, command.owner) for command in batch for note_id in targets_of(command)}
-    if not targets:
-        return {}
-    ids, owners = zip(*targets, strict=True)
-    return {row["id"]: Note(*row) for row in await LOCK_NOTES.fetch(session, target_id=ids, target_owner_id=owners)}
 
 
 async def find_tokens(session: Session, batch: Sequence[Command]) -> dict[UUID, PersonalToken]:
@@ -222,35 +309,74 @@ async def find_tokens(session: Session, batch: Sequence[Command]) -> dict[UUID, 
     return {row["id"]: PersonalToken(**dict(row)) for row in rows}
 
 
-async def draw_ids(session: Session, statement: Statement, count: int) -> Iterator[int]:
-    """So many ids for new rows, ascending."""
-    return iter([row[0] for row in await statement.fetch(session, count=count)] if count else [])
+async def draw_user_ids(session: Session, batch: Sequence[Command], cache: Cache) -> None:
+    """Draw as many ids as the registrations may take."""
+    missing = sum(isinstance(command, RegisterUser) for command in batch) - len(cache.user_ids)
+    if missing > 0:
+        cache.user_ids.extend(row[0] for row in await DRAW_USER_IDS.fetch(session, count=missing))
 
 
 async def store(session: Session, fold: Fold) -> dict[UUID, Outcome]:
-    """Writes what the fold changed and decided; raises ConflictError for a decided command."""
-    users, tokens = fold.users, fold.tokens
-    if users.created or users.changed or users.deleted or tokens.created or tokens.deleted:
-        await STORE_ACCOUNTS.fetch(
-            session,
-            **_arrays("registered", USER, [asdict(user) for user in users.created]),
-            **_arrays("changed", USER, [asdict(user) for user in users.changed]),
-            **_arrays("created", TOKEN, [_token_row(token) for token in tokens.created]),
-            deleted=users.deleted,
-            revoked=tokens.deleted,
-        )
+    """Write what the fold changed and decided; raises ConflictError if the rows are not those that it saw."""
+    if not fold.decided:
+        return {}
+    accounts = await store_accounts(session, fold)
+    raised = [user for user in fold.users.changed if user.id not in accounts]
+    seen = [fold.users.before[user.id] for user in raised]
+    touched = [*fold.notes.changed, *(fold.notes.before[note_id] for note_id in fold.notes.deleted)]
     positions = {command_id: position for position, command_id in enumerate(fold.decided)}
     outcomes = [_outcome_row(*fold.decided[each]) | {"position": positions[each]} for each in sorted(fold.decided)]
-    rows = await STORE.fetch(
-        session,
+    replays = any(outcome["replayed_at"] for outcome in outcomes)
+    statement = STORE_REPLAYS if replays else STORE if touched or fold.buried else STORE_CREATIONS
+    values = {
+        "owner_id": [user.id for user in raised],
+        "owner_revision": [user.revision for user in seen],
+        "owner_credentials_version": [user.credentials_version for user in seen],
+        "owner_decisions": [after.revision - before.revision for before, after in zip(seen, raised, strict=True)],
+        "compared_id": [note.id for note in touched],
+        "compared_version": [fold.notes.before[note.id].version for note in touched],
         **_arrays("created", NOTE, [_note_row(note) for note in fold.notes.created]),
         **_arrays("changed", NOTE, [_note_row(note) for note in fold.notes.changed]),
+        **_arrays("buried", NOTE, [_note_row(note) for _, note in sorted(fold.buried.items())]),
         **_arrays("outcome", OUTCOME, outcomes),
-        deleted=fold.notes.deleted,
-    )
+        "deleted": fold.notes.deleted,
+    }
+    try:
+        rows = await statement.fetch(session, **values)
+    except asyncpg.UniqueViolationError as error:
+        if error.constraint_name in COMPARED_KEYS:
+            raise ConflictError from error
+        raise
     if len(rows) != len(outcomes):
         raise ConflictError
     return _outcomes(rows)
+
+
+async def store_accounts(session: Session, fold: Fold) -> set[int]:
+    """Write what the fold changed about users and tokens, whose owners are locked; returns the users' ids."""
+    tokens, created, deleted = fold.tokens, fold.users.created, fold.users.deleted
+    changed = [user for user in fold.users.changed if user != fold.users.before[user.id].raised(to=user.revision)]
+    if not (created or changed or deleted or tokens.created or tokens.deleted):
+        return set()
+    await STORE_ACCOUNTS.fetch(
+        session,
+        **_arrays("registered", USER, [asdict(user) for user in created]),
+        **_arrays("changed", USER, [asdict(user) for user in changed]),
+        **_arrays("created", TOKEN, [_token_row(token) for token in tokens.created]),
+        deleted=deleted,
+        revoked=tokens.deleted,
+    )
+    return {user.id for user in (*created, *changed)} | set(deleted)
+
+
+def _rows_of(batch: Sequence[Command | BadCommand]) -> dict[str, object]:
+    """The parameters that name a batch's owners and notes."""
+    targets = {(note_id, envelope.owner) for c in batch for note_id in targets_of(c) if (envelope := find_envelope(c))}
+    return {
+        "owners": list(owners_of(batch)),
+        "target_id": [note_id for note_id, _ in targets],
+        "target_owner_id": [owner for _, owner in targets],
+    }
 
 
 def _outcomes(rows: Iterable[asyncpg.Record]) -> dict[UUID, Outcome]:

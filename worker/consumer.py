@@ -32,7 +32,7 @@ from shared.messaging import (
 )
 from shared.metrics import BROKER_CONNECTED
 from worker.deliveries import Batch, Deliveries, PartitionBlockedError
-from worker.failures import RepeatedBugError, Settlement, describe
+from worker.failures import OwnersLockedError, RepeatedBugError, Settlement, describe
 from worker.metrics import OLDEST, PARTITIONS, PAUSED, count_settled
 from worker.outbox import Outbox
 from worker.patience import HandBackError, pause, settled
@@ -148,6 +148,7 @@ class Consumer:
             return
         async with open_connection(self._settings.broker_url, "inkwell-worker consuming") as connection:
             deliveries = self._deliveries = Deliveries(self._user)
+            self._settlement.forget()
             priorities = self._sharing.priorities
             if self._stopping.is_set():  # while it connected
                 return
@@ -227,6 +228,8 @@ class Consumer:
     async def _consume(self, deliveries: Deliveries, priorities: list[int]) -> None:
         while True:
             try:
+                if parked := deliveries.due():
+                    await self._settle(deliveries.unpark(await self._settlement.find_locked(parked)))
                 batch = await deliveries.take(self._settings.batch_commands)
                 if batch is None:
                     break
@@ -260,6 +263,20 @@ class Consumer:
             let_go.set()
 
     async def _settle(self, batch: Batch) -> None:
+        """Settles a batch; commands of owners whose rows others hold are parked and wait for another time."""
+        while batch.deliveries:
+            try:
+                await self._settle_at_once(batch)
+                break
+            except OwnersLockedError as error:
+                log.warning(
+                    "owners are locked by another session; their commands wait, and those of the others are applied",
+                    owners=sorted(error.owners),
+                    error=str(error),
+                )
+                self._deliveries.park(batch, error.owners)
+
+    async def _settle_at_once(self, batch: Batch) -> None:
         """Settles a batch, then acknowledges it, then replies."""
         started = self._batch_since = asyncio.get_running_loop().time()
         self._oldest_in_hand = batch.oldest
@@ -287,10 +304,10 @@ class Consumer:
         )
 
     async def _acknowledge(self, batch: Batch) -> None:
-        for message in batch.last_of_each_partition():
+        for message, multiple in self._deliveries.decided(batch):
             try:
                 with broker_call():
-                    await message.ack(multiple=True)
+                    await message.ack(multiple=multiple)
             except BROKER_ERRORS as error:
                 log.info("acknowledgement dropped; what comes again has no second effect", error=describe(error))
 

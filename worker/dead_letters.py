@@ -22,7 +22,7 @@ from shared.contracts import COMMANDS_CONTENT_TYPE, REJECTION_STATUS, OutcomeSta
 from shared.database import Session, Statement
 from shared.errors import describe_error
 from shared.messaging import BROKER_ERRORS, SETUP_TIMEOUT_SECONDS, Topology, broker_call, open_connection, user_of
-from shared.tables import commands, notes
+from shared.tables import commands, notes, users
 from worker.replays import Letter, ReplayedWrite, replayed_writes
 from worker.settings import WorkerSettings
 from worker.statements import FIND_REPLAYED
@@ -52,7 +52,9 @@ async def find_commands(session: Session, ids: Sequence[UUID]) -> dict[UUID, Row
 
 async def discard(session: Session, ids: Sequence[UUID]) -> set[UUID]:
     """Rejects those of the commands that are still failed and forgets their content; which ones these were."""
-    return {row["id"] for row in await DISCARD.fetch(session, ids=ids)}
+    async with session.transaction():
+        await RAISE_OWNERS.fetch(session, ids=ids)  # first, as a worker locks them
+        return {row["id"] for row in await DISCARD.fetch(session, ids=ids)}
 
 
 def why_not_failed(row: Row | None) -> str | None:
@@ -239,5 +241,15 @@ FIND_DECIDED = Statement.compile(
     select(commands.c.id, commands.c.status, commands.c.reason).where(
         _NAMED, or_(~_FAILED, commands.c.replayed_at >= bindparam("replayed_at", type_=DateTime(timezone=True)))
     )
+)
+_OWNERS = (
+    select(users.c.id)
+    .where(users.c.id.in_(select(commands.c.owner_id).where(_NAMED, _FAILED)))
+    .order_by(users.c.id)
+    .with_for_update(key_share=True)
+    .cte("owners")
+)
+RAISE_OWNERS = Statement.compile(
+    update(users).where(users.c.id == _OWNERS.c.id).values(revision=users.c.revision + literal_column("1"))
 )
 DISCARD = Statement.compile(update(commands).where(_NAMED, _FAILED).values(DISCARDED).returning(commands.c.id))

@@ -25,6 +25,8 @@ from shared.contracts import (
 from shared.frames import UNREADABLE_PROPERTIES
 from worker.metrics import DELIVERIES
 
+PARKED_PAUSE_SECONDS = 0.5
+"""How often to look whether the owners of parked commands are free."""
 BATCH_BYTES = 4 * 1024 * 1024
 """A batch takes no more messages from this size on: decoded, they take up to sixty times as much memory."""
 CAREFUL_AFTER_DELIVERIES = 3
@@ -42,7 +44,7 @@ class PartitionBlockedError(Exception):
         self.partition = partition
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Delivery:
     """A message, and the partition whose channel it must be acknowledged on."""
 
@@ -71,6 +73,12 @@ class Delivery:
 def oldest(deliveries: Iterable[Delivery]) -> datetime | None:
     """When the oldest of the messages was published, if any of them says so."""
     return min((each.message.timestamp for each in deliveries if each.message.timestamp), default=None)
+
+
+def _owner_of(each: tuple[Delivery, Received]) -> int | None:
+    _, received = each
+    envelope = None if isinstance(received, Unreadable) else find_envelope(received)
+    return envelope.owner if envelope else None
 
 
 @dataclass(slots=True)
@@ -127,10 +135,6 @@ class Batch:
                 replies[reply_to].append(Reply(attempt_id=envelope.attempt_id, outcome=outcome))
         return replies
 
-    def last_of_each_partition(self) -> list[AbstractIncomingMessage]:
-        """The messages whose acknowledgement acknowledges all the others."""
-        return list({delivery.partition: delivery.message for delivery in self.deliveries}.values())
-
 
 class Deliveries:
     """The deliveries of one connection, in the order in which they came, until the connection or the worker ends."""
@@ -139,6 +143,11 @@ class Deliveries:
         self._replayer = replayer
         """The broker user whose replays are accepted."""
         self._waiting: deque[Delivery] = deque()
+        self._parked: list[tuple[Delivery, Received]] = []
+        """Commands of owners whose rows others hold, in their order; their messages stay unacknowledged."""
+        self._locked: set[int] = set()
+        """The owners of the parked commands."""
+        self._parked_until = 0.0
         self._changed = asyncio.Event()
         self._ended = False
         self._receivers: dict[int, Receiver] = {}
@@ -159,12 +168,13 @@ class Deliveries:
     @property
     def oldest(self) -> datetime | None:
         """When the oldest message that waits was published."""
-        return oldest(self._waiting)
+        return oldest([*self._waiting, *(delivery for delivery, _ in self._parked)])
 
     def drop(self, partition: int) -> None:
         """Forgets what waits of a partition and what still comes: it belongs to the broker again."""
         self._receivers.pop(partition, None)
         self._waiting = deque(delivery for delivery in self._waiting if delivery.partition != partition)
+        self._parked = [each for each in self._parked if each[0].partition != partition]
 
     def end(self) -> None:
         """Nothing more is to be taken."""
@@ -174,16 +184,55 @@ class Deliveries:
     async def take(self, commands: int) -> Batch | None:
         """Waits for a delivery and takes those that are there, up to the one that completes so many writes or bytes.
 
-        None when the deliveries have ended. Raises PartitionBlockedError where the next one needs a newer worker.
+        None when the deliveries have ended, and an empty batch when parked commands should be tried again.
+        Raises PartitionBlockedError where the next one needs a newer worker.
         """
         while not self._waiting and not self._ended:
             self._changed.clear()
-            await self._changed.wait()
+            try:
+                await asyncio.wait_for(self._changed.wait(), PARKED_PAUSE_SECONDS if self._parked else None)
+            except TimeoutError:
+                return Batch()
         batch = Batch()
         while self._waiting and not self._ended and not batch.careful:
             if batch.writes >= commands or batch.size_bytes >= BATCH_BYTES or not self._take_next(batch):
                 break
+        self.park(batch, self._locked)  # later commands of an owner wait behind the earlier ones
         return None if self._ended else batch
+
+    def park(self, batch: Batch, owners: set[int]) -> None:
+        """Take the commands of these owners out of the batch, to be tried again."""
+        if owners:
+            self._locked |= owners
+            self._parked += [each for each in batch.received if _owner_of(each) in owners]
+            batch.received = [each for each in batch.received if _owner_of(each) not in owners]
+
+    def due(self) -> list[Command | BadCommand]:
+        """The first parked command of each owner, if it is time to look whether they are free."""
+        now = asyncio.get_running_loop().time()
+        if not self._parked or now < self._parked_until:
+            return []
+        self._parked_until = now + PARKED_PAUSE_SECONDS
+        return Batch(received=list({_owner_of(each): each for each in reversed(self._parked)}.values())).commands
+
+    def unpark(self, locked: set[int]) -> Batch:
+        """The parked commands of all owners but these, as a batch."""
+        batch = Batch(received=[each for each in self._parked if _owner_of(each) not in locked])
+        batch.deliveries = list(dict.fromkeys(delivery for delivery, _ in batch.received))
+        self._parked = [each for each in self._parked if _owner_of(each) in locked]
+        self._locked &= locked
+        return batch
+
+    def decided(self, batch: Batch) -> list[tuple[AbstractIncomingMessage, bool]]:
+        """The messages to acknowledge now that the batch is applied, and whether those before them are meant, too.
+
+        A message is acknowledged when all that is in it is decided.
+        """
+        undecided = {delivery for delivery, _ in self._parked}
+        held = {delivery.partition for delivery in undecided}
+        last = {each.partition: (each.message, True) for each in batch.deliveries if each.partition not in held}
+        singly = [each.message for each in batch.deliveries if each.partition in held and each not in undecided]
+        return [*((message, False) for message in singly), *last.values()]
 
     def _take_next(self, batch: Batch) -> bool:
         """Moves the next delivery into the batch, unless it must start a batch of its own."""

@@ -5,6 +5,7 @@ unreadable  no command id can be read: the dead-letter queue gets it
 bug         a handler raised, or Postgres refused the data: the culprit becomes a `failed` row
 newer       a command of a newer version: its partition is paused until the worker is upgraded
 killer      every worker that tried the command died: it becomes a `failed` row
+locked      another session holds rows of some owners: their commands are parked, the others are applied
 transient   everything else, known or not: nothing is lost or decided, the batch is tried again
 """
 
@@ -19,7 +20,7 @@ import asyncpg
 import structlog
 
 from shared import errors
-from shared.connections import Connections
+from shared.connections import CONNECTION_ERRORS, Connections
 from shared.contracts import BadCommand, Command, Outcome, find_envelope
 from shared.logs import bind_command
 from worker.apply import (
@@ -27,12 +28,16 @@ from worker.apply import (
     ConflictError,
     HandlerError,
     apply_batch,
+    apply_in_transaction,
     clear_marks,
+    find_locked,
     mark_attempt,
+    owners_of,
     record_failure,
     replayed_at,
     unmark_attempt,
 )
+from worker.cache import IDS_AHEAD, Cache
 
 DATA_ERROR_CLASSES = ("22", "23")
 MAX_LIVES = 5
@@ -46,7 +51,16 @@ class Kind(Enum):
 
     BUG = auto()
     PAUSE = auto()
+    LOCKED = auto()
     TRANSIENT = auto()
+
+
+class OwnersLockedError(Exception):
+    """Other sessions hold rows of these owners, whose commands have to wait; those of the others have not."""
+
+    def __init__(self, owners: set[int], error: Exception) -> None:
+        super().__init__(describe(error))
+        self.owners = owners
 
 
 class RepeatedBugError(Exception):
@@ -62,6 +76,8 @@ def kind_of(error: Exception) -> Kind:
             return Kind.BUG
         case RepeatedBugError():
             return Kind.PAUSE
+        case OwnersLockedError():
+            return Kind.LOCKED
         case _:
             return Kind.TRANSIENT
 
@@ -72,16 +88,40 @@ class Settlement:
     def __init__(self, connections: Connections, max_age: timedelta = FOREVER) -> None:
         self._connections = connections
         self._max_age = max_age
+        self._cache = Cache(IDS_AHEAD)
         self.process_id = uuid4()
         self._last_bug: str | None = None
+
+    def forget(self) -> None:
+        """Forget what is known of owners and ids: others may have written meanwhile."""
+        self._cache.forget()
 
     async def settle(self, batch: Sequence[Command | BadCommand]) -> list[Outcome]:
         """The committed outcome of each command, in order.
 
-        Raises RepeatedBugError, or the exception of a transient failure; the batch may be settled again then.
+        Raises RepeatedBugError, OwnersLockedError, or the exception of a transient failure; the batch may be settled
+        again then.
         """
         try:
-            outcomes = await self._apply(batch)
+            return await self._settle(batch)
+        except asyncpg.LockNotAvailableError as error:
+            raise await self._find_reason(batch, error) from error
+
+    async def find_locked(self, batch: Sequence[Command | BadCommand]) -> set[int]:
+        """The owners of the batch of whom another session holds a row, as far as Postgres tells; waits for nobody."""
+        try:
+            return await find_locked(self._connections, batch)
+        except (*CONNECTION_ERRORS, TimeoutError):
+            return owners_of(batch)
+
+    async def _find_reason(self, batch: Sequence[Command | BadCommand], error: asyncpg.PostgresError) -> Exception:
+        """Why a lock was not to be had: because of some owners, or of something else."""
+        owners = await find_locked(self._connections, batch)
+        return OwnersLockedError(owners, error) if owners else error
+
+    async def _settle(self, batch: Sequence[Command | BadCommand]) -> list[Outcome]:
+        try:
+            outcomes = await apply_batch(self._connections, batch, self._max_age, self._cache)
         except Exception as error:
             if kind_of(error) is not Kind.BUG:
                 raise
@@ -95,6 +135,12 @@ class Settlement:
         A command that MAX_LIVES processes tried, none of which lived to give it an outcome, is not tried again.
         Transient failures do not count, since the process survives them.
         """
+        try:
+            return await self._settle_carefully(batch)
+        except asyncpg.LockNotAvailableError as error:
+            raise await self._find_reason(batch, error) from error
+
+    async def _settle_carefully(self, batch: Sequence[Command | BadCommand]) -> list[Outcome]:
         outcomes = []
         for command in batch:
             with telling(command):
@@ -105,8 +151,8 @@ class Settlement:
         await clear_marks(self._connections, [command.id for command in batch])
         return outcomes
 
-    async def _apply(self, batch: Sequence[Command | BadCommand]) -> list[Outcome]:
-        return await apply_batch(self._connections, batch, self._max_age)
+    async def _apply(self, command: Command | BadCommand) -> list[Outcome]:
+        return await apply_in_transaction(self._connections, [command], self._max_age, self._cache)
 
     async def _survive(self, command: Command | BadCommand) -> list[Outcome]:
         try:
@@ -120,7 +166,7 @@ class Settlement:
         try:
             outcome = await record_failure(self._connections, command, "worker_killed")
         except ConflictError:  # it has its outcome, and only the acknowledgement was lost
-            return (await self._apply([command]))[0]
+            return (await self._apply(command))[0]
         log.error(
             "command failed and is kept as a dead letter: every worker that tried it died; its neighbours are applied",
             workers=MAX_LIVES,
@@ -132,7 +178,7 @@ class Settlement:
         for command in batch:
             with telling(command):
                 try:
-                    outcomes += await self._apply([command])
+                    outcomes += await self._apply(command)
                 except Exception as error:
                     if kind_of(error) is not Kind.BUG:
                         raise

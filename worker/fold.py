@@ -1,14 +1,14 @@
 """Runs a batch of commands through their handlers: it does what the same commands do one by one.
 
-Pure as the handlers are: the state comes from the rows that the batch has locked, and what it changed is stored after.
+Pure as the handlers are: the state comes from the rows that were read, and what it changed is stored after.
 """
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from http import HTTPStatus
-from itertools import count, islice
+from itertools import islice
 from typing import Any, Generic, TypeVar, assert_never
 from uuid import UUID
 
@@ -109,6 +109,19 @@ def _key(item: tuple[KeyT, Any]) -> KeyT:
     return item[0]
 
 
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """What a batch is about, all of one moment."""
+
+    now: datetime
+    """By Postgres' clock."""
+    owners: Mapping[int, User]
+    """Those that exist."""
+    outcomes: Mapping[UUID, Outcome] = field(default_factory=dict)
+    """Those that commands of the batch already have."""
+    notes: Mapping[int, Note] = field(default_factory=dict)
+
+
 @dataclass(slots=True)
 class Fold:
     """The state that a batch is folded over, and what the batch did to it."""
@@ -118,8 +131,8 @@ class Fold:
     tokens: Rows[UUID, PersonalToken] = field(default_factory=Rows)
     names: Rows[str, int] = field(default_factory=Rows)
     """Whose each folded name is."""
-    failures: Mapping[UUID, Outcome] = field(default_factory=dict)
-    """The failed outcomes of the commands that are replayed."""
+    known: Mapping[UUID, Outcome] = field(default_factory=dict)
+    """The outcomes that commands of the batch already have; a replay finds that of its failure."""
     expired_before: datetime = NEVER
     """A command that was issued earlier is too old to be applied, if its time is to be believed."""
     replayed: list[ReplayedWrite] = field(default_factory=list)
@@ -128,33 +141,32 @@ class Fold:
     user_ids: Iterator[int] = field(default_factory=lambda: iter(()))
     decided: dict[UUID, tuple[Command | BadCommand, Decision]] = field(default_factory=dict)
     """The commands that get their outcome in this batch."""
+    buried: dict[int, Note] = field(default_factory=dict)
+    """The notes that were deleted, as they were, with the revision of the deletion."""
+
+    @classmethod
+    def of(cls, seen: Seen, expired_before: datetime = NEVER) -> "Fold":
+        """A fold over what was seen."""
+        return cls(Rows(seen.owners), Rows(seen.notes), known=seen.outcomes, expired_before=expired_before)
 
     def run(self, commands: Sequence[Command | BadCommand]) -> None:
         """Decides the commands, each of another id, in order."""
         for command in commands:
             decision = self.decide(command)
-            self.decided[command.id] = command, decision
             if decision.status is OutcomeStatus.APPLIED and not isinstance(command, BadCommand):
                 self._keep(command, decision)
                 self.replayed += writes_of_replay(command, decision)
+            self._conclude(command, decision)
 
-    def ids_needed(self, commands: Sequence[Command | BadCommand]) -> tuple[int, int]:
-        """How many ids for new notes, and how many for new users, running the commands will take."""
-        if not any(isinstance(command, AccountCommand | ChangeNotes) for command in commands):
-            return sum(isinstance(command, CreateNote) and not self.refusal(command) for command in commands), 0
-        rehearsal = Fold(
-            Rows(self.users.before),
-            Rows(self.notes.before),
-            Rows(self.tokens.before),
-            Rows(self.names.before),
-            self.failures,
-            self.expired_before,
-            list(self.replayed),
-            count(-1, -1),  # which no row has
-            count(-1, -1),
-        )
-        rehearsal.run(commands)
-        return -1 - next(rehearsal.note_ids), -1 - next(rehearsal.user_ids)
+    def fail(self, command: Command | BadCommand, reason: str) -> None:
+        """Decides that a command that cannot be applied has failed."""
+        self._conclude(command, self.failed(command, reason))
+
+    def _conclude(self, command: Command | BadCommand, decision: Decision) -> None:
+        """Every decision raises its owner's revision: it outdates whatever others have seen."""
+        self.decided[command.id] = command, decision
+        if (envelope := find_envelope(command)) and (owner := self.users.get(envelope.owner)):
+            self.users.put(owner.id, owner.raised(to=owner.revision + 1))
 
     def decide(self, command: Command | BadCommand) -> Decision:
         """One command's decision on the state as the commands before it left it."""
@@ -189,7 +201,7 @@ class Fold:
         if self._is_orphan(command):
             return rejected(Rejection.CREDENTIALS_OUTDATED)
         http_status = HTTPStatus.INTERNAL_SERVER_ERROR
-        failure = self.failures.get(command.id)
+        failure = self.known.get(command.id)
         if isinstance(command, ChangeNotes):
             versions = failure.body if failure else self._versions_for(command)
             return Decision(OutcomeStatus.FAILED, http_status, reason, text=versions)
@@ -237,10 +249,10 @@ class Fold:
         match command:
             case CreateNote() | ReplaceNote() | PatchNote() | DeleteNote():
                 if decision.note_id is not None:
-                    self.notes.put(decision.note_id, decision.note)
+                    self._keep_note(command.owner, decision.note_id, decision.note)
             case ChangeNotes():
                 for note_id, note in decision.notes.items():
-                    self.notes.put(note_id, note)
+                    self._keep_note(command.owner, note_id, note)
             case RegisterUser() | ChangeUser() | RenewHash() | DeleteUser():
                 self._keep_user(decision.user.id if decision.user else command.owner, decision.user)
             case CreateToken():
@@ -249,6 +261,16 @@ class Fold:
                 self.tokens.put(command.data.token_id, None)
             case _:
                 assert_never(command)
+
+    def _keep_note(self, owner_id: int, note_id: int, note: Note | None) -> None:
+        """The note as it is by now, with the owner's revision of its last change."""
+        before, owner = self.notes.get(note_id), self.users.get(owner_id)
+        assert owner  # noqa: S101 - `refusal` has seen it
+        if note is None and before:
+            self.buried[note_id] = replace(before, mod_revision=owner.revision + 1)
+        elif note and note is not before:
+            note = replace(note, mod_revision=owner.revision + 1)
+        self.notes.put(note_id, note)
 
     def _keep_user(self, user_id: int, user: User | None) -> None:
         before = self.users.get(user_id)
@@ -270,14 +292,14 @@ class Fold:
 
     def _is_expired(self, command: Command) -> bool:
         """Whether the command is so old that its outcome may have been pruned; a replay's is there."""
-        if command.id in self.failures:
+        if command.id in self.known:
             return False
         may_expire = command.may_expire or command.replayed_at
         return bool(may_expire) and (command.replayed_at or command.time) < self.expired_before
 
     def _is_superseded(self, command: Command) -> bool:
         """Whether somebody has touched a note between the command's failure and its replay."""
-        failure = self.failures.get(command.id)
+        failure = self.known.get(command.id)
         if failure is None or command.replay_forced:
             return False
         versions = {str(note_id): failure.note_version for note_id in targets_of(command)}

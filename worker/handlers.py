@@ -46,6 +46,8 @@ class Note:
     created_date: datetime
     updated_date: datetime
     version: int
+    mod_revision: int = 0
+    """Its owner's revision when it was last changed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,8 +60,14 @@ class User:
     folded_name: str | None
     created_date: datetime
     updated_date: datetime
+    revision: int = 0
+    """How many of the user's commands were decided."""
     password_hash: str | None = None
     """The new one, where the batch gives it one."""
+
+    def raised(self, to: int) -> "User":
+        """With another revision."""
+        return replace(self, revision=to)
 
     def renamed(self, name: str) -> "User":
         """With another name."""

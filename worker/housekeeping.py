@@ -1,4 +1,4 @@
-"""Forgets what nobody may or needs to see any more: old outcomes, and all that deleted users leave behind.
+"""Forgets what nobody may or needs to see any more: old outcomes and tombstones, and what deleted users leave behind.
 
 Failed commands are an operator's to forget, unless their user is gone.
 
@@ -27,10 +27,11 @@ from sqlalchemy import (
     update,
 )
 from sqlalchemy.dialects.postgresql import ARRAY
+from sqlalchemy.sql import ClauseElement
 from sqlalchemy.sql.elements import ColumnElement
 
 from shared.database import Session, Statement, connect
-from shared.tables import attempt_marks, commands, notes, personal_tokens, users
+from shared.tables import attempt_marks, commands, notes, personal_tokens, tombstones, users
 from worker.dead_letters import DISCARDED
 from worker.failures import describe
 from worker.fold import NEVER
@@ -38,6 +39,7 @@ from worker.settings import WorkerSettings
 
 INTERVAL_SECONDS = 60.0
 ROWS_PER_DELETE = 1000
+TOMBSTONE_RETENTION = timedelta(days=30)
 REST_PER_WORK = 19
 """So many times as long as a delete took is the rest after it, so that it has a twentieth of one connection's time."""
 
@@ -85,6 +87,8 @@ class Housekeeping:
         await FORGET_TOKENS.fetch(session, retention=self._retention)
         if users := await remove_deleted_users(session):
             log.info("deleted users removed with all that was theirs", users=users)
+        if tombstones := await purge_tombstones(session, TOMBSTONE_RETENTION):
+            log.info("old tombstones purged", tombstones=tombstones)
         if rows := await prune(session, self._retention):
             seconds = asyncio.get_running_loop().time() - started
             log.info("old outcomes pruned", rows=rows, seconds=round(seconds, 1))
@@ -104,11 +108,31 @@ async def prune(session: Session, retention: timedelta) -> int:
         await asyncio.sleep(REST_PER_WORK * (now() - started))
 
 
+async def purge_tombstones(session: Session, retention: timedelta) -> int:
+    """Deletes the tombstones older than the retention in small steps; returns how many they were."""
+    now = asyncio.get_running_loop().time
+    purged = 0
+    while True:
+        started = now()
+        [(rows,)] = await PURGE_TOMBSTONES.fetch(session, retention=retention, limit=ROWS_PER_DELETE)
+        purged += int(rows)
+        if rows < ROWS_PER_DELETE:
+            return purged
+        await asyncio.sleep(REST_PER_WORK * (now() - started))
+
+
 async def remove_deleted_users(session: Session) -> int:
     """Removes the rows of users who are marked as deleted, in small steps; how many users they were."""
     ids = [row["id"] for row in await FIND_DELETED_USERS.fetch(session)]
     if ids:
-        for statement in (REMOVE_NOTES, DISCARD_FAILURES, BLANK_OUTCOMES, REMOVE_TOKENS, REMOVE_USERS):
+        for statement in (
+            REMOVE_NOTES,
+            REMOVE_TOMBSTONES,
+            DISCARD_FAILURES,
+            BLANK_OUTCOMES,
+            REMOVE_TOKENS,
+            REMOVE_USERS,
+        ):
             await in_small_steps(session, statement, ids)
     return len(ids)
 
@@ -166,6 +190,9 @@ FIND_DELETED_USERS = Statement.compile(
     select(users.c.id).where(users.c.deleted_date.is_not(None)).limit(literal_column("100"))
 )
 REMOVE_NOTES = Statement.compile(delete(notes).where(_some(notes, notes.c.owner_id == _OWNERS)).returning(notes.c.id))
+REMOVE_TOMBSTONES = Statement.compile(
+    delete(tombstones).where(_some(tombstones, tombstones.c.owner_id == _OWNERS)).returning(tombstones.c.id)
+)
 DISCARD_FAILURES = Statement.compile(
     update(commands).where(_some(commands, _THEIRS & _FAILED)).values(DISCARDED).returning(commands.c.id)
 )
@@ -181,3 +208,42 @@ REMOVE_TOKENS = Statement.compile(
     .returning(personal_tokens.c.id)
 )
 REMOVE_USERS = Statement.compile(delete(users).where(_some(users, users.c.id == _OWNERS)).returning(users.c.id))
+
+
+def _purge_tombstones() -> ClauseElement:
+    """Delete some old tombstones; their owners remember up to which revision deletions are forgotten."""
+    old = (
+        select(tombstones.c.id, tombstones.c.owner_id)
+        .where(tombstones.c.deleted_date < func.now() - _RETENTION)
+        .order_by(tombstones.c.deleted_date)
+        .limit(bindparam("limit"))
+        .cte("old")
+    )
+    owners = (
+        select(users.c.id)
+        .where(users.c.id.in_(select(old.c.owner_id)))
+        .order_by(users.c.id)
+        .with_for_update(key_share=True)
+        .cte("owners")
+    )
+    purged = (
+        delete(tombstones)
+        .where(tombstones.c.id.in_(select(old.c.id)))
+        .returning(tombstones.c.owner_id, tombstones.c.mod_revision)
+        .cte("purged")
+    )
+    newest = select(purged.c.owner_id, func.max(purged.c.mod_revision).label("revision")).group_by(purged.c.owner_id)
+    horizon = newest.cte("horizon")
+    moved = (
+        update(users)
+        .where(users.c.id == owners.c.id, users.c.id == horizon.c.owner_id)
+        .values(
+            revision=users.c.revision + literal_column("1"),
+            purged_revision=func.greatest(users.c.purged_revision, horizon.c.revision),
+        )
+        .cte("moved")
+    )
+    return select(func.count()).select_from(purged).add_cte(moved)
+
+
+PURGE_TOMBSTONES = Statement.compile(_purge_tombstones())

@@ -13,6 +13,7 @@ from aio_pika.abc import AbstractChannel, AbstractIncomingMessage
 from shared.connections import Connections
 from shared.contracts import BadCommand
 from shared.messaging import Topology, broker_call, open_connection, user_of
+from worker.apply import SESSION_SETTINGS
 from worker.deliveries import Batch, Delivery
 from worker.failures import Settlement
 from worker.settings import WorkerSettings
@@ -28,7 +29,7 @@ async def fail_newer_commands(settings: WorkerSettings, partition: int) -> int:
 
     Raises a broker error or asyncpg's; then it can be run again.
     """
-    connections = Connections(settings.database_url, "inkwell-worker operator", size=1)
+    connections = Connections(settings.database_url, "inkwell-worker operator", 1, SESSION_SETTINGS)
     settlement = Settlement(connections, timedelta(days=settings.command_max_age_days))
     user, failed = user_of(settings.broker_url), 0
     try:

@@ -28,9 +28,16 @@ class HandBackError(Exception):
 async def settled(
     batch: Batch, settlement: Settlement, processing: Processing, stopping: asyncio.Event
 ) -> list[Outcome]:
-    """The committed outcomes; a transient failure is waited out for a while, then handed back."""
+    """The committed outcomes; a transient failure is waited out for a while, then handed back.
+
+    Raises OwnersLockedError for owners whose commands have to wait.
+    """
     patience_ends = asyncio.get_running_loop().time() + PATIENCE_SECONDS
     failures = 0
+    if not batch.commands:
+        return []
+    if batch.redelivered:
+        settlement.forget()
     while True:
         try:
             with TRANSACTION_DURATION.time(), processing.applying():
@@ -38,7 +45,7 @@ async def settled(
                     return await settlement.settle_carefully(batch.commands)
                 return await settlement.settle(batch.commands)
         except Exception as error:
-            if kind_of(error) is Kind.PAUSE:
+            if kind_of(error) in (Kind.PAUSE, Kind.LOCKED):
                 raise
             RETRIES.inc()
             log.warning(

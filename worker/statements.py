@@ -1,9 +1,12 @@
 """The SQL with which a batch is applied: compiled once, over sets, so it does not grow with the batch."""
 
+from collections.abc import Collection
 from typing import Any
 
 from sqlalchemy import (
+    CTE,
     Integer,
+    Select,
     Text,
     Uuid,
     bindparam,
@@ -18,7 +21,7 @@ from sqlalchemy import (
     text,
     update,
 )
-from sqlalchemy.dialects.postgresql import ARRAY, insert
+from sqlalchemy.dialects.postgresql import ARRAY, Insert, insert
 from sqlalchemy.sql import ClauseElement
 from sqlalchemy.sql.elements import ColumnElement
 from sqlalchemy.sql.selectable import TableValuedAlias
@@ -26,7 +29,7 @@ from sqlalchemy.sql.type_api import TypeEngine
 
 from shared.contracts import Outcome
 from shared.database import Statement
-from shared.tables import attempt_marks, commands, note_json, notes, personal_tokens, users
+from shared.tables import attempt_marks, commands, note_json, notes, personal_tokens, tombstones, users
 
 Columns = dict[str, TypeEngine[Any]]
 
@@ -51,29 +54,97 @@ OUTCOME: Columns = {
     "body": Text(),
     "command": Text(),
 }
-USER: Columns = {c.name: c.type for c in users.c if c.name != "deleted_date"}
+USER: Columns = {c.name: c.type for c in users.c if c.name not in ("deleted_date", "purged_revision")}
+KNOWN_USER = tuple(name for name in USER if name != "password_hash")
 TOKEN: Columns = {c.name: c.type for c in personal_tokens.c} | {"scopes": Text()}  # arrays of arrays do not unnest
+OWNER: Columns = {
+    **{name: users.c[name].type for name in ("id", "revision", "credentials_version")},
+    "decisions": Integer(),
+}
+COMPARED: Columns = {name: notes.c[name].type for name in ("id", "version")}
 _FAILED: ColumnElement[str] = literal_column("'failed'")
 _STORED_COLUMNS = tuple(commands.c[name] for name in Outcome.model_fields)
 
 
-def _lock_notes() -> ClauseElement:
+def _array(rows: Select[Any]) -> ColumnElement[Any]:
+    """An array of the rows, each a tuple."""
+    return func.array(rows.with_only_columns(func.row(*rows.selected_columns)).scalar_subquery())
+
+
+def _read() -> ClauseElement:
+    """One row: Postgres' time, and the owners, outcomes and notes that a batch needs, all of one moment.
+
+    A known outcome is locked, which writes something: so the statement waits for the synchronous standby, which may
+    lack the commit that was interrupted. What only the primary has must not be acknowledged.
+    """
+    known = select(*_STORED_COLUMNS).where(_any(commands.c.id, "ids")).order_by(commands.c.id)
+    known_outcomes = known.with_for_update(key_share=True).cte("known")
     target = _rows("target", {"id": notes.c.id.type, "owner_id": notes.c.owner_id.type})
     mine = (notes.c.id == target.c.id) & (notes.c.owner_id == target.c.owner_id)
-    return (
-        select(*(notes.c[name] for name in NOTE))
-        .join_from(notes, target, mine)
-        .order_by(notes.c.id)
-        .with_for_update(of=notes)
+    next_id = func.nextval(literal_column("'notes_id_seq'")).label("id")
+    drawn = (
+        select(next_id)
+        .select_from(func.generate_series(literal_column("1"), bindparam("new_ids", type_=Integer())))
+        .subquery()
+    )
+    taken = select(notes.c.id).where(notes.c.id == drawn.c.id)  # after a restore, the sequence may lag behind
+    owners = select(*(users.c[name] for name in KNOWN_USER))
+    return select(
+        func.now().label("now"),
+        _array(owners.where(_any(users.c.id, "owners"), users.c.deleted_date.is_(None))).label("owners"),
+        _array(select(known_outcomes)).label("outcomes"),
+        _array(select(*(notes.c[name] for name in NOTE)).join_from(notes, target, mine)).label("notes"),
+        func.array(select(drawn.c.id).where(~taken.exists()).scalar_subquery()).label("new_ids"),
     )
 
 
-def _store() -> ClauseElement:
-    created, changed, outcome = _rows("created", NOTE), _rows("changed", NOTE), _rows("outcome", OUTCOME)
-    insert_notes = insert(notes).from_select(list(NOTE), select(created))
-    new_text = {name: changed.c[name] for name in ("title", "description", "updated_date", "version")}
-    update_notes = update(notes).where(notes.c.id == changed.c.id).values(new_text)
-    delete_notes = delete(notes).where(_any(notes.c.id, "deleted"))
+def _store(*, changes: bool, replays: bool = False) -> ClauseElement:
+    """Store what a batch has made of notes, and its outcomes: all of it, or nothing where the fold saw other rows.
+
+    Without `changes` it only creates notes. With `replays` it also replaces the outcomes of failed commands; then it
+    can store a part, and must run in a transaction that compares the number of rows.
+    """
+    owner, created, outcome = _rows("owner", OWNER), _rows("created", NOTE), _rows("outcome", OUTCOME)
+    compared, changed, buried = _rows("compared", COMPARED), _rows("changed", NOTE), _rows("buried", NOTE)
+    matched_owners = (
+        select(users.c.id)
+        .join_from(users, owner, users.c.id == owner.c.id)
+        .where(
+            users.c.revision == owner.c.revision,
+            users.c.credentials_version == owner.c.credentials_version,
+            users.c.deleted_date.is_(None),
+        )
+        .order_by(users.c.id)
+        .with_for_update(of=users, key_share=True)
+        .cte("matched_owners")
+    )
+    matched_notes = (
+        select(notes.c.id)
+        .join_from(notes, compared, (notes.c.id == compared.c.id) & (notes.c.version == compared.c.version))
+        .order_by(notes.c.id)
+        .with_for_update(of=notes)
+        .cte("matched_notes")
+    )
+    known = select(commands.c.id).where(_any(commands.c.id, "outcome_id"))
+    conditions = [_is_complete(matched_owners, "owner_id", users.c.id)]
+    conditions += [_is_complete(matched_notes, "compared_id", notes.c.id)] if changes else []
+    conditions += [] if replays else [~known.exists()]
+    as_seen = select(select(literal_column("true").label("is")).where(*conditions).cte("as_seen")).exists()
+
+    raise_revisions = (
+        update(users)
+        .where(users.c.id == owner.c.id, as_seen)
+        .values(revision=users.c.revision + owner.c.decisions)
+        .cte("raised")
+    )
+    create_notes = insert(notes).from_select(list(NOTE), select(created).where(as_seen)).cte("created_notes")
+    new_text = {name: changed.c[name] for name in ("title", "description", "updated_date", "version", "mod_revision")}
+    change_notes = update(notes).where(notes.c.id == changed.c.id, as_seen).values(new_text).cte("changed_notes")
+    delete_notes = delete(notes).where(_any(notes.c.id, "deleted"), as_seen).cte("deleted_notes")
+    bury = insert(tombstones).from_select(list(NOTE), select(buried).where(as_seen))
+    replaced = {name: bury.excluded[name] for name in NOTE if name != "id"} | {"deleted_date": func.now()}
+    bury_notes = bury.on_conflict_do_update(index_elements=[tombstones.c.id], set_=replaced).cte("buried_notes")
+
     printed = {name: outcome.c[name] for name in PRINTED}
     body = note_json({**printed, "id": outcome.c.note_id, "version": outcome.c.note_version})
     columns = {name: outcome.c[name] for name in OUTCOME if name in commands.c} | {
@@ -82,21 +153,30 @@ def _store() -> ClauseElement:
         "command": cast(outcome.c.command, commands.c.command.type),
         "body": case((outcome.c.title.is_not(None), body), else_=outcome.c.body),
     }
-    insert_outcomes = insert(commands).from_select(list(columns), select(*columns.values()))
+    insert_outcomes = insert(commands).from_select(list(columns), select(*columns.values()).where(as_seen))
+    if replays:
+        insert_outcomes = _replacing_failed(insert_outcomes, columns)
+    return insert_outcomes.returning(*_STORED_COLUMNS).add_cte(
+        raise_revisions, create_notes, *((change_notes, delete_notes, bury_notes) if changes else ())
+    )
+
+
+def _is_complete(matched: CTE, name: str, key: ColumnElement[Any]) -> ColumnElement[bool]:
+    """Whether every row of the array parameter was matched."""
+    number = select(func.count()).select_from(matched).scalar_subquery()
+    return number == func.cardinality(bindparam(name, type_=ARRAY(key.type)))
+
+
+def _replacing_failed(insert_outcomes: Insert, columns: Collection[str]) -> Insert:
+    """The insert, which also replaces the outcome of a failed command that is replayed."""
     replayed = insert_outcomes.excluded
     new_values: dict[str, ColumnElement[Any]] = {name: replayed[name] for name in columns if name != "id"}
     # What fails again keeps its place among the dead letters.
     new_values["decided_at"] = case((replayed.status == _FAILED, commands.c.decided_at), else_=replayed.decided_at)
-    return (
-        insert_outcomes.on_conflict_do_update(
-            index_elements=[commands.c.id],
-            set_=new_values,
-            where=(commands.c.status == _FAILED) & replayed.replayed_at.is_not(None),
-        )
-        .returning(*_STORED_COLUMNS)
-        .add_cte(
-            insert_notes.cte("created_notes"), update_notes.cte("changed_notes"), delete_notes.cte("deleted_notes")
-        )
+    return insert_outcomes.on_conflict_do_update(
+        index_elements=[commands.c.id],
+        set_=new_values,
+        where=(commands.c.status == _FAILED) & replayed.replayed_at.is_not(None),
     )
 
 
@@ -104,10 +184,14 @@ def _store_accounts() -> ClauseElement:
     """The insertion of tokens, with everything else about users and tokens before it."""
     registered, changed, created = _rows("registered", USER), _rows("changed", USER), _rows("created", TOKEN)
     new_values: dict[str, ColumnElement[Any]] = {
-        name: changed.c[name] for name in ("credentials_version", "name", "folded_name", "updated_date")
+        name: changed.c[name] for name in ("credentials_version", "name", "folded_name", "updated_date", "revision")
     }
     new_values["password_hash"] = func.coalesce(changed.c.password_hash, users.c.password_hash)
-    deleted_values = {"name": null(), "folded_name": null(), "password_hash": null(), "deleted_date": func.now()}
+    deleted_values = {
+        **dict.fromkeys(("name", "folded_name", "password_hash"), null()),
+        "deleted_date": func.now(),
+        "revision": users.c.revision + literal_column("1"),
+    }
     token_values = {name: created.c[name] for name in TOKEN} | {
         "scopes": func.string_to_array(created.c.scopes, literal_column("' '"))
     }
@@ -126,6 +210,25 @@ def _store_accounts() -> ClauseElement:
 _MARKED_COMMAND = attempt_marks.c.command_id == bindparam("command_id", type_=Uuid())
 _MARKING_PROCESS = bindparam("process_id", type_=Uuid())
 
+
+def _find_locked() -> ClauseElement:
+    """Those of the owners of whom another session holds the row, or that of a note that the batch names."""
+    target = _rows("target", {"id": notes.c.id.type, "owner_id": notes.c.owner_id.type})
+    mine = (notes.c.id == target.c.id) & (notes.c.owner_id == target.c.owner_id)
+    free_users = select(users.c.id).where(_any(users.c.id, "owners")).with_for_update(key_share=True, skip_locked=True)
+    free_notes = select(notes.c.id).join_from(notes, target, mine).with_for_update(of=notes, skip_locked=True)
+    free_user, free_note = free_users.cte("free_user"), free_notes.cte("free_note")
+    locked_users = select(users.c.id).where(
+        _any(users.c.id, "owners"), ~select(free_user.c.id).where(free_user.c.id == users.c.id).exists()
+    )
+    locked_notes = (
+        select(notes.c.owner_id)
+        .join_from(notes, target, mine)
+        .where(~select(free_note.c.id).where(free_note.c.id == notes.c.id).exists())
+    )
+    return locked_users.union(locked_notes)
+
+
 # Two names that share a lock only wait for each other. A lock of two numbers is none of those of one number, which
 # are held for long: anybody can choose a name that hashes to a given number.
 LOCK_NAMES = Statement.compile(
@@ -136,17 +239,10 @@ LOCK_NAMES = Statement.compile(
 )
 FIND_NAMES = Statement.compile(select(users.c.folded_name, users.c.id).where(_any(users.c.folded_name, "names")))
 LOCK_OWNERS = Statement.compile(
-    select(*(users.c[name] for name in USER if name != "password_hash"))
-    .where(_any(users.c.id, "ids"), users.c.deleted_date.is_(None))
-    .order_by(users.c.id)
-    .with_for_update(key_share=True)
+    select(users.c.id).where(_any(users.c.id, "owners")).order_by(users.c.id).with_for_update(key_share=True)
 )
-_TRANSACTION = select(func.now().label("started_at")).subquery("transaction")
-FIND_OUTCOMES = Statement.compile(  # at least one row, for Postgres' clock
-    select(_TRANSACTION.c.started_at, *_STORED_COLUMNS).join_from(
-        _TRANSACTION, commands, _any(commands.c.id, "ids"), isouter=True
-    )
-)
+READ = Statement.compile(_read())
+FIND_LOCKED = Statement.compile(_find_locked())
 FIND_REPLAYED = Statement.compile(
     select(
         *(
@@ -159,12 +255,12 @@ FIND_REPLAYED = Statement.compile(
         commands.c.replayed_at.is_not(None),
     )
 )
-LOCK_NOTES = Statement.compile(_lock_notes())
 FIND_TOKENS = Statement.compile(select(personal_tokens).where(_any(personal_tokens.c.id, "ids")))
-DRAW_NOTE_IDS = Statement.compile(text("select nextval('notes_id_seq') from generate_series(1, :count)"))
 DRAW_USER_IDS = Statement.compile(text("select nextval('users_id_seq') from generate_series(1, :count)"))
 STORE_ACCOUNTS = Statement.compile(_store_accounts())
-STORE = Statement.compile(_store())
+STORE_CREATIONS = Statement.compile(_store(changes=False))
+STORE = Statement.compile(_store(changes=True))
+STORE_REPLAYS = Statement.compile(_store(changes=True, replays=True))
 MARK_ATTEMPT = Statement.compile(insert(attempt_marks).on_conflict_do_nothing())
 COUNT_OTHER_MARKS = Statement.compile(
     select(func.count()).where(_MARKED_COMMAND, attempt_marks.c.process_id != _MARKING_PROCESS)

@@ -96,12 +96,8 @@ async def test_write_is_one_tree_from_the_request_to_the_sql(
     assert attributes(command)["inkwell.command.outcome"] == "applied"
     assert {each.kind for each in sql} == {SpanKind.CLIENT}
     assert [each.name for each in sql] == [
-        "BEGIN",
-        "SELECT users",
-        "SELECT commands",
-        "SELECT",
-        "INSERT commands INSERT notes UPDATE notes DELETE notes",
-        "COMMIT",
+        "SELECT users notes commands",
+        "INSERT commands UPDATE users INSERT notes",
     ]
     assert {attributes(each)["db.system.name"] for each in sql} == {"postgresql"}
     assert len(spans) == 4 + len(sql)

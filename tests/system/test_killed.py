@@ -86,7 +86,7 @@ async def test_worker_killed_during_commit_repeats_nothing(stack: Stack) -> None
     assert accepted.status_code == 202
 
     async def committing() -> bool:
-        running = "select count(*) from pg_stat_activity where query ilike 'commit%' and state = 'active'"
+        running = "select count(*) from pg_stat_activity where wait_event = 'PgSleep'"
         return bool(await stack.value(running))
 
     await eventually(committing)

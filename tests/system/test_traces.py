@@ -93,7 +93,7 @@ async def test_collector_gets_one_trace_of_both_services_at_the_latest_when_they
         ("inkwell-worker", "process"),
         ("inkwell-worker", "apply"),
         ("inkwell-worker", "INSERT"),
-        ("inkwell-worker", "COMMIT"),
+        ("inkwell-worker", "SELECT"),
     }
 
 

@@ -30,8 +30,6 @@ from shared.contracts import (
 from shared.database import connect
 from tests.commands import CHEAP_HASH, DIGEST, attributes, create, delete
 from worker.apply import apply_batch, record_failure
-from worker.fold import Fold, Rows
-from worker.handlers import User
 from worker.housekeeping import TRY_LOCK
 from worker.settings import WorkerSettings
 
@@ -79,19 +77,12 @@ async def test_no_name_meets_a_lock_that_somebody_holds_for_good(
     pruner.terminate()
 
 
-def test_ids_are_counted_without_touching_users_who_have_them() -> None:
-    first = User(1, 2, "Ada", "ada", NOW, NOW)
-    commands: list[Command | BadCommand] = [*map(register, "bcd"), create(owner=1, credentials_version=2)]
-
-    assert Fold(Rows({1: first})).ids_needed(commands) == (1, 3)
-
-
 def change(owner: int, name: str | None = None, password_hash: str | None = None, **envelope: Any) -> ChangeUser:
     data = UserChange(name=name, password_hash=password_hash)
     return ChangeUser.model_validate(attributes() | {"owner": owner} | envelope | {"data": data})
 
 
-USER_ROW = "select ctid::text, xmin::text, * from users where name = 'Ada'"
+USER_ROW = "select id, credentials_version, password_hash, created_date, updated_date from users where name = 'Ada'"
 
 
 @pytest.mark.parametrize("name", [None, "Ada"])
@@ -162,7 +153,7 @@ async def test_renewed_hash_replaces_the_old_one_and_outdates_nothing(
     assert outcome.status is OutcomeStatus.APPLIED
     assert before
     assert after
-    assert dict(after) == dict(before) | {"password_hash": COSTLIER_HASH}
+    assert dict(after) == dict(before) | {"password_hash": COSTLIER_HASH, "revision": 1}
 
 
 async def test_hash_is_not_renewed_once_the_password_is_another(

@@ -14,7 +14,7 @@ from asyncpg.connection import LoggedQuery
 from shared.connections import Connections
 from shared.contracts import BadCommand, Command, CreateItem, DeleteItem, NoteItem, PatchItem, ReplaceItem
 from tests.commands import create, delete, patch, replace, several
-from worker.apply import ConflictError, apply_batch
+from worker.apply import apply_batch
 
 MAX_STATEMENTS = 12
 
@@ -62,19 +62,20 @@ async def test_same_id_in_two_transactions_at_once_has_one_effect(
     assert await database.fetchval("select count(*) from notes") == 10
 
 
-async def test_command_decided_by_somebody_who_holds_no_lock_is_a_conflict_without_effect(
+async def test_command_decided_meanwhile_by_somebody_who_holds_no_lock_keeps_that_outcome_and_has_no_effect(
     connections: Connections, database: "Connection[Record]"
 ) -> None:
     command = create()
     other = database.transaction()
     await other.start()
-    await database.execute("insert into commands (id, status, http_status) values ($1, 'rejected', 404)", command.id)
+    row = "insert into commands (id, fingerprint, status, http_status) values ($1, 'same', 'rejected', 404)"
+    await database.execute(row, command.id)
     applying = asyncio.create_task(apply_batch(connections, [command]))
     await asyncio.wait([applying], timeout=0.5)
     await other.commit()
 
-    with pytest.raises(ConflictError):
-        await applying
+    [outcome] = await applying
+    assert (outcome.status, outcome.http_status) == ("rejected", 404)
     assert await database.fetchval("select count(*) from notes") == 0
 
 

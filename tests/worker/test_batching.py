@@ -31,6 +31,7 @@ from shared.contracts import (
 )
 from tests.commands import CHEAP_HASH, DIGEST, create, patch, replace
 from worker.apply import apply_batch
+from worker.cache import IDS_AHEAD, Cache
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 EXPIRED_BEFORE = START + timedelta(seconds=30)
@@ -64,8 +65,9 @@ ACCOUNTS: tuple[type[Command], ...] = (
 
 STORED = {
     "notes": "*",
+    "tombstones": "id, owner_id, title, description, created_date, updated_date, version, mod_revision",
     "users": "id, credentials_version, name, folded_name, password_hash, deleted_date is null, "
-    "case when deleted_date is null then updated_date end",
+    "case when deleted_date is null then (updated_date, revision) end",
     "personal_tokens": "*",
     "commands": "id, owner_id, fingerprint, attempt_id, status, reason, note_version, replayed_at, body, command::text",
 }
@@ -244,13 +246,14 @@ async def run(
     connections: Connections, database: "Connection[Record]", batches: Sequence[Sequence[Command]]
 ) -> tuple[list[Outcome], list[list[Record]]]:
     """The outcomes and the rows that the batches leave in an empty database."""
-    await database.execute("truncate users, notes, commands, personal_tokens restart identity")
+    await database.execute("truncate users, notes, tombstones, commands, personal_tokens restart identity")
     await database.execute(
         "insert into users (name, folded_name, created_date, updated_date) "
         "values ('Ida', 'ida', 'epoch', 'epoch'), ('Ada', 'ada', 'epoch', 'epoch')"
     )
     max_age = datetime.now(UTC) - EXPIRED_BEFORE
-    outcomes = [outcome for batch in batches for outcome in await apply_batch(connections, batch, max_age)]
+    cache = Cache(IDS_AHEAD)
+    outcomes = [outcome for batch in batches for outcome in await apply_batch(connections, batch, max_age, cache)]
     return outcomes, [
         await database.fetch(f"select {columns} from {table} order by id")  # noqa: S608 - from below
         for table, columns in STORED.items()

@@ -266,6 +266,40 @@ async def test_replay_that_is_under_way_when_its_command_is_discarded_has_no_eff
     assert await database.fetchval("select count(*) from notes") == 0
 
 
+DISCARD_ALL = ("dead-letters", "discard", "--all")
+
+
+@pytest.mark.parametrize("first", ["replay", "discard"])
+async def test_replay_and_discard_at_the_same_time_are_one_after_the_other(
+    connections: Connections, database: "Connection[Record]", operator: Operator, first: str
+) -> None:
+    letter = create()
+    await fail(connections, letter)
+    replay = letter.model_copy(update={"replayed_at": datetime.now(UTC)})
+    locking = database.transaction()
+    await locking.start()
+    await database.execute("select from users for update")
+
+    async def start(verb: str) -> asyncio.Task[Any]:
+        running: Any = apply_batch(connections, [replay]) if verb == "replay" else operator(*DISCARD_ALL)
+        task = asyncio.create_task(running)
+        await asyncio.wait([task], timeout=1)
+        assert not task.done()  # each waits for the owner
+        return task
+
+    tasks = {verb: await start(verb) for verb in sorted(("replay", "discard"), key=lambda verb: verb != first)}
+    await locking.commit()
+
+    [outcome], (code, results, _) = await tasks["replay"], await tasks["discard"]
+    notes = await database.fetchval("select count(*) from notes")
+    became = (outcome.status, outcome.reason, notes, code, results[0]["result"])
+    assert became in {
+        ("applied", None, 1, 1, "not failed any more"),
+        ("rejected", "discarded", 0, 0, "discarded"),
+    }
+    assert await database.fetchval("select revision from users") in {2, 3}
+
+
 @pytest.mark.parametrize(("verb", "result"), [("replay", "would be sent again"), ("discard", "would be discarded")])
 @pytest.mark.usefixtures("worker")
 async def test_dry_run_changes_nothing(

@@ -3,7 +3,7 @@
 from datetime import UTC, datetime
 
 import pytest
-from asyncpg import Connection, InsufficientPrivilegeError, QueryCanceledError, Record
+from asyncpg import Connection, InsufficientPrivilegeError, LockNotAvailableError, Record
 
 from shared.connections import Connections
 from tests.commands import create, replace
@@ -42,15 +42,16 @@ async def test_transient_failure_does_not_count_as_a_death_however_many_workers_
     assert outcome.status == "applied"
 
 
-async def test_postgres_says_why_a_batch_took_too_long(
+async def test_table_that_is_locked_is_a_transient_failure_of_the_whole_batch(
     connections: Connections, database: "Connection[Record]"
 ) -> None:
     async with database.transaction():
         await database.execute("lock table notes in access exclusive mode")
-        with pytest.raises(QueryCanceledError) as caught:
+        with pytest.raises(LockNotAvailableError) as caught:
             await Settlement(connections).settle([replace(1)])
 
-    assert describe(caught.value) == "QueryCanceledError 57014: canceling statement due to statement timeout"
+    assert kind_of(caught.value).name == "TRANSIENT"
+    assert describe(caught.value) == "LockNotAvailableError 55P03: canceling statement due to lock timeout"
 
 
 async def test_command_that_failed_and_comes_again_keeps_its_outcome(connections: Connections) -> None:

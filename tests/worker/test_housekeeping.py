@@ -17,12 +17,12 @@ from shared.connections import Connections
 from shared.contracts import CreateToken, DeleteUser, encode_batch, encode_command
 from shared.messaging import Topology
 from tests import harness
-from tests.commands import DIGEST, attributes, create
+from tests.commands import DIGEST, attributes, create, delete
 from tests.harness import eventually
 from tests.proxy import proxy_to
 from worker import housekeeping
 from worker.apply import apply_batch, mark_attempt, record_failure
-from worker.housekeeping import Housekeeping, prune
+from worker.housekeeping import Housekeeping, prune, purge_tombstones
 from worker.settings import WorkerSettings
 
 RETENTION = timedelta(days=7)
@@ -197,17 +197,37 @@ async def test_nothing_is_left_of_a_deleted_user(
         await apply_batch(connections, [token(owner=owner)])
         await record_failure(connections, create("secret", owner=owner), "handler_error")
 
+    for owner, note in await database.fetch("select owner_id, max(id) from notes group by owner_id"):
+        await apply_batch(connections, [delete(note, owner=owner)])
     await apply_batch(connections, [DeleteUser.model_validate(attributes() | {"owner": ada, "data": {}})])
     async with tidying(worker_settings):
         await eventually(lambda: is_gone(database, ada))
 
-    for table in ("notes", "personal_tokens"):
+    for table in ("notes", "tombstones", "personal_tokens"):
         assert await owners_in(database, table) == {bob}
-    assert await database.fetchval("select count(*) from commands where owner_id = $1", ada) == 1503
+    assert await database.fetchval("select count(*) from commands where owner_id = $1", ada) == 1504
     assert not await database.fetch(
         "select * from commands where owner_id = $1 and (body is not null or command is not null)", ada
     )
     assert await database.fetchval("select count(body) from commands where owner_id = $1", bob) == 1501
+
+
+async def test_old_tombstones_are_purged_in_small_steps_and_their_owners_remember_how_far(
+    connections: Connections, database: "Connection[Record]", monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(housekeeping, "ROWS_PER_DELETE", 10)
+    owners = [1, await database.fetchval("insert into users default values returning id")]
+    for owner in owners:
+        created = await apply_batch(connections, [create(owner=owner) for _ in range(20)])
+        await apply_batch(connections, [delete(outcome.note_id or 0, owner=owner) for outcome in created])
+    await database.execute("update tombstones set deleted_date = now() - interval '31 days' where mod_revision < 36")
+
+    async with connections.acquire() as session:
+        assert await purge_tombstones(session, timedelta(days=30)) == 30
+
+    assert {row[0] for row in await database.fetch("select mod_revision from tombstones")} == {36, 37, 38, 39, 40}
+    rows = await database.fetch("select purged_revision, revision > 40 from users order by id")
+    assert [tuple(row) for row in rows] == [(35, True), (35, True)]
 
 
 async def test_late_command_of_a_deleted_user_leaves_no_text(

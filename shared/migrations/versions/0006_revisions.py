@@ -1,0 +1,119 @@
+"""Each owner's writes are numbered, deleted notes leave tombstones, and triggers number what others write.
+
+Rewrites nothing: `users` and `notes` are locked for as long as it takes to change the catalogue.
+"""
+
+import sqlalchemy as sa
+from alembic import op
+
+revision = "0006"
+down_revision = "0005"
+branch_labels = None
+depends_on = None
+
+TIME = sa.DateTime(timezone=True)
+
+# The version before knows no revisions, and neither do corrections by hand. A note gets the number that its owner's
+# row has got in the same transaction: a statement that changes a million notes writes its owner once.
+NUMBER_NOTE = """
+create function inkwell_number_note() returns trigger language plpgsql as $$
+begin
+  if tg_op = 'UPDATE' and new.owner_id <> old.owner_id then
+    update users set revision = revision + 1, purged_revision = revision + 1 where id = old.owner_id;
+  end if;
+  select revision into new.mod_revision from users
+  where id = new.owner_id and revision > 0 and xmin = pg_current_xact_id()::xid;
+  if not found then
+    update users set revision = revision + 1 where id = new.owner_id returning revision into new.mod_revision;
+  end if;
+  return new;
+end $$
+"""
+NUMBER_DELETIONS = """
+create function inkwell_number_deletions() returns trigger language plpgsql as $$
+begin
+  update users set revision = revision + 1, purged_revision = revision + 1
+  where id in (
+    select deleted.owner_id from deleted
+    where not exists (select from tombstones where tombstones.id = deleted.id)
+  );
+  return null;
+end $$
+"""
+NUMBER_USER = """
+create function inkwell_number_user() returns trigger language plpgsql as $$
+begin
+  if new.revision < old.revision then
+    raise exception 'the revision of user % cannot go back from % to %', old.id, old.revision, new.revision
+      using errcode = 'check_violation';
+  end if;
+  new.revision := old.revision + 1;
+  return new;
+end $$
+"""
+TRIGGERS = {
+    "inkwell_number_inserted": "before insert on notes for each row when (new.mod_revision = 0) "
+    "execute function inkwell_number_note()",
+    "inkwell_number_updated": "before update on notes for each row when (new.mod_revision = old.mod_revision) "
+    "execute function inkwell_number_note()",
+    "inkwell_number_deleted": "after delete on notes referencing old table as deleted for each statement "
+    "execute function inkwell_number_deletions()",
+    "inkwell_number_user": "before update on users for each row "
+    "when (new.revision < old.revision or new.revision = old.revision and new.* is distinct from old.*) "
+    "execute function inkwell_number_user()",
+}
+
+
+def upgrade() -> None:
+    for name, comment in (
+        ("revision", "how many commands of the user were decided, corrections by hand included"),
+        ("purged_revision", "up to which deletions of notes are forgotten"),
+    ):
+        op.add_column("users", sa.Column(name, sa.BigInteger, nullable=False, server_default="0", comment=comment))
+    op.execute("alter table users set (fillfactor = 80)")
+    op.add_column(
+        "notes",
+        sa.Column(
+            "mod_revision",
+            sa.BigInteger,
+            nullable=False,
+            server_default="0",
+            comment="the owner's revision when it was last changed; 0 before there were any",
+        ),
+    )
+    op.create_table(
+        "tombstones",
+        sa.Column("id", sa.BigInteger, nullable=False, autoincrement=False, comment="of the note"),
+        sa.Column("owner_id", sa.BigInteger, nullable=False),
+        sa.Column("title", sa.Text, nullable=False),
+        sa.Column("description", sa.Text, nullable=False),
+        sa.Column("created_date", TIME, nullable=False),
+        sa.Column("updated_date", TIME, nullable=False),
+        sa.Column("version", sa.Integer, nullable=False),
+        sa.Column("mod_revision", sa.BigInteger, nullable=False, comment="the owner's when the note was deleted"),
+        sa.Column("deleted_date", TIME, nullable=False, server_default=sa.func.now(), comment="by Postgres' clock"),
+        sa.PrimaryKeyConstraint("id", name="tombstones_pkey"),
+        # The version before removes users and knows nothing of tombstones.
+        sa.ForeignKeyConstraint(["owner_id"], ["users.id"], name="tombstones_owner_id_fkey", ondelete="CASCADE"),
+    )
+    op.create_index("tombstones_owner_id_mod_revision_id_idx", "tombstones", ["owner_id", "mod_revision", "id"])
+    op.create_index("tombstones_deleted_date_idx", "tombstones", ["deleted_date"])
+    op.execute("grant select, insert, update, delete on tombstones to inkwell_worker")
+    op.execute("grant select (id, owner_id, mod_revision, deleted_date) on tombstones to inkwell_gateway")
+    op.execute("grant select (revision, purged_revision) on users to inkwell_gateway")
+    for function in (NUMBER_NOTE, NUMBER_DELETIONS, NUMBER_USER):
+        op.execute(function)
+    for name, trigger in TRIGGERS.items():
+        op.execute(f"create trigger {name} {trigger}")
+
+
+def downgrade() -> None:
+    for name, trigger in TRIGGERS.items():
+        op.execute(f"drop trigger {name} on {'users' if ' on users ' in trigger else 'notes'}")
+    for function in ("note", "deletions", "user"):
+        op.execute(f"drop function inkwell_number_{function}()")
+    op.drop_table("tombstones")
+    op.drop_column("notes", "mod_revision")
+    op.execute("alter table users reset (fillfactor)")
+    for name in ("purged_revision", "revision"):
+        op.drop_column("users", name)

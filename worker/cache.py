@@ -1,0 +1,89 @@
+"""What a worker knows without asking: its owners' rows, and ids for new notes.
+
+It may be outdated, since others write too. Nothing is stored without a comparison, and what loses it forgets all.
+"""
+
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+
+from shared.clock import Sample, elapsed_seconds
+from shared.contracts import BadCommand, ChangeNotes, Command, CreateNote
+from shared.database import Session
+from worker.fold import Seen
+from worker.handlers import User, creations_in, targets_of
+
+IDS_AHEAD = 16
+"""For how many batches like the present one a worker draws ids; those not used when it stops are gaps."""
+MAX_IDS_AHEAD = 1000
+MAX_OWNERS = 10_000
+
+
+class Cache:
+    """The cache of one connection; another one may lead to a server that knows less, so it begins anew."""
+
+    def __init__(self, ids_ahead: int = 0) -> None:
+        self._ids_ahead = ids_ahead
+        self._session: Session | None = None
+        self._owners: dict[int, User] = {}
+        self._clock: Sample | None = None
+        self._note_ids: deque[int] = deque()
+        self.user_ids: deque[int] = deque()
+
+    def use(self, session: Session) -> None:
+        """Forget everything if this is another connection than before."""
+        if session is not self._session:
+            self.forget()
+        self._session = session
+
+    def forget(self) -> None:
+        """Forget everything."""
+        self._owners.clear()
+        self._note_ids.clear()
+        self.user_ids.clear()
+
+    def find(self, batch: Sequence[Command | BadCommand]) -> Seen | None:
+        """Return what a batch needs that only creates notes; None if something has to be read."""
+        if self._clock is None or self.missing_note_ids(batch):
+            return None
+        owners: dict[int, User] = {}
+        for command in batch:
+            if not isinstance(command, CreateNote | ChangeNotes) or targets_of(command):
+                return None
+            owner = self._owners.get(command.owner)
+            if owner is None:
+                return None
+            owners[owner.id] = owner
+        return Seen(self._clock.time_at(elapsed_seconds()), owners)
+
+    def take(self, seen: Seen, note_ids: Iterable[int], asked_at: float) -> None:
+        """Remember what was read at this time."""
+        if len(self._owners) + len(seen.owners) > MAX_OWNERS:
+            self._owners.clear()
+        self._owners.update(seen.owners)
+        self._note_ids.extend(sorted(note_ids))
+        self._clock = Sample(seen.now, asked_at, 0)
+
+    def keep(self, owners: Iterable[User]) -> None:
+        """Remember the owners as a batch has left them."""
+        self._owners.update((owner.id, owner) for owner in owners)
+
+    def drop(self, owners: Iterable[int]) -> None:
+        """Forget the owners."""
+        for owner in owners:
+            self._owners.pop(owner, None)
+
+    def missing_note_ids(self, batch: Sequence[Command | BadCommand]) -> int:
+        """How many ids to draw for the notes that the batch may create, and some more; 0 if there are enough."""
+        needed = sum(map(creations_in, batch))
+        missing = needed - len(self._note_ids)
+        return missing + min(needed * self._ids_ahead, MAX_IDS_AHEAD) if missing > 0 else 0
+
+    def take_note_ids(self) -> Iterator[int]:
+        """Yield ids that nobody else has, ascending; each is used up."""
+        while self._note_ids:
+            yield self._note_ids.popleft()
+
+    def take_user_ids(self) -> Iterator[int]:
+        """As `take_note_ids`, for users."""
+        while self.user_ids:
+            yield self.user_ids.popleft()
