@@ -11,6 +11,7 @@ from gateway.auth.keys import KeyedHashes
 from gateway.auth.passwords import Passwords
 from gateway.auth.throttles import Throttles
 from gateway.caller import Authentication
+from gateway.reads.kept_pages import KeptPages
 from gateway.reads.queries import Queries
 from gateway.settings import GatewaySettings
 from gateway.writes.command_urls import CommandUrls
@@ -32,6 +33,8 @@ class Gateway:
     """Postgres' time."""
     queries: Queries
     """Reads."""
+    kept_pages: KeptPages
+    """Lists that were read before."""
     submission: Submission
     """Writes."""
     publisher: Publisher
@@ -66,6 +69,7 @@ async def open_resources(settings: GatewaySettings) -> AsyncIterator[Gateway]:
             settings,
             clock,
             queries,
+            KeptPages(settings.kept_pages_bytes),
             submission,
             publisher,
             replies,

@@ -113,6 +113,8 @@ class GatewaySettings(ServiceSettings, use_attribute_docstrings=True):
     """Time for Postgres to answer a read"""
     read_connections: Annotated[int, Field(ge=2, le=100)] = 4
     """Connections to Postgres"""
+    kept_pages_bytes: Annotated[int, Field(ge=0)] = 64 * 1024 * 1024
+    """Bytes of lists kept in memory; 0 keeps none"""
     title_max_length: Annotated[int, Field(ge=1, le=10_000)] = 50
     """Characters in a title"""
     description_max_length: Annotated[int, Field(ge=1)] = 200

@@ -82,6 +82,10 @@ class Primary:
         """Whether the session is open and still counts as connected to the primary."""
         return session in self._trusted and not session.is_closed()
 
+    def timeline_of(self, session: Session) -> Timeline | None:
+        """Return the timeline of a session; None if its server did not report one, or is a former primary."""
+        return self._timelines.get(session)
+
     def distrust(self, session: Session) -> None:
         """Stop trusting a session whose server has failed, and all others on its timeline."""
         timeline = self._timelines.get(session)

@@ -24,6 +24,7 @@ from gateway.problems import (
     SEARCH_TIMEOUT,
     ProblemError,
 )
+from gateway.reads.kept_pages import KeptPage
 from gateway.resources import Gateway
 from gateway.settings import GatewaySettings
 from gateway.writes.submission import ACCEPTED, DELETED, REPEATABLE, WRITE_PROBLEMS, WRITTEN
@@ -78,10 +79,15 @@ operations: Operations[Gateway] = Operations("notes")
 )
 async def list_notes(gateway: Gateway, request: Request) -> Answer:
     """Notes in the order of their ids or another; `Link` leads to the next page, however many there are."""
-    page = request[NOTES_PAGE]
-    listed = await gateway.queries.list_notes(request.caller, page.shape, **page.arguments)
-    notes, links = build_list_links(request, page, listed)
-    return _build_page(request, join_notes(notes), links, listed.total)
+    page, key = request[NOTES_PAGE], (request.caller.owner, request.url_path, request.query)
+    kept = gateway.kept_pages.find(key)
+    if not kept or kept.revision != await gateway.queries.find_revision(request.caller):
+        listed = await gateway.queries.list_notes(request.caller, page.shape, **page.arguments)
+        notes, links = build_list_links(request, page, listed)
+        body, tag, headers = _build_page(join_notes(notes), links, listed.total)
+        kept = KeptPage(listed.revision, body, tag, headers)
+        gateway.kept_pages.keep(key, kept)
+    return respond_unless_modified(request, Answer(kept.body, headers=dict(kept.headers)), kept.tag)
 
 
 @operations.add(
@@ -100,7 +106,8 @@ async def search_notes(gateway: Gateway, request: Request) -> Answer:
     matched = json.dumps("similar_titles" if found.is_similar else "words")
     limited, notes = json.dumps(found.is_limited), join_notes(found.notes)
     text = f'{{"matched":{matched},"limited":{limited},"total":{found.total},"notes":{notes}}}'
-    return _build_page(request, text, build_search_links(request, page, found.total))
+    body, tag, headers = _build_page(text, build_search_links(request, page, found.total))
+    return respond_unless_modified(request, Answer(body, headers=headers), tag)
 
 
 @operations.add(
@@ -191,10 +198,10 @@ def _changes(bodies: NoteBodies, conditions: Conditions) -> Operations[Gateway]:
     return operations
 
 
-def _build_page(request: Request, text: str, links: dict[str, str], total: int | None = None) -> Answer:
-    """Return a page with its links and, if requested, the total number of notes."""
+def _build_page(text: str, links: dict[str, str], total: int | None = None) -> tuple[bytes, str, dict[str, str]]:
+    """Return a page's body, its entity tag, and its headers: the links and, if requested, the number of notes."""
     headers = {"Link": build_link_header(links)} | ({} if total is None else {"X-Total-Count": str(total)})
     body = text.encode()
     digest = hashlib.sha256(body)  # processors have instructions for it
     digest.update(str(headers).encode())
-    return respond_unless_modified(request, Answer(body, headers=headers), f'"{digest.hexdigest()[:24]}"')
+    return body, f'"{digest.hexdigest()[:24]}"', headers

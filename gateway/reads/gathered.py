@@ -15,15 +15,17 @@ from asyncpg import Record
 
 from gateway.caller import Caller
 from gateway.reads.errors import CredentialsOutdatedError
+from gateway.reads.kept_pages import Revision
 from gateway.reads.statements import FIND_NOTES
 from shared.connections import Connections
+from shared.primary import Timeline
 
 STATEMENTS_LIMIT = 2
 """Statements in progress: while Postgres works on one, the gateway handles the result of the other."""
 READS_LIMIT = 100
 """Reads in a statement, so that none of them waits for many others."""
-FoundNote: TypeAlias = tuple[str, int]
-"""The note's JSON and its version."""
+FoundRow: TypeAlias = tuple[str | None, int | None, Revision]
+"""The note's JSON and its version, or twice None, and the caller's revision."""
 
 
 @dataclass(slots=True, eq=False)
@@ -34,10 +36,10 @@ class NoteRead:
     note_id: int
     deadline: float
     """By the event loop's clock."""
-    found: "asyncio.Future[FoundNote | None]"
+    found: "asyncio.Future[FoundRow]"
 
 
-Fetch = Callable[[Sequence[NoteRead]], Awaitable[list[Record]]]
+Fetch = Callable[[Sequence[NoteRead]], Awaitable[tuple[Timeline | None, Sequence[Record]]]]
 
 
 class GatheredReads:
@@ -55,8 +57,8 @@ class GatheredReads:
         self._context = copy_context()
         """Used instead of the first request's context, since a statement serves many requests."""
 
-    async def find(self, caller: Caller, note_id: int, deadline: float) -> FoundNote | None:
-        """The caller's note, or None; raises TimeoutError, CredentialsOutdatedError or what the statement raised.
+    async def find(self, caller: Caller, note_id: int, deadline: float) -> FoundRow:
+        """The caller's note and revision; raises TimeoutError, CredentialsOutdatedError or what the statement raised.
 
         The deadline must not be earlier than that of a read before.
         """
@@ -99,7 +101,7 @@ class GatheredReads:
         """Send statements until no read waits."""
         while batch := self._take():
             try:
-                _distribute(batch, await self._fetch(batch))
+                _distribute(batch, *await self._fetch(batch))
             except Exception as error:  # noqa: BLE001 - each of the reads raises it
                 _fail(batch, error)
             except asyncio.CancelledError:
@@ -118,9 +120,11 @@ class GatheredReads:
         return batch
 
 
-def _distribute(batch: Sequence[NoteRead], rows: Sequence[Record]) -> None:
+def _distribute(batch: Sequence[NoteRead], timeline: Timeline | None, rows: Sequence[Record]) -> None:
     """Give each read its row; a read without a row has outdated credentials."""
-    found: dict[int, FoundNote | None] = {place: (note, version) if note else None for place, note, version in rows}
+    found: dict[int, FoundRow] = {
+        place: (note, version, (timeline, revision)) for place, note, version, revision in rows
+    }
     for place, read in enumerate(batch, start=1):
         if read.found.done():  # cancelled: the client is gone
             continue
@@ -136,12 +140,16 @@ def _fail(batch: Sequence[NoteRead], error: Exception) -> None:
             read.found.set_exception(error)
 
 
-async def fetch_notes(connections: Connections, reads: Sequence[NoteRead]) -> list[Record]:
-    """Return the notes that exist, with their position among the reads; the deadline is that of the last read."""
+async def fetch_notes(connections: Connections, reads: Sequence[NoteRead]) -> tuple[Timeline | None, list[Record]]:
+    """Return the server's timeline, and a row for each read with valid credentials, by its position among the reads.
+
+    The deadline is that of the last read.
+    """
     async with asyncio.timeout_at(reads[-1].deadline), connections.acquire() as connection:
-        return await FIND_NOTES.fetch(
+        rows = await FIND_NOTES.fetch(
             connection,
             owners=[read.caller.owner for read in reads],
             credentials_versions=[read.caller.credentials_version for read in reads],
             note_ids=[read.note_id for read in reads],
         )
+        return connections.primary.timeline_of(connection), rows

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext, suppress
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
+from typing import Any, TypeAlias
 from uuid import UUID
 
 import asyncpg
@@ -17,7 +17,8 @@ import structlog
 from gateway.caller import Caller
 from gateway.reads.errors import CredentialsOutdatedError, DatabaseUnavailableError, SearchTimeoutError
 from gateway.reads.fair_limiter import FairLimiter
-from gateway.reads.gathered import FoundNote, GatheredReads, fetch_notes
+from gateway.reads.gathered import FoundRow, GatheredReads, fetch_notes
+from gateway.reads.kept_pages import Revision
 from gateway.reads.statements import (
     FIND_CREDENTIALS_VERSION,
     FIND_LOGIN,
@@ -43,7 +44,7 @@ from shared.connections import CONNECTION_ERRORS, Connections
 from shared.contracts import NO_OWNER, Outcome, PublicToken, PublicUser, Scope
 from shared.database import Statement, milliseconds_before
 from shared.errors import describe_error
-from shared.primary import Primary
+from shared.primary import Primary, Timeline
 
 CLOCK_INTERVAL_SECONDS, FIRST_SYNCHRONIZATION_SECONDS = 2.0, 1.0
 NO_LIMIT = nullcontext()
@@ -51,6 +52,10 @@ TOKEN_SCOPES = frozenset({Scope.READ, Scope.WRITE})
 """The scopes that a personal token may have."""
 SIMILAR_MAX_LENGTH = 64
 """Characters of a query whose similar titles are searched for; the cost of a comparison grows with it."""
+NO_NOTE = 0
+"""No note has this id."""
+FoundNote: TypeAlias = tuple[str, int]
+"""A note's JSON and its version."""
 FAR = 1000
 """A list that skips more notes than this, by walking past them, counts as slow."""
 SESSION_SETTINGS = {
@@ -89,6 +94,8 @@ class NoteList:
     """Empty in a list by id."""
     total: int | None
     """How many there are on all pages, if that was asked for."""
+    revision: Revision
+    """The owner's, of the same moment."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,19 +143,23 @@ class Queries:
 
     async def find_note(self, caller: Caller, note_id: int) -> FoundNote | None:
         """A note as JSON, and its version."""
-        try:
-            with FIND_NOTES.start_span():
-                return await self._notes.find(caller, note_id, self._deadline())
-        except CONNECTION_ERRORS as error:
-            raise build_unavailable(error) from error
+        note, version, _ = await self._find_row(caller, note_id)
+        return None if note is None or version is None else (note, version)
+
+    async def find_revision(self, caller: Caller) -> Revision:
+        """Return the revision of the caller's notes; it differs from an earlier one if any of them has changed."""
+        _, _, revision = await self._find_row(caller, NO_NOTE)
+        return revision
 
     async def list_notes(self, caller: Caller, shape: ListShape, **arguments: Any) -> NoteList:  # noqa: ANN401 - SQL's
         """Return a page of notes; raises ShareExhaustedError if the caller has too many in progress."""
         query, deadline = list_notes(shape), self._deadline()
         is_slow = shape.is_counted or shape.filters or arguments["skip"] > FAR
         permit = self._limit_slow_read(caller, deadline) if is_slow else self._limit_list(caller, deadline)
-        [row] = await self._fetch_mine(caller, query, permit, deadline, **arguments)
-        return NoteList(row["notes"] or [], row["ids"] or [], row.get("keys") or [], row.get("total"))
+        timeline, rows = await self._fetch_with_timeline(query, permit, deadline, **_identify(caller), **arguments)
+        [row] = _check_caller(rows)
+        revision = (timeline, row["revision"])
+        return NoteList(row["notes"] or [], row["ids"] or [], row.get("keys") or [], row.get("total"), revision)
 
     async def search_notes(self, caller: Caller, q: str, skip: int, limit: int) -> SearchResult:
         """Return the notes with these words, the best first; without any, those with similar titles.
@@ -257,6 +268,13 @@ class Queries:
         ):
             yield
 
+    async def _find_row(self, caller: Caller, note_id: int) -> FoundRow:
+        try:
+            with FIND_NOTES.start_span():
+                return await self._notes.find(caller, note_id, self._deadline())
+        except CONNECTION_ERRORS as error:
+            raise build_unavailable(error) from error
+
     def _deadline(self) -> float:
         """Return the deadline of a read that begins now."""
         return asyncio.get_running_loop().time() + self._timeout_seconds
@@ -270,10 +288,7 @@ class Queries:
         **arguments: object,
     ) -> list[asyncpg.Record]:
         """Return at least one row; raises CredentialsOutdatedError if the SQL does not find the caller."""
-        mine = {"owner": caller.owner, "credentials_version": caller.credentials_version}
-        if not (rows := await self._fetch(query, permit, deadline, **mine, **arguments)):
-            raise CredentialsOutdatedError
-        return rows
+        return _check_caller(await self._fetch(query, permit, deadline, **_identify(caller), **arguments))
 
     async def _fetch(
         self,
@@ -282,14 +297,36 @@ class Queries:
         deadline: float | None = None,
         **arguments: object,
     ) -> list[asyncpg.Record]:
+        _, rows = await self._fetch_with_timeline(query, permit, deadline, **arguments)
+        return rows
+
+    async def _fetch_with_timeline(
+        self,
+        query: Statement,
+        permit: AbstractAsyncContextManager[None],
+        deadline: float | None,
+        **arguments: object,
+    ) -> tuple[Timeline | None, list[asyncpg.Record]]:
         deadline = deadline or self._deadline()
         try:
             async with permit, asyncio.timeout_at(deadline), self._connections.acquire() as connection:
-                return await query.fetch(connection, **arguments)
+                rows = await query.fetch(connection, **arguments)
+                return self.primary.timeline_of(connection), rows
         except CONNECTION_ERRORS as error:
             if isinstance(error, asyncpg.QueryCanceledError) and query in (self._by_words, self._by_trigrams):
                 raise SearchTimeoutError from error
             raise build_unavailable(error) from error
+
+
+def _identify(caller: Caller) -> dict[str, object]:
+    return {"owner": caller.owner, "credentials_version": caller.credentials_version}
+
+
+def _check_caller(rows: list[asyncpg.Record]) -> list[asyncpg.Record]:
+    """Return the rows; raises CredentialsOutdatedError if there are none."""
+    if not rows:
+        raise CredentialsOutdatedError
+    return rows
 
 
 def build_unavailable(error: BaseException) -> DatabaseUnavailableError:

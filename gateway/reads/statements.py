@@ -54,9 +54,9 @@ _IS_ITS_CALLER = (
 _IS_ITS_NOTE = (notes.c.owner_id == users.c.id) & (notes.c.id == _WANTED.c.note_id)
 # No row: the credentials are outdated. A row without a note: the caller has no such note.
 FIND_NOTES = Statement.compile(
-    select(_WANTED.c.place, case((notes.c.id.is_not(None), _PRINTED_NOTE)), notes.c.version).select_from(
-        _WANTED.join(users, _IS_ITS_CALLER).outerjoin(notes, _IS_ITS_NOTE)
-    )
+    select(
+        _WANTED.c.place, case((notes.c.id.is_not(None), _PRINTED_NOTE)), notes.c.version, users.c.revision
+    ).select_from(_WANTED.join(users, _IS_ITS_CALLER).outerjoin(notes, _IS_ITS_NOTE))
 )
 _OUTCOME = select(*(commands.c[name] for name in Outcome.model_fields))
 _IS_COMMAND = commands.c.id == bindparam("command_id", type_=Uuid)
@@ -177,7 +177,7 @@ def list_notes(shape: ListShape) -> Statement:
         *(() if key is notes.c.id else (func.array_agg(rows.c.key).label("keys"),)),
     ).subquery()
     counted = select(func.count()).where(mine, *conditions).scalar_subquery()
-    columns = (*selected.c, counted.label("total")) if shape.is_counted else selected.c
+    columns = (users.c.revision, *selected.c, *([counted.label("total")] if shape.is_counted else []))
     query = select(*columns).join_from(users, selected, true()).where(_IS_CALLER)
     return Statement.compile(query, settings=f"{_PLANNED_ANEW}; {_SORTED}" if conditions else "")
 

@@ -21,6 +21,8 @@ REQUEST_DURATION = Histogram(
 )
 ACTIVE_REQUESTS = Gauge("http_server_active_requests", "Requests that are not answered yet")
 
+KEPT_PAGES_BYTES = Gauge("inkwell_kept_pages_bytes", "Pages of lists in memory")
+
 PUBLISHED_COMMANDS = Histogram("inkwell_publisher_batch_commands", "Commands in a message", buckets=COUNTS)
 CONFIRM_DURATION = Histogram(
     "inkwell_publisher_confirm_duration_seconds", "From handing a message over to the broker's word on it"

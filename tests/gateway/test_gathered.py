@@ -27,19 +27,19 @@ class Postgres:
         self.may_answer = asyncio.Event()
         self.error: Exception | None = None
 
-    async def fetch(self, reads: Sequence[NoteRead]) -> list[Record]:
-        """The rows."""
+    async def fetch(self, reads: Sequence[NoteRead]) -> tuple[None, list[Record]]:
+        """The rows, of an unknown timeline."""
         self.statements.append([read.note_id for read in reads])
         await self.may_answer.wait()
         if self.error:
             error, self.error = self.error, None
             raise error
         rows = [
-            (place, None if read.note_id == 404 else str(read.note_id), 1)
+            (place, None if read.note_id == 404 else str(read.note_id), 1, 0)
             for place, read in enumerate(reads, start=1)
             if read.note_id != 401
         ]
-        return cast("list[Record]", rows)
+        return None, cast("list[Record]", rows)
 
 
 def in_seconds(seconds: float) -> float:
@@ -47,8 +47,11 @@ def in_seconds(seconds: float) -> float:
 
 
 def ask(gathered: GatheredReads, *note_ids: int, seconds: float = 10.0) -> "list[asyncio.Task[tuple[str, int] | None]]":
-    finds = [gathered.find(IMPLICIT_CALLER, note_id, in_seconds(seconds)) for note_id in note_ids]
-    return [asyncio.create_task(find) for find in finds]
+    async def find(note_id: int) -> tuple[str, int] | None:
+        note, version, _ = await gathered.find(IMPLICIT_CALLER, note_id, in_seconds(seconds))
+        return (note, version) if note and version else None
+
+    return [asyncio.create_task(find(note_id)) for note_id in note_ids]
 
 
 async def test_reads_that_arrive_while_statements_are_in_progress_share_the_next_one() -> None:
@@ -123,7 +126,7 @@ async def test_a_client_that_goes_away_takes_nobody_with_it() -> None:
     postgres.may_answer.set()
 
     assert await reads[1] == ("2", 1)
-    assert await gathered.find(IMPLICIT_CALLER, 5, in_seconds(10)) == ("5", 1)
+    assert await ask(gathered, 5)[0] == ("5", 1)
 
 
 async def test_a_read_ends_at_its_own_deadline_though_it_shares_a_statement() -> None:
