@@ -1,6 +1,8 @@
 """A contender's database: the same notes for everybody before, and how many were written after."""
 
 import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from enum import Enum
 
@@ -27,6 +29,8 @@ TEXTS = """
 """
 AUTOVACUUM_TRANSACTIONS = 10
 COUNT = "select count(*) from notes"
+CHANGE_INTERVAL_SECONDS = 0.005
+"""Shorter than the time between two lists of one owner."""
 
 
 def texts_of(notes: int) -> str:
@@ -43,7 +47,7 @@ class Schema(Enum):
 
     DIRECT = "notes", "created_date", "now()", "select pg_snapshot_xmax(pg_current_snapshot())::text::bigint"
     INKWELL = (
-        "users, personal_tokens, notes, commands",
+        "users, personal_tokens, notes, tombstones, commands",
         "owner_id, created_date, updated_date, version",
         "1 + (id - 1) % {owners}, now(), now(), 1",
         "select coalesce(sum(version), 0)::bigint from notes",
@@ -101,6 +105,24 @@ class Database:
     async def speed_up(self) -> None:
         """Ends `slow_down`."""
         await self.connection.execute(NOT_SLOW)
+
+    @asynccontextmanager
+    async def changing(self) -> AsyncIterator[None]:
+        """Raises the revision of every owner again and again, as changes do, so that no list is the one before."""
+        if self.schema is not Schema.INKWELL:
+            yield
+            return
+        raising = asyncio.create_task(self._raise_revisions())
+        try:
+            yield
+        finally:
+            raising.cancel()
+            await asyncio.wait([raising])
+
+    async def _raise_revisions(self) -> None:
+        while True:
+            await self.connection.execute("update users set revision = revision + 1")
+            await asyncio.sleep(CHANGE_INTERVAL_SECONDS)
 
     async def written(self, method: str) -> int:
         """How many notes were created (POST) or replaced (PUT), counted from anywhere."""

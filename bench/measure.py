@@ -1,5 +1,7 @@
 """One measurement: the same notes, a warm-up, the load, and a look whether what was answered was also written."""
 
+from contextlib import nullcontext
+
 from bench.contenders import Contender
 from bench.load import Answers, run_wrk
 from bench.results import Measurement
@@ -42,7 +44,9 @@ async def measure(cell: Cell, contender: Contender, number: int, seconds: int) -
 async def _load(cell: Cell, contender: Contender, seconds: int, before: int) -> tuple[Answers, int | None]:
     """The answers, and all that is written when nothing is under way any more; None where nothing writes."""
     scenario = SCENARIOS[cell.scenario]
-    answers = await run_wrk(contender, scenario, cell.owners, cell.connections, seconds)
+    changing = contender.database.changing() if contender.database and scenario.changing else nullcontext()
+    async with changing:
+        answers = await run_wrk(contender, scenario, cell.owners, cell.connections, seconds)
     if contender.database is None or scenario.method == "GET":
         return answers, None
     return answers, await contender.database.settled(scenario.method, before + answers.good)

@@ -28,6 +28,8 @@ class Scenario:
     slow_database: bool = False
     searched_notes: int = 0
     """So many notes with texts that differ."""
+    changing: bool = False
+    """Whether every list has changed since the one before."""
     turns: int = 1
     """How many times in a round its contenders are measured: often, where they hardly differ, and each time for as much
     shorter."""
@@ -63,7 +65,10 @@ SCENARIOS = {
         (BARE_UVICORN, BARE, INKWELL),
         (64,),
     ),
-    "list": Scenario("List 100 notes", "GET", "/notes/", (DIRECT, INKWELL)),
+    "list": Scenario("List 100 notes that have not changed", "GET", "/notes/", (DIRECT, INKWELL)),
+    "list-changed": Scenario(
+        "List 100 notes that have changed since", "GET", "/notes/", (DIRECT, INKWELL), (64,), changing=True
+    ),
     "search": Scenario(
         f"Search {SEARCHED_NOTES:,} notes for a rare word",
         *("GET", f"/notes/search?q={RARE_WORD}", (DIRECT, INKWELL), (1,)),  # more, and the direct way answers nothing
