@@ -28,6 +28,7 @@ from shared.messaging import Topology
 DIRECT = "direct"
 INKWELL = "Inkwell"
 INKWELL_202 = "Inkwell, 202"
+INKWELL_8 = "Inkwell, 8 partitions"
 SILENT = "Inkwell, silent"
 NAIVE = "naive queue"
 BARE = "bare FastAPI"
@@ -36,7 +37,8 @@ BARE_UVICORN = "bare uvicorn"
 KEY = "for-measuring-only-for-measuring-only"
 TOKEN_LIFETIME_SECONDS = 86_400
 """Longer than any run lasts."""
-PARTITIONS = 8
+PARTITIONS = 1
+"""As by default, where the broker has no queues yet."""
 START_SECONDS = 30.0
 UVICORN = ("uvicorn", "--loop", "uvloop", "--http", "httptools", "--no-access-log", "--log-level", "error")
 
@@ -93,7 +95,7 @@ class Stage:
 
     async def contenders(self) -> list[Contender]:
         """All of them, ready."""
-        beside = *await self._silent(), *await self._naive(), *await self._bare()
+        beside = *await self._partitioned(), *await self._silent(), *await self._naive(), *await self._bare()
         return [*await self._direct(), *await self._inkwell(), *beside]
 
     async def _direct(self) -> list[Contender]:
@@ -109,19 +111,25 @@ class Stage:
         waiting = await replace(gateway, processes=[*gateway.processes, worker]).ready()
         return [waiting, replace(waiting, name=INKWELL_202, headers={"Prefer": "respond-async"})]
 
+    async def _partitioned(self) -> list[Contender]:
+        """With as many queues as for several workers."""
+        gateway, settings = await self.gateway("partitioned", partitions=8)
+        worker = await self.worker(settings)
+        return [await replace(gateway, name=INKWELL_8, processes=[*gateway.processes, worker]).ready()]
+
     async def _silent(self) -> list[Contender]:
         """The same without telemetry."""
         gateway, settings = await self.gateway("silent", "bench.limit.silent", "gateway")
         worker = await self.worker(settings, "bench.limit.silent", "worker")
         return [await replace(gateway, name=SILENT, processes=[*gateway.processes, worker]).ready()]
 
-    async def gateway(self, name: str, *module: str) -> tuple[Contender, dict[str, str]]:
+    async def gateway(self, name: str, *module: str, partitions: int = PARTITIONS) -> tuple[Contender, dict[str, str]]:
         """A gateway with a database and queues of its own, which takes writes once a worker has the same settings."""
         database = await self._database(name, Schema.INKWELL)
-        topology = Topology(f"bench-{self._run}-{name}", PARTITIONS)
+        topology = Topology(f"bench-{self._run}-{name}", partitions)
         settings = self._settings(database, topology)
         await migrate(settings)
-        queues = (*map(topology.command_queue, range(PARTITIONS)), topology.dead_letter_queue)
+        queues = (*map(topology.command_queue, range(partitions)), topology.dead_letter_queue)
         self._exits.push_async_callback(self._delete_queues, *queues, exchange=topology.commands_exchange)
         url, gateway = await self._serve_gateway(*(module or ("gateway",)), **settings)
         processes = [gateway, *self.postgres.processes, *self.rabbitmq.processes]
@@ -137,14 +145,13 @@ class Stage:
             "INKWELL_DATABASE_URL": database.url,
             "INKWELL_BROKER_URL": self.services.broker_url,
             "INKWELL_QUEUE_PREFIX": topology.prefix,
-            "INKWELL_PARTITIONS": str(PARTITIONS),
             "INKWELL_SIGNING_KEYS": KEY,
             "INKWELL_FINGERPRINT_KEY": KEY,
             "INKWELL_AUTH": "password",
             "INKWELL_TOKEN_LIFETIME_SECONDS": str(TOKEN_LIFETIME_SECONDS),
             "INKWELL_WORKER_HEALTH_PORT": str(free_port()),
             "INKWELL_LOG_LEVEL": "error",
-        }
+        } | ({} if topology.partitions == PARTITIONS else {"INKWELL_PARTITIONS": str(topology.partitions)})
 
     async def reader(self, name: str) -> Contender:
         """A gateway with a database of its own, and nobody who writes."""

@@ -8,12 +8,19 @@ import matplotlib as mpl
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 
-from bench.contenders import BARE, DIRECT, INKWELL, INKWELL_202, NAIVE
+from bench.contenders import BARE, DIRECT, INKWELL, INKWELL_8, INKWELL_202, NAIVE
 from bench.results import Results, Series, times
 from bench.scenarios import SCENARIOS, Cell
 from bench.troubles import BEFORE_SECONDS, TROUBLE_SECONDS, TROUBLES
 
-COLOURS = {DIRECT: "#888888", INKWELL: "#1f4e9c", INKWELL_202: "#3aa6a0", NAIVE: "#c44536", BARE: "#d9a441"}
+COLOURS = {
+    DIRECT: "#888888",
+    INKWELL: "#1f4e9c",
+    INKWELL_202: "#3aa6a0",
+    INKWELL_8: "#7a6fbe",
+    NAIVE: "#c44536",
+    BARE: "#d9a441",
+}
 STATUS_COLOURS = {201: "#1f4e9c", 202: "#3aa6a0", 500: "#c44536", 503: "#d9a441", 504: "#7b3f9d"}
 TICKS = (0.1, 0.2, 0.5, 1, 2, 5, 10, 20)
 

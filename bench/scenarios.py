@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from bench.contenders import BARE, BARE_UVICORN, DIRECT, INKWELL, INKWELL_202, NAIVE, SILENT
+from bench.contenders import BARE, BARE_UVICORN, DIRECT, INKWELL, INKWELL_8, INKWELL_202, NAIVE, SILENT
 from bench.database import ONE_TEXT, RARE_WORD, texts_of
 
 LISTED_NOTES = 100
@@ -55,8 +55,8 @@ class Scenario:
 
 
 SCENARIOS = {
-    "create": Scenario("Create a note", "POST", "/notes/", (DIRECT, INKWELL, INKWELL_202, NAIVE, BARE)),
-    "replace": Scenario("Replace a note", "PUT", "/notes/{id}", (DIRECT, INKWELL)),
+    "create": Scenario("Create a note", "POST", "/notes/", (DIRECT, INKWELL, INKWELL_202, INKWELL_8, NAIVE, BARE)),
+    "replace": Scenario("Replace a note", "PUT", "/notes/{id}", (DIRECT, INKWELL, INKWELL_8)),
     "get": Scenario("Get one note", "GET", "/notes/{id}", (DIRECT, INKWELL, BARE)),
     "get-front": Scenario(
         "Get one note, against a server that looks nothing up",
@@ -105,5 +105,12 @@ def cells(scenario: str, connections: int, owners: list[int]) -> list[Cell]:
     return [
         Cell(scenario, contender, count, connections)
         for contender in SCENARIOS[scenario].contenders
-        for count in (owners if contender in (INKWELL, INKWELL_202) and scenario not in ALONE else owners[:1])
+        for count in _owners(scenario, contender, owners)
     ]
+
+
+def _owners(scenario: str, contender: str, owners: list[int]) -> list[int]:
+    """What this contender is measured with: several partitions are for several owners."""
+    if contender == INKWELL_8:
+        return owners[-1:]
+    return owners if contender in (INKWELL, INKWELL_202) and scenario not in ALONE else owners[:1]
