@@ -8,7 +8,7 @@ from typing import Any
 import httpx
 
 from gateway.http.answers import PROBLEM_JSON
-from gateway.http.openapi import HEADERS
+from gateway.http.openapi import HEADER_DESCRIPTIONS
 from gateway.http.validation import FIELD_CODES
 from gateway.problems import PROBLEM_TYPES
 from gateway.telemetry.request_ids import REQUEST_ID
@@ -29,7 +29,7 @@ class Witness:
         operation = self.operation(response.request)
         media_type = response.headers.get("content-type")
         code = response.json()["code"] if media_type == PROBLEM_JSON else None
-        told = {code} | {name for name in HEADERS if name in response.headers}
+        told = {code} | {name for name in HEADER_DESCRIPTIONS if name in response.headers}
         asked = f"{response.request.method} {response.request.url} {response.text}"
         assert str(response.status_code) in operation["responses"], asked
         declared = operation["responses"][str(response.status_code)]

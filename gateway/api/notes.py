@@ -27,7 +27,7 @@ from gateway.problems import (
 from gateway.reads.kept_pages import KeptPage
 from gateway.resources import Gateway
 from gateway.settings import GatewaySettings
-from gateway.writes.submission import ACCEPTED, DELETED, REPEATABLE, WRITE_PROBLEMS, WRITTEN
+from gateway.writes.submission import ACCEPTED_ANSWER, DELETE_ANSWERS, WRITE_HEADERS, WRITE_PROBLEMS, WRITE_READERS
 from shared.contracts import (
     ChangeNotes,
     CreateNote,
@@ -50,10 +50,13 @@ NOTE_PATH = Parameters(_NotePath, "path")
 NOTES_PAGE = Parameters(NotesPage, "query")
 SEARCH_PAGE = Parameters(SearchPage, "query")
 WITHOUT_BODY = "no body, as preferred or because the credentials lack `notes:read`"
-CHANGED = {
-    200: describe_answer("The updated note", "ETag", *WRITTEN),
-    204: describe_answer(f"The note has been changed; {WITHOUT_BODY}", "ETag", *WRITTEN),
-} | ACCEPTED
+CREATE_ANSWERS = {
+    201: describe_answer(f"The note; or {WITHOUT_BODY}", "Location", "ETag", *WRITE_HEADERS)
+} | ACCEPTED_ANSWER
+CHANGE_ANSWERS = {
+    200: describe_answer("The updated note", "ETag", *WRITE_HEADERS),
+    204: describe_answer(f"The note has been changed; {WITHOUT_BODY}", "ETag", *WRITE_HEADERS),
+} | ACCEPTED_ANSWER
 CHANGE_PROBLEMS = (*WRITE_PROBLEMS, NOTE_NOT_FOUND, PRECONDITION_FAILED)
 
 
@@ -141,9 +144,10 @@ def _creations(bodies: NoteBodies, conditions: Conditions) -> Operations[Gateway
         "POST",
         "/notes",
         allows=Scope.WRITE,
-        reads=(bodies.note, *REPEATABLE),
+        reads=(bodies.note, *WRITE_READERS),
         returns=Note,
-        answers={201: describe_answer(f"The note; or {WITHOUT_BODY}", "Location", "ETag", *WRITTEN)} | ACCEPTED,
+        answers={201: describe_answer(f"The note; or {WITHOUT_BODY}", "Location", "ETag", *WRITE_HEADERS)}
+        | ACCEPTED_ANSWER,
         problems=WRITE_PROBLEMS,
     )
     async def create_note(gateway: Gateway, request: Request) -> Answer:
@@ -154,13 +158,13 @@ def _creations(bodies: NoteBodies, conditions: Conditions) -> Operations[Gateway
         "POST",
         "/notes/batch",
         allows=Scope.WRITE,
-        reads=(bodies.items, *REPEATABLE),
+        reads=(bodies.items, *WRITE_READERS),
         returns=WrittenItems,
         answers={
-            200: describe_answer("The outcome of each of them", *WRITTEN),
-            204: describe_answer(f"All have been applied; {WITHOUT_BODY}", *WRITTEN),
+            200: describe_answer("The outcome of each of them", *WRITE_HEADERS),
+            204: describe_answer(f"All have been applied; {WITHOUT_BODY}", *WRITE_HEADERS),
         }
-        | ACCEPTED,
+        | ACCEPTED_ANSWER,
         problems=(*CHANGE_PROBLEMS, PRECONDITION_REQUIRED),
     )
     async def change_notes(gateway: Gateway, request: Request) -> Answer:
@@ -178,19 +182,19 @@ def _changes(bodies: NoteBodies, conditions: Conditions) -> Operations[Gateway]:
     def read_target(request: Request) -> dict[str, Any]:
         return {"note_id": request[NOTE_PATH].note_id, **dict(request[conditions])}
 
-    @change(method="PUT", reads=(*targeted, bodies.note, *REPEATABLE), returns=Note, answers=CHANGED)
+    @change(method="PUT", reads=(*targeted, bodies.note, *WRITE_READERS), returns=Note, answers=CHANGE_ANSWERS)
     async def replace_note(gateway: Gateway, request: Request) -> Answer:
         """Gives a note a new title and description; `created_date` stays."""
         replacement = NoteReplacement(**read_target(request), **dict(request[bodies.note]))
         return await gateway.submission.perform(request, ReplaceNote, replacement)
 
-    @change(method="PATCH", reads=(*targeted, bodies.patch, *REPEATABLE), returns=Note, answers=CHANGED)
+    @change(method="PATCH", reads=(*targeted, bodies.patch, *WRITE_READERS), returns=Note, answers=CHANGE_ANSWERS)
     async def patch_note(gateway: Gateway, request: Request) -> Answer:
         """Changes the members of a note that the body has (RFC 7396)."""
         patch = NotePatch(**read_target(request), **dict(request[bodies.patch]))
         return await gateway.submission.perform(request, PatchNote, patch)
 
-    @change(method="DELETE", reads=(*targeted, *REPEATABLE), answers=DELETED)
+    @change(method="DELETE", reads=(*targeted, *WRITE_READERS), answers=DELETE_ANSWERS)
     async def delete_note(gateway: Gateway, request: Request) -> Answer:
         """Removes a note."""
         return await gateway.submission.perform(request, DeleteNote, NoteTarget(**read_target(request)))

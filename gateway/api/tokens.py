@@ -33,7 +33,7 @@ from gateway.problems import (
 )
 from gateway.reads.queries import Login
 from gateway.resources import Gateway
-from gateway.writes.submission import ACCEPTED, DELETED, REPEATABLE, WRITE_PROBLEMS, WRITTEN
+from gateway.writes.submission import ACCEPTED_ANSWER, DELETE_ANSWERS, WRITE_HEADERS, WRITE_PROBLEMS, WRITE_READERS
 from shared.contracts import (
     MAX_TOKEN_DAYS,
     NAME_MAX_LENGTH,
@@ -182,9 +182,9 @@ def _oauth_problem(kind: ProblemType, detail: str | None = None) -> ProblemError
     "POST",
     "/auth/tokens",
     allows=Scope.ACCOUNT,
-    reads=(NEW_TOKEN, *REPEATABLE),
+    reads=(NEW_TOKEN, *WRITE_READERS),
     returns=NewPersonalToken,
-    answers={201: describe_answer("The personal token", "Location", *WRITTEN)} | ACCEPTED,
+    answers={201: describe_answer("The personal token", "Location", *WRITE_HEADERS)} | ACCEPTED_ANSWER,
     problems=WRITE_PROBLEMS,
 )
 async def create_token(gateway: Gateway, request: Request) -> Answer:
@@ -237,8 +237,8 @@ async def get_token(gateway: Gateway, request: Request) -> Answer:
     "DELETE",
     "/auth/tokens/{token_id}",
     allows=Scope.ACCOUNT,
-    reads=(TOKEN_PATH, *REPEATABLE),
-    answers=DELETED,
+    reads=(TOKEN_PATH, *WRITE_READERS),
+    answers=DELETE_ANSWERS,
     problems=(*WRITE_PROBLEMS, TOKEN_NOT_FOUND),
 )
 async def revoke_token(gateway: Gateway, request: Request) -> Answer:

@@ -22,11 +22,11 @@ from gateway.problems import (
 )
 from gateway.resources import Gateway
 from gateway.writes.submission import (
-    ACCEPTED,
-    DELETED,
-    REPEATABLE,
+    ACCEPTED_ANSWER,
+    DELETE_ANSWERS,
+    WRITE_HEADERS,
     WRITE_PROBLEMS,
-    WRITTEN,
+    WRITE_READERS,
     Identity,
 )
 from shared.contracts import (
@@ -65,9 +65,9 @@ class UserPatch(BaseModel, extra="forbid", json_schema_extra={"examples": [{"nam
 
 NEW_USER = Body(NewUser, "application/json")
 USER_PATCH = Body(UserPatch, "application/merge-patch+json", "application/json")
-CHANGED: dict[int, OpenApi] = {
-    200: describe_answer("The updated user", *WRITTEN),
-    204: describe_answer("The user was updated; no body, as preferred", *WRITTEN),
+CHANGE_ANSWERS: dict[int, OpenApi] = {
+    200: describe_answer("The updated user", *WRITE_HEADERS),
+    204: describe_answer("The user was updated; no body, as preferred", *WRITE_HEADERS),
 }
 
 operations: Operations[Gateway] = Operations("users")
@@ -77,9 +77,9 @@ operations: Operations[Gateway] = Operations("users")
     "POST",
     "/users",
     allows=PUBLIC,
-    reads=(NEW_USER, *REPEATABLE),
+    reads=(NEW_USER, *WRITE_READERS),
     returns=PublicUser,
-    answers={201: describe_answer("The user", "Location", *WRITTEN)} | ACCEPTED,
+    answers={201: describe_answer("The user", "Location", *WRITE_HEADERS)} | ACCEPTED_ANSWER,
     problems=(*(each for each in WRITE_PROBLEMS if each != IDEMPOTENCY_KEY_SPENT), NAME_TAKEN, TOO_MANY_REQUESTS),
 )
 async def register_user(gateway: Gateway, request: Request) -> Answer:
@@ -103,9 +103,9 @@ async def get_user(gateway: Gateway, request: Request) -> Answer:
     "PATCH",
     "/users/me",
     allows=Scope.ACCOUNT,
-    reads=(USER_PATCH, *REPEATABLE),
+    reads=(USER_PATCH, *WRITE_READERS),
     returns=PublicUser,
-    answers=CHANGED | ACCEPTED,
+    answers=CHANGE_ANSWERS | ACCEPTED_ANSWER,
     problems=(*WRITE_PROBLEMS, WRONG_PASSWORD, NAME_TAKEN, TOO_MANY_REQUESTS),
 )
 async def change_user(gateway: Gateway, request: Request) -> Answer:
@@ -120,8 +120,8 @@ async def change_user(gateway: Gateway, request: Request) -> Answer:
     "DELETE",
     "/users/me",
     allows=Scope.ACCOUNT,
-    reads=REPEATABLE,
-    answers=DELETED,
+    reads=WRITE_READERS,
+    answers=DELETE_ANSWERS,
     problems=WRITE_PROBLEMS,
 )
 async def delete_user(gateway: Gateway, request: Request) -> Answer:

@@ -11,7 +11,7 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.types import Receive, Scope, Send
 
 from gateway.http.answers import Answer, RawHeaders, render
-from gateway.http.openapi import HEADERS
+from gateway.http.openapi import HEADER_DESCRIPTIONS
 from gateway.http.requests import Request
 from gateway.problems import BAD_REQUEST, HEADERS_TOO_LARGE, ProblemError
 from gateway.telemetry.request_ids import HEADER
@@ -33,7 +33,7 @@ NOT_STORED: FixedHeaders = ((b"cache-control", b"no-store"), (b"vary", b"Authori
 
 REQUESTED_HEADERS_LIMIT_CHARACTERS = 2048
 """Limit on `Access-Control-Request-Headers`; the answer echoes it, and proxies limit response headers."""
-ALLOWED_METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE")
+METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE")
 
 
 def add_defaults(own: RawHeaders, request: Request, request_id: bytes) -> RawHeaders:
@@ -66,10 +66,10 @@ class CrossOriginPolicy(CORSMiddleware):
         super().__init__(
             _no_app,
             allow_origins=origins,
-            allow_methods=ALLOWED_METHODS,
+            allow_methods=METHODS,
             allow_headers=["*"],
             allow_private_network=True,
-            expose_headers=HEADERS,
+            expose_headers=HEADER_DESCRIPTIONS,
         )
 
     def is_preflight(self, request: Request) -> bool:

@@ -17,7 +17,7 @@ from gateway.problems import OUTCOMES, PROBLEM_TYPES, UNSUPPORTED_MEDIA_TYPE, Pr
 from gateway.telemetry.request_ids import REQUEST_ID
 from shared.contracts import Scope
 
-HEADERS = {
+HEADER_DESCRIPTIONS = {
     "Accept-Encoding": "The content codings that a request body may have, if it had another",
     "Accept-Patch": "The media types that a patch may have",
     "ETag": "The entity tag of what was answered or, with 412, of the note as it is",
@@ -109,7 +109,7 @@ def _describe_response(operation: Operation[Any], problems: list[ProblemType]) -
 
 def describe_answer(description: str, *headers: str, **members: object) -> OpenApi:
     """Return the description of a response that may have these headers."""
-    declared = {name: {"description": HEADERS[name], "schema": {"type": "string"}} for name in headers}
+    declared = {name: {"description": HEADER_DESCRIPTIONS[name], "schema": {"type": "string"}} for name in headers}
     return {"description": description, **({"headers": declared} if declared else {}), **members}
 
 
@@ -123,7 +123,7 @@ def _remove_authentication(document: OpenApi) -> None:
 
 def _identify_answers(document: OpenApi) -> None:
     """Declare the request id as a header of every response."""
-    header = {"description": HEADERS[REQUEST_ID], "schema": {"type": "string"}}
+    header = {"description": HEADER_DESCRIPTIONS[REQUEST_ID], "schema": {"type": "string"}}
     document["components"]["headers"] = {REQUEST_ID: header}
     for operations in document["paths"].values():
         for operation in operations.values():

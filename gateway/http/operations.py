@@ -26,7 +26,7 @@ from gateway.problems import (
 )
 from shared.contracts import Scope
 
-EVERY = (BODY_TOO_LARGE, URI_TOO_LONG, HEADERS_TOO_LARGE, INTERNAL_ERROR)
+COMMON_PROBLEMS = (BODY_TOO_LARGE, URI_TOO_LONG, HEADERS_TOO_LARGE, INTERNAL_ERROR)
 """The problems that every operation may answer with."""
 AUTHENTICATION_PROBLEMS = (
     NOT_AUTHENTICATED,
@@ -86,7 +86,7 @@ class Operation(Generic[ResourcesT]):
         """Every problem that may be answered."""
         refused = () if self.allows == PUBLIC else AUTHENTICATION_PROBLEMS
         read = [problem for reader in self.readers for problem in reader.problems]
-        return {*EVERY, *refused, *read, *self.problems}
+        return {*COMMON_PROBLEMS, *refused, *read, *self.problems}
 
 
 def _decorator(

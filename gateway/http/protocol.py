@@ -28,7 +28,7 @@ from gateway.problems import HEADERS_TOO_LARGE, REQUEST_TIMEOUT, ProblemError
 from gateway.settings import GatewaySettings
 
 HEAD_LIMIT_BYTES = 2 * (TARGET_LIMIT_BYTES + HEADERS_LIMIT_BYTES)
-"""Above the limits that the application itself enforces, with 414 and 431."""
+"""A backstop for a head whose end never comes; a complete one is checked by `RequestHead.find_excess` (414, 431)."""
 FRAMING_LIMIT_BYTES = 8 * 1024
 """Limit on trailers, and on the extensions of one chunk."""
 HEAD_TIMEOUT_SECONDS = 10.0

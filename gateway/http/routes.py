@@ -12,10 +12,10 @@ METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE")
 class _Segment:
     """A node of the tree of paths."""
 
-    def __init__(self) -> None:
+    def __init__(self, name: str = "") -> None:
         self.literal: dict[str, _Segment] = {}
         self.parameter: _Segment | None = None
-        self.name = ""
+        self.name = name
         """The parameter's name, if this segment is its value."""
         self.operations: dict[str, Operation[Any]] = {}
         """By method, those whose path ends here."""
@@ -33,9 +33,10 @@ class Routes:
         segment = self._root
         for part in operation.path.split("/")[1:]:
             if part.startswith("{"):
-                segment.parameter = segment.parameter or _Segment()
+                segment.parameter = segment.parameter or _Segment(name=part[1:-1])
                 segment = segment.parameter
-                segment.name = part[1:-1]
+                if part != f"{{{segment.name}}}":
+                    raise TypeError(f"{operation.path}: this segment is called {{{segment.name}}} elsewhere")
             else:
                 segment = segment.literal.setdefault(part, _Segment())
         if operation.method in segment.operations:

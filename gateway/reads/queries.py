@@ -35,7 +35,7 @@ from gateway.reads.statements import (
     SEARCH_TRIGRAMS,
     SEARCH_WORDS,
     ListShape,
-    list_notes,
+    build_list_statement,
 )
 from gateway.settings import GatewaySettings
 from gateway.telemetry.metrics import READS_FAILED
@@ -56,7 +56,7 @@ NO_NOTE = 0
 """No note has this id."""
 FoundNote: TypeAlias = tuple[str, int]
 """A note's JSON and its version."""
-FAR = 1000
+SLOW_SKIP = 1000
 """A list that skips more notes than this, by walking past them, counts as slow."""
 SESSION_SETTINGS = {
     # Every read and every order has an index, so a plan with a scan or a sort is a misestimate, and no statement is
@@ -153,8 +153,8 @@ class Queries:
 
     async def list_notes(self, caller: Caller, shape: ListShape, **arguments: Any) -> NoteList:  # noqa: ANN401 - SQL's
         """Return a page of notes; raises ShareExhaustedError if the caller has too many in progress."""
-        query, deadline = list_notes(shape), self._deadline()
-        is_slow = shape.is_counted or shape.filters or arguments["skip"] > FAR
+        query, deadline = build_list_statement(shape), self._deadline()
+        is_slow = shape.is_counted or shape.filters or arguments["skip"] > SLOW_SKIP
         permit = self._limit_slow_read(caller, deadline) if is_slow else self._limit_list(caller, deadline)
         timeline, rows = await self._fetch_with_timeline(query, permit, deadline, **_identify(caller), **arguments)
         [row] = _check_caller(rows)

@@ -156,7 +156,7 @@ class ListShape:
 
 
 @cache
-def list_notes(shape: ListShape) -> Statement:
+def build_list_statement(shape: ListShape) -> Statement:
     """Build the statement of a page: notes as JSON, ids, sort keys unless sorted by id, and the total if counted."""
     key = SORTED_BY[shape.sorted_by]
     conditions = [FILTERS[name] for name in sorted(shape.filters)]

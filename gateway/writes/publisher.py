@@ -247,7 +247,7 @@ class Publisher:
         try:
             with CONFIRM_DURATION.time():
                 await self._publish(message, partition)
-        except DeliveryError as error:  # a nack or a return: the broker has none of them
+        except DeliveryError as error:  # a return (PublishError: no queue) or a nack (full): none of them is there
             log.warning("commands refused by the broker", commands=len(batch), error=describe_error(error))
             _fail(batch, NotAcceptedError if isinstance(error, PublishError) else OverloadedError)
         except BROKER_ERRORS as error:

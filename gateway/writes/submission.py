@@ -65,11 +65,11 @@ WRITE_PROBLEMS = (
     UNCONFIRMED,
 )
 """The problems that every write may be answered with."""
-REPEATABLE = (PREFER, IDEMPOTENCY_KEY)
+WRITE_READERS = (PREFER, IDEMPOTENCY_KEY)
 """Readers of every write."""
-WRITTEN = ("Preference-Applied", "Idempotent-Replayed")
+WRITE_HEADERS = ("Preference-Applied", "Idempotent-Replayed")
 """Headers of every answer to a write that has been applied."""
-ACCEPTED: dict[int, OpenApi] = {
+ACCEPTED_ANSWER: dict[int, OpenApi] = {
     202: describe_answer(
         "Accepted; it will be applied, and `Location` has its outcome",
         *("Location", "Retry-After", "Preference-Applied"),
@@ -77,7 +77,7 @@ ACCEPTED: dict[int, OpenApi] = {
     )
 }
 """The answer to a write whose outcome is not awaited."""
-DELETED = {204: describe_answer("It is gone", *WRITTEN)} | ACCEPTED
+DELETE_ANSWERS = {204: describe_answer("It is gone", *WRITE_HEADERS)} | ACCEPTED_ANSWER
 """The answers to a removal."""
 
 

@@ -122,6 +122,17 @@ def test_a_path_is_declared_once(gateway_settings: GatewaySettings, monkeypatch:
         create_app(gateway_settings)
 
 
+def test_a_segment_has_one_name_in_all_paths(
+    gateway_settings: GatewaySettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = Operations[Gateway]("numbers")
+    other.add("GET", "/numbers/{other}/half", allows=TokenScope.READ)(double_number)
+    monkeypatch.setattr(app_module, "find_operations", lambda _: [*operations, *other])
+
+    with pytest.raises(TypeError, match=r"is called \{number\} elsewhere"):
+        create_app(gateway_settings)
+
+
 class Middleware:
     """Does nothing."""
 

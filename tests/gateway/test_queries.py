@@ -11,7 +11,14 @@ from dev.backend import Services
 from gateway.caller import IMPLICIT_CALLER
 from gateway.reads.errors import DatabaseUnavailableError
 from gateway.reads.queries import SESSION_SETTINGS, Queries, describe_failure
-from gateway.reads.statements import FIND_NOTES, SEARCH_TRIGRAMS, SEARCH_WORDS, SORTED_BY, ListShape, list_notes
+from gateway.reads.statements import (
+    FIND_NOTES,
+    SEARCH_TRIGRAMS,
+    SEARCH_WORDS,
+    SORTED_BY,
+    ListShape,
+    build_list_statement,
+)
 from gateway.settings import GatewaySettings
 from shared.database import Session, Statement, connect
 from tests.conftest import fresh_database, settings_of_gateway
@@ -92,7 +99,7 @@ SHAPES = [
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 async def test_list_is_read_in_the_order_of_an_index(session: Session, shape: ListShape) -> None:
-    plan = await plan_of(session, list_notes(shape), after_key=AFTER[shape.sorted_by])
+    plan = await plan_of(session, build_list_statement(shape), after_key=AFTER[shape.sorted_by])
 
     assert used(plan) == {"users_pkey", INDEX[shape.sorted_by]}, plan
     assert "Sort" not in plan, plan
@@ -109,7 +116,7 @@ async def test_list_is_read_in_the_order_of_an_index(session: Session, shape: Li
 async def test_list_of_a_few_is_read_by_its_filter(
     session: Session, filters: set[str], values: dict[str, object], index: str
 ) -> None:
-    plan = await plan_of(session, list_notes(ListShape(filters=frozenset(filters))), **values)
+    plan = await plan_of(session, build_list_statement(ListShape(filters=frozenset(filters))), **values)
 
     assert index in used(plan)
 
