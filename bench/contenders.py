@@ -122,7 +122,12 @@ class Stage:
         settings = self._settings(database, topology)
         await migrate(settings)
         queues = (*map(topology.command_queue, range(PARTITIONS)), topology.dead_letter_queue)
-        exchanges = (topology.commands_exchange, topology.routes_exchange, topology.former_routes_exchange)
+        exchanges = (
+            topology.commands_exchange,
+            topology.routes_exchange,
+            topology.numbered_exchange,
+            topology.former_routes_exchange,
+        )
         self._exits.push_async_callback(self._delete_queues, *queues, exchanges=exchanges)
         url, gateway = await self._serve_gateway(*(module or ("gateway",)), **settings)
         processes = [gateway, *self.postgres.processes, *self.rabbitmq.processes]

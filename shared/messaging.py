@@ -30,6 +30,7 @@ from shared.settings import ServiceSettings
 REPLY_TO = "amq.rabbitmq.reply-to"
 PARKING_OFFSET = 1000
 """Added to a partition's number; greater than any of them."""
+FORMER_ROUTES = 500
 CLOSED_OFFSET = 1000
 """Added to the number of partitions, in the name of the exchange that replaces the routes while they are closed."""
 QUEUE_LIMIT = "x-max-length-bytes"
@@ -98,6 +99,11 @@ class Topology:
         return f"{self.prefix}.commands.v1"
 
     @property
+    def numbered_exchange(self) -> str:
+        """The exchange, without routes, that tells that the broker has a number of partitions."""
+        return f"{self.commands_exchange}.0"
+
+    @property
     def routes_exchange(self) -> str:
         """The exchange between that one and the queues; its name tells the number, and deleting it ends all routes."""
         return f"{self.commands_exchange}.{self.partitions}"
@@ -110,7 +116,7 @@ class Topology:
     @property
     def former_routes_exchange(self) -> str:
         """The exchange with routes for gateways of the version before; the first change of the number deletes it."""
-        return f"{self.commands_exchange}.0"
+        return f"{self.commands_exchange}.{FORMER_ROUTES}"
 
     @property
     def dead_letter_queue(self) -> str:
@@ -209,7 +215,7 @@ class Topology:
 
     async def declare_number(self, channel: AbstractChannel) -> None:
         """Make this the broker's number of partitions, which must have none yet."""
-        for name in (self.former_routes_exchange, self.routes_exchange):
+        for name in (self.numbered_exchange, self.former_routes_exchange, self.routes_exchange):
             await channel.declare_exchange(name, ExchangeType.DIRECT, durable=True)
 
     async def close_routes(self, channel: AbstractChannel) -> None:

@@ -34,7 +34,7 @@ LOCK_NUMBER = 2000
 CHECK_SECONDS = 2.0
 ABSENT_CHECK_SECONDS = 0.5
 FIND_TIMEOUT_SECONDS = 30.0
-"""For trying every number, as on a broker without one."""
+"""For trying every number."""
 
 log = structlog.get_logger()
 
@@ -46,16 +46,23 @@ class PartitionsLockedError(ConnectionError):
 async def find_partitions(channel: AbstractChannel, topology: Topology) -> Topology | None:
     """Return the topology with the broker's number of partitions; None if no worker of this version has declared one.
 
-    Tries the topology's own number first; the others can take some hundred probes.
+    Tries the topology's own number first; an unlikely one can take some hundred probes.
     """
-    likely = topology.partitions or FIRST_PARTITIONS
-    others = sorted(set(range(1, MAX_PARTITIONS + 1)) - {likely}, key=_unlikeliness)
-    for number in (likely, FORMER_PARTITIONS, *others):
-        candidate = replace(topology, partitions=number)
-        if await exists(channel, exchange=candidate.routes_exchange):
-            return replace(candidate, routes=Routes.NUMBERED)
-        if await exists(channel, exchange=candidate.closed_routes_exchange):
-            return replace(candidate, routes=Routes.CLOSED)
+    for number in (topology.partitions or FIRST_PARTITIONS, FORMER_PARTITIONS):
+        if found := await _find_routes(channel, replace(topology, partitions=number)):
+            return found
+    if await exists(channel, exchange=topology.numbered_exchange):
+        for number in sorted(range(1, MAX_PARTITIONS + 1), key=_unlikeliness):
+            if found := await _find_routes(channel, replace(topology, partitions=number)):
+                return found
+    return None
+
+
+async def _find_routes(channel: AbstractChannel, topology: Topology) -> Topology | None:
+    if await exists(channel, exchange=topology.routes_exchange):
+        return replace(topology, routes=Routes.NUMBERED)
+    if await exists(channel, exchange=topology.closed_routes_exchange):
+        return replace(topology, routes=Routes.CLOSED)
     return None
 
 
@@ -72,10 +79,8 @@ async def claim_partitions(connection: AbstractConnection, settings: ServiceSett
     topology = Topology.of(settings)
     async with asyncio.timeout(FIND_TIMEOUT_SECONDS):
         with broker_call():
-            channel, found = await connection.channel(publisher_confirms=False), None
-            if await exists(channel, exchange=topology.commands_exchange):
-                found = await find_partitions(channel, topology)
-            found = found or await _declare_number(connection, channel, topology)
+            channel = await connection.channel(publisher_confirms=False)
+            found = await find_partitions(channel, topology) or await _declare_number(connection, channel, topology)
             await channel.close()
     require_equal(settings, found)
     return found

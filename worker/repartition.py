@@ -67,6 +67,8 @@ async def change(
     if former.routes is not Routes.CLOSED:  # a partition that would not be drained is found before a write is refused
         await drain(connection, former)
     await former.close_routes(channel)
+    closed_at = asyncio.get_running_loop().time()
+    log.info("writes are refused until everything that is queued is applied", partitions=former.partitions)
     try:
         await asyncio.sleep(SETTLE_SECONDS)
         await drain(connection, former)
@@ -74,6 +76,8 @@ async def change(
         await former.open_routes(channel, former)
         raise
     await topology.open_routes(channel, former)
+    seconds = round(asyncio.get_running_loop().time() - closed_at, 1)
+    log.info("writes are accepted again", partitions=topology.partitions, refused_for_seconds=seconds)
 
 
 async def drain(connection: AbstractConnection, topology: Topology) -> None:
