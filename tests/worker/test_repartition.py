@@ -55,7 +55,7 @@ async def operator(settings: WorkerSettings, partitions: int) -> int:
 
 async def number_of(channel: AbstractChannel, settings: WorkerSettings) -> int | None:
     found = await find_partitions(channel, Topology(settings.queue_prefix, 0))
-    return found and found.partitions
+    return found.partitions if found else None
 
 
 async def queues(channel: AbstractChannel, settings: WorkerSettings) -> list[int]:
