@@ -5,7 +5,7 @@ Passive declarations of exchanges are all that a gateway may do, and tell nothin
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 
 import structlog
@@ -162,19 +162,15 @@ async def wait_until_changed(connection: AbstractConnection, topology: Topology)
     """Wait until the broker has another number of partitions than the topology, or none."""
     channel: AbstractChannel | None = None
     while True:
+        with suppress(*BROKER_ERRORS):  # whoever watches the connection ends it
+            if not await is_blocked(connection):
+                async with asyncio.timeout(PROBE_TIMEOUT_SECONDS):
+                    with broker_call():
+                        channel = channel or await connection.channel(publisher_confirms=False)
+                        if await _has_changed(channel, topology):
+                            break
         await asyncio.sleep(CHECK_SECONDS)
-        if await is_blocked(connection):
-            continue
-        try:
-            async with asyncio.timeout(PROBE_TIMEOUT_SECONDS):
-                with broker_call():
-                    channel = channel or await connection.channel(publisher_confirms=False)
-                    if not await _has_changed(channel, topology):
-                        continue
-        except BROKER_ERRORS:  # whoever watches the connection ends it
-            continue
-        log.warning("the number of partitions has changed", former=topology.partitions)
-        return
+    log.warning("the number of partitions has changed", former=topology.partitions)
 
 
 async def _has_changed(channel: AbstractChannel, topology: Topology) -> bool:

@@ -83,9 +83,9 @@ def test_every_variable_is_a_setting_that_there_is(overlay: str, called: str) ->
 @pytest.mark.parametrize("called", GIVEN)
 @pytest.mark.parametrize("overlay", OVERLAYS)
 def test_service_is_given_nothing_but_these_settings(overlay: str, called: str) -> None:
-    of_ingress = {"trusted_proxies"} if overlay == "dev" else set()
+    given = GIVEN[called] - {"trusted_proxies"} if overlay == "dev" else GIVEN[called] | {"partitions"}
 
-    assert settings_of(overlay, called).model_fields_set == GIVEN[called] - of_ingress
+    assert settings_of(overlay, called).model_fields_set == given
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
