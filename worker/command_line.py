@@ -37,7 +37,7 @@ from worker.dead_letters import (
 from worker.failures import describe
 from worker.newer_commands import fail_newer_commands
 from worker.queues import StillConsumedError, remake
-from worker.repartition import NotDrainedError, StillUsedError, repartition
+from worker.repartition import NotDoneError, repartition
 from worker.settings import WorkerSettings
 
 APPLICATION_NAME = "inkwell-worker operator"
@@ -156,7 +156,7 @@ async def change_partitions(arguments: Namespace, settings: WorkerSettings) -> i
             asyncio.get_running_loop().add_signal_handler(signal_number, task.cancel)
     try:
         former = await repartition(settings, arguments.partitions)
-    except (NotDrainedError, StillUsedError) as error:
+    except NotDoneError as error:
         return complain(str(error))
     except asyncio.CancelledError:
         return complain("interrupted; the number is what it was, or this must be run again: see `doctor`")

@@ -14,8 +14,7 @@ from aio_pika.abc import AbstractChannel, AbstractConnection, AbstractIncomingMe
 from shared.contracts import COMMANDS_CONTENT_TYPE, encode_batch
 from shared.messaging import REPLY_TO, SETUP_TIMEOUT_SECONDS, Routes, Topology, broker_call, open_connection, user_of
 from shared.partitions import hold_lock, require_partitions
-from shared.queues import exists
-from shared.settings import MAX_PARTITIONS
+from shared.queues import QueueMismatchError, exists
 from worker.queues import StillConsumedError, move, require_no_consumer
 from worker.settings import WorkerSettings
 
@@ -31,18 +30,14 @@ LEAVE_CHECKS = 150
 log = structlog.get_logger()
 
 
-class NotDrainedError(TimeoutError):
-    """Some partition was not applied to its end in time; the number is what it was."""
-
-
-class StillUsedError(TimeoutError):
-    """A queue that is no longer a partition still has a consumer."""
+class NotDoneError(ConnectionError):
+    """The change is not complete; the message tells why, and what the number is."""
 
 
 async def repartition(settings: WorkerSettings, partitions: int) -> int:
     """Change the broker's number of partitions; returns the former one.
 
-    Raises NotDrainedError, StillUsedError or a broker error; then it can be run again.
+    Raises NotDoneError or a broker error; then it can be run again.
     """
     async with open_connection(settings.broker_url, "inkwell-worker repartitioning") as connection:
         channel = await connection.channel(publisher_confirms=True, on_return_raises=True)
@@ -62,17 +57,20 @@ async def change(
     connection: AbstractConnection, channel: AbstractChannel, former: Topology, topology: Topology
 ) -> None:
     """Close the routes, wait until everything that is queued is committed, and open them to the new partitions."""
-    for partition in range(topology.partitions):
-        await topology.declare_command_queue(channel, partition)
     if former.routes is not Routes.CLOSED:  # a partition that would not be drained is found before a write is refused
         await drain(connection, former)
+    for partition in range(topology.partitions):
+        try:
+            await topology.declare_command_queue(channel, partition)
+        except QueueMismatchError as error:
+            raise NotDoneError(f"not done; the number is what it was: {error}") from error
     await former.close_routes(channel)
     closed_at = asyncio.get_running_loop().time()
     log.info("writes are refused until everything that is queued is applied", partitions=former.partitions)
     try:
         await asyncio.sleep(SETTLE_SECONDS)
         await drain(connection, former)
-    except (NotDrainedError, asyncio.CancelledError):
+    except (NotDoneError, asyncio.CancelledError):
         await former.open_routes(channel, former)
         raise
     await topology.open_routes(channel, former)
@@ -81,7 +79,7 @@ async def change(
 
 
 async def drain(connection: AbstractConnection, topology: Topology) -> None:
-    """Wait until a worker has committed everything that is queued now; raises NotDrainedError."""
+    """Wait until a worker has committed everything that is queued now; raises NotDoneError."""
     waiting = set(range(topology.partitions))
 
     async def drain_one(partition: int) -> None:
@@ -93,7 +91,7 @@ async def drain(connection: AbstractConnection, topology: Topology) -> None:
             await asyncio.gather(*map(drain_one, sorted(waiting)))
     except TimeoutError:
         names = ", ".join(map(str, sorted(waiting)))
-        raise NotDrainedError(
+        raise NotDoneError(
             f"not done; the number is what it was. No worker has applied everything in partitions {names} within "
             f"{DRAIN_TIMEOUT_SECONDS:.0f} s. `python -m worker doctor` says why; workers of earlier versions never do"
         ) from None
@@ -128,18 +126,19 @@ async def drain_partition(connection: AbstractConnection, topology: Topology, pa
 
 
 async def delete_others(channel: AbstractChannel, topology: Topology, user: str) -> None:
-    """Delete the queues that are no longer partitions, once their consumers have left; raises StillUsedError.
+    """Delete the queues that are no longer partitions, once their consumers have left; raises NotDoneError.
 
     They hold nothing but unanswered empty messages, or what the broker took very long to route; it is moved, not lost.
     """
-    for partition in range(topology.partitions, MAX_PARTITIONS):
+    end = topology.partitions
+    while await exists(channel, queue=topology.command_queue(end)):
+        end += 1
+    for partition in reversed(range(topology.partitions, end)):  # an interruption leaves no gap before the others
         queue = topology.command_queue(partition)
-        if not await exists(channel, queue=queue):
-            return
         try:
             await require_no_consumer(channel, queue, checks=LEAVE_CHECKS)
         except StillConsumedError:
-            raise StillUsedError(
+            raise NotDoneError(
                 f"the number is changed, but {queue} still has a consumer: stop the workers of earlier versions, and "
                 "run this again"
             ) from None

@@ -249,7 +249,7 @@ async def test_change_is_taken_back_if_the_worker_stops_applying_while_writes_ar
         nonlocal drained
         drained += 1
         if drained > 1:
-            raise repartition_module.NotDrainedError
+            raise repartition_module.NotDoneError
         await drain(*arguments)
 
     monkeypatch.setattr(repartition_module, "drain", drain_once)
@@ -291,23 +291,36 @@ async def test_worker_that_binds_late_opens_no_route_again(channel: AbstractChan
         await exchange.bind(topology.commands_exchange, topology.routing_key(0))
 
 
-STEPS = ["declare_command_queue", "close_routes", "open_routes", "bind_partition", "drain", "delete_others"]
+MORE, FEWER = (2, 4), (4, 1)
+MOMENTS = [
+    (numbers, step, calls)
+    for numbers in (MORE, FEWER)
+    for step, most in {
+        "drain": 2,
+        "declare_command_queue": 1,
+        "close_routes": 1,
+        "open_routes": 1,
+        "bind_partition": 1,
+        "delete_others": 1,
+        "move": 2 if numbers == FEWER else -1,
+    }.items()
+    for calls in range(most + 1)
+]
+"""The former number and the new one, a step of the change, and how often that is done before an interruption."""
 
 
-@pytest.mark.parametrize("moment", [(when, step) for step in STEPS for when in ("before", "after")], ids=" ".join)
-@pytest.mark.parametrize("numbers", [(2, 4), (3, 1)], ids=["more", "fewer"])
+@pytest.mark.parametrize("moment", MOMENTS, ids=str)
 async def test_change_that_was_interrupted_is_completed_when_it_is_run_again(
     channel: AbstractChannel,
     unset: WorkerSettings,
     monkeypatch: pytest.MonkeyPatch,
-    moment: tuple[str, str],
-    numbers: tuple[int, int],
+    moment: tuple[tuple[int, int], str, int],
 ) -> None:
-    (when, step), (former, number) = moment, numbers
+    (former, number), step, calls = moment
     await Topology(unset.queue_prefix, former).declare(channel)
     owner: Any = repartition_module if hasattr(repartition_module, step) else Topology
     with monkeypatch.context() as patch:
-        patch.setattr(owner, step, interrupted(getattr(owner, step), when))
+        patch.setattr(owner, step, interrupted(getattr(owner, step), calls))
         async with harness.worker(unset):
             assert await operator(unset, number) == 1
     async with harness.worker(unset) as consumer:
@@ -319,17 +332,18 @@ async def test_change_that_was_interrupted_is_completed_when_it_is_run_again(
         assert found == Topology(unset.queue_prefix, number)
 
 
-def interrupted(step: Callable[..., Awaitable[Any]], when: str) -> Callable[..., Awaitable[Any]]:
-    """The step of one task, which loses its connection before or after it; of other tasks, as it is."""
-    task = asyncio.current_task()
+def interrupted(step: Callable[..., Awaitable[Any]], calls: int) -> Callable[..., Awaitable[Any]]:
+    """The step, after so many calls of which the connection is lost; called by other tasks, as it is."""
+    task, done = asyncio.current_task(), 0
 
     async def run(*arguments: Any) -> Any:
-        if asyncio.current_task() is not task:
-            return await step(*arguments)
-        if when == "before":
+        nonlocal done
+        is_ours = asyncio.current_task() is task
+        result = await step(*arguments) if calls or not is_ours else None
+        done += is_ours
+        if is_ours and done >= calls:
             raise ConnectionResetError
-        await step(*arguments)
-        raise ConnectionResetError
+        return result
 
     return run
 
