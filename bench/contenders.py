@@ -125,7 +125,7 @@ class Stage:
         exchanges = (
             topology.commands_exchange,
             topology.routes_exchange,
-            topology.numbered_exchange,
+            topology.range_exchange,
             topology.former_routes_exchange,
         )
         self._exits.push_async_callback(self._delete_queues, *queues, exchanges=exchanges)

@@ -30,6 +30,7 @@ from shared.settings import ServiceSettings
 REPLY_TO = "amq.rabbitmq.reply-to"
 PARKING_OFFSET = 1000
 """Added to a partition's number; greater than any of them."""
+RANGE, RANGES_OFFSET = 16, 400
 FORMER_ROUTES = 500
 CLOSED_OFFSET = 1000
 """Added to the number of partitions, in the name of the exchange that replaces the routes while they are closed."""
@@ -99,9 +100,9 @@ class Topology:
         return f"{self.prefix}.commands.v1"
 
     @property
-    def numbered_exchange(self) -> str:
-        """The exchange, without routes, that tells that the broker has a number of partitions."""
-        return f"{self.commands_exchange}.0"
+    def range_exchange(self) -> str:
+        """The exchange, without routes, that narrows the search: the number is or was in the same range as this one."""
+        return f"{self.commands_exchange}.{RANGES_OFFSET + self.partitions // RANGE}"
 
     @property
     def routes_exchange(self) -> str:
@@ -148,6 +149,7 @@ class Topology:
 
     async def declare(self, channel: AbstractChannel) -> None:
         """Declare the exchanges and the queues."""
+        await self.declare_former_routes(channel)
         await self.declare_number(channel)
         for partition in range(self.partitions):
             await self.declare_partition(channel, partition)
@@ -215,8 +217,12 @@ class Topology:
 
     async def declare_number(self, channel: AbstractChannel) -> None:
         """Make this the broker's number of partitions, which must have none yet."""
-        for name in (self.numbered_exchange, self.former_routes_exchange, self.routes_exchange):
+        for name in (self.range_exchange, self.routes_exchange):
             await channel.declare_exchange(name, ExchangeType.DIRECT, durable=True)
+
+    async def declare_former_routes(self, channel: AbstractChannel) -> None:
+        """Let gateways of the version before publish, until the number is changed for the first time."""
+        await channel.declare_exchange(self.former_routes_exchange, ExchangeType.DIRECT, durable=True)
 
     async def close_routes(self, channel: AbstractChannel) -> None:
         """Route nothing to any queue any more; no late binding can undo it, since the exchanges are gone."""
@@ -229,7 +235,7 @@ class Topology:
     async def open_routes(self, channel: AbstractChannel, closed: "Topology") -> None:
         """Make this the broker's number of partitions, in place of the one whose routes are closed."""
         await channel.exchange_delete(closed.closed_routes_exchange)
-        await channel.declare_exchange(self.routes_exchange, ExchangeType.DIRECT, durable=True)
+        await self.declare_number(channel)
         await self.bind_existing(channel)
 
     async def publish(self, channel: AbstractChannel, message: AbstractMessage, partition: int) -> None:

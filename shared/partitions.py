@@ -15,6 +15,8 @@ from aiormq.exceptions import ChannelLockedResource
 from shared.messaging import (
     BROKER_ERRORS,
     PROBE_TIMEOUT_SECONDS,
+    RANGE,
+    SETUP_TIMEOUT_SECONDS,
     PartitionsDifferError,
     Routes,
     Topology,
@@ -33,8 +35,6 @@ FIRST_PARTITIONS = 1
 LOCK_NUMBER = 2000
 CHECK_SECONDS = 2.0
 ABSENT_CHECK_SECONDS = 0.5
-FIND_TIMEOUT_SECONDS = 30.0
-"""For trying every number."""
 
 log = structlog.get_logger()
 
@@ -46,16 +46,23 @@ class PartitionsLockedError(ConnectionError):
 async def find_partitions(channel: AbstractChannel, topology: Topology) -> Topology | None:
     """Return the topology with the broker's number of partitions; None if no worker of this version has declared one.
 
-    Tries the topology's own number first; an unlikely one can take some hundred probes.
+    Tries the topology's own number first.
     """
     for number in (topology.partitions or FIRST_PARTITIONS, FORMER_PARTITIONS):
         if found := await _find_routes(channel, replace(topology, partitions=number)):
             return found
-    if await exists(channel, exchange=topology.numbered_exchange):
-        for number in sorted(range(1, MAX_PARTITIONS + 1), key=_unlikeliness):
+    for start in await _find_ranges(channel, topology):
+        for number in range(start or 1, start + RANGE):
             if found := await _find_routes(channel, replace(topology, partitions=number)):
                 return found
     return None
+
+
+async def _find_ranges(channel: AbstractChannel, topology: Topology) -> list[int]:
+    """Return the first number of each range in which the broker's number is or was; empty if it never had one."""
+    starts = range(0, MAX_PARTITIONS + 1, RANGE)
+    names = [replace(topology, partitions=start).range_exchange for start in starts]
+    return [start for start, name in zip(starts, names, strict=True) if await exists(channel, exchange=name)]
 
 
 async def _find_routes(channel: AbstractChannel, topology: Topology) -> Topology | None:
@@ -66,18 +73,13 @@ async def _find_routes(channel: AbstractChannel, topology: Topology) -> Topology
     return None
 
 
-def _unlikeliness(number: int) -> tuple[bool, int]:
-    """Sort powers of two first."""
-    return number.bit_count() > 1, number
-
-
 async def claim_partitions(connection: AbstractConnection, settings: ServiceSettings) -> Topology:
     """Return the topology with the broker's number of partitions; a broker without one gets one.
 
     Raises PartitionsDifferError if the setting names another number than the broker's.
     """
     topology = Topology.of(settings)
-    async with asyncio.timeout(FIND_TIMEOUT_SECONDS):
+    async with asyncio.timeout(SETUP_TIMEOUT_SECONDS):
         with broker_call():
             channel = await connection.channel(publisher_confirms=False)
             found = await find_partitions(channel, topology) or await _declare_number(connection, channel, topology)
@@ -103,6 +105,8 @@ async def _declare_number(connection: AbstractConnection, channel: AbstractChann
         if has_former_exchange or not number:  # by a worker of the version before, whose number was its setting
             number = await count_queues(channel, topology) or number or FIRST_PARTITIONS
         declared = replace(topology, partitions=number)
+        if not await _find_ranges(channel, topology):
+            await declared.declare_former_routes(channel)
         await declared.declare_number(channel)
     log.info("number of partitions declared", partitions=number)
     return declared
@@ -150,12 +154,13 @@ async def wait_until_declared(channel: AbstractChannel, topology: Topology) -> T
 
 
 async def _find_declared(channel: AbstractChannel, topology: Topology) -> Topology | None:
-    async with asyncio.timeout(FIND_TIMEOUT_SECONDS):
+    async with asyncio.timeout(SETUP_TIMEOUT_SECONDS):
         if not await exists(channel, exchange=topology.commands_exchange):
             return None
-        # Only workers of the version before leave the number out; they have it from their settings alone.
-        former = replace(topology, partitions=topology.partitions or FORMER_PARTITIONS, routes=Routes.UNNUMBERED)
-        return await find_partitions(channel, topology) or former
+        if (found := await find_partitions(channel, topology)) or await _find_ranges(channel, topology):
+            return found
+        # Workers of the version before have the number from their settings alone.
+        return replace(topology, partitions=topology.partitions or FORMER_PARTITIONS, routes=Routes.UNNUMBERED)
 
 
 async def wait_until_changed(connection: AbstractConnection, topology: Topology) -> None:
@@ -188,6 +193,6 @@ async def require_partitions(channel: AbstractChannel, topology: Topology) -> To
 
 async def read_partitions(settings: ServiceSettings, name: str) -> Topology:
     """Like `require_partitions`, on a connection of its own; raises a broker error."""
-    async with open_connection(settings.broker_url, name) as connection, asyncio.timeout(FIND_TIMEOUT_SECONDS):
+    async with open_connection(settings.broker_url, name) as connection, asyncio.timeout(SETUP_TIMEOUT_SECONDS):
         with broker_call():
             return await require_partitions(await connection.channel(), Topology.of(settings))

@@ -62,9 +62,9 @@ async def delete(servers: Services, topology: Topology) -> None:
         for declared in (topology, await find_partitions(channel, topology) or topology):
             for name in (*map(topology.command_queue, range(declared.partitions)), topology.dead_letter_queue):
                 await channel.queue_delete(name)
-            for name in (declared.routes_exchange, declared.closed_routes_exchange):
+            for name in (declared.routes_exchange, declared.closed_routes_exchange, declared.range_exchange):
                 await channel.exchange_delete(name)
-        for name in (topology.commands_exchange, topology.numbered_exchange, topology.former_routes_exchange):
+        for name in (topology.commands_exchange, topology.former_routes_exchange):
             await channel.exchange_delete(name)
 
 

@@ -229,7 +229,7 @@ async def test_broker_that_only_workers_of_the_version_before_have_prepared_is_t
     topology = Topology.of(gateway_settings)
     async with await aio_pika.connect(servers.broker_url) as connection:
         channel = await connection.channel()
-        for name in (topology.routes_exchange, topology.numbered_exchange):
+        for name in (topology.routes_exchange, topology.range_exchange):
             await channel.exchange_delete(name)
 
     _, findings = await gateway_findings(gateway_settings, capsys)

@@ -291,6 +291,21 @@ async def test_worker_that_binds_late_opens_no_route_again(channel: AbstractChan
         await exchange.bind(topology.commands_exchange, topology.routing_key(0))
 
 
+async def test_number_that_was_lost_in_a_change_is_that_of_the_queues_and_former_routes_stay_closed(
+    channel: AbstractChannel, gateway_settings: GatewaySettings, unset: WorkerSettings
+) -> None:
+    """As after an interruption between deleting the former number and declaring the new one."""
+    topology = Topology.of(gateway_settings)
+    await topology.close_routes(channel)
+    await channel.exchange_delete(topology.closed_routes_exchange)
+    async with harness.gateway(gateway_settings.model_copy(update={"publish_timeout_seconds": 0.5})) as client:
+        assert (await client.post("/notes", json=NOTE)).status_code == 503
+        async with harness.worker(unset) as consumer:
+            assert await consumes(consumer, topology.partitions)
+            await eventually(lambda: is_created(client))
+    assert not await exists(channel, exchange=topology.former_routes_exchange)
+
+
 MORE, FEWER = (2, 4), (4, 1)
 MOMENTS = [
     (numbers, step, calls)
