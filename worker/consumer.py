@@ -49,6 +49,11 @@ BLOCKED_PAUSE_SECONDS = 30.0
 HELD_BYTES = 512 * 1024 * 1024
 """Limit on unacknowledged messages in memory, assuming that each has the broker's maximum size."""
 WATCH_INTERVAL_SECONDS = 5.0
+FORGOTTEN_CHECKS = 5
+"""Checks in a row; with `net_ticktime = 15` a queue whose leader hangs has another one by then.
+
+Subscribing again meanwhile would do harm: the broker may then activate a consumer at the node that hangs, and keep it.
+"""
 
 log = structlog.get_logger()
 
@@ -232,13 +237,16 @@ class Consumer:
 
     async def _watch(self, channel: AbstractChannel, partition: int, let_go: asyncio.Event) -> None:
         """Returns when the subscription has ended, also where the broker did not say so."""
+        uncounted = 0
         while not let_go.is_set():
             with suppress(TimeoutError):
                 await asyncio.wait_for(let_go.wait(), WATCH_INTERVAL_SECONDS)
                 return
             async with asyncio.timeout(PROBE_TIMEOUT_SECONDS):
                 queue = await channel.declare_queue(self._topology.command_queue(partition), passive=True)
-            if not queue.declaration_result.consumer_count:
+            # A node that does not reach the queue's leader reports no consumers, although the subscription stands.
+            uncounted = 0 if queue.declaration_result.consumer_count else uncounted + 1
+            if uncounted == FORGOTTEN_CHECKS:
                 log.warning("the broker has forgotten this consumer; subscribing again", partition=partition)
                 return
 

@@ -144,6 +144,22 @@ def test_node_that_runs_without_its_queues_is_told_and_nothing_beside_it(tmp_pat
 
 
 @needs_promtool
+@pytest.mark.parametrize(("ready", "delivered", "is_told"), [("7", "9", True), ("7", "9+1", False), ("0", "9", False)])
+def test_partition_with_messages_that_no_worker_receives_is_told(
+    tmp_path: Path, ready: str, delivered: str, *, is_told: bool
+) -> None:
+    queue = 'rabbitmq_detailed_queue_messages_ready{job="rabbitmq-queues", queue="inkwell.commands.v1.3"}'
+    samples = {
+        queue: f"{ready}x120",
+        'up{job="worker"}': "1x120",
+        'inkwell_worker_deliveries_total{job="worker", instance="one", partition="3"}': f"{delivered}x120",
+        'inkwell_worker_deliveries_total{job="worker", instance="one", partition="2"}': "0+1x120",
+    }
+
+    assert fires(tmp_path, "InkwellPartitionStuck", samples) is is_told
+
+
+@needs_promtool
 @pytest.mark.parametrize(("used", "is_told"), [(4, True), (3, True), (2, False)])
 def test_lists_that_wait_for_each_other_are_told_though_a_connection_is_kept_from_them(
     tmp_path: Path, used: int, *, is_told: bool
