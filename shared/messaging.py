@@ -190,9 +190,10 @@ class Topology:
     async def bind_partition(self, channel: AbstractChannel, partition: int) -> None:
         """Route commands to a partition's queue, unless the routes are closed."""
         queue = await channel.get_queue(self.command_queue(partition), ensure=False)
-        for exchange, key in self._routes(partition):
-            if await exists(channel, exchange=exchange):
-                await (await channel.get_exchange(exchange, ensure=False)).bind(self.commands_exchange, key)
+        for name, key in self._routes(partition):
+            if await exists(channel, exchange=name):
+                exchange = await channel.get_exchange(name, ensure=False)
+                await exchange.bind(self.commands_exchange, key)
                 await queue.bind(exchange, key)
 
     async def unbind_partition(self, channel: AbstractChannel, partition: int) -> None:

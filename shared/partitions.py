@@ -51,18 +51,23 @@ async def find_partitions(channel: AbstractChannel, topology: Topology) -> Topol
     for number in (topology.partitions or FIRST_PARTITIONS, FORMER_PARTITIONS):
         if found := await _find_routes(channel, replace(topology, partitions=number)):
             return found
-    for start in await _find_ranges(channel, topology):
-        for number in range(start or 1, start + RANGE):
+    async for numbers in _find_ranges(channel, topology):
+        for number in numbers:
             if found := await _find_routes(channel, replace(topology, partitions=number)):
                 return found
     return None
 
 
-async def _find_ranges(channel: AbstractChannel, topology: Topology) -> list[int]:
-    """Return the first number of each range in which the broker's number is or was; empty if it never had one."""
-    starts = range(0, MAX_PARTITIONS + 1, RANGE)
-    names = [replace(topology, partitions=start).range_exchange for start in starts]
-    return [start for start, name in zip(starts, names, strict=True) if await exists(channel, exchange=name)]
+async def _find_ranges(channel: AbstractChannel, topology: Topology) -> AsyncIterator[range]:
+    """Yield each range in which the broker's number is or was."""
+    for start in range(0, MAX_PARTITIONS + 1, RANGE):
+        if await exists(channel, exchange=replace(topology, partitions=start).range_exchange):
+            yield range(start or 1, start + RANGE)
+
+
+async def _has_had_number(channel: AbstractChannel, topology: Topology) -> bool:
+    """Whether a worker of this version has ever declared a number."""
+    return bool([numbers async for numbers in _find_ranges(channel, topology)])
 
 
 async def _find_routes(channel: AbstractChannel, topology: Topology) -> Topology | None:
@@ -105,7 +110,7 @@ async def _declare_number(connection: AbstractConnection, channel: AbstractChann
         if has_former_exchange or not number:  # by a worker of the version before, whose number was its setting
             number = await count_queues(channel, topology) or number or FIRST_PARTITIONS
         declared = replace(topology, partitions=number)
-        if not await _find_ranges(channel, topology):
+        if not await _has_had_number(channel, topology):
             await declared.declare_former_routes(channel)
         await declared.declare_number(channel)
     log.info("number of partitions declared", partitions=number)
@@ -157,7 +162,7 @@ async def _find_declared(channel: AbstractChannel, topology: Topology) -> Topolo
     async with asyncio.timeout(SETUP_TIMEOUT_SECONDS):
         if not await exists(channel, exchange=topology.commands_exchange):
             return None
-        if (found := await find_partitions(channel, topology)) or await _find_ranges(channel, topology):
+        if (found := await find_partitions(channel, topology)) or await _has_had_number(channel, topology):
             return found
         # Workers of the version before have the number from their settings alone.
         return replace(topology, partitions=topology.partitions or FORMER_PARTITIONS, routes=Routes.UNNUMBERED)
