@@ -130,7 +130,13 @@ class Stage:
         settings = self._settings(database, topology)
         await migrate(settings)
         queues = (*map(topology.command_queue, range(partitions)), topology.dead_letter_queue)
-        self._exits.push_async_callback(self._delete_queues, *queues, exchange=topology.commands_exchange)
+        exchanges = (
+            topology.commands_exchange,
+            topology.routes_exchange,
+            topology.range_exchange,
+            topology.former_routes_exchange,
+        )
+        self._exits.push_async_callback(self._delete_queues, *queues, exchanges=exchanges)
         url, gateway = await self._serve_gateway(*(module or ("gateway",)), **settings)
         processes = [gateway, *self.postgres.processes, *self.rabbitmq.processes]
         tokens = access_tokens(settings, self._users)
@@ -191,13 +197,13 @@ class Stage:
         url = make_url(self.services.database_url).set(database=name).render_as_string(hide_password=False)
         return Database(url, await asyncpg.connect(url), schema)
 
-    async def _delete_queues(self, *names: str, exchange: str | None = None) -> None:
+    async def _delete_queues(self, *names: str, exchanges: tuple[str, ...] = ()) -> None:
         async with await aio_pika.connect(self.services.broker_url) as connection:
             channel = await connection.channel()
             for name in names:
                 await channel.queue_delete(name)
-            if exchange:
-                await channel.exchange_delete(exchange)
+            for name in exchanges:
+                await channel.exchange_delete(name)
 
     async def _serve(self, *app: str, **settings: str) -> tuple[str, psutil.Process]:
         port = str(free_port())

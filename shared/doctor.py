@@ -17,7 +17,17 @@ from shared.broker_metrics import NodeMetrics, read_broker_metrics
 from shared.clock import OFFSET_LIMIT_SECONDS
 from shared.database import SchemaBehindError, Session, connect
 from shared.errors import describe_error
-from shared.messaging import BROKER_ERRORS, Topology, broker_call, broker_version, is_blocked, open_connection
+from shared.messaging import (
+    BROKER_ERRORS,
+    PARTITIONS_REMEDY,
+    Routes,
+    Topology,
+    broker_call,
+    broker_version,
+    is_blocked,
+    open_connection,
+)
+from shared.partitions import find_partitions
 from shared.queues import exists
 from shared.settings import DEVELOPMENT_MARK, ServiceSettings
 from shared.tables import SCHEMA_REVISION
@@ -189,16 +199,35 @@ async def check_connected(
             Level.PROBLEM, "exchange", f"{topology.commands_exchange} is missing", "start a worker: it declares all"
         )
         return
+    wanted, declared = topology.partitions, await find_partitions(channel, topology)
+    if not declared:
+        yield Finding(Level.PROBLEM, "partitions", "only workers of the version before have run", "start a worker")
+        return
+    topology = declared
+    yield judge_partitions(wanted, topology)
     for partition in range(topology.partitions):
         yield await check_partition(connection, topology, partition, nodes)
     if not nodes:
         found = f"not counted: RabbitMQ's metrics do not answer on port {METRICS_PORT}, and AMQP lacks the number"
         yield Finding(Level.OK, "unacknowledged", found)
     if await find_queue_state(connection, topology.command_queue(topology.partitions)) is not None:
-        found = f"there are more queues than INKWELL_PARTITIONS={topology.partitions}"
-        advice = "set the number that the others have; if it was lowered, empty those queues with the old one"
-        yield Finding(Level.PROBLEM, "partitions", found, advice)
+        found = f"there are more queues than the {topology.partitions} partitions"
+        advice = f"`python -m worker repartition {topology.partitions}` completes the change of the number"
+        yield Finding(Level.PROBLEM, "queues", found, advice)
     yield await check_alarm(connection, channel, topology)  # last: publishing blocks the connection during an alarm
+
+
+def judge_partitions(wanted: int, topology: Topology) -> Finding:
+    """Check that commands are routed, and that the number of partitions is the setting's, if that is not 0."""
+    found = f"{topology.partitions}"
+    if topology.routes is Routes.CLOSED:
+        found += ", and the number is being changed: writes are refused until that is complete"
+        advice = "if no `python -m worker repartition N` is running any more, run it again"
+        return Finding(Level.PROBLEM, "partitions", found, advice)
+    if wanted and wanted != topology.partitions:
+        found += f", and INKWELL_PARTITIONS={wanted}: no such service publishes or consumes anything"
+        return Finding(Level.PROBLEM, "partitions", found, PARTITIONS_REMEDY)
+    return Finding(Level.OK, "partitions", found)
 
 
 async def check_alarm(connection: AbstractConnection, channel: AbstractChannel, topology: Topology) -> Finding:

@@ -6,6 +6,7 @@ import zlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
+from enum import StrEnum
 from functools import partial
 from traceback import format_tb
 from typing import Any
@@ -29,6 +30,10 @@ from shared.settings import ServiceSettings
 REPLY_TO = "amq.rabbitmq.reply-to"
 PARKING_OFFSET = 1000
 """Added to a partition's number; greater than any of them."""
+RANGE, RANGES_OFFSET = 16, 400
+FORMER_ROUTES = 500
+CLOSED_OFFSET = 1000
+"""Added to the number of partitions, in the name of the exchange that replaces the routes while they are closed."""
 QUEUE_LIMIT = "x-max-length-bytes"
 HEARTBEAT_SECONDS = 5
 """The broker needs two to three of them to detect a lost link, and redelivers the worker's messages only then."""
@@ -40,10 +45,12 @@ LOST_CHECK_SECONDS = 0.5
 PROBE_EVERY_CHECKS = 10
 PROBE_TIMEOUT_SECONDS = 5.0
 BLOCKED_CHECK_SECONDS = 0.1
-DECLARED_CHECK_SECONDS = 0.5
 LOGIN_REMEDY = (
     "correct INKWELL_BROKER_URL; if it worked before, RabbitMQ's disk may have been full, after which it refuses "
     "everyone: free the disk and restart the node"
+)
+PARTITIONS_REMEDY = (
+    "remove INKWELL_PARTITIONS or set it to the broker's number; `python -m worker repartition` changes that one"
 )
 BROKER_ERRORS = (AMQPError, ChannelInvalidStateError, OSError, TimeoutError)
 """The errors of an unavailable or refusing broker."""
@@ -51,26 +58,66 @@ BROKER_ERRORS = (AMQPError, ChannelInvalidStateError, OSError, TimeoutError)
 log = structlog.get_logger()
 
 
+class PartitionsDifferError(ConnectionError):
+    """The setting names another number of partitions than the broker has."""
+
+    def __init__(self, wanted: int, found: int) -> None:
+        super().__init__(f"INKWELL_PARTITIONS={wanted}, but the broker has {found}")
+
+
+class Routes(StrEnum):
+    """How the exchange for commands leads to the queues."""
+
+    NUMBERED = "numbered"
+    """By routing keys that contain the number of partitions."""
+    CLOSED = "closed"
+    """Not at all: the number of partitions is being changed."""
+    UNNUMBERED = "unnumbered"
+    """By the queues' names: only workers of the version before have declared them."""
+
+
 @dataclass(frozen=True, slots=True)
 class Topology:
-    """The exchange and the queues of one Inkwell: N partitions for commands and one for dead letters.
+    """The exchanges and the queues of one Inkwell: N partitions for commands and one for dead letters.
 
-    The worker declares them. The gateway may only publish to the exchange, and waits until it exists.
+    The worker declares them. The gateway may only publish to the exchange for commands, and waits until it exists.
     """
 
     prefix: str
     partitions: int
+    """0 until the broker's number is known; `shared.partitions` finds it."""
     queue_limit_bytes: int = 1024 * 1024 * 1024
+    routes: Routes = Routes.NUMBERED
 
     @classmethod
     def of(cls, settings: ServiceSettings) -> "Topology":
         """Return the topology that the settings describe."""
-        return cls(settings.queue_prefix, settings.partitions, settings.queue_limit_bytes)
+        return cls(settings.queue_prefix, settings.partitions or 0, settings.queue_limit_bytes)
 
     @property
     def commands_exchange(self) -> str:
-        """The exchange for commands; the routing key is the queue's name."""
+        """The exchange that commands are published to."""
         return f"{self.prefix}.commands.v1"
+
+    @property
+    def range_exchange(self) -> str:
+        """The exchange, without routes, that narrows the search: the number is or was in the same range as this one."""
+        return f"{self.commands_exchange}.{RANGES_OFFSET + self.partitions // RANGE}"
+
+    @property
+    def routes_exchange(self) -> str:
+        """The exchange between that one and the queues; its name tells the number, and deleting it ends all routes."""
+        return f"{self.commands_exchange}.{self.partitions}"
+
+    @property
+    def closed_routes_exchange(self) -> str:
+        """The exchange, without routes, whose name tells the number while the routes are closed."""
+        return f"{self.commands_exchange}.{CLOSED_OFFSET + self.partitions}"
+
+    @property
+    def former_routes_exchange(self) -> str:
+        """The exchange with routes for gateways of the version before; the first change of the number deletes it."""
+        return f"{self.commands_exchange}.{FORMER_ROUTES}"
 
     @property
     def dead_letter_queue(self) -> str:
@@ -85,16 +132,25 @@ class Topology:
         """Return the queue that holds a partition's messages while its own is redeclared; the worker may declare it."""
         return self.command_queue(PARKING_OFFSET + partition)
 
-    def destination(self, partition: int) -> str:
-        """Return OpenTelemetry's destination name for a partition: exchange and routing key."""
-        return f"{self.commands_exchange}:{self.command_queue(partition)}"
+    def routing_key(self, partition: int) -> str:
+        """Return the routing key of a partition; without a route for it, the broker returns the message."""
+        queue = self.command_queue(partition)
+        return queue if self.routes is Routes.UNNUMBERED else f"{queue}.of.{self.partitions}"
+
+    def destination(self, owner: int) -> str:
+        """Return OpenTelemetry's destination name for an owner's commands: exchange and, if known, routing key."""
+        if not self.partitions:
+            return self.commands_exchange
+        return f"{self.commands_exchange}:{self.routing_key(self.partition_of(owner))}"
 
     def partition_of(self, owner: int) -> int:
         """Return the partition that keeps an owner's commands in order, the same in every process and version."""
         return zlib.crc32(str(owner).encode()) % self.partitions
 
     async def declare(self, channel: AbstractChannel) -> None:
-        """Declare the queues and the exchange."""
+        """Declare the exchanges and the queues."""
+        await self.declare_former_routes(channel)
+        await self.declare_number(channel)
         for partition in range(self.partitions):
             await self.declare_partition(channel, partition)
         await self.declare_dead_letters(channel)
@@ -108,8 +164,10 @@ class Topology:
     async def declare_partition(self, channel: AbstractChannel, partition: int) -> dict[str, str]:
         """Declare and bind a partition's queue; returns the arguments of an existing one that differ.
 
-        Raises QueueMismatchError if the queue must not be consumed.
+        Raises QueueMismatchError if the queue must not be consumed, and ConnectionError if the number has changed.
         """
+        if not await self.is_current(channel):
+            raise ConnectionError("the number of partitions has changed")
         await channel.declare_exchange(self.commands_exchange, ExchangeType.DIRECT, durable=True)
         if await exists(channel, queue=self.parking_queue(partition)):
             raise QueueMismatchError("its messages are in the parking queue until the remake is complete")
@@ -130,22 +188,56 @@ class Topology:
                 await self.bind_partition(channel, partition)
 
     async def bind_partition(self, channel: AbstractChannel, partition: int) -> None:
-        """Bind a partition's queue to the exchange."""
+        """Route commands to a partition's queue, unless the routes are closed."""
         queue = await channel.get_queue(self.command_queue(partition), ensure=False)
-        await queue.bind(self.commands_exchange, queue.name)
+        for name, key in self._routes(partition):
+            if await exists(channel, exchange=name):
+                exchange = await channel.get_exchange(name, ensure=False)
+                await exchange.bind(self.commands_exchange, key)
+                await queue.bind(exchange, key)
 
-    async def wait_until_declared(self, channel: AbstractChannel) -> None:
-        """Wait until a worker has declared the exchange; raises a broker error if the connection ends first."""
-        is_logged = False
-        while not await self._has_exchange(channel):
-            if not is_logged:
-                log.warning("no worker has declared the queues yet; waiting for one", exchange=self.commands_exchange)
-            is_logged = True
-            await asyncio.sleep(DECLARED_CHECK_SECONDS)
+    async def unbind_partition(self, channel: AbstractChannel, partition: int) -> None:
+        """Route nothing to a partition's queue any more."""
+        queue = await channel.get_queue(self.command_queue(partition), ensure=False)
+        by_former_workers = (self.commands_exchange, queue.name)
+        for exchange, key in (*self._routes(partition), by_former_workers):
+            if await exists(channel, exchange=exchange, queue=queue.name):
+                await queue.unbind(exchange, key)
 
-    async def _has_exchange(self, channel: AbstractChannel) -> bool:
-        async with asyncio.timeout(PROBE_TIMEOUT_SECONDS):
-            return await exists(channel, exchange=self.commands_exchange)
+    def _routes(self, partition: int) -> tuple[tuple[str, str], ...]:
+        return (
+            (self.routes_exchange, self.routing_key(partition)),
+            (self.former_routes_exchange, self.command_queue(partition)),
+        )
+
+    async def is_current(self, channel: AbstractChannel) -> bool:
+        """Whether the broker's number of partitions is this one."""
+        return await exists(channel, exchange=self.routes_exchange) or await exists(
+            channel, exchange=self.closed_routes_exchange
+        )
+
+    async def declare_number(self, channel: AbstractChannel) -> None:
+        """Make this the broker's number of partitions, which must have none yet."""
+        for name in (self.range_exchange, self.routes_exchange):
+            await channel.declare_exchange(name, ExchangeType.DIRECT, durable=True)
+
+    async def declare_former_routes(self, channel: AbstractChannel) -> None:
+        """Let gateways of the version before publish, until the number is changed for the first time."""
+        await channel.declare_exchange(self.former_routes_exchange, ExchangeType.DIRECT, durable=True)
+
+    async def close_routes(self, channel: AbstractChannel) -> None:
+        """Route nothing to any queue any more; no late binding can undo it, since the exchanges are gone."""
+        await channel.declare_exchange(self.closed_routes_exchange, ExchangeType.DIRECT, durable=True)
+        for name in (self.former_routes_exchange, self.routes_exchange):
+            await channel.exchange_delete(name)
+        for partition in range(self.partitions):
+            await self.unbind_partition(channel, partition)
+
+    async def open_routes(self, channel: AbstractChannel, closed: "Topology") -> None:
+        """Make this the broker's number of partitions, in place of the one whose routes are closed."""
+        await channel.exchange_delete(closed.closed_routes_exchange)
+        await self.declare_number(channel)
+        await self.bind_existing(channel)
 
     async def publish(self, channel: AbstractChannel, message: AbstractMessage, partition: int) -> None:
         """Publish a message to a partition and wait for the confirm; raises a broker error.
@@ -154,7 +246,7 @@ class Topology:
         """
         exchange = await channel.get_exchange(self.commands_exchange, ensure=False)
         with broker_call():
-            await exchange.publish(message, self.command_queue(partition), mandatory=True)
+            await exchange.publish(message, self.routing_key(partition), mandatory=True)
 
     async def probe(self, channel: AbstractChannel) -> None:
         """Check that the broker answers, by declaring the exchange passively; raises a broker error.
@@ -299,6 +391,12 @@ def choose_backoff(failures: int) -> float:
     return jitter * min(MAX_BACKOFF_SECONDS, 0.1 * 2.0 ** min(failures, 10))
 
 
+def _find_remedy(error: BaseException) -> str | None:
+    if isinstance(error, ProbableAuthenticationError):
+        return LOGIN_REMEDY
+    return PARTITIONS_REMEDY if isinstance(error, PartitionsDifferError) else None
+
+
 async def keep_running(session: Callable[[], Awaitable[None]], name: str) -> None:
     """Run a broker session, and restart it after each error, until it returns or is cancelled.
 
@@ -321,6 +419,6 @@ async def keep_running(session: Callable[[], Awaitable[None]], name: str) -> Non
                 error=describe_error(error),
                 stack="".join(format_tb(error.__cause__.__traceback__)) if error.__cause__ else None,
                 retry_in_seconds=round(pause, 2),
-                **({"remedy": LOGIN_REMEDY} if isinstance(error, ProbableAuthenticationError) else {}),
+                **({"remedy": remedy} if (remedy := _find_remedy(error)) else {}),
             )
             await asyncio.sleep(pause)

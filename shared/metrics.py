@@ -14,6 +14,7 @@ from shared.settings import ServiceSettings, exit_with_problems
 LAG_INTERVAL_SECONDS = 0.25
 
 BROKER_CONNECTED = Gauge("inkwell_broker_connected", "1 while the broker is there to publish to or to consume from")
+PARTITIONS_DIFFER = Gauge("inkwell_partitions_differ", "1 while INKWELL_PARTITIONS is not the broker's number")
 CONNECTIONS_USED = Gauge("inkwell_database_connections_used", "Connections to Postgres in use")
 CONNECTIONS_LIMIT = Gauge("inkwell_database_connections_limit", "How many of them there may be")
 CLOCK_OFFSET = Gauge("inkwell_clock_offset_seconds", "How far this machine's clock is ahead of Postgres'")

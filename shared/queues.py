@@ -8,6 +8,7 @@ import asyncio
 import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from weakref import WeakKeyDictionary
 
 import aiormq.abc
 from aio_pika.abc import AbstractChannel
@@ -17,6 +18,7 @@ from pamqp.common import FieldTable
 MANDATORY = ("x-queue-type", "x-single-active-consumer")
 """If one of these differs, two workers may receive messages of the queue at the same time."""
 _DIFFERENCE = re.compile(r"inequivalent arg '(?P<argument>x-[^']+)' .* but current is (none|.*?'(?P<value>[^']*)'.*)")
+_LOCKS: WeakKeyDictionary[aiormq.abc.AbstractConnection, asyncio.Lock] = WeakKeyDictionary()
 
 
 class QueueMismatchError(Exception):
@@ -75,15 +77,21 @@ async def exists(channel: AbstractChannel, *, queue: str = "", exchange: str = "
 
 @asynccontextmanager
 async def own_channel(channel: AbstractChannel) -> AsyncIterator[aiormq.abc.AbstractChannel]:
-    """Open a separate channel for the block: the broker closes a channel when it rejects a declaration."""
-    asking = await (await channel.get_underlay_channel()).connection.channel()
-    try:
-        yield asking
-    except (ChannelNotFoundEntity, ChannelPreconditionFailed):
-        if is_cancelled():  # aiormq swallows the cancellation if the broker closes the channel at the same time
-            raise asyncio.CancelledError from None
-        raise
-    await asking.close()
+    """Open a separate channel for the block: the broker closes a channel when it rejects a declaration.
+
+    Only one at a time: aiormq reuses the number of a closed channel, perhaps before it has confirmed the closing, which
+    ends the connection.
+    """
+    connection = (await channel.get_underlay_channel()).connection
+    async with _LOCKS.setdefault(connection, asyncio.Lock()):
+        asking = await connection.channel()
+        try:
+            yield asking
+        except (ChannelNotFoundEntity, ChannelPreconditionFailed):
+            if is_cancelled():  # aiormq swallows the cancellation if the broker closes the channel at the same time
+                raise asyncio.CancelledError from None
+            raise
+        await asking.close()
 
 
 def is_cancelled() -> bool:

@@ -23,6 +23,7 @@ from shared.database_url import DatabaseUrl
 from shared.setting_names import PREFIX, find_unknown_files, find_unknown_variables, is_kubernetes_variable
 
 EXIT_BAD_SETTING = 2
+MAX_PARTITIONS = 256
 DEVELOPMENT_MARK = "development-only"
 """The mark that every built-in development secret contains."""
 
@@ -113,8 +114,13 @@ class ServiceSettings(DatabaseSettings):
         ),
     ]
     partitions: Annotated[
-        int, Field(ge=1, le=256, description="Command queues; change it only while they are empty")
-    ] = 8
+        int | None,
+        Field(
+            ge=1,
+            le=MAX_PARTITIONS,
+            description="Command queues; unset, as many as the broker has. `python -m worker repartition` changes them",
+        ),
+    ] = None
     queue_prefix: Annotated[
         str, Field(pattern=r"^[a-z][a-z0-9-]{0,62}$", description="First part of every queue's name")
     ] = "inkwell"

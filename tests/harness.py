@@ -20,6 +20,7 @@ from gateway.app import create_app
 from gateway.settings import GatewaySettings
 from shared.connections import Connections
 from shared.messaging import Topology
+from shared.partitions import find_partitions
 from tests import canaries, witness
 from worker.apply import SESSION_SETTINGS
 from worker.consumer import Consumer
@@ -56,12 +57,16 @@ async def delete_queue(servers: Services, name: str) -> None:
 
 
 async def delete(servers: Services, topology: Topology) -> None:
-    """Deletes the queues, as an administrator."""
+    """Deletes the queues and exchanges, as an administrator."""
     async with await aio_pika.connect(servers.broker_url) as connection:
         channel = await connection.channel()
-        for name in (*map(topology.command_queue, range(topology.partitions)), topology.dead_letter_queue):
-            await channel.queue_delete(name)
-        await channel.exchange_delete(topology.commands_exchange)
+        for declared in (topology, await find_partitions(channel, topology) or topology):
+            for name in (*map(topology.command_queue, range(declared.partitions)), topology.dead_letter_queue):
+                await channel.queue_delete(name)
+            for name in (declared.routes_exchange, declared.closed_routes_exchange, declared.range_exchange):
+                await channel.exchange_delete(name)
+        for name in (topology.commands_exchange, topology.former_routes_exchange):
+            await channel.exchange_delete(name)
 
 
 @asynccontextmanager
@@ -70,7 +75,7 @@ async def copies(servers: Services, topology: Topology) -> AsyncIterator[Abstrac
     async with await aio_pika.connect(servers.broker_url) as connection:
         queue = await (await connection.channel()).declare_queue(exclusive=True)
         for partition in range(topology.partitions):
-            await queue.bind(topology.commands_exchange, topology.command_queue(partition))
+            await queue.bind(topology.commands_exchange, topology.routing_key(partition))
         yield queue
 
 
@@ -159,7 +164,7 @@ async def worker(settings: WorkerSettings) -> AsyncIterator[Consumer]:
     consumer = Consumer(settings, connections)
     running = asyncio.create_task(consumer.run())
     try:
-        await eventually(lambda: _is_consuming(consumer, running, settings.partitions))
+        await eventually(lambda: _is_consuming(consumer, running))
         yield consumer
     finally:
         consumer.stop()
@@ -167,10 +172,10 @@ async def worker(settings: WorkerSettings) -> AsyncIterator[Consumer]:
         connections.close()
 
 
-async def _is_consuming(consumer: Consumer, running: asyncio.Task[None], partitions: int) -> bool:
+async def _is_consuming(consumer: Consumer, running: asyncio.Task[None]) -> bool:
     if running.done():
         await running
-    return len(consumer.partitions) == partitions
+    return len(consumer.partitions) == consumer.topology.partitions > 0
 
 
 def dated(note: dict[str, Any]) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from shared.metrics import serve_metrics, watch_loop
 from shared.settings import load_settings
 from shared.tracing import configure_tracing, shut_down_tracing
 from worker.apply import SESSION_SETTINGS
-from worker.command_line import operate, operate_on_queue, read_arguments
+from worker.command_line import change_partitions, operate, operate_on_queue, read_arguments
 from worker.consumer import Consumer
 from worker.doctor import examine
 from worker.health import create_health_app
@@ -38,6 +38,8 @@ def main() -> None:
         sys.exit(uvloop.run(examine(settings, as_json=arguments.json)))
     if arguments.subject == "queues":
         sys.exit(uvloop.run(operate_on_queue(arguments, settings)))
+    if arguments.subject == "repartition":
+        sys.exit(uvloop.run(change_partitions(arguments, settings)))
     if arguments.action:
         sys.exit(uvloop.run(operate(arguments, settings)))
     serve_metrics(settings)

@@ -1,10 +1,12 @@
-"""What an operator types after `python -m worker`: nothing, `doctor`, `dead-letters …`, `commands …` or `queues …`.
+"""What an operator types after `python -m worker`: nothing, or a subject such as `doctor`, `dead-letters` or `queues`.
 
 Answers go to stdout, as a table or (`--json`) one JSON object a line; what prevents an answer goes to stderr.
 Exit codes: 0 all that was asked is done, 1 some of it is not, 2 wrong arguments or settings, 3 schema behind.
 """
 
+import asyncio
 import json
+import signal
 import sys
 from argparse import ArgumentParser, Namespace
 from collections.abc import Iterable, Sequence
@@ -18,6 +20,8 @@ from pydantic_core import to_json
 from shared.clock import CLOCK
 from shared.database import EXIT_SCHEMA_BEHIND, SchemaBehindError, Session, check_schema, connect
 from shared.messaging import BROKER_ERRORS
+from shared.partitions import read_partitions
+from shared.settings import MAX_PARTITIONS
 from worker.dead_letters import (
     NotSentError,
     Row,
@@ -33,6 +37,7 @@ from worker.dead_letters import (
 from worker.failures import describe
 from worker.newer_commands import fail_newer_commands
 from worker.queues import StillConsumedError, remake
+from worker.repartition import NotDoneError, repartition
 from worker.settings import WorkerSettings
 
 APPLICATION_NAME = "inkwell-worker operator"
@@ -50,6 +55,7 @@ def read_arguments(arguments: Sequence[str]) -> Namespace:
     doctor.add_argument("--json", action="store_true", help="one JSON object a line")
     add_dead_letters(subjects.add_parser("dead-letters", help="commands that failed and are kept"))
     add_queues(subjects.add_parser("queues", help="the command queues"))
+    add_repartition(subjects)
     verbs = subjects.add_parser("commands", help="commands in every state").add_subparsers(required=True)
     add_verb(verbs, "show", show_command, "what became of a command; never what its user wrote").add_argument(
         "id", type=UUID
@@ -91,6 +97,14 @@ def add_queues(parser: ArgumentParser) -> None:
         each.set_defaults(on_queue=action, number_of=number_of)
 
 
+def add_repartition(subjects: Any) -> None:  # noqa: ANN401 - argparse's own
+    """The subject that changes the number of partitions."""
+    summary = "change the number of partitions; writes are refused (503 not_accepted) for some seconds"
+    subjects.add_parser("repartition", help=summary, description=summary).add_argument(
+        "partitions", type=int, choices=range(1, MAX_PARTITIONS + 1), metavar=f"1..{MAX_PARTITIONS}"
+    )
+
+
 def add_verb(verbs: Any, name: str, action: object, summary: str) -> ArgumentParser:  # noqa: ANN401 - argparse's own
     """A verb that prints a table, or JSON where it is asked to."""
     parser: ArgumentParser = verbs.add_parser(name, help=summary, description=summary)
@@ -121,15 +135,38 @@ async def operate(arguments: Namespace, settings: WorkerSettings) -> int:
 
 async def operate_on_queue(arguments: Namespace, settings: WorkerSettings) -> int:
     """Runs the verb on a partition's queue; returns the exit code."""
-    if arguments.partition not in range(settings.partitions):
-        return complain(f"there is no partition {arguments.partition}", EXIT_WRONG_ARGUMENTS)
     try:
+        partitions = (await read_partitions(settings, APPLICATION_NAME)).partitions
+        if arguments.partition not in range(partitions):
+            return complain(f"there is no partition {arguments.partition}", EXIT_WRONG_ARGUMENTS)
+        settings = settings.model_copy(update={"partitions": partitions})
         number = await arguments.on_queue(settings, arguments.partition)
     except StillConsumedError:
         return complain("the queue is consumed: stop the workers, then run this again")
     except (*BROKER_ERRORS, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
         return complain(f"not done; nothing is lost, run this again: {describe(error)}")
     print(f"{number} {arguments.number_of}")
+    return EXIT_DONE
+
+
+async def change_partitions(arguments: Namespace, settings: WorkerSettings) -> int:
+    """Changes the number of partitions; returns the exit code."""
+    if task := asyncio.current_task():
+        for signal_number in (signal.SIGTERM, signal.SIGINT):
+            asyncio.get_running_loop().add_signal_handler(signal_number, task.cancel)
+    try:
+        former = await repartition(settings, arguments.partitions)
+    except NotDoneError as error:
+        return complain(str(error))
+    except asyncio.CancelledError:
+        return complain("interrupted; the number is what it was, or this must be run again: see `doctor`")
+    except BROKER_ERRORS as error:
+        return complain(f"not done; writes may be refused until you run this again: {describe(error)}")
+    print(f"{arguments.partitions} partitions, formerly {former}")
+    print(
+        "services without INKWELL_PARTITIONS take them up by themselves within seconds; "
+        f"restart those that have it with INKWELL_PARTITIONS={arguments.partitions}, or without it"
+    )
     return EXIT_DONE
 
 

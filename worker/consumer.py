@@ -22,6 +22,7 @@ from shared.messaging import (
     CLOSE_TIMEOUT_SECONDS,
     PROBE_TIMEOUT_SECONDS,
     SETUP_TIMEOUT_SECONDS,
+    PartitionsDifferError,
     Topology,
     broker_call,
     choose_backoff,
@@ -31,6 +32,7 @@ from shared.messaging import (
     wait_until_lost,
 )
 from shared.metrics import BROKER_CONNECTED
+from shared.partitions import claim_partitions, wait_until_changed
 from worker.deliveries import Batch, Deliveries, PartitionBlockedError
 from worker.failures import OwnersLockedError, RepeatedBugError, Settlement, describe
 from worker.metrics import OLDEST, PARTITIONS, PAUSED, count_settled
@@ -72,9 +74,15 @@ class Consumer:
         """The partitions that this worker subscribes to; the event tells to let go of one."""
         self._blocked: set[int] = set()
         self._refused: set[int] = set()
+        self._are_partitions_different = False
         self._stopping = asyncio.Event()
         self._batch_since: float | None = None
         self._oldest_in_hand: datetime | None = None
+
+    @property
+    def topology(self) -> Topology:
+        """What this worker consumes; with the broker's number of partitions once it has connected."""
+        return self._topology
 
     @property
     def partitions(self) -> set[int]:
@@ -85,6 +93,11 @@ class Consumer:
     def refused(self) -> set[int]:
         """The partitions that this worker does not consume, because their queues were declared with other arguments."""
         return set(self._refused)
+
+    @property
+    def are_partitions_different(self) -> bool:
+        """Whether this worker consumes nothing, because its setting names another number of partitions."""
+        return self._are_partitions_different
 
     @property
     def slot(self) -> int | None:
@@ -147,6 +160,7 @@ class Consumer:
         if self._stopping.is_set():
             return
         async with open_connection(self._settings.broker_url, "inkwell-worker consuming") as connection:
+            await self._adopt_partitions(connection)
             deliveries = self._deliveries = Deliveries(self._user)
             self._settlement.forget()
             priorities = self._sharing.priorities
@@ -159,15 +173,27 @@ class Consumer:
                 for partition, priority in enumerate(priorities)
             ]
             lost = asyncio.create_task(wait_until_lost(connection, self._topology))
-            lost.add_done_callback(lambda _: deliveries.end())
+            changed = asyncio.create_task(wait_until_changed(connection, self._topology))
+            for ended in (lost, changed):
+                ended.add_done_callback(lambda _: deliveries.end())
             BROKER_CONNECTED.set(1)
             try:
                 await self._consume(deliveries, priorities)
             finally:
                 BROKER_CONNECTED.set(0)
-                for task in (lost, *holders):
+                for task in (lost, changed, *holders):
                     task.cancel()
-                await asyncio.wait([lost, *holders])
+                await asyncio.wait([lost, changed, *holders])
+
+    async def _adopt_partitions(self, connection: AbstractConnection) -> None:
+        """Take over the broker's number of partitions; raises PartitionsDifferError if the setting names another."""
+        try:
+            self._topology = await claim_partitions(connection, self._settings)
+        except PartitionsDifferError:
+            self._are_partitions_different = True
+            raise
+        self._are_partitions_different = False
+        self._sharing.partitions = self._topology.partitions
 
     async def _hold(self, connection: AbstractConnection, partition: int, priority: int) -> None:
         """Subscribes to a partition until it must let go; raises when the broker ends the subscription."""
@@ -199,7 +225,7 @@ class Consumer:
         raise ConnectionError("the broker ended the subscription")
 
     async def _subscribe(self, channel: AbstractChannel, partition: int, priority: int, let_go: asyncio.Event) -> None:
-        await channel.set_qos(prefetch_count=prefetch_count(self._settings))
+        await channel.set_qos(prefetch_count=prefetch_count(self._settings, self._topology.partitions))
         channel.close_callbacks.add(lambda *_: let_go.set())
         underlay = await channel.get_underlay_channel()
         underlay.on_consumer_cancel_callbacks.add(lambda _: let_go.set())
@@ -248,7 +274,7 @@ class Consumer:
             except HandBackError:
                 return
         if not self._stopping.is_set() and self._sharing.priorities == priorities:
-            raise ConnectionError("the broker closed the connection")
+            raise ConnectionError("the broker closed the connection, or has another number of partitions")
 
     def _let_go(self, error: PartitionBlockedError) -> None:
         log.error(
@@ -312,6 +338,6 @@ class Consumer:
                 log.info("acknowledgement dropped; what comes again has no second effect", error=describe(error))
 
 
-def prefetch_count(settings: WorkerSettings) -> int:
+def prefetch_count(settings: WorkerSettings, partitions: int) -> int:
     """The prefetch count of each partition: the setting, lowered if so many messages would not fit into memory."""
-    return max(1, min(settings.prefetch_messages, HELD_BYTES // (settings.partitions * LARGEST_MESSAGE_BYTES)))
+    return max(1, min(settings.prefetch_messages, HELD_BYTES // (partitions * LARGEST_MESSAGE_BYTES)))

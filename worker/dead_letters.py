@@ -22,6 +22,7 @@ from shared.contracts import COMMANDS_CONTENT_TYPE, REJECTION_STATUS, OutcomeSta
 from shared.database import Session, Statement
 from shared.errors import describe_error
 from shared.messaging import BROKER_ERRORS, SETUP_TIMEOUT_SECONDS, Topology, broker_call, open_connection, user_of
+from shared.partitions import require_partitions
 from shared.tables import commands, notes, users
 from worker.replays import Letter, ReplayedWrite, replayed_writes
 from worker.settings import WorkerSettings
@@ -126,6 +127,7 @@ class Sender:
     def __init__(self, settings: WorkerSettings, exits: AsyncExitStack) -> None:
         self._settings = settings
         self._topology = Topology.of(settings)
+        """With the broker's number of partitions, once there is a channel."""
         self._exits = exits
         self._channel: AbstractChannel | None = None
         self._given_up: str | None = None
@@ -159,7 +161,9 @@ class Sender:
         connection = await self._exits.enter_async_context(opening)
         async with asyncio.timeout(SETUP_TIMEOUT_SECONDS):
             with broker_call():
-                return await connection.channel(publisher_confirms=True, on_return_raises=True)
+                channel = await connection.channel(publisher_confirms=True, on_return_raises=True)
+                self._topology = await require_partitions(channel, self._topology)
+        return channel
 
 
 async def publish(channel: AbstractChannel, topology: Topology, partition: int, event: bytes, user: str) -> None:

@@ -126,8 +126,13 @@ class Batch:
         return oldest(self.deliveries)
 
     def replies(self, outcomes: list[Outcome]) -> dict[str, list[Reply]]:
-        """The replies for each gateway, from the outcomes of `commands`."""
-        replies: dict[str, list[Reply]] = defaultdict(list)
+        """The replies for each gateway, from the outcomes of `commands`.
+
+        An empty message gets an empty reply, which tells that everything before it is committed.
+        """
+        replies: dict[str, list[Reply]] = {
+            each.message.reply_to: [] for each in self.deliveries if each.message.reply_to
+        }
         settled = [(each, received) for each, received in self.received if not isinstance(received, Unreadable)]
         for (delivery, command), outcome in zip(settled, outcomes, strict=True):
             envelope, reply_to = find_envelope(command), delivery.message.reply_to

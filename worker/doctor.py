@@ -16,6 +16,7 @@ from shared.doctor import (
     run_checks,
 )
 from shared.messaging import QUEUE_LIMIT, Topology, open_connection
+from shared.partitions import find_partitions
 from shared.queues import QueueMismatchError, exists
 from worker.settings import WorkerSettings
 
@@ -89,9 +90,9 @@ async def check_dead_letters(session: Session) -> Finding:
 
 async def check_arguments(settings: WorkerSettings) -> AsyncIterator[Finding]:
     """Whether the queues that are there were made as this worker would make them."""
-    topology = Topology.of(settings)
     async with open_connection(settings.broker_url, NAME) as connection:
         channel = await connection.channel(publisher_confirms=False)
+        topology = await find_partitions(channel, Topology.of(settings)) or Topology.of(settings)
         for partition in range(topology.partitions):
             if await exists(channel, queue=topology.command_queue(partition)):
                 async for finding in check_queue(channel, topology, partition):

@@ -12,6 +12,13 @@ from starlette.routing import Route
 from worker.consumer import Consumer
 
 
+def why_not_consuming(consumer: Consumer) -> str:
+    """Return the reason in short."""
+    if consumer.are_partitions_different:
+        return "partitions differ"
+    return "queue arguments differ" if consumer.refused else "not consuming"
+
+
 def create_health_app(consumer: Consumer) -> Starlette:
     """`/health/live` answers 503 when the consuming is stuck, `/health/ready` while the worker does not consume."""
 
@@ -22,7 +29,7 @@ def create_health_app(consumer: Consumer) -> Starlette:
 
     async def ready(_: Request) -> JSONResponse:
         is_ready = bool(consumer.partitions) and not consumer.refused
-        status = "consuming" if is_ready else "queue arguments differ" if consumer.refused else "not consuming"
+        status = "consuming" if is_ready else why_not_consuming(consumer)
         state = {"status": status, "slot": consumer.slot, "partitions": sorted(consumer.partitions)}
         if consumer.refused:
             state["refused"] = sorted(consumer.refused)

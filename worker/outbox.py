@@ -26,6 +26,7 @@ from shared.messaging import (
     open_connection,
     wait_until_lost,
 )
+from shared.partitions import find_partitions
 from shared.primary import TIMELINE_HEADER, Primary
 from worker.reply_addresses import is_reply_address
 
@@ -56,7 +57,8 @@ class Outbox:
                 replies = await connection.channel(publisher_confirms=False)
                 dead_letters = await connection.channel(publisher_confirms=True, on_return_raises=True)
                 await self._topology.declare_dead_letters(dead_letters)
-                await self._topology.bind_existing(dead_letters)
+                if found := await find_partitions(dead_letters, self._topology):
+                    await found.bind_existing(dead_letters)
                 self._broker_version = await broker_version(dead_letters)
             self._replies, self._dead_letters = replies, dead_letters
             try:

@@ -39,7 +39,7 @@ async def remake(settings: WorkerSettings, partition: int) -> int:
         if not await is_correct(channel, topology, partition):
             await require_no_consumer(channel, queue)
             await declare_queue(channel, parking, await build_quorum_arguments(channel))
-            await (await channel.get_queue(queue)).unbind(topology.commands_exchange, queue)
+            await topology.unbind_partition(channel, partition)
             await move(channel, queue, parking, user_of(settings.broker_url))
             await require_no_consumer(channel, queue)
             await channel.queue_delete(queue)
@@ -60,9 +60,9 @@ async def is_correct(channel: AbstractChannel, topology: Topology, partition: in
         return False
 
 
-async def require_no_consumer(channel: AbstractChannel, queue: str) -> None:
+async def require_no_consumer(channel: AbstractChannel, queue: str, checks: int = CONSUMER_CHECKS) -> None:
     """Raise StillConsumedError if the queue has a consumer; one that has just left gets time to disappear."""
-    for _ in range(CONSUMER_CHECKS):
+    for _ in range(checks):
         if not (await channel.declare_queue(queue, passive=True)).declaration_result.consumer_count:
             return
         await asyncio.sleep(CONSUMER_CHECK_SECONDS)

@@ -50,7 +50,8 @@ class Sharing:
 
     def __init__(self, settings: WorkerSettings, clock: Clock, moved: Callable[[], None]) -> None:
         self._database_url = settings.database_url
-        self._partitions = settings.partitions
+        self.partitions = settings.partitions or 0
+        """How many there are at the broker, once the worker has connected."""
         self._prefix = settings.queue_prefix
         self._clock = clock
         self._moved = moved
@@ -60,7 +61,7 @@ class Sharing:
     @property
     def priorities(self) -> list[int]:
         """The consumer priority for each partition, the higher the more it is this worker's."""
-        return priorities_of(self.slot, self._partitions)
+        return priorities_of(self.slot, self.partitions)
 
     async def first_slot(self) -> None:
         """Returns when there is a slot, or soon without one: then this worker stands by until there is."""

@@ -35,7 +35,7 @@ async def live(_: Gateway, __: Request) -> Answer:
 async def ready(gateway: Gateway, _: Request) -> Answer:
     """Answers 200 until the gateway drains; the body tells which dependency is down."""
     dependencies = {
-        "broker": "up" if gateway.publisher.connected else "down",
+        "broker": gateway.publisher.state,
         "database": "up" if await _has_database(gateway) else "down",
     }
     draining = gateway.replies.draining

@@ -8,7 +8,6 @@ from uuid import UUID
 
 from starlette.types import Scope
 
-from gateway.settings import GatewaySettings
 from gateway.telemetry.metrics import METHODS, RequestInfo
 from shared.contracts import Command
 from shared.logs import bind_ids
@@ -72,12 +71,11 @@ def add_request_attributes(span: Span, scope: Scope, info: RequestInfo) -> None:
         span.fail(str(info.status))
 
 
-def start_publish_span(settings: GatewaySettings, owner: int, command_id: UUID, model: type[Command]) -> Span:
+def start_publish_span(topology: Topology, owner: int, command_id: UUID, model: type[Command]) -> Span:
     """Start a span for publishing a command; the worker continues its trace."""
     if not is_recording():
         return NO_OP
-    topology = Topology.of(settings)
-    destination = topology.destination(topology.partition_of(owner))
+    destination = topology.destination(owner)
     attributes = {
         "messaging.system": "rabbitmq",
         "messaging.operation.name": "publish",

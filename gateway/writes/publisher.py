@@ -32,6 +32,7 @@ from shared.messaging import (
     LOST_CHECK_SECONDS,
     REPLY_TO,
     SETUP_TIMEOUT_SECONDS,
+    PartitionsDifferError,
     Topology,
     is_blocked,
     is_open,
@@ -40,6 +41,7 @@ from shared.messaging import (
     wait_until_lost,
 )
 from shared.metrics import BROKER_CONNECTED
+from shared.partitions import require_equal, wait_until_changed, wait_until_declared
 
 log = structlog.get_logger()
 
@@ -109,13 +111,16 @@ class Publisher:
     """Hands attempts over to the broker while `run` runs and the broker is available."""
 
     def __init__(self, settings: GatewaySettings, replies: Replies, clock: Clock) -> None:
-        self._broker_url = settings.broker_url
+        self._settings = settings
         self._timeout_seconds = settings.publish_timeout_seconds
         self._topology = Topology.of(settings)
         self._replies = replies
         self._clock = clock
         self._backlog_limit_bytes = settings.backlog_limit_bytes
-        self._backlogs = [Backlog() for _ in range(settings.partitions)]
+        self._backlogs = [Backlog() for _ in range(self._topology.partitions)]
+        self._unassigned = Backlog()
+        """The attempts that came before the number of partitions was known."""
+        self._are_partitions_different = False
         self._flushing: dict[int, asyncio.Task[None]] = {}
         self._channel: AbstractChannel | None = None
         self._connection: AbstractConnection | None = None
@@ -127,13 +132,20 @@ class Publisher:
         """Set to reconnect, to another node if the URL names several."""
         self._context = copy_context()
         """Used instead of the first request's context, since a message has the commands of many requests."""
-        BACKLOG_COMMANDS.set_function(lambda: sum(map(len, self._backlogs)))
+        BACKLOG_COMMANDS.set_function(lambda: sum(map(len, self._all_backlogs())))
         BACKLOG_BYTES.set_function(self._backlog_bytes)
 
     @property
-    def connected(self) -> bool:
-        """Whether commands can be handed over now."""
-        return self._connected.is_set()
+    def topology(self) -> Topology:
+        """The topology that commands are published to."""
+        return self._topology
+
+    @property
+    def state(self) -> str:
+        """`up` while commands can be handed over; otherwise the reason in short."""
+        if self._are_partitions_different:
+            return "partitions differ"
+        return "up" if self._connected.is_set() else "down"
 
     async def publish(self, attempt: Attempt) -> None:
         """Publish the attempt's command and wait for the confirm, or for its outcome if that comes first.
@@ -146,16 +158,47 @@ class Publisher:
         waiting = self._backlog_bytes()
         if waiting and waiting + len(attempt.encoded) > self._backlog_limit_bytes:  # an empty one takes any command
             raise OverloadedError
-        partition = self._topology.partition_of(attempt.command.owner)
-        self._backlogs[partition].add(attempt)
-        if partition not in self._flushing:
-            self._flushing[partition] = asyncio.create_task(self._flush(partition), context=self._context.copy())
+        if self._are_partitions_different:
+            raise NotAcceptedError
+        self._add(attempt)
         try:
             async with asyncio.timeout(self._timeout_seconds):
                 await attempt.confirmed
         except TimeoutError:
-            self._backlogs[partition].withdraw(attempt)
+            for backlog in self._all_backlogs():
+                backlog.withdraw(attempt)
             raise (UnconfirmedError if attempt.handed_over else NotAcceptedError) from None
+
+    def _add(self, attempt: Attempt) -> None:
+        """Append the attempt to its partition's backlog, which is flushed from then on."""
+        if not self._topology.partitions:
+            self._unassigned.add(attempt)
+            return
+        partition = self._topology.partition_of(attempt.command.owner)
+        self._backlogs[partition].add(attempt)
+        if partition not in self._flushing:
+            self._flushing[partition] = asyncio.create_task(self._flush(partition), context=self._context.copy())
+
+    def _adopt(self, topology: Topology) -> None:
+        """Publish to this topology from now on, also what already waits; raises PartitionsDifferError."""
+        waiting = self._withdraw_all()
+        try:
+            require_equal(self._settings, topology)
+        except PartitionsDifferError:
+            self._are_partitions_different = True
+            _fail(waiting, NotAcceptedError)
+            raise
+        self._are_partitions_different = False
+        self._topology = topology
+        self._backlogs += [Backlog() for _ in range(topology.partitions - len(self._backlogs))]
+        for attempt in waiting:
+            self._add(attempt)
+
+    def _all_backlogs(self) -> Iterable[Backlog]:
+        return self._unassigned, *self._backlogs
+
+    def _withdraw_all(self) -> list[Attempt]:
+        return [attempt for backlog in self._all_backlogs() for attempt in backlog.withdraw_all()]
 
     async def run(self) -> None:
         """Keep a connection until cancelled."""
@@ -169,11 +212,11 @@ class Publisher:
                 task.cancel()
 
     async def _session(self) -> None:
-        async with open_connection(self._broker_url, "inkwell-gateway") as connection:
+        async with open_connection(self._settings.broker_url, "inkwell-gateway") as connection:
             async with asyncio.timeout(SETUP_TIMEOUT_SECONDS):
                 channel = await connection.channel(publisher_confirms=True, on_return_raises=True)
                 await self._replies.listen(channel)
-            await self._topology.wait_until_declared(channel)
+            self._adopt(await wait_until_declared(channel, self._topology))
             self._channel, self._connection = channel, connection
             self._confirmed_at.clear()
             self._is_silent.clear()
@@ -186,12 +229,13 @@ class Publisher:
                 self._connected.clear()
                 BROKER_CONNECTED.set(0)
                 self._replies.look_up_now()
-        raise ConnectionError("the broker closed the channel, or confirms nothing on it")
+        raise ConnectionError("the broker closed the channel, confirms nothing on it, or has other partitions")
 
     async def _wait_until_lost_or_silent(self, connection: AbstractConnection, channel: AbstractChannel) -> None:
         waits = [
             asyncio.create_task(wait_until_lost(connection, self._topology, channel)),
             asyncio.create_task(self._is_silent.wait()),
+            asyncio.create_task(wait_until_changed(connection, self._topology)),
         ]
         try:
             await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
@@ -215,7 +259,7 @@ class Publisher:
             del self._flushing[partition]
 
     def _backlog_bytes(self) -> int:
-        return sum(backlog.size for backlog in self._backlogs)
+        return sum(backlog.size for backlog in self._all_backlogs())
 
     async def _is_blocked(self) -> bool:
         """Whether an alarm of the broker blocks the connection, usually for longer than a client can wait."""

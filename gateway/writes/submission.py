@@ -159,7 +159,7 @@ class Submission:
         """
         preferences = request[PREFER]
         identity = identity or self.identify(request, model, getattr(data, "note_id", None))
-        span = start_publish_span(self._settings, identity.caller.owner, identity.command_id, model)
+        span = start_publish_span(self._publisher.topology, identity.caller.owner, identity.command_id, model)
         command = self._build_command(model, data, identity, request.query, span.traceparent)
         bind_ids(command_id=str(command.id))
         wait_seconds = self.choose_wait(preferences)

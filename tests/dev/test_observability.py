@@ -187,6 +187,7 @@ def of_each(metric: str, job: str, *values: object, **labels: str) -> dict[str, 
     return samples | {f'{metric}{{job="another", instance="9"}}': "9x120"}
 
 
+DIFFER = "inkwell_partitions_differ"
 IDENTITY = "rabbitmq_identity_info"
 STANDBYS = "cnpg_pg_replication_streaming_replicas"
 ARCHIVED, FAILED = (f"cnpg_pg_stat_archiver_last_{each}_time" for each in ("archived", "failed"))
@@ -196,6 +197,8 @@ ARCHIVED, FAILED = (f"cnpg_pg_stat_archiver_last_{each}_time" for each in ("arch
 @pytest.mark.parametrize(
     ("alert", "whole", "broken"),
     [
+        ("InkwellPartitionsDiffer", of_each(DIFFER, "gateway", 0, 0), of_each(DIFFER, "gateway", 0, 1)),
+        ("InkwellPartitionsDiffer", of_each(DIFFER, "worker", 0, 0), of_each(DIFFER, "worker", 1, 0)),
         ("InkwellStandbyMissing", of_each(STANDBYS, "postgres", 2, 0, 0), of_each(STANDBYS, "postgres", 1, 0)),
         ("InkwellStandbyMissing", of_each(STANDBYS, "postgres", 0, 2, 0), of_each(STANDBYS, "postgres")),
         ("InkwellBrokerNodeMissing", of_each("up", "rabbitmq", 1, 1, 1), of_each("up", "rabbitmq", 1, 0, 1)),

@@ -287,4 +287,4 @@ async def keep_copies(cluster: Cluster[Any]) -> None:
         arguments: FieldTable = {"x-queue-type": "quorum", "x-max-length": 300}
         queue = await channel.declare_queue(COPIES, durable=True, arguments=arguments)
         for partition in range(PARTITIONS):
-            await queue.bind(cluster.topology.commands_exchange, cluster.topology.command_queue(partition))
+            await queue.bind(cluster.topology.commands_exchange, cluster.topology.routing_key(partition))

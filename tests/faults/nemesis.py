@@ -277,7 +277,7 @@ async def messages_are_unreadable(nemesis: Nemesis, cluster: Cluster[Any]) -> st
             message = Message(
                 nemesis.garbage(), content_type=COMMANDS_CONTENT_TYPE, delivery_mode=DeliveryMode.PERSISTENT
             )
-            await exchange.publish(message, cluster.topology.command_queue(nemesis.partition()))
+            await exchange.publish(message, cluster.topology.routing_key(nemesis.partition()))
         await forget_copies(cluster)
     return "3 messages"
 

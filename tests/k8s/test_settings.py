@@ -26,7 +26,7 @@ SETTINGS: dict[str, type[DatabaseSettings]] = {
     "Job migrate, migrate": MigrationSettings,
 }
 ENVIRONMENTS = {"dev": "development", "production": "production"}
-IN_COMMON = {"environment", "database_url", "broker_url", "partitions", "queue_prefix", "metrics_host", "metrics_port"}
+IN_COMMON = {"environment", "database_url", "broker_url", "queue_prefix", "metrics_host", "metrics_port"}
 GIVEN = {
     "Deployment gateway, gateway": IN_COMMON
     | {"signing_keys", "fingerprint_key", "host", "port", "drain_delay_seconds", "trusted_proxies"},
@@ -83,9 +83,9 @@ def test_every_variable_is_a_setting_that_there_is(overlay: str, called: str) ->
 @pytest.mark.parametrize("called", GIVEN)
 @pytest.mark.parametrize("overlay", OVERLAYS)
 def test_service_is_given_nothing_but_these_settings(overlay: str, called: str) -> None:
-    of_ingress = {"trusted_proxies"} if overlay == "dev" else set()
+    given = GIVEN[called] - {"trusted_proxies"} if overlay == "dev" else GIVEN[called] | {"partitions"}
 
-    assert settings_of(overlay, called).model_fields_set == GIVEN[called] - of_ingress
+    assert settings_of(overlay, called).model_fields_set == given
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
@@ -162,7 +162,7 @@ def test_operators_look_for_the_queues_that_there_are() -> None:
     [trigger] = find("production", "ScaledObject", "worker")["spec"]["triggers"]
     patterns = trigger["metadata"]["queueName"], find("production", "Policy", "commands")["spec"]["pattern"]
 
-    for queue in map(topology.command_queue, range(settings.partitions)):
+    for queue in map(topology.command_queue, range(settings.partitions or 0)):
         assert all(re.search(pattern, queue) for pattern in patterns)
 
 

@@ -206,6 +206,37 @@ async def test_number_of_partitions_that_is_too_low_is_a_problem(
     assert findings["partitions"]["level"] == "problem"
 
 
+async def test_change_of_the_number_of_partitions_that_is_not_complete_is_told_with_the_command_that_completes_it(
+    gateway_settings: GatewaySettings, servers: Services, capsys: Printed
+) -> None:
+    topology = Topology.of(gateway_settings)
+    async with await aio_pika.connect(servers.broker_url) as connection:
+        channel = await connection.channel()
+        await topology.close_routes(channel)
+        _, closed = await gateway_findings(gateway_settings, capsys)
+        await Topology(topology.prefix, 1).open_routes(channel, topology)
+        _, opened = await gateway_findings(gateway_settings.model_copy(update={"partitions": None}), capsys)
+
+    assert closed["partitions"]["level"] == "problem"
+    assert "repartition" in closed["partitions"]["advice"]
+    assert opened["partitions"]["found"] == "1"
+    assert "python -m worker repartition 1" in opened["queues"]["advice"]
+
+
+async def test_broker_that_only_workers_of_the_version_before_have_prepared_is_told(
+    gateway_settings: GatewaySettings, servers: Services, capsys: Printed
+) -> None:
+    topology = Topology.of(gateway_settings)
+    async with await aio_pika.connect(servers.broker_url) as connection:
+        channel = await connection.channel()
+        for name in (topology.routes_exchange, topology.range_exchange):
+            await channel.exchange_delete(name)
+
+    _, findings = await gateway_findings(gateway_settings, capsys)
+
+    assert findings["partitions"]["level"] == "problem"
+
+
 @pytest.mark.parametrize(("argument", "level"), [("x-max-length-bytes", "warning"), ("x-overflow", "problem")])
 async def test_queue_that_was_made_otherwise_is_told(
     servers: Services, worker_settings: WorkerSettings, capsys: Printed, argument: str, level: str

@@ -81,7 +81,8 @@ async def test_cancellation_that_meets_the_brokers_no_is_not_forgotten() -> None
             except asyncio.CancelledError:
                 raise ChannelNotFoundEntity from None
 
-    connection = SimpleNamespace(channel=AsyncMock(return_value=Asking()))
+    connection = AsyncMock()
+    connection.channel.return_value = Asking()
     channel = AsyncMock()
     channel.get_underlay_channel.return_value = SimpleNamespace(connection=connection)
 

@@ -252,7 +252,7 @@ async def check(load: Load, stack: Stack, *, within_seconds: float = 30.0) -> No
 async def running_stack(
     database_url: str, servers: Services, queue_prefix: str, folder: Path, **settings: str
 ) -> AsyncIterator[Stack]:
-    """A stack for the block; settings are INKWELL_ variables in lower case."""
+    """A stack for the block; settings are INKWELL_ variables in lower case, and unset if empty."""
     async with AsyncExitStack() as exits:
         links: dict[str, Proxy] = {}
         environments: dict[str, dict[str, str]] = {}
@@ -268,17 +268,13 @@ async def running_stack(
                 environments[service][f"INKWELL_{name.upper()}_URL"] = moved
         gateway_port, health_port = str(free_port()), str(free_port())
         chosen = {f"INKWELL_{name.upper()}": value for name, value in settings.items()}
-        common = (
-            {"INKWELL_PARTITIONS": "2"}
-            | chosen
-            | {
-                "INKWELL_SIGNING_KEYS": KEY,
-                "INKWELL_FINGERPRINT_KEY": KEY,
-                "INKWELL_PORT": gateway_port,
-                "INKWELL_WORKER_HEALTH_PORT": health_port,
-                "INKWELL_LOG_FORMAT": "json",
-            }
-        )
+        common = {name: value for name, value in ({"INKWELL_PARTITIONS": "2"} | chosen).items() if value} | {
+            "INKWELL_SIGNING_KEYS": KEY,
+            "INKWELL_FINGERPRINT_KEY": KEY,
+            "INKWELL_PORT": gateway_port,
+            "INKWELL_WORKER_HEALTH_PORT": health_port,
+            "INKWELL_LOG_FORMAT": "json",
+        }
         base_url = f"http://127.0.0.1:{gateway_port}"
         ready = {"gateway": base_url, "worker": f"http://127.0.0.1:{health_port}"}
         gateway, worker = [

@@ -13,31 +13,23 @@ from functools import partial
 from pathlib import Path
 from uuid import uuid4
 
-import httpx
 import pytest
 from testcontainers.core.container import DockerContainer
 
 from dev.backend import Services, as_user
 from dev.containers import rabbitmq_server
 from dev.definitions import ADMINISTRATOR
-from gateway.auth.access_tokens import AccessTokens
-from gateway.settings import GatewaySettings
-from shared.clock import Clock
-from shared.contracts import Scope
 from shared.messaging import Topology
-from tests.accounts import bearer
-from tests.canaries import NOTE
 from tests.harness import eventually
 from tests.proxy import free_port
 from tests.system.stack import Process, Stack, running_stack
+from tests.system.writers import Writer, all_go_on, are_decided, check_order, headers_of, new_owners, writing
 
 SHARING_SECONDS = float(os.environ.get("SHARING_SECONDS", "25"))
 """How long workers come and go."""
 PARTITIONS = 8
-OWNERS = 40
 WORKERS = 3
 TAKEOVER_SECONDS = 15.0
-PAUSE_SECONDS = 0.1
 
 Active = dict[str, list[str]]
 """The tags of the active consumers of each queue; a tag names the slot of its worker."""
@@ -101,44 +93,6 @@ async def workers(stack: Stack, broker: Broker) -> AsyncIterator[list[Process]]:
 
 
 @dataclass
-class Writer:
-    """An owner who replaces one note again and again, each time after the 202 of the time before."""
-
-    clients: list[httpx.AsyncClient]
-    headers: dict[str, str]
-    note_url: str = ""
-    sent: int = 0
-    retries: int = 0
-    stopping: bool = False
-
-    async def write(self) -> None:
-        """Writes until told to stop; what was sent is accepted when it returns."""
-        created = await self._accepted("POST", "/notes/", "0", wait=30)
-        self.note_url = created.headers["location"]
-        while not self.stopping:
-            self.sent += 1
-            await self._accepted("PUT", self.note_url, str(self.sent))
-            await asyncio.sleep(PAUSE_SECONDS)
-
-    async def _accepted(self, method: str, url: str, title: str, wait: int = 0) -> httpx.Response:
-        """The 2xx of a write, which is repeated with its key until one comes."""
-        prefer = f"wait={wait}" if wait else "respond-async"
-        headers = self.headers | {"Idempotency-Key": uuid4().hex, "Prefer": prefer}
-        body = NOTE | {"title": title}
-        while True:
-            client = random.choice(self.clients)  # noqa: S311 - no secret
-            try:
-                answer = await client.request(method, url, json=body, headers=headers)
-            except httpx.TransportError:
-                self.retries += 1
-                continue
-            if answer.is_success:
-                return answer
-            assert answer.status_code in (503, 504), answer.text
-            self.retries += 1
-
-
-@dataclass
 class Watch:
     """Looks at the active consumers all the time."""
 
@@ -177,39 +131,7 @@ async def test_writes_of_each_owner_stay_in_order_while_workers_are_killed_stopp
         await eventually(lambda: are_decided(stack, writers), within_seconds=30, every_seconds=0.5)
 
     assert not [sample for sample in watch.samples if any(len(tags) > 1 for tags in sample.values())]
-    notes = {row["owner_id"]: row for row in await stack.query("select owner_id, title, version from notes")}
-    # Not by decided_at: a transaction that waited for an owner's row began before the one it waited for.
-    versions = "select owner_id, array_agg(note_version order by issued_at) from commands group by 1"
-    applied = dict([tuple(row) for row in await stack.query(versions)])
-    for owner, writer in zip(owners, writers, strict=True):
-        assert (notes[owner]["title"], notes[owner]["version"]) == (str(writer.sent), 1 + writer.sent)
-        assert applied[owner] == list(range(1, writer.sent + 2))
-
-
-async def new_owners(stack: Stack) -> list[int]:
-    """The ids of users who need no password here, since their tokens are made by `headers_of`."""
-    names = "select 'owner ' || n, 'owner ' || n from generate_series(1, %d) as n"
-    insert = f"insert into users (name, folded_name) {names % OWNERS} returning id"
-    return [row["id"] for row in await stack.query(insert)]
-
-
-def headers_of(owner: int, stack: Stack) -> dict[str, str]:
-    """What a request has for its owner to be known."""
-    settings = {name.removeprefix("INKWELL_").lower(): value for name, value in stack.environment.items()}
-    tokens = AccessTokens(GatewaySettings.model_validate(settings), Clock())
-    return bearer(tokens.issue(owner, 1, frozenset(Scope)))
-
-
-@asynccontextmanager
-async def writing(writers: list[Writer]) -> AsyncIterator[list[Writer]]:
-    """They write during the block."""
-    tasks = [asyncio.create_task(writer.write()) for writer in writers]
-    try:
-        yield writers
-    finally:
-        for writer in writers:
-            writer.stopping = True
-        await asyncio.gather(*tasks)
+    await check_order(stack, owners, writers)
 
 
 async def disturb(workers: list[Process], stack: Stack) -> None:
@@ -226,18 +148,7 @@ async def disturb(workers: list[Process], stack: Stack) -> None:
             await worker.start()
 
 
-async def all_go_on(stack: Stack, since: str) -> bool:
-    """Whether some write of every owner was decided since then."""
-    decided = f"select count(distinct owner_id) from commands where decided_at > '{since}'"  # noqa: S608 - no user's words
-    return bool(await stack.value(decided) == OWNERS)
-
-
 async def is_shared(broker: Broker, prefix: str) -> bool:
     """Whether every worker is active, each partition has one, and nobody has more than twice the share."""
     active = Counter(tag for tags in (await broker.active(prefix)).values() for tag in tags)
     return len(active) == WORKERS and active.total() == PARTITIONS and max(active.values()) <= 2 * PARTITIONS / WORKERS
-
-
-async def are_decided(stack: Stack, writers: list[Writer]) -> bool:
-    replaced = "select count(*) from commands where type = 'note.replace' and status = 'applied'"
-    return bool(await stack.value(replaced) == sum(writer.sent for writer in writers))

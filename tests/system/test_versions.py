@@ -15,15 +15,17 @@ from uuid import uuid4
 import httpx
 import pytest
 
+from dev.backend import Services
 from tests import canaries
 from tests.accounts import sign_up
 from tests.harness import dated, decided
 from tests.proxy import free_port
-from tests.system.stack import ROOT, Stack
+from tests.system.stack import ROOT, TREES, Stack, running_stack
 from tests.system.versions import BEFORE_LISTS as PREVIOUS
 from tests.system.versions import unpack
 
 FAILED = "select reason, command ->> 'type', owner_id is not null from commands where status = 'failed'"
+EIGHT = 8
 PRESENT_WORKER, PREVIOUS_WORKER = "present worker", "previous worker"
 
 
@@ -78,6 +80,40 @@ async def test_worker_of_the_previous_version_fails_what_it_does_not_know_and_ke
     state = await decided(stack.client, failed.json()["command"])
     assert (state["status"], state["answer"]["status"]) == ("applied", 200)
     assert await stack.value("select count(*) from notes where title = 'Quill'") == 1
+
+
+@pytest.fixture
+async def former_stack(
+    database_url: str, servers: Services, queue_prefix: str, previous: Path, monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[Stack]:
+    """Both services of the previous version, without INKWELL_PARTITIONS."""
+    for service in TREES:
+        monkeypatch.setitem(TREES, service, previous)
+    async with running_stack(database_url, servers, queue_prefix, previous, partitions="") as stack:
+        yield stack
+
+
+async def test_deployment_that_never_set_the_number_of_partitions_keeps_its_eight_through_an_upgrade_and_back(
+    former_stack: Stack,
+) -> None:
+    stack, port = former_stack, free_port()
+    assert (await stack.client.post("/notes/", json=canaries.NOTE)).status_code == 201
+
+    await stack.worker.stop()
+    queued = await stack.client.post("/notes/", json=canaries.NOTE, headers={"Prefer": "respond-async"})
+    worker = stack.worker.twin(port, ROOT)
+    await worker.start()
+    async with stack.second_gateway(ROOT) as gateway:
+        assert (await decided(stack.client, queued.headers["Location"]))["status"] == "applied"
+        await serves(gateway, beside=stack.client)
+        await serves(stack.client, beside=gateway)
+        assert worker.events("number of partitions declared")[-1]["partitions"] == EIGHT
+        assert stack.gateway.events("publishing")[-1]["partitions"] == EIGHT
+        await worker.stop()
+    await stack.worker.start()
+    await serves(stack.client, beside=stack.client)
+
+    assert await stack.value("select count(*) from commands where status = 'failed'") == 0
 
 
 async def offers_several_at_once(gateway: httpx.AsyncClient) -> bool:

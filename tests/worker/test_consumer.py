@@ -47,14 +47,14 @@ create constraint trigger poison after insert on notes initially deferred
 async def channel(servers: Services, worker_settings: WorkerSettings) -> AsyncIterator[aio_pika.abc.AbstractChannel]:
     async with await aio_pika.connect(servers.broker_url) as connection:
         channel = await connection.channel(on_return_raises=True)
-        await Topology(worker_settings.queue_prefix, worker_settings.partitions).declare(channel)
+        await Topology.of(worker_settings).declare(channel)
         yield channel
 
 
 @pytest.fixture
 def publish(channel: aio_pika.abc.AbstractChannel, worker_settings: WorkerSettings) -> Publish:
     """Publishes one message to the first partition, made of these events."""
-    queue = Topology(worker_settings.queue_prefix, worker_settings.partitions).command_queue(0)
+    queue = Topology.of(worker_settings).command_queue(0)
 
     async def publish(events: Sequence[bytes]) -> None:
         message = aio_pika.Message(encode_batch(events), content_type=COMMANDS_CONTENT_TYPE)
@@ -250,17 +250,16 @@ async def _next(queue: aio_pika.abc.AbstractQueue) -> bytes:
 def test_worker_prefetches_no_more_of_the_largest_messages_than_its_memory_holds(
     worker_settings: WorkerSettings, partitions: int, wanted: int
 ) -> None:
-    settings = worker_settings.model_copy(update={"partitions": partitions, "prefetch_messages": wanted})
+    settings = worker_settings.model_copy(update={"prefetch_messages": wanted})
 
-    assert 1 <= prefetch_count(settings) <= wanted
-    assert prefetch_count(settings) * partitions * LARGEST_MESSAGE_BYTES <= HELD_BYTES
+    assert 1 <= prefetch_count(settings, partitions) <= wanted
+    assert prefetch_count(settings, partitions) * partitions * LARGEST_MESSAGE_BYTES <= HELD_BYTES
 
 
 def test_default_settings_prefetch_what_they_say(worker_settings: WorkerSettings) -> None:
-    fields = WorkerSettings.model_fields
-    settings = worker_settings.model_copy(update={"partitions": fields["partitions"].default})
+    default = WorkerSettings.model_fields["prefetch_messages"].default
 
-    assert prefetch_count(settings) == settings.prefetch_messages == fields["prefetch_messages"].default
+    assert prefetch_count(worker_settings, 8) == worker_settings.prefetch_messages == default
 
 
 async def test_batch_takes_no_more_messages_once_it_has_its_bytes(

@@ -182,8 +182,12 @@ async def test_interrupted_remaking_keeps_the_partition_waiting_and_goes_on_when
 
 
 @pytest.mark.parametrize("verb", ["remake", "fail-newer"])
-async def test_partition_that_there_is_not_has_no_queue(worker_settings: WorkerSettings, verb: str) -> None:
-    assert await operator(worker_settings, verb, worker_settings.partitions) == 2
+async def test_partition_that_there_is_not_has_no_queue(
+    channel: AbstractChannel, topology: Topology, worker_settings: WorkerSettings, verb: str
+) -> None:
+    await topology.declare(channel)
+
+    assert await operator(worker_settings, verb, topology.partitions) == 2
 
 
 def newer(title: str) -> bytes:

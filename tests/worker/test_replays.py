@@ -245,12 +245,12 @@ async def test_what_the_broker_does_not_take_is_told_at_the_end_and_the_others_a
         create("kept, too", owner=kept),
     )
     async with await aio_pika.connect(servers.broker_url) as connection:
-        queue = await (await connection.channel()).get_queue(topology.command_queue(1))
-        await queue.unbind(topology.commands_exchange, topology.command_queue(1))
+        channel = await connection.channel()
+        await topology.unbind_partition(channel, 1)
 
         code, results, _ = await operator("replay", "--all")
 
-        await queue.bind(topology.commands_exchange, topology.command_queue(1))
+        await topology.bind_partition(channel, 1)
     told = {UUID(each["id"]): (each["result"], each["reason"]) for each in results}
     assert code == 1
     assert told == {

@@ -1,0 +1,146 @@
+"""Changes the number of partitions while everything runs: `python -m worker repartition N`.
+
+While the routes are closed, the broker returns what gateways publish, and the workers apply what is queued. Only when
+all of it is committed is the new number declared, which preserves each owner's order. After an interruption at any
+point, running it again completes the change.
+"""
+
+import asyncio
+
+import structlog
+from aio_pika import DeliveryMode, Message
+from aio_pika.abc import AbstractChannel, AbstractConnection, AbstractIncomingMessage
+
+from shared.contracts import COMMANDS_CONTENT_TYPE, encode_batch
+from shared.messaging import REPLY_TO, SETUP_TIMEOUT_SECONDS, Routes, Topology, broker_call, open_connection, user_of
+from shared.partitions import hold_lock, require_partitions
+from shared.queues import QueueMismatchError, exists
+from worker.queues import StillConsumedError, move, require_no_consumer
+from worker.settings import WorkerSettings
+
+DRAIN_TIMEOUT_SECONDS = 60.0
+"""How long writes are refused at most."""
+SETTLE_SECONDS = 1.0
+"""Time for messages that the broker was routing, perhaps on another node, when the routes were closed."""
+ANSWER_SECONDS = 5.0
+"""After so long without an answer, another empty message is sent: a worker may have lost the first with its channel."""
+LEAVE_CHECKS = 150
+"""How often to look whether the workers have left the queues that are no longer partitions: for half a minute."""
+
+log = structlog.get_logger()
+
+
+class NotDoneError(ConnectionError):
+    """The change is not complete; the message tells why, and what the number is."""
+
+
+async def repartition(settings: WorkerSettings, partitions: int) -> int:
+    """Change the broker's number of partitions; returns the former one.
+
+    Raises NotDoneError or a broker error; then it can be run again.
+    """
+    async with open_connection(settings.broker_url, "inkwell-worker repartitioning") as connection:
+        channel = await connection.channel(publisher_confirms=True, on_return_raises=True)
+        with broker_call():
+            async with hold_lock(connection, Topology.of(settings)):
+                former = await require_partitions(channel, Topology.of(settings))
+                topology = Topology(former.prefix, partitions, former.queue_limit_bytes)
+                if former != topology:
+                    await change(connection, channel, former, topology)
+                else:
+                    await topology.bind_existing(channel)  # an earlier run may have been interrupted before that
+                await delete_others(channel, topology, user_of(settings.broker_url))
+    return former.partitions
+
+
+async def change(
+    connection: AbstractConnection, channel: AbstractChannel, former: Topology, topology: Topology
+) -> None:
+    """Close the routes, wait until everything that is queued is committed, and open them to the new partitions."""
+    if former.routes is not Routes.CLOSED:  # a partition that would not be drained is found before a write is refused
+        await drain(connection, former)
+    for partition in range(topology.partitions):
+        try:
+            await topology.declare_command_queue(channel, partition)
+        except QueueMismatchError as error:
+            raise NotDoneError(f"not done; the number is what it was: {error}") from error
+    await former.close_routes(channel)
+    closed_at = asyncio.get_running_loop().time()
+    log.info("writes are refused until everything that is queued is applied", partitions=former.partitions)
+    try:
+        await asyncio.sleep(SETTLE_SECONDS)
+        await drain(connection, former)
+    except (NotDoneError, asyncio.CancelledError):
+        await former.open_routes(channel, former)
+        raise
+    await topology.open_routes(channel, former)
+    seconds = round(asyncio.get_running_loop().time() - closed_at, 1)
+    log.info("writes are accepted again", partitions=topology.partitions, refused_for_seconds=seconds)
+
+
+async def drain(connection: AbstractConnection, topology: Topology) -> None:
+    """Wait until a worker has committed everything that is queued now; raises NotDoneError."""
+    waiting = set(range(topology.partitions))
+
+    async def drain_one(partition: int) -> None:
+        await drain_partition(connection, topology, partition)
+        waiting.discard(partition)
+
+    try:
+        async with asyncio.timeout(DRAIN_TIMEOUT_SECONDS):
+            await asyncio.gather(*map(drain_one, sorted(waiting)))
+    except TimeoutError:
+        names = ", ".join(map(str, sorted(waiting)))
+        raise NotDoneError(
+            f"not done; the number is what it was. No worker has applied everything in partitions {names} within "
+            f"{DRAIN_TIMEOUT_SECONDS:.0f} s. `python -m worker doctor` says why; workers of earlier versions never do"
+        ) from None
+
+
+async def drain_partition(connection: AbstractConnection, topology: Topology, partition: int) -> None:
+    """Return when a worker has committed everything that is in a partition's queue now.
+
+    AMQP does not tell how many messages are unacknowledged. So this appends an empty message, which a worker answers
+    once everything before it is committed.
+    """
+    answered = asyncio.Event()
+
+    async def receive(_: AbstractIncomingMessage) -> None:
+        answered.set()
+
+    channel = await connection.channel(publisher_confirms=True, on_return_raises=True)
+    await (await channel.get_queue(REPLY_TO, ensure=False)).consume(receive, no_ack=True)
+    while not answered.is_set():
+        empty = Message(
+            encode_batch([]),
+            content_type=COMMANDS_CONTENT_TYPE,
+            delivery_mode=DeliveryMode.PERSISTENT,
+            reply_to=REPLY_TO,
+        )
+        await channel.default_exchange.publish(empty, topology.command_queue(partition), timeout=SETUP_TIMEOUT_SECONDS)
+        try:
+            await asyncio.wait_for(answered.wait(), ANSWER_SECONDS)
+        except TimeoutError:
+            log.info("the partition is not applied to its end yet", partition=partition)
+    await channel.close()
+
+
+async def delete_others(channel: AbstractChannel, topology: Topology, user: str) -> None:
+    """Delete the queues that are no longer partitions, once their consumers have left; raises NotDoneError.
+
+    They hold nothing but unanswered empty messages, or what the broker took very long to route; it is moved, not lost.
+    """
+    end = topology.partitions
+    while await exists(channel, queue=topology.command_queue(end)):
+        end += 1
+    for partition in reversed(range(topology.partitions, end)):  # an interruption leaves no gap before the others
+        queue = topology.command_queue(partition)
+        try:
+            await require_no_consumer(channel, queue, checks=LEAVE_CHECKS)
+        except StillConsumedError:
+            raise NotDoneError(
+                f"the number is changed, but {queue} still has a consumer: stop the workers of earlier versions, and "
+                "run this again"
+            ) from None
+        await move(channel, queue, topology.command_queue(0), user)
+        await channel.queue_delete(queue)
