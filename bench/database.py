@@ -43,7 +43,7 @@ class Schema(Enum):
 
     DIRECT = "notes", "created_date", "now()", "select pg_snapshot_xmax(pg_current_snapshot())::text::bigint"
     INKWELL = (
-        "users, personal_tokens, notes, commands",
+        "users, personal_tokens, notes, tombstones, commands",
         "owner_id, created_date, updated_date, version",
         "1 + (id - 1) % {owners}, now(), now(), 1",
         "select coalesce(sum(version), 0)::bigint from notes",

@@ -1,4 +1,4 @@
-"""What the broker has delivered and nobody has settled yet, and the batches that are made of it."""
+"""What the broker has delivered and is not acknowledged yet, and the batches that are made of it."""
 
 import asyncio
 from collections import defaultdict, deque
@@ -29,7 +29,7 @@ PARKED_PAUSE_SECONDS = 0.5
 """How often to look whether the owners of parked commands are free."""
 BATCH_BYTES = 4 * 1024 * 1024
 """A batch takes no more messages from this size on: decoded, they take up to sixty times as much memory."""
-CAREFUL_AFTER_DELIVERIES = 3
+ISOLATED_AFTER_DELIVERIES = 3
 """A message that came back more often may be killing its workers; it is handled alone and command by command."""
 
 
@@ -91,7 +91,7 @@ class Batch:
     writes: int = 0
     """How many writes there are in it."""
     size_bytes: int = 0
-    careful: bool = False
+    isolated: bool = False
     """Whether to run its commands one by one, each after a mark."""
 
     def add(self, delivery: Delivery, received: Sequence[Received]) -> None:
@@ -103,7 +103,7 @@ class Batch:
 
     @property
     def commands(self) -> list[Command | BadCommand]:
-        """What can be settled."""
+        """The commands that get an outcome."""
         return [received for _, received in self.received if not isinstance(received, Unreadable)]
 
     @property
@@ -128,8 +128,8 @@ class Batch:
     def replies(self, outcomes: list[Outcome]) -> dict[str, list[Reply]]:
         """The replies for each gateway, from the outcomes of `commands`."""
         replies: dict[str, list[Reply]] = defaultdict(list)
-        settled = [(each, received) for each, received in self.received if not isinstance(received, Unreadable)]
-        for (delivery, command), outcome in zip(settled, outcomes, strict=True):
+        decided = [(each, received) for each, received in self.received if not isinstance(received, Unreadable)]
+        for (delivery, command), outcome in zip(decided, outcomes, strict=True):
             envelope, reply_to = envelope_of(command), delivery.message.reply_to
             if reply_to and envelope:
                 replies[reply_to].append(Reply(attempt_id=envelope.attempt_id, outcome=outcome))
@@ -194,7 +194,7 @@ class Deliveries:
             except TimeoutError:
                 return Batch()
         batch = Batch()
-        while self._waiting and not self._ended and not batch.careful:
+        while self._waiting and not self._ended and not batch.isolated:
             if batch.writes >= commands or batch.size_bytes >= BATCH_BYTES or not self._take_next(batch):
                 break
         self.park(batch, self._locked)  # later commands of an owner wait behind the earlier ones
@@ -237,8 +237,8 @@ class Deliveries:
     def _take_next(self, batch: Batch) -> bool:
         """Moves the next delivery into the batch, unless it must start a batch of its own."""
         delivery = self._waiting[0]
-        careful = delivery.times_returned > CAREFUL_AFTER_DELIVERIES
-        if careful and batch.deliveries:
+        isolated = delivery.times_returned > ISOLATED_AFTER_DELIVERIES
+        if isolated and batch.deliveries:
             return False
         try:
             received = delivery.decode(self._replayer)
@@ -247,6 +247,6 @@ class Deliveries:
                 return False
             raise PartitionBlockedError(delivery.partition, error) from error
         batch.add(delivery, received)
-        batch.careful = careful
+        batch.isolated = isolated
         self._waiting.popleft()
         return True
