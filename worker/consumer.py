@@ -1,4 +1,4 @@
-"""Consumes the partitions: takes what was delivered, has it settled, acknowledges it, replies.
+"""Consumes the partitions: takes what was delivered, has it applied, acknowledges it, replies.
 
 Nothing is acknowledged before its commit. While it holds unacknowledged messages the worker neither cancels a
 consumer nor requeues a message, since both give the next ones to somebody else first; it closes the channel.
@@ -34,13 +34,13 @@ from shared.messaging import (
 from shared.metrics import BROKER_CONNECTED
 from shared.partitions import claim_partitions, wait_until_changed
 from worker.deliveries import Batch, Deliveries, PartitionBlockedError
-from worker.failures import OwnersLockedError, RepeatedBugError, Settlement, describe
-from worker.metrics import OLDEST, PARTITIONS, PAUSED, count_settled
-from worker.outbox import Outbox
-from worker.patience import HandBackError, pause, settled
+from worker.failures import Applier, RepeatedBugError, describe
+from worker.metrics import OLDEST, PARTITIONS, PAUSED, count_applied
+from worker.partition_assignment import PartitionAssignment
 from worker.queue_check import wait_for_correct_queue
+from worker.reply_sender import ReplySender
+from worker.retry import HandBackError, OwnersLockedError, apply_with_retries, pause
 from worker.settings import WorkerSettings
-from worker.sharing import Sharing
 from worker.traces import processing
 
 BATCH_TIMEOUT_SECONDS = 120.0
@@ -64,12 +64,12 @@ class Consumer:
     def __init__(self, settings: WorkerSettings, connections: Connections) -> None:
         self._settings = settings
         self._topology = Topology.of(settings)
-        self._outbox = Outbox(settings.broker_url, self._topology, connections.primary)
-        self._settlement = Settlement(connections, timedelta(days=settings.command_max_age_days))
+        self._reply_sender = ReplySender(settings.broker_url, self._topology, connections.primary)
+        self._applier = Applier(connections, timedelta(days=settings.command_max_age_days))
         self._user = user_of(settings.broker_url)
         self._deliveries = Deliveries(self._user)
         self._clock = Clock()
-        self._sharing = Sharing(settings, self._clock, self._subscribe_anew)
+        self._assignment = PartitionAssignment(settings, self._clock, self._subscribe_anew)
         self._holding: dict[int, asyncio.Event] = {}
         """The partitions that this worker subscribes to; the event tells to let go of one."""
         self._blocked: set[int] = set()
@@ -102,7 +102,7 @@ class Consumer:
     @property
     def slot(self) -> int | None:
         """This worker's number among the workers, or None before it has one."""
-        return self._sharing.slot
+        return self._assignment.slot
 
     @property
     def stuck(self) -> bool:
@@ -125,11 +125,11 @@ class Consumer:
 
     async def run(self) -> None:
         """Consumes until `stop`; raises SchemaBehindError where the database lacks migrations."""
-        beside = [asyncio.create_task(self._outbox.run()), asyncio.create_task(self._sharing.run())]
+        beside = [asyncio.create_task(self._reply_sender.run()), asyncio.create_task(self._assignment.run())]
         try:
             while not self._stopping.is_set():
                 await self._wait_for_database()
-                await self._sharing.first_slot()
+                await self._assignment.first_slot()
                 await keep_running(self._session, "inkwell-worker consuming")
         finally:
             for task in beside:
@@ -162,8 +162,8 @@ class Consumer:
         async with open_connection(self._settings.broker_url, "inkwell-worker consuming") as connection:
             await self._adopt_partitions(connection)
             deliveries = self._deliveries = Deliveries(self._user)
-            self._settlement.forget()
-            priorities = self._sharing.priorities
+            self._applier.forget()
+            priorities = self._assignment.priorities
             if self._stopping.is_set():  # while it connected
                 return
             holders = [
@@ -193,7 +193,7 @@ class Consumer:
             self._are_partitions_different = True
             raise
         self._are_partitions_different = False
-        self._sharing.partitions = self._topology.partitions
+        self._assignment.partitions = self._topology.partitions
 
     async def _hold(self, connection: AbstractConnection, partition: int, priority: int) -> None:
         """Subscribes to a partition until it must let go; raises when the broker ends the subscription."""
@@ -255,11 +255,11 @@ class Consumer:
         while True:
             try:
                 if parked := deliveries.due():
-                    await self._settle(deliveries.unpark(await self._settlement.find_locked(parked)))
+                    await self._apply(deliveries.unpark(await self._applier.find_locked(parked)))
                 batch = await deliveries.take(self._settings.batch_commands)
                 if batch is None:
                     break
-                await self._settle(batch)
+                await self._apply(batch)
             except PartitionBlockedError as error:
                 self._let_go(error)
             except RepeatedBugError as error:
@@ -273,7 +273,7 @@ class Consumer:
                 return
             except HandBackError:
                 return
-        if not self._stopping.is_set() and self._sharing.priorities == priorities:
+        if not self._stopping.is_set() and self._assignment.priorities == priorities:
             raise ConnectionError("the broker closed the connection, or has another number of partitions")
 
     def _let_go(self, error: PartitionBlockedError) -> None:
@@ -288,11 +288,11 @@ class Consumer:
             self._blocked.add(error.partition)
             let_go.set()
 
-    async def _settle(self, batch: Batch) -> None:
-        """Settles a batch; commands of owners whose rows others hold are parked and wait for another time."""
+    async def _apply(self, batch: Batch) -> None:
+        """Apply a batch; the commands of owners whose rows other sessions hold are parked and tried again later."""
         while batch.deliveries:
             try:
-                await self._settle_at_once(batch)
+                await self._apply_at_once(batch)
                 break
             except OwnersLockedError as error:
                 log.warning(
@@ -302,25 +302,25 @@ class Consumer:
                 )
                 self._deliveries.park(batch, error.owners)
 
-    async def _settle_at_once(self, batch: Batch) -> None:
-        """Settles a batch, then acknowledges it, then replies."""
+    async def _apply_at_once(self, batch: Batch) -> None:
+        """Apply a batch, then acknowledge it, then reply."""
         started = self._batch_since = asyncio.get_running_loop().time()
         self._oldest_in_hand = batch.oldest
         try:
             async with asyncio.timeout(BATCH_TIMEOUT_SECONDS):
                 with processing(batch) as steps:
-                    outcomes = await settled(batch, self._settlement, steps, self._stopping)
+                    outcomes = await apply_with_retries(batch, self._applier, steps, self._stopping)
                     steps.decided(outcomes)
                 for content in batch.unreadable:
-                    await self._outbox.dead_letter(content)
+                    await self._reply_sender.dead_letter(content)
                 await self._acknowledge(batch)
                 for reply_to, replies in batch.replies(outcomes).items():
-                    await self._outbox.reply(reply_to, replies)
+                    await self._reply_sender.reply(reply_to, replies)
         finally:
             self._batch_since = self._oldest_in_hand = None
         redelivered = batch.redelivered
         unreadable, now = len(batch.unreadable), self._clock.now()
-        count_settled(batch.commands, outcomes, now, redelivered=redelivered, unreadable=unreadable)
+        count_applied(batch.commands, outcomes, now, redelivered=redelivered, unreadable=unreadable)
         log.info(
             "batch settled",
             commands=len(outcomes),

@@ -1,4 +1,4 @@
-"""What the broker has delivered and nobody has settled yet, and the batches that are made of it."""
+"""What the broker has delivered and is not acknowledged yet, and the batches that are made of it."""
 
 import asyncio
 from collections import defaultdict, deque
@@ -29,7 +29,7 @@ PARKED_PAUSE_SECONDS = 0.5
 """How often to look whether the owners of parked commands are free."""
 BATCH_BYTES = 4 * 1024 * 1024
 """A batch takes no more messages from this size on: decoded, they take up to sixty times as much memory."""
-CAREFUL_AFTER_DELIVERIES = 3
+ISOLATED_AFTER_DELIVERIES = 3
 """A message that came back more often may be killing its workers; it is handled alone and command by command."""
 
 
@@ -88,10 +88,12 @@ class Batch:
     deliveries: list[Delivery] = field(default_factory=list)
     received: list[tuple[Delivery, Received]] = field(default_factory=list)
     """Each with the delivery that it came in."""
+    markers: list[Delivery] = field(default_factory=list)
+    """Empty messages; the reply to one tells that everything before it in its partition is committed."""
     writes: int = 0
     """How many writes there are in it."""
     size_bytes: int = 0
-    careful: bool = False
+    isolated: bool = False
     """Whether to run its commands one by one, each after a mark."""
 
     def add(self, delivery: Delivery, received: Sequence[Received]) -> None:
@@ -100,10 +102,12 @@ class Batch:
         self.writes += sum(map(count_writes, received))
         self.size_bytes += len(delivery.message.body)
         self.deliveries.append(delivery)
+        if not received:
+            self.markers.append(delivery)
 
     @property
     def commands(self) -> list[Command | BadCommand]:
-        """What can be settled."""
+        """The commands that get an outcome."""
         return [received for _, received in self.received if not isinstance(received, Unreadable)]
 
     @property
@@ -126,15 +130,13 @@ class Batch:
         return oldest(self.deliveries)
 
     def replies(self, outcomes: list[Outcome]) -> dict[str, list[Reply]]:
-        """The replies for each gateway, from the outcomes of `commands`.
-
-        An empty message gets an empty reply, which tells that everything before it is committed.
-        """
-        replies: dict[str, list[Reply]] = {
-            each.message.reply_to: [] for each in self.deliveries if each.message.reply_to
-        }
-        settled = [(each, received) for each, received in self.received if not isinstance(received, Unreadable)]
-        for (delivery, command), outcome in zip(settled, outcomes, strict=True):
+        """The replies for each sender, from the outcomes of `commands`; a marker's is empty."""
+        replies = defaultdict[str, list[Reply]](list)
+        for marker in self.markers:
+            replies[marker.message.reply_to or ""] = []
+        replies.pop("", None)
+        decided = [(each, received) for each, received in self.received if not isinstance(received, Unreadable)]
+        for (delivery, command), outcome in zip(decided, outcomes, strict=True):
             envelope, reply_to = find_envelope(command), delivery.message.reply_to
             if reply_to and envelope:
                 replies[reply_to].append(Reply(attempt_id=envelope.attempt_id, outcome=outcome))
@@ -150,6 +152,8 @@ class Deliveries:
         self._waiting: deque[Delivery] = deque()
         self._parked: list[tuple[Delivery, Received]] = []
         """Commands of owners whose rows others hold, in their order; their messages stay unacknowledged."""
+        self._parked_markers: list[Delivery] = []
+        """Of the partitions that have parked commands."""
         self._locked: set[int] = set()
         """The owners of the parked commands."""
         self._parked_until = 0.0
@@ -180,6 +184,7 @@ class Deliveries:
         self._receivers.pop(partition, None)
         self._waiting = deque(delivery for delivery in self._waiting if delivery.partition != partition)
         self._parked = [each for each in self._parked if each[0].partition != partition]
+        self._parked_markers = [each for each in self._parked_markers if each.partition != partition]
 
     def end(self) -> None:
         """Nothing more is to be taken."""
@@ -199,7 +204,7 @@ class Deliveries:
             except TimeoutError:
                 return Batch()
         batch = Batch()
-        while self._waiting and not self._ended and not batch.careful:
+        while self._waiting and not self._ended and not batch.isolated:
             if batch.writes >= commands or batch.size_bytes >= BATCH_BYTES or not self._take_next(batch):
                 break
         self.park(batch, self._locked)  # later commands of an owner wait behind the earlier ones
@@ -211,6 +216,13 @@ class Deliveries:
             self._locked |= owners
             self._parked += [each for each in batch.received if _owner_of(each) in owners]
             batch.received = [each for each in batch.received if _owner_of(each) not in owners]
+            self._parked_markers += [each for each in batch.markers if each.partition in self._held_partitions]
+            batch.markers = [each for each in batch.markers if each not in self._parked_markers]
+
+    @property
+    def _held_partitions(self) -> set[int]:
+        """The partitions that have parked commands."""
+        return {delivery.partition for delivery, _ in self._parked}
 
     def due(self) -> list[Command | BadCommand]:
         """The first parked command of each owner, if it is time to look whether they are free."""
@@ -223,8 +235,10 @@ class Deliveries:
     def unpark(self, locked: set[int]) -> Batch:
         """The parked commands of all owners but these, as a batch."""
         batch = Batch(received=[each for each in self._parked if _owner_of(each) not in locked])
-        batch.deliveries = list(dict.fromkeys(delivery for delivery, _ in batch.received))
         self._parked = [each for each in self._parked if _owner_of(each) in locked]
+        batch.markers = [each for each in self._parked_markers if each.partition not in self._held_partitions]
+        self._parked_markers = [each for each in self._parked_markers if each not in batch.markers]
+        batch.deliveries = list(dict.fromkeys([*(delivery for delivery, _ in batch.received), *batch.markers]))
         self._locked &= locked
         return batch
 
@@ -233,8 +247,8 @@ class Deliveries:
 
         A message is acknowledged when all that is in it is decided.
         """
-        undecided = {delivery for delivery, _ in self._parked}
-        held = {delivery.partition for delivery in undecided}
+        undecided = {*(delivery for delivery, _ in self._parked), *self._parked_markers}
+        held = self._held_partitions
         last = {each.partition: (each.message, True) for each in batch.deliveries if each.partition not in held}
         singly = [each.message for each in batch.deliveries if each.partition in held and each not in undecided]
         return [*((message, False) for message in singly), *last.values()]
@@ -242,8 +256,8 @@ class Deliveries:
     def _take_next(self, batch: Batch) -> bool:
         """Moves the next delivery into the batch, unless it must start a batch of its own."""
         delivery = self._waiting[0]
-        careful = delivery.times_returned > CAREFUL_AFTER_DELIVERIES
-        if careful and batch.deliveries:
+        isolated = delivery.times_returned > ISOLATED_AFTER_DELIVERIES
+        if isolated and batch.deliveries:
             return False
         try:
             received = delivery.decode(self._replayer)
@@ -252,6 +266,6 @@ class Deliveries:
                 return False
             raise PartitionBlockedError(delivery.partition, error) from error
         batch.add(delivery, received)
-        batch.careful = careful
+        batch.isolated = isolated
         self._waiting.popleft()
         return True

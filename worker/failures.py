@@ -4,7 +4,7 @@ rejected    an outcome of the fold, never an exception
 unreadable  no command id can be read: the dead-letter queue gets it
 bug         a handler raised, or Postgres refused the data: the culprit becomes a `failed` row
 newer       a command of a newer version: its partition is paused until the worker is upgraded
-killer      every worker that tried the command died: it becomes a `failed` row
+poison      every worker that tried the command died: it becomes a `failed` row
 locked      another session holds rows of some owners: their commands are parked, the others are applied
 transient   everything else, known or not: nothing is lost or decided, the batch is tried again
 """
@@ -32,7 +32,6 @@ from worker.apply import (
     clear_marks,
     find_locked,
     mark_attempt,
-    owners_of,
     record_failure,
     replayed_at,
     unmark_attempt,
@@ -51,16 +50,7 @@ class Kind(Enum):
 
     BUG = auto()
     PAUSE = auto()
-    LOCKED = auto()
     TRANSIENT = auto()
-
-
-class OwnersLockedError(Exception):
-    """Other sessions hold rows of these owners, whose commands have to wait; those of the others have not."""
-
-    def __init__(self, owners: set[int], error: Exception) -> None:
-        super().__init__(describe(error))
-        self.owners = owners
 
 
 class RepeatedBugError(Exception):
@@ -76,14 +66,12 @@ def kind_of(error: Exception) -> Kind:
             return Kind.BUG
         case RepeatedBugError():
             return Kind.PAUSE
-        case OwnersLockedError():
-            return Kind.LOCKED
         case _:
             return Kind.TRANSIENT
 
 
-class Settlement:
-    """Settles batches: all their commands in one transaction, or one by one to find the one at fault."""
+class Applier:
+    """Applies batches: all their commands at once, or one by one to find the one at fault."""
 
     def __init__(self, connections: Connections, max_age: timedelta = FOREVER) -> None:
         self._connections = connections
@@ -96,89 +84,70 @@ class Settlement:
         """Forget what is known of owners and ids: others may have written meanwhile."""
         self._cache.forget()
 
-    async def settle(self, batch: Sequence[Command | BadCommand]) -> list[Outcome]:
+    async def apply(self, batch: Sequence[Command | BadCommand]) -> list[Outcome]:
         """The committed outcome of each command, in order.
 
-        Raises RepeatedBugError, OwnersLockedError, or the exception of a transient failure; the batch may be settled
-        again then.
+        Raises RepeatedBugError, or the exception of a transient failure; the batch may be applied again then.
         """
-        try:
-            return await self._settle(batch)
-        except asyncpg.LockNotAvailableError as error:
-            raise await self._find_reason(batch, error) from error
-
-    async def find_locked(self, batch: Sequence[Command | BadCommand]) -> set[int]:
-        """The owners of the batch of whom another session holds a row, as far as Postgres tells; waits for nobody."""
-        try:
-            return await find_locked(self._connections, batch)
-        except (*CONNECTION_ERRORS, TimeoutError):
-            return owners_of(batch)
-
-    async def _find_reason(self, batch: Sequence[Command | BadCommand], error: asyncpg.PostgresError) -> Exception:
-        """Why a lock was not to be had: because of some owners, or of something else."""
-        owners = await find_locked(self._connections, batch)
-        return OwnersLockedError(owners, error) if owners else error
-
-    async def _settle(self, batch: Sequence[Command | BadCommand]) -> list[Outcome]:
         try:
             outcomes = await apply_batch(self._connections, batch, self._max_age, self._cache)
         except Exception as error:
             if kind_of(error) is not Kind.BUG:
                 raise
-            return await self._settle_one_by_one(batch)
+            return await self._apply_one_by_one(batch)
         self._last_bug = None
         return outcomes
 
-    async def settle_carefully(self, batch: Sequence[Command | BadCommand]) -> list[Outcome]:
-        """As `settle`, for a message that came back often: one by one, and what kills the worker is failed.
+    async def apply_isolated(self, batch: Sequence[Command | BadCommand]) -> list[Outcome]:
+        """As `apply`, for a message that came back often: one by one, and a command that kills the worker is failed.
 
         A command that MAX_LIVES processes tried, none of which lived to give it an outcome, is not tried again.
         Transient failures do not count, since the process survives them.
         """
-        try:
-            return await self._settle_carefully(batch)
-        except asyncpg.LockNotAvailableError as error:
-            raise await self._find_reason(batch, error) from error
-
-    async def _settle_carefully(self, batch: Sequence[Command | BadCommand]) -> list[Outcome]:
         outcomes = []
         for command in batch:
             with telling(command):
                 if await mark_attempt(self._connections, command.id, self.process_id) >= MAX_LIVES:
-                    outcomes.append(await self._fail_killer(command))
+                    outcomes.append(await self._fail_poison(command))
                 else:
                     outcomes += await self._survive(command)
         await clear_marks(self._connections, [command.id for command in batch])
         return outcomes
 
-    async def _apply(self, command: Command | BadCommand) -> list[Outcome]:
+    async def find_locked(self, batch: Sequence[Command | BadCommand]) -> set[int]:
+        """The owners of the batch of whom another session holds a row, as far as Postgres tells; waits for none."""
+        with suppress(*CONNECTION_ERRORS, TimeoutError):
+            return await find_locked(self._connections, batch)
+        return set()
+
+    async def _apply_alone(self, command: Command | BadCommand) -> list[Outcome]:
         return await apply_in_transaction(self._connections, [command], self._max_age, self._cache)
 
     async def _survive(self, command: Command | BadCommand) -> list[Outcome]:
         try:
-            return await self._settle_one_by_one([command])
+            return await self._apply_one_by_one([command])
         except BaseException:  # also when cancelled: in every case the process lives to tell
             with suppress(Exception):
                 await unmark_attempt(self._connections, command.id, self.process_id)
             raise
 
-    async def _fail_killer(self, command: Command | BadCommand) -> Outcome:
+    async def _fail_poison(self, command: Command | BadCommand) -> Outcome:
         try:
             outcome = await record_failure(self._connections, command, "worker_killed")
         except ConflictError:  # it has its outcome, and only the acknowledgement was lost
-            return (await self._apply(command))[0]
+            return (await self._apply_alone(command))[0]
         log.error(
             "command failed and is kept as a dead letter: every worker that tried it died; its neighbours are applied",
             workers=MAX_LIVES,
         )
         return outcome
 
-    async def _settle_one_by_one(self, batch: Sequence[Command | BadCommand]) -> list[Outcome]:
+    async def _apply_one_by_one(self, batch: Sequence[Command | BadCommand]) -> list[Outcome]:
         outcomes = []
         for command in batch:
             with telling(command):
                 try:
-                    outcomes += await self._apply(command)
+                    outcomes += await self._apply_alone(command)
                 except Exception as error:
                     if kind_of(error) is not Kind.BUG:
                         raise

@@ -147,7 +147,12 @@ class Fold:
     @classmethod
     def of(cls, seen: Seen, expired_before: datetime = NEVER) -> "Fold":
         """A fold over what was seen."""
-        return cls(Rows(seen.owners), Rows(seen.notes), known=seen.outcomes, expired_before=expired_before)
+        fold = cls(Rows(seen.owners), Rows(seen.notes), known=seen.outcomes, expired_before=expired_before)
+        for note in seen.notes.values():  # restored or corrected by hand without its owner
+            owner = fold.users.get(note.owner_id)
+            if owner and owner.revision < note.mod_revision:
+                fold.users.put(owner.id, owner.raised(to=note.mod_revision))
+        return fold
 
     def run(self, commands: Sequence[Command | BadCommand]) -> None:
         """Decides the commands, each of another id, in order."""

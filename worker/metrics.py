@@ -19,7 +19,7 @@ APPLY_DELAY = Histogram(
     "From the request, or the replay, to the committed outcome",
     buckets=(0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 600, 3600),
 )
-COMMANDS = Counter("inkwell_worker_commands", "Commands that were settled", ["type", "outcome"])
+COMMANDS = Counter("inkwell_worker_commands", "Commands that got an outcome", ["type", "outcome"])
 FAILED = Counter("inkwell_worker_failed_commands", "Commands that failed and are kept for an operator")
 DELIVERIES = Counter("inkwell_worker_deliveries", "Messages that came", ["partition"])
 REDELIVERED = Counter("inkwell_worker_redelivered_messages", "Messages that came again")
@@ -33,7 +33,7 @@ OLDEST = Gauge("inkwell_worker_oldest_message_seconds", "Age of the oldest messa
 DATABASE_UP = Gauge("inkwell_database_up", "1 while Postgres answers this worker")
 
 
-def count_settled(
+def count_applied(
     commands: Iterable[Command | BadCommand],
     outcomes: Sequence[Outcome],
     now: datetime,
@@ -41,7 +41,7 @@ def count_settled(
     redelivered: int,
     unreadable: int,
 ) -> None:
-    """Counts a batch that was settled, and how long the clients of its commands waited for that."""
+    """Counts a batch that was applied, and how long the clients of its commands waited for that."""
     kinds = Tally[tuple[str, OutcomeStatus]]()
     for command, outcome in zip(commands, outcomes, strict=True):
         if isinstance(command, BadCommand):

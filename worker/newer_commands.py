@@ -15,7 +15,7 @@ from shared.contracts import BadCommand
 from shared.messaging import Topology, broker_call, open_connection, user_of
 from worker.apply import SESSION_SETTINGS
 from worker.deliveries import Batch, Delivery
-from worker.failures import Settlement
+from worker.failures import Applier
 from worker.settings import WorkerSettings
 
 QUIET_SECONDS = 3.0
@@ -30,7 +30,7 @@ async def fail_newer_commands(settings: WorkerSettings, partition: int) -> int:
     Raises a broker error or asyncpg's; then it can be run again.
     """
     connections = Connections(settings.database_url, "inkwell-worker operator", 1, SESSION_SETTINGS)
-    settlement = Settlement(connections, timedelta(days=settings.command_max_age_days))
+    applier = Applier(connections, timedelta(days=settings.command_max_age_days))
     user, failed = user_of(settings.broker_url), 0
     try:
         async with open_connection(settings.broker_url, "inkwell-worker operator") as connection:
@@ -41,7 +41,7 @@ async def fail_newer_commands(settings: WorkerSettings, partition: int) -> int:
                 batch.add(delivery, delivery.decode(user, fail_newer=True))
                 if not (newer := count_newer(batch)):
                     return failed  # closing the connection requeues it at the head
-                await settlement.settle(batch.commands)
+                await applier.apply(batch.commands)
                 await dead_letter(channel, Topology.of(settings), batch)
                 await message.ack()
                 failed += newer

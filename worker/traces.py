@@ -44,9 +44,9 @@ def processing(batch: Batch) -> Iterator[Processing]:
 
 
 def _begun(batch: Batch) -> Iterator[tuple[int, Span]]:
-    settled = [each for each in batch.received if not isinstance(each[1], Unreadable)]
-    for place, (delivery, received) in enumerate(settled):
-        if (each := _processed(delivery, received, len(settled))) is not NO_OP:
+    decided = [each for each in batch.received if not isinstance(each[1], Unreadable)]
+    for place, (delivery, received) in enumerate(decided):
+        if (each := _processed(delivery, received, len(decided))) is not NO_OP:
             yield place, each
 
 

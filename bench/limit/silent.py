@@ -36,7 +36,7 @@ SILENCED = (
     (gateway.writes.submission, "bind_ids", always()),
     (gateway.writes.submission, "start_publish_span", always(NO_OP)),
     (shared.database, "start_span", always(NO_OP)),
-    (worker.consumer, "count_settled", always()),
+    (worker.consumer, "count_applied", always()),
 )
 
 

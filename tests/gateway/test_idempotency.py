@@ -203,7 +203,7 @@ async def test_lost_reply_tells_each_attempt_its_own_outcome(
     async def lose(*_: object) -> None:
         """Replies are hints: this one is lost."""
 
-    monkeypatch.setattr("worker.outbox.Outbox.reply", lose)
+    monkeypatch.setattr("worker.reply_sender.ReplySender.reply", lose)
     impatient, headers = gateway_settings.model_copy(update={"wait_seconds": 0.5}), key()
     async with harness.worker(worker_settings), harness.gateway(impatient) as client:
         first = await client.post("/notes", json=NOTE, headers=headers)

@@ -226,7 +226,7 @@ async def test_lost_reply_is_made_up_for_by_one_look_at_the_database(
     async def lose(*_: object) -> None:
         """Replies are hints: this one is lost."""
 
-    monkeypatch.setattr("worker.outbox.Outbox.reply", lose)
+    monkeypatch.setattr("worker.reply_sender.ReplySender.reply", lose)
     async with harness.worker(worker_settings), harness.gateway(through(gateway_settings)) as client:
         await eventually(lambda: created(client))
 

@@ -1,5 +1,6 @@
 """What a batch does to users and their tokens, and what it does not let their names and credentials do to it."""
 
+import asyncio
 import json
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -29,7 +30,9 @@ from shared.contracts import (
 )
 from shared.database import connect
 from tests.commands import CHEAP_HASH, DIGEST, attributes, create, delete
+from tests.harness import eventually
 from worker.apply import apply_batch, record_failure
+from worker.failures import Applier
 from worker.housekeeping import TRY_LOCK
 from worker.settings import WorkerSettings
 
@@ -98,6 +101,44 @@ async def test_user_who_stays_the_same_is_not_written(
 
     assert (outcome.http_status, outcome.body) == (200, registered.body)
     assert await database.fetchrow(USER_ROW) == before
+
+
+async def test_registration_and_rename_that_race_for_a_name_give_it_to_one_of_them(
+    connections: Connections, database: "Connection[Record]"
+) -> None:
+    bob = await registered(connections, database, "Bob")
+    for number in range(10):
+        batches: list[list[Command]] = [
+            [register(f"Ada{number}"), create(owner=bob)],
+            [change(bob, f"ADA{number}"), create(owner=bob)],
+        ]
+
+        told = await asyncio.gather(*(apply_batch(connections, batch) for batch in batches))
+
+        assert sorted(outcomes[0].http_status for outcomes in told) in ([200, 409], [201, 409])
+        assert [outcomes[1].http_status for outcomes in told] == [201, 201]
+    assert await database.fetchval("select count(*) = count(distinct folded_name) from users where name is not null")
+    assert await database.fetchval("select revision from users where id = $1", bob) == 30
+
+
+async def test_name_that_an_operator_gives_away_meanwhile_is_taken(
+    connections: Connections, database: "Connection[Record]"
+) -> None:
+    bob = await registered(connections, database, "Bob")
+    correcting = database.transaction()
+    await correcting.start()
+    await database.execute("update users set name = 'Ada', folded_name = 'ada' where id = $1", bob)
+
+    registering = asyncio.create_task(Applier(connections).apply([register("Ada")]))
+    await eventually(lambda: is_somebody_waiting(database))
+    await correcting.commit()
+
+    [outcome] = await registering
+    assert (outcome.http_status, outcome.reason) == (409, "name_taken")
+
+
+async def is_somebody_waiting(database: "Connection[Record]") -> bool:
+    return bool(await database.fetchval("select exists (select from pg_locks where not granted)"))
 
 
 @pytest.mark.parametrize(

@@ -188,6 +188,21 @@ async def test_revision_that_is_corrected_by_hand_holds_up_nothing(
     assert await revision(database) == by_hand + 2
 
 
+async def test_owner_whose_note_has_a_later_revision_catches_up(
+    one: Connections, database: "Connection[Record]"
+) -> None:
+    await apply_batch(one, [create(), create()])
+    await database.execute("update notes set mod_revision = 3 where id = 1")
+    await database.execute("update notes set mod_revision = 9 where id = 2")
+
+    for note_id in (1, 2, 2):
+        [outcome] = await apply_batch(one, [patch(note_id, f"{note_id}")])
+        assert outcome.status == "applied"
+
+    assert await revision(database) == 11
+    assert [row[0] for row in await database.fetch("select mod_revision from notes order by id")] == [4, 10]
+
+
 async def test_note_that_is_corrected_by_hand_between_read_and_store_is_changed_as_it_is_by_then(
     one: Connections, database: "Connection[Record]"
 ) -> None:

@@ -28,7 +28,7 @@ from tests.harness import eventually
 from worker import dead_letters
 from worker.apply import apply_batch, record_failure
 from worker.command_line import operate, read_arguments
-from worker.failures import Settlement
+from worker.failures import Applier
 from worker.settings import WorkerSettings
 
 ROOT = Path(__file__).parent.parent.parent
@@ -352,7 +352,7 @@ async def test_command_that_waited_too_long_is_failed_and_its_replay_is_applied(
     connections: Connections, database: "Connection[Record]", operator: Operator
 ) -> None:
     old = create(time=datetime.now(UTC) - timedelta(days=4), may_expire=True)
-    [outcome] = await Settlement(connections, timedelta(days=3)).settle([old])
+    [outcome] = await Applier(connections, timedelta(days=3)).apply([old])
     assert (outcome.status, outcome.reason) == ("failed", "expired")
 
     code, [result], _ = await operator("dead-letters", "replay", old.id)

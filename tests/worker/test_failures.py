@@ -8,7 +8,7 @@ from asyncpg import Connection, InsufficientPrivilegeError, LockNotAvailableErro
 from shared.connections import Connections
 from tests.commands import create, replace
 from worker.apply import apply_batch, mark_attempt, record_failure
-from worker.failures import MAX_LIVES, Settlement, describe, kind_of
+from worker.failures import MAX_LIVES, Applier, describe, kind_of
 
 
 @pytest.mark.parametrize("lives", [MAX_LIVES - 1, MAX_LIVES])
@@ -16,10 +16,10 @@ async def test_command_is_failed_when_so_many_processes_left_a_mark_and_no_outco
     connections: Connections, database: "Connection[Record]", lives: int
 ) -> None:
     command = create()
-    for dead in [Settlement(connections) for _ in range(lives)]:
+    for dead in [Applier(connections) for _ in range(lives)]:
         await mark_attempt(connections, command.id, dead.process_id)
 
-    [outcome] = await Settlement(connections).settle_carefully([command])
+    [outcome] = await Applier(connections).apply_isolated([command])
 
     assert (outcome.status, outcome.reason) == (
         ("failed", "worker_killed") if lives == MAX_LIVES else ("applied", None)
@@ -32,12 +32,12 @@ async def test_transient_failure_does_not_count_as_a_death_however_many_workers_
 ) -> None:
     command = create()
     await database.execute("revoke insert on notes from inkwell_worker")
-    for settlement in [Settlement(connections) for _ in range(2 * MAX_LIVES)]:
+    for applier in [Applier(connections) for _ in range(2 * MAX_LIVES)]:
         with pytest.raises(InsufficientPrivilegeError):
-            await settlement.settle_carefully([command])
+            await applier.apply_isolated([command])
     await database.execute("grant insert on notes to inkwell_worker")
 
-    [outcome] = await Settlement(connections).settle_carefully([command])
+    [outcome] = await Applier(connections).apply_isolated([command])
 
     assert outcome.status == "applied"
 
@@ -48,7 +48,7 @@ async def test_table_that_is_locked_is_a_transient_failure_of_the_whole_batch(
     async with database.transaction():
         await database.execute("lock table notes in access exclusive mode")
         with pytest.raises(LockNotAvailableError) as caught:
-            await Settlement(connections).settle([replace(1)])
+            await Applier(connections).apply([replace(1)])
 
     assert kind_of(caught.value).name == "TRANSIENT"
     assert describe(caught.value) == "LockNotAvailableError 55P03: canceling statement due to lock timeout"
@@ -56,13 +56,13 @@ async def test_table_that_is_locked_is_a_transient_failure_of_the_whole_batch(
 
 async def test_command_that_failed_and_comes_again_keeps_its_outcome(connections: Connections) -> None:
     command = create()
-    for dead in [Settlement(connections) for _ in range(MAX_LIVES)]:
+    for dead in [Applier(connections) for _ in range(MAX_LIVES)]:
         await mark_attempt(connections, command.id, dead.process_id)
-    first = await Settlement(connections).settle_carefully([command])
-    for dead in [Settlement(connections) for _ in range(MAX_LIVES)]:
+    first = await Applier(connections).apply_isolated([command])
+    for dead in [Applier(connections) for _ in range(MAX_LIVES)]:
         await mark_attempt(connections, command.id, dead.process_id)
 
-    assert await Settlement(connections).settle_carefully([command]) == first
+    assert await Applier(connections).apply_isolated([command]) == first
 
 
 @pytest.mark.parametrize("error", [OSError(), TimeoutError(), RuntimeError("from a library"), ValueError(), KeyError()])

@@ -18,6 +18,7 @@ from tests import harness
 from tests.commands import attributes, create, patch
 from tests.harness import eventually
 from worker.apply import apply_batch
+from worker.repartition import drain_partition
 from worker.settings import WorkerSettings
 
 HELD_SECONDS = 8
@@ -134,6 +135,27 @@ async def test_message_is_acknowledged_when_all_in_it_is_decided_and_no_sooner(
         await eventually(lambda: has(database, locked, "parked"))
     assert not await waiting(channel, one_partition)
     assert await titles(database, other) == ["0", "1", "2", "3"]
+
+
+async def test_partition_is_not_drained_before_parked_commands_are_decided(
+    servers: Services,
+    publish: Publish,
+    database: "Connection[Record]",
+    one_partition: WorkerSettings,
+    owners: tuple[int, int],
+) -> None:
+    locked, other = owners
+    async with harness.worker(one_partition), await aio_pika.connect(servers.broker_url) as connection:
+        async with held(database, f"select from users where id = {locked} for update"):
+            await publish(create("parked", owner=locked), create("0", owner=other))
+            await eventually(lambda: has(database, other, "0"))
+            draining = asyncio.create_task(drain_partition(connection, Topology.of(one_partition), 0))
+            await publish(create("1", owner=other))
+            await eventually(lambda: has(database, other, "0", "1"))
+            done, _ = await asyncio.wait([draining], timeout=1)
+        await draining
+        assert await titles(database, locked) == ["parked"]
+    assert not done
 
 
 async def test_note_whose_row_is_locked_delays_its_owner_alone(

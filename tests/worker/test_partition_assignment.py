@@ -22,11 +22,11 @@ from tests import harness
 from tests.commands import create
 from tests.harness import eventually
 from tests.proxy import Proxy, proxy_to
-from worker import sharing
+from worker import partition_assignment
 from worker.consumer import Consumer
 from worker.health import create_health_app
+from worker.partition_assignment import STANDBY_PRIORITY, PartitionAssignment, priorities_of
 from worker.settings import WorkerSettings
-from worker.sharing import STANDBY_PRIORITY, Sharing, priorities_of
 
 INTERVAL_SECONDS = 0.1
 PARTITIONS = 2
@@ -34,7 +34,7 @@ PARTITIONS = 2
 Publish = Callable[[], Awaitable[None]]
 
 
-class Worker(Sharing):
+class Worker(PartitionAssignment):
     """What a worker does to have a slot, and how often it had to subscribe anew."""
 
     def __init__(self, settings: WorkerSettings) -> None:
@@ -76,7 +76,7 @@ async def publish(servers: Services, worker_settings: WorkerSettings) -> AsyncIt
 @pytest.fixture(autouse=True)
 def often(monkeypatch: pytest.MonkeyPatch) -> None:
     """Slots are looked at more often than in production."""
-    monkeypatch.setattr(sharing, "CHECK_INTERVAL_SECONDS", INTERVAL_SECONDS)
+    monkeypatch.setattr(partition_assignment, "CHECK_INTERVAL_SECONDS", INTERVAL_SECONDS)
 
 
 def test_each_partition_has_one_best_worker_and_none_has_more_than_twice_its_share() -> None:
@@ -195,7 +195,9 @@ async def test_worker_that_can_have_no_slot_stands_by_and_consumes_all_the_same(
     publish: Publish,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(sharing, "TAKE", Statement("select no_such_function($1, $2)", sharing.TAKE.parameters))
+    monkeypatch.setattr(
+        partition_assignment, "TAKE", Statement("select no_such_function($1, $2)", partition_assignment.TAKE.parameters)
+    )
     async with harness.worker(worker_settings) as consumer:
         await publish()
         await eventually(lambda: has_notes(database, 1))
@@ -259,7 +261,7 @@ SLOTS = "select count(*) from pg_stat_activity where application_name = 'inkwell
 async def test_slot_at_a_former_primary_is_given_up(
     worker_settings: WorkerSettings, database: "Connection[Record]", monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sharing, "CHECK_INTERVAL_SECONDS", INTERVAL_SECONDS)
+    monkeypatch.setattr(partition_assignment, "CHECK_INTERVAL_SECONDS", INTERVAL_SECONDS)
     primary = find_primary(worker_settings.database_url.get_secret_value())
     async with Worker(worker_settings).running():
         await eventually(lambda: number_of_slots(database, 1))
@@ -277,8 +279,8 @@ async def number_of_slots(database: "Connection[Record]", number: int) -> bool:
 async def test_silent_server_ends_the_trust_in_the_idle_sessions_of_the_worker(
     worker_settings: WorkerSettings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sharing, "CHECK_INTERVAL_SECONDS", INTERVAL_SECONDS)
-    monkeypatch.setattr(sharing, "ANSWER_TIMEOUT_SECONDS", 0.5)
+    monkeypatch.setattr(partition_assignment, "CHECK_INTERVAL_SECONDS", INTERVAL_SECONDS)
+    monkeypatch.setattr(partition_assignment, "ANSWER_TIMEOUT_SECONDS", 0.5)
     url = make_url(str(worker_settings.database_url.get_secret_value()))
     async with proxy_to(str(url.host), url.port or 0) as link:
         moved = url.set(host="127.0.0.1", port=link.port).render_as_string(hide_password=False)

@@ -45,7 +45,7 @@ def priorities_of(slot: int | None, partitions: int) -> list[int]:
     return [partitions - (partition - start) % partitions for partition in range(partitions)]
 
 
-class Sharing:
+class PartitionAssignment:
     """This worker's slot, which changes when workers come and go; it stays what it was while Postgres is away."""
 
     def __init__(self, settings: WorkerSettings, clock: Clock, moved: Callable[[], None]) -> None:
@@ -85,7 +85,7 @@ class Sharing:
             held = None
             while True:
                 async with asyncio.timeout(ANSWER_TIMEOUT_SECONDS):
-                    held = await self._settle(session, held)
+                    held = await self._move(session, held)
                     await self._clock.synchronize(session)
                 DATABASE_UP.set(1)
                 self._tell(held)
@@ -105,7 +105,7 @@ class Sharing:
         if self.priorities != former:
             self._moved()
 
-    async def _settle(self, session: Session, held: int | None) -> int:
+    async def _move(self, session: Session, held: int | None) -> int:
         """The slot that the session holds from now on: another one only where there are fewer workers than slots."""
         taken = {row["slot"] for row in await TAKEN.fetch(session, prefix=self._prefix)}
         if held is not None and held < len(taken):

@@ -36,7 +36,7 @@ MAX_REPLY_BYTES = 256 * 1024
 log = structlog.get_logger()
 
 
-class Outbox:
+class ReplySender:
     """Sends while its `run` is under way and the broker is there."""
 
     def __init__(self, broker_url: Secret[BrokerUrl], topology: Topology, primary: Primary) -> None:
