@@ -108,7 +108,10 @@ async def test_registration_and_rename_that_race_for_a_name_give_it_to_one_of_th
 ) -> None:
     bob = await registered(connections, database, "Bob")
     for number in range(10):
-        batches: list[list[Command]] = [[register(f"Ada{number}"), create(owner=bob)], [change(bob, f"ADA{number}"), create(owner=bob)]]
+        batches: list[list[Command]] = [
+            [register(f"Ada{number}"), create(owner=bob)],
+            [change(bob, f"ADA{number}"), create(owner=bob)],
+        ]
 
         told = await asyncio.gather(*(apply_batch(connections, batch) for batch in batches))
 

@@ -71,7 +71,7 @@ async def test_command_decided_meanwhile_by_somebody_who_holds_no_lock_keeps_tha
     row = "insert into commands (id, fingerprint, status, http_status) values ($1, 'same', 'rejected', 404)"
     await database.execute(row, command.id)
     applying = asyncio.create_task(apply_batch(connections, [command]))
-    await asyncio.wait([applying], timeout=0.5)
+    await asyncio.wait([applying], timeout=0.1)
     await other.commit()
 
     [outcome] = await applying
