@@ -14,7 +14,11 @@ select id::text, type, status, owner_id, note_id, note_version, body,
   coalesce(body::json->>'description', body::json->>'name') as marker
 from commands
 """
-OWNERS = "select id, revision, (select count(*) from commands where owner_id = users.id) as decided from users"
+OWNERS = """
+select id, revision, (
+  select count(*) from commands where owner_id = users.id and type is distinct from 'user.register'
+) as decided from users
+"""
 TYPES = {201: "note.create", 200: "note.patch", 204: "note.delete"}
 
 
