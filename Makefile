@@ -56,7 +56,7 @@ openapi: .venv/made ## write docs/openapi.json, from which clients can be genera
 faults: .venv/made ## break a cluster from a seed and judge every promise; SECONDS, SEED="1 2", WRITE=1
 	@$(RUN) python -m tests.faults --seconds $(SECONDS) $(if $(SEED),--seed $(SEED)) $(if $(WRITE),--write)
 
-mutations: .venv/made ## break the product in ten ways: the faults must show each; takes ten minutes
+mutations: .venv/made ## break the product in thirteen ways: the faults must show each; takes ten minutes
 	@$(RUN) python -m tests.faults --mutations --seed 1 $(if $(WRITE),--write)
 
 failover: .venv/made ## let servers fail over under load and judge every promise; RIGS, TIMES, WRITE=1

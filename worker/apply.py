@@ -32,8 +32,9 @@ from shared.contracts import (
 )
 from shared.database import Session, start_begin_span, start_commit_span
 from worker.cache import Cache
+from worker.decisions import Decision, Failed, Note, PersonalToken, User
 from worker.fold import Fold, Rows, Seen
-from worker.handlers import Change, Decision, Note, PersonalToken, User, targets_of
+from worker.handlers import Change, targets_of
 from worker.replays import ReplayedWrite, replayed_writes
 from worker.statements import (
     CLEAR_MARKS,
@@ -49,7 +50,6 @@ from worker.statements import (
     MARK_ATTEMPT,
     NOTE,
     OUTCOME,
-    PRINTED,
     READ,
     STORE,
     STORE_ACCOUNTS,
@@ -392,16 +392,7 @@ def _token_row(token: PersonalToken) -> Row:
 
 
 def _outcome_row(command: Command | BadCommand, decision: Decision) -> dict[str, object]:
-    row: dict[str, object] = dict.fromkeys(OUTCOME) | {
-        "id": command.id,
-        "status": decision.status,
-        "reason": decision.reason,
-        "http_status": decision.http_status,
-        "note_id": decision.note_id,
-        "note_version": decision.note_version,
-        "body": decision.body,
-        "replayed_at": replayed_at(command),
-    }
+    row: dict[str, object] = dict.fromkeys(OUTCOME) | {"id": command.id, "replayed_at": replayed_at(command)}
     if envelope := find_envelope(command):
         row |= {
             "owner_id": envelope.owner,
@@ -409,18 +400,13 @@ def _outcome_row(command: Command | BadCommand, decision: Decision) -> dict[str,
             "attempt_id": envelope.attempt_id,
             "issued_at": envelope.time,
         }
-    if decision.status is OutcomeStatus.FAILED:
+    if not isinstance(command, BadCommand):
+        row["type"] = command.type
+    if isinstance(decision, Failed):
         row["command"] = (
             command.content if isinstance(command, BadCommand) else command.model_dump_json(exclude_none=True)
         )
-    if isinstance(command, BadCommand):
-        return row
-    row["type"] = command.type
-    if decision.user:  # of a registration too, though nobody was its owner
-        row["owner_id"] = decision.user.id
-    if decision.note:
-        row |= {name: getattr(decision.note, name) for name in PRINTED}
-    return row
+    return row | decision.outcome
 
 
 def _arrays(name: str, columns: Collection[str], rows: Sequence[Row]) -> dict[str, list[object]]:

@@ -9,8 +9,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from shared.clock import Sample, elapsed_seconds
 from shared.contracts import BadCommand, ChangeNotes, Command, CreateNote
 from shared.database import Session
+from worker.decisions import User
 from worker.fold import Seen
-from worker.handlers import User, creations_in, targets_of
+from worker.handlers import creations_in, targets_of
 
 IDS_AHEAD = 16
 """For how many batches like the present one a worker draws ids; those not used when it stops are gaps."""

@@ -7,7 +7,6 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
-from http import HTTPStatus
 from itertools import islice
 from typing import Any, Generic, TypeVar, assert_never
 from uuid import UUID
@@ -21,41 +20,47 @@ from shared.contracts import (
     Command,
     CreateNote,
     CreateToken,
-    DeleteNote,
     DeleteUser,
     Outcome,
-    OutcomeStatus,
-    PatchNote,
     RegisterUser,
     Rejection,
     RenewHash,
-    ReplaceNote,
     RevokeToken,
     SingleNoteCommand,
     find_envelope,
     fold_name,
 )
+from worker.decisions import (
+    Applied,
+    Decision,
+    Failed,
+    Note,
+    NoteDecision,
+    NoteDeleted,
+    NotesWritten,
+    NoteWritten,
+    PersonalToken,
+    Rejected,
+    TokenCreated,
+    TokenRevoked,
+    User,
+    UserDeleted,
+    UserWritten,
+)
 from worker.handlers import (
     Change,
-    Decision,
-    Note,
-    PersonalToken,
-    User,
     change_note,
     change_notes,
     change_user,
     create_note,
     create_token,
     creations_in,
-    gone,
     register_user,
-    rejected,
-    rejected_item,
     renew_hash,
     target_of,
     targets_of,
 )
-from worker.replays import Letter, ReplayedWrite, replayed_writes
+from worker.replays import Letter, ReplayedWrite
 
 NEVER = datetime(1970, 1, 1, tzinfo=UTC)
 """Before every command."""
@@ -158,7 +163,7 @@ class Fold:
         """Decides the commands, each of another id, in order."""
         for command in commands:
             decision = self.decide(command)
-            if decision.status is OutcomeStatus.APPLIED and not isinstance(command, BadCommand):
+            if not isinstance(command, BadCommand) and not isinstance(decision, Rejected | Failed):
                 self._keep(command, decision)
                 self.replayed += writes_of_replay(command, decision)
             self._conclude(command, decision)
@@ -189,14 +194,14 @@ class Fold:
     def refusal(self, command: Command) -> Decision | None:
         """Why the command must not even look at what it is about, if so."""
         if self._is_orphan(command):
-            return rejected(Rejection.CREDENTIALS_OUTDATED)
+            return Rejected(Rejection.CREDENTIALS_OUTDATED)
         if self._is_expired(command):
             return self.failed(command, "expired")
         if self._is_superseded(command):
             return self.failed(command, "superseded")
         owner = self.users.get(command.owner)
         outdated = owner and owner.credentials_version != command.credentials_version
-        return rejected(Rejection.CREDENTIALS_OUTDATED) if outdated else None
+        return Rejected(Rejection.CREDENTIALS_OUTDATED) if outdated else None
 
     def failed(self, command: Command | BadCommand, reason: str) -> Decision:
         """The command has no effect and is kept for an operator, with the version of its note when it first failed.
@@ -204,68 +209,79 @@ class Fold:
         Of what a deleted user wrote nothing is kept.
         """
         if self._is_orphan(command):
-            return rejected(Rejection.CREDENTIALS_OUTDATED)
-        http_status = HTTPStatus.INTERNAL_SERVER_ERROR
+            return Rejected(Rejection.CREDENTIALS_OUTDATED)
         failure = self.known.get(command.id)
         if isinstance(command, ChangeNotes):
-            versions = failure.body if failure else self._versions_for(command)
-            return Decision(OutcomeStatus.FAILED, http_status, reason, text=versions)
+            return Failed(reason, note_versions=failure.body if failure else self._versions_for(command))
         if not isinstance(command, Change):
-            return Decision(OutcomeStatus.FAILED, http_status, reason)
+            return Failed(reason)
         version = failure.note_version if failure else self._version_for(command, command.data.note_id)
-        return Decision(OutcomeStatus.FAILED, http_status, reason, command.data.note_id, note_version=version)
+        return Failed(reason, command.data.note_id, version)
 
     def _decide_on_several(self, command: ChangeNotes, ids: Iterator[int]) -> Decision:
         """All of the writes on the state as those before left it, or the rejection of the first that must not be."""
         draft = Rows(self.notes.now)
-        decisions: list[Decision] = []
+        decisions: list[NoteWritten | NoteDeleted] = []
         for index, single in enumerate(command.split()):
             decision = decide_on_note(single, draft, ids)
-            if decision.status is not OutcomeStatus.APPLIED or decision.note_id is None:
-                return rejected_item(decision, index, self._version_for(single, decision.note_id))
-            draft.put(decision.note_id, decision.note)
+            if isinstance(decision, Rejected):  # the answer tells the version from before the writes
+                version = decision.note_version and self._version_for(single, decision.note_id)
+                return replace(decision, note_version=version, item=index)
+            if isinstance(decision, NoteDeleted):
+                draft.put(decision.note_id, None)
+            else:
+                draft.put(decision.note.id, decision.note)
             decisions.append(decision)
         return change_notes(decisions, draft.after)
 
     def _decide_on_account(self, command: AccountCommand) -> Decision:
         if isinstance(command, RegisterUser):
             taken = self._is_taken(command.data.name)
-            return rejected(Rejection.NAME_TAKEN) if taken else register_user(command, next(self.user_ids))
+            return Rejected(Rejection.NAME_TAKEN) if taken else register_user(command, next(self.user_ids))
         owner = self.users.get(command.owner)
         assert owner  # noqa: S101 - `refusal` has seen it
         match command:
             case ChangeUser():
                 taken = command.data.name is not None and self._is_taken(command.data.name, owner.id)
-                return rejected(Rejection.NAME_TAKEN) if taken else change_user(command, owner)
+                return Rejected(Rejection.NAME_TAKEN) if taken else change_user(command, owner)
             case RenewHash():
                 return renew_hash(command, owner)
             case DeleteUser():
-                return gone()
+                return UserDeleted(owner.id)
             case CreateToken():
                 known = command.id in self.tokens.before or self.tokens.get(command.id)
-                return rejected(Rejection.IDEMPOTENCY_KEY_REUSED) if known else create_token(command, owner)
+                return Rejected(Rejection.IDEMPOTENCY_KEY_REUSED) if known else create_token(command, owner)
             case RevokeToken():
                 token = self.tokens.get(command.data.token_id)
-                return gone() if token and token.owner_id == owner.id else rejected(Rejection.TOKEN_NOT_FOUND)
+                is_theirs = token is not None and token.owner_id == owner.id
+                return TokenRevoked(command.data.token_id) if is_theirs else Rejected(Rejection.TOKEN_NOT_FOUND)
             case _:
                 assert_never(command)
 
-    def _keep(self, command: Command, decision: Decision) -> None:
-        match command:
-            case CreateNote() | ReplaceNote() | PatchNote() | DeleteNote():
-                if decision.note_id is not None:
-                    self._keep_note(command.owner, decision.note_id, decision.note)
-            case ChangeNotes():
-                for note_id, note in decision.notes.items():
-                    self._keep_note(command.owner, note_id, note)
-            case RegisterUser() | ChangeUser() | RenewHash() | DeleteUser():
-                self._keep_user(decision.user.id if decision.user else command.owner, decision.user)
-            case CreateToken():
-                self.tokens.put(command.id, decision.token)
-            case RevokeToken():
-                self.tokens.put(command.data.token_id, None)
+    def _keep(self, command: Command, decision: Applied) -> None:
+        match decision:
+            case NoteWritten(note=note):
+                self._keep_note(command.owner, note.id, note)
+            case NoteDeleted(note_id=note_id):
+                self._keep_note(command.owner, note_id, None)
+            case NotesWritten(notes=notes):
+                for note_id, note_or_none in notes.items():
+                    self._keep_note(command.owner, note_id, note_or_none)
+            case UserWritten(user=user):
+                self._keep_user(user.id, user)
+            case UserDeleted(user_id=user_id):
+                self._keep_user(user_id, None)
             case _:
-                assert_never(command)
+                self._keep_token(decision)
+
+    def _keep_token(self, decision: TokenCreated | TokenRevoked) -> None:
+        match decision:
+            case TokenCreated(token=token):
+                self.tokens.put(token.id, token)
+            case TokenRevoked(token_id=token_id):
+                self.tokens.put(token_id, None)
+            case _:
+                assert_never(decision)
 
     def _keep_note(self, owner_id: int, note_id: int, note: Note | None) -> None:
         """The note as it is by now, with the owner's revision of its last change."""
@@ -327,18 +343,26 @@ class Fold:
         return note.version if note and note.owner_id == command.owner else None
 
 
-def writes_of_replay(command: Command, decision: Decision) -> list[ReplayedWrite]:
+def writes_of_replay(command: Command, decision: Applied) -> list[ReplayedWrite]:
     """What an applied command has made of notes, if it is a replay: the same as its row will tell."""
     if not command.replayed_at:
         return []
-    row = {"type": command.type, "note_id": decision.note_id, "note_version": decision.note_version}
-    times = {"issued_at": command.time, "replayed_at": command.replayed_at}
-    return replayed_writes(row | times | {"owner_id": command.owner, "body": decision.body})
+    writes: list[tuple[int, int | None]] = []
+    match decision:
+        case NoteWritten(note=note):
+            writes = [(note.id, note.version)]
+        case NoteDeleted(note_id=note_id):
+            writes = [(note_id, None)]
+        case NotesWritten(items=written):
+            writes = [(item.id, item.version) for item in written.items]
+        case _:
+            return []
+    return [ReplayedWrite(command.owner, *write, command.time, command.replayed_at) for write in writes]
 
 
-def decide_on_note(command: SingleNoteCommand, notes: Rows[int, Note], ids: Iterator[int]) -> Decision:
+def decide_on_note(command: SingleNoteCommand, notes: Rows[int, Note], ids: Iterator[int]) -> NoteDecision:
     """The decision on a command about one note, on this state of the notes."""
     if isinstance(command, CreateNote):
         return create_note(command, next(ids))
     target = target_of(command, notes.get(command.data.note_id))
-    return target if isinstance(target, Decision) else change_note(command, target)
+    return target if isinstance(target, Rejected) else change_note(command, target)

@@ -6,6 +6,8 @@ The database tells through its rows, and through an audit that triggers have kep
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import chain, groupby
+from typing import Any
 
 from tests.faults.clients import POISON
 from tests.faults.facts import Facts
@@ -39,6 +41,7 @@ def violations(history: History, facts: Facts) -> list[str]:
         read_truly,
         read_your_writes,
         in_order,
+        numbered,
         in_time,
         owners_own,
         available,
@@ -259,6 +262,29 @@ def first_deletes(history: History) -> dict[int | None, float]:
         if write.kind == "delete" and write.status != "rejected":
             first[write.note] = min(write.asked, first.get(write.note, float("inf")))
     return first
+
+
+def numbered(_: History, facts: Facts) -> Iterator[str]:
+    """I6: every decision raises its owner's revision, and what is written has a later one than all before it."""
+    for owner in facts.owners:
+        if owner["revision"] < owner["decided"]:
+            yield f"I6: owner {owner['id']} is in revision {owner['revision']} after {owner['decided']} decisions"
+    by_owner: dict[int, list[Any]] = defaultdict(list)
+    for row in facts.audit:
+        if row.get("revision") is not None and row["kind"] != "delete":
+            by_owner[row["owner_id"]].append(row)
+    yield from chain(*map(outdated, by_owner.values()))
+
+
+def outdated(rows: Iterable[Any]) -> Iterator[str]:
+    """I6: rows of one owner that were written in a revision that an earlier transaction had, or one before it."""
+    before = 0
+    for _transaction, written in groupby(rows, key=lambda row: row["transaction"]):
+        together = list(written)
+        for row in together:
+            if row["revision"] <= before:
+                yield f"I6: {row['kind']} {row['id']} has revision {row['revision']}, and its owner had {before} before"
+        before = max(before, *(row["revision"] for row in together))
 
 
 def in_order(history: History, facts: Facts) -> Iterator[str]:

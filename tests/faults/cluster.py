@@ -43,15 +43,20 @@ MIGRATED = "inkwell_faults"
 DATABASE_AUDIT = """
 create table audit (
     seq bigint generated always as identity, transaction bigint not null default txid_current(),
-    kind text, id text, owner_id bigint, version integer, description text
+    kind text, id text, owner_id bigint, version integer, description text, revision bigint
 );
 create function audit_note() returns trigger language plpgsql security definer as $$
 declare note notes;
 begin
     if tg_op = 'DELETE' then note := old; else note := new; end if;
     if note.description like 'poison%' then raise exception 'poison' using errcode = '22000'; end if;
-    insert into audit (kind, id, owner_id, version, description)
-        values (lower(tg_op), note.id, note.owner_id, note.version, note.description);
+    insert into audit (kind, id, owner_id, version, description, revision)
+        values (lower(tg_op), note.id, note.owner_id, note.version, note.description, note.mod_revision);
+    return null;
+end $$;
+create function audit_owner() returns trigger language plpgsql security definer as $$
+begin
+    insert into audit (kind, id, owner_id, revision) values ('owner', new.id, new.id, new.revision);
     return null;
 end $$;
 create function audit_command() returns trigger language plpgsql security definer as $$
@@ -62,8 +67,9 @@ begin
 end $$;
 create trigger audit after insert or update or delete on notes for each row execute function audit_note();
 create trigger audit after insert or update on commands for each row execute function audit_command();
+create trigger audit after update on users for each row execute function audit_owner();
 """
-"""Everything that happens to notes and commands, in the order of the owners' locks."""
+"""Everything that happens to notes, commands and owners, in the order of the owners' locks."""
 HOSTS = re.compile("(?<=@)[^/]+")
 Check = Callable[[], Awaitable[bool]]
 

@@ -3,7 +3,7 @@
 import json
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from tests.faults.cluster import Cluster
@@ -13,6 +13,11 @@ COMMANDS = """
 select id::text, type, status, owner_id, note_id, note_version, body,
   coalesce(body::json->>'description', body::json->>'name') as marker
 from commands
+"""
+OWNERS = """
+select id, revision, (
+  select count(*) from commands where owner_id = users.id and type is distinct from 'user.register'
+) as decided from users
 """
 TYPES = {201: "note.create", 200: "note.patch", 204: "note.delete"}
 
@@ -24,6 +29,8 @@ class Facts:
     commands: list[Any]
     notes: list[Any]
     audit: list[Any]
+    owners: list[Any] = field(default_factory=list)
+    """Each with its revision, and how many of its commands were decided."""
 
     @classmethod
     async def of(cls, cluster: Cluster[Any]) -> "Facts":
@@ -35,6 +42,7 @@ class Facts:
             [each for command in commands for each in with_items(command, texts)],
             await cluster.query("select * from notes"),
             audit,
+            await cluster.query(OWNERS),
         )
 
     def applied(self) -> Iterator[Any]:

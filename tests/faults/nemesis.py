@@ -151,6 +151,16 @@ async def postgres_is_paused(nemesis: Nemesis, cluster: Cluster[SingleServers]) 
     return "postgres"
 
 
+async def users_are_corrected(_: Nemesis, cluster: Cluster[SingleServers]) -> str:
+    """An operator changes the row of every user, in one transaction."""
+    async with cluster.servers.postgres_lock:
+        await cluster.query(
+            "with locked as (select id from users order by id for update) "
+            "update users set updated_date = now() from locked where users.id = locked.id"
+        )
+    return "postgres"
+
+
 async def broker_restarts(_: Nemesis, cluster: Cluster[SingleServers]) -> str:
     async with cluster.servers.rabbitmq_lock:
         await asyncio.to_thread(cluster.servers.rabbitmq.get_wrapped_container().restart, timeout=20)
@@ -296,6 +306,7 @@ FAULTS: dict[str, Fault] = {
     "postgres-restart": postgres_restarts,
     "postgres-kill": postgres_is_killed,
     "postgres-pause": postgres_is_paused,
+    "users-corrected": users_are_corrected,
     "broker-restart": broker_restarts,
     "broker-kill": broker_is_killed,
     "broker-pause": broker_is_paused,

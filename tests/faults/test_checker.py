@@ -292,6 +292,16 @@ def crashed(story: Story) -> None:
     story.history.reads.append(Read(OWNER, 1, story.answered(500, code="internal_error")))
 
 
+def not_counted(story: Story) -> None:
+    story.facts.owners.append({"id": OWNER, "revision": 1, "decided": 2})
+
+
+def written_in_an_old_revision(story: Story) -> None:
+    row = {"kind": "owner", "id": str(OWNER), "owner_id": OWNER, "version": None, "description": None}
+    story.facts.audit += [row | {"seq": 8, "transaction": 8, "revision": 5}]
+    story.facts.audit += [row | {"seq": 9, "transaction": 9, "kind": "insert", "revision": 5}]
+
+
 BROKEN = {
     lost: "I1",
     lost_after_its_201: "I1",
@@ -325,6 +335,8 @@ BROKEN = {
     rejected_for_no_reason: "I4",
     read_as_never_written: "I4",
     rejected_since_overtaken: "I6",
+    not_counted: "I6",
+    written_in_an_old_revision: "I6",
     cut_off: "I7",
     trespass_in_the_end: "I10",
     not_seen: "I5",

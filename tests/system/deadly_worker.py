@@ -6,12 +6,12 @@ import signal
 from shared.contracts import CreateNote
 from worker import fold, handlers
 from worker.__main__ import main
-from worker.handlers import Decision
+from worker.decisions import NoteWritten
 
 create_note = handlers.create_note
 
 
-def deadly_create_note(command: CreateNote, note_id: int) -> Decision:
+def deadly_create_note(command: CreateNote, note_id: int) -> NoteWritten:
     if command.data.title == "deadly":
         os.kill(os.getpid(), signal.SIGKILL)
     return create_note(command, note_id)

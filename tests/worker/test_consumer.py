@@ -27,8 +27,8 @@ from tests.harness import eventually
 from tests.proxy import proxy_to
 from worker import fold, handlers
 from worker.consumer import HELD_BYTES, Consumer, prefetch_count
+from worker.decisions import NoteWritten
 from worker.deliveries import BATCH_BYTES
-from worker.handlers import Decision
 from worker.settings import WorkerSettings
 
 Publish = Callable[[Sequence[bytes]], Awaitable[None]]
@@ -218,11 +218,11 @@ async def test_batch_that_was_committed_but_not_acknowledged_has_one_effect(
     assert await database.fetchval("select count(*) from notes") == 1
 
 
-def raising_for(title: str) -> Callable[[CreateNote, int], Decision]:
+def raising_for(title: str) -> Callable[[CreateNote, int], NoteWritten]:
     """`create_note`, with a bug for one title."""
     create_note = handlers.create_note
 
-    def create_note_with_a_bug(command: CreateNote, note_id: int) -> Decision:
+    def create_note_with_a_bug(command: CreateNote, note_id: int) -> NoteWritten:
         if command.data.title == title:
             raise RuntimeError("a bug")
         return create_note(command, note_id)
