@@ -139,10 +139,10 @@ async def apply_batch(
     async with asyncio.timeout(TIMEOUT_SECONDS), connections.acquire() as session:
         cache.use(session)
         while True:
-            seen = cache.find(batch) or await read(session, batch, cache)
-            fold = fold_batch(batch, Fold.of(seen, seen.now - max_age), cache)
             try:
                 with waiting_for_standby(session):
+                    seen = cache.find(batch) or await read(session, batch, cache)
+                    fold = fold_batch(batch, Fold.of(seen, seen.now - max_age), cache)
                     stored = await store(session, fold)
             except ConflictError:
                 cache.forget()
@@ -265,8 +265,11 @@ def owners_of(batch: Iterable[Command | BadCommand]) -> set[int]:
 async def read(session: Session, batch: Sequence[Command | BadCommand], cache: Cache) -> Seen:
     """What the batch is about, as it is at one moment; refills the cache.
 
-    A known outcome that is read is on the synchronous standby, too.
+    A known outcome that is read is on the synchronous standby, too. For an owner who is not remembered, ids are drawn
+    now: another worker may have given that owner greater ones than those drawn before.
     """
+    if not cache.knows(owners_of(batch)):
+        cache.forget_note_ids()
     while True:
         asked_at = elapsed_seconds()
         [row] = await READ.fetch(

@@ -4,7 +4,7 @@ It may be outdated, since others write too. Nothing is stored without a comparis
 """
 
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 
 from shared.clock import Sample, elapsed_seconds
 from shared.contracts import BadCommand, ChangeNotes, Command, CreateNote
@@ -41,6 +41,14 @@ class Cache:
         self._owners.clear()
         self._note_ids.clear()
         self.user_ids.clear()
+
+    def forget_note_ids(self) -> None:
+        """Forget the ids that were drawn ahead."""
+        self._note_ids.clear()
+
+    def knows(self, owners: Collection[int]) -> bool:
+        """Whether all of the owners are remembered."""
+        return all(owner in self._owners for owner in owners)
 
     def find(self, batch: Sequence[Command | BadCommand]) -> Seen | None:
         """Return what a batch needs that only creates notes; None if something has to be read."""

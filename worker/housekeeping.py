@@ -223,12 +223,12 @@ def _purge_tombstones() -> ClauseElement:
         select(users.c.id)
         .where(users.c.id.in_(select(old.c.owner_id)))
         .order_by(users.c.id)
-        .with_for_update(key_share=True)
+        .with_for_update(key_share=True, skip_locked=True)  # who waits with rows locked holds up their owners
         .cte("owners")
     )
     purged = (
         delete(tombstones)
-        .where(tombstones.c.id.in_(select(old.c.id)))
+        .where(tombstones.c.id.in_(select(old.c.id)), tombstones.c.owner_id.in_(select(owners.c.id)))
         .returning(tombstones.c.owner_id, tombstones.c.mod_revision)
         .cte("purged")
     )

@@ -83,9 +83,9 @@ operations: Operations[Gateway] = Operations("notes")
 async def list_notes(gateway: Gateway, request: Request) -> Answer:
     """Notes in the order of their ids or another; `Link` leads to the next page, however many there are."""
     page, key = request[NOTES_PAGE], (request.caller.owner, request.url_path, request.query)
-    kept = gateway.kept_pages.find(key)
-    if not kept or kept.revision != await gateway.queries.find_revision(request.caller):
-        listed = await gateway.queries.list_notes(request.caller, page.shape, **page.arguments)
+    kept, deadline = gateway.kept_pages.find(key), gateway.queries.start_deadline()
+    if not kept or kept.revision != await gateway.queries.find_revision(request.caller, deadline):
+        listed = await gateway.queries.list_notes(request.caller, page.shape, deadline, **page.arguments)
         notes, links = build_list_links(request, page, listed)
         body, tag, headers = _build_page(join_notes(notes), links, listed.total)
         kept = KeptPage(listed.revision, body, tag, headers)

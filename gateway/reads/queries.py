@@ -141,19 +141,29 @@ class Queries:
         self._notes.close()
         self._connections.close()
 
+    def start_deadline(self) -> float:
+        """Return the deadline of a request's reads if they begin now, by the event loop's clock."""
+        return asyncio.get_running_loop().time() + self._timeout_seconds
+
     async def find_note(self, caller: Caller, note_id: int) -> FoundNote | None:
         """A note as JSON, and its version."""
-        note, version, _ = await self._find_row(caller, note_id)
+        note, version, _ = await self._find_row(caller, note_id, self.start_deadline())
         return None if note is None or version is None else (note, version)
 
-    async def find_revision(self, caller: Caller) -> Revision:
+    async def find_revision(self, caller: Caller, deadline: float) -> Revision:
         """Return the revision of the caller's notes; it differs from an earlier one if any of them has changed."""
-        _, _, revision = await self._find_row(caller, NO_NOTE)
+        _, _, revision = await self._find_row(caller, NO_NOTE, deadline)
         return revision
 
-    async def list_notes(self, caller: Caller, shape: ListShape, **arguments: Any) -> NoteList:  # noqa: ANN401 - SQL's
+    async def list_notes(
+        self,
+        caller: Caller,
+        shape: ListShape,
+        deadline: float,
+        **arguments: Any,  # noqa: ANN401 - SQL's
+    ) -> NoteList:
         """Return a page of notes; raises ShareExhaustedError if the caller has too many in progress."""
-        query, deadline = build_list_statement(shape), self._deadline()
+        query = build_list_statement(shape)
         is_slow = shape.is_counted or shape.filters or arguments["skip"] > SLOW_SKIP
         permit = self._limit_slow_read(caller, deadline) if is_slow else self._limit_list(caller, deadline)
         timeline, rows = await self._fetch_with_timeline(query, permit, deadline, **_identify(caller), **arguments)
@@ -167,7 +177,7 @@ class Queries:
         Raises SearchTimeoutError, and ShareExhaustedError if the caller has too many in progress.
         """
         arguments: dict[str, Any] = {"q": q, "bound": self._search_bound, "skip": skip, "limit": limit}
-        deadline = self._deadline()
+        deadline = self.start_deadline()
         try:
             async with self._limit_slow_read(caller, deadline):
                 [(notes, total)] = await self._fetch_mine(caller, self._by_words, deadline=deadline, **arguments)
@@ -195,7 +205,7 @@ class Queries:
 
     async def list_tokens(self, caller: Caller, skip: int, limit: int) -> list[PublicToken]:
         """Return a page of the caller's personal tokens, the oldest first."""
-        deadline = self._deadline()
+        deadline = self.start_deadline()
         permit = self._limit_list(caller, deadline)
         rows = await self._fetch_mine(caller, LIST_TOKENS, permit, deadline, skip=skip, limit=limit)
         return [PublicToken.model_validate(dict(row)) for row in rows if row["id"]]
@@ -268,16 +278,12 @@ class Queries:
         ):
             yield
 
-    async def _find_row(self, caller: Caller, note_id: int) -> FoundRow:
+    async def _find_row(self, caller: Caller, note_id: int, deadline: float) -> FoundRow:
         try:
             with FIND_NOTES.start_span():
-                return await self._notes.find(caller, note_id, self._deadline())
+                return await self._notes.find(caller, note_id, deadline)
         except CONNECTION_ERRORS as error:
             raise build_unavailable(error) from error
-
-    def _deadline(self) -> float:
-        """Return the deadline of a read that begins now."""
-        return asyncio.get_running_loop().time() + self._timeout_seconds
 
     async def _fetch_mine(
         self,
@@ -307,7 +313,7 @@ class Queries:
         deadline: float | None,
         **arguments: object,
     ) -> tuple[Timeline | None, list[asyncpg.Record]]:
-        deadline = deadline or self._deadline()
+        deadline = deadline or self.start_deadline()
         try:
             async with permit, asyncio.timeout_at(deadline), self._connections.acquire() as connection:
                 rows = await query.fetch(connection, **arguments)

@@ -22,9 +22,9 @@ def lists_read(monkeypatch: pytest.MonkeyPatch) -> list[object]:
     shapes: list[object] = []
     read = Queries.list_notes
 
-    async def counted(self: Queries, caller: object, shape: object, **arguments: object) -> object:
+    async def counted(self: Queries, caller: object, shape: object, deadline: object, **arguments: object) -> object:
         shapes.append(shape)
-        return await read(self, caller, shape, **arguments)  # type: ignore[arg-type]
+        return await read(self, caller, shape, deadline, **arguments)  # type: ignore[arg-type]
 
     monkeypatch.setattr(Queries, "list_notes", counted)
     return shapes

@@ -113,6 +113,52 @@ async def test_account_that_is_changed_by_hand_gets_the_next_number(
     assert await owner_row(database) == (1, 0)
 
 
+async def test_correction_after_an_update_that_changed_nothing_is_numbered(database: "Connection[Record]") -> None:
+    await database.execute(INSERT, 1, 1)
+    async with database.transaction():
+        await database.execute("update users set name = name where id = 1")
+        await database.execute("update notes set title = 'by hand'")
+
+    assert await mod_revisions(database) == [2]
+    assert await owner_row(database) == (2, 0)
+
+
+async def test_deletion_by_hand_of_a_note_that_was_brought_back_is_not_taken_for_the_first_one(
+    connections: Connections, database: "Connection[Record]"
+) -> None:
+    await apply_batch(connections, [create(), delete(1)])
+    await database.execute(
+        "insert into notes (id, owner_id, title, description, created_date, updated_date, version) "
+        "select id, owner_id, title, description, created_date, updated_date, version from tombstones"
+    )
+    assert await owner_row(database) == (3, 0)
+
+    await database.execute("delete from notes")
+
+    assert await owner_row(database) == (4, 4)
+
+
+async def test_truncation_outdates_everybodys_lists(database: "Connection[Record]") -> None:
+    await database.execute(INSERT, 1, 1)
+
+    await database.execute("truncate notes")
+
+    assert await owner_row(database) == (2, 2)
+
+
+@pytest.mark.parametrize("statement", ["update notes set title = 'by hand'", "delete from notes"])
+async def test_correction_in_a_session_with_tables_of_the_same_names_is_numbered(
+    database: "Connection[Record]", statement: str
+) -> None:
+    await database.execute(INSERT, 1, 1)
+    await database.execute("create temp table users as select * from public.users")
+    await database.execute("create temp table tombstones as select * from notes")
+
+    await database.execute(statement)
+
+    assert await database.fetchval("select revision from public.users where id = 1") == 2
+
+
 async def test_revision_can_be_raised_by_hand_and_not_lowered(database: "Connection[Record]") -> None:
     await database.execute("update users set revision = 100 where id = 1")
     with pytest.raises(CheckViolationError, match="user 1 cannot go back from 100 to 99"):

@@ -173,9 +173,9 @@ async def test_owner_who_is_deleted_meanwhile_is_rejected(one: Connections, data
     assert (outcome.http_status, outcome.reason) == (401, "credentials_outdated")
 
 
-@pytest.mark.parametrize("by_hand", [2, 3, 1000])
+@pytest.mark.parametrize(("by_hand", "corrected"), [(2, 3), (3, 3), (1000, 1000)])
 async def test_revision_that_is_corrected_by_hand_holds_up_nothing(
-    one: Connections, database: "Connection[Record]", by_hand: int
+    one: Connections, database: "Connection[Record]", by_hand: int, corrected: int
 ) -> None:
     cache = Cache(IDS_AHEAD)
     await apply_batch(one, [create(), create()], cache=cache)
@@ -185,7 +185,7 @@ async def test_revision_that_is_corrected_by_hand_holds_up_nothing(
     await apply_batch(one, [create()], cache=cache)
 
     assert outcome.status == "applied"
-    assert await revision(database) == by_hand + 2
+    assert await revision(database) == corrected + 2
 
 
 async def test_owner_whose_note_has_a_later_revision_catches_up(
@@ -373,6 +373,12 @@ async def test_outcome_whose_commit_waited_for_a_lost_standby_is_not_told_before
         applying.cancel()
         await database.execute("select pg_cancel_backend(pid) from pg_stat_activity where wait_event = 'SyncRep'")
         await eventually(lambda: database.fetchval("select count(*) from commands where id = $1", command.id))
+
+        redelivered = asyncio.create_task(apply_batch(connections, [command]))
+        await eventually(lambda: is_committing(database))
+        await database.execute("select pg_cancel_backend(pid) from pg_stat_activity where wait_event = 'SyncRep'")
+        with pytest.raises(ConnectionError):
+            await redelivered
 
         redelivered = asyncio.create_task(apply_batch(connections, [command]))
         await asyncio.wait([redelivered], timeout=1)

@@ -16,7 +16,7 @@ TIME = sa.DateTime(timezone=True)
 # The version before knows no revisions, and neither do corrections by hand. A note gets the number that its owner's
 # row has got in the same transaction: a statement that changes a million notes writes its owner once.
 NUMBER_NOTE = """
-create function inkwell_number_note() returns trigger language plpgsql as $$
+create function inkwell_number_note() returns trigger language plpgsql set search_path = public, pg_temp as $$
 begin
   if tg_op = 'UPDATE' and new.owner_id <> old.owner_id then
     update users set revision = revision + 1, purged_revision = revision + 1 where id = old.owner_id;
@@ -30,13 +30,24 @@ begin
 end $$
 """
 NUMBER_DELETIONS = """
-create function inkwell_number_deletions() returns trigger language plpgsql as $$
+create function inkwell_number_deletions() returns trigger language plpgsql set search_path = public, pg_temp as $$
 begin
   update users set revision = revision + 1, purged_revision = revision + 1
   where id in (
     select deleted.owner_id from deleted
-    where not exists (select from tombstones where tombstones.id = deleted.id)
+    where not exists (
+      select from tombstones
+      where tombstones.id = deleted.id and tombstones.owner_id = deleted.owner_id
+        and tombstones.mod_revision > deleted.mod_revision
+    )
   );
+  return null;
+end $$
+"""
+NUMBER_TRUNCATION = """
+create function inkwell_number_truncation() returns trigger language plpgsql set search_path = public, pg_temp as $$
+begin
+  update users set revision = revision + 1, purged_revision = revision + 1;
   return null;
 end $$
 """
@@ -58,8 +69,10 @@ TRIGGERS = {
     "execute function inkwell_number_note()",
     "inkwell_number_deleted": "after delete on notes referencing old table as deleted for each statement "
     "execute function inkwell_number_deletions()",
+    "inkwell_number_truncated": "after truncate on notes for each statement "
+    "execute function inkwell_number_truncation()",
     "inkwell_number_user": "before update on users for each row "
-    "when (new.revision < old.revision or new.revision = old.revision and new.* is distinct from old.*) "
+    "when (new.revision <= old.revision) "
     "execute function inkwell_number_user()",
 }
 
@@ -101,7 +114,7 @@ def upgrade() -> None:
     op.execute("grant select, insert, update, delete on tombstones to inkwell_worker")
     op.execute("grant select (id, owner_id, mod_revision, deleted_date) on tombstones to inkwell_gateway")
     op.execute("grant select (revision, purged_revision) on users to inkwell_gateway")
-    for function in (NUMBER_NOTE, NUMBER_DELETIONS, NUMBER_USER):
+    for function in (NUMBER_NOTE, NUMBER_DELETIONS, NUMBER_TRUNCATION, NUMBER_USER):
         op.execute(function)
     for name, trigger in TRIGGERS.items():
         op.execute(f"create trigger {name} {trigger}")
@@ -110,7 +123,7 @@ def upgrade() -> None:
 def downgrade() -> None:
     for name, trigger in TRIGGERS.items():
         op.execute(f"drop trigger {name} on {'users' if ' on users ' in trigger else 'notes'}")
-    for function in ("note", "deletions", "user"):
+    for function in ("note", "deletions", "truncation", "user"):
         op.execute(f"drop function inkwell_number_{function}()")
     op.drop_table("tombstones")
     op.drop_column("notes", "mod_revision")
