@@ -13,6 +13,7 @@ from asyncpg.connection import LoggedQuery
 
 from shared.connections import Connections
 from shared.contracts import BadCommand, Command, CreateItem, DeleteItem, NoteItem, PatchItem, ReplaceItem
+from tests.applying import apply_with_others
 from tests.commands import create, delete, patch, replace, several
 from worker.apply import apply_batch
 
@@ -70,7 +71,7 @@ async def test_command_decided_meanwhile_by_somebody_who_holds_no_lock_keeps_tha
     await other.start()
     row = "insert into commands (id, fingerprint, status, http_status) values ($1, 'same', 'rejected', 404)"
     await database.execute(row, command.id)
-    applying = asyncio.create_task(apply_batch(connections, [command]))
+    applying = asyncio.create_task(apply_with_others(connections, [command]))
     await asyncio.wait([applying], timeout=0.1)
     await other.commit()
 

@@ -12,6 +12,7 @@ from asyncpg.connection import LoggedQuery
 
 from shared.connections import Connections
 from shared.contracts import BadCommand, Command
+from tests.applying import apply_with_others
 from tests.commands import create, delete, patch, replace
 from tests.harness import eventually
 from worker.apply import SESSION_SETTINGS, apply_batch, apply_in_transaction, record_failure
@@ -118,7 +119,7 @@ async def test_two_workers_that_know_the_same_owner_lose_and_double_nothing(
 
     async def work(connections: Connections, cache: Cache) -> None:
         for _ in range(30):
-            outcomes = await apply_batch(connections, [create(), create()], cache=cache)
+            outcomes = await apply_with_others(connections, [create(), create()], cache)
             assert [outcome.status for outcome in outcomes] == ["applied"] * 2
 
     await asyncio.gather(work(one, caches[0]), work(other, caches[1]))
@@ -209,7 +210,7 @@ async def test_note_that_is_corrected_by_hand_between_read_and_store_is_changed_
     await apply_batch(one, [create("Ink", "Blue")])
 
     async with waiting_for(database, "update notes set description = 'by hand', version = version + 1"):
-        applying = asyncio.create_task(apply_batch(one, [patch(1, "Pen")]))
+        applying = asyncio.create_task(apply_with_others(one, [patch(1, "Pen")]))
     [outcome] = await applying
 
     assert outcome.note_version == 3
@@ -222,7 +223,7 @@ async def test_note_that_is_deleted_by_hand_between_read_and_store_is_not_found(
     await apply_batch(one, [create("Ink")])
 
     async with waiting_for(database, "delete from notes"):
-        applying = asyncio.create_task(apply_batch(one, [patch(1, "Pen"), create("Nib")]))
+        applying = asyncio.create_task(apply_with_others(one, [patch(1, "Pen"), create("Nib")]))
 
     assert [outcome.http_status for outcome in await applying] == [404, 201]
     assert await notes(database) == [("Nib", 1)]

@@ -6,7 +6,6 @@ import os
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ import aio_pika
 import httpx
 import pytest
 from aio_pika.exceptions import ChannelPreconditionFailed
-from asyncpg import Connection, LockNotAvailableError, Record
+from asyncpg import Connection, Record
 
 from dev.backend import Services
 from gateway.settings import GatewaySettings
@@ -26,13 +25,13 @@ from shared.contracts import (
     Command,
     CreateItem,
     DeleteItem,
-    Outcome,
     PatchItem,
     encode_batch,
     encode_command,
 )
 from shared.messaging import Topology
 from tests import harness
+from tests.applying import apply_with_others
 from tests.commands import create, delete, replace, several
 from tests.harness import eventually
 from worker import dead_letters
@@ -276,13 +275,6 @@ async def test_replay_that_is_under_way_when_its_command_is_discarded_has_no_eff
     assert await database.fetchval("select count(*) from notes") == 0
 
 
-async def apply_when_unlocked(connections: Connections, command: Command) -> list[Outcome]:
-    """As a worker does, which gives up after a short time and tries again."""
-    while True:
-        with suppress(LockNotAvailableError):
-            return await apply_batch(connections, [command])
-
-
 DISCARD_ALL = ("dead-letters", "discard", "--all")
 
 
@@ -298,7 +290,7 @@ async def test_replay_and_discard_at_the_same_time_are_one_after_the_other(
     await database.execute("select from users for update")
 
     async def start(verb: str) -> asyncio.Task[Any]:
-        running: Any = apply_when_unlocked(connections, replay) if verb == "replay" else operator(*DISCARD_ALL)
+        running: Any = apply_with_others(connections, [replay]) if verb == "replay" else operator(*DISCARD_ALL)
         task = asyncio.create_task(running)
         await asyncio.wait([task], timeout=1)
         assert not task.done()  # each waits for the owner

@@ -9,7 +9,7 @@ from typing import Any
 from uuid import UUID
 
 import pytest
-from asyncpg import Connection, LockNotAvailableError, Record
+from asyncpg import Connection, Record
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -25,6 +25,7 @@ from shared.contracts import (
     ReplaceNote,
 )
 from shared.database import Session
+from tests.applying import apply_with_others
 from tests.worker.test_batching import (
     FINGERPRINTS,
     HASHES,
@@ -36,7 +37,7 @@ from tests.worker.test_batching import (
     cut,
 )
 from worker import apply
-from worker.apply import SESSION_SETTINGS, ConflictError, apply_batch
+from worker.apply import SESSION_SETTINGS
 from worker.cache import IDS_AHEAD, Cache
 from worker.fold import Fold
 from worker.settings import WorkerSettings
@@ -173,16 +174,8 @@ async def work(connections: Connections, batches: Batches) -> Told:
     cache = Cache(IDS_AHEAD)
     outcomes: list[Outcome] = []
     for batch in batches:
-        outcomes += await apply_at_last(connections, batch, cache)
+        outcomes += await apply_with_others(connections, batch, cache)
     return [told(outcome) for outcome in outcomes]
-
-
-async def apply_at_last(connections: Connections, batch: list[Command], cache: Cache) -> list[Outcome]:
-    while True:
-        try:
-            return await apply_batch(connections, batch, cache=cache)
-        except (ConflictError, LockNotAvailableError):
-            continue
 
 
 def told(outcome: Outcome) -> tuple[object, ...]:
