@@ -62,7 +62,7 @@ async def test_number_changes_under_load_and_nothing_is_lost_or_reordered_though
 async def goes_on(stack: Stack) -> None:
     """Writes of every owner are decided."""
     since = await stack.value("select now()::text")
-    await eventually(partial(all_go_on, stack, since), within_seconds=60, every_seconds=0.5)
+    await eventually(partial(all_go_on, stack, since), within_seconds=120, every_seconds=0.5)
 
 
 async def interrupt(command: "subprocess.Popen[str]") -> None:
