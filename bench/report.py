@@ -51,8 +51,11 @@ def problems(results: Results) -> list[str]:
 
 
 def page(results: Results) -> str:
-    """docs/performance.md."""
-    return Template(TEMPLATE.read_text()).substitute(
+    """docs/performance.md; without the sections of what was not measured."""
+    sections = TEMPLATE.read_text().split("\n## ")
+    present = {"$scale": results.scales, "$troubles": results.troubles}
+    kept = [each for each in sections if all(measured for name, measured in present.items() if name in each)]
+    return Template("\n## ".join(kept)).substitute(
         targets=judged(results).strip(),
         rounds=results.rounds,
         seconds=results.seconds,
