@@ -104,8 +104,22 @@ def _store(*, changes: bool, replays: bool = False) -> ClauseElement:
     Without `changes` it only creates notes. With `replays` it also replaces the outcomes of failed commands; then it
     can store a part, and must run in a transaction that compares the number of rows.
     """
-    owner, created, outcome = _rows("owner", OWNER), _rows("created", NOTE), _rows("outcome", OUTCOME)
-    compared, changed, buried = _rows("compared", COMPARED), _rows("changed", NOTE), _rows("buried", NOTE)
+    owner, created = _rows("owner", OWNER), _rows("created", NOTE)
+    as_seen = _match(owner, changes=changes, replays=replays)
+    raise_revisions = (
+        update(users)
+        .where(users.c.id == owner.c.id, as_seen)
+        .values(revision=users.c.revision + owner.c.decisions)
+        .cte("raised")
+    )
+    create_notes = insert(notes).from_select(list(NOTE), select(created).where(as_seen)).cte("created_notes")
+    change_notes = _change_notes(as_seen) if changes else ()
+    insert_outcomes = _insert_outcomes(as_seen, replays=replays).returning(*_STORED_COLUMNS)
+    return insert_outcomes.add_cte(raise_revisions, create_notes, *change_notes)
+
+
+def _match(owner: TableValuedAlias, *, changes: bool, replays: bool) -> ColumnElement[bool]:
+    """Lock the rows that the fold saw; whether all of them are as it saw them, and nobody has decided the commands."""
     matched_owners = (
         select(users.c.id)
         .join_from(users, owner, users.c.id == owner.c.id)
@@ -118,6 +132,7 @@ def _store(*, changes: bool, replays: bool = False) -> ClauseElement:
         .with_for_update(of=users, key_share=True)
         .cte("matched_owners")
     )
+    compared = _rows("compared", COMPARED)
     matched_notes = (
         select(notes.c.id)
         .join_from(notes, compared, (notes.c.id == compared.c.id) & (notes.c.version == compared.c.version))
@@ -129,22 +144,24 @@ def _store(*, changes: bool, replays: bool = False) -> ClauseElement:
     conditions = [_is_complete(matched_owners, "owner_id", users.c.id)]
     conditions += [_is_complete(matched_notes, "compared_id", notes.c.id)] if changes else []
     conditions += [] if replays else [~known.exists()]
-    as_seen = select(select(literal_column("true").label("is")).where(*conditions).cte("as_seen")).exists()
+    return select(select(literal_column("true").label("is")).where(*conditions).cte("as_seen")).exists()
 
-    raise_revisions = (
-        update(users)
-        .where(users.c.id == owner.c.id, as_seen)
-        .values(revision=users.c.revision + owner.c.decisions)
-        .cte("raised")
-    )
-    create_notes = insert(notes).from_select(list(NOTE), select(created).where(as_seen)).cte("created_notes")
+
+def _change_notes(as_seen: ColumnElement[bool]) -> tuple[CTE, ...]:
+    """The new texts of notes, the deletions, and their tombstones."""
+    changed, buried = _rows("changed", NOTE), _rows("buried", NOTE)
     new_text = {name: changed.c[name] for name in ("title", "description", "updated_date", "version", "mod_revision")}
-    change_notes = update(notes).where(notes.c.id == changed.c.id, as_seen).values(new_text).cte("changed_notes")
-    delete_notes = delete(notes).where(_any(notes.c.id, "deleted"), as_seen).cte("deleted_notes")
     bury = insert(tombstones).from_select(list(NOTE), select(buried).where(as_seen))
     replaced = {name: bury.excluded[name] for name in NOTE if name != "id"} | {"deleted_date": func.now()}
-    bury_notes = bury.on_conflict_do_update(index_elements=[tombstones.c.id], set_=replaced).cte("buried_notes")
+    return (
+        update(notes).where(notes.c.id == changed.c.id, as_seen).values(new_text).cte("changed_notes"),
+        delete(notes).where(_any(notes.c.id, "deleted"), as_seen).cte("deleted_notes"),
+        bury.on_conflict_do_update(index_elements=[tombstones.c.id], set_=replaced).cte("buried_notes"),
+    )
 
+
+def _insert_outcomes(as_seen: ColumnElement[bool], *, replays: bool) -> Insert:
+    outcome = _rows("outcome", OUTCOME)
     printed = {name: outcome.c[name] for name in PRINTED}
     body = note_json({**printed, "id": outcome.c.note_id, "version": outcome.c.note_version})
     columns = {name: outcome.c[name] for name in OUTCOME if name in commands.c} | {
@@ -154,11 +171,7 @@ def _store(*, changes: bool, replays: bool = False) -> ClauseElement:
         "body": case((outcome.c.title.is_not(None), body), else_=outcome.c.body),
     }
     insert_outcomes = insert(commands).from_select(list(columns), select(*columns.values()).where(as_seen))
-    if replays:
-        insert_outcomes = _replacing_failed(insert_outcomes, columns)
-    return insert_outcomes.returning(*_STORED_COLUMNS).add_cte(
-        raise_revisions, create_notes, *((change_notes, delete_notes, bury_notes) if changes else ())
-    )
+    return _replacing_failed(insert_outcomes, columns) if replays else insert_outcomes
 
 
 def _is_complete(matched: CTE, name: str, key: ColumnElement[Any]) -> ColumnElement[bool]:
