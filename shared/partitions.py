@@ -1,6 +1,6 @@
-"""Finds the number of partitions, which the broker knows: an exchange is named after it.
+"""Finds the number of partitions, which the broker holds in the name of an exchange.
 
-Passive declarations of exchanges are all that a gateway may do, and tell nothing but whether a name exists.
+A gateway may only declare exchanges passively, which shows no more than whether a name exists.
 """
 
 import asyncio
@@ -29,9 +29,9 @@ from shared.queues import exists
 from shared.settings import MAX_PARTITIONS, ServiceSettings
 
 FORMER_PARTITIONS = 8
-"""The default number of the version before, and of the production overlay."""
+"""The default number of the previous version, and of the production overlay."""
 FIRST_PARTITIONS = 1
-"""The number that a worker gives a broker without one, unless its setting names another."""
+"""The number that a worker declares if the broker has none, unless its setting names another."""
 LOCK_NUMBER = 2000
 CHECK_SECONDS = 2.0
 ABSENT_CHECK_SECONDS = 0.5
@@ -59,7 +59,7 @@ async def find_partitions(channel: AbstractChannel, topology: Topology) -> Topol
 
 
 async def _find_ranges(channel: AbstractChannel, topology: Topology) -> AsyncIterator[range]:
-    """Yield each range in which the broker's number is or was."""
+    """Yield each range that contains the broker's number, or contained a former one."""
     for start in range(0, MAX_PARTITIONS + 1, RANGE):
         if await exists(channel, exchange=replace(topology, partitions=start).range_exchange):
             yield range(start or 1, start + RANGE)
@@ -79,7 +79,7 @@ async def _find_routes(channel: AbstractChannel, topology: Topology) -> Topology
 
 
 async def claim_partitions(connection: AbstractConnection, settings: ServiceSettings) -> Topology:
-    """Return the topology with the broker's number of partitions; a broker without one gets one.
+    """Return the topology with the broker's number of partitions; declares one if the broker has none.
 
     Raises PartitionsDifferError if the setting names another number than the broker's.
     """
@@ -107,7 +107,7 @@ async def _declare_number(connection: AbstractConnection, channel: AbstractChann
             return found
         has_former_exchange = await exists(channel, exchange=topology.commands_exchange)
         number = topology.partitions
-        if has_former_exchange or not number:  # by a worker of the version before, whose number was its setting
+        if has_former_exchange or not number:  # from the previous version, whose number was its setting
             number = await count_queues(channel, topology) or number or FIRST_PARTITIONS
         declared = replace(topology, partitions=number)
         if not await _has_had_number(channel, topology):
@@ -129,7 +129,7 @@ async def count_queues(channel: AbstractChannel, topology: Topology) -> int:
 async def hold_lock(connection: AbstractConnection, topology: Topology) -> AsyncIterator[None]:
     """Let no other connection declare or change the number during the block; raises PartitionsLockedError.
 
-    The lock is an exclusive queue, so the broker releases it with the connection, whatever becomes of the process.
+    The lock is an exclusive queue, so the broker releases it with the connection, even if the process is killed.
     """
     channel = await connection.channel(publisher_confirms=False)
     try:
@@ -164,15 +164,15 @@ async def _find_declared(channel: AbstractChannel, topology: Topology) -> Topolo
             return None
         if (found := await find_partitions(channel, topology)) or await _has_had_number(channel, topology):
             return found
-        # Workers of the version before have the number from their settings alone.
+        # Workers of the previous version take the number from their settings.
         return replace(topology, partitions=topology.partitions or FORMER_PARTITIONS, routes=Routes.UNNUMBERED)
 
 
 async def wait_until_changed(connection: AbstractConnection, topology: Topology) -> None:
-    """Wait until the broker has another number of partitions than the topology, or none."""
+    """Wait until the broker's number of partitions differs from the topology's, or it has none."""
     channel: AbstractChannel | None = None
     while True:
-        with suppress(*BROKER_ERRORS):  # whoever watches the connection ends it
+        with suppress(*BROKER_ERRORS):  # the task that watches the connection ends it
             if not await is_blocked(connection):
                 async with asyncio.timeout(PROBE_TIMEOUT_SECONDS):
                     with broker_call():

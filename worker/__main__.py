@@ -1,4 +1,4 @@
-"""Runs a worker: `python -m worker`; with arguments, what an operator asks for."""
+"""Runs a worker (`python -m worker`), or an operator's command if there are arguments."""
 
 import asyncio
 import signal
@@ -30,7 +30,7 @@ log = structlog.get_logger()
 
 
 def main() -> None:
-    """Consumes until SIGTERM or SIGINT; exits with 2 for a wrong setting and 3 for a schema that is behind."""
+    """Consume until SIGTERM or SIGINT; exit with 2 for an invalid setting and 3 for a schema that is behind."""
     arguments = read_arguments(sys.argv[1:])
     settings = load_settings(WorkerSettings)
     configure_logging(settings, "inkwell-worker")
@@ -51,7 +51,7 @@ def main() -> None:
 
 
 async def run(settings: WorkerSettings, health_sockets: list[socket.socket]) -> int:
-    """The worker's life; the exit code."""
+    """Run the worker until it stops; return the exit code."""
     connections = Connections(settings.database_url, "inkwell-worker", 1, SESSION_SETTINGS)
     consumer = Consumer(settings, connections)
     health = asyncio.create_task(serve_health(consumer, health_sockets))
@@ -82,9 +82,9 @@ async def run(settings: WorkerSettings, health_sockets: list[socket.socket]) -> 
 def stop_on_signals(
     consumer: Consumer, pruning: asyncio.Task[None], consuming: asyncio.Task[None], drain_timeout_seconds: float
 ) -> asyncio.Event:
-    """SIGTERM and SIGINT finish the batch in hand; after the timeout it is dropped, and delivered again later.
+    """Finish the batch in hand on SIGTERM or SIGINT; after the timeout it is dropped, and delivered again later.
 
-    The event tells that such a signal has come.
+    The first of these signals sets the returned event.
     """
     loop = asyncio.get_running_loop()
     stopping = asyncio.Event()
@@ -102,16 +102,16 @@ def stop_on_signals(
 
 
 class HealthServer(uvicorn.Server):
-    """A server that leaves the signals to the worker."""
+    """A server that leaves signal handling to the worker."""
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
-        """Captures none."""
+        """Install no signal handlers."""
         yield
 
 
 async def serve_health(consumer: Consumer, sockets: list[socket.socket]) -> None:
-    """Serves the probes until cancelled."""
+    """Serve the probes until cancelled."""
     config = uvicorn.Config(create_health_app(consumer), log_config=None, access_log=False, lifespan="off")
     await HealthServer(config).serve(sockets)
 

@@ -1,7 +1,8 @@
 """Applies batches of commands: read, fold in memory, store. Nothing else writes notes, users or personal tokens.
 
-Optimistic: nothing is locked meanwhile. The store compares the owners' revisions with those that the fold saw, and
-writes everything or nothing; then the batch is read afresh. What one statement cannot decide runs in a transaction.
+Optimistic: nothing is locked between read and store. The store compares the owners' revisions with those that the
+fold saw, and writes everything or nothing; after a conflict the batch is read again. A batch that one statement
+cannot store runs in a transaction.
 """
 
 import asyncio
@@ -68,32 +69,32 @@ SESSION_SETTINGS = {
     "enable_hashjoin": "off",
     "enable_mergejoin": "off",
     "jit": "off",
-    # Whoever holds an owner's row for longer delays that owner alone.
+    # A session that holds an owner's row for longer delays that owner only.
     "lock_timeout": "250",
     # No plan depends on the values, but for arrays of other lengths Postgres would plan each execution anew.
     "plan_cache_mode": "force_generic_plan",
 }
-"""Of the sessions that apply batches."""
+"""Settings of the sessions that apply batches."""
 COMPARED_KEYS = ("commands_pkey", "notes_pkey")
-"""A violation of one of these means that somebody else has come first."""
+"""A violation of one of these means that another writer was first."""
 WARNING = "01000"
 FOREVER = timedelta(days=20_000)
 Row = Mapping[str, object]
 
 
 class HandlerError(Exception):
-    """A handler raised; the cause tells what."""
+    """A handler raised; the cause is its exception."""
 
 
 class ConflictError(Exception):
-    """Somebody else has written what the fold was made of; nothing is stored."""
+    """Another writer has changed the rows that the fold saw; nothing is stored."""
 
 
 @contextmanager
 def waiting_for_standby(session: Session) -> Iterator[None]:
-    """Raise ConnectionError if the block's commit was told to wait no longer for the synchronous standby.
+    """Raise ConnectionError if the block's commit stopped waiting for the synchronous standby.
 
-    Postgres then says that the commit has succeeded, and only warns. Its text is translated, so any warning counts.
+    Postgres then reports success with a warning. The warning's text is translated, so any warning counts.
     """
     warnings = list[object]()
 
@@ -112,7 +113,7 @@ def waiting_for_standby(session: Session) -> Iterator[None]:
 
 @asynccontextmanager
 async def transaction(connections: Connections) -> AsyncIterator[Session]:
-    """A transaction with a deadline for the whole of it; whatever goes wrong, its connection is dropped with it."""
+    """Open a transaction with one deadline for all of it; any failure drops its connection, too."""
     async with asyncio.timeout(TIMEOUT_SECONDS), connections.acquire() as session:
         transaction = session.transaction()
         with start_begin_span():
@@ -130,8 +131,9 @@ async def apply_batch(
 ) -> list[Outcome]:
     """Return the committed outcome of each command, in order; all of them are committed at once.
 
-    A command that is older by Postgres' clock fails. Raises ConflictError, HandlerError, or whatever Postgres or the
-    driver raised; then nothing is committed, unless the connection was lost. Applying the batch again settles which.
+    A command older than `max_age` by Postgres' clock fails. Raises ConflictError, HandlerError, or an exception of
+    Postgres or the driver; then nothing is committed, except perhaps if the connection was lost. In every case the
+    batch may be applied again.
     """
     cache = cache or Cache()
     if any(isinstance(command, AccountCommand) or replayed_at(command) for command in batch):
@@ -157,7 +159,7 @@ async def apply_in_transaction(
     max_age: timedelta = FOREVER,
     cache: Cache | None = None,
 ) -> list[Outcome]:
-    """As `apply_batch`, with the names and the owners locked until the commit."""
+    """Like `apply_batch`, but with the names and the owners locked until the commit."""
     cache = cache or Cache()
     good = [command for command in batch if not isinstance(command, BadCommand)]
     owners = owners_of(batch)
@@ -190,7 +192,7 @@ def told(batch: Sequence[Command | BadCommand], outcomes: Mapping[UUID, Outcome]
 
 @contextmanager
 def handling() -> Iterator[None]:
-    """A handler may raise anything in the block; it must not pass for a fault of Postgres."""
+    """Raise HandlerError for any exception of the block, so that it is not taken for a Postgres error."""
     try:
         yield
     except Exception as error:
@@ -198,7 +200,7 @@ def handling() -> Iterator[None]:
 
 
 async def record_failure(connections: Connections, command: Command | BadCommand, reason: str) -> Outcome:
-    """Gives a command that cannot be applied its `failed` row, with the whole command for an operator."""
+    """Store a `failed` outcome for a command that cannot be applied, with the whole command for an operator."""
     async with transaction(connections) as session:
         await LOCK_OWNERS.fetch(session, owners=sorted(owners_of([command])))
         fold = Fold.of(await read(session, [command], Cache()))
@@ -207,7 +209,7 @@ async def record_failure(connections: Connections, command: Command | BadCommand
 
 
 async def mark_attempt(connections: Connections, command_id: UUID, process_id: UUID) -> int:
-    """Commits that this process is about to try the command; how many others left such a mark and no outcome."""
+    """Commit a mark that this process is about to try the command; return the number of other processes' marks."""
     mark = {"command_id": command_id, "process_id": process_id}
     async with transaction(connections) as session:
         await MARK_ATTEMPT.fetch(session, **mark)
@@ -216,13 +218,13 @@ async def mark_attempt(connections: Connections, command_id: UUID, process_id: U
 
 
 async def unmark_attempt(connections: Connections, command_id: UUID, process_id: UUID) -> None:
-    """Takes this process's mark back: it has survived its attempt."""
+    """Remove this process's mark, since it has survived the attempt."""
     async with transaction(connections) as session:
         await UNMARK_ATTEMPT.fetch(session, command_id=command_id, process_id=process_id)
 
 
 async def clear_marks(connections: Connections, command_ids: Sequence[UUID]) -> None:
-    """Forgets the marks of commands that have their outcome."""
+    """Remove the marks of commands that have an outcome."""
     async with transaction(connections) as session:
         await CLEAR_MARKS.fetch(session, ids=command_ids)
 
@@ -233,13 +235,13 @@ def may_decide(command: Command | BadCommand, outcome: Outcome | None) -> bool:
 
 
 def replayed_at(command: Command | BadCommand) -> datetime | None:
-    """When an operator sent the command again."""
+    """Return when an operator replayed the command, or None."""
     envelope = find_envelope(command)
     return envelope.replayed_at if envelope else None
 
 
 def first_deliveries(batch: Iterable[Command | BadCommand]) -> list[Command | BadCommand]:
-    """The commands without those whose id came before in the batch, which have no effect of their own."""
+    """Return the commands without those whose id occurs earlier in the batch, which have no effect of their own."""
     first: dict[UUID, Command | BadCommand] = {}
     for command in batch:
         first.setdefault(command.id, command)
@@ -247,7 +249,7 @@ def first_deliveries(batch: Iterable[Command | BadCommand]) -> list[Command | Ba
 
 
 async def lock_names(session: Session, batch: Sequence[Command]) -> dict[str, int]:
-    """Whose the names are that users of the batch want; nobody else gives one of them away until the end."""
+    """Lock the names that the batch asks for until the transaction ends; return the user id of each taken one."""
     wanted = [c.data.name for c in batch if isinstance(c, RegisterUser | ChangeUser) and c.data.name is not None]
     if not wanted:
         return {}
@@ -258,15 +260,15 @@ async def lock_names(session: Session, batch: Sequence[Command]) -> dict[str, in
 
 
 def owners_of(batch: Iterable[Command | BadCommand]) -> set[int]:
-    """The owners of the commands, as far as they can be read."""
+    """Return the owners of the commands, as far as they can be read."""
     return {envelope.owner for command in batch if (envelope := find_envelope(command))}
 
 
 async def read(session: Session, batch: Sequence[Command | BadCommand], cache: Cache) -> Seen:
-    """What the batch is about, as it is at one moment; refills the cache.
+    """Read what the batch needs, all of one moment, and refill the cache.
 
-    A known outcome that is read is on the synchronous standby, too. For an owner who is not remembered, ids are drawn
-    now: another worker may have given that owner greater ones than those drawn before.
+    The synchronous standby has every outcome that this returns. For an owner who is not cached, new ids are drawn:
+    another worker may have given that owner greater ids than those drawn before.
     """
     if not cache.knows(owners_of(batch)):
         cache.forget_note_ids()
@@ -292,20 +294,20 @@ async def read(session: Session, batch: Sequence[Command | BadCommand], cache: C
 
 
 async def find_locked(connections: Connections, batch: Sequence[Command | BadCommand]) -> set[int]:
-    """The owners of the batch of whom another session holds a row that the batch needs; waits for nobody."""
+    """Return the owners for whom another session holds a row that the batch needs; waits for no lock."""
     async with asyncio.timeout(TIMEOUT_SECONDS), connections.acquire() as session:
         return {row[0] for row in await FIND_LOCKED.fetch(session, **_rows_of(batch))}
 
 
 async def find_replayed(session: Session, batch: Sequence[Command]) -> list[ReplayedWrite]:
-    """What applied replays have made of notes, for the owners of replays in the batch."""
+    """Return the writes to notes by applied replays, for the owners of replays in the batch."""
     owners = {c.owner for c in batch if c.replayed_at and isinstance(c, Change | ChangeNotes)}
     rows = await FIND_REPLAYED.fetch(session, owners=sorted(owners)) if owners else []
     return [write for row in rows for write in replayed_writes(dict(row))]
 
 
 async def find_tokens(session: Session, batch: Sequence[Command]) -> dict[UUID, PersonalToken]:
-    """The personal tokens that the batch is about; their owners are locked."""
+    """Return the personal tokens that the batch names; their owners are locked."""
     ids = [c.id for c in batch if isinstance(c, CreateToken)]
     ids += [c.data.token_id for c in batch if isinstance(c, RevokeToken)]
     rows = await FIND_TOKENS.fetch(session, ids=ids) if ids else []
@@ -313,14 +315,14 @@ async def find_tokens(session: Session, batch: Sequence[Command]) -> dict[UUID, 
 
 
 async def draw_user_ids(session: Session, batch: Sequence[Command], cache: Cache) -> None:
-    """Draw as many ids as the registrations may take."""
+    """Draw as many ids as the registrations may need."""
     missing = sum(isinstance(command, RegisterUser) for command in batch) - len(cache.user_ids)
     if missing > 0:
         cache.user_ids.extend(row[0] for row in await DRAW_USER_IDS.fetch(session, count=missing))
 
 
 async def store(session: Session, fold: Fold) -> dict[UUID, Outcome]:
-    """Write what the fold changed and decided; raises ConflictError if the rows are not those that it saw."""
+    """Write the fold's changes and outcomes; raises ConflictError if the rows have changed since the fold saw them."""
     if not fold.decided:
         return {}
     accounts = await store_accounts(session, fold)
@@ -356,7 +358,7 @@ async def store(session: Session, fold: Fold) -> dict[UUID, Outcome]:
 
 
 async def store_accounts(session: Session, fold: Fold) -> set[int]:
-    """Write what the fold changed about users and tokens, whose owners are locked; returns the users' ids."""
+    """Write the fold's changes to users and tokens, whose owners are locked; returns the users' ids."""
     tokens, created, deleted = fold.tokens, fold.users.created, fold.users.deleted
     changed = [user for user in fold.users.changed if user != fold.users.before[user.id].raised(to=user.revision)]
     if not (created or changed or deleted or tokens.created or tokens.deleted):
@@ -373,7 +375,7 @@ async def store_accounts(session: Session, fold: Fold) -> set[int]:
 
 
 def _rows_of(batch: Sequence[Command | BadCommand]) -> dict[str, object]:
-    """The parameters that name a batch's owners and notes."""
+    """Return the parameters that name a batch's owners and notes."""
     targets = {(note_id, envelope.owner) for c in batch for note_id in targets_of(c) if (envelope := find_envelope(c))}
     return {
         "owners": list(owners_of(batch)),

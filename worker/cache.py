@@ -1,6 +1,6 @@
-"""What a worker knows without asking: its owners' rows, and ids for new notes.
+"""Caches the rows of a worker's owners, and ids for new notes.
 
-It may be outdated, since others write too. Nothing is stored without a comparison, and what loses it forgets all.
+The cache may be outdated, since others write too. Every store compares it with the database; a conflict clears it.
 """
 
 from collections import deque
@@ -14,13 +14,13 @@ from worker.fold import Seen
 from worker.handlers import creations_in, targets_of
 
 IDS_AHEAD = 16
-"""For how many batches like the present one a worker draws ids; those not used when it stops are gaps."""
+"""How many more batches like the current one to draw ids for; ids left over when the worker stops are gaps."""
 MAX_IDS_AHEAD = 1000
 MAX_OWNERS = 10_000
 
 
 class Cache:
-    """The cache of one connection; another one may lead to a server that knows less, so it begins anew."""
+    """The cache of one connection; a new connection clears it, since its server may lack recent commits."""
 
     def __init__(self, ids_ahead: int = 0) -> None:
         self._ids_ahead = ids_ahead
@@ -31,7 +31,7 @@ class Cache:
         self.user_ids: deque[int] = deque()
 
     def use(self, session: Session) -> None:
-        """Forget everything if this is another connection than before."""
+        """Forget everything if this is not the same connection as before."""
         if session is not self._session:
             self.forget()
         self._session = session
@@ -47,11 +47,11 @@ class Cache:
         self._note_ids.clear()
 
     def knows(self, owners: Collection[int]) -> bool:
-        """Whether all of the owners are remembered."""
+        """Whether all of the owners are cached."""
         return all(owner in self._owners for owner in owners)
 
     def find(self, batch: Sequence[Command | BadCommand]) -> Seen | None:
-        """Return what a batch needs that only creates notes; None if something has to be read."""
+        """Return what a batch that only creates notes needs; None if something has to be read."""
         if self._clock is None or self.missing_note_ids(batch):
             return None
         owners: dict[int, User] = {}
@@ -82,17 +82,17 @@ class Cache:
             self._owners.pop(owner, None)
 
     def missing_note_ids(self, batch: Sequence[Command | BadCommand]) -> int:
-        """How many ids to draw for the notes that the batch may create, and some more; 0 if there are enough."""
+        """Return how many ids to draw for the notes that the batch may create, and ahead; 0 if there are enough."""
         needed = sum(map(creations_in, batch))
         missing = needed - len(self._note_ids)
         return missing + min(needed * self._ids_ahead, MAX_IDS_AHEAD) if missing > 0 else 0
 
     def take_note_ids(self) -> Iterator[int]:
-        """Yield ids that nobody else has, ascending; each is used up."""
+        """Yield unused ids in ascending order; each is given out once."""
         while self._note_ids:
             yield self._note_ids.popleft()
 
     def take_user_ids(self) -> Iterator[int]:
-        """As `take_note_ids`, for users."""
+        """Like `take_note_ids`, for users."""
         while self.user_ids:
             yield self.user_ids.popleft()

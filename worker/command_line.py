@@ -1,7 +1,7 @@
-"""What an operator types after `python -m worker`: nothing, or a subject such as `doctor`, `dead-letters` or `queues`.
+"""The command line of `python -m worker`: no arguments, or a subject such as `doctor`, `dead-letters` or `queues`.
 
-Answers go to stdout, as a table or (`--json`) one JSON object a line; what prevents an answer goes to stderr.
-Exit codes: 0 all that was asked is done, 1 some of it is not, 2 wrong arguments or settings, 3 schema behind.
+Results go to stdout, as a table or (`--json`) one JSON object a line; errors go to stderr.
+Exit codes: 0 everything is done, 1 something is not, 2 invalid arguments or settings, 3 schema behind.
 """
 
 import asyncio
@@ -47,7 +47,7 @@ EXIT_WRONG_ARGUMENTS = 2
 
 
 def read_arguments(arguments: Sequence[str]) -> Namespace:
-    """What to do: `action` is None where the worker is to run. Exits with 2 and a usage line for wrong arguments."""
+    """Parse the arguments; without any, `action` is None. Exits with 2 and a usage line if they are invalid."""
     parser = ArgumentParser("python -m worker", description="Without a subject: runs a worker until SIGTERM.")
     parser.set_defaults(action=None)
     subjects = parser.add_subparsers(title="subjects", metavar="SUBJECT", dest="subject")
@@ -67,7 +67,7 @@ def read_arguments(arguments: Sequence[str]) -> Namespace:
 
 
 def add_dead_letters(parser: ArgumentParser) -> None:
-    """The verbs for dead letters."""
+    """Add the verbs for dead letters."""
     verbs = parser.add_subparsers(title="verbs", metavar="VERB", required=True)
     add_verb(verbs, "list", list_letters, "all of them, without what their users wrote")
     show = add_verb(verbs, "show", show_letter, "one with the whole command, which holds what its user wrote")
@@ -84,7 +84,7 @@ def add_dead_letters(parser: ArgumentParser) -> None:
 
 
 def add_queues(parser: ArgumentParser) -> None:
-    """The verbs for queues; each acts on one partition's queue and reports a number of messages or commands."""
+    """Add the verbs for queues; each acts on one partition's queue and reports a number of messages or commands."""
     verbs = parser.add_subparsers(title="verbs", metavar="VERB", required=True)
     remake_summary = "redeclare a queue with the right arguments, and keep the messages in it"
     fail_summary = "fail the commands of newer versions at the head of a queue, if no newer worker will be deployed"
@@ -98,7 +98,7 @@ def add_queues(parser: ArgumentParser) -> None:
 
 
 def add_repartition(subjects: Any) -> None:  # noqa: ANN401 - argparse's own
-    """The subject that changes the number of partitions."""
+    """Add the subject that changes the number of partitions."""
     summary = "change the number of partitions; writes are refused (503 not_accepted) for some seconds"
     subjects.add_parser("repartition", help=summary, description=summary).add_argument(
         "partitions", type=int, choices=range(1, MAX_PARTITIONS + 1), metavar=f"1..{MAX_PARTITIONS}"
@@ -106,7 +106,7 @@ def add_repartition(subjects: Any) -> None:  # noqa: ANN401 - argparse's own
 
 
 def add_verb(verbs: Any, name: str, action: object, summary: str) -> ArgumentParser:  # noqa: ANN401 - argparse's own
-    """A verb that prints a table, or JSON where it is asked to."""
+    """Add a verb that prints a table, or JSON if asked to."""
     parser: ArgumentParser = verbs.add_parser(name, help=summary, description=summary)
     parser.add_argument("--json", action="store_true", help="one JSON object a line")
     parser.set_defaults(action=action)
@@ -114,7 +114,7 @@ def add_verb(verbs: Any, name: str, action: object, summary: str) -> ArgumentPar
 
 
 async def operate(arguments: Namespace, settings: WorkerSettings) -> int:
-    """Does what the arguments ask for; the exit code."""
+    """Run the verb that the arguments name; return the exit code."""
     try:
         await check_schema(settings.database_url, APPLICATION_NAME)
         session = await connect(settings.database_url, APPLICATION_NAME)
@@ -126,7 +126,7 @@ async def operate(arguments: Namespace, settings: WorkerSettings) -> int:
         return complain(str(error), EXIT_SCHEMA_BEHIND)
     except NotSentError as error:
         return complain(str(error))
-    except BrokenPipeError:  # whoever reads the output has seen enough
+    except BrokenPipeError:  # the reader of the output has closed it
         return EXIT_NOT_DONE
     except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as error:
         return complain(f"Postgres does not answer ({describe(error)})")
@@ -134,7 +134,7 @@ async def operate(arguments: Namespace, settings: WorkerSettings) -> int:
 
 
 async def operate_on_queue(arguments: Namespace, settings: WorkerSettings) -> int:
-    """Runs the verb on a partition's queue; returns the exit code."""
+    """Run the verb on a partition's queue; return the exit code."""
     try:
         partitions = (await read_partitions(settings, APPLICATION_NAME)).partitions
         if arguments.partition not in range(partitions):
@@ -150,7 +150,7 @@ async def operate_on_queue(arguments: Namespace, settings: WorkerSettings) -> in
 
 
 async def change_partitions(arguments: Namespace, settings: WorkerSettings) -> int:
-    """Changes the number of partitions; returns the exit code."""
+    """Change the number of partitions; return the exit code."""
     if task := asyncio.current_task():
         for signal_number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(signal_number, task.cancel)
@@ -171,13 +171,13 @@ async def change_partitions(arguments: Namespace, settings: WorkerSettings) -> i
 
 
 async def list_letters(arguments: Namespace, _: WorkerSettings, session: Session) -> int:
-    """Prints every dead letter on a line."""
+    """Print each dead letter on a line."""
     show_rows(await list_failed(session), as_json=arguments.json)
     return EXIT_DONE
 
 
 async def show_letter(arguments: Namespace, _: WorkerSettings, session: Session) -> int:
-    """Prints everything about one dead letter."""
+    """Print everything about one dead letter."""
     row = (await find_commands(session, [arguments.id])).get(arguments.id)
     if row is None or why_not_failed(row):
         return complain(f"{arguments.id} is no dead letter: {why_not_failed(row)}")
@@ -186,7 +186,7 @@ async def show_letter(arguments: Namespace, _: WorkerSettings, session: Session)
 
 
 async def show_command(arguments: Namespace, _: WorkerSettings, session: Session) -> int:
-    """Prints what became of one command."""
+    """Print the outcome of one command."""
     row = (await find_commands(session, [arguments.id])).get(arguments.id)
     if row is None:
         return complain(f"{arguments.id} has no outcome: it waits in its queue, was pruned, or never was")
@@ -195,7 +195,7 @@ async def show_command(arguments: Namespace, _: WorkerSettings, session: Session
 
 
 async def replay_letters(arguments: Namespace, settings: WorkerSettings, session: Session) -> int:
-    """Sends dead letters again and prints what became of each."""
+    """Send dead letters again and print the outcome of each."""
     rows, force = await named(arguments, session), arguments.force
     by_replays = await find_replayed(session, rows.values())
     refused = {each: why for each, row in rows.items() if (why := why_not_replay(row, by_replays, force=force))}
@@ -210,7 +210,7 @@ async def replay_letters(arguments: Namespace, settings: WorkerSettings, session
 
 
 async def replayed(settings: WorkerSettings, session: Session, rows: Sequence[Row], *, force: bool) -> list[Row]:
-    """What sending them again came to, for each."""
+    """Send the dead letters again; return the result of each."""
     if not rows:
         return []
     [(at,)] = await CLOCK.fetch(session)
@@ -225,7 +225,7 @@ async def replayed(settings: WorkerSettings, session: Session, rows: Sequence[Ro
 
 
 async def discard_letters(arguments: Namespace, _: WorkerSettings, session: Session) -> int:
-    """Gives dead letters up and prints which."""
+    """Discard dead letters and print the result of each."""
     rows = await named(arguments, session)
     refused = {each: why for each, row in rows.items() if (why := why_not_failed(row))}
     letters = [each for each in rows if each not in refused]
@@ -240,7 +240,7 @@ async def discard_letters(arguments: Namespace, _: WorkerSettings, session: Sess
 
 
 async def named(arguments: Namespace, session: Session) -> dict[UUID, Row | None]:
-    """The commands that the arguments name, in the order in which they failed; None where there is no row."""
+    """Return the commands that the arguments name, in the order in which they failed; None for one without a row."""
     letters = await list_failed(session)
     places = {row["id"]: place for place, row in enumerate(letters)}
     ids = [row["id"] for row in letters if arguments.reason in (None, row["reason"])]
@@ -251,17 +251,17 @@ async def named(arguments: Namespace, session: Session) -> dict[UUID, Row | None
 
 
 def result(command_id: UUID, outcome: str, reason: str | None = None) -> Row:
-    """What became of one of the commands."""
+    """Return the row to print for one of the commands."""
     return {"id": command_id, "result": outcome, "reason": reason}
 
 
 def exit_code(results: Iterable[Row], *good: str) -> int:
-    """Whether all that was asked is done."""
+    """Return EXIT_DONE if every result is one of the good ones, otherwise EXIT_NOT_DONE."""
     return EXIT_DONE if all(each["result"] in good for each in results) else EXIT_NOT_DONE
 
 
 def show_rows(rows: Sequence[Row], *, as_json: bool) -> None:
-    """Prints the rows: one JSON object a line, or a table."""
+    """Print the rows: one JSON object a line, or a table."""
     if as_json:
         for row in rows:
             print(to_json(row).decode())
@@ -276,7 +276,7 @@ def show_rows(rows: Sequence[Row], *, as_json: bool) -> None:
 
 
 def show_one(row: Row, *, as_json: bool) -> None:
-    """Prints one row: a JSON object on a line, or a line for each of its columns."""
+    """Print one row: a JSON object on a line, or a line for each of its columns."""
     if as_json:
         return show_rows([row], as_json=True)
     for name, value in row.items():
@@ -285,7 +285,7 @@ def show_one(row: Row, *, as_json: bool) -> None:
 
 
 def printed(value: object) -> str:
-    """A value as people read it."""
+    """Return a value as readable text."""
     if isinstance(value, datetime):
         return value.isoformat(" ", "seconds")
     if isinstance(value, dict):
@@ -294,6 +294,6 @@ def printed(value: object) -> str:
 
 
 def complain(sentence: str, code: int = EXIT_NOT_DONE) -> int:
-    """Tells on stderr what is in the way; the exit code."""
+    """Print the sentence to stderr; return the exit code."""
     print(sentence, file=sys.stderr)
     return code

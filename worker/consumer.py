@@ -1,7 +1,7 @@
-"""Consumes the partitions: takes what was delivered, has it applied, acknowledges it, replies.
+"""Consumes the partitions: takes deliveries, applies them, acknowledges them, and replies.
 
 Nothing is acknowledged before its commit. While it holds unacknowledged messages the worker neither cancels a
-consumer nor requeues a message, since both give the next ones to somebody else first; it closes the channel.
+consumer nor requeues a message, since either gives the next ones to another worker first; it closes the channel.
 """
 
 import asyncio
@@ -44,22 +44,22 @@ from worker.settings import WorkerSettings
 from worker.traces import processing
 
 BATCH_TIMEOUT_SECONDS = 120.0
-"""A batch that takes longer is stuck, whatever the reason; its session is given up."""
+"""A batch that takes longer is stuck, for whatever reason; its session is abandoned."""
 BLOCKED_PAUSE_SECONDS = 30.0
 HELD_BYTES = 512 * 1024 * 1024
 """Limit on unacknowledged messages in memory, assuming that each has the broker's maximum size."""
 WATCH_INTERVAL_SECONDS = 5.0
 FORGOTTEN_CHECKS = 5
-"""Checks in a row; with `net_ticktime = 15` a queue whose leader hangs has another one by then.
+"""Checks in a row without a consumer; with `net_ticktime = 15` a queue whose leader hangs has a new one by then.
 
-Subscribing again meanwhile would do harm: the broker may then activate a consumer at the node that hangs, and keep it.
+Subscribing again earlier would do harm: the broker may then activate a consumer at the node that hangs, and keep it.
 """
 
 log = structlog.get_logger()
 
 
 class Consumer:
-    """Consumes until told to stop; comes back by itself when the broker or Postgres was away."""
+    """Consumes until stopped; recovers by itself after the broker or Postgres was unavailable."""
 
     def __init__(self, settings: WorkerSettings, connections: Connections) -> None:
         self._settings = settings
@@ -71,7 +71,7 @@ class Consumer:
         self._clock = Clock()
         self._assignment = PartitionAssignment(settings, self._clock, self._subscribe_anew)
         self._holding: dict[int, asyncio.Event] = {}
-        """The partitions that this worker subscribes to; the event tells to let go of one."""
+        """The partitions that this worker subscribes to; the event of each ends its subscription."""
         self._blocked: set[int] = set()
         self._refused: set[int] = set()
         self._are_partitions_different = False
@@ -81,12 +81,12 @@ class Consumer:
 
     @property
     def topology(self) -> Topology:
-        """What this worker consumes; with the broker's number of partitions once it has connected."""
+        """The queues that this worker consumes; with the broker's number of partitions once it has connected."""
         return self._topology
 
     @property
     def partitions(self) -> set[int]:
-        """The partitions that the broker has this worker as a consumer of."""
+        """The partitions for which the broker has this worker as a consumer."""
         return set(self._holding)
 
     @property
@@ -111,7 +111,7 @@ class Consumer:
         return self._batch_since is not None and now - self._batch_since > 2 * BATCH_TIMEOUT_SECONDS
 
     def look(self) -> None:
-        """Tells the metrics what has no moment of its own."""
+        """Update the metrics that no event updates."""
         PARTITIONS.set(len(self._holding))
         PAUSED.labels("newer_version").set(bool(self._blocked))
         since = [each for each in (self._deliveries.oldest, self._oldest_in_hand) if each]
@@ -119,12 +119,12 @@ class Consumer:
         self._clock.report()
 
     def stop(self) -> None:
-        """Takes no new batch; `run` returns when the one in hand is committed and acknowledged."""
+        """Take no new batch; `run` returns when the one in hand is committed and acknowledged."""
         self._stopping.set()
         self._deliveries.end()
 
     async def run(self) -> None:
-        """Consumes until `stop`; raises SchemaBehindError where the database lacks migrations."""
+        """Consume until `stop`; raises SchemaBehindError if the database lacks migrations."""
         beside = [asyncio.create_task(self._reply_sender.run()), asyncio.create_task(self._assignment.run())]
         try:
             while not self._stopping.is_set():
@@ -137,7 +137,7 @@ class Consumer:
             await asyncio.wait(beside)
 
     def _subscribe_anew(self) -> None:
-        """Ends the session between two batches: the next one subscribes with the priorities of the new slot."""
+        """End the session between two batches; the next one subscribes with the priorities of the new slot."""
         self._deliveries.end()
 
     async def _wait_for_database(self) -> None:
@@ -156,7 +156,7 @@ class Consumer:
                 return
 
     async def _session(self) -> None:
-        """One connection's life: returns when the worker stops or hands back, raises when the broker ends it."""
+        """Consume on one connection; returns when the worker stops or hands back, raises when the broker ends it."""
         if self._stopping.is_set():
             return
         async with open_connection(self._settings.broker_url, "inkwell-worker consuming") as connection:
@@ -186,7 +186,7 @@ class Consumer:
                 await asyncio.wait([lost, changed, *holders])
 
     async def _adopt_partitions(self, connection: AbstractConnection) -> None:
-        """Take over the broker's number of partitions; raises PartitionsDifferError if the setting names another."""
+        """Adopt the broker's number of partitions; raises PartitionsDifferError if the setting names another."""
         try:
             self._topology = await claim_partitions(connection, self._settings)
         except PartitionsDifferError:
@@ -196,7 +196,7 @@ class Consumer:
         self._assignment.partitions = self._topology.partitions
 
     async def _hold(self, connection: AbstractConnection, partition: int, priority: int) -> None:
-        """Subscribes to a partition until it must let go; raises when the broker ends the subscription."""
+        """Subscribe to a partition until it must be released; raises when the broker ends the subscription."""
         if partition in self._blocked:
             await asyncio.sleep(BLOCKED_PAUSE_SECONDS)
             self._blocked.discard(partition)
@@ -213,7 +213,7 @@ class Consumer:
         log.info("consuming", partition=partition)
         try:
             await self._watch(channel, partition, let_go)
-        except TimeoutError:  # the broker is gone without a word, and the whole connection with it
+        except TimeoutError:  # the broker has silently gone, and the whole connection with it
             self._deliveries.end()
             raise
         finally:
@@ -233,11 +233,11 @@ class Consumer:
         await queue.consume(
             self._deliveries.receiver(partition),
             arguments={"x-priority": priority},
-            consumer_tag=f"slot-{self.slot}",  # for whoever looks at the broker
+            consumer_tag=f"slot-{self.slot}",  # shown in the broker's list of consumers
         )
 
     async def _watch(self, channel: AbstractChannel, partition: int, let_go: asyncio.Event) -> None:
-        """Returns when the subscription has ended, also where the broker did not say so."""
+        """Return when the subscription has ended, even if the broker did not say so."""
         uncounted = 0
         while not let_go.is_set():
             with suppress(TimeoutError):
@@ -339,5 +339,5 @@ class Consumer:
 
 
 def prefetch_count(settings: WorkerSettings, partitions: int) -> int:
-    """The prefetch count of each partition: the setting, lowered if so many messages would not fit into memory."""
+    """Return each partition's prefetch count: the setting, or less if so many messages would not fit into memory."""
     return max(1, min(settings.prefetch_messages, HELD_BYTES // (partitions * LARGEST_MESSAGE_BYTES)))

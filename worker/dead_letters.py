@@ -1,7 +1,7 @@
 """Dead letters: failed commands, each kept whole in its row, which an operator lists, replays or discards.
 
-A replay is the stored command published once more; the worker decides it, and only where the row is still `failed`,
-so that two replays have one effect. A discarded command keeps a row, so that no later delivery is taken for a first.
+A replay publishes the stored command once more. The worker decides it only if the row is still `failed`, so two
+replays have one effect. A discarded command keeps its row, so a later delivery is never taken for the first.
 """
 
 import asyncio
@@ -30,36 +30,36 @@ from worker.statements import FIND_REPLAYED
 
 PUBLISH_TIMEOUT_SECONDS = 5.0
 QUIET_SECONDS = 10.0
-"""How long replays are waited for while none of them is decided."""
+"""How long to wait for replays while none of them is decided."""
 POLL_SECONDS = 0.2
 
 Row = dict[str, Any]
-"""What is told of a command, by the names of its columns."""
+"""What is shown of a command, by column name."""
 
 
 class NotSentError(Exception):
-    """The broker took no replay."""
+    """The broker accepted no replay."""
 
 
 async def list_failed(session: Session) -> list[Row]:
-    """Every failed command without its content, in the order in which they first failed: an owner's in theirs."""
+    """Return all failed commands without their content, in the order of their first failure, which keeps owners'."""
     return [dict(row) for row in await LIST_FAILED.fetch(session)]
 
 
 async def find_commands(session: Session, ids: Sequence[UUID]) -> dict[UUID, Row]:
-    """The rows of these commands, and the versions that their notes have now."""
+    """Return the rows of these commands, with the current versions of their notes."""
     return {row["id"]: dict(row) for row in await FIND_COMMANDS.fetch(session, ids=ids)}
 
 
 async def discard(session: Session, ids: Sequence[UUID]) -> set[UUID]:
-    """Rejects those of the commands that are still failed and forgets their content; which ones these were."""
+    """Reject those of the commands that are still failed and delete their content; return their ids."""
     async with session.transaction():
         await RAISE_OWNERS.fetch(session, ids=ids)  # first, as a worker locks them
         return {row["id"] for row in await DISCARD.fetch(session, ids=ids)}
 
 
 def why_not_failed(row: Row | None) -> str | None:
-    """Why the command is no dead letter, if so."""
+    """Return why the command is not a dead letter, or None if it is one."""
     if row is None:
         return "there is no such command, or it has no outcome"
     if row["status"] != OutcomeStatus.FAILED:
@@ -68,14 +68,14 @@ def why_not_failed(row: Row | None) -> str | None:
 
 
 async def find_replayed(session: Session, rows: Iterable[Row | None]) -> list[ReplayedWrite]:
-    """What applied replays have made of the notes of dead letters that have been changed since."""
+    """Return the writes of applied replays, for the owners of dead letters whose notes have changed since."""
     owners = {row["owner"] for row in rows if row and row["note_version"] != row["note_version_now"]}
     replayed = await FIND_REPLAYED.fetch(session, owners=sorted(owners - {None})) if owners else []
     return [write for row in replayed for write in replayed_writes(dict(row))]
 
 
 def why_not_replay(row: Row | None, replayed: Sequence[ReplayedWrite], *, force: bool) -> str | None:
-    """Why the command must not be sent again, if so."""
+    """Return why the command must not be sent again, or None if it may be."""
     if row is None or why_not_failed(row):
         return why_not_failed(row)
     if row["owner"] is None:
@@ -87,22 +87,22 @@ def why_not_replay(row: Row | None, replayed: Sequence[ReplayedWrite], *, force:
 
 
 def is_superseded(row: Row, replayed: Sequence[ReplayedWrite]) -> bool:
-    """Whether the letter's note was changed since it failed, other than by replays of earlier ones."""
+    """Whether the letter's note has changed since it failed, other than by replays of earlier letters."""
     letter = Letter(row["owner"], row["issued_at"])
     return letter.is_superseded(row["note_id"], row["note_version"], row["note_version_now"], replayed)
 
 
 def replay_of(content: str, at: datetime, *, force: bool) -> bytes:
-    """The stored command as a replay that an operator asked for at that time."""
+    """Return the stored command as a replay that an operator requested at that time."""
     event = json.loads(content) | {"replayedat": at.isoformat(), "replayforced": force}
     text = json.dumps(event, ensure_ascii=False, separators=(",", ":"))  # no longer than what the gateway sent
     return text.encode(errors="backslashreplace")  # writes lone surrogates as JSON escapes
 
 
 async def send(settings: WorkerSettings, rows: Iterable[Row], at: datetime, *, force: bool) -> dict[UUID, str]:
-    """Publishes the failed commands again, in order; returns why some were not sent, by their ids.
+    """Publish the failed commands again, in order; return why some were not sent, by id.
 
-    After one that the broker does not take, the later ones of its owner are not sent either, which keeps their order.
+    If the broker does not accept one, the later ones of its owner are not sent either, which keeps their order.
     Raises NotSentError if none is sent.
     """
     refused, owners, sent = dict[UUID, str](), set[int](), 0
@@ -122,7 +122,7 @@ async def send(settings: WorkerSettings, rows: Iterable[Row], at: datetime, *, f
 
 
 class Sender:
-    """Publishes replays, each with a confirm; connects anew after a failure, and gives up where that does not help."""
+    """Publishes replays, each with a confirm; reconnects after a failure, and gives up if that does not help."""
 
     def __init__(self, settings: WorkerSettings, exits: AsyncExitStack) -> None:
         self._settings = settings
@@ -133,17 +133,17 @@ class Sender:
         self._given_up: str | None = None
 
     async def send(self, owner: int, event: bytes) -> str | None:
-        """Returns when the broker has confirmed the command, or why it has not."""
+        """Publish the command; return None once the broker has confirmed it, otherwise why it has not."""
         why = self._given_up
         for _ in range(0 if why else 2):
             try:
                 channel = self._channel = self._channel or await self._new_channel()
                 await publish(channel, self._topology, self._topology.partition_of(owner), event, self._user)
-            except (DeliveryError, ChannelNotFoundEntity) as error:  # the broker's word on this one
+            except (DeliveryError, ChannelNotFoundEntity) as error:  # the broker rejected this very command
                 self._channel = None
                 is_unroutable = isinstance(error, PublishError | ChannelNotFoundEntity)
                 return "the broker has no queue for it" if is_unroutable else "the queue is full"
-            except BROKER_ERRORS as error:  # it may have been sent: once more has no second effect
+            except BROKER_ERRORS as error:  # it may have been sent; sending it again has no second effect
                 self._channel = None
                 why = f"the broker did not take it ({describe_error(error)})"
             else:
@@ -156,7 +156,7 @@ class Sender:
         return user_of(self._settings.broker_url)
 
     async def _new_channel(self) -> AbstractChannel:
-        """A channel on which a publish returns when the broker has the message, and raises where it has not."""
+        """Open a channel on which a publish returns when the broker has the message, and raises if it has not."""
         opening = open_connection(self._settings.broker_url, "inkwell-worker replaying")
         connection = await self._exits.enter_async_context(opening)
         async with asyncio.timeout(SETUP_TIMEOUT_SECONDS):
@@ -167,7 +167,7 @@ class Sender:
 
 
 async def publish(channel: AbstractChannel, topology: Topology, partition: int, event: bytes, user: str) -> None:
-    """Returns when the broker has confirmed the command, in a message of its own; raises a broker error otherwise.
+    """Publish the command in a message of its own and wait for the confirm; raises a broker error.
 
     The broker verifies `user_id`; a worker accepts replays only from its own user.
     """
@@ -182,7 +182,7 @@ async def publish(channel: AbstractChannel, topology: Topology, partition: int, 
 
 
 async def decided(session: Session, ids: Iterable[UUID], at: datetime) -> AsyncIterator[Row]:
-    """What the replays became, as they are decided; ends when all are, or none was for QUIET_SECONDS."""
+    """Yield the outcomes of the replays as they are decided, until all are, or none was for QUIET_SECONDS."""
     now = asyncio.get_running_loop().time
     waiting, quiet_ends = set(ids), now() + QUIET_SECONDS
     while waiting and now() < quiet_ends:
@@ -214,7 +214,7 @@ DISCARDED = {
     "command": null(),
     "decided_at": func.now(),
 }
-"""What makes a failed command one that an operator has given up."""
+"""The column values that turn a failed command into a discarded one."""
 
 LIST_FAILED = Statement.compile(
     select(

@@ -19,12 +19,12 @@ from shared.contracts import (
 )
 
 OutcomeColumns = dict[str, object]
-"""The columns of a command's outcome that tell what was decided; of a written note they have the text to print."""
+"""The columns of an outcome that hold the decision; for a written note they include the text to print."""
 
 
 @dataclass(frozen=True, slots=True)
 class Note:
-    """A note as its row holds it."""
+    """A note's row."""
 
     id: int
     owner_id: int
@@ -39,7 +39,7 @@ class Note:
 
 @dataclass(frozen=True, slots=True)
 class User:
-    """A user as its row holds it; the implicit owner has no name."""
+    """A user's row; the implicit owner has no name."""
 
     id: int
     credentials_version: int
@@ -50,20 +50,20 @@ class User:
     revision: int = 0
     """How many of the user's commands were decided."""
     password_hash: str | None = None
-    """The new one, where the batch gives it one."""
+    """The new hash if the batch sets one."""
 
     def raised(self, to: int) -> "User":
-        """With another revision."""
+        """Return the user with another revision."""
         return replace(self, revision=to)
 
     def renamed(self, name: str) -> "User":
-        """With another name."""
+        """Return the user with another name."""
         return replace(self, name=name, folded_name=fold_name(name))
 
 
 @dataclass(frozen=True, slots=True)
 class PersonalToken:
-    """A personal token as its row holds it."""
+    """A personal token's row."""
 
     id: UUID
     owner_id: int
@@ -77,14 +77,14 @@ class PersonalToken:
 
 @dataclass(frozen=True, slots=True)
 class NoteWritten:
-    """A note was created or changed, or asked to be what it is."""
+    """A note was created or changed, or already had the requested text."""
 
     http_status: HTTPStatus
     note: Note
 
     @property
     def outcome(self) -> OutcomeColumns:
-        """Its answer is the note."""
+        """Applied; the response body is the note."""
         note = self.note
         return _applied(self.http_status, note_id=note.id, note_version=note.version) | {
             "title": note.title,
@@ -96,27 +96,27 @@ class NoteWritten:
 
 @dataclass(frozen=True, slots=True)
 class NoteDeleted:
-    """A note is gone."""
+    """A note was deleted."""
 
     note_id: int
 
     @property
     def outcome(self) -> OutcomeColumns:
-        """Its answer has no body."""
+        """Applied; the response has no body."""
         return _applied(HTTPStatus.NO_CONTENT, note_id=self.note_id)
 
 
 @dataclass(frozen=True, slots=True)
 class NotesWritten:
-    """Several writes at once were done."""
+    """Several writes were applied at once."""
 
     items: WrittenItems
     notes: Mapping[int, Note | None]
-    """The notes as the writes have left them, None where one is gone."""
+    """The notes after the writes; None for a deleted one."""
 
     @property
     def outcome(self) -> OutcomeColumns:
-        """Its answer lists the writes."""
+        """Applied; the response body lists the writes."""
         return _applied(HTTPStatus.OK, body=self.items.model_dump_json())
 
 
@@ -129,20 +129,20 @@ class UserWritten:
 
     @property
     def outcome(self) -> OutcomeColumns:
-        """Its answer is the user, who is the owner of a registration, too."""
+        """Applied; the response body is the user, who is also the owner of a registration."""
         body = PublicUser.model_validate(self.user, from_attributes=True).model_dump_json()
         return _applied(self.http_status, owner_id=self.user.id, body=body)
 
 
 @dataclass(frozen=True, slots=True)
 class UserDeleted:
-    """A user is gone, with all that is theirs."""
+    """A user was deleted, with everything that belongs to them."""
 
     user_id: int
 
     @property
     def outcome(self) -> OutcomeColumns:
-        """Its answer has no body."""
+        """Applied; the response has no body."""
         return _applied(HTTPStatus.NO_CONTENT)
 
 
@@ -154,37 +154,37 @@ class TokenCreated:
 
     @property
     def outcome(self) -> OutcomeColumns:
-        """Its answer is the token without its secret."""
+        """Applied; the response body is the token without its secret."""
         body = PublicToken.model_validate(self.token, from_attributes=True).model_dump_json()
         return _applied(HTTPStatus.CREATED, body=body)
 
 
 @dataclass(frozen=True, slots=True)
 class TokenRevoked:
-    """A personal token is gone."""
+    """A personal token was revoked."""
 
     token_id: UUID
 
     @property
     def outcome(self) -> OutcomeColumns:
-        """Its answer has no body."""
+        """Applied; the response has no body."""
         return _applied(HTTPStatus.NO_CONTENT)
 
 
 @dataclass(frozen=True, slots=True)
 class Rejected:
-    """The command has no effect, and never will."""
+    """The command has no effect, and never will have one."""
 
     reason: Rejection
     note_id: int | None = None
     note_version: int | None = None
-    """The version that the note is in, where the reason is a precondition."""
+    """The note's current version if a precondition failed."""
     item: int | None = None
-    """Which of several writes was rejected."""
+    """The index of the rejected write among several."""
 
     @property
     def outcome(self) -> OutcomeColumns:
-        """Its answer tells why."""
+        """Rejected, with the reason."""
         return {
             "status": OutcomeStatus.REJECTED,
             "http_status": REJECTION_STATUS[self.reason],
@@ -208,7 +208,7 @@ class Failed:
 
     @property
     def outcome(self) -> OutcomeColumns:
-        """Its answer tells nothing but that; the body keeps the versions for a replay."""
+        """Failed; the body keeps the notes' versions for a replay, and is not part of the response."""
         return {
             "status": OutcomeStatus.FAILED,
             "http_status": HTTPStatus.INTERNAL_SERVER_ERROR,

@@ -1,4 +1,4 @@
-"""What the broker has delivered and is not acknowledged yet, and the batches that are made of it."""
+"""Unacknowledged deliveries, and the batches that are made of them."""
 
 import asyncio
 from collections import defaultdict, deque
@@ -26,11 +26,11 @@ from shared.frames import UNREADABLE_PROPERTIES
 from worker.metrics import DELIVERIES
 
 PARKED_PAUSE_SECONDS = 0.5
-"""How often to look whether the owners of parked commands are free."""
+"""How often to check whether the owners of parked commands are free."""
 BATCH_BYTES = 4 * 1024 * 1024
-"""A batch takes no more messages from this size on: decoded, they take up to sixty times as much memory."""
+"""A batch of this size takes no more messages: decoded, they take up to sixty times as much memory."""
 ISOLATED_AFTER_DELIVERIES = 3
-"""A message that came back more often may be killing its workers; it is handled alone and command by command."""
+"""A message that was returned more often may be killing its workers; it is handled alone, command by command."""
 
 
 Receiver = Callable[[AbstractIncomingMessage], Awaitable[None]]
@@ -63,7 +63,7 @@ class Delivery:
         return max((count for count in counts if isinstance(count, int)), default=0)
 
     def decode(self, replayer: str, *, fail_newer: bool = False) -> Sequence[Received]:
-        """The commands in it; replay marks count only if the broker verified that `replayer` published the message."""
+        """Return its commands; replay marks count only if the broker verified that `replayer` published the message."""
         if self.message.type == UNREADABLE_PROPERTIES:
             return [Unreadable(self.message.body)]
         received = decode_batch(self.message.body, fail_newer=fail_newer)
@@ -71,7 +71,7 @@ class Delivery:
 
 
 def oldest(deliveries: Iterable[Delivery]) -> datetime | None:
-    """When the oldest of the messages was published, if any of them says so."""
+    """Return when the oldest of the messages was published, or None if none has a timestamp."""
     return min((each.message.timestamp for each in deliveries if each.message.timestamp), default=None)
 
 
@@ -83,21 +83,21 @@ def _owner_of(each: tuple[Delivery, Received]) -> int | None:
 
 @dataclass(slots=True)
 class Batch:
-    """Some deliveries in their order, and the commands in them."""
+    """Some deliveries in order, and the commands in them."""
 
     deliveries: list[Delivery] = field(default_factory=list)
     received: list[tuple[Delivery, Received]] = field(default_factory=list)
-    """Each with the delivery that it came in."""
+    """The commands, each with its delivery."""
     markers: list[Delivery] = field(default_factory=list)
-    """Empty messages; the reply to one tells that everything before it in its partition is committed."""
+    """Empty messages; the reply to one confirms that everything before it in its partition is committed."""
     writes: int = 0
-    """How many writes there are in it."""
+    """The number of writes in the commands."""
     size_bytes: int = 0
     isolated: bool = False
-    """Whether to run its commands one by one, each after a mark."""
+    """Whether to run its commands one by one, each after marking the attempt."""
 
     def add(self, delivery: Delivery, received: Sequence[Received]) -> None:
-        """Adds a delivery with its decoded commands."""
+        """Add a delivery with its decoded commands."""
         self.received += [(delivery, each) for each in received]
         self.writes += sum(map(count_writes, received))
         self.size_bytes += len(delivery.message.body)
@@ -112,7 +112,7 @@ class Batch:
 
     @property
     def unreadable(self) -> list[bytes]:
-        """What cannot: one content for each message, a JSON batch if several of its events are unreadable."""
+        """The unreadable content of each message that has any; a JSON batch if several of its events are unreadable."""
         contents: dict[int, list[bytes]] = defaultdict(list)
         for delivery, received in self.received:
             if isinstance(received, Unreadable):
@@ -121,7 +121,7 @@ class Batch:
 
     @property
     def redelivered(self) -> int:
-        """How many of its messages came again."""
+        """The number of its messages that were redelivered."""
         return sum(bool(delivery.message.redelivered) for delivery in self.deliveries)
 
     @property
@@ -130,7 +130,7 @@ class Batch:
         return oldest(self.deliveries)
 
     def replies(self, outcomes: list[Outcome]) -> dict[str, list[Reply]]:
-        """The replies for each sender, from the outcomes of `commands`; a marker's is empty."""
+        """Return the replies for each sender, from the outcomes of `commands`; a marker's is empty."""
         replies = defaultdict[str, list[Reply]](list)
         for marker in self.markers:
             replies[marker.message.reply_to or ""] = []
@@ -144,16 +144,16 @@ class Batch:
 
 
 class Deliveries:
-    """The deliveries of one connection, in the order in which they came, until the connection or the worker ends."""
+    """The deliveries of one connection, in order of arrival, until the connection or the worker ends."""
 
     def __init__(self, replayer: str) -> None:
         self._replayer = replayer
         """The broker user whose replays are accepted."""
         self._waiting: deque[Delivery] = deque()
         self._parked: list[tuple[Delivery, Received]] = []
-        """Commands of owners whose rows others hold, in their order; their messages stay unacknowledged."""
+        """Commands of owners whose rows other sessions hold, in order; their messages stay unacknowledged."""
         self._parked_markers: list[Delivery] = []
-        """Of the partitions that have parked commands."""
+        """The markers of the partitions that have parked commands."""
         self._locked: set[int] = set()
         """The owners of the parked commands."""
         self._parked_until = 0.0
@@ -162,10 +162,10 @@ class Deliveries:
         self._receivers: dict[int, Receiver] = {}
 
     def receiver(self, partition: int) -> Receiver:
-        """A callback for a new consumer of a partition, until `drop`."""
+        """Return a callback for a new consumer of a partition; `drop` disables it."""
 
         async def receive(message: AbstractIncomingMessage) -> None:
-            # Without an await before it is kept, or a later message could overtake.
+            # No await before the message is stored, or a later one could overtake it.
             if self._receivers.get(partition) is receive:
                 self._waiting.append(Delivery(partition, message))
                 DELIVERIES.labels(partition).inc()
@@ -176,26 +176,26 @@ class Deliveries:
 
     @property
     def oldest(self) -> datetime | None:
-        """When the oldest message that waits was published."""
+        """When the oldest waiting message was published."""
         return oldest([*self._waiting, *(delivery for delivery, _ in self._parked)])
 
     def drop(self, partition: int) -> None:
-        """Forgets what waits of a partition and what still comes: it belongs to the broker again."""
+        """Discard a partition's waiting messages and any that still arrive; the broker will deliver them again."""
         self._receivers.pop(partition, None)
         self._waiting = deque(delivery for delivery in self._waiting if delivery.partition != partition)
         self._parked = [each for each in self._parked if each[0].partition != partition]
         self._parked_markers = [each for each in self._parked_markers if each.partition != partition]
 
     def end(self) -> None:
-        """Nothing more is to be taken."""
+        """End the deliveries; `take` returns None from now on."""
         self._ended = True
         self._changed.set()
 
     async def take(self, commands: int) -> Batch | None:
-        """Waits for a delivery and takes those that are there, up to the one that completes so many writes or bytes.
+        """Wait for a delivery and take those that have arrived, up to the one that reaches a limit of writes or bytes.
 
-        None when the deliveries have ended, and an empty batch when parked commands should be tried again.
-        Raises PartitionBlockedError where the next one needs a newer worker.
+        Returns None when the deliveries have ended, and an empty batch when parked commands should be tried again.
+        Raises PartitionBlockedError if the next one needs a newer worker.
         """
         while not self._waiting and not self._ended:
             self._changed.clear()
@@ -225,7 +225,7 @@ class Deliveries:
         return {delivery.partition for delivery, _ in self._parked}
 
     def due(self) -> list[Command | BadCommand]:
-        """The first parked command of each owner, if it is time to look whether they are free."""
+        """Return the first parked command of each owner, if it is time to check whether they are free."""
         now = asyncio.get_running_loop().time()
         if not self._parked or now < self._parked_until:
             return []
@@ -233,7 +233,7 @@ class Deliveries:
         return Batch(received=list({_owner_of(each): each for each in reversed(self._parked)}.values())).commands
 
     def unpark(self, locked: set[int]) -> Batch:
-        """The parked commands of all owners but these, as a batch."""
+        """Return the parked commands of all owners but these, as a batch."""
         batch = Batch(received=[each for each in self._parked if _owner_of(each) not in locked])
         self._parked = [each for each in self._parked if _owner_of(each) in locked]
         batch.markers = [each for each in self._parked_markers if each.partition not in self._held_partitions]
@@ -243,9 +243,9 @@ class Deliveries:
         return batch
 
     def decided(self, batch: Batch) -> list[tuple[AbstractIncomingMessage, bool]]:
-        """The messages to acknowledge now that the batch is applied, and whether those before them are meant, too.
+        """Return the messages to acknowledge now that the batch is applied, each with whether to include earlier ones.
 
-        A message is acknowledged when all that is in it is decided.
+        A message is acknowledged once all of its commands are decided.
         """
         undecided = {*(delivery for delivery, _ in self._parked), *self._parked_markers}
         held = self._held_partitions
@@ -254,7 +254,7 @@ class Deliveries:
         return [*((message, False) for message in singly), *last.values()]
 
     def _take_next(self, batch: Batch) -> bool:
-        """Moves the next delivery into the batch, unless it must start a batch of its own."""
+        """Move the next delivery into the batch; return False if it must start a batch of its own."""
         delivery = self._waiting[0]
         isolated = delivery.times_returned > ISOLATED_AFTER_DELIVERIES
         if isolated and batch.deliveries:

@@ -1,4 +1,4 @@
-"""A worker's check-up: `python -m worker doctor`."""
+"""Checks a worker's settings, rights and queues: `python -m worker doctor`."""
 
 from collections.abc import AsyncIterator
 
@@ -23,9 +23,9 @@ from worker.settings import WorkerSettings
 NAME = "inkwell-worker doctor"
 TABLES = ("users", "notes", "commands", "personal_tokens", "attempt_marks")
 CHANGED = ("users", "notes", "commands")
-"""Those whose rows change."""
+"""The tables whose rows are updated."""
 NUMBERED = ("users", "notes")
-"""Those whose ids are drawn."""
+"""The tables whose ids come from a sequence."""
 LACKING = """
 select coalesce(array_agg(name order by name), '{}') from unnest($1::text[]) as name
 where to_regclass(name) is null or not has_table_privilege(name, 'select')
@@ -37,7 +37,7 @@ DEAD = "select count(*), min(decided_at) from commands where status = 'failed'"
 
 
 async def examine(settings: WorkerSettings, *, as_json: bool) -> int:
-    """Prints what is well and what is not; 1 where anything is a problem."""
+    """Print every finding; return 1 if any is a problem."""
     findings = [check_secrets(settings)]
     advice = "writes are accepted and wait until it does; see its log"
     findings += await run_checks("Postgres", check_database(settings, NAME), advice)
@@ -48,7 +48,7 @@ async def examine(settings: WorkerSettings, *, as_json: bool) -> int:
 
 
 async def check_own(settings: WorkerSettings) -> AsyncIterator[Finding]:
-    """The worker's rights, and what waits for an operator."""
+    """Check the worker's rights, and whether commands wait for an operator."""
     session = await connect(settings.database_url, NAME)
     try:
         yield await check_role(session)
@@ -58,7 +58,7 @@ async def check_own(settings: WorkerSettings) -> AsyncIterator[Finding]:
 
 
 async def check_role(session: Session) -> Finding:
-    """Whether the worker may do its work, and nothing beyond."""
+    """Check that the worker has the rights that it needs, and no others."""
     if await session.fetchval("select current_setting('transaction_read_only')::bool"):
         advice = "connect to the primary; if it is that, somebody has set default_transaction_read_only"
         return Finding(Level.PROBLEM, "role", "may only read here, as at a standby", advice)
@@ -77,7 +77,7 @@ async def check_role(session: Session) -> Finding:
 
 
 async def check_dead_letters(session: Session) -> Finding:
-    """Whether commands have failed and wait for an operator."""
+    """Check whether failed commands wait for an operator."""
     [(count, since)] = await session.fetch(DEAD)
     return judge(
         "dead letters",
@@ -89,7 +89,7 @@ async def check_dead_letters(session: Session) -> Finding:
 
 
 async def check_arguments(settings: WorkerSettings) -> AsyncIterator[Finding]:
-    """Whether the queues that are there were made as this worker would make them."""
+    """Check that the existing queues were declared as this worker would declare them."""
     async with open_connection(settings.broker_url, NAME) as connection:
         channel = await connection.channel(publisher_confirms=False)
         topology = await find_partitions(channel, Topology.of(settings)) or Topology.of(settings)
@@ -100,7 +100,7 @@ async def check_arguments(settings: WorkerSettings) -> AsyncIterator[Finding]:
 
 
 async def check_queue(channel: AbstractChannel, topology: Topology, partition: int) -> AsyncIterator[Finding]:
-    """Whether a partition's queue has the arguments that order and durability depend on."""
+    """Check that a partition's queue has the arguments that order and durability depend on."""
     check = f"partition {partition}"
     advice = f"`python -m worker queues remake {partition}` redeclares it and keeps the messages in it"
     try:

@@ -1,7 +1,7 @@
-"""What the worker does about each kind of failure, and which kind the exception of a batch is.
+"""Classifies the exceptions of a batch, and handles each kind of failure.
 
 rejected    an outcome of the fold, never an exception
-unreadable  no command id can be read: the dead-letter queue gets it
+unreadable  no command id can be read: it goes to the dead-letter queue
 bug         a handler raised, or Postgres refused the data: the culprit becomes a `failed` row
 newer       a command of a newer version: its partition is paused until the worker is upgraded
 poison      every worker that tried the command died: it becomes a `failed` row
@@ -40,13 +40,13 @@ from worker.cache import IDS_AHEAD, Cache
 
 DATA_ERROR_CLASSES = ("22", "23")
 MAX_LIVES = 5
-"""How many processes may die of a command."""
+"""How many processes may die of a command before it fails."""
 
 log = structlog.get_logger()
 
 
 class Kind(Enum):
-    """What the worker does about an exception of a batch."""
+    """How the worker handles an exception of a batch."""
 
     BUG = auto()
     PAUSE = auto()
@@ -54,11 +54,11 @@ class Kind(Enum):
 
 
 class RepeatedBugError(Exception):
-    """A second command fails as the one before it: this is no single bad command, so nothing more is failed."""
+    """A second command failed in the same way as the first: the command is not the cause, so no more are failed."""
 
 
 def kind_of(error: Exception) -> Kind:
-    """The kind of a failure; transient unless it is known to be another."""
+    """Return the kind of a failure; transient unless it is known to be another."""
     match error:
         case HandlerError():
             return Kind.BUG
@@ -81,11 +81,11 @@ class Applier:
         self._last_bug: str | None = None
 
     def forget(self) -> None:
-        """Forget what is known of owners and ids: others may have written meanwhile."""
+        """Clear the cache of owners and ids: others may have written meanwhile."""
         self._cache.forget()
 
     async def apply(self, batch: Sequence[Command | BadCommand]) -> list[Outcome]:
-        """The committed outcome of each command, in order.
+        """Return the committed outcome of each command, in order.
 
         Raises RepeatedBugError, or the exception of a transient failure; the batch may be applied again then.
         """
@@ -99,10 +99,10 @@ class Applier:
         return outcomes
 
     async def apply_isolated(self, batch: Sequence[Command | BadCommand]) -> list[Outcome]:
-        """As `apply`, for a message that came back often: one by one, and a command that kills the worker is failed.
+        """Like `apply`, for a message that was returned often: one by one, failing a command that kills its workers.
 
-        A command that MAX_LIVES processes tried, none of which lived to give it an outcome, is not tried again.
-        Transient failures do not count, since the process survives them.
+        A command is not tried again after MAX_LIVES processes have died before storing its outcome. Transient failures
+        do not count, since the process survives them.
         """
         outcomes = []
         for command in batch:
@@ -115,7 +115,7 @@ class Applier:
         return outcomes
 
     async def find_locked(self, batch: Sequence[Command | BadCommand]) -> set[int]:
-        """The owners of the batch of whom another session holds a row, as far as Postgres tells; waits for none."""
+        """Return the owners for whom another session holds a row, none if Postgres is away; waits for no lock."""
         with suppress(*CONNECTION_ERRORS, TimeoutError):
             return await find_locked(self._connections, batch)
         return set()
@@ -126,7 +126,7 @@ class Applier:
     async def _survive(self, command: Command | BadCommand) -> list[Outcome]:
         try:
             return await self._apply_one_by_one([command])
-        except BaseException:  # also when cancelled: in every case the process lives to tell
+        except BaseException:  # also when cancelled: in every case the process has survived
             with suppress(Exception):
                 await unmark_attempt(self._connections, command.id, self.process_id)
             raise
@@ -171,13 +171,13 @@ class Applier:
 
 
 def telling(command: Command | BadCommand) -> AbstractContextManager[None]:
-    """Has the log lines of the block name the command and its trace."""
+    """Add the command's id and trace to the log lines of the block."""
     envelope = find_envelope(command)
     return bind_command(command.id, envelope.traceparent if envelope else None)
 
 
 def _stack(error: Exception) -> str | None:
-    """Where a handler raised; without the message, which may repeat what users wrote."""
+    """Return where a handler raised, without the message, which may quote user content."""
     return "".join(format_tb(error.__cause__.__traceback__)) if error.__cause__ else None
 
 
@@ -186,11 +186,11 @@ def _reason(error: Exception) -> str:
 
 
 def _bug_key(error: Exception) -> str:
-    """A key that is equal for failures with the same cause."""
+    """Return a key that is equal for failures with the same cause."""
     cause = error.__cause__ or error if isinstance(error, HandlerError) else error
     return f"{type(cause).__name__} {getattr(cause, 'sqlstate', None)}"
 
 
 def describe(error: Exception) -> str:
-    """The failure in one line; for a handler's error only the class, since its text may quote user content."""
+    """Describe the failure in one line; a handler's error only by its class, since its text may quote user content."""
     return type(error.__cause__ or error).__name__ if isinstance(error, HandlerError) else errors.describe_error(error)

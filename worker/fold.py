@@ -1,6 +1,6 @@
-"""Runs a batch of commands through their handlers: it does what the same commands do one by one.
+"""Runs a batch of commands through their handlers, with the same effect as running them one by one.
 
-Pure as the handlers are: the state comes from the rows that were read, and what it changed is stored after.
+Pure, like the handlers: it starts from the rows that were read, and its changes are stored afterwards.
 """
 
 import json
@@ -63,13 +63,13 @@ from worker.handlers import (
 from worker.replays import Letter, ReplayedWrite
 
 NEVER = datetime(1970, 1, 1, tzinfo=UTC)
-"""Before every command."""
+"""Earlier than any command."""
 KeyT = TypeVar("KeyT", int, str, UUID)
 RowT = TypeVar("RowT")
 
 
 class Rows(Generic[KeyT, RowT]):
-    """Rows as the batch found them, and as it leaves them."""
+    """Rows before the batch, and its changes to them."""
 
     def __init__(self, before: Mapping[KeyT, RowT] | None = None) -> None:
         self.before: Mapping[KeyT, RowT] = before or {}
@@ -77,25 +77,25 @@ class Rows(Generic[KeyT, RowT]):
 
     @property
     def after(self) -> Mapping[KeyT, RowT | None]:
-        """The rows that were put, as they are by now."""
+        """The current state of the rows that were put; None for a deleted one."""
         return self._after
 
     @property
     def now(self) -> Mapping[KeyT, RowT]:
-        """The rows that there are by now."""
+        """All current rows."""
         return {key: row for key, row in {**self.before, **self._after}.items() if row}
 
     def get(self, key: KeyT) -> RowT | None:
-        """The row as it is by now; None where there is none."""
+        """Return the current row, or None."""
         return self._after[key] if key in self._after else self.before.get(key)
 
     def put(self, key: KeyT, row: RowT | None) -> None:
-        """Makes the row what it is from now on."""
+        """Set the row; None deletes it."""
         self._after[key] = row
 
     @property
     def created(self) -> list[RowT]:
-        """Rows that are new and still there, in the order of their keys."""
+        """New rows that still exist, in the order of their keys."""
         return [row for key, row in sorted(self._after.items(), key=_key) if row and key not in self.before]
 
     @property
@@ -106,7 +106,7 @@ class Rows(Generic[KeyT, RowT]):
 
     @property
     def deleted(self) -> list[KeyT]:
-        """Keys of rows that were there and are gone, in order."""
+        """Keys of the rows that existed before and are deleted, in order."""
         return sorted(key for key, row in self._after.items() if row is None and key in self.before)
 
 
@@ -116,42 +116,42 @@ def _key(item: tuple[KeyT, Any]) -> KeyT:
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """What a batch is about, all of one moment."""
+    """The rows that a batch needs, all of one moment."""
 
     now: datetime
     """By Postgres' clock."""
     owners: Mapping[int, User]
-    """Those that exist."""
+    """The owners that exist."""
     outcomes: Mapping[UUID, Outcome] = field(default_factory=dict)
-    """Those that commands of the batch already have."""
+    """The outcomes that commands of the batch already have."""
     notes: Mapping[int, Note] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
 class Fold:
-    """The state that a batch is folded over, and what the batch did to it."""
+    """The state that a batch is folded over, and the batch's changes to it."""
 
     users: Rows[int, User] = field(default_factory=Rows)
     notes: Rows[int, Note] = field(default_factory=Rows)
     tokens: Rows[UUID, PersonalToken] = field(default_factory=Rows)
     names: Rows[str, int] = field(default_factory=Rows)
-    """Whose each folded name is."""
+    """The user id of each folded name."""
     known: Mapping[UUID, Outcome] = field(default_factory=dict)
-    """The outcomes that commands of the batch already have; a replay finds that of its failure."""
+    """The outcomes that commands of the batch already have; a replay's is that of its failure."""
     expired_before: datetime = NEVER
-    """A command that was issued earlier is too old to be applied, if its time is to be believed."""
+    """A command issued before this is too old to be applied, if its time can be trusted."""
     replayed: list[ReplayedWrite] = field(default_factory=list)
-    """What applied replays of the batch's owners have made of notes."""
+    """The writes to notes by applied replays of the batch's owners."""
     note_ids: Iterator[int] = field(default_factory=lambda: iter(()))
     user_ids: Iterator[int] = field(default_factory=lambda: iter(()))
     decided: dict[UUID, tuple[Command | BadCommand, Decision]] = field(default_factory=dict)
     """The commands that get their outcome in this batch."""
     buried: dict[int, Note] = field(default_factory=dict)
-    """The notes that were deleted, as they were, with the revision of the deletion."""
+    """The deleted notes in their last state, with the revision of the deletion."""
 
     @classmethod
     def of(cls, seen: Seen, expired_before: datetime = NEVER) -> "Fold":
-        """A fold over what was seen."""
+        """Return a fold over the rows that were read."""
         fold = cls(Rows(seen.owners), Rows(seen.notes), known=seen.outcomes, expired_before=expired_before)
         for note in seen.notes.values():  # restored or corrected by hand without its owner
             owner = fold.users.get(note.owner_id)
@@ -160,7 +160,7 @@ class Fold:
         return fold
 
     def run(self, commands: Sequence[Command | BadCommand]) -> None:
-        """Decides the commands, each of another id, in order."""
+        """Decide the commands in order; their ids must differ."""
         for command in commands:
             decision = self.decide(command)
             if not isinstance(command, BadCommand) and not isinstance(decision, Rejected | Failed):
@@ -169,7 +169,7 @@ class Fold:
             self._conclude(command, decision)
 
     def fail(self, command: Command | BadCommand, reason: str) -> None:
-        """Decides that a command that cannot be applied has failed."""
+        """Decide that a command that cannot be applied has failed."""
         self._conclude(command, self.failed(command, reason))
 
     def _conclude(self, command: Command | BadCommand, decision: Decision) -> None:
@@ -179,7 +179,7 @@ class Fold:
             self.users.put(owner.id, owner.raised(to=owner.revision + 1))
 
     def decide(self, command: Command | BadCommand) -> Decision:
-        """One command's decision on the state as the commands before it left it."""
+        """Return the decision on one command, on the state that the commands before it left."""
         if isinstance(command, BadCommand):
             return self.failed(command, command.reason)
         if refused := self.refusal(command):
@@ -192,7 +192,7 @@ class Fold:
         return decide_on_note(command, self.notes, ids)
 
     def refusal(self, command: Command) -> Decision | None:
-        """Why the command must not even look at what it is about, if so."""
+        """Return the decision on a command that must not reach its handler, or None."""
         if self._is_orphan(command):
             return Rejected(Rejection.CREDENTIALS_OUTDATED)
         if self._is_expired(command):
@@ -204,9 +204,9 @@ class Fold:
         return Rejected(Rejection.CREDENTIALS_OUTDATED) if outdated else None
 
     def failed(self, command: Command | BadCommand, reason: str) -> Decision:
-        """The command has no effect and is kept for an operator, with the version of its note when it first failed.
+        """Return the failure, which keeps the command for an operator, with its note's version at the first failure.
 
-        Of what a deleted user wrote nothing is kept.
+        Rejects a deleted user's command instead, so that nothing that they wrote is kept.
         """
         if self._is_orphan(command):
             return Rejected(Rejection.CREDENTIALS_OUTDATED)
@@ -219,12 +219,12 @@ class Fold:
         return Failed(reason, command.data.note_id, version)
 
     def _decide_on_several(self, command: ChangeNotes, ids: Iterator[int]) -> Decision:
-        """All of the writes on the state as those before left it, or the rejection of the first that must not be."""
+        """Decide each write on the state that those before it left; the first rejection rejects all of them."""
         draft = Rows(self.notes.now)
         decisions: list[NoteWritten | NoteDeleted] = []
         for index, single in enumerate(command.split()):
             decision = decide_on_note(single, draft, ids)
-            if isinstance(decision, Rejected):  # the answer tells the version from before the writes
+            if isinstance(decision, Rejected):  # the response has the version from before the writes
                 version = decision.note_version and self._version_for(single, decision.note_id)
                 return replace(decision, note_version=version, item=index)
             if isinstance(decision, NoteDeleted):
@@ -284,7 +284,7 @@ class Fold:
                 assert_never(decision)
 
     def _keep_note(self, owner_id: int, note_id: int, note: Note | None) -> None:
-        """The note as it is by now, with the owner's revision of its last change."""
+        """Keep the note's new state, with the owner's revision of its last change."""
         before, owner = self.notes.get(note_id), self.users.get(owner_id)
         assert owner  # noqa: S101 - `refusal` has seen it
         if note is None and before:
@@ -312,14 +312,14 @@ class Fold:
         return self.users.get(envelope.owner) is None
 
     def _is_expired(self, command: Command) -> bool:
-        """Whether the command is so old that its outcome may have been pruned; a replay's is there."""
+        """Whether the command is so old that its outcome may have been pruned; a replay's still exists."""
         if command.id in self.known:
             return False
         may_expire = command.may_expire or command.replayed_at
         return bool(may_expire) and (command.replayed_at or command.time) < self.expired_before
 
     def _is_superseded(self, command: Command) -> bool:
-        """Whether somebody has touched a note between the command's failure and its replay."""
+        """Whether a note changed between the command's failure and its replay, other than by earlier replays."""
         failure = self.known.get(command.id)
         if failure is None or command.replay_forced:
             return False
@@ -344,7 +344,7 @@ class Fold:
 
 
 def writes_of_replay(command: Command, decision: Applied) -> list[ReplayedWrite]:
-    """What an applied command has made of notes, if it is a replay: the same as its row will tell."""
+    """Return an applied replay's writes to notes, as its row will list them; none if the command is not a replay."""
     if not command.replayed_at:
         return []
     writes: list[tuple[int, int | None]] = []
@@ -361,7 +361,7 @@ def writes_of_replay(command: Command, decision: Applied) -> list[ReplayedWrite]
 
 
 def decide_on_note(command: SingleNoteCommand, notes: Rows[int, Note], ids: Iterator[int]) -> NoteDecision:
-    """The decision on a command about one note, on this state of the notes."""
+    """Return the decision on a command about one note, on this state of the notes."""
     if isinstance(command, CreateNote):
         return create_note(command, next(ids))
     target = target_of(command, notes.get(command.data.note_id))

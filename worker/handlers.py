@@ -40,7 +40,7 @@ Change = ReplaceNote | PatchNote | DeleteNote
 
 
 def create_note(command: CreateNote, note_id: int) -> NoteWritten:
-    """A new note, created when its command was issued."""
+    """Return a new note, created when its command was issued."""
     note = Note(
         id=note_id,
         owner_id=command.owner,
@@ -54,12 +54,12 @@ def create_note(command: CreateNote, note_id: int) -> NoteWritten:
 
 
 def replace_note(command: ReplaceNote, note: Note) -> NoteWritten:
-    """The note with a new text."""
+    """Return the note with a new text."""
     return NoteWritten(HTTPStatus.OK, changed(note, command, command.data.title, command.data.description))
 
 
 def patch_note(command: PatchNote, note: Note) -> NoteWritten:
-    """The note with a new text where the command has one."""
+    """Return the note with the parts of its text that the command sets."""
     title, description = command.data.title, command.data.description
     title = note.title if title is None else title
     description = note.description if description is None else description
@@ -67,12 +67,12 @@ def patch_note(command: PatchNote, note: Note) -> NoteWritten:
 
 
 def delete_note(_: DeleteNote, note: Note) -> NoteDeleted:
-    """No note any more."""
+    """Delete the note."""
     return NoteDeleted(note.id)
 
 
 def change_note(command: Change, note: Note) -> NoteWritten | NoteDeleted:
-    """What the command makes of a note that it may change."""
+    """Return the result of the command on a note that it may change."""
     match command:
         case ReplaceNote():
             return replace_note(command, note)
@@ -85,7 +85,7 @@ def change_note(command: Change, note: Note) -> NoteWritten | NoteDeleted:
 
 
 def changed(note: Note, command: SingleNoteCommand, title: str, description: str) -> Note:
-    """The note's next version, or the note itself if its text does not change.
+    """Return the note's next version, or the note itself if its text does not change.
 
     `updated_date` never goes back, whatever the gateways' clocks say.
     """
@@ -105,7 +105,7 @@ def target_of(command: Change, note: Note | None) -> Note | Rejected:
 
 
 def targets_of(command: Command | BadCommand) -> list[int]:
-    """The notes that the command is about, if they are there."""
+    """Return the ids of the notes that the command changes or deletes, which need not exist."""
     match command:
         case ReplaceNote() | PatchNote() | DeleteNote():
             return [command.data.note_id]
@@ -116,7 +116,7 @@ def targets_of(command: Command | BadCommand) -> list[int]:
 
 
 def creations_in(command: Command | BadCommand) -> int:
-    """How many notes the command adds, if it is applied."""
+    """Return how many notes the command creates if it is applied."""
     match command:
         case CreateNote():
             return 1
@@ -127,7 +127,7 @@ def creations_in(command: Command | BadCommand) -> int:
 
 
 def change_notes(decisions: Iterable[NoteWritten | NoteDeleted], notes: Mapping[int, Note | None]) -> NotesWritten:
-    """Several writes at once, which have left the notes so."""
+    """Return the result of several writes at once, which left the notes in this state."""
     return NotesWritten(WrittenItems(items=tuple(map(_written_item, decisions))), notes)
 
 
@@ -138,7 +138,7 @@ def _written_item(decision: NoteWritten | NoteDeleted) -> WrittenItem:
 
 
 def register_user(command: RegisterUser, user_id: int) -> UserWritten:
-    """A new user, whose credentials are the first."""
+    """Return a new user with the first version of their credentials."""
     user = User(
         id=user_id,
         credentials_version=1,
@@ -152,7 +152,7 @@ def register_user(command: RegisterUser, user_id: int) -> UserWritten:
 
 
 def change_user(command: ChangeUser, user: User) -> UserWritten:
-    """The user with another name or password; a new password outdates the credentials given out so far.
+    """Return the user with another name or password; a new password outdates all credentials issued so far.
 
     The same name changes nothing. A password always does, since its hash does not show whether it is the same.
     """
@@ -167,12 +167,12 @@ def change_user(command: ChangeUser, user: User) -> UserWritten:
 
 
 def renew_hash(command: RenewHash, user: User) -> UserWritten:
-    """The user with another hash of the same password; nothing visible changes."""
+    """Return the user with another hash of the same password; nothing visible changes."""
     return UserWritten(HTTPStatus.OK, replace(user, password_hash=command.data.password_hash))
 
 
 def create_token(command: CreateToken, owner: User) -> TokenCreated:
-    """A new personal token, valid as long as its owner's credentials are, and no longer than asked for."""
+    """Return a new personal token, valid as long as its owner's credentials are, and no longer than requested."""
     token = PersonalToken(
         id=command.id,
         owner_id=owner.id,

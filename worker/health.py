@@ -1,7 +1,7 @@
-"""The worker's probes. Live: the consuming progresses. Ready: the broker has it as a consumer.
+"""The worker's probes. Live: consuming makes progress. Ready: the broker has the worker as a consumer.
 
 Not ready while it refuses a queue that was declared with other arguments, which an operator has to remake.
-Which of its partitions it is the active consumer of, the broker alone knows; a worker that stands by is ready.
+Only the broker knows of which partitions it is the active consumer; a standby worker is ready.
 """
 
 from starlette.applications import Starlette
@@ -13,14 +13,14 @@ from worker.consumer import Consumer
 
 
 def why_not_consuming(consumer: Consumer) -> str:
-    """Return the reason in short."""
+    """Return a short reason why the worker does not consume."""
     if consumer.are_partitions_different:
         return "partitions differ"
     return "queue arguments differ" if consumer.refused else "not consuming"
 
 
 def create_health_app(consumer: Consumer) -> Starlette:
-    """`/health/live` answers 503 when the consuming is stuck, `/health/ready` while the worker does not consume."""
+    """Return an app: `/health/live` is 503 when consuming is stuck, `/health/ready` while it does not consume."""
 
     async def live(_: Request) -> JSONResponse:
         if consumer.stuck:

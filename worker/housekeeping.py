@@ -1,9 +1,9 @@
-"""Forgets what nobody may or needs to see any more: old outcomes and tombstones, and what deleted users leave behind.
+"""Deletes old outcomes, tombstones and tokens, and the rows of deleted users.
 
-Failed commands are an operator's to forget, unless their user is gone.
+Failed commands are left to an operator, unless their user is deleted.
 
-One worker at a time does it, the one that holds an advisory lock, on a connection of its own. It deletes little at
-once and rests much longer than it works, so that the writes hardly notice.
+One worker at a time does this, the one that holds an advisory lock, on a connection of its own. It deletes in small
+steps and rests much longer than it works, so that writes are hardly affected.
 """
 
 import asyncio
@@ -41,13 +41,13 @@ INTERVAL_SECONDS = 60.0
 ROWS_PER_DELETE = 1000
 TOMBSTONE_RETENTION = timedelta(days=30)
 REST_PER_WORK = 19
-"""So many times as long as a delete took is the rest after it, so that it has a twentieth of one connection's time."""
+"""The rest after a delete, as a multiple of its duration: deletes take a twentieth of one connection's time."""
 
 log = structlog.get_logger()
 
 
 class Housekeeping:
-    """Runs beside the consuming, which never waits for it and never fails with it."""
+    """Runs beside the consumer, which never waits for it and never fails with it."""
 
     def __init__(self, settings: WorkerSettings, interval_seconds: float = INTERVAL_SECONDS) -> None:
         self._database_url = settings.database_url
@@ -55,20 +55,20 @@ class Housekeeping:
         self._interval_seconds = interval_seconds
 
     async def run(self) -> None:
-        """Tidies up again and again until cancelled; whatever goes wrong is logged and tried again.
+        """Tidy up at intervals until cancelled; any failure is logged and retried.
 
-        Not at once: a command that was decided and not acknowledged before all workers stopped comes again first, and
-        must find its outcome, however long ago that was.
+        Not at once: a command that was decided but not acknowledged before all workers stopped is redelivered first,
+        and must find its outcome, however old that is.
         """
         while True:
             await asyncio.sleep(self._interval_seconds)
             try:
                 await self._session()
-            except Exception as error:  # noqa: BLE001 - transient, known or not; the consuming shall not hear of it
+            except Exception as error:  # noqa: BLE001 - transient, known or not; must not affect the consumer
                 log.warning("old outcomes not pruned; Inkwell tries again by itself", error=describe(error))
 
     async def _session(self) -> None:
-        """One connection's life: returns where another worker prunes, or tidies up until the first failure."""
+        """Tidy up on one connection until the first failure; return at once if another worker does."""
         session = await connect(self._database_url, "inkwell-worker housekeeping")
         try:
             [(is_pruner,)] = await TRY_LOCK.fetch(session)
@@ -95,7 +95,7 @@ class Housekeeping:
 
 
 async def prune(session: Session, retention: timedelta) -> int:
-    """Deletes the outcomes older than the retention, other than failed ones, in small steps; how many they were."""
+    """Delete the outcomes older than the retention, except failed ones, in small steps; return their number."""
     now = asyncio.get_running_loop().time
     pruned, since = 0, NEVER
     while True:
@@ -109,7 +109,7 @@ async def prune(session: Session, retention: timedelta) -> int:
 
 
 async def purge_tombstones(session: Session, retention: timedelta) -> int:
-    """Deletes the tombstones older than the retention in small steps; returns how many they were."""
+    """Delete the tombstones older than the retention, in small steps; return their number."""
     now = asyncio.get_running_loop().time
     purged = 0
     while True:
@@ -122,7 +122,7 @@ async def purge_tombstones(session: Session, retention: timedelta) -> int:
 
 
 async def remove_deleted_users(session: Session) -> int:
-    """Removes the rows of users who are marked as deleted, in small steps; how many users they were."""
+    """Remove the rows of users who are marked as deleted, in small steps; return the number of users."""
     ids = [row["id"] for row in await FIND_DELETED_USERS.fetch(session)]
     if ids:
         for statement in (
@@ -138,7 +138,7 @@ async def remove_deleted_users(session: Session) -> int:
 
 
 async def in_small_steps(session: Session, statement: Statement, owners: Sequence[int]) -> None:
-    """Runs the statement until nothing of the owners is left for it, and rests after each step."""
+    """Run the statement until it finds no more rows of the owners, with a rest after each step."""
     now = asyncio.get_running_loop().time
     rows = ROWS_PER_DELETE
     while rows == ROWS_PER_DELETE:
@@ -152,7 +152,7 @@ _OLD = (
     select(commands.c.id)
     .where(
         commands.c.status != literal_column("'failed'"),
-        commands.c.decided_at >= _SINCE,  # without it each step would pass over what the steps before it deleted
+        commands.c.decided_at >= _SINCE,  # without it each step would scan the rows that earlier steps deleted
         commands.c.decided_at < func.now() - bindparam("retention", type_=Interval()),
     )
     .order_by(commands.c.decided_at)
@@ -162,7 +162,7 @@ _PRUNED = delete(commands).where(commands.c.id.in_(_OLD)).returning(commands.c.d
 
 TRY_LOCK = Statement.compile(text("select pg_try_advisory_lock(hashtext('inkwell housekeeping'))"))
 PRUNE = Statement.compile(select(func.count(), func.max(_PRUNED.c.decided_at)))
-# A failed command's marks stay: its replay may be what kills the workers now.
+# A failed command keeps its marks: its replay may be killing workers now.
 FORGET_MARKS = Statement.compile(
     delete(attempt_marks).where(
         select(commands.c.id)
@@ -176,7 +176,7 @@ _OWNERS = func.any(bindparam("owners", type_=ARRAY(BigInteger())))
 
 
 def _some(table: Table, condition: ColumnElement[bool]) -> ColumnElement[bool]:
-    """Whether a row is one of a step's."""
+    """Whether a row is one of those that a step takes."""
     key: ColumnElement[Any] = table.c.id
     return key.in_(select(key).where(condition).limit(bindparam("limit")))
 
@@ -211,7 +211,7 @@ REMOVE_USERS = Statement.compile(delete(users).where(_some(users, users.c.id == 
 
 
 def _purge_tombstones() -> ClauseElement:
-    """Delete some old tombstones; their owners remember up to which revision deletions are forgotten."""
+    """Delete some old tombstones; record with their owners up to which revision deletions are forgotten."""
     old = (
         select(tombstones.c.id, tombstones.c.owner_id)
         .where(tombstones.c.deleted_date < func.now() - _RETENTION)
@@ -223,7 +223,7 @@ def _purge_tombstones() -> ClauseElement:
         select(users.c.id)
         .where(users.c.id.in_(select(old.c.owner_id)))
         .order_by(users.c.id)
-        .with_for_update(key_share=True, skip_locked=True)  # who waits with rows locked holds up their owners
+        .with_for_update(key_share=True, skip_locked=True)  # waiting with rows locked would hold up their owners
         .cte("owners")
     )
     purged = (

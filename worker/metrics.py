@@ -1,4 +1,4 @@
-"""What a worker counts and measures; no label has more values than there are partitions or types of commands."""
+"""The worker's metrics; no label has more values than there are partitions or types of commands."""
 
 from collections import Counter as Tally
 from collections.abc import Iterable, Sequence
@@ -27,7 +27,7 @@ UNREADABLE = Counter("inkwell_worker_unreadable_messages", "Messages moved to th
 RETRIES = Counter("inkwell_worker_retries", "Batches that were tried again, since Postgres was not able or willing")
 PAUSED = Gauge("inkwell_worker_paused", "1 while commands wait for an operator", ["reason"])
 for _reason in ("newer_version", "repeated_bug"):
-    PAUSED.labels(_reason)  # there from the start, so that a first change can be seen
+    PAUSED.labels(_reason)  # exported from the start, so that a first change can be seen
 PARTITIONS = Gauge("inkwell_worker_partitions", "Partitions that the broker has this worker as a consumer of")
 OLDEST = Gauge("inkwell_worker_oldest_message_seconds", "Age of the oldest message in this process; 0 without one")
 DATABASE_UP = Gauge("inkwell_database_up", "1 while Postgres answers this worker")
@@ -41,7 +41,7 @@ def count_applied(
     redelivered: int,
     unreadable: int,
 ) -> None:
-    """Counts a batch that was applied, and how long the clients of its commands waited for that."""
+    """Count a batch that was applied, and observe how long the clients of its commands waited."""
     kinds = Tally[tuple[str, OutcomeStatus]]()
     for command, outcome in zip(commands, outcomes, strict=True):
         if isinstance(command, BadCommand):

@@ -59,7 +59,7 @@ async def consume(channel: AbstractChannel, queue: str) -> asyncio.Queue[Abstrac
 
 
 async def receive_next(inbox: asyncio.Queue[AbstractIncomingMessage]) -> AbstractIncomingMessage | None:
-    """The next message, or None if none arrives soon."""
+    """Return the next message, or None if none arrives soon."""
     try:
         return await asyncio.wait_for(inbox.get(), QUIET_SECONDS)
     except TimeoutError:
@@ -67,7 +67,7 @@ async def receive_next(inbox: asyncio.Queue[AbstractIncomingMessage]) -> Abstrac
 
 
 def count_newer(batch: Batch) -> int:
-    """The number of commands in the batch that have newer versions."""
+    """Return the number of commands in the batch that have newer versions."""
     return sum(isinstance(each, BadCommand) and each.reason == "newer_version" for each in batch.commands)
 
 

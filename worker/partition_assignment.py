@@ -1,7 +1,7 @@
-"""How the workers share the partitions: each holds a slot, and its slot says how much it wants which partition.
+"""Assigns the partitions to workers: each holds a slot, which gives it a consumer priority for each partition.
 
-A slot is the smallest free number, held as an advisory lock by a session of its own. It decides who works, never in
-which order: two workers with one slot would share badly, and apply each partition's commands in order all the same.
+A slot is the smallest free number, held as an advisory lock by a session of its own. It affects the distribution and
+never the order: two workers with one slot would share badly, but still apply each partition's commands in order.
 """
 
 import asyncio
@@ -21,23 +21,23 @@ from worker.settings import WorkerSettings
 CHECK_INTERVAL_SECONDS = 2.0
 FIRST_SLOT_TIMEOUT_SECONDS = 2.0
 ANSWER_TIMEOUT_SECONDS = 5.0
-"""A server that is silent for longer has failed, which the worker learns here while it has nothing to apply."""
+"""A server that is silent for longer has failed; a worker that has nothing to apply detects that here."""
 STANDBY_PRIORITY = 0
 
 log = structlog.get_logger()
 
 
 def place(slot: int, partitions: int) -> int:
-    """Where on the ring of partitions a slot starts, so that the first 1, 2, 3 … slots lie evenly on it."""
+    """Return where on the ring of partitions a slot starts; the first 1, 2, 3 … slots are evenly spaced."""
     # The bits read backwards are the binary digits of van der Corput's sequence: 0, 1/2, 1/4, 3/4, 1/8 …
     return sorted(range(partitions), key=lambda each: f"{each:b}"[::-1]).index(slot)
 
 
 def priorities_of(slot: int | None, partitions: int) -> list[int]:
-    """The consumer priority of a slot's worker for each partition: falls with the way from the slot's place up to it.
+    """Return the priorities of a slot's worker for each partition: highest at the slot's place, falling from there up.
 
-    So a worker has the partitions from its place up to the next worker's. One that has no slot, or a slot for which
-    there is no partition, stands by.
+    So a worker has the partitions from its place up to the next worker's. One without a slot, or with a slot beyond
+    the number of partitions, stands by.
     """
     if slot is None or slot >= partitions:
         return [STANDBY_PRIORITY] * partitions
@@ -46,12 +46,12 @@ def priorities_of(slot: int | None, partitions: int) -> list[int]:
 
 
 class PartitionAssignment:
-    """This worker's slot, which changes when workers come and go; it stays what it was while Postgres is away."""
+    """This worker's slot, which changes when workers join or leave, but not while Postgres is unavailable."""
 
     def __init__(self, settings: WorkerSettings, clock: Clock, moved: Callable[[], None]) -> None:
         self._database_url = settings.database_url
         self.partitions = settings.partitions or 0
-        """How many there are at the broker, once the worker has connected."""
+        """The broker's number of partitions, once the worker has connected."""
         self._prefix = settings.queue_prefix
         self._clock = clock
         self._moved = moved
@@ -60,26 +60,26 @@ class PartitionAssignment:
 
     @property
     def priorities(self) -> list[int]:
-        """The consumer priority for each partition, the higher the more it is this worker's."""
+        """This worker's consumer priority for each partition."""
         return priorities_of(self.slot, self.partitions)
 
     async def first_slot(self) -> None:
-        """Returns when there is a slot, or soon without one: then this worker stands by until there is."""
+        """Wait a short time for a slot; without one this worker stands by until it has one."""
         with suppress(TimeoutError):
             await asyncio.wait_for(self._has_slot.wait(), FIRST_SLOT_TIMEOUT_SECONDS)
 
     async def run(self) -> None:
-        """Keeps a slot until cancelled, and calls `moved` when the priorities change; what fails is tried again."""
+        """Hold a slot until cancelled, and call `moved` when the priorities change; failures are retried."""
         while True:
             try:
                 await self._session()
-            except Exception as error:  # noqa: BLE001 - transient, known or not; the consuming goes on meanwhile
+            except Exception as error:  # noqa: BLE001 - transient, known or not; consuming continues meanwhile
                 DATABASE_UP.set(0)
                 log.warning("slot not held; Inkwell tries again by itself", slot=self.slot, error=describe(error))
             await asyncio.sleep(CHECK_INTERVAL_SECONDS)
 
     async def _session(self) -> None:
-        """One connection's life, which is that of a lock: until the first failure."""
+        """Hold a slot on one connection until the first failure, which releases the lock."""
         session = await connect(self._database_url, "inkwell-worker slot")
         try:
             held = None
@@ -106,16 +106,16 @@ class PartitionAssignment:
             self._moved()
 
     async def _move(self, session: Session, held: int | None) -> int:
-        """The slot that the session holds from now on: another one only where there are fewer workers than slots."""
+        """Return the slot that the session holds from now on, a new one only if there are fewer workers than slots."""
         taken = {row["slot"] for row in await TAKEN.fetch(session, prefix=self._prefix)}
         if held is not None and held < len(taken):
             return held
         if held is None and self.slot is not None and await self._take(session, self.slot):
-            return self.slot  # whoever finds its slot free after Postgres was away need not move
+            return self.slot  # still free after Postgres was unavailable, so the worker need not move
         slot = 0
         while slot != held and (slot in taken or not await self._take(session, slot)):
             slot += 1
-        if held is not None and slot != held:  # not before, so that it never has none
+        if held is not None and slot != held:  # not before, so that it always holds one
             await RELEASE.fetch(session, prefix=self._prefix, slot=held)
         return slot
 

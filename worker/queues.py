@@ -90,7 +90,7 @@ async def move(channel: AbstractChannel, source: str, target: str, user: str) ->
 
 
 def copy_message(message: AbstractIncomingMessage, user: str) -> Message:
-    """A copy of the message; drops another user's `user_id`, which the broker would reject."""
+    """Return a copy of the message, without another user's `user_id`, which the broker would reject."""
     return Message(
         message.body,
         content_type=message.content_type,

@@ -19,19 +19,19 @@ from worker.queues import StillConsumedError, move, require_no_consumer
 from worker.settings import WorkerSettings
 
 DRAIN_TIMEOUT_SECONDS = 60.0
-"""How long writes are refused at most."""
+"""The longest time for which writes are refused."""
 SETTLE_SECONDS = 1.0
 """Time for messages that the broker was routing, perhaps on another node, when the routes were closed."""
 ANSWER_SECONDS = 5.0
-"""After so long without an answer, another empty message is sent: a worker may have lost the first with its channel."""
+"""Without an answer for this long, another empty message is sent: the first may have been lost with its channel."""
 LEAVE_CHECKS = 150
-"""How often to look whether the workers have left the queues that are no longer partitions: for half a minute."""
+"""The number of checks, over half a minute, for workers to leave the queues that are no longer partitions."""
 
 log = structlog.get_logger()
 
 
 class NotDoneError(ConnectionError):
-    """The change is not complete; the message tells why, and what the number is."""
+    """The change is not complete; the message says why, and what the number is."""
 
 
 async def repartition(settings: WorkerSettings, partitions: int) -> int:
@@ -98,9 +98,9 @@ async def drain(connection: AbstractConnection, topology: Topology) -> None:
 
 
 async def drain_partition(connection: AbstractConnection, topology: Topology, partition: int) -> None:
-    """Return when a worker has committed everything that is in a partition's queue now.
+    """Wait until a worker has committed everything that is in a partition's queue now.
 
-    AMQP does not tell how many messages are unacknowledged. So this appends an empty message, which a worker answers
+    AMQP does not report how many messages are unacknowledged. So this appends an empty message, which a worker answers
     once everything before it is committed.
     """
     answered = asyncio.Event()

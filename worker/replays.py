@@ -1,6 +1,6 @@
-"""Whether a dead letter's note was changed by anything but replays of earlier dead letters since the letter failed.
+"""Checks whether a dead letter's note has changed since the letter failed, other than by replays of earlier ones.
 
-Letters about one note all failed in the same version of it, and can be replayed one after the other.
+All letters about one note failed at the same version of it, and can be replayed one after the other.
 """
 
 import json
@@ -12,26 +12,26 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True)
 class ReplayedWrite:
-    """What an applied replay has made of a note."""
+    """A write to a note by an applied replay."""
 
     owner: int
     note_id: int
     version: int | None
-    """None if it has deleted the note."""
+    """None if it deleted the note."""
     issued_at: datetime
     replayed_at: datetime
 
 
 @dataclass(frozen=True, slots=True)
 class Letter:
-    """A dead letter that is replayed, as far as its place among others of its owner is concerned."""
+    """The owner and the times of a dead letter, which order it among the owner's replays."""
 
     owner: int
     issued_at: datetime
     replayed_at: datetime | None = None
 
     def is_superseded(self, note_id: int, then: int | None, now: int | None, replayed: Iterable[ReplayedWrite]) -> bool:
-        """Whether somebody changed the note between these versions, other than replays that come before this one."""
+        """Whether anything but replays that precede this one changed the note between these versions."""
         if then == now:
             return False
         versions = {
@@ -45,12 +45,12 @@ class Letter:
         return now < since or not versions.issuperset(range(since, now + 1))
 
     def _follows(self, replayed: ReplayedWrite) -> bool:
-        """Whether the letter is later than the other, or both are replayed as one, in their order."""
+        """Whether the letter is later than the other, or both are replayed together, in their order."""
         return replayed.issued_at <= self.issued_at or replayed.replayed_at == self.replayed_at
 
 
 def replayed_writes(row: Mapping[str, Any]) -> list[ReplayedWrite]:
-    """What the command of a row of `commands`, an applied replay, has made of notes."""
+    """Return an applied replay's writes to notes, from its row of `commands`."""
     when = row["issued_at"], row["replayed_at"]
     if row["type"] == "notes.change":
         items = json.loads(row["body"] or '{"items": []}')["items"]

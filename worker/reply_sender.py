@@ -1,6 +1,6 @@
-"""What the worker sends: replies, which are hints and may be lost, and dead letters, which may not.
+"""Sends replies, which are hints and may be lost, and dead letters, which must not be lost.
 
-On a connection of its own, so that a broker which throttles publishers does not hold up the consuming.
+Uses a connection of its own, so that a broker that throttles publishers does not delay the consumer.
 """
 
 import asyncio
@@ -37,7 +37,7 @@ log = structlog.get_logger()
 
 
 class ReplySender:
-    """Sends while its `run` is under way and the broker is there."""
+    """Sends while `run` is running and the broker is connected."""
 
     def __init__(self, broker_url: Secret[BrokerUrl], topology: Topology, primary: Primary) -> None:
         self._broker_url = broker_url
@@ -48,7 +48,7 @@ class ReplySender:
         self._broker_version = "0.0"
 
     async def run(self) -> None:
-        """Keeps a connection until cancelled."""
+        """Keep a connection until cancelled."""
         await keep_running(self._session, "inkwell-worker publishing")
 
     async def _session(self) -> None:
@@ -68,7 +68,7 @@ class ReplySender:
         raise ConnectionError("the broker closed the publishing channel")
 
     async def reply(self, reply_to: str, replies: Sequence[Reply]) -> None:
-        """Tells a gateway what was committed; a reply that cannot be sent is dropped, the row is the truth."""
+        """Send a gateway the committed outcomes; drop a reply that cannot be sent, since the rows are authoritative."""
         if not is_reply_address(reply_to, self._broker_version):
             log.warning("reply dropped; its address is not a gateway's", replies=len(replies))
             return
@@ -83,7 +83,7 @@ class ReplySender:
             log.info("reply dropped; the gateway looks its commands up", error=describe_error(error))
 
     async def dead_letter(self, content: bytes) -> None:
-        """Hands over what cannot be read; returns when the broker has confirmed it, or raises a broker error.
+        """Publish unreadable content to the dead-letter queue and wait for the confirm; raises a broker error.
 
         Content above the broker's message limit is truncated.
         """
@@ -93,7 +93,7 @@ class ReplySender:
             async with asyncio.timeout(SETUP_TIMEOUT_SECONDS):
                 if channel:
                     with broker_call():
-                        await self._topology.declare_dead_letters(channel)  # somebody may have deleted it
+                        await self._topology.declare_dead_letters(channel)  # an operator may have deleted it
                 await self._publish(channel, message, self._topology.dead_letter_queue, mandatory=True)
         except TimeoutError:
             if channel:  # a node that is cut off from the others confirms nothing; the next one may

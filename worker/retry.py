@@ -1,6 +1,6 @@
 """Retries a batch while Postgres is unavailable, and hands it back to the broker if that takes long.
 
-Another worker may have better luck. A batch is retried as a whole: the outcomes that were committed are found.
+Another worker may still reach Postgres. A batch is retried as a whole: it finds the outcomes that were committed.
 """
 
 import asyncio
@@ -17,7 +17,7 @@ from worker.metrics import RETRIES, TRANSACTION_DURATION
 from worker.traces import Processing
 
 RETRY_SECONDS = 15.0
-"""How long a batch is tried again before its messages go back to the broker for another worker to try."""
+"""How long a batch is retried before its messages go back to the broker, for another worker to try."""
 
 log = structlog.get_logger()
 
@@ -78,6 +78,6 @@ async def _apply(batch: Batch, applier: Applier) -> list[Outcome]:
 
 
 async def pause(stopping: asyncio.Event, seconds: float) -> None:
-    """Waits so long, or until the worker stops."""
+    """Wait for this long, or until the worker stops."""
     with suppress(TimeoutError):
         await asyncio.wait_for(stopping.wait(), seconds)

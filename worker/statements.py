@@ -1,4 +1,4 @@
-"""The SQL with which a batch is applied: compiled once, over sets, so it does not grow with the batch."""
+"""The SQL that applies a batch: compiled once, over sets, so it does not grow with the batch."""
 
 from collections.abc import Collection
 from typing import Any
@@ -39,7 +39,7 @@ def _any(named: ColumnElement[Any], name: str) -> ColumnElement[bool]:
 
 
 def _rows(name: str, columns: Columns) -> TableValuedAlias:
-    """A FROM clause that reads one array parameter for each column, `<name>_<column>`."""
+    """Return a FROM clause that reads one array parameter for each column, `<name>_<column>`."""
     arrays = [bindparam(f"{name}_{key}", type_=ARRAY(type_)) for key, type_ in columns.items()]
     values = func.unnest(*arrays).table_valued(*(column(key, type_) for key, type_ in columns.items()))
     return values.render_derived(name=name)
@@ -67,15 +67,15 @@ _STORED_COLUMNS = tuple(commands.c[name] for name in Outcome.model_fields)
 
 
 def _array(rows: Select[Any]) -> ColumnElement[Any]:
-    """An array of the rows, each a tuple."""
+    """Return an array of the rows, each a tuple."""
     return func.array(rows.with_only_columns(func.row(*rows.selected_columns)).scalar_subquery())
 
 
 def _read() -> ClauseElement:
-    """One row: Postgres' time, and the owners, outcomes and notes that a batch needs, all of one moment.
+    """Select one row: Postgres' time, and the owners, outcomes and notes that a batch needs, all of one moment.
 
-    A known outcome is locked, which writes something: so the statement waits for the synchronous standby, which may
-    lack the commit that was interrupted. What only the primary has must not be acknowledged.
+    Locking known outcomes is a write, so the statement waits for the synchronous standby, which may lack a commit that
+    was interrupted. An outcome that only the primary has must not be acknowledged.
     """
     known = select(*_STORED_COLUMNS).where(_any(commands.c.id, "ids")).order_by(commands.c.id)
     known_outcomes = known.with_for_update(key_share=True).cte("known")
@@ -99,7 +99,7 @@ def _read() -> ClauseElement:
 
 
 def _store(*, changes: bool, replays: bool = False) -> ClauseElement:
-    """Store what a batch has made of notes, and its outcomes: all of it, or nothing where the fold saw other rows.
+    """Store a batch's changes to notes and its outcomes: all, or nothing if rows have changed since the fold saw them.
 
     Without `changes` it only creates notes. With `replays` it also replaces the outcomes of failed commands; then it
     can store a part, and must run in a transaction that compares the number of rows.
@@ -119,7 +119,7 @@ def _store(*, changes: bool, replays: bool = False) -> ClauseElement:
 
 
 def _match(owner: TableValuedAlias, *, changes: bool, replays: bool) -> ColumnElement[bool]:
-    """Lock the rows that the fold saw; whether all of them are as it saw them, and nobody has decided the commands."""
+    """Lock the rows that the fold saw; true if none of them has changed and no command has an outcome."""
     matched_owners = (
         select(users.c.id)
         .join_from(users, owner, users.c.id == owner.c.id)
@@ -148,7 +148,7 @@ def _match(owner: TableValuedAlias, *, changes: bool, replays: bool) -> ColumnEl
 
 
 def _change_notes(as_seen: ColumnElement[bool]) -> tuple[CTE, ...]:
-    """The new texts of notes, the deletions, and their tombstones."""
+    """Update the texts of notes, delete notes, and store their tombstones."""
     changed, buried = _rows("changed", NOTE), _rows("buried", NOTE)
     new_text = {name: changed.c[name] for name in ("title", "description", "updated_date", "version", "mod_revision")}
     bury = insert(tombstones).from_select(list(NOTE), select(buried).where(as_seen))
@@ -165,7 +165,7 @@ def _insert_outcomes(as_seen: ColumnElement[bool], *, replays: bool) -> Insert:
     printed = {name: outcome.c[name] for name in PRINTED}
     body = note_json({**printed, "id": outcome.c.note_id, "version": outcome.c.note_version})
     columns = {name: outcome.c[name] for name in OUTCOME if name in commands.c} | {
-        # The order of a batch's commands, which share `now()`, is that of their times.
+        # The commands of a batch share `now()`; the offset keeps their order.
         "decided_at": func.now() + outcome.c.position * literal_column("interval '1 microsecond'"),
         "command": cast(outcome.c.command, commands.c.command.type),
         "body": case((outcome.c.title.is_not(None), body), else_=outcome.c.body),
@@ -181,10 +181,10 @@ def _is_complete(matched: CTE, name: str, key: ColumnElement[Any]) -> ColumnElem
 
 
 def _replacing_failed(insert_outcomes: Insert, columns: Collection[str]) -> Insert:
-    """The insert, which also replaces the outcome of a failed command that is replayed."""
+    """Return the insert, extended to replace the outcome of a failed command that is replayed."""
     replayed = insert_outcomes.excluded
     new_values: dict[str, ColumnElement[Any]] = {name: replayed[name] for name in columns if name != "id"}
-    # What fails again keeps its place among the dead letters.
+    # A command that fails again keeps its place among the dead letters.
     new_values["decided_at"] = case((replayed.status == _FAILED, commands.c.decided_at), else_=replayed.decided_at)
     return insert_outcomes.on_conflict_do_update(
         index_elements=[commands.c.id],
@@ -194,7 +194,7 @@ def _replacing_failed(insert_outcomes: Insert, columns: Collection[str]) -> Inse
 
 
 def _store_accounts() -> ClauseElement:
-    """The insertion of tokens, with everything else about users and tokens before it."""
+    """Insert tokens, with all other changes to users and tokens in the same statement."""
     registered, changed, created = _rows("registered", USER), _rows("changed", USER), _rows("created", TOKEN)
     new_values: dict[str, ColumnElement[Any]] = {
         name: changed.c[name] for name in ("credentials_version", "name", "folded_name", "updated_date", "revision")
@@ -225,7 +225,7 @@ _MARKING_PROCESS = bindparam("process_id", type_=Uuid())
 
 
 def _find_locked() -> ClauseElement:
-    """Those of the owners of whom another session holds the row, or that of a note that the batch names."""
+    """Find the owners for whom another session holds their row, or that of a note that the batch names."""
     target = _rows("target", {"id": notes.c.id.type, "owner_id": notes.c.owner_id.type})
     mine = (notes.c.id == target.c.id) & (notes.c.owner_id == target.c.owner_id)
     free_users = select(users.c.id).where(_any(users.c.id, "owners")).with_for_update(key_share=True, skip_locked=True)
@@ -242,8 +242,8 @@ def _find_locked() -> ClauseElement:
     return locked_users.union(locked_notes)
 
 
-# Two names that share a lock only wait for each other. A lock of two numbers is none of those of one number, which
-# are held for long: anybody can choose a name that hashes to a given number.
+# Two names that share a lock only wait for each other. Two-number locks never collide with the one-number locks, which
+# are held for long: otherwise a user could choose a name that hashes to the number of one.
 LOCK_NAMES = Statement.compile(
     text(
         "select pg_advisory_xact_lock(hashtext('inkwell names'), key) from "

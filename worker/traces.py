@@ -1,6 +1,6 @@
-"""The spans of a batch: the processing of each command whose trace is recorded, and the transaction of them all.
+"""The spans of a batch: one for processing each command whose trace is recorded, and one for their transaction.
 
-A transaction is in one trace only, that of the first of them, and linked to the others. A worker begins no trace.
+The transaction's span is in the trace of the first command, and linked to the others. A worker starts no trace.
 """
 
 from collections.abc import Iterator, Sequence
@@ -12,21 +12,21 @@ from worker.deliveries import Batch, Delivery
 
 
 class Processing:
-    """The recorded spans of a batch, each with the place of its command among those that have an outcome."""
+    """The recorded spans of a batch, each with the index of its command among those that have an outcome."""
 
     def __init__(self, spans: Sequence[tuple[int, Span]], commands: int) -> None:
         self._spans = spans
         self._commands = commands
 
     def applying(self) -> Span:
-        """The span of a transaction."""
+        """Return the span of a transaction."""
         if not self._spans:
             return NO_OP
         others = [each for _, each in self._spans[1:]]
         return start_span("apply batch", {"inkwell.batch.commands": self._commands}, links=others)
 
     def decided(self, outcomes: Sequence[Outcome]) -> None:
-        """Says what became of the commands."""
+        """Record the outcomes of the commands."""
         for place, each in self._spans:
             each.update({"inkwell.command.outcome": outcomes[place].status.value})
             if outcomes[place].status is OutcomeStatus.FAILED:
@@ -35,7 +35,7 @@ class Processing:
 
 @contextmanager
 def processing(batch: Batch) -> Iterator[Processing]:
-    """The spans of the batch during the block; the first of them is the current one."""
+    """Open the batch's spans for the block; the first of them is the current one."""
     with ExitStack() as stack:
         spans = list(_begun(batch)) if Tracing.recorder else []
         for _, each in reversed(spans):
@@ -51,7 +51,7 @@ def _begun(batch: Batch) -> Iterator[tuple[int, Span]]:
 
 
 def _processed(delivery: Delivery, received: Received, commands: int) -> Span:
-    """The span of one command, in its trace if that is recorded."""
+    """Return the span of one command, or a no-op span if its trace is not recorded."""
     envelope = None if isinstance(received, Unreadable) else find_envelope(received)
     if envelope is None or find_trace_id(envelope.traceparent) is None:
         return NO_OP

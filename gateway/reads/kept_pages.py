@@ -1,6 +1,6 @@
-"""Keeps pages of lists in memory, each with the owner's revision that it was read at.
+"""Caches pages of lists in memory, each with the owner's revision at which it was read.
 
-A page is never taken for current by itself: Postgres is asked for the owner's revision, which any change raises.
+A page is never assumed to be current: the owner's revision, which any change raises, is read from Postgres each time.
 """
 
 from collections import OrderedDict
@@ -11,27 +11,27 @@ from gateway.telemetry.metrics import KEPT_PAGES_BYTES
 from shared.primary import Timeline
 
 PAGE_OVERHEAD_BYTES = 1024
-"""What a page takes besides its text, about."""
+"""The approximate size of a page besides its text."""
 Revision: TypeAlias = tuple[Timeline | None, int]
-"""The state of an owner's notes: the number is comparable within a timeline, since a restore takes it back."""
+"""The state of an owner's notes: numbers are comparable only within a timeline, since a restore sets them back."""
 PageKey: TypeAlias = tuple[int, str, bytes]
-"""The owner, the path as the client knows it, and the query."""
+"""The owner, the path as the client sees it, and the query."""
 
 
 @dataclass(frozen=True, slots=True)
 class KeptPage:
-    """A page as it was answered."""
+    """A page as it was sent."""
 
     revision: Revision
     body: bytes
     tag: str
-    """Its entity tag."""
+    """The page's entity tag."""
     headers: dict[str, str] = field(default_factory=dict)
     """The headers that depend on the page."""
 
 
 class KeptPages:
-    """The pages read last, up to a number of bytes; 0 keeps none."""
+    """The most recently used pages, up to a number of bytes; 0 keeps none."""
 
     def __init__(self, limit_bytes: int) -> None:
         self._limit_bytes = limit_bytes
@@ -46,7 +46,7 @@ class KeptPages:
         return self._pages.get(key)
 
     def keep(self, key: PageKey, page: KeptPage) -> None:
-        """Keep the page instead of an older one, unless it is larger than the limit."""
+        """Store the page in place of an older one, unless it is larger than the limit."""
         self._drop(key)
         if _size(key, page) > self._limit_bytes:
             return

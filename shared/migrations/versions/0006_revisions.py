@@ -13,8 +13,8 @@ depends_on = None
 
 TIME = sa.DateTime(timezone=True)
 
-# The version before knows no revisions, and neither do corrections by hand. A note gets the number that its owner's
-# row has got in the same transaction: a statement that changes a million notes writes its owner once.
+# The previous version sets no revisions, and neither do corrections by hand. A note gets the number that its owner's
+# row got in the same transaction, so a statement that changes a million notes updates their owner once.
 NUMBER_NOTE = """
 create function inkwell_number_note() returns trigger language plpgsql set search_path = public, pg_temp as $$
 begin
@@ -106,7 +106,7 @@ def upgrade() -> None:
         sa.Column("mod_revision", sa.BigInteger, nullable=False, comment="the owner's when the note was deleted"),
         sa.Column("deleted_date", TIME, nullable=False, server_default=sa.func.now(), comment="by Postgres' clock"),
         sa.PrimaryKeyConstraint("id", name="tombstones_pkey"),
-        # The version before removes users and knows nothing of tombstones.
+        # The previous version removes users, and does not know of tombstones.
         sa.ForeignKeyConstraint(["owner_id"], ["users.id"], name="tombstones_owner_id_fkey", ondelete="CASCADE"),
     )
     op.create_index("tombstones_owner_id_mod_revision_id_idx", "tombstones", ["owner_id", "mod_revision", "id"])
