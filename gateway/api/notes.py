@@ -146,8 +146,7 @@ def _creations(bodies: NoteBodies, conditions: Conditions) -> Operations[Gateway
         allows=Scope.WRITE,
         reads=(bodies.note, *WRITE_READERS),
         returns=Note,
-        answers={201: describe_answer(f"The note; or {WITHOUT_BODY}", "Location", "ETag", *WRITE_HEADERS)}
-        | ACCEPTED_ANSWER,
+        answers=CREATE_ANSWERS,
         problems=WRITE_PROBLEMS,
     )
     async def create_note(gateway: Gateway, request: Request) -> Answer:

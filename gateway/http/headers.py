@@ -13,6 +13,7 @@ from starlette.types import Receive, Scope, Send
 from gateway.http.answers import Answer, RawHeaders, render
 from gateway.http.openapi import HEADER_DESCRIPTIONS
 from gateway.http.requests import Request
+from gateway.http.routes import METHODS
 from gateway.problems import BAD_REQUEST, HEADERS_TOO_LARGE, ProblemError
 from gateway.telemetry.request_ids import HEADER
 
@@ -33,7 +34,6 @@ NOT_STORED: FixedHeaders = ((b"cache-control", b"no-store"), (b"vary", b"Authori
 
 REQUESTED_HEADERS_LIMIT_CHARACTERS = 2048
 """Limit on `Access-Control-Request-Headers`; the answer echoes it, and proxies limit response headers."""
-METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE")
 
 
 def add_defaults(own: RawHeaders, request: Request, request_id: bytes) -> RawHeaders:
