@@ -7,7 +7,7 @@ N ?= 10000
 TIMES ?= 10
 RIGS ?= postgres-pair broker-nodes clocks
 
-.PHONY: help up down logs stop-worker start-worker doctor dev seed test smoke fuzz openapi k8s faults mutations failover outages versions servers bench bench-quick bench-scale numbers check format
+.PHONY: help up down logs stop-worker start-worker doctor dev seed test retest smoke fuzz openapi k8s faults mutations failover outages versions servers bench bench-quick bench-scale numbers check format
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -39,6 +39,9 @@ seed: .venv/made ## fill what `make up` has started with notes: N=10000
 
 test: .venv/made ## run the tests on a real Postgres and a real RabbitMQ
 	$(RUN) pytest --numprocesses=$(PROCESSES) --dist=loadfile --no-loadscope-reorder --cov --cov-report=term-missing:skip-covered
+
+retest: .venv/made ## run those that failed again, one after the other: on a busy machine a test may starve
+	$(RUN) pytest --last-failed --last-failed-no-failures=none
 
 smoke: .venv/made ## the README's lines and a few tests without Docker
 	@$(RUN) python -m dev.smoke
