@@ -38,6 +38,7 @@ from worker.fold import Fold, Rows, Seen
 from worker.handlers import Change, targets_of
 from worker.replays import ReplayedWrite, replayed_writes
 from worker.statements import (
+    CHANGED,
     CLEAR_MARKS,
     COUNT_OTHER_MARKS,
     DRAW_USER_IDS,
@@ -341,7 +342,7 @@ async def store(session: Session, fold: Fold) -> dict[UUID, Outcome]:
         "compared_id": [note.id for note in touched],
         "compared_version": [fold.notes.before[note.id].version for note in touched],
         **_arrays("created", NOTE, [_note_row(note) for note in fold.notes.created]),
-        **_arrays("changed", NOTE, [_note_row(note) for note in fold.notes.changed]),
+        **_arrays("changed", ("id", *CHANGED), [_note_row(note) for note in fold.notes.changed]),
         **_arrays("buried", NOTE, [_note_row(note) for _, note in sorted(fold.buried.items())]),
         **_arrays("outcome", OUTCOME, outcomes),
         "deleted": fold.notes.deleted,

@@ -23,7 +23,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.postgresql import ARRAY, Insert, insert
 from sqlalchemy.sql import ClauseElement
-from sqlalchemy.sql.elements import ColumnElement
+from sqlalchemy.sql.elements import ColumnElement, Grouping
 from sqlalchemy.sql.selectable import TableValuedAlias
 from sqlalchemy.sql.type_api import TypeEngine
 
@@ -36,6 +36,17 @@ Columns = dict[str, TypeEngine[Any]]
 
 def _any(named: ColumnElement[Any], name: str) -> ColumnElement[bool]:
     return named == func.any(bindparam(name, type_=ARRAY(named.type)))
+
+
+def _elements(name: str, columns: Columns, row_id: ColumnElement[int]) -> dict[str, ColumnElement[Any]]:
+    """Return a row's elements of the array parameters `<name>_<column>`; `<name>_id` has the ids of the rows.
+
+    Unlike a join with the arrays, this leaves the planner no choice: a plan that was made while the table was small,
+    and is kept while it grows, might read the whole table for each element.
+    """
+    position = func.array_position(bindparam(f"{name}_id", type_=ARRAY(row_id.type)), row_id)
+    arrays = {key: bindparam(f"{name}_{key}", type_=ARRAY(type_)) for key, type_ in columns.items()}
+    return {key: Grouping(array)[position] for key, array in arrays.items()}
 
 
 def _rows(name: str, columns: Columns) -> TableValuedAlias:
@@ -58,10 +69,11 @@ USER: Columns = {c.name: c.type for c in users.c if c.name not in ("deleted_date
 KNOWN_USER = tuple(name for name in USER if name != "password_hash")
 TOKEN: Columns = {c.name: c.type for c in personal_tokens.c} | {"scopes": Text()}  # arrays of arrays do not unnest
 OWNER: Columns = {
-    **{name: users.c[name].type for name in ("id", "revision", "credentials_version")},
+    **{name: users.c[name].type for name in ("revision", "credentials_version")},
     "decisions": Integer(),
 }
-COMPARED: Columns = {name: notes.c[name].type for name in ("id", "version")}
+COMPARED: Columns = {"version": notes.c.version.type}
+CHANGED = {name: NOTE[name] for name in ("title", "description", "updated_date", "version", "mod_revision")}
 _FAILED: ColumnElement[str] = literal_column("'failed'")
 _STORED_COLUMNS = tuple(commands.c[name] for name in Outcome.model_fields)
 
@@ -79,8 +91,6 @@ def _read() -> ClauseElement:
     """
     known = select(*_STORED_COLUMNS).where(_any(commands.c.id, "ids")).order_by(commands.c.id)
     known_outcomes = known.with_for_update(key_share=True).cte("known")
-    target = _rows("target", {"id": notes.c.id.type, "owner_id": notes.c.owner_id.type})
-    mine = (notes.c.id == target.c.id) & (notes.c.owner_id == target.c.owner_id)
     next_id = func.nextval(literal_column("'notes_id_seq'")).label("id")
     drawn = (
         select(next_id)
@@ -89,11 +99,12 @@ def _read() -> ClauseElement:
     )
     taken = select(notes.c.id).where(notes.c.id == drawn.c.id)  # after a restore, the sequence may lag behind
     owners = select(*(users.c[name] for name in KNOWN_USER))
+    targets = select(*(notes.c[name] for name in NOTE)).where(_any(notes.c.id, "target_id"))
     return select(
         func.now().label("now"),
         _array(owners.where(_any(users.c.id, "owners"), users.c.deleted_date.is_(None))).label("owners"),
         _array(select(known_outcomes)).label("outcomes"),
-        _array(select(*(notes.c[name] for name in NOTE)).join_from(notes, target, mine)).label("notes"),
+        _array(targets.where(_any(notes.c.owner_id, "owners"))).label("notes"),
         func.array(select(drawn.c.id).where(~taken.exists()).scalar_subquery()).label("new_ids"),
     )
 
@@ -104,12 +115,13 @@ def _store(*, changes: bool, replays: bool = False) -> ClauseElement:
     Without `changes` it only creates notes. With `replays` it also replaces the outcomes of failed commands; then it
     can store a part, and must run in a transaction that compares the number of rows.
     """
-    owner, created = _rows("owner", OWNER), _rows("created", NOTE)
-    as_seen = _match(owner, changes=changes, replays=replays)
+    created = _rows("created", NOTE)
+    as_seen = _match(changes=changes, replays=replays)
+    decisions = _elements("owner", OWNER, users.c.id)["decisions"]
     raise_revisions = (
         update(users)
-        .where(users.c.id == owner.c.id, as_seen)
-        .values(revision=users.c.revision + owner.c.decisions)
+        .where(_any(users.c.id, "owner_id"), as_seen)
+        .values(revision=users.c.revision + decisions)
         .cte("raised")
     )
     create_notes = insert(notes).from_select(list(NOTE), select(created).where(as_seen)).cte("created_notes")
@@ -118,26 +130,26 @@ def _store(*, changes: bool, replays: bool = False) -> ClauseElement:
     return insert_outcomes.add_cte(raise_revisions, create_notes, *change_notes)
 
 
-def _match(owner: TableValuedAlias, *, changes: bool, replays: bool) -> ColumnElement[bool]:
+def _match(*, changes: bool, replays: bool) -> ColumnElement[bool]:
     """Lock the rows that the fold saw; true if none of them has changed and no command has an outcome."""
+    owner, compared = _elements("owner", OWNER, users.c.id), _elements("compared", COMPARED, notes.c.id)
     matched_owners = (
         select(users.c.id)
-        .join_from(users, owner, users.c.id == owner.c.id)
         .where(
-            users.c.revision == owner.c.revision,
-            users.c.credentials_version == owner.c.credentials_version,
+            _any(users.c.id, "owner_id"),
+            users.c.revision == owner["revision"],
+            users.c.credentials_version == owner["credentials_version"],
             users.c.deleted_date.is_(None),
         )
         .order_by(users.c.id)
-        .with_for_update(of=users, key_share=True)
+        .with_for_update(key_share=True)
         .cte("matched_owners")
     )
-    compared = _rows("compared", COMPARED)
     matched_notes = (
         select(notes.c.id)
-        .join_from(notes, compared, (notes.c.id == compared.c.id) & (notes.c.version == compared.c.version))
+        .where(_any(notes.c.id, "compared_id"), notes.c.version == compared["version"])
         .order_by(notes.c.id)
-        .with_for_update(of=notes)
+        .with_for_update()
         .cte("matched_notes")
     )
     known = select(commands.c.id).where(_any(commands.c.id, "outcome_id"))
@@ -149,12 +161,12 @@ def _match(owner: TableValuedAlias, *, changes: bool, replays: bool) -> ColumnEl
 
 def _change_notes(as_seen: ColumnElement[bool]) -> tuple[CTE, ...]:
     """Update the texts of notes, delete notes, and store their tombstones."""
-    changed, buried = _rows("changed", NOTE), _rows("buried", NOTE)
-    new_text = {name: changed.c[name] for name in ("title", "description", "updated_date", "version", "mod_revision")}
+    buried = _rows("buried", NOTE)
+    new_text = _elements("changed", CHANGED, notes.c.id)
     bury = insert(tombstones).from_select(list(NOTE), select(buried).where(as_seen))
     replaced = {name: bury.excluded[name] for name in NOTE if name != "id"} | {"deleted_date": func.now()}
     return (
-        update(notes).where(notes.c.id == changed.c.id, as_seen).values(new_text).cte("changed_notes"),
+        update(notes).where(_any(notes.c.id, "changed_id"), as_seen).values(new_text).cte("changed_notes"),
         delete(notes).where(_any(notes.c.id, "deleted"), as_seen).cte("deleted_notes"),
         bury.on_conflict_do_update(index_elements=[tombstones.c.id], set_=replaced).cte("buried_notes"),
     )
