@@ -7,7 +7,7 @@ N ?= 10000
 TIMES ?= 10
 RIGS ?= postgres-pair broker-nodes clocks
 
-.PHONY: help up down logs stop-worker start-worker doctor dev seed test smoke fuzz openapi k8s faults mutations failover outages versions servers bench bench-quick bench-scale numbers check format
+.PHONY: help up down logs stop-worker start-worker doctor dev seed test smoke fuzz generate faults mutations failover outages versions servers bench bench-quick bench-scale numbers check format
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -40,18 +40,17 @@ seed: .venv/made ## fill what `make up` has started with notes: N=10000
 test: .venv/made ## run the tests on a real Postgres and a real RabbitMQ
 	$(RUN) pytest --numprocesses=$(PROCESSES) --dist=loadfile --no-loadscope-reorder --cov --cov-report=term-missing:skip-covered
 
-smoke: .venv/made ## the README's lines and a few tests without Docker
+smoke: .venv/made ## the commands of the README and the tutorial, and a few tests, without Docker
 	@$(RUN) python -m dev.smoke
 	BACKEND=local $(RUN) pytest tests/gateway/test_notes.py tests/worker/test_consumer.py tests/system/test_killed.py
 
 fuzz: .venv/made ## try 10,000 requests drawn from the OpenAPI document, good and bad ones; takes some minutes
 	FUZZ_EXAMPLES=500 FUZZ_CASES=10000 $(RUN) pytest -s tests/fuzz
 
-k8s: .venv/made ## write the alerts of Kubernetes from those of Compose
-	@$(RUN) python -m dev.alerts
-
-openapi: .venv/made ## write docs/openapi.json, from which clients can be generated
+generate: .venv/made ## write the generated files: OpenAPI document, settings tables, alerts of Kubernetes
 	@$(RUN) python -m dev.openapi
+	@$(RUN) python -m dev.settings_table
+	@$(RUN) python -m dev.alerts
 
 faults: .venv/made ## break a cluster from a seed and judge every promise; SECONDS, SEED="1 2", WRITE=1
 	@$(RUN) python -m tests.faults --seconds $(SECONDS) $(if $(SEED),--seed $(SEED)) $(if $(WRITE),--write)
