@@ -7,7 +7,7 @@ N ?= 10000
 TIMES ?= 10
 RIGS ?= postgres-pair broker-nodes clocks
 
-.PHONY: help up down logs stop-worker start-worker doctor dev seed test smoke fuzz generate faults mutations failover outages versions servers bench bench-quick bench-scale numbers check format
+.PHONY: help up down logs stop-worker start-worker doctor dev seed test smoke fuzz generate faults mutations failover outages versions servers bench bench-quick bench-scale numbers check docs format
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -91,6 +91,9 @@ check: .venv/made ## format, lint, types, import rules
 	$(RUN) mypy
 	$(RUN) lint-imports --no-cache
 	$(UV) lock --check
+
+docs: .venv/made ## build the documentation's site into the folder site; warnings are errors
+	@$(RUN) python -m dev.documentation
 
 format: .venv/made ## write the code in the project's format
 	$(RUN) ruff format .
