@@ -8,7 +8,7 @@ TIMES ?= 10
 SBOM ?= sbom.cdx.json
 RIGS ?= postgres-pair broker-nodes clocks
 
-.PHONY: help up down logs stop-worker start-worker doctor seed dev format generate check test smoke docs faults mutations failover outages versions servers fuzz bench bench-quick bench-scale numbers sbom
+.PHONY: help up down logs stop-worker start-worker doctor seed dev format generate check test retest smoke docs faults mutations failover outages versions servers fuzz bench bench-quick bench-scale numbers sbom
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -61,6 +61,9 @@ check: .venv/made ## format, lint, types, import rules
 
 test: .venv/made ## run the tests on a real Postgres and a real RabbitMQ
 	$(RUN) pytest --numprocesses=$(PROCESSES) --dist=loadfile --no-loadscope-reorder --cov --cov-report=term-missing:skip-covered
+
+retest: .venv/made ## run those that failed again, one after the other: on a busy machine a test may starve
+	$(RUN) pytest --last-failed --last-failed-no-failures=none
 
 smoke: .venv/made ## the commands of the README and the tutorial, and a few tests, without Docker
 	@$(RUN) python -m dev.smoke

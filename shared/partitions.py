@@ -126,16 +126,22 @@ async def count_queues(channel: AbstractChannel, topology: Topology) -> int:
 
 
 @asynccontextmanager
-async def hold_lock(connection: AbstractConnection, topology: Topology) -> AsyncIterator[None]:
+async def hold_lock(connection: AbstractConnection, topology: Topology, wait_seconds: float = 0) -> AsyncIterator[None]:
     """Let no other connection declare or change the number during the block; raises PartitionsLockedError.
 
-    The lock is an exclusive queue, so the broker releases it with the connection, even if the process is killed.
+    The lock is an exclusive queue, so the broker releases it with the connection, soon after the process is killed.
     """
-    channel = await connection.channel(publisher_confirms=False)
-    try:
-        lock = await channel.declare_queue(topology.command_queue(LOCK_NUMBER), exclusive=True)
-    except ChannelLockedResource:
-        raise PartitionsLockedError("another process is changing the number of partitions") from None
+    now = asyncio.get_running_loop().time
+    waits_until = now() + wait_seconds
+    while True:
+        channel = await connection.channel(publisher_confirms=False)
+        try:
+            lock = await channel.declare_queue(topology.command_queue(LOCK_NUMBER), exclusive=True)
+            break
+        except ChannelLockedResource:  # which has closed the channel
+            if now() >= waits_until:
+                raise PartitionsLockedError("another process is changing the number of partitions") from None
+        await asyncio.sleep(ABSENT_CHECK_SECONDS)
     try:
         yield
     finally:

@@ -28,6 +28,8 @@ from worker.settings import WorkerSettings
 
 ROOT = Path(__file__).parent.parent
 PARTITIONS = 2
+LONG_SECONDS = 3600
+"""When a test that is marked as long is taken to hang."""
 SIGNING_IN = {
     "auth": "password",
     "login_limit": "1000/second",
@@ -45,6 +47,9 @@ def pytest_sessionstart(session: pytest.Session) -> None:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     # The files that take longest come first, or one process would still be busy with them when the others are done.
     items.sort(key=lambda item: item.path.parent.name not in ("faults", "system"))
+    for item in items:
+        if item.get_closest_marker("long"):
+            item.add_marker(pytest.mark.timeout(LONG_SECONDS))
     needing = [item for item in items if item.get_closest_marker("needs_docker")]
     if needing and (reason := _or_exit(no_docker)):
         for item in needing:

@@ -12,12 +12,23 @@ from aio_pika import DeliveryMode, Message
 from aio_pika.abc import AbstractChannel, AbstractConnection, AbstractIncomingMessage
 
 from shared.contracts import COMMANDS_CONTENT_TYPE, encode_batch
-from shared.messaging import REPLY_TO, SETUP_TIMEOUT_SECONDS, Routes, Topology, broker_call, open_connection, user_of
+from shared.messaging import (
+    HEARTBEAT_SECONDS,
+    REPLY_TO,
+    SETUP_TIMEOUT_SECONDS,
+    Routes,
+    Topology,
+    broker_call,
+    open_connection,
+    user_of,
+)
 from shared.partitions import hold_lock, require_partitions
 from shared.queues import QueueMismatchError, exists
 from worker.queues import StillConsumedError, move, require_no_consumer
 from worker.settings import WorkerSettings
 
+LOCK_TIMEOUT_SECONDS = 3.0 * HEARTBEAT_SECONDS
+"""The broker may hold the lock of an interrupted run for that long, if its host is lost."""
 DRAIN_TIMEOUT_SECONDS = 60.0
 """The longest time for which writes are refused."""
 SETTLE_SECONDS = 1.0
@@ -42,7 +53,7 @@ async def repartition(settings: WorkerSettings, partitions: int) -> int:
     async with open_connection(settings.broker_url, "inkwell-worker repartitioning") as connection:
         channel = await connection.channel(publisher_confirms=True, on_return_raises=True)
         with broker_call():
-            async with hold_lock(connection, Topology.of(settings)):
+            async with hold_lock(connection, Topology.of(settings), LOCK_TIMEOUT_SECONDS):
                 former = await require_partitions(channel, Topology.of(settings))
                 topology = Topology(former.prefix, partitions, former.queue_limit_bytes)
                 if former != topology:

@@ -35,7 +35,7 @@ def test_public_ci_runs_the_commands_of_contributors_and_no_others() -> None:
     workflow = yaml.safe_load((ROOT / ".github/workflows/ci.yml").read_text())
     steps = [step.get("run", "") for job in workflow["jobs"].values() for step in job["steps"]]
 
-    here = re.findall(r"^make .+$", (ROOT / ".ci/run").read_text(), re.MULTILINE)
+    here = re.findall(r"^make [^#\n]*[^#\s]", (ROOT / ".ci/run").read_text(), re.MULTILINE)
     assert [run for run in steps if run and "apt-get" not in run] == here
 
 

@@ -3,7 +3,7 @@
 import asyncio
 import random
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from uuid import uuid4
 
@@ -19,6 +19,8 @@ from tests.system.stack import Stack
 
 OWNERS = 40
 PAUSE_SECONDS = 0.1
+END_SECONDS = 60.0
+"""For the write in hand, once told to stop; so a test whose writes stay refused fails instead of hanging."""
 
 
 @dataclass
@@ -48,15 +50,13 @@ class Writer:
         body = NOTE | {"title": title}
         while True:
             client = random.choice(self.clients)  # noqa: S311 - no secret
-            try:
+            with suppress(httpx.TransportError):
                 answer = await client.request(method, url, json=body, headers=headers)
-            except httpx.TransportError:
-                self.retries += 1
-                continue
-            if answer.is_success:
-                return answer
-            assert answer.status_code in (503, 504), answer.text
+                if answer.is_success:
+                    return answer
+                assert answer.status_code in (503, 504), answer.text
             self.retries += 1
+            await asyncio.sleep(PAUSE_SECONDS)
 
 
 async def new_owners(stack: Stack) -> list[int]:
@@ -82,7 +82,8 @@ async def writing(writers: list[Writer]) -> AsyncIterator[list[Writer]]:
     finally:
         for writer in writers:
             writer.stopping = True
-        await asyncio.gather(*tasks)
+        async with asyncio.timeout(END_SECONDS):
+            await asyncio.gather(*tasks)
 
 
 async def all_go_on(stack: Stack, since: str) -> bool:

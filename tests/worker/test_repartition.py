@@ -364,11 +364,24 @@ def interrupted(step: Callable[..., Awaitable[Any]], calls: int) -> Callable[...
 
 
 async def test_two_changes_at_once_do_not_meet(
-    unset: WorkerSettings, servers: Services, capsys: pytest.CaptureFixture[str]
+    unset: WorkerSettings, servers: Services, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(repartition_module, "LOCK_TIMEOUT_SECONDS", 1.0)
     topology = Topology(unset.queue_prefix, 2)
     await harness.declare(servers, topology)
     async with await aio_pika.connect(servers.broker_url_of("worker")) as connection, hold_lock(connection, topology):
         assert await operator(unset, 3) == 1
 
     assert "another process is changing the number of partitions" in capsys.readouterr().err
+
+
+async def test_change_waits_until_the_broker_notices_that_an_interrupted_one_is_gone(
+    unset: WorkerSettings, servers: Services
+) -> None:
+    topology = Topology(unset.queue_prefix, 2)
+    await harness.declare(servers, topology)
+    async with await aio_pika.connect(servers.broker_url_of("worker")) as connection, hold_lock(connection, topology):
+        change = asyncio.create_task(operator(unset, 2))
+        await asyncio.sleep(1)
+
+    assert await change == 0
