@@ -1,8 +1,9 @@
 """Writes the tables of docs/configuration.md from the settings' classes. `make generate`."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from itertools import chain
 from pathlib import Path
-from typing import Any, Literal, get_args, get_origin
+from typing import Annotated, Any, Literal, get_args, get_origin
 
 from annotated_types import Ge, Gt, Le
 from pydantic.fields import FieldInfo
@@ -69,13 +70,20 @@ def _values(field: FieldInfo) -> str:
     """What the type and its limits allow, where that can be said in a few words."""
     if choices := _choices(field.annotation):
         return ", ".join(f"`{choice}`" for choice in choices)
-    limits = {type(each): each for each in field.metadata}
+    optional = (part.__metadata__ for part in get_args(field.annotation) if get_origin(part) is Annotated)
+    constraints = [*field.metadata, *chain.from_iterable(optional)]
+    limits: dict[type, Any] = {type(each): each for each in chain.from_iterable(map(_unpacked, constraints))}
     least, above, most = limits.get(Ge), limits.get(Gt), limits.get(Le)
     if least and most:
         return f"{least.ge} to {most.le}"
     if above and most:
         return f"over {above.gt}, up to {most.le}"
     return f"from {least.ge}" if least else ""
+
+
+def _unpacked(constraint: object) -> Iterable[object]:
+    """The limits that a `Field` inside of an optional type holds, or the constraint itself."""
+    return constraint.metadata if isinstance(constraint, FieldInfo) else (constraint,)
 
 
 def _choices(annotation: Any) -> tuple[str, ...]:  # noqa: ANN401 - what pydantic calls the type of an annotation

@@ -6,8 +6,7 @@ import subprocess
 from pathlib import Path
 
 from dev.backend import ROOT
-from dev.settings_table import PATH, tables
-from shared.setting_names import SETTINGS
+from dev.settings_table import PATH, TABLES, tables
 
 PAGE = PATH.read_text()
 
@@ -19,7 +18,8 @@ def test_tables_are_those_of_the_settings_classes() -> None:
 def test_every_setting_is_listed_with_a_meaning() -> None:
     listed = re.findall(r"^\| \[?`(INKWELL_\w+)`\S* \| .+ \| .* \| (.*) \|$", PAGE, re.MULTILINE)
 
-    assert {name for name, _ in listed} == SETTINGS
+    fields = {field for classes in TABLES.values() for each in classes for field in each.model_fields}
+    assert {name for name, _ in listed} == {f"INKWELL_{field.upper()}" for field in fields}
     assert [name for name, meaning in listed if not meaning] == []
 
 
