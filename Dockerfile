@@ -8,12 +8,12 @@ WORKDIR /app
 ENV UV_LINK_MODE=copy UV_PYTHON_DOWNLOADS=never
 COPY pyproject.toml uv.lock ./
 RUN uv sync --frozen --no-dev --extra traces --no-cache --compile-bytecode
-# Debugging symbols of the wheels, a third of what is installed, and their tests: nobody looks at them here.
+# Removes debugging symbols of the wheels, a third of what is installed, and their tests.
 RUN find .venv -type d -name tests -prune -exec rm -r {} + && find .venv -name '*.so' -exec strip --strip-unneeded {} +
 
 FROM python:${PYTHON}-slim
 ARG PYTHON
-# Whoever breaks in finds nothing to install with. The user has a number that a volume or a cluster's policy can name.
+# No pip, so an intruder cannot install anything. The user has a number that a volume or a cluster's policy can name.
 RUN rm -rf /usr/local/bin/pip* /usr/local/lib/python${PYTHON}/ensurepip /usr/local/lib/python${PYTHON}/site-packages/pip* \
     && groupadd --gid 10001 inkwell \
     && useradd --uid 10001 --gid 10001 --no-create-home --home-dir /nonexistent --shell /usr/sbin/nologin inkwell
@@ -29,9 +29,9 @@ USER 10001:10001
 HEALTHCHECK --interval=2s --timeout=90s --start-period=60s --retries=5 \
     CMD ["sh", "shared/healthy.sh", "python", "-I", "-S", "shared/probe.py"]
 CMD ["python", "-m", "gateway"]
-# Who publishes it knows where the source is and when it was built, and adds
+# To publish it, add where the source is and when it was built:
 #   --label org.opencontainers.image.source=URL --label org.opencontainers.image.created="$(date --utc +%FT%TZ)"
-ARG VERSION=0.1.0
+ARG VERSION=1.0.0
 ARG REVISION=unknown
 LABEL org.opencontainers.image.title="Inkwell" \
       org.opencontainers.image.description="An async notes API whose accepted writes are never lost: gateway, worker, migrations" \

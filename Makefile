@@ -5,15 +5,19 @@ PROCESSES ?= 2
 SECONDS ?= 600
 N ?= 10000
 TIMES ?= 10
+SBOM ?= sbom.cdx.json
 RIGS ?= postgres-pair broker-nodes clocks
 
-.PHONY: help up down logs stop-worker start-worker doctor dev seed test retest smoke fuzz openapi k8s faults mutations failover outages versions servers bench bench-quick bench-scale numbers check format
+.PHONY: help up down logs stop-worker start-worker doctor seed dev format generate check test retest smoke docs faults mutations failover outages versions servers fuzz bench bench-quick bench-scale numbers sbom
 .DEFAULT_GOAL := help
 
 help: ## this list
-	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
+	@awk -F ':.*## ' '/^##@/ { print substr($$0, 5) ":" } /^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' \
+		$(MAKEFILE_LIST)
 
-up: .venv/made ## start everything and wait until it is healthy; in containers, or without Docker
+##@ Run
+
+up: .venv/made ## start everything and wait until it is healthy, in containers or without Docker
 	@$(RUN) python -m dev up
 
 down: .venv/made ## stop everything; the data stays
@@ -22,72 +26,31 @@ down: .venv/made ## stop everything; the data stays
 logs: .venv/made ## follow the logs
 	@$(RUN) python -m dev logs
 
-stop-worker: .venv/made ## stop the worker, to see what the gateway does without one
+stop-worker: .venv/made ## stop the worker, to see what the gateway does without it
 	@$(RUN) python -m dev stop-worker
 
 start-worker: .venv/made ## start it again
 	@$(RUN) python -m dev start-worker
 
-doctor: .venv/made ## have what `make up` has started examine itself, and say what to do
+doctor: .venv/made ## let what `make up` has started check itself, and say what to do
 	@$(RUN) python -m dev doctor
-
-dev: .venv/made ## run from the source, reloading on change
-	@$(RUN) python -m dev dev
 
 seed: .venv/made ## fill what `make up` has started with notes: N=10000
 	@$(RUN) python -m dev.seed $(N)
 
-test: .venv/made ## run the tests on a real Postgres and a real RabbitMQ
-	$(RUN) pytest --numprocesses=$(PROCESSES) --dist=loadfile --no-loadscope-reorder --cov --cov-report=term-missing:skip-covered
+##@ Develop
 
-retest: .venv/made ## run those that failed again, one after the other: on a busy machine a test may starve
-	$(RUN) pytest --last-failed --last-failed-no-failures=none
+dev: .venv/made ## run from the source, reloading on change
+	@$(RUN) python -m dev dev
 
-smoke: .venv/made ## the README's lines and a few tests without Docker
-	@$(RUN) python -m dev.smoke
-	BACKEND=local $(RUN) pytest tests/gateway/test_notes.py tests/worker/test_consumer.py tests/system/test_killed.py
+format: .venv/made ## write the code in the project's format
+	$(RUN) ruff format .
+	$(RUN) ruff check --fix .
 
-fuzz: .venv/made ## try 10,000 requests drawn from the OpenAPI document, good and bad ones; takes some minutes
-	FUZZ_EXAMPLES=500 FUZZ_CASES=10000 $(RUN) pytest -s tests/fuzz
-
-k8s: .venv/made ## write the alerts of Kubernetes from those of Compose
-	@$(RUN) python -m dev.alerts
-
-openapi: .venv/made ## write docs/openapi.json, from which clients can be generated
+generate: .venv/made ## write the generated files: OpenAPI document, settings tables, alerts of Kubernetes
 	@$(RUN) python -m dev.openapi
-
-faults: .venv/made ## break a cluster from a seed and judge every promise; SECONDS, SEED="1 2", WRITE=1
-	@$(RUN) python -m tests.faults --seconds $(SECONDS) $(if $(SEED),--seed $(SEED)) $(if $(WRITE),--write)
-
-mutations: .venv/made ## break the product in thirteen ways: the faults must show each; takes ten minutes
-	@$(RUN) python -m tests.faults --mutations --seed 1 $(if $(WRITE),--write)
-
-failover: .venv/made ## let servers fail over under load and judge every promise; RIGS, TIMES, WRITE=1
-	@status=0; for rig in $(RIGS); do \
-		$(RUN) python -m tests.faults --rig $$rig --times $(TIMES) $(if $(WRITE),--write) || status=1; \
-	done; exit $$status
-
-outages: .venv/made ## break and kill everything: all of it, with long pauses
-	PAUSE_SECONDS=60 KILLS=20 $(RUN) pytest -m "" tests/system tests/k8s/test_rolling_update.py tests/faults/test_faults.py
-
-versions: .venv/made ## the system tests with a gateway, then a worker, of the version before
-	$(RUN) python -m tests.system.versions
-
-servers: .venv/made ## the tests that use servers, on those of before: Postgres 17 and RabbitMQ 4.0
-	POSTGRES_IMAGE=postgres:17 RABBITMQ_IMAGE=rabbitmq:4.0-management BACKEND=docker $(RUN) pytest \
-		--numprocesses=$(PROCESSES) --dist=loadfile --no-loadscope-reorder tests/gateway tests/shared tests/system tests/worker
-
-bench: .venv/made ## compare with the same API without a queue; writes docs/performance.md, takes forty minutes
-	$(RUN) python -m bench --write
-
-bench-quick: .venv/made ## the same in three minutes, and only prints
-	$(RUN) python -m bench --connections 64 --owners 1 --rounds 2 --seconds 2 --trouble --scale 0
-
-bench-scale: .venv/made ## reads of an owner with a million notes against those of one with a thousand; takes ten minutes
-	$(RUN) python -m bench --scenario --trouble
-
-numbers: .venv/made ## what an operator plans with: bytes, sessions, pruning; needs Docker and 10 GB of disk, takes ten minutes
-	@$(RUN) python -m bench.numbers
+	@$(RUN) python -m dev.settings_table
+	@$(RUN) python -m dev.alerts
 
 check: .venv/made ## format, lint, types, import rules
 	$(RUN) ruff format --check .
@@ -96,9 +59,64 @@ check: .venv/made ## format, lint, types, import rules
 	$(RUN) lint-imports --no-cache
 	$(UV) lock --check
 
-format: .venv/made ## write the code in the project's format
-	$(RUN) ruff format .
-	$(RUN) ruff check --fix .
+test: .venv/made ## run the tests on a real Postgres and a real RabbitMQ
+	$(RUN) pytest --numprocesses=$(PROCESSES) --dist=loadfile --no-loadscope-reorder --cov --cov-report=term-missing:skip-covered
+
+retest: .venv/made ## run those that failed again, one after the other: on a busy machine a test may starve
+	$(RUN) pytest --last-failed --last-failed-no-failures=none
+
+smoke: .venv/made ## the commands of the README and the tutorial, and a few tests, without Docker
+	@$(RUN) python -m dev.smoke
+	BACKEND=local $(RUN) pytest tests/gateway/test_notes.py tests/worker/test_consumer.py tests/system/test_killed.py
+
+docs: .venv/made ## build the documentation's site into the folder site; warnings are errors
+	@$(RUN) python -m dev.documentation
+
+##@ Break it
+
+faults: .venv/made ## inject faults into a cluster and check every promise: SECONDS, SEED="1 2", WRITE=1
+	@$(RUN) python -m tests.faults --seconds $(SECONDS) $(if $(SEED),--seed $(SEED)) $(if $(WRITE),--write)
+
+mutations: .venv/made ## break the product in thirteen ways, each of which `make faults` must find; ten minutes
+	@$(RUN) python -m tests.faults --mutations --seed 1 $(if $(WRITE),--write)
+
+failover: .venv/made ## let servers fail over under load and check every promise: RIGS, TIMES, WRITE=1
+	@status=0; for rig in $(RIGS); do \
+		$(RUN) python -m tests.faults --rig $$rig --times $(TIMES) $(if $(WRITE),--write) || status=1; \
+	done; exit $$status
+
+outages: .venv/made ## the longest outages: kill, pause and starve the services and both servers
+	PAUSE_SECONDS=60 KILLS=20 $(RUN) pytest -m "" tests/system tests/k8s/test_rolling_update.py tests/faults/test_faults.py
+
+versions: .venv/made ## the system tests with a gateway, then a worker, of the previous version
+	$(RUN) python -m tests.system.versions
+
+servers: .venv/made ## the tests that use servers, on Postgres 17 and RabbitMQ 4.0
+	POSTGRES_IMAGE=postgres:17 RABBITMQ_IMAGE=rabbitmq:4.0-management BACKEND=docker $(RUN) pytest \
+		--numprocesses=$(PROCESSES) --dist=loadfile --no-loadscope-reorder tests/gateway tests/shared tests/system tests/worker
+
+fuzz: .venv/made ## send 10,000 requests drawn from the OpenAPI document, valid and invalid ones; some minutes
+	FUZZ_EXAMPLES=500 FUZZ_CASES=10000 $(RUN) pytest -s tests/fuzz
+
+##@ Measure
+
+bench: .venv/made ## compare with the same API without a queue, forty minutes; writes docs/performance.md
+	$(RUN) python -m bench --write
+
+bench-quick: .venv/made ## the same in three minutes, and only prints
+	$(RUN) python -m bench --connections 64 --owners 1 --rounds 2 --seconds 2 --trouble --scale 0
+
+bench-scale: .venv/made ## reads of an owner with a million notes against one with a thousand; ten minutes
+	$(RUN) python -m bench --scenario --trouble
+
+numbers: .venv/made ## what an operator plans with: bytes, sessions, pruning; ten minutes, 10 GB of disk, Docker
+	@$(RUN) python -m bench.numbers
+
+##@ Release
+
+sbom: .venv/made ## list what the image installs, with versions and hashes, as CycloneDX: SBOM=sbom.cdx.json
+	@$(UV) export --quiet --frozen --no-default-groups --extra traces --format cyclonedx1.5 --preview-features sbom-export \
+		--output-file $(SBOM) >/dev/null
 
 .uv/bin/uv:
 	@echo "uv is missing; installing it into .uv"

@@ -1,4 +1,4 @@
-"""`make k8s`: writes the alert rules as the object that the Prometheus Operator takes, from those of Compose."""
+"""`make generate`: writes the alert rules as the object that the Prometheus Operator takes, from those of Compose."""
 
 from textwrap import indent
 
@@ -7,7 +7,7 @@ from dev.backend import ROOT
 RULES = ROOT / "observability/alerts.yml"
 OBJECT = ROOT / "k8s/components/monitoring/alerts.yaml"
 HEAD = """\
-# Made of observability/alerts.yml by `make k8s`.
+# Made of observability/alerts.yml by `make generate`.
 apiVersion: monitoring.coreos.com/v1
 kind: PrometheusRule
 metadata: { name: inkwell }

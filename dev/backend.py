@@ -13,7 +13,7 @@ DEVELOPMENT_KEY = f"{DEVELOPMENT_MARK}-{DEVELOPMENT_MARK}"
 
 
 class UnavailableError(Exception):
-    """Something is missing on this machine; the message tells a person what, and how to mend it."""
+    """Something is missing on this machine; the message says what, and how to get it."""
 
 
 def as_user(url: str, name: str, password: str) -> str:

@@ -45,7 +45,7 @@ class Ports:
 
     @classmethod
     def free(cls) -> "Ports":
-        """Some that nobody listens on."""
+        """Return ports that are not in use."""
         with ExitStack() as stack:
             probes = [stack.enter_context(socket.socket()) for _ in fields(cls)]
             for probe in probes:

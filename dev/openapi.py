@@ -1,4 +1,4 @@
-"""Writes docs/openapi.json: what a gateway with the default settings says of its API. `make openapi`."""
+"""Writes docs/openapi.json: what a gateway with the default settings says of its API. `make generate`."""
 
 import json
 from pathlib import Path

@@ -58,7 +58,7 @@ def _account() -> str | None:
 
 
 def _copy(installed: Path, copy: Path) -> Path:
-    # The checkout of root is usually out of reach for anybody else.
+    # The checkout of root is usually out of reach for other users.
     if not copy.exists():
         fresh = Path(mkdtemp(dir=copy.parent))
         shutil.copytree(installed, fresh, dirs_exist_ok=True)

@@ -2,7 +2,7 @@
 -- An administrator runs it in the database, again after changing a password, and after an upgrade that says so. Passwords
 -- without a space or a backslash come with
 -- PGOPTIONS='-c inkwell.migrator_password=… -c inkwell.worker_password=… -c inkwell.gateway_password=…'.
--- A role whose password does not come keeps the one that it has: elsewhere somebody else sets them.
+-- A role whose password is not given keeps the one that it has, which something else may have set.
 -- `-c inkwell.gateway_connections=…` is how many sessions all gateways may have together; else six in ten of the server's.
 do $$
 declare
@@ -19,7 +19,7 @@ begin
     if password <> '' then
       execute format('alter role %I login password %L', 'inkwell_' || role, password);
     end if;
-    -- What a role sets for its sessions to come, whoever has stolen its password can have set.
+    -- An attacker with the role's password can have changed the settings of its future sessions.
     execute format('alter role %I reset all', 'inkwell_' || role);
     execute format('alter role %I in database %I reset all', 'inkwell_' || role, current_database());
   end loop;
@@ -29,7 +29,7 @@ begin
   execute format('grant connect on database %I to inkwell_worker, inkwell_gateway', current_database());
   revoke create on schema public from public;
 
-  -- The gateway is what strangers talk to: whoever takes it over leaves sessions and disk for everybody else.
+  -- The gateway is exposed to strangers: an attacker who takes it over must leave sessions and disk to the others.
   execute format('alter role inkwell_gateway connection limit %s', coalesce(
     nullif(current_setting('inkwell.gateway_connections', true), '')::int,
     current_setting('max_connections')::int * 6 / 10
@@ -40,8 +40,8 @@ begin
     raise warning 'only a superuser can limit the temporary files of inkwell_gateway';
   end;
 
-  -- What Postgres lets everybody call: large objects, the log and snapshots fill the disk; advisory locks are what the
-  -- workers and the migration go by; and nobody need end another's statements.
+  -- Functions that Postgres grants to PUBLIC: large objects, the log and snapshots fill the disk, workers and the migration
+  -- rely on advisory locks, and no role has to end another's statements.
   for routine in
     select oid from pg_proc
     where pronamespace = 'pg_catalog'::regnamespace and proname similar to

@@ -14,7 +14,7 @@ from uuid import uuid4
 import httpx
 from tqdm import tqdm
 
-NAME, PASSWORD = "seed", "development-only-seed"  # known to everybody, as every password of development is
+NAME, PASSWORD = "seed", "development-only-seed"  # public, as every password of development is
 BATCH_NOTES = 1000
 BATCHES_AT_ONCE = 4
 TRIES = 30

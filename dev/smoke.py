@@ -1,4 +1,4 @@
-"""`make smoke`: the lines that the README tells to paste, without Docker, on data of their own."""
+"""`make smoke`: the commands of the README and of the tutorial, without Docker, on data of their own."""
 
 import os
 import re
@@ -21,7 +21,7 @@ EXPECTED = [
     '"pending"',
     '"applied"',
 ]
-"""What the README's lines must print, in this order."""
+"""What the commands must print, in this order."""
 SIGN_IN_AND_LIST = r"""
 TOKEN=$(curl -s http://127.0.0.1:8000/auth/token -d username=ada -d 'password=correct horse battery' |
   sed -E 's/.*"access_token":"([^"]+)".*/\1/')
@@ -37,7 +37,7 @@ def main() -> None:
         environment = {**os.environ, "BACKEND": "local", "INKWELL_STATE": name, "INKWELL_PORT": port}
         try:
             _bash("make up", environment)
-            _expect(EXPECTED, _bash(_readme_lines(port), environment))
+            _expect(EXPECTED, _bash(_documented_commands(port), environment))
             _bash("make down", environment)
             _expect_nothing_left(name)
             _bash("make up", environment)
@@ -47,11 +47,11 @@ def main() -> None:
         _expect_nothing_left(name)
 
 
-def _readme_lines(port: str) -> str:
-    text = (ROOT / "README.md").read_text()
-    chapter = text[text.index("\n## Try it") : text.index("\n## The API")]
-    blocks = re.findall(r"```bash\n(.*?)```", chapter.replace("127.0.0.1:8000", f"127.0.0.1:{port}"), re.DOTALL)
-    return "".join(blocks)
+def _documented_commands(port: str) -> str:
+    _, _, readme = (ROOT / "README.md").read_text().partition("\n## Try it\n")
+    tutorial = (ROOT / "docs/tutorial.md").read_text()
+    page = (readme + tutorial).replace("127.0.0.1:8000", f"127.0.0.1:{port}")
+    return "".join(re.findall(r"```bash\n(.*?)```", page, re.DOTALL))
 
 
 def _bash(script: str, environment: dict[str, str]) -> str:

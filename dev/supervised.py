@@ -82,7 +82,7 @@ class Supervisor:
         """Runs a command of supervisorctl."""
         result = self._ask(*arguments)
         if result.returncode:
-            raise UnavailableError(f"{result.stdout.strip()}; `make logs` may tell why")
+            raise UnavailableError(f"{result.stdout.strip()}; `make logs` may say why")
 
     def stop(self) -> None:
         """Stops every program and the daemon, where they run; returns when nothing is left."""

@@ -21,6 +21,7 @@ from gateway.http.operations import Operation
 from gateway.problems import MISDIRECTED_REQUEST
 from gateway.resources import Gateway, open_resources
 from gateway.settings import GatewaySettings
+from shared import __version__
 from shared.logs import configure_logging
 from shared.settings import load_settings
 from shared.tracing import configure_tracing
@@ -63,6 +64,7 @@ def create_app(settings: GatewaySettings | None = None) -> GatewayApp:
 
     app = GatewayApp(
         title="Async Notes API",
+        version=__version__,
         summary="Notes whose accepted writes are never lost",
         description=DESCRIPTION,
         openapi_tags=TAGS,

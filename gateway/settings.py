@@ -72,69 +72,70 @@ class GatewaySettings(ServiceSettings, use_attribute_docstrings=True):
     """The settings of a gateway."""
 
     signing_keys: Annotated[tuple[Key, ...], *COMMA_SEPARATED, Field(min_length=1)]
-    """Comma-separated secrets of 32 characters or more: the first signs URLs and tokens, all verify"""
+    """Comma-separated secrets of 32 characters or more: the first signs command URLs and access tokens, all verify"""
     fingerprint_key: Key
-    """Secret of 32 characters or more for fingerprints and personal tokens; the same in all gateways"""
+    """Secret of 32 characters or more for fingerprints and personal tokens; the same in all gateways, and kept"""
     auth: Literal["password", "none"] = "password"
-    """Whether users sign in; with `none`, every request acts as the same owner"""
+    """`password`: users sign in; `none`: every request acts as the same owner"""
     trust_network: bool = False
-    """With INKWELL_AUTH=none: something else keeps strangers from the gateway's address"""
+    """With `INKWELL_AUTH=none`: confirms that something else keeps strangers from the gateway's address"""
     trusted_proxies: Annotated[tuple[IPvAnyNetwork, ...], *COMMA_SEPARATED] = ()
-    """Comma-separated addresses or networks of the proxies whose X-Forwarded-For is believed"""
+    """Comma-separated addresses or networks of the proxies whose `X-Forwarded-For` is trusted"""
     token_issuer: Annotated[str, Field(min_length=1)] = "inkwell"  # noqa: S105 - no secret
-    """Issuer and audience of access tokens; differs between deployments"""
+    """Issuer and audience of access tokens; give each deployment its own"""
     token_lifetime_seconds: Annotated[int, Field(ge=60, le=86_400)] = 3600
     """How long an access token is valid"""
     login_limit: RateLimit = "10/minute"
-    """Failed logins for an account from an address, in each gateway process"""
+    """Wrong passwords for an account from an address, in each gateway process"""
     login_address_limit: RateLimit = "100/minute"
-    """Logins from an address, whatever the account, in each gateway process"""
+    """Logins from an address, successful or not, in each gateway process"""
     registration_limit: RateLimit = "20/minute"
     """Registrations from an address, in each gateway process"""
     host: str = "127.0.0.1"
-    """Address to listen on; `::` means all, of IPv4 and IPv6"""
+    """Address or host name to listen on; `::` means all addresses, of IPv4 and IPv6"""
     port: Annotated[int, Field(ge=0, le=65535)] = 8000
     """Port to listen on"""
     root_path: Prefix | None = None
-    """Path prefix at the proxy, such as /inkwell; the proxy may remove it or not"""
+    """Path prefix at a proxy, such as `/inkwell`; the proxy may remove it or not"""
     keep_alive_seconds: Annotated[int, Field(ge=1, le=86_400)] = 75
     """How long an idle connection is kept open; set it longer than the proxy's"""
     send_timeout_seconds: Annotated[float, Field(gt=0, le=3600)] = 30.0
-    """How long a client may read nothing of an answer until it is cut off"""
+    """How long a client may read nothing of an answer before its connection is closed"""
     cors_origins: Annotated[tuple[Origin, ...], *COMMA_SEPARATED] = ()
-    """Comma-separated origins whose pages may use the API from a browser"""
+    """Comma-separated origins (`https://app.example`) whose pages may use the API from a browser; `*` is refused"""
     docs: bool = True
-    """Whether /docs and /openapi.json are served"""
+    """Whether `/docs` and `/openapi.json` are served"""
     wait_seconds: Annotated[float, Field(ge=0, le=30)] = 5.0
-    """How long a write waits for its outcome before it answers 202"""
+    """How long a write waits for its outcome before it is answered 202"""
     publish_timeout_seconds: Annotated[float, Field(gt=0, le=60)] = 5.0
-    """Time for the broker to confirm a write"""
+    """How long the broker may take to confirm a write"""
     read_timeout_seconds: Annotated[float, Field(gt=0, le=60)] = 5.0
-    """Time for Postgres to answer a read"""
+    """How long Postgres may take to answer a read"""
     read_connections: Annotated[int, Field(ge=2, le=100)] = 4
-    """Connections to Postgres"""
+    """Connections to Postgres; lists use all but one of them, and a single user's lists one less"""
     kept_pages_bytes: Annotated[int, Field(ge=0)] = 64 * 1024 * 1024
-    """Bytes of lists kept in memory; 0 keeps none"""
+    """Bytes of lists kept in memory, to be sent again while the user's notes have not changed; 0 keeps none"""
     title_max_length: Annotated[int, Field(ge=1, le=10_000)] = 50
     """Characters in a title"""
     description_max_length: Annotated[int, Field(ge=1)] = 200
-    """Characters in a description"""
+    """Characters in a description; together with the title's at most 87373"""
     body_limit_bytes: Annotated[int, Field(ge=1024, le=BODY_LIMIT_MAX_BYTES)] = 64 * 1024
-    """Bytes in a request body"""
+    """Bytes in a request body; a note within the two lengths must fit, at 12 bytes a character"""
     search_matches: Annotated[int, Field(ge=1, le=10_000)] = 1000
-    """Matches of a search that are ranked: the newest, older ones are left out"""
+    """Matches of a search that are ranked: the newest ones"""
     search_timeout_seconds: Annotated[float, Field(ge=0.1, le=60)] = 1.0
-    """Time that Postgres may work on a search: on words, then on titles"""
+    """How long Postgres may work on each of a search's two steps, words and similar titles; at most a quarter
+    of the read timeout has an effect"""
     require_preconditions: bool = False
-    """Whether a change of a note without If-Match is refused (428)"""
+    """Whether a change of a note without `If-Match` is refused with 428"""
     waiters_limit: Annotated[int, Field(ge=0)] = 10_000
-    """Requests that wait for an outcome; the ones above get their 202 at once"""
+    """Writes that wait for their outcome; any more are answered 202 at once"""
     backlog_limit_bytes: Annotated[int, Field(ge=4096)] = 64 * 1024 * 1024
-    """Bytes of commands that wait for the broker; writes above them are refused"""
+    """Bytes of commands that wait for the broker; any more writes are refused with 503"""
     drain_delay_seconds: Annotated[float, Field(ge=0, le=60)] = 1.0
-    """Time on SIGTERM between being not ready and refusing connections"""
+    """On SIGTERM: time between being not ready and refusing connections"""
     drain_timeout_seconds: Annotated[float, Field(ge=1, le=600)] = 20.0
-    """Time to answer the requests in hand on SIGTERM"""
+    """On SIGTERM: time to answer the requests in hand"""
 
     @property
     def prefix(self) -> str:

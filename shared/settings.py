@@ -34,7 +34,7 @@ class SecretFiles(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="INKWELL_", frozen=True, extra="ignore")
 
     secrets_dir: Annotated[
-        Path, Field(description="Folder whose file `inkwell_database_url`, say, is the setting of that name")
+        Path, Field(description="Folder with settings in files: `inkwell_database_url` holds the setting of that name")
     ] = Path("/run/secrets")
 
     @property
@@ -65,9 +65,14 @@ class DatabaseSettings(BaseSettings):
 
     environment: Annotated[
         Literal["development", "production"],
-        Field(description="With `development`, secrets that contain `development-only` are good enough"),
+        Field(
+            description="`development` accepts the built-in development secrets; `production` refuses to start with one"
+        ),
     ] = "production"
-    database_url: Annotated[Secret[DatabaseUrl], Field(description="Postgres, as postgresql://user:password@host/name")]
+    database_url: Annotated[
+        Secret[DatabaseUrl],
+        Field(description="Postgres: `postgresql://user:password@host/name`; of several hosts, the primary is used"),
+    ]
 
     @classmethod
     def settings_customise_sources(
@@ -98,8 +103,8 @@ class MigrationSettings(DatabaseSettings):
     search_language: Annotated[
         str | None,
         Field(
-            description="Text search configuration of Postgres whose words a search knows; `english` in a new database,"
-            " and to change it rewrites all notes, none of which can be read or written meanwhile"
+            description="Language of searches, a text search configuration of Postgres such as `german` or `simple`; a"
+            " new database has `english`. Changing it rewrites all notes, which cannot be read or written meanwhile"
         ),
     ] = None
 
@@ -110,7 +115,7 @@ class ServiceSettings(DatabaseSettings):
     broker_url: Annotated[
         Secret[BrokerUrl],
         Field(
-            description="RabbitMQ, as amqp:// or amqps://user:password@host/vhost; of several nodes host1,host2:5673"
+            description="RabbitMQ: `amqp://` or `amqps://user:password@host/vhost`; several nodes: `host1,host2:5673`"
         ),
     ]
     partitions: Annotated[
@@ -118,31 +123,50 @@ class ServiceSettings(DatabaseSettings):
         Field(
             ge=1,
             le=MAX_PARTITIONS,
-            description="Command queues; unset, as many as the broker has. `python -m worker repartition` changes them",
+            description="Command queues; unset, as many as the broker has, and 1 if it has none yet. `repartition`"
+            " changes the number; a service with a different one stops working until they agree",
         ),
     ] = None
     queue_prefix: Annotated[
-        str, Field(pattern=r"^[a-z][a-z0-9-]{0,62}$", description="First part of every queue's name")
+        str,
+        Field(
+            pattern=r"^[a-z][a-z0-9-]{0,62}$", description="First part of every queue's name; the same in all services"
+        ),
     ] = "inkwell"
     command_max_age_days: Annotated[
-        float, Field(gt=0, le=365, description="Days after which a command that waits is not applied any more")
+        float,
+        Field(gt=0, le=365, description="A command that waited longer, by Postgres' clock, fails as `expired`"),
     ] = 3.0
     command_retention_days: Annotated[
-        float, Field(gt=0, le=3650, description="Days for which outcomes are kept; at least twice the greatest age")
+        float,
+        Field(
+            gt=0,
+            le=3650,
+            description="How long outcomes are kept and keys count, at least twice the maximum age; after that a"
+            " command's URL is 410",
+        ),
     ] = 7.0
     queue_limit_bytes: Annotated[
-        int, Field(ge=4096, description="Bytes of commands that a queue takes; counts when the queues are made")
+        int,
+        Field(
+            ge=4096,
+            description="Bytes of commands that a queue takes before writes are `overloaded`; a queue keeps the limit"
+            " that it was made with",
+        ),
     ] = 1024 * 1024 * 1024
-    metrics_host: Annotated[str, Field(description="Address of the metrics' port; `::` means all")] = "127.0.0.1"
+    metrics_host: Annotated[str, Field(description="Address of the metrics' port; `::` means all addresses")] = (
+        "127.0.0.1"
+    )
     metrics_port: Annotated[
-        int | None, Field(ge=0, le=65535, description="Port of the metrics, in Prometheus's form; none without it")
+        int | None,
+        Field(ge=0, le=65535, description="Port of the metrics, in Prometheus' format; unset, there are none"),
     ] = None
     log_level: Annotated[
         Literal["debug", "info", "warning", "error"], Field(description="Least severe event to log")
     ] = "info"
     log_format: Annotated[
         Literal["auto", "json", "console"],
-        Field(description="`auto` is `console` on a terminal and `json` elsewhere"),
+        Field(description="`auto` is `console` on a terminal and `json` otherwise"),
     ] = "auto"
 
     @model_validator(mode="after")

@@ -11,17 +11,23 @@ class WorkerSettings(ServiceSettings):
     """What an operator may set for a worker."""
 
     batch_commands: Annotated[
-        int, Field(ge=1, le=10_000, description="A batch takes waiting messages until it has so many commands")
+        int, Field(ge=1, le=10_000, description="A batch takes waiting messages until it has this many commands")
     ] = 500
     prefetch_messages: Annotated[
-        int, Field(ge=1, le=1000, description="Messages of a partition held before they are acknowledged")
+        int,
+        Field(
+            ge=1,
+            le=1000,
+            description="Messages of each partition held before they are acknowledged; lowered above 8 partitions, to"
+            " fit into 512 MiB",
+        ),
     ] = 20
     drain_timeout_seconds: Annotated[
-        float, Field(gt=0, le=600, description="Time to finish the batch in hand on SIGTERM")
+        float, Field(gt=0, le=600, description="On SIGTERM: time to finish the batch in hand")
     ] = 20.0
-    worker_health_host: Annotated[str, Field(description="Address of the worker's probes; `::` means all")] = (
-        "127.0.0.1"
-    )
-    worker_health_port: Annotated[int, Field(ge=0, le=65535, description="Port of /health/live and /health/ready")] = (
-        8081
-    )
+    worker_health_host: Annotated[
+        str, Field(description="Address of the worker's probes; `::` means all addresses")
+    ] = "127.0.0.1"
+    worker_health_port: Annotated[
+        int, Field(ge=0, le=65535, description="Port of `/health/live` and `/health/ready`")
+    ] = 8081

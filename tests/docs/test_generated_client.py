@@ -17,7 +17,7 @@ PACKAGE = "inkwell_client"
 
 
 def test_document_is_what_a_gateway_serves() -> None:
-    assert PATH.read_text() == document(), "run `make openapi`"
+    assert PATH.read_text() == document(), "run `make generate`"
 
 
 @pytest.fixture(scope="module")

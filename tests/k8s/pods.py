@@ -16,12 +16,13 @@ import docker
 import httpx
 from docker.models.containers import Container
 
+from shared import __version__
 from tests.k8s.connections import WATCH, Network
 from tests.k8s.containers import Volumes, refuse_unknown, rights_and_limits
 from tests.k8s.environment import environment, expanded
 from tests.k8s.rendering import Object, find, makers_of, objects_of
 
-IMAGE = "inkwell:0.1.0"
+IMAGE = f"inkwell:{__version__}"
 EXEC_TRIES = 5
 """A busy engine now and then loses what a short command prints."""
 RESTART_SECONDS = 1

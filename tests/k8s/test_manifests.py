@@ -53,4 +53,4 @@ def test_no_object_is_there_twice_and_all_are_in_the_namespace(overlay: str) -> 
 
 
 def test_alerts_are_those_of_compose() -> None:
-    assert OBJECT.read_text() == rule_object(), "make k8s writes it anew"
+    assert OBJECT.read_text() == rule_object(), "run `make generate`"

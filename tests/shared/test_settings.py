@@ -427,10 +427,3 @@ def test_settings_show_no_secret() -> None:
 
     assert SECRET not in shown
     assert KEY not in shown
-
-
-@pytest.mark.parametrize("service", [GatewaySettings, WorkerSettings])
-def test_readme_names_every_setting(service: type[ServiceSettings]) -> None:
-    table = (ROOT / "README.md").read_text()
-
-    assert [name for name in service.model_fields if f"| `INKWELL_{name.upper()}` |" not in table] == []

@@ -1,0 +1,96 @@
+"""Writes the tables of docs/configuration.md from the settings' classes. `make generate`."""
+
+from collections.abc import Iterable, Iterator
+from itertools import chain
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args, get_origin
+
+from annotated_types import Ge, Gt, Le
+from pydantic.fields import FieldInfo
+from pydantic_settings import BaseSettings
+
+from gateway.settings import GatewaySettings
+from shared.settings import DatabaseSettings, MigrationSettings, SecretFiles, ServiceSettings
+from worker.settings import WorkerSettings
+
+PATH = Path(__file__).parent.parent / "docs" / "configuration.md"
+TABLES: dict[str, tuple[type[BaseSettings], ...]] = {
+    "all": (SecretFiles, DatabaseSettings, ServiceSettings),
+    "gateway": (GatewaySettings,),
+    "worker": (WorkerSettings,),
+    "migration": (MigrationSettings,),
+}
+"""The classes whose own settings, not those that they inherit, are in each table."""
+HEAD = "| setting | default | values | meaning |\n|---|---|---|---|\n"
+PAGES = {
+    "auth": "api.md#without-users",
+    "broker_url": "operations.md#several-hosts-and-failover",
+    "command_max_age_days": "operations.md#clocks",
+    "database_url": "operations.md#the-url-of-postgres",
+    "keep_alive_seconds": "operations.md#behind-a-proxy-of-your-own",
+    "partitions": "operations.md#changing-the-number-of-partitions",
+    "read_connections": "operations.md#numbers-to-plan-with",
+    "require_preconditions": "commands.md#preconditions",
+    "root_path": "operations.md#behind-a-proxy-of-your-own",
+    "search_matches": "api.md#search",
+    "secrets_dir": "#files",
+    "trusted_proxies": "operations.md#behind-a-proxy-of-your-own",
+    "wait_seconds": "commands.md#accepted-202",
+}
+"""Where a setting is explained at length."""
+
+
+def tables(page: str) -> str:
+    """The page with its tables replaced, each between its two comments."""
+    for name, classes in TABLES.items():
+        before, begin, rest = page.partition(f"<!-- settings: {name} -->\n")
+        _, end, after = rest.partition("<!-- end of settings -->")
+        page = before + begin + HEAD + "".join(row for each in classes for row in _rows(each)) + end + after
+    return page
+
+
+def _rows(settings: type[BaseSettings]) -> Iterator[str]:
+    for name, field in settings.model_fields.items():
+        if name in settings.__annotations__:
+            code = f"`INKWELL_{name.upper()}`"
+            shown = f"[{code}]({PAGES[name]})" if name in PAGES else code
+            meaning = " ".join((field.description or "").split())
+            yield f"| {shown} | {_default(field)} | {_values(field)} | {meaning} |\n"
+
+
+def _default(field: FieldInfo) -> str:
+    if field.is_required():
+        return "required"
+    if field.default in (None, ()):
+        return "none"
+    return f"`{field.default}`".lower()
+
+
+def _values(field: FieldInfo) -> str:
+    """What the type and its limits allow, where that can be said in a few words."""
+    if choices := _choices(field.annotation):
+        return ", ".join(f"`{choice}`" for choice in choices)
+    optional = (part.__metadata__ for part in get_args(field.annotation) if get_origin(part) is Annotated)
+    constraints = [*field.metadata, *chain.from_iterable(optional)]
+    limits: dict[type, Any] = {type(each): each for each in chain.from_iterable(map(_unpacked, constraints))}
+    least, above, most = limits.get(Ge), limits.get(Gt), limits.get(Le)
+    if least and most:
+        return f"{least.ge} to {most.le}"
+    if above and most:
+        return f"over {above.gt}, up to {most.le}"
+    return f"from {least.ge}" if least else ""
+
+
+def _unpacked(constraint: object) -> Iterable[object]:
+    """The limits that a `Field` inside of an optional type holds, or the constraint itself."""
+    return constraint.metadata if isinstance(constraint, FieldInfo) else (constraint,)
+
+
+def _choices(annotation: Any) -> tuple[str, ...]:  # noqa: ANN401 - what pydantic calls the type of an annotation
+    if annotation is bool:
+        return ("true", "false")
+    return get_args(annotation) if get_origin(annotation) is Literal else ()
+
+
+if __name__ == "__main__":
+    PATH.write_text(tables(PATH.read_text()))
