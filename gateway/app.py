@@ -29,14 +29,14 @@ LOOPBACK_HOSTS = ("localhost", "127.0.0.1", "[::1]")
 
 
 class GatewayApp(FastAPI):
-    """FastAPI's app, whose requests go to a front instead of through FastAPI's layers."""
+    """A FastAPI app whose front handles the requests, instead of FastAPI's own layers."""
 
     front: Front[Gateway]
     entrance: ASGIApp
-    """The front, behind the middleware for trusted proxies."""
+    """The front, inside the middleware for trusted proxies if there are any."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Have the front answer requests, and FastAPI run the lifespan."""
+        """Pass requests to the front, and the lifespan to FastAPI."""
         if scope["type"] == "http":
             await self.entrance(scope, receive, send)
         else:
@@ -44,7 +44,7 @@ class GatewayApp(FastAPI):
 
 
 def create_app(settings: GatewaySettings | None = None) -> GatewayApp:
-    """Create a gateway, which starts and serves what it can even without the broker or Postgres."""
+    """Create a gateway; it starts without Postgres or the broker, and meanwhile serves what it can."""
     if settings is None:
         settings = load_settings(GatewaySettings)
         configure_logging(settings, "inkwell-gateway")
@@ -55,7 +55,7 @@ def create_app(settings: GatewaySettings | None = None) -> GatewayApp:
         check_served(app)
         async with open_resources(settings) as gateway:
             app.front.resources = gateway
-            # Exempts the app's many long-lived objects, whose scan in each full collection would pause requests.
+            # Exempts the app's many long-lived objects: scanning them in each full collection would pause requests.
             gc.collect()
             gc.freeze()
             gc.set_threshold(20_000, 50, 50)
@@ -91,7 +91,7 @@ def create_app(settings: GatewaySettings | None = None) -> GatewayApp:
 
 
 def find_operations(settings: GatewaySettings) -> Sequence[Operation[Gateway]]:
-    """Return every operation that a gateway with these settings serves and documents."""
+    """Return the operations that a gateway with these settings serves and documents."""
     account = (*users.operations, *tokens.operations) if settings.auth == "password" else ()
     operations = [*note_operations(settings), *commands.operations, *account, *health.operations]
     if settings.is_loopback_only:

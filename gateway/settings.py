@@ -17,7 +17,7 @@ RESERVED_SEGMENTS = frozenset(("auth", "commands", "docs", "health", "notes", "o
 """First segments that a prefix must not have: it would be ambiguous whether a path has the prefix."""
 BODY_LIMIT_MAX_BYTES = 1024 * 1024
 TEXT_MAX_LENGTH = (BODY_LIMIT_MAX_BYTES - NAMES_BYTES) // ESCAPED_CHARACTER_BYTES
-"""Characters of a title and a description that fit into the largest body even if all are escaped."""
+"""The longest title and description, together, that fit into the largest body even if every character is escaped."""
 ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://([a-z0-9.-]+|\[[0-9a-f:.]+\])(:[0-9]+)?")
 """An origin as browsers serialize it (RFC 6454 §6.2): without a path, in lower case and ASCII."""
 
@@ -43,13 +43,13 @@ def _check_rate_limit(text: str) -> str:
     try:
         limits.parse(text)
     except ValueError:
-        raise ValueError("must be a number and a time, such as 10/minute or 100/hour") from None
+        raise ValueError("must be a number per time, such as 10/minute or 100/hour") from None
     return text
 
 
 def _check_origin(origin: str) -> str:
     if not ORIGIN.fullmatch(origin):
-        raise ValueError("must be origins such as https://notes.example:8443, without a path; * is not one of them")
+        raise ValueError("must be origins such as https://notes.example:8443, without a path; * is not allowed")
     return origin
 
 
@@ -68,73 +68,73 @@ Key = Annotated[SecretStr, AfterValidator(_check_key_length)]
 Origin = Annotated[str, AfterValidator(_check_origin)]
 
 
-class GatewaySettings(ServiceSettings, use_attribute_docstrings=True):
+class GatewaySettings(ServiceSettings):
     """The settings of a gateway."""
 
     signing_keys: Annotated[tuple[Key, ...], *COMMA_SEPARATED, Field(min_length=1)]
-    """Comma-separated secrets of 32 characters or more: the first signs URLs and tokens, all verify"""
+    """Comma-separated secrets of 32 characters or more: the first signs URLs and tokens, each verifies them"""
     fingerprint_key: Key
-    """Secret of 32 characters or more for fingerprints and personal tokens; the same in all gateways"""
+    """Secret of 32 characters or more for fingerprints and personal tokens; the same for all gateways"""
     auth: Literal["password", "none"] = "password"
-    """Whether users sign in; with `none`, every request acts as the same owner"""
+    """Whether users sign in; with `none`, every request acts for the same owner"""
     trust_network: bool = False
-    """With INKWELL_AUTH=none: something else keeps strangers from the gateway's address"""
+    """With INKWELL_AUTH=none: whether untrusted clients cannot reach the gateway's address"""
     trusted_proxies: Annotated[tuple[IPvAnyNetwork, ...], *COMMA_SEPARATED] = ()
-    """Comma-separated addresses or networks of the proxies whose X-Forwarded-For is believed"""
+    """Comma-separated addresses or networks of the proxies whose X-Forwarded-For is trusted"""
     token_issuer: Annotated[str, Field(min_length=1)] = "inkwell"  # noqa: S105 - no secret
-    """Issuer and audience of access tokens; differs between deployments"""
+    """Issuer and audience of access tokens; should differ between deployments"""
     token_lifetime_seconds: Annotated[int, Field(ge=60, le=86_400)] = 3600
     """How long an access token is valid"""
     login_limit: RateLimit = "10/minute"
-    """Failed logins for an account from an address, in each gateway process"""
+    """Failed logins to an account from an address, in each gateway process"""
     login_address_limit: RateLimit = "100/minute"
-    """Logins from an address, whatever the account, in each gateway process"""
+    """Logins from an address to any account, in each gateway process"""
     registration_limit: RateLimit = "20/minute"
     """Registrations from an address, in each gateway process"""
     host: str = "127.0.0.1"
-    """Address to listen on; `::` means all, of IPv4 and IPv6"""
+    """Address to listen on; `::` means every address, IPv4 and IPv6"""
     port: Annotated[int, Field(ge=0, le=65535)] = 8000
     """Port to listen on"""
     root_path: Prefix | None = None
-    """Path prefix at the proxy, such as /inkwell; the proxy may remove it or not"""
+    """Path prefix at the proxy, such as /inkwell, whether or not the proxy removes it"""
     keep_alive_seconds: Annotated[int, Field(ge=1, le=86_400)] = 75
-    """How long an idle connection is kept open; set it longer than the proxy's"""
+    """How long an idle connection is kept open; must be longer than the proxy's own"""
     send_timeout_seconds: Annotated[float, Field(gt=0, le=3600)] = 30.0
-    """How long a client may read nothing of an answer until it is cut off"""
+    """How long a client may stop reading an answer before it is disconnected"""
     cors_origins: Annotated[tuple[Origin, ...], *COMMA_SEPARATED] = ()
     """Comma-separated origins whose pages may use the API from a browser"""
     docs: bool = True
     """Whether /docs and /openapi.json are served"""
     wait_seconds: Annotated[float, Field(ge=0, le=30)] = 5.0
-    """How long a write waits for its outcome before it answers 202"""
+    """How long a write waits for its outcome before it is answered with 202"""
     publish_timeout_seconds: Annotated[float, Field(gt=0, le=60)] = 5.0
-    """Time for the broker to confirm a write"""
+    """How long the broker may take to confirm a write"""
     read_timeout_seconds: Annotated[float, Field(gt=0, le=60)] = 5.0
-    """Time for Postgres to answer a read"""
+    """How long Postgres may take to answer a read"""
     read_connections: Annotated[int, Field(ge=2, le=100)] = 4
-    """Connections to Postgres"""
+    """Number of connections to Postgres"""
     kept_pages_bytes: Annotated[int, Field(ge=0)] = 64 * 1024 * 1024
-    """Bytes of lists kept in memory; 0 keeps none"""
+    """Maximum bytes of lists kept in memory; 0 keeps none"""
     title_max_length: Annotated[int, Field(ge=1, le=10_000)] = 50
-    """Characters in a title"""
+    """Maximum characters in a title"""
     description_max_length: Annotated[int, Field(ge=1)] = 200
-    """Characters in a description"""
+    """Maximum characters in a description"""
     body_limit_bytes: Annotated[int, Field(ge=1024, le=BODY_LIMIT_MAX_BYTES)] = 64 * 1024
-    """Bytes in a request body"""
+    """Maximum bytes in a request body"""
     search_matches: Annotated[int, Field(ge=1, le=10_000)] = 1000
-    """Matches of a search that are ranked: the newest, older ones are left out"""
+    """Maximum number of matches that a search ranks; it ignores older ones"""
     search_timeout_seconds: Annotated[float, Field(ge=0.1, le=60)] = 1.0
-    """Time that Postgres may work on a search: on words, then on titles"""
+    """How long Postgres may take for each of a search's two statements: by words, then by titles"""
     require_preconditions: bool = False
-    """Whether a change of a note without If-Match is refused (428)"""
+    """Whether changing a note without If-Match is rejected (428)"""
     waiters_limit: Annotated[int, Field(ge=0)] = 10_000
-    """Requests that wait for an outcome; the ones above get their 202 at once"""
+    """Maximum number of requests that wait for an outcome; others are answered with 202 at once"""
     backlog_limit_bytes: Annotated[int, Field(ge=4096)] = 64 * 1024 * 1024
-    """Bytes of commands that wait for the broker; writes above them are refused"""
+    """Maximum bytes of commands that wait for the broker; other writes are rejected"""
     drain_delay_seconds: Annotated[float, Field(ge=0, le=60)] = 1.0
-    """Time on SIGTERM between being not ready and refusing connections"""
+    """How long on SIGTERM the gateway reports that it is not ready before it stops listening"""
     drain_timeout_seconds: Annotated[float, Field(ge=1, le=600)] = 20.0
-    """Time to answer the requests in hand on SIGTERM"""
+    """How long on SIGTERM the gateway may take to answer the requests in progress"""
 
     @property
     def prefix(self) -> str:
@@ -143,7 +143,7 @@ class GatewaySettings(ServiceSettings, use_attribute_docstrings=True):
 
     @property
     def is_loopback_only(self) -> bool:
-        """Whether there is no authentication, and only listening on loopback keeps strangers out."""
+        """Whether, without authentication, only this machine may connect."""
         return self.auth == "none" and not self.trust_network
 
     @model_validator(mode="after")
@@ -151,7 +151,7 @@ class GatewaySettings(ServiceSettings, use_attribute_docstrings=True):
         if self.is_loopback_only and not _is_loopback(self.host):
             raise ValueError(
                 f"INKWELL_AUTH=none on INKWELL_HOST={self.host} allows anyone to read and write: listen on "
-                "127.0.0.1, or say with INKWELL_TRUST_NETWORK=true that something else keeps strangers out"
+                "127.0.0.1, or set INKWELL_TRUST_NETWORK=true if untrusted clients cannot reach this address"
             )
         return self
 
@@ -168,7 +168,7 @@ class GatewaySettings(ServiceSettings, use_attribute_docstrings=True):
             )
         if needed > self.body_limit_bytes:
             raise ValueError(
-                f"{names} = {characters} needs INKWELL_BODY_LIMIT_BYTES={needed} or more: {why}, so a note within the "
-                "limits would not fit into a request"
+                f"{names} = {characters} needs INKWELL_BODY_LIMIT_BYTES={needed} or more: {why}, so the longest note "
+                "would not fit into a request"
             )
         return self

@@ -1,1 +1,1 @@
-"""What gateway and worker must agree on: the wire, the tables, the topology."""
+"""What the gateway and the worker share: wire format, tables, topology, connections and settings."""

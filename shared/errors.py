@@ -1,4 +1,4 @@
-"""Describes errors for the log: class, code and text, but never user content or a secret."""
+"""Describes errors for the log, without user content or secrets."""
 
 import re
 
@@ -42,7 +42,7 @@ def _text_of(error: BaseException) -> str:
     match error:
         case asyncpg.PostgresError() if str(error.sqlstate).startswith(QUOTING_CLASSES):
             return error.constraint_name or ""
-        case asyncpg.PostgresError():  # `str(error)` includes DETAIL, which quotes rows
+        case asyncpg.PostgresError():  # not `str(error)`, which includes DETAIL and so may quote rows
             text = error.message
         case DeliveryError(frame=Basic.Return() as returned):
             text = returned.reply_text

@@ -20,22 +20,28 @@ from pydantic_settings import (
 
 from shared.broker_url import BrokerUrl
 from shared.database_url import DatabaseUrl
-from shared.setting_names import PREFIX, find_unknown_files, find_unknown_variables, is_kubernetes_variable
+from shared.setting_names import (
+    PREFIX,
+    find_unknown_files,
+    find_unknown_variables,
+    is_kubernetes_variable,
+    names_of,
+)
 
 EXIT_BAD_SETTING = 2
 MAX_PARTITIONS = 256
 DEVELOPMENT_MARK = "development-only"
 """The mark that every built-in development secret contains."""
+CONFIG = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="ignore", use_attribute_docstrings=True)
 
 
 class SecretFiles(BaseSettings):
     """The folder of settings in files, as Docker and Kubernetes mount secrets; read before all others."""
 
-    model_config = SettingsConfigDict(env_prefix="INKWELL_", frozen=True, extra="ignore")
+    model_config = CONFIG
 
-    secrets_dir: Annotated[
-        Path, Field(description="Folder whose file `inkwell_database_url`, say, is the setting of that name")
-    ] = Path("/run/secrets")
+    secrets_dir: Path = Path("/run/secrets")
+    """Folder of settings in files: `inkwell_database_url` has the value of INKWELL_DATABASE_URL"""
 
     @property
     def folder(self) -> Path | None:
@@ -61,13 +67,12 @@ class Environment(EnvSettingsSource):
 class DatabaseSettings(BaseSettings):
     """The settings of every program that connects to Postgres, read from `INKWELL_…` variables; frozen."""
 
-    model_config = SettingsConfigDict(env_prefix="INKWELL_", frozen=True, extra="ignore")
+    model_config = CONFIG
 
-    environment: Annotated[
-        Literal["development", "production"],
-        Field(description="With `development`, secrets that contain `development-only` are good enough"),
-    ] = "production"
-    database_url: Annotated[Secret[DatabaseUrl], Field(description="Postgres, as postgresql://user:password@host/name")]
+    environment: Literal["development", "production"] = "production"
+    """With `development`, secrets that contain `development-only` are accepted"""
+    database_url: Secret[DatabaseUrl]
+    """Postgres, as postgresql://user:password@host/name"""
 
     @classmethod
     def settings_customise_sources(
@@ -95,62 +100,40 @@ class DatabaseSettings(BaseSettings):
 class MigrationSettings(DatabaseSettings):
     """The settings of a migration."""
 
-    search_language: Annotated[
-        str | None,
-        Field(
-            description="Text search configuration of Postgres whose words a search knows; `english` in a new database,"
-            " and to change it rewrites all notes, none of which can be read or written meanwhile"
-        ),
-    ] = None
+    search_language: str | None = None
+    """Postgres' text search configuration, `english` in a new database; a change locks and rewrites all notes"""
 
 
 class ServiceSettings(DatabaseSettings):
     """The settings that both services need."""
 
-    broker_url: Annotated[
-        Secret[BrokerUrl],
-        Field(
-            description="RabbitMQ, as amqp:// or amqps://user:password@host/vhost; of several nodes host1,host2:5673"
-        ),
-    ]
-    partitions: Annotated[
-        int | None,
-        Field(
-            ge=1,
-            le=MAX_PARTITIONS,
-            description="Command queues; unset, as many as the broker has. `python -m worker repartition` changes them",
-        ),
-    ] = None
-    queue_prefix: Annotated[
-        str, Field(pattern=r"^[a-z][a-z0-9-]{0,62}$", description="First part of every queue's name")
-    ] = "inkwell"
-    command_max_age_days: Annotated[
-        float, Field(gt=0, le=365, description="Days after which a command that waits is not applied any more")
-    ] = 3.0
-    command_retention_days: Annotated[
-        float, Field(gt=0, le=3650, description="Days for which outcomes are kept; at least twice the greatest age")
-    ] = 7.0
-    queue_limit_bytes: Annotated[
-        int, Field(ge=4096, description="Bytes of commands that a queue takes; counts when the queues are made")
-    ] = 1024 * 1024 * 1024
-    metrics_host: Annotated[str, Field(description="Address of the metrics' port; `::` means all")] = "127.0.0.1"
-    metrics_port: Annotated[
-        int | None, Field(ge=0, le=65535, description="Port of the metrics, in Prometheus's form; none without it")
-    ] = None
-    log_level: Annotated[
-        Literal["debug", "info", "warning", "error"], Field(description="Least severe event to log")
-    ] = "info"
-    log_format: Annotated[
-        Literal["auto", "json", "console"],
-        Field(description="`auto` is `console` on a terminal and `json` elsewhere"),
-    ] = "auto"
+    broker_url: Secret[BrokerUrl]
+    """RabbitMQ, as amqp:// or amqps://user:password@host/vhost; several nodes as host1,host2:5673"""
+    partitions: Annotated[int, Field(ge=1, le=MAX_PARTITIONS)] | None = None
+    """Command queues; the broker's number if unset. `python -m worker repartition` changes that number"""
+    queue_prefix: Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]{0,62}$")] = "inkwell"
+    """First part of every queue's name"""
+    command_max_age_days: Annotated[float, Field(gt=0, le=365)] = 3.0
+    """Days after which a waiting command is no longer applied"""
+    command_retention_days: Annotated[float, Field(gt=0, le=3650)] = 7.0
+    """Days for which outcomes are kept; at least twice INKWELL_COMMAND_MAX_AGE_DAYS"""
+    queue_limit_bytes: Annotated[int, Field(ge=4096)] = 1024 * 1024 * 1024
+    """Maximum bytes of commands in a queue; applies when the queue is declared"""
+    metrics_host: str = "127.0.0.1"
+    """Address of the metrics' port; `::` means every address"""
+    metrics_port: Annotated[int, Field(ge=0, le=65535)] | None = None
+    """Port of the metrics in Prometheus's format; no metrics if unset"""
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    """Minimum severity of logged events"""
+    log_format: Literal["auto", "json", "console"] = "auto"
+    """`auto` is `console` on a terminal and `json` elsewhere"""
 
     @model_validator(mode="after")
     def _check_retention(self) -> Self:
         if self.command_retention_days < 2 * self.command_max_age_days:
             raise ValueError(
-                "INKWELL_COMMAND_RETENTION_DAYS must be at least twice INKWELL_COMMAND_MAX_AGE_DAYS: a command that "
-                "comes after its outcome was pruned would have a second effect"
+                "INKWELL_COMMAND_RETENTION_DAYS must be at least twice INKWELL_COMMAND_MAX_AGE_DAYS: a command "
+                "delivered after its outcome was pruned would have a second effect"
             )
         return self
 
@@ -172,11 +155,12 @@ SettingsT = TypeVar("SettingsT", bound=DatabaseSettings)
 
 
 def load_settings(settings_class: type[SettingsT]) -> SettingsT:
-    """Load the settings from the environment or else files; prints every invalid one on stderr and exits with 2."""
-    problems = list(find_unknown_variables(os.environ))
+    """Load the settings from the environment or else files; prints each invalid one to stderr and exits with 2."""
+    own = names_of(settings_class) | names_of(SecretFiles)
+    problems = list(find_unknown_variables(os.environ, own))
     try:
         folder = SecretFiles().folder
-        problems += find_unknown_files(file.name for file in folder.iterdir()) if folder else ()
+        problems += find_unknown_files((file.name for file in folder.iterdir()), own) if folder else ()
         settings = settings_class(_secrets_dir=folder)
     except SettingsError as error:
         unreadable = isinstance(error.__cause__, (OSError, UnicodeDecodeError))
@@ -198,6 +182,6 @@ def _sentence(location: tuple[int | str, ...], message: str) -> str:
 
 
 def exit_with_problems(*problems: str) -> NoReturn:
-    """Print the problems with the settings on stderr and exit with 2."""
+    """Print the problems with the settings to stderr and exit with 2."""
     sys.stderr.writelines(f"wrong setting: {problem}\n" for problem in problems)
     sys.exit(EXIT_BAD_SETTING)

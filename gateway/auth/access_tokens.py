@@ -19,7 +19,6 @@ ALGORITHM = "HS256"
 TYPE = "at+jwt"
 CLOCK_SKEW_SECONDS = 5
 
-
 Seconds = Annotated[int, Field(ge=0, le=2**63 - 1)]
 """Since the epoch."""
 
@@ -47,7 +46,7 @@ class Claims(BaseModel, strict=True):
 
 
 class AccessTokens:
-    """Issues tokens and reads them back; the first key signs, every key verifies, `kid` tells which."""
+    """Issues and verifies tokens: the first key signs, and `kid` names the key that verifies."""
 
     def __init__(self, settings: GatewaySettings, clock: Clock) -> None:
         secrets = [key.get_secret_value().encode() for key in settings.signing_keys]
@@ -76,7 +75,7 @@ class AccessTokens:
 
     def read(self, token: str) -> Caller:
         """Return the token's holder; raises ProblemError 401 if its signature, times or claims are invalid."""
-        if "=" in token:  # PyJWT accepts padding, but a token has only one encoding
+        if "=" in token:  # PyJWT accepts padding, which would give a token a second encoding
             raise invalid_token()
         try:
             # PyJWT would parse the header with `json`, which raises RecursionError on deep nesting.
@@ -99,5 +98,5 @@ def key_id(secret: bytes) -> str:
 
 
 def invalid_token() -> ProblemError:
-    """Return a 401 that does not reveal whether the token is expired, revoked or foreign."""
+    """Return a 401 that does not reveal whether the token is expired, revoked or forged."""
     return ProblemError(INVALID_TOKEN, headers=CHALLENGE)

@@ -13,13 +13,13 @@ _PARAMETER = re.compile(rf"({_TOKEN})=(?:({_TOKEN})|({_QUOTED}))")
 # Possessive quantifiers: white space between semicolons would cause exponential backtracking.
 _MEDIA_TYPE = re.compile(rf"[ \t]*+({_TOKEN}/{_TOKEN})((?:[ \t]*+;[ \t]*+(?:{_PARAMETER.pattern})?+)*+)[ \t]*+")
 _UTF_8 = {"utf_8", *(alias for alias, codec in aliases.items() if codec == "utf_8")}
-"""The names of UTF-8 that `codecs.lookup` knows; the lookup itself caches every name that a client invents."""
+"""The names of UTF-8 that `codecs.lookup` accepts; the lookup itself would cache every name that a client invents."""
 
 
 def parse_media_type(request: Request) -> str | None:
-    """Return the body's media type in lower case; None unless it is declared exactly once, with no charset but UTF-8.
+    """Return the body's media type in lower case; None unless it is declared once, without a charset or with UTF-8.
 
-    Other parameters are ignored: they mean nothing for JSON or a form.
+    Other parameters are ignored: JSON and forms define none.
     """
     declared = request.headers.getlist("content-type")
     parsed = _MEDIA_TYPE.fullmatch(declared[0]) if len(declared) == 1 else None

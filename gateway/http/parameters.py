@@ -1,4 +1,4 @@
-"""Path and query parameters, parsed strictly: each value has one accepted form."""
+"""Path and query parameters, parsed strictly: pydantic's lax mode accepts `5_6`, `+54` and `54.0` as integers."""
 
 import re
 from collections import Counter
@@ -52,10 +52,10 @@ def parse_time(value: object) -> datetime:
     """Parse an RFC 3339 time, rounded up to a whole microsecond; raises PydanticCustomError.
 
     Rounding up keeps a bound between two microseconds exact. A time that its offset moves out of the years 1 to 9999
-    becomes their first or last microsecond: no note lies beyond.
+    becomes their first or last microsecond: every note is between them.
     """
-    stated = _TIME.fullmatch(value) if isinstance(value, str) else None
-    date, minute, seconds, fraction, sign, hours, minutes = stated.groups("0") if stated else ("",) * 7
+    match = _TIME.fullmatch(value) if isinstance(value, str) else None
+    date, minute, seconds, fraction, sign, hours, minutes = match.groups("0") if match else ("",) * 7
     try:
         local = datetime.fromisoformat(f"{date}T{minute}+00:00")
     except ValueError:
@@ -77,7 +77,7 @@ def _invalid_time() -> PydanticCustomError:
 
 
 INTEGER = BeforeValidator(parse_integer)
-"""Place it after the integer's `Field`, or the JSON schema lacks its bounds."""
+"""Must follow the integer's `Field`; otherwise the JSON schema lacks its bounds."""
 Integer64 = Annotated[int, Field(ge=0, le=2**63 - 1), INTEGER]
 Boolean = Annotated[bool, BeforeValidator(parse_boolean)]
 Uuid = Annotated[UUID, BeforeValidator(parse_uuid)]
@@ -125,7 +125,7 @@ class _EmptyQuery(BaseModel, extra="forbid"):
 
 class _NoQuery(Parameters[_EmptyQuery]):
     async def read(self, request: Request) -> _EmptyQuery:
-        """Return nothing; raises ProblemError 422 if there is anything."""
+        """Return the empty query; raises ProblemError 422 if the request has any parameter."""
         return await super().read(request) if request.query else EMPTY
 
 
@@ -141,19 +141,19 @@ def _find_repeated(pairs: Iterable[tuple[str, object]]) -> list[str]:
 
 
 def _without_null(schema: OpenApi) -> OpenApi:
-    """The schema without the null default of a parameter that may be left out."""
+    """Return the schema without the null default of an optional parameter."""
     return {name: value for name, value in schema.items() if name != "default" or value is not None}
 
 
 def parse_query(query: bytes) -> list[tuple[str, str]]:
     """Return the names and values of the query in order; raises ProblemError 422 for bytes that are not UTF-8.
 
-    Raw bytes are treated like percent-encoded ones.
+    Bytes that are not percent-encoded are treated as if they were.
     """
     if not query:
         return []
-    stated = parse_qsl(query.decode("latin-1"), keep_blank_values=True, encoding="latin-1")
-    pairs = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in stated]
+    parsed = parse_qsl(query.decode("latin-1"), keep_blank_values=True, encoding="latin-1")
+    pairs = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in parsed]
     try:
         return [(name.decode(), value.decode()) for name, value in pairs]
     except UnicodeDecodeError:
@@ -170,7 +170,7 @@ def _is_utf_8(*texts: bytes) -> bool:
 
 
 def _repeated(name: str) -> ErrorDetails:
-    return ErrorDetails(type="repeated", loc=(name,), msg="Should be there once", input=None)
+    return ErrorDetails(type="repeated", loc=(name,), msg="Should not be repeated", input=None)
 
 
 def _not_utf_8(name: str) -> ErrorDetails:

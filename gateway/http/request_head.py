@@ -1,4 +1,4 @@
-"""The head of a request: its limits, and a check for whatever a proxy and the gateway could interpret differently."""
+"""The head of a request: its limits, and checks for anything that a proxy could interpret differently."""
 
 import re
 
@@ -7,14 +7,15 @@ import httptools
 from gateway.problems import BAD_REQUEST, HEADERS_TOO_LARGE, URI_TOO_LONG, ProblemError
 
 TARGET_LIMIT_BYTES = 8 * 1024
-"""Path and query."""
+"""Limit on path and query."""
 HEADERS_LIMIT_BYTES = 32 * 1024
 HEADERS_LIMIT = 100
-REFUSAL = "inkwell.refusal"
-"""The member of a scope's `state` that has the problem for which the protocol rejects the request."""
+"""Limit on the number of headers."""
+HEAD_PROBLEM = "inkwell.head_problem"
+"""The key in a scope's `state` of the problem with which the protocol rejects the request; the front answers it."""
 VERSIONS = ("1.1", "1.0")
 SINGULAR = frozenset((b"host", b"authorization", b"content-length", b"transfer-encoding"))
-"""Headers that may occur once: of two, a proxy and the gateway could each use a different one."""
+"""Headers that must not be repeated: a proxy and the gateway could each use a different one."""
 HOST = re.compile(rb"(?:[\w.~!$&'()*+;=-]|%[0-9A-Fa-f]{2})*(?::[0-9]*)?|\[[0-9A-Fa-f:.]+\](?::[0-9]*)?", re.ASCII)
 
 
@@ -40,11 +41,13 @@ class RequestHead:
             self._headers.append((name, value))
 
     def find_excess(self, path: bytes, query: bytes) -> ProblemError | None:
-        """Return the problem of a head over the limits, 414 or 431; parts of a head travel with commands."""
+        """Return a 414 or 431 for a head over the limits, or None."""
         if len(path) + len(query) > TARGET_LIMIT_BYTES:
             return ProblemError(URI_TOO_LONG, f"Path and query are longer than {TARGET_LIMIT_BYTES} bytes")
         if self._bytes > HEADERS_LIMIT_BYTES or len(self._headers) > HEADERS_LIMIT:
-            detail = f"The headers are more than {HEADERS_LIMIT} or larger than {HEADERS_LIMIT_BYTES} bytes"
+            detail = (
+                f"The request has more than {HEADERS_LIMIT} headers, or more than {HEADERS_LIMIT_BYTES} bytes of them"
+            )
             return ProblemError(HEADERS_TOO_LARGE, detail)
         return None
 
@@ -58,9 +61,7 @@ class RequestHead:
             raise bad_request("HTTP/1.0 has no transfer codings")
         url = httptools.parse_url(target)
         if not url.path or url.fragment is not None or (url.host and not self._is_for(url)):
-            raise bad_request(
-                "The request target must be a path with an optional query, at the host of the Host header"
-            )
+            raise bad_request("The request target must be a path, with an optional query, on the Host header's host")
         return url
 
     def _check_singular(self, name: bytes, value: bytes) -> None:

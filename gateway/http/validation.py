@@ -45,18 +45,18 @@ FIELD_CODES = {
 FIELD_DETAILS = {
     "too_short": "Should have a length of at least {min_length}",
     "too_long": "Should have a length of at most {max_length}",
-    "literal_error": "There is no such value",
-    "union_tag_invalid": "There is no such operation",
+    "literal_error": "Unknown value",
+    "union_tag_invalid": "Unknown operation",
     "union_tag_not_found": "Field required",
     "uuid_parsing": "Should be a UUID",
 }
-"""Replacements for pydantic's messages in terms of Python."""
+"""Replacements for messages of pydantic that name Python's types or the parser's terms."""
 ERRORS_LIMIT = 100
-"""Limit on the errors in a problem; a body may have a hundred thousand."""
+"""Limit on the errors in a problem: a body can have a hundred thousand."""
 
 
 def invalid_header(name: str, expected: str) -> ProblemError:
-    """Return a 400 for a header that cannot be parsed and must not be ignored."""
+    """Return a 400 for an invalid header that must not be ignored."""
     error = FieldError(pointer=f"/header/{name.lower()}", code="invalid_value", detail=f"{name} must be {expected}")
     return ProblemError(INVALID_HEADER, error.detail, errors=[error])
 

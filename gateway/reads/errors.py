@@ -11,14 +11,14 @@ from gateway.problems import (
 
 
 class DatabaseUnavailableError(ProblemError):
-    """Postgres did not answer a read within its deadline, or refused to."""
+    """Postgres did not answer a read within its deadline, or rejected it."""
 
     def __init__(self) -> None:
         super().__init__(DATABASE_UNAVAILABLE, headers={"Retry-After": "1"})
 
 
 class SearchTimeoutError(ProblemError):
-    """Postgres reached the time limit of a search, and cancelled it."""
+    """Postgres cancelled a search at its time limit."""
 
     def __init__(self) -> None:
         super().__init__(SEARCH_TIMEOUT, headers=retry_after())

@@ -1,37 +1,35 @@
 """Caches pages of lists in memory, each with the owner's revision at which it was read.
 
-A page is never assumed to be current: the owner's revision, which any change raises, is read from Postgres each time.
+A page is served only if that is still the owner's revision, which every change raises and each request reads anew.
 """
 
 from collections import OrderedDict
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
+from gateway.reads.results import Revision
 from gateway.telemetry.metrics import KEPT_PAGES_BYTES
-from shared.primary import Timeline
 
 PAGE_OVERHEAD_BYTES = 1024
 """The approximate size of a page besides its text."""
-Revision: TypeAlias = tuple[Timeline | None, int]
-"""The state of an owner's notes: numbers are comparable only within a timeline, since a restore sets them back."""
 PageKey: TypeAlias = tuple[int, str, bytes]
-"""The owner, the path as the client sees it, and the query."""
+"""Owner, path as clients know it, and query."""
 
 
 @dataclass(frozen=True, slots=True)
 class KeptPage:
-    """A page as it was sent."""
+    """A page as it is sent."""
 
     revision: Revision
     body: bytes
     tag: str
     """The page's entity tag."""
     headers: dict[str, str] = field(default_factory=dict)
-    """The headers that depend on the page."""
+    """`Link` and, if requested, `X-Total-Count`."""
 
 
 class KeptPages:
-    """The most recently used pages, up to a number of bytes; 0 keeps none."""
+    """The most recently used pages, up to a limit in bytes; 0 keeps none."""
 
     def __init__(self, limit_bytes: int) -> None:
         self._limit_bytes = limit_bytes

@@ -1,4 +1,4 @@
-"""The spans of a request: one for the whole, one for publishing its command; statements have their own.
+"""The spans of a request: one for the whole, one for publishing its command; those of statements are in `database`.
 
 Probes are not traced. Spans name the route, never the path: a command's URL grants access to its outcome.
 """
@@ -47,7 +47,7 @@ def _start(scope: Scope) -> Span:
 
 
 def _build_name(scope: Scope, route: str = "") -> str:
-    """Return the span's name, of low cardinality: method and route."""
+    """Return the span's name, method and route, whose cardinality is low."""
     if scope["method"] not in METHODS:
         return "HTTP"
     return f"{scope['method']} {route}" if route else str(scope["method"])

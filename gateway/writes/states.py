@@ -16,7 +16,7 @@ _ANSWER = {"status": 201, "headers": {"ETag": '"1"', "Location": "/notes/1"}, "b
 
 
 class Answer(BaseModel):
-    """The answer that a write would have had, had it waited for its outcome."""
+    """The answer that a write would have had if it had waited for its outcome."""
 
     status: int
     headers: dict[str, str]
@@ -33,5 +33,5 @@ class CommandState(
     id: UUID
     issued_at: PrintedTime
     status: Literal["pending", "unknown", "applied", "rejected", "failed"]
-    """`unknown` if the broker had not confirmed the write, and it has no outcome so far."""
+    """`unknown` if the broker had not confirmed the write and it has no outcome yet."""
     answer: Answer | None = None

@@ -1,4 +1,4 @@
-"""Records and exports spans with OpenTelemetry's SDK; imported only where traces are wanted."""
+"""Records and exports spans with OpenTelemetry's SDK; imported only if tracing is enabled."""
 
 import logging
 from collections.abc import Sequence
@@ -26,7 +26,7 @@ log = structlog.get_logger()
 
 
 def build_recorder(service: str) -> "SdkRecorder":
-    """Return a recorder that exports in batches, from a thread; no request waits for it."""
+    """Return a recorder that exports in batches from a thread, so that no request waits for it."""
     reasons = Reasons()
     logger = logging.getLogger("opentelemetry.exporter")
     logger.addHandler(reasons)
@@ -36,18 +36,18 @@ def build_recorder(service: str) -> "SdkRecorder":
 
 
 class TraceIds(RandomIdGenerator):
-    """Generates the ids of traces; the sampler has decided on each id before a span starts."""
+    """Generates the ids of traces: the sampler decides by the id, before the first span starts."""
 
     next_id: int | None = None
 
     def generate_trace_id(self) -> int:
-        """Return the id that the sampler picked, or a new one."""
+        """Return the id that the sampler has accepted, or a new one."""
         chosen, self.next_id = self.next_id, None
         return super().generate_trace_id() if chosen is None else chosen
 
 
 class SdkRecorder:
-    """Starts the spans of traces that the sampler picks; the standard variables configure sampler and exporter."""
+    """Starts the spans of sampled traces; the standard variables configure sampler and exporter."""
 
     def __init__(self, processor: SpanProcessor, service: str) -> None:
         self._ids = TraceIds()
@@ -77,7 +77,7 @@ class SdkRecorder:
         return RecordedSpan(span) if span.is_recording() else NO_OP
 
     def _begins(self, name: str) -> bool:
-        """Whether the sampler picks the next trace; asking it costs a third of a span that is not recorded."""
+        """Whether the next trace is sampled; asking the sampler costs a third of an unrecorded span."""
         self._ids.next_id = trace_id = super(TraceIds, self._ids).generate_trace_id()
         return self._provider.sampler.should_sample(NO_CONTEXT, trace_id, name).decision is Decision.RECORD_AND_SAMPLE
 
@@ -110,7 +110,7 @@ class RecordedSpan(Span):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        """End the span; records only the class and SQLSTATE of an exception, whose message may have users' texts."""
+        """End the span; records only the class and SQLSTATE of an exception: its message may quote users' texts."""
         if error is not None:
             if sqlstate := getattr(error, "sqlstate", None):
                 self.span.set_attribute("db.response.status_code", str(sqlstate))
@@ -132,7 +132,7 @@ class RecordedSpan(Span):
 
 
 class Reasons(logging.Handler):
-    """Keeps the last message of the exporter, which repeats it with each try."""
+    """Keeps the last message of the exporter, which logs one at each attempt."""
 
     last = ""
 
@@ -150,11 +150,11 @@ class QuietExporter(SpanExporter):
         self._is_failing = False
 
     def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
-        """Export the spans, with the retries and deadlines of the standard variables."""
+        """Export the spans, with the retries and timeouts of the standard variables."""
         result = self._exporter.export(spans)
         is_failing = result is not SpanExportResult.SUCCESS
         if is_failing and not self._is_failing:
-            log.warning("traces are lost: they cannot be exported; requests go on without", reason=self._reasons.last)
+            log.warning("traces cannot be exported and are lost; requests are not affected", reason=self._reasons.last)
         elif self._is_failing and not is_failing:
             log.info("traces are exported again")
         self._is_failing = is_failing
