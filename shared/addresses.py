@@ -99,14 +99,27 @@ async def _resolve(host: str, port: int, seconds: float) -> list[Address]:
     return [Address(host, ip, port) for ip in random.sample(addresses, len(addresses))]
 
 
-def split_authority(authority: str) -> tuple[str, str, str]:
-    """Return the user, the password and the hosts in a URL's authority, still percent-encoded."""
-    userinfo, _, hosts = authority.rpartition("@")
+def split_url(text: str, *schemes: str) -> tuple[str, str, str, str]:
+    """Return the scheme, the authority, the path without its slash and the query; raises ValueError."""
+    scheme, separator, rest = text.partition("://")
+    if not separator or scheme not in schemes:
+        raise ValueError(f"must begin with {' or '.join(f'{each}://' for each in schemes)}")
+    before, _, query = rest.partition("?")
+    authority, _, path = before.partition("/")
+    if "@" not in authority and "@" in path + query:
+        raise ValueError("has a user or a password with a / or a ? that is not percent-encoded")
+    return scheme, authority, path, query
+
+
+def split_authority(authority: str) -> tuple[str, str, tuple[str, ...], tuple[str, ...]]:
+    """Return the user and the password, still percent-encoded, and the hosts and their ports; raises ValueError."""
+    userinfo, _, addresses = authority.rpartition("@")
     user, _, password = userinfo.partition(":")
-    return user, password, hosts
+    hosts, ports = zip(*map(_parse_address, addresses.split(",")), strict=True)
+    return user, password, hosts, ports
 
 
-def parse_address(text: str) -> tuple[str, str]:
+def _parse_address(text: str) -> tuple[str, str]:
     """Return a host and its port, either of which may be empty; raises ValueError for anything else."""
     if not (found := _ADDRESS.fullmatch(text)):
         raise ValueError("has an invalid host; special characters in a user or a password must be percent-encoded")

@@ -10,7 +10,7 @@ from pydantic import GetCoreSchemaHandler
 from pydantic_core import CoreSchema, core_schema
 from yarl import URL
 
-from shared.addresses import Host, decode, pair_hosts, parse_address, split_authority
+from shared.addresses import Host, decode, pair_hosts, split_authority, split_url
 
 DEFAULT_PORTS = {"amqp": 5672, "amqps": 5671}
 DEFAULT_USER = "guest"
@@ -36,24 +36,16 @@ class BrokerUrl:
     @classmethod
     def parse(cls, text: str) -> Self:
         """Return the parsed URL; raises ValueError for an invalid part, without secrets in its message."""
-        scheme, has_scheme, rest = text.partition("://")
-        if not has_scheme or scheme not in DEFAULT_PORTS:
-            raise ValueError("must begin with amqp:// or amqps://")
-        before, _, query = rest.partition("?")
-        authority, _, vhost = before.partition("/")
-        if "@" not in authority and "@" in vhost + query:
-            raise ValueError("has a user or a password with a / or a ? that is not percent-encoded")
+        scheme, authority, vhost, query = split_url(text, *DEFAULT_PORTS)
         if "#" in text:
             raise ValueError("has a # that is not percent-encoded")
-        user, password, addresses = split_authority(authority)
+        user, password, hosts, ports = split_authority(authority)
         decode(password)
-        hosts, ports = zip(*map(parse_address, addresses.split(",")), strict=True)
         _check_parameters(query)
         default_port = DEFAULT_PORTS[scheme]
         named = tuple(pair_hosts(hosts, [port or str(default_port) for port in ports], default_port))
-        userinfo = authority[: len(authority) - len(addresses)]
-        _rest = rest[len(authority) :]
-        return cls(text, scheme, decode(user) or DEFAULT_USER, decode(vhost) or "/", named, userinfo, _rest)
+        userinfo, rest = authority[: authority.rfind("@") + 1], text[len(f"{scheme}://{authority}") :]
+        return cls(text, scheme, decode(user) or DEFAULT_USER, decode(vhost) or "/", named, userinfo, rest)
 
     def __str__(self) -> str:
         return self.text

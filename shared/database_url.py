@@ -18,7 +18,7 @@ from urllib.parse import urlencode
 from pydantic import GetCoreSchemaHandler
 from pydantic_core import CoreSchema, core_schema
 
-from shared.addresses import Host, decode, pair_hosts, parse_address, split_authority
+from shared.addresses import Host, decode, pair_hosts, split_authority, split_url
 
 DEFAULT_PORT = 5432
 SYSTEM = "system"
@@ -155,15 +155,8 @@ class DatabaseUrl:
 
 def _parameters_of(text: str) -> Iterator[tuple[str, str]]:
     """Yield the URL's non-empty parts as parameters; of a repeated one the last takes precedence."""
-    scheme, has_scheme, rest = text.partition("://")
-    if not has_scheme or scheme not in ("postgresql", "postgres"):
-        raise ValueError("must begin with postgresql://")
-    before, _, query = rest.partition("?")
-    authority, _, database = before.partition("/")
-    if "@" not in authority and "@" in database + query:
-        raise ValueError("has a user or a password with a / or a ? that is not percent-encoded")
-    user, password, addresses = split_authority(authority)
-    hosts, ports = zip(*map(parse_address, addresses.split(",")), strict=True)
+    _, authority, database, query = split_url(text, "postgresql", "postgres")
+    user, password, hosts, ports = split_authority(authority)
     parts = [("user", user), ("password", password), ("dbname", database)]
     parts += [(name, ",".join(each)) for name, each in (("host", hosts), ("port", ports)) if any(each)]
     parts += [(name, value) for name, _, value in (each.partition("=") for each in query.split("&") if each)]

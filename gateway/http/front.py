@@ -80,7 +80,7 @@ class Front(Generic[ResourcesT]):
         IDS.set({"request_id": info.id.decode()})  # replaces the ids of the connection's previous request
         self._active += 1
         try:
-            with start_request_span(scope, request.path) as span:
+            with start_request_span(scope, request.path, request.headers_by_name.get(b"traceparent")) as span:
                 answer = await self._answer(request, info)
                 info.status = answer.status
                 add_request_attributes(span, scope, info)

@@ -6,42 +6,25 @@ from pydantic_core import ErrorDetails
 
 from gateway.problems import INVALID_HEADER, VALIDATION_FAILED, FieldError, ProblemError
 
-FIELD_CODES = {
-    "missing": "missing",
-    "extra_forbidden": "unknown_field",
-    "too_many_errors": "too_many_errors",
-    "too_many_values": "too_long",
-    "too_many_words": "too_long",
-    "string_too_long": "too_long",
-    "string_too_short": "too_short",
-    "too_short": "too_short",
-    "too_long": "too_long",
-    "list_type": "wrong_type",
-    "dict_type": "wrong_type",
-    "union_tag_invalid": "invalid_value",
-    "union_tag_not_found": "missing",
-    "enum": "invalid_value",
-    "literal_error": "invalid_value",
-    "uuid_parsing": "invalid_value",
-    "uuid_type": "invalid_value",
-    "string_type": "wrong_type",
-    "string_unicode": "invalid_value",
-    "model_type": "wrong_type",
-    "model_attributes_type": "wrong_type",
-    "int_type": "wrong_type",
-    "int_parsing": "not_an_integer",
-    "int_from_float": "not_an_integer",
-    "int_parsing_size": "out_of_range",
-    "greater_than_equal": "out_of_range",
-    "less_than_equal": "out_of_range",
-    "value_error": "invalid_value",
-    "bool_parsing": "wrong_type",
-    "datetime_from_date_parsing": "invalid_value",
-    "datetime_parsing": "invalid_value",
-    "timezone_aware": "invalid_value",
-    "less_than": "out_of_range",
-    "repeated": "repeated",
+PYDANTIC_TYPES = {
+    "missing": ("missing", "union_tag_not_found"),
+    "unknown_field": ("extra_forbidden",),
+    "repeated": ("repeated",),
+    "wrong_type": (
+        *("bool_parsing", "dict_type", "int_type", "list_type", "model_attributes_type", "model_type", "string_type"),
+    ),
+    "not_an_integer": ("int_from_float", "int_parsing"),
+    "out_of_range": ("greater_than_equal", "int_parsing_size", "less_than", "less_than_equal"),
+    "too_short": ("string_too_short", "too_short"),
+    "too_long": ("string_too_long", "too_long", "too_many_values", "too_many_words"),
+    "too_many_errors": ("too_many_errors",),
+    "invalid_value": (
+        *("datetime_from_date_parsing", "datetime_parsing", "enum", "literal_error", "string_unicode"),
+        *("timezone_aware", "union_tag_invalid", "uuid_parsing", "uuid_type", "value_error"),
+    ),
 }
+FIELD_CODES = {each: code for code, types in PYDANTIC_TYPES.items() for each in types}
+"""The codes of the API, which are stable, by pydantic's error types."""
 FIELD_DETAILS = {
     "too_short": "Should have a length of at least {min_length}",
     "too_long": "Should have a length of at most {max_length}",

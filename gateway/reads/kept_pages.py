@@ -4,7 +4,7 @@ A page is served only if that is still the owner's revision, which every change 
 """
 
 from collections import OrderedDict
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TypeAlias
 
 from gateway.reads.results import Revision
@@ -24,7 +24,7 @@ class KeptPage:
     body: bytes
     tag: str
     """The page's entity tag."""
-    headers: dict[str, str] = field(default_factory=dict)
+    headers: dict[str, str]
     """`Link` and, if requested, `X-Total-Count`."""
 
 
