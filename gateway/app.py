@@ -12,9 +12,9 @@ from uvicorn._types import ASGI3Application
 from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
 from gateway.api import commands, health, tokens, users
-from gateway.api.docs import docs_operations
+from gateway.api.docs import build_docs_operations
 from gateway.api.document import DESCRIPTION, TAGS, build_security_schemes
-from gateway.api.notes import note_operations
+from gateway.api.notes import build_note_operations
 from gateway.http.front import Front
 from gateway.http.openapi import build_operation_id, check_served, declare, extend_document
 from gateway.http.operations import Operation
@@ -73,12 +73,12 @@ def create_app(settings: GatewaySettings | None = None) -> GatewayApp:
         redoc_url=None,
         generate_unique_id_function=build_operation_id,
     )
-    operations = find_operations(settings)
+    operations = collect_operations(settings)
     for operation in operations:
         declare(app, operation)
     extend_document(app, build_security_schemes(settings.prefix) if settings.auth == "password" else None)
     app.front = Front(
-        [*operations, *(docs_operations(app, settings.prefix) if settings.docs else ())],
+        [*operations, *(build_docs_operations(app, settings.prefix) if settings.docs else ())],
         root_path=settings.prefix,
         body_limit_bytes=settings.body_limit_bytes,
         hosts=(*LOOPBACK_HOSTS, settings.host) if settings.is_loopback_only else (),
@@ -90,10 +90,10 @@ def create_app(settings: GatewaySettings | None = None) -> GatewayApp:
     return app
 
 
-def find_operations(settings: GatewaySettings) -> Sequence[Operation[Gateway]]:
+def collect_operations(settings: GatewaySettings) -> Sequence[Operation[Gateway]]:
     """Return the operations that a gateway with these settings serves and documents."""
     account = (*users.operations, *tokens.operations) if settings.auth == "password" else ()
-    operations = [*note_operations(settings), *commands.operations, *account, *health.operations]
+    operations = [*build_note_operations(settings), *commands.operations, *account, *health.operations]
     if settings.is_loopback_only:
         return [replace(each, problems=(*each.problems, MISDIRECTED_REQUEST)) for each in operations]
     return operations

@@ -177,6 +177,6 @@ class ProblemError(Exception):
         )
 
 
-def retry_after() -> dict[str, str]:
+def build_retry_after() -> dict[str, str]:
     """Return a `Retry-After` header with random seconds, so that rejected clients do not all retry at once."""
     return {"Retry-After": str(random.randint(1, MAX_RETRY_AFTER_SECONDS))}  # noqa: S311 - no secret

@@ -96,13 +96,13 @@ class DatabaseUrl:
     @classmethod
     def parse(cls, text: str) -> Self:
         """Return the parsed URL; raises ValueError, without secrets, for an invalid or unsupported part."""
-        parameters = dict(_parameters_of(text))
+        parameters = dict(_parse_parameters(text))
         for name, value in parameters.items():
             _check(name, value)
         if parameters.get("sslrootcert") == SYSTEM:
-            parameters["sslrootcert"] = _system_certificates(parameters.setdefault("sslmode", "verify-full"))
+            parameters["sslrootcert"] = _find_system_certificates(parameters.setdefault("sslmode", "verify-full"))
         _check_files(parameters)
-        return cls(text, parameters, tuple(_hosts_of(parameters)))
+        return cls(text, parameters, tuple(_parse_hosts(parameters)))
 
     def __str__(self) -> str:
         return self.text
@@ -153,7 +153,7 @@ class DatabaseUrl:
         )
 
 
-def _parameters_of(text: str) -> Iterator[tuple[str, str]]:
+def _parse_parameters(text: str) -> Iterator[tuple[str, str]]:
     """Yield the URL's non-empty parts as parameters; of a repeated one the last takes precedence."""
     _, authority, database, query = split_url(text, "postgresql", "postgres")
     user, password, hosts, ports = split_authority(authority)
@@ -165,7 +165,7 @@ def _parameters_of(text: str) -> Iterator[tuple[str, str]]:
     yield from ((decode(name), decode(value)) for name, value in parts if value)
 
 
-def _hosts_of(parameters: Mapping[str, str]) -> Iterator[Host]:
+def _parse_hosts(parameters: Mapping[str, str]) -> Iterator[Host]:
     hosts, ports = parameters.get("host", "").split(","), parameters.get("port", "").split(",")
     return pair_hosts(hosts, ports, DEFAULT_PORT)
 
@@ -176,7 +176,7 @@ def _check(name: str, value: str) -> None:
     if name in UNSUPPORTED:
         raise ValueError(f"{name} is not supported{reason}")
     if name not in KNOWN:
-        raise ValueError(_unknown(name))
+        raise ValueError(_describe_unknown(name))
     if name in WORDS and value not in WORDS[name]:
         raise ValueError(f"{name} must be {' or '.join(WORDS[name])}{reason}")
     if name in NUMBERS and not re.fullmatch("[0-9]{1,9}", value):
@@ -185,7 +185,7 @@ def _check(name: str, value: str) -> None:
         raise ValueError("connect_timeout must be 1 or more: waiting without a deadline is not supported")
 
 
-def _unknown(name: str) -> str:
+def _describe_unknown(name: str) -> str:
     if not re.fullmatch("[A-Za-z_.]{1,63}", name):  # may be part of a password
         return "has an unknown parameter"
     nearest = get_close_matches(name, sorted(KNOWN), n=1)
@@ -193,7 +193,7 @@ def _unknown(name: str) -> str:
     return f"there is no parameter {name}; {advice}"
 
 
-def _system_certificates(sslmode: str) -> str:
+def _find_system_certificates(sslmode: str) -> str:
     """Return the file of certificate authorities that this machine trusts."""
     if sslmode != "verify-full":
         raise ValueError("sslrootcert=system needs sslmode=verify-full: its authorities sign certificates for any host")

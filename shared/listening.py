@@ -35,7 +35,7 @@ def _open(hosts: Iterable[str], port: int) -> list[socket.socket]:
     opened: list[socket.socket] = []
     missing: OSError | None = None
     with ExitStack() as exits:
-        for family, address in (each for host in hosts for each in _addresses(host)):
+        for family, address in (each for host in hosts for each in _resolve(host)):
             own_port = opened[0].getsockname()[1] if opened else port
             try:
                 opened.append(exits.enter_context(socket.create_server((address, own_port), family=family)))
@@ -49,6 +49,6 @@ def _open(hosts: Iterable[str], port: int) -> list[socket.socket]:
     return opened
 
 
-def _addresses(host: str) -> list[tuple[socket.AddressFamily, str]]:
+def _resolve(host: str) -> list[tuple[socket.AddressFamily, str]]:
     found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
     return [(family, str(address)) for family, _, _, _, (address, *_) in found]

@@ -28,15 +28,15 @@ _OF_A_SERVICE = re.compile(
 _ADDRESS = re.compile(r"(?:tcp|udp|sctp)://.*")
 
 
-def names_of(settings_class: type[BaseModel]) -> frozenset[str]:
+def list_names(settings_class: type[BaseModel]) -> frozenset[str]:
     """Return the variables of a settings class."""
     return frozenset(PREFIX + name.upper() for name in settings_class.model_fields)
 
 
 @cache
-def all_names() -> frozenset[str]:
+def list_all_names() -> frozenset[str]:
     """Return the variables of all settings classes."""
-    return frozenset[str]().union(*(names_of(resolve_name(each)) for each in SETTINGS_CLASSES))
+    return frozenset[str]().union(*(list_names(resolve_name(each)) for each in SETTINGS_CLASSES))
 
 
 def is_kubernetes_variable(name: str, value: str) -> bool:
@@ -63,12 +63,12 @@ def find_unknown_files(names: Iterable[str], own: Collection[str]) -> Iterator[s
 
 def _find_unknown(names: Iterable[str], known: Collection[str]) -> Iterator[str]:
     for name in sorted(names):
-        if name.upper().startswith(PREFIX) and name.upper() not in known and name.upper() not in all_names():
+        if name.upper().startswith(PREFIX) and name.upper() not in known and name.upper() not in list_all_names():
             yield name
 
 
 def _suggest(name: str) -> str:
     """Return a suggestion for the end of a message; empty if no setting has a similar name."""
-    known = sorted(each.removeprefix(PREFIX) for each in all_names())
+    known = sorted(each.removeprefix(PREFIX) for each in list_all_names())
     nearest = get_close_matches(name.upper().removeprefix(PREFIX), known, n=1)
     return f"; did you mean {PREFIX}{nearest[0]}?" if nearest else ""

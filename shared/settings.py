@@ -25,7 +25,7 @@ from shared.setting_names import (
     find_unknown_files,
     find_unknown_variables,
     is_kubernetes_variable,
-    names_of,
+    list_names,
 )
 
 EXIT_BAD_SETTING = 2
@@ -88,7 +88,7 @@ class DatabaseSettings(BaseSettings):
 
     @model_validator(mode="after")
     def _check_secrets(self) -> Self:
-        public = [f"INKWELL_{name.upper()}" for name, value in self if any(map(_is_public, _secrets(value)))]
+        public = [f"INKWELL_{name.upper()}" for name, value in self if any(map(_is_public, find_secrets(value)))]
         if public and self.environment != "development":
             raise ValueError(
                 f"{', '.join(public)}: a secret that contains {DEVELOPMENT_MARK} is public: set your own, "
@@ -138,13 +138,13 @@ class ServiceSettings(DatabaseSettings):
         return self
 
 
-def _secrets(value: object) -> Iterator[str]:
+def find_secrets(value: object) -> Iterator[str]:
     """Yield the secrets in a setting's value."""
     if isinstance(value, (Secret, SecretStr)):
         yield str(value.get_secret_value())
     elif isinstance(value, tuple):
         for item in value:
-            yield from _secrets(item)
+            yield from find_secrets(item)
 
 
 def _is_public(secret: str) -> bool:
@@ -156,7 +156,7 @@ SettingsT = TypeVar("SettingsT", bound=DatabaseSettings)
 
 def load_settings(settings_class: type[SettingsT]) -> SettingsT:
     """Load the settings from the environment or else files; prints each invalid one to stderr and exits with 2."""
-    own = names_of(settings_class) | names_of(SecretFiles)
+    own = list_names(settings_class) | list_names(SecretFiles)
     problems = list(find_unknown_variables(os.environ, own))
     try:
         folder = SecretFiles().folder
@@ -168,13 +168,13 @@ def load_settings(settings_class: type[SettingsT]) -> SettingsT:
     except OSError as error:  # of the folder itself
         problems.append(f"INKWELL_SECRETS_DIR: {error}")
     except ValidationError as error:
-        problems += [_sentence(e["loc"], e["msg"]) for e in error.errors(include_input=False)]
+        problems += [_format_error(e["loc"], e["msg"]) for e in error.errors(include_input=False)]
     if problems:
         exit_with_problems(*problems)
     return settings
 
 
-def _sentence(location: tuple[int | str, ...], message: str) -> str:
+def _format_error(location: tuple[int | str, ...], message: str) -> str:
     if not location:
         return message.removeprefix("Value error, ")
     which = "".join(f"[{step}]" for step in location[1:])

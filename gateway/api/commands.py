@@ -19,10 +19,9 @@ from gateway.http.prefer import PREFER, Preferences
 from gateway.http.requests import Request
 from gateway.problems import COMMAND_GONE, COMMAND_NOT_FOUND, ProblemError
 from gateway.resources import Gateway
-from gateway.writes import states
 from gateway.writes.command_urls import CommandTicket
 from gateway.writes.outcomes import Recipient, build_answer, may_read
-from gateway.writes.states import CommandState
+from gateway.writes.states import CommandState, OriginalAnswer
 from shared.contracts import NO_OWNER, CreateToken, Outcome, Scope, outcome_for
 from shared.logs import bind_ids
 
@@ -41,7 +40,7 @@ operations: Operations[Gateway] = Operations("commands")
 
 def is_registration(gateway: Gateway, request: Request) -> bool:
     """Whether the URL is that of a registration: it has no owner yet, and only the registrant knows the URL."""
-    ticket = gateway.command_urls.read(request.parameters["token"])
+    ticket = gateway.command_urls.read(request.path_parameters["token"])
     return ticket is not None and ticket.owner == NO_OWNER
 
 
@@ -112,7 +111,7 @@ def _describe_decided(
     outcome = outcome_for(ticket.fingerprint, outcome)
     answer = build_answer(outcome, ticket.attempt_id, lambda: request.url_path, Recipient(scopes, prefix))
     body = json.loads(answer.body or "null")
-    original = states.Answer(status=answer.status, headers=answer.all_headers, body=body)
+    original = OriginalAnswer(status=answer.status, headers=answer.all_headers, body=body)
     return CommandState(id=ticket.command_id, issued_at=ticket.issued_at, status=outcome.status, answer=original)
 
 

@@ -29,7 +29,7 @@ IMMUTABLE = {"Cache-Control": "public, max-age=31536000, immutable"}
 """The files' URLs contain their version."""
 
 
-def docs_operations(app: FastAPI, root_path: str) -> Operations[Gateway]:
+def build_docs_operations(app: FastAPI, root_path: str) -> Operations[Gateway]:
     """Return the operations that serve /openapi.json, and /docs with its files below `root_path`."""
     operations: Operations[Gateway] = Operations("docs")
     folder = f"/docs/{metadata.version(PACKAGE)}"

@@ -19,7 +19,7 @@ from gateway.api.pages import (
 )
 from gateway.api.schemas import Matches, Note
 from gateway.http.answers import Answer
-from gateway.http.conditional import IF_NONE_MATCH, PreconditionHeaders, etag, respond_unless_modified
+from gateway.http.conditional import IF_NONE_MATCH, PreconditionHeaders, build_etag, respond_unless_modified
 from gateway.http.openapi import describe_answer
 from gateway.http.operations import Operation, Operations
 from gateway.http.parameters import Integer64, Parameters
@@ -136,16 +136,16 @@ async def get_note(gateway: Gateway, request: Request) -> Answer:
     if found is None:
         raise ProblemError(NOTE_NOT_FOUND)
     note, version = found
-    return respond_unless_modified(request, Answer(note), etag(version))
+    return respond_unless_modified(request, Answer(note), build_etag(version))
 
 
-def note_operations(settings: GatewaySettings) -> list[Operation[Gateway]]:
+def build_note_operations(settings: GatewaySettings) -> list[Operation[Gateway]]:
     """Return the operations on notes."""
     bodies, preconditions = NoteBodies(settings), PreconditionHeaders(required=settings.require_preconditions)
-    return [*operations, *_creations(bodies, preconditions), *_changes(bodies, preconditions)]
+    return [*operations, *_build_creations(bodies, preconditions), *_build_changes(bodies, preconditions)]
 
 
-def _creations(bodies: NoteBodies, preconditions: PreconditionHeaders) -> Operations[Gateway]:
+def _build_creations(bodies: NoteBodies, preconditions: PreconditionHeaders) -> Operations[Gateway]:
     operations: Operations[Gateway] = Operations("notes")
 
     @operations.add(
@@ -182,7 +182,7 @@ def _creations(bodies: NoteBodies, preconditions: PreconditionHeaders) -> Operat
     return operations
 
 
-def _changes(bodies: NoteBodies, preconditions: PreconditionHeaders) -> Operations[Gateway]:
+def _build_changes(bodies: NoteBodies, preconditions: PreconditionHeaders) -> Operations[Gateway]:
     operations: Operations[Gateway] = Operations("notes")
     change = partial(operations.add, path="/notes/{note_id}", allows=Scope.WRITE, problems=CHANGE_PROBLEMS)
     targeted = (NOTE_PATH, preconditions)

@@ -71,18 +71,18 @@ class LoginForm:
         """Return the known form fields; raises ProblemError 408, 413 or 415, or 400 with an error of RFC 6749 §5.2."""
         reject_encoded_body(request)
         if parse_media_type(request) != _FORM_TYPE:
-            raise _oauth_problem(INVALID_REQUEST, f"Send the parameters as {_FORM_TYPE}")
+            raise _build_oauth_problem(INVALID_REQUEST, f"Send the parameters as {_FORM_TYPE}")
         try:
             text = (await request.body()).decode()
             fields = parse_qsl(text, keep_blank_values=True, errors="strict", max_num_fields=20)
         except ValueError:
-            raise _oauth_problem(INVALID_REQUEST, "The parameters are not URL-encoded UTF-8") from None
+            raise _build_oauth_problem(INVALID_REQUEST, "The parameters are not URL-encoded UTF-8") from None
         known = [(name, value) for name, value in fields if name in _FORM["properties"]]
         form = dict(known)
         if len(form) < len(known) or not {"username", "password"} <= form.keys():
-            raise _oauth_problem(INVALID_REQUEST, "Send username and password, and no parameter twice")
+            raise _build_oauth_problem(INVALID_REQUEST, "Send username and password, and no parameter twice")
         if form.get("grant_type", "password") != "password":
-            raise _oauth_problem(UNSUPPORTED_GRANT_TYPE)
+            raise _build_oauth_problem(UNSUPPORTED_GRANT_TYPE)
         return form
 
     @property
@@ -149,7 +149,7 @@ def _parse_scopes(form: Mapping[str, str]) -> frozenset[Scope]:
     try:
         return frozenset(Scope(word) for word in form.get("scope", "").split(" ") if word) or frozenset(Scope)
     except ValueError:
-        raise _oauth_problem(INVALID_SCOPE, f"The scopes are {', '.join(Scope)}") from None
+        raise _build_oauth_problem(INVALID_SCOPE, f"The scopes are {', '.join(Scope)}") from None
 
 
 async def _log_in(gateway: Gateway, request: Request, form: Mapping[str, str]) -> Login:
@@ -159,7 +159,7 @@ async def _log_in(gateway: Gateway, request: Request, form: Mapping[str, str]) -
     login = await gateway.queries.find_login(account) if account else None
     password, password_hash = SecretStr(form["password"]), login.password_hash if login else None
     if not await gateway.passwords.verify(password, password_hash) or login is None:
-        raise _oauth_problem(INVALID_GRANT)
+        raise _build_oauth_problem(INVALID_GRANT)
     gateway.throttles.forget_guesses(request, account)
     gateway.hash_renewal.begin(login, password)
     return login
@@ -173,7 +173,7 @@ def _fold_account(name: str) -> str:
         return ""
 
 
-def _oauth_problem(kind: ProblemType, detail: str | None = None) -> ProblemError:
+def _build_oauth_problem(kind: ProblemType, detail: str | None = None) -> ProblemError:
     """Return a problem with OAuth 2.0's member `error`."""
     return ProblemError(kind, detail, error=kind.code)
 

@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import TypeVar
 
-from gateway.auth.access_tokens import AccessTokens, invalid_token
+from gateway.auth.access_tokens import AccessTokens, build_token_problem
 from gateway.auth.keys import TOKEN_PREFIX
 from gateway.auth.personal_tokens import digest
 from gateway.caller import IMPLICIT_CALLER, Caller
@@ -105,7 +105,7 @@ class BearerTokens:
         caller = await self._try(partial(self._queries.find_token_holder, digest(token)))
         if caller is None:
             self._known.pop(token, None)
-            raise invalid_token()
+            raise build_token_problem()
         caller.confirmed_at = asyncio.get_running_loop().time()
         if forgotten == self._forgotten:  # otherwise the query may have run before the change
             self._remember(token, caller)
@@ -135,5 +135,5 @@ def parse_bearer_token(authorization: bytes | None) -> str:
     scheme, _, token = authorization.decode("latin-1").partition(" ")
     token = token.strip(" \t")
     if scheme.lower() != "bearer" or not token:
-        raise invalid_token()
+        raise build_token_problem()
     return token

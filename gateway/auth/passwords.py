@@ -13,7 +13,7 @@ from argon2 import PasswordHasher, extract_parameters
 from argon2.exceptions import VerificationError
 from pydantic import SecretStr
 
-from gateway.problems import OVERLOADED, ProblemError, retry_after
+from gateway.problems import OVERLOADED, ProblemError, build_retry_after
 from shared.contracts import is_affordable_hash
 
 DUMMY_HASH = "$argon2id$v=19$m=65536,t=3,p=4$bm9ib2R5IGhhcyBpdC4uLg$bm8gcGFzc3dvcmQgaGFzaGVzIHRvIHRoaXMgdmFsdWU"
@@ -40,7 +40,7 @@ class Passwords:
 
     async def hash(self, password: SecretStr, salt: bytes | None = None) -> str:
         """Hash a password, with a random salt unless one is given; raises ProblemError 503."""
-        return await self._run(lambda: self._hasher.hash(_plain(password), salt=salt))
+        return await self._run(lambda: self._hasher.hash(_normalize(password), salt=salt))
 
     async def verify(self, password: SecretStr, password_hash: str | None) -> bool:
         """Whether the password has this hash; None takes the same time. Raises ProblemError 503."""
@@ -57,7 +57,7 @@ class Passwords:
         """Whether the password has this hash; a hash costlier than Inkwell's own is never computed."""
         is_affordable = is_affordable_hash(password_hash)
         try:
-            self._hasher.verify(password_hash if is_affordable else DUMMY_HASH, _plain(password))
+            self._hasher.verify(password_hash if is_affordable else DUMMY_HASH, _normalize(password))
         except VerificationError:
             return False
         return is_affordable
@@ -71,13 +71,13 @@ class Passwords:
 
     async def _wait_for_thread(self) -> None:
         if self._waiting >= WAITING_LIMIT:
-            raise ProblemError(OVERLOADED, headers=retry_after())
+            raise ProblemError(OVERLOADED, headers=build_retry_after())
         self._waiting += 1
         try:
             async with asyncio.timeout(WAIT_TIMEOUT_SECONDS):
                 await self._free_threads.acquire()
         except TimeoutError:
-            raise ProblemError(OVERLOADED, headers=retry_after()) from None
+            raise ProblemError(OVERLOADED, headers=build_retry_after()) from None
         finally:
             self._waiting -= 1
 
@@ -88,6 +88,6 @@ def _lower_priority() -> None:
         os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICENESS)
 
 
-def _plain(password: SecretStr) -> str:
+def _normalize(password: SecretStr) -> str:
     """Return the password in Unicode NFC: keyboards differ in how they compose characters."""
     return unicodedata.normalize("NFC", password.get_secret_value())

@@ -59,18 +59,18 @@ class Throttles:
 
     def count_guess(self, request: Request, account: str | int) -> None:
         """Count an attempt at the password of a name or an owner; raises ProblemError 429."""
-        address = self._address(request)
+        address = self._find_address(request)
         self._hit(self._login, *_build_key(account), address or "")
         if address:
             self._hit(self._login_address, "passwords", address)
 
     def forget_guesses(self, request: Request, account: str | int) -> None:
         """Reset the account's attempts after a correct password."""
-        self._windows.clear(self._login.key_for(*_build_key(account), self._address(request) or ""))
+        self._windows.clear(self._login.key_for(*_build_key(account), self._find_address(request) or ""))
 
     def count_registration(self, request: Request) -> None:
         """Count a registration; raises ProblemError 429."""
-        if address := self._address(request):
+        if address := self._find_address(request):
             self._hit(self._registration, "registration", address)
 
     def _hit(self, limit: limits.RateLimitItem, *key: str) -> None:
@@ -80,7 +80,7 @@ class Throttles:
             detail = f"Too many attempts; try again in {seconds} s"
             raise ProblemError(TOO_MANY_REQUESTS, detail, headers={"Retry-After": str(seconds)})
 
-    def _address(self, request: Request) -> str | None:
+    def _find_address(self, request: Request) -> str | None:
         """Return the client's address or IPv6 network; None if a trusted proxy does not forward it."""
         try:
             address = ip_address(request.client.host if request.client else "")

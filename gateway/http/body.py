@@ -5,9 +5,9 @@ from typing import Generic, TypeVar
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails, from_json
 
-from gateway.http.media_types import parse_media_type, reject_encoded_body, unsupported_media_type
+from gateway.http.media_types import build_media_type_problem, parse_media_type, reject_encoded_body
 from gateway.http.requests import OpenApi, Request
-from gateway.http.validation import invalid
+from gateway.http.validation import build_validation_problem
 from gateway.problems import INVALID_JSON, REQUEST_TIMEOUT, UNSUPPORTED_MEDIA_TYPE, VALIDATION_FAILED, ProblemError
 
 SCHEMA = "#/components/schemas/{model}"
@@ -49,20 +49,21 @@ class Body(Generic[ModelT]):
         body = await request.body()
         if has_more_values(body, self._values_limit) and not is_broken(body):
             detail = f"Has more than {self._values_limit} members and items in total"
-            raise invalid([ErrorDetails(type="too_many_values", loc=(), msg=detail, input=None)], part="body")
+            too_many = ErrorDetails(type="too_many_values", loc=(), msg=detail, input=None)
+            raise build_validation_problem([too_many], part="body")
         try:
             return self._model.model_validate_json(body, strict=True)
         except ValidationError as error:
             if error.error_count() > ERRORS_LIMIT:
                 detail = f"Has {error.error_count()} errors, too many to list"
                 too_many = ErrorDetails(type="too_many_errors", loc=(), msg=detail, input=None)
-                raise invalid([too_many], part="body") from None
+                raise build_validation_problem([too_many], part="body") from None
             errors = error.errors(include_url=False, include_input=False)
         if errors[0]["type"] == "json_invalid":
             raise ProblemError(INVALID_JSON, errors[0]["msg"])
-        raise invalid([self._located(error) for error in errors], part="body")
+        raise build_validation_problem([self._locate(error) for error in errors], part="body")
 
-    def _located(self, error: ErrorDetails) -> ErrorDetails:
+    def _locate(self, error: ErrorDetails) -> ErrorDetails:
         """Correct the error's location, into which pydantic inserts an item's type, and from which it omits its tag."""
         place = error["loc"]
         if self._discriminator and error["type"].startswith("union_tag"):
@@ -82,7 +83,7 @@ class Body(Generic[ModelT]):
         if parse_media_type(request) not in self._media_types:
             detail = f"Send the body as {' or '.join(self._media_types)}"
             headers = {"Accept-Patch": ", ".join(self._media_types)} if request.method == "PATCH" else None
-            raise unsupported_media_type(detail, headers)
+            raise build_media_type_problem(detail, headers)
 
 
 def has_more_values(text: bytes, limit: int) -> bool:

@@ -9,7 +9,7 @@ from http import HTTPStatus
 
 from gateway.http.answers import Answer
 from gateway.http.requests import OpenApi, Request, describe_header
-from gateway.http.validation import invalid_header
+from gateway.http.validation import build_header_problem
 from gateway.problems import INVALID_HEADER, PRECONDITION_REQUIRED, ProblemError, ProblemType
 from shared.contracts import Preconditions
 
@@ -23,7 +23,7 @@ TAGS_SCHEMA: OpenApi = {"type": "string", "examples": ['"3"', "*"]}
 NO_PRECONDITIONS = Preconditions()
 
 
-def etag(version: int) -> str:
+def build_etag(version: int) -> str:
     """Return the strong entity tag of a note in this version."""
     return f'"{version}"'
 
@@ -115,7 +115,7 @@ def _parse_tags(name: str, header: str) -> list[str]:
     """Return the entity tags of a header, unquoted and without a proxy's suffix; raises ProblemError 400."""
     tags: list[str] = _TAG.findall(header) if _LIST.fullmatch(header) else []
     if not tags:
-        raise invalid_header(name, 'a list of entity tags such as "3", or *')
+        raise build_header_problem(name, 'a list of entity tags such as "3", or *')
     return [_SUFFIX.sub("", tag) for tag in tags]
 
 

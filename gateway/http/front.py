@@ -108,7 +108,7 @@ class Front(Generic[ResourcesT]):
 
     async def _perform(self, request: Request, info: RequestInfo) -> Answer:
         """Route, authorize and read the request, and return its handler's answer."""
-        operations, request.parameters = self._routes.find(request.path)
+        operations, request.path_parameters = self._routes.find(request.path)
         info.route = next(iter(operations.values())).path
         operation = choose(operations, request.method)
         request.body_limit_bytes = operation.body_limit_bytes or self._body_limit_bytes

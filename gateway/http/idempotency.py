@@ -10,7 +10,7 @@ from uuid import UUID, uuid5
 from uuid_utils.compat import uuid7
 
 from gateway.http.requests import OpenApi, Request, describe_header
-from gateway.http.validation import invalid_header
+from gateway.http.validation import build_header_problem
 from gateway.problems import INVALID_HEADER
 
 COMMAND_IDS = UUID("3d1c44de-6b5c-4e4b-8f4e-7c2a5a0d9e61")
@@ -30,7 +30,7 @@ class IdempotencyKey:
         values = request.headers.getlist("idempotency-key")
         match = _KEY.fullmatch(values[0])
         if match is None or len(values) > 1:
-            raise invalid_header("Idempotency-Key", "one key of 1 to 255 printable ASCII characters")
+            raise build_header_problem("Idempotency-Key", "one key of 1 to 255 printable ASCII characters")
         return re.sub(r"\\(.)", r"\1", match[1]) if match[1] is not None else str(match[2])
 
     @property

@@ -41,9 +41,9 @@ def reject_encoded_body(request: Request) -> None:
     codings = (request.join_header(b"content-encoding") or "").lower().split(",")
     if any(coding.strip() not in ("", "identity") for coding in codings):
         detail = "Send the body without a content coding"
-        raise unsupported_media_type(detail, {"Accept-Encoding": "identity"})
+        raise build_media_type_problem(detail, {"Accept-Encoding": "identity"})
 
 
-def unsupported_media_type(detail: str, headers: dict[str, str] | None = None) -> ProblemError:
+def build_media_type_problem(detail: str, headers: dict[str, str] | None = None) -> ProblemError:
     """Return a 415 `unsupported_media_type`."""
     return ProblemError(UNSUPPORTED_MEDIA_TYPE, detail, headers=headers)

@@ -113,12 +113,12 @@ def describe_answer(description: str, *headers: str, **members: object) -> OpenA
     return {"description": description, **({"headers": declared} if declared else {}), **members}
 
 
-def _find_operations(document: OpenApi) -> list[OpenApi]:
+def _list_operations(document: OpenApi) -> list[OpenApi]:
     return [operation for operations in document["paths"].values() for operation in operations.values()]
 
 
 def _remove_authentication(document: OpenApi) -> None:
-    for operation in _find_operations(document):
+    for operation in _list_operations(document):
         operation.pop("security", None)
         for status in ("401", "403"):
             operation["responses"].pop(status, None)
@@ -128,7 +128,7 @@ def _identify_answers(document: OpenApi) -> None:
     """Declare the request id as a header of every response."""
     header = {"description": HEADER_DESCRIPTIONS[REQUEST_ID], "schema": {"type": "string"}}
     document["components"]["headers"] = {REQUEST_ID: header}
-    for operation in _find_operations(document):
+    for operation in _list_operations(document):
         for response in operation["responses"].values():
             response.setdefault("headers", {})[REQUEST_ID] = {"$ref": f"#/components/headers/{REQUEST_ID}"}
 
@@ -136,7 +136,7 @@ def _identify_answers(document: OpenApi) -> None:
 def _name_bodies(document: OpenApi) -> None:
     """Move the schemas of request bodies to components, so that generated clients name them."""
     schemas = document["components"]["schemas"]
-    for operation in _find_operations(document):
+    for operation in _list_operations(document):
         for content in operation.get("requestBody", {}).get("content", {}).values():
             schema = dict(content["schema"])
             schemas |= schema.pop("$defs", {})

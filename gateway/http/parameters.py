@@ -12,7 +12,7 @@ from pydantic import BaseModel, BeforeValidator, Field, ValidationError
 from pydantic_core import ErrorDetails, PydanticCustomError
 
 from gateway.http.requests import OpenApi, Request
-from gateway.http.validation import invalid
+from gateway.http.validation import build_validation_problem
 from gateway.problems import VALIDATION_FAILED
 
 ModelT = TypeVar("ModelT", bound=BaseModel)
@@ -59,7 +59,7 @@ def parse_time(value: object) -> datetime:
     try:
         local = datetime.fromisoformat(f"{date}T{minute}+00:00")
     except ValueError:
-        raise _invalid_time() from None
+        raise _build_time_error() from None
     microseconds = int(fraction[:6].ljust(6, "0")) + bool(fraction[6:].strip("0"))
     offset = timedelta(hours=int(hours), minutes=int(minutes))
     since = timedelta(seconds=int(seconds), microseconds=microseconds)
@@ -68,11 +68,11 @@ def parse_time(value: object) -> datetime:
     except OverflowError:
         return _FIRST if local.year == 1 else _LAST
     if seconds == "60" and (instant.hour, instant.minute, instant.second) != (0, 0, 0):
-        raise _invalid_time()  # leap seconds end a day in UTC
+        raise _build_time_error()  # leap seconds end a day in UTC
     return instant
 
 
-def _invalid_time() -> PydanticCustomError:
+def _build_time_error() -> PydanticCustomError:
     return PydanticCustomError("datetime_parsing", "Should be an RFC 3339 time with an offset")
 
 
@@ -95,15 +95,16 @@ class Parameters(Generic[ModelT]):
 
     async def read(self, request: Request) -> ModelT:
         """Return the parameters; raises ProblemError 422."""
-        pairs = parse_query(request.query) if self.location == "query" else list(request.parameters.items())
+        pairs = parse_query(request.query) if self.location == "query" else list(request.path_parameters.items())
         values = dict(pairs)
         try:
             parameters = self._model.model_validate(values)
         except ValidationError as error:
             errors = error.errors(include_url=False, include_input=False)
-            raise invalid(errors, part=self.location) from None
+            raise build_validation_problem(errors, part=self.location) from None
         if len(values) < len(pairs):
-            raise invalid([_repeated(name) for name in _find_repeated(pairs)], part=self.location)
+            repeated = [_build_repeated_error(name) for name in _find_repeated(pairs)]
+            raise build_validation_problem(repeated, part=self.location)
         return parameters
 
     @property
@@ -113,7 +114,7 @@ class Parameters(Generic[ModelT]):
         required = schema.get("required", ())
         return {
             "parameters": [
-                {"name": name, "in": self.location, "required": name in required, "schema": _without_null(each)}
+                {"name": name, "in": self.location, "required": name in required, "schema": _drop_null(each)}
                 for name, each in schema["properties"].items()
             ]
         }
@@ -140,7 +141,7 @@ def _find_repeated(pairs: Iterable[tuple[str, object]]) -> list[str]:
     return [name for name, count in counts.items() if count > 1]
 
 
-def _without_null(schema: OpenApi) -> OpenApi:
+def _drop_null(schema: OpenApi) -> OpenApi:
     """Return the schema without the null default of an optional parameter."""
     return {name: value for name, value in schema.items() if name != "default" or value is not None}
 
@@ -158,7 +159,7 @@ def parse_query(query: bytes) -> list[tuple[str, str]]:
         return [(name.decode(), value.decode()) for name, value in pairs]
     except UnicodeDecodeError:
         names = [name.decode(errors="replace") for name, value in pairs if not _is_utf_8(name, value)]
-        raise invalid([_not_utf_8(name) for name in names], part="query") from None
+        raise build_validation_problem([_build_encoding_error(name) for name in names], part="query") from None
 
 
 def _is_utf_8(*texts: bytes) -> bool:
@@ -169,9 +170,9 @@ def _is_utf_8(*texts: bytes) -> bool:
     return True
 
 
-def _repeated(name: str) -> ErrorDetails:
+def _build_repeated_error(name: str) -> ErrorDetails:
     return ErrorDetails(type="repeated", loc=(name,), msg="Should not be repeated", input=None)
 
 
-def _not_utf_8(name: str) -> ErrorDetails:
+def _build_encoding_error(name: str) -> ErrorDetails:
     return ErrorDetails(type="string_unicode", loc=(name,), msg="Should be UTF-8", input=None)

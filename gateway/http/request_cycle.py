@@ -11,7 +11,7 @@ from uvicorn._types import ASGI3Application, ASGIReceiveEvent, ASGISendEvent
 from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, RequestResponseCycle
 
-from gateway.http.request_head import bad_request
+from gateway.http.request_head import build_bad_request
 from gateway.problems import ProblemError
 
 CLOSE = (b"connection", b"close")
@@ -146,4 +146,4 @@ def count_unacknowledged_bytes(transport: asyncio.Transport) -> int:
 def build_parse_problem(error: httptools.HttpParserError) -> ProblemError:
     """Return the problem that a callback of the parser raised, or else one for the parser's own error."""
     cause = error.__context__
-    return cause if isinstance(cause, ProblemError) else bad_request(f"The request is not HTTP: {error}")
+    return cause if isinstance(cause, ProblemError) else build_bad_request(f"The request is not HTTP: {error}")

@@ -54,26 +54,26 @@ class RequestHead:
     def check(self, method: bytes, version: str, target: bytes) -> httptools.parser.url_parser.URL:
         """Return the parts of the target; raises ProblemError 400."""
         if version not in VERSIONS or method == b"CONNECT":
-            raise bad_request("Use HTTP/1.1 or HTTP/1.0; CONNECT is not supported")
+            raise build_bad_request("Use HTTP/1.1 or HTTP/1.0; CONNECT is not supported")
         if version == "1.1" and b"host" not in self._seen:
-            raise bad_request("HTTP/1.1 requires a Host header")
+            raise build_bad_request("HTTP/1.1 requires a Host header")
         if version == "1.0" and b"transfer-encoding" in self._seen:
-            raise bad_request("HTTP/1.0 has no transfer codings")
+            raise build_bad_request("HTTP/1.0 has no transfer codings")
         url = httptools.parse_url(target)
         if not url.path or url.fragment is not None or (url.host and not self._is_for(url)):
-            raise bad_request("The request target must be a path, with an optional query, on the Host header's host")
+            raise build_bad_request("The request target must be a path with an optional query, on the host in Host")
         return url
 
     def _check_singular(self, name: bytes, value: bytes) -> None:
         if name in self._seen:
-            raise bad_request(f"More than one {name.decode()} header")
+            raise build_bad_request(f"More than one {name.decode()} header")
         self._seen[name] = value
         if name == b"host" and not HOST.fullmatch(value):
-            raise bad_request("The Host header is invalid")
+            raise build_bad_request("The Host header is invalid")
         if name == b"content-length":
             self.body_bytes = int(value)
         if name == b"transfer-encoding" and value.lower() != b"chunked":
-            raise bad_request("The only transfer coding supported is chunked")
+            raise build_bad_request("The only transfer coding supported is chunked")
 
     def _is_for(self, url: httptools.parser.url_parser.URL) -> bool:
         """Whether an absolute target has the host of the Host header."""
@@ -81,6 +81,6 @@ class RequestHead:
         return url.schema in {b"http", b"https"} and url.host.lower() == host.strip(b"[]").lower()
 
 
-def bad_request(detail: str) -> ProblemError:
+def build_bad_request(detail: str) -> ProblemError:
     """Return a 400 for a malformed or unsupported HTTP request."""
     return ProblemError(BAD_REQUEST, detail)

@@ -46,7 +46,7 @@ class Request(StarletteRequest):
         """The path without the `root_path` and a trailing slash."""
         self.headers_by_name: dict[bytes, bytes] = dict(scope["headers"])
         """By name in lower case, the last of a repeated one; a plain dict, because Starlette's `headers` are slow."""
-        self.parameters: dict[str, str] = {}
+        self.path_parameters: dict[str, str] = {}
         """The values of the parameters in the path."""
         self.caller: Caller
         """Unset if the operation is public, or exempts the request."""
@@ -77,7 +77,7 @@ class Request(StarletteRequest):
     def check_declared_length(self) -> None:
         """Raise ProblemError 413 if the `Content-Length` is over the limit."""
         if int(self.headers_by_name.get(b"content-length", 0)) > self.body_limit_bytes:
-            raise self._too_large()
+            raise self._build_too_large()
 
     async def body(self) -> bytes:
         """Return the body; raises ProblemError 408 or 413, or ClientDisconnect."""
@@ -92,11 +92,11 @@ class Request(StarletteRequest):
                     size += len(parts[-1])
                     more_body = message.get("more_body", False)
                     if size > self.body_limit_bytes:
-                        raise self._too_large()
+                        raise self._build_too_large()
         except TimeoutError:
             detail = f"The body did not arrive within {BODY_TIMEOUT_SECONDS:.0f} seconds"
             raise ProblemError(REQUEST_TIMEOUT, detail, headers={"Connection": "close"}) from None
         return b"".join(parts)
 
-    def _too_large(self) -> ProblemError:
+    def _build_too_large(self) -> ProblemError:
         return ProblemError(BODY_TOO_LARGE, f"The body is larger than {self.body_limit_bytes} bytes")

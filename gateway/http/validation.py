@@ -38,19 +38,19 @@ ERRORS_LIMIT = 100
 """Limit on the errors in a problem: a body can have a hundred thousand."""
 
 
-def invalid_header(name: str, expected: str) -> ProblemError:
+def build_header_problem(name: str, expected: str) -> ProblemError:
     """Return a 400 for an invalid header that must not be ignored."""
     error = FieldError(pointer=f"/header/{name.lower()}", code="invalid_value", detail=f"{name} must be {expected}")
     return ProblemError(INVALID_HEADER, error.detail, errors=[error])
 
 
-def invalid(errors: Sequence[ErrorDetails], part: str | None = None) -> ProblemError:
+def build_validation_problem(errors: Sequence[ErrorDetails], part: str | None = None) -> ProblemError:
     """Return a 422 with the first of pydantic's errors."""
-    fields = [_field_error(error, part) for error in errors[:ERRORS_LIMIT]]
+    fields = [_build_field_error(error, part) for error in errors[:ERRORS_LIMIT]]
     return ProblemError(VALIDATION_FAILED, errors=fields)
 
 
-def _field_error(error: ErrorDetails, part: str | None) -> FieldError:
+def _build_field_error(error: ErrorDetails, part: str | None) -> FieldError:
     location = [*([part] if part else []), *map(str, error["loc"])]
     pointer = "".join("/" + step.replace("~", "~0").replace("/", "~1") for step in location)
     detail = FIELD_DETAILS.get(error["type"])

@@ -6,7 +6,7 @@ from gateway.problems import (
     DATABASE_UNAVAILABLE,
     SEARCH_TIMEOUT,
     ProblemError,
-    retry_after,
+    build_retry_after,
 )
 
 
@@ -21,7 +21,7 @@ class SearchTimeoutError(ProblemError):
     """Postgres cancelled a search at its time limit."""
 
     def __init__(self) -> None:
-        super().__init__(SEARCH_TIMEOUT, headers=retry_after())
+        super().__init__(SEARCH_TIMEOUT, headers=build_retry_after())
 
 
 class CredentialsOutdatedError(ProblemError):

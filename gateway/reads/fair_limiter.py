@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import TypeAlias
 
-from gateway.problems import OVERLOADED, ProblemError, retry_after
+from gateway.problems import OVERLOADED, ProblemError, build_retry_after
 
 WAITING_LIMIT = 100
 """Limit on the waiting requests of one owner; others are rejected at once."""
@@ -21,7 +21,7 @@ class ShareExhaustedError(ProblemError):
     """The owner's other requests left no permit for this one in time."""
 
     def __init__(self) -> None:
-        super().__init__(OVERLOADED, headers=retry_after())
+        super().__init__(OVERLOADED, headers=build_retry_after())
 
 
 class FairLimiter:

@@ -46,17 +46,17 @@ class KeptPages:
     def keep(self, key: PageKey, page: KeptPage) -> None:
         """Store the page in place of an older one, unless it is larger than the limit."""
         self._drop(key)
-        if _size(key, page) > self._limit_bytes:
+        if _measure(key, page) > self._limit_bytes:
             return
         self._pages[key] = page
-        self._bytes += _size(key, page)
+        self._bytes += _measure(key, page)
         while self._bytes > self._limit_bytes:
             self._drop(next(iter(self._pages)))
 
     def _drop(self, key: PageKey) -> None:
         if page := self._pages.pop(key, None):
-            self._bytes -= _size(key, page)
+            self._bytes -= _measure(key, page)
 
 
-def _size(key: PageKey, page: KeptPage) -> int:
+def _measure(key: PageKey, page: KeptPage) -> int:
     return len(page.body) + len(key[2]) + sum(map(len, page.headers.values())) + PAGE_OVERHEAD_BYTES

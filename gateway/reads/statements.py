@@ -124,15 +124,15 @@ SORTED_BY: dict[str, ColumnElement[Any]] = {
 """The sort keys of a list; each has an index, with the id as the tie-breaker."""
 
 
-def _time(name: str) -> ColumnElement[Any]:
+def _bind_time(name: str) -> ColumnElement[Any]:
     return bindparam(name, type_=DateTime(timezone=True))
 
 
 FILTERS = {
-    "created_from": notes.c.created_date >= _time("created_from"),
-    "created_until": notes.c.created_date < _time("created_until"),
-    "updated_from": notes.c.updated_date >= _time("updated_from"),
-    "updated_until": notes.c.updated_date < _time("updated_until"),
+    "created_from": notes.c.created_date >= _bind_time("created_from"),
+    "created_until": notes.c.created_date < _bind_time("created_until"),
+    "updated_from": notes.c.updated_date >= _bind_time("updated_from"),
+    "updated_until": notes.c.updated_date < _bind_time("updated_until"),
     "title_prefix": func.starts_with(SORTED_BY["title"], bindparam("title_prefix", type_=Text)),
 }
 """The filters of a list."""

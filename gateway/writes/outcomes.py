@@ -8,7 +8,7 @@ from typing import get_args
 from uuid import UUID
 
 from gateway.http.answers import Answer, render
-from gateway.http.conditional import etag
+from gateway.http.conditional import build_etag
 from gateway.http.prefer import DEFAULTS, Preferences
 from gateway.problems import (
     CHALLENGE,
@@ -42,7 +42,7 @@ def build_answer(outcome: Outcome, attempt_id: UUID, command_url: Callable[[], s
     if outcome.attempt_id not in (None, attempt_id):
         headers[IDEMPOTENT_REPLAYED] = "true"
     if outcome.note_version is not None and outcome.status is not OutcomeStatus.FAILED:
-        headers["ETag"] = etag(outcome.note_version)
+        headers["ETag"] = build_etag(outcome.note_version)
     if outcome.status is not OutcomeStatus.APPLIED:
         return render(build_problem(outcome, command_url, headers))
     if outcome.http_status == HTTPStatus.CREATED:

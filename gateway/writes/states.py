@@ -15,7 +15,7 @@ _PENDING = {"id": "01a203dc-cb4e-7573-81ba-d03f29afccf3", "issued_at": TIME, "st
 _ANSWER = {"status": 201, "headers": {"ETag": '"1"', "Location": "/notes/1"}, "body": NOTE}
 
 
-class Answer(BaseModel):
+class OriginalAnswer(BaseModel):
     """The answer that a write would have had if it had waited for its outcome."""
 
     status: int
@@ -34,4 +34,4 @@ class CommandState(
     issued_at: PrintedTime
     status: Literal["pending", "unknown", "applied", "rejected", "failed"]
     """`unknown` if the broker had not confirmed the write and it has no outcome yet."""
-    answer: Answer | None = None
+    answer: OriginalAnswer | None = None

@@ -28,7 +28,7 @@ from gateway.problems import (
     OVERLOADED,
     UNCONFIRMED,
     ProblemError,
-    retry_after,
+    build_retry_after,
 )
 from gateway.reads.errors import DatabaseUnavailableError
 from gateway.reads.queries import Queries
@@ -221,12 +221,12 @@ class Submission:
                 return ProblemError(BODY_TOO_LARGE, f"The write's command is larger than {MAX_COMMAND_BYTES} bytes")
             case OverloadedError():
                 detail = f"Too many requests are waiting: this one had no effect. {advice}"
-                return ProblemError(OVERLOADED, detail, headers=retry_after())
+                return ProblemError(OVERLOADED, detail, headers=build_retry_after())
             case NotAcceptedError():
                 detail = f"The broker did not accept the write: this request had no effect. {advice}"
-                return ProblemError(NOT_ACCEPTED, detail, headers=retry_after())
+                return ProblemError(NOT_ACCEPTED, detail, headers=build_retry_after())
             case UnconfirmedError():  # Retry-After only with a key: repeating it without one might write twice
-                headers = retry_after() if is_repeatable else None
+                headers = build_retry_after() if is_repeatable else None
                 url = self._command_urls.url(command, confirmed=False)
                 return ProblemError(UNCONFIRMED, headers=headers, command=url)
 

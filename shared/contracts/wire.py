@@ -119,19 +119,19 @@ def _decode_each(body: bytes, *, fail_newer: bool) -> Sequence[Received]:
 def _parse(body: str) -> object:
     """Parse JSON; numbers that cannot be serialized again become null: no valid command has one."""
     try:
-        return json.loads(body, parse_constant=_no_number, parse_float=_finite_float)
+        return json.loads(body, parse_constant=_no_number, parse_float=_parse_float)
     except json.JSONDecodeError:
         raise
     except ValueError:  # an integer with more digits than Python converts by default
-        return json.loads(body, parse_constant=_no_number, parse_float=_finite_float, parse_int=_finite_integer)
+        return json.loads(body, parse_constant=_no_number, parse_float=_parse_float, parse_int=_parse_integer)
 
 
-def _finite_float(text: str) -> float | None:
+def _parse_float(text: str) -> float | None:
     number = float(text)
     return number if math.isfinite(number) else None
 
 
-def _finite_integer(text: str) -> int | None:
+def _parse_integer(text: str) -> int | None:
     try:
         return int(text)
     except ValueError:
@@ -143,7 +143,7 @@ def _no_number(_: str) -> None:
 
 
 def _decode_event(event: object, *, fail_newer: bool) -> Received:
-    command_id = _id_of(event)
+    command_id = _parse_id(event)
     if command_id is None or not isinstance(event, dict):
         return Unreadable(json.dumps(event).encode())
     known, version = _VERSIONS.get(str(event.get("type"))), event.get("dataversion", 1)
@@ -157,10 +157,10 @@ def _decode_event(event: object, *, fail_newer: bool) -> Received:
     reason: BadCommandReason = "newer_version" if is_newer else "invalid_command" if known else "unknown_type"
     if _is_deeper(event, MAX_DEPTH):
         return Unreadable(json.dumps(event).encode())
-    return BadCommand(command_id, reason, json.dumps(event), _envelope(event))
+    return BadCommand(command_id, reason, json.dumps(event), _parse_envelope(event))
 
 
-def _id_of(event: object) -> UUID | None:
+def _parse_id(event: object) -> UUID | None:
     try:
         return UUID(event["id"]) if isinstance(event, dict) else None
     except (TypeError, KeyError, ValueError, AttributeError):
@@ -176,7 +176,7 @@ def _is_deeper(value: object, levels: int) -> bool:
     return levels == 0 or any(_is_deeper(each, levels - 1) for each in value if type(each) in _CONTAINERS)
 
 
-def _envelope(event: dict[str, object]) -> Envelope | None:
+def _parse_envelope(event: dict[str, object]) -> Envelope | None:
     try:
         return Envelope.model_validate(event)
     except ValidationError:

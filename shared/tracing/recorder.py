@@ -51,7 +51,8 @@ class SdkRecorder:
 
     def __init__(self, processor: SpanProcessor, service: str) -> None:
         self._ids = TraceIds()
-        self._provider = TracerProvider(resource=_resource(service), shutdown_on_exit=False, id_generator=self._ids)
+        resource = _build_resource(service)
+        self._provider = TracerProvider(resource=resource, shutdown_on_exit=False, id_generator=self._ids)
         self._provider.add_span_processor(processor)
         self._tracer = self._provider.get_tracer("inkwell")
         self._propagator = TraceContextTextMapPropagator()
@@ -65,18 +66,18 @@ class SdkRecorder:
         links: Sequence[Span] = (),
     ) -> Span:
         """Start a span in its parent's trace, or in a new one; returns a no-op span unless it is sampled."""
-        if not parent and not self._begins(name):
+        if not parent and not self._samples_next(name):
             return NO_OP
         span = self._tracer.start_span(
             name,
             self._context(parent),
             kind,
             attributes,
-            _links(links) if links else None,
+            _build_links(links) if links else None,
         )
         return RecordedSpan(span) if span.is_recording() else NO_OP
 
-    def _begins(self, name: str) -> bool:
+    def _samples_next(self, name: str) -> bool:
         """Whether the next trace is sampled; asking the sampler costs a third of an unrecorded span."""
         self._ids.next_id = trace_id = super(TraceIds, self._ids).generate_trace_id()
         return self._provider.sampler.should_sample(NO_CONTEXT, trace_id, name).decision is Decision.RECORD_AND_SAMPLE
@@ -165,11 +166,11 @@ class QuietExporter(SpanExporter):
         self._exporter.shutdown()
 
 
-def _links(spans: Sequence[Span]) -> list[trace.Link]:
+def _build_links(spans: Sequence[Span]) -> list[trace.Link]:
     return [trace.Link(each.span.get_span_context()) for each in spans if isinstance(each, RecordedSpan)]
 
 
-def _resource(service: str) -> Resource:
+def _build_resource(service: str) -> Resource:
     """Return the resource of the standard variables, with this service name unless they set one."""
     resource = Resource.create()
     is_named = not str(resource.attributes[SERVICE_NAME]).startswith("unknown_service")

@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from pydantic_settings import BaseSettings
 
 from gateway.settings import GatewaySettings, Key
-from shared.setting_names import find_unknown_files, find_unknown_variables, names_of
+from shared.setting_names import find_unknown_files, find_unknown_variables, list_names
 from shared.settings import (
     DEVELOPMENT_MARK,
     DatabaseSettings,
@@ -326,7 +326,7 @@ def test_settings_of_every_service_are_accepted_by_each(
     "settings_class", [SecretFiles, DatabaseSettings, MigrationSettings, GatewaySettings, WorkerSettings]
 )
 def test_every_setting_of_a_class_is_known_to_a_program_that_has_none_of_it(settings_class: type[BaseSettings]) -> None:
-    names = names_of(settings_class)
+    names = list_names(settings_class)
 
     assert len(names) == len(settings_class.model_fields)
     assert list(find_unknown_variables(dict.fromkeys(names, "1"), ())) == []
