@@ -60,10 +60,10 @@ class NoteBodies:
         description = build_text_type(settings.description_max_length)
         text: dict[str, Any] = {"title": title, "description": description}
         parts: dict[str, Any] = {"title": (title, None), "description": (description, None)}
-        note: type[NoteText] = create_model("NoteIn", __doc__="What a client writes of a note.", __base__=_Text, **text)
+        note: type[NoteText] = create_model("NoteIn", __doc__="The text of a note.", __base__=_Text, **text)
         patch: type[BaseModel] = create_model(
             "NotePatchIn",
-            __doc__="A merge patch (RFC 7396) of a note, whose members cannot be removed.",
+            __doc__="A merge patch (RFC 7396) of a note; a member cannot be removed with null.",
             __base__=_Patch,
             **parts,
         )

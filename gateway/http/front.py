@@ -18,7 +18,7 @@ from gateway.http.headers import CrossOriginPolicy, add_defaults
 from gateway.http.operations import PUBLIC, Operation
 from gateway.http.request_head import HEAD_PROBLEM
 from gateway.http.requests import Request
-from gateway.http.routes import Routes, choose
+from gateway.http.routes import Routes, choose_operation
 from gateway.problems import (
     BAD_REQUEST,
     INSUFFICIENT_SCOPE,
@@ -109,8 +109,8 @@ class Front(Generic[ResourcesT]):
     async def _perform(self, request: Request, info: RequestInfo) -> Answer:
         """Route, authorize and read the request, and return its handler's answer."""
         operations, request.path_parameters = self._routes.find(request.path)
-        info.route = next(iter(operations.values())).path
-        operation = choose(operations, request.method)
+        info.route = next(iter(operations.values())).path  # the same for all of them
+        operation = choose_operation(operations, request.method)
         request.body_limit_bytes = operation.body_limit_bytes or self._body_limit_bytes
         request.check_declared_length()
         resources = self.resources

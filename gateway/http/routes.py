@@ -61,7 +61,7 @@ class Routes:
         return segment.operations, parameters
 
 
-def choose(operations: Mapping[str, Operation[Any]], method: str) -> Operation[Any]:
+def choose_operation(operations: Mapping[str, Operation[Any]], method: str) -> Operation[Any]:
     """Return the operation for the method; raises ProblemError 405."""
     if operation := operations.get(method):
         return operation
