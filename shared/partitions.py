@@ -152,7 +152,7 @@ async def wait_until_declared(channel: AbstractChannel, topology: Topology) -> T
     is_logged = False
     while not (found := await _find_declared(channel, topology)):
         if not is_logged:
-            log.warning("waiting for a worker to declare the queues", exchange=topology.commands_exchange)
+            log.warning("no worker has declared the queues yet; waiting for one", exchange=topology.commands_exchange)
         is_logged = True
         await asyncio.sleep(ABSENT_CHECK_SECONDS)
     return found
