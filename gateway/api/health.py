@@ -21,7 +21,7 @@ operations: Operations[Gateway] = Operations("health")
 
 @operations.add("GET", "/health/live", allows=PUBLIC, ignores_query=True)
 async def live(_: Gateway, __: Request) -> Answer:
-    """Answers 200 while the process can answer at all."""
+    """Answers 200 while the event loop runs."""
     return Answer('{"status":"live"}')
 
 

@@ -148,9 +148,9 @@ class Submission:
     ) -> Answer:
         """Publish the request's command and answer with its outcome, or 202 where none is known within the wait.
 
-        `reveal` completes an outcome with what the worker does not know. Raises ProblemError 503 `not_accepted` or
-        `overloaded` if this request certainly has no effect, and 504 `unconfirmed` if that is unknown; if an earlier
-        request with the key has an outcome, answers with that instead.
+        `reveal` adds to the outcome what the worker does not know, such as a token's secret. Raises ProblemError 503
+        `not_accepted` or `overloaded` if this request certainly had no effect, and 504 `unconfirmed` if that is
+        unknown; if an earlier request with the key has an outcome, answers with that instead.
         """
         preferences = request[PREFER]
         identity = identity or self.identify(request, model, getattr(data, "note_id", None))
