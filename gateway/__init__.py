@@ -1,1 +1,1 @@
-"""The HTTP side: reads come from Postgres, writes leave as commands on RabbitMQ."""
+"""The HTTP service: reads query Postgres, writes are published to RabbitMQ as commands."""

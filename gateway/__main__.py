@@ -68,8 +68,8 @@ def read_arguments(arguments: Sequence[str]) -> Namespace:
     """Parse the command line; `subject` is None to run a gateway. Exits with 2 for invalid arguments."""
     parser = ArgumentParser("python -m gateway", description="Without a subject: runs a gateway until SIGTERM.")
     subjects = parser.add_subparsers(title="subjects", metavar="SUBJECT", dest="subject")
-    doctor = subjects.add_parser("doctor", help="checks settings, Postgres and the broker, and says what to do")
-    doctor.add_argument("--json", action="store_true", help="one JSON object a line")
+    doctor = subjects.add_parser("doctor", help="checks settings, Postgres and the broker, and suggests remedies")
+    doctor.add_argument("--json", action="store_true", help="print one JSON object per line")
     return parser.parse_args(arguments)
 
 
@@ -96,13 +96,13 @@ class GatewayServer(uvicorn.Server):
             self._loop.call_soon_threadsafe(self._drain, gateway)
 
     def _drain(self, gateway: Gateway) -> None:
-        log.info("draining: not ready, waiting writes are answered", seconds=self._delay_seconds)
+        log.info("draining: not ready, answering the waiting writes", seconds=self._delay_seconds)
         gateway.replies.drain()
         asyncio.get_running_loop().call_later(self._delay_seconds, setattr, self, "should_exit", True)
 
 
 async def is_schema_behind(settings: GatewaySettings) -> bool:
-    """Whether the database is known to lack migrations; False if it does not answer soon."""
+    """Whether the database is known to lack migrations; False if it does not answer in time."""
     try:
         async with asyncio.timeout(SCHEMA_CHECK_SECONDS):
             await check_schema(settings.database_url, "inkwell-gateway")

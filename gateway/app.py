@@ -12,9 +12,9 @@ from uvicorn._types import ASGI3Application
 from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
 from gateway.api import commands, health, tokens, users
-from gateway.api.docs import docs_operations
+from gateway.api.docs import build_docs_operations
 from gateway.api.document import DESCRIPTION, TAGS, build_security_schemes
-from gateway.api.notes import note_operations
+from gateway.api.notes import build_note_operations
 from gateway.http.front import Front
 from gateway.http.openapi import build_operation_id, check_served, declare, extend_document
 from gateway.http.operations import Operation
@@ -30,14 +30,14 @@ LOOPBACK_HOSTS = ("localhost", "127.0.0.1", "[::1]")
 
 
 class GatewayApp(FastAPI):
-    """FastAPI's app, whose requests go to a front instead of through FastAPI's layers."""
+    """A FastAPI app whose front handles the requests, instead of FastAPI's own layers."""
 
     front: Front[Gateway]
     entrance: ASGIApp
-    """The front, behind the middleware for trusted proxies."""
+    """The front, inside the middleware for trusted proxies if there are any."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Have the front answer requests, and FastAPI run the lifespan."""
+        """Pass requests to the front, and the lifespan to FastAPI."""
         if scope["type"] == "http":
             await self.entrance(scope, receive, send)
         else:
@@ -45,7 +45,7 @@ class GatewayApp(FastAPI):
 
 
 def create_app(settings: GatewaySettings | None = None) -> GatewayApp:
-    """Create a gateway, which starts and serves what it can even without the broker or Postgres."""
+    """Create a gateway; it starts without Postgres or the broker, and meanwhile serves what it can."""
     if settings is None:
         settings = load_settings(GatewaySettings)
         configure_logging(settings, "inkwell-gateway")
@@ -56,7 +56,7 @@ def create_app(settings: GatewaySettings | None = None) -> GatewayApp:
         check_served(app)
         async with open_resources(settings) as gateway:
             app.front.resources = gateway
-            # Exempts the app's many long-lived objects, whose scan in each full collection would pause requests.
+            # Exempts the app's many long-lived objects: scanning them in each full collection would pause requests.
             gc.collect()
             gc.freeze()
             gc.set_threshold(20_000, 50, 50)
@@ -75,12 +75,12 @@ def create_app(settings: GatewaySettings | None = None) -> GatewayApp:
         redoc_url=None,
         generate_unique_id_function=build_operation_id,
     )
-    operations = find_operations(settings)
+    operations = collect_operations(settings)
     for operation in operations:
         declare(app, operation)
     extend_document(app, build_security_schemes(settings.prefix) if settings.auth == "password" else None)
     app.front = Front(
-        [*operations, *(docs_operations(app, settings.prefix) if settings.docs else ())],
+        [*operations, *(build_docs_operations(app, settings.prefix) if settings.docs else ())],
         root_path=settings.prefix,
         body_limit_bytes=settings.body_limit_bytes,
         hosts=(*LOOPBACK_HOSTS, settings.host) if settings.is_loopback_only else (),
@@ -92,10 +92,10 @@ def create_app(settings: GatewaySettings | None = None) -> GatewayApp:
     return app
 
 
-def find_operations(settings: GatewaySettings) -> Sequence[Operation[Gateway]]:
-    """Return every operation that a gateway with these settings serves and documents."""
+def collect_operations(settings: GatewaySettings) -> Sequence[Operation[Gateway]]:
+    """Return the operations that a gateway with these settings serves and documents."""
     account = (*users.operations, *tokens.operations) if settings.auth == "password" else ()
-    operations = [*note_operations(settings), *commands.operations, *account, *health.operations]
+    operations = [*build_note_operations(settings), *commands.operations, *account, *health.operations]
     if settings.is_loopback_only:
         return [replace(each, problems=(*each.problems, MISDIRECTED_REQUEST)) for each in operations]
     return operations

@@ -16,7 +16,7 @@ class Caller:
 
     owner: int
     credentials_version: int
-    """Outdated once the owner has another one; reads and the worker check it in their SQL."""
+    """Outdated as soon as the owner's version differs; reads and the worker compare it in their SQL."""
     scopes: frozenset[Scope] = EVERY_SCOPE
     expires_at: float = math.inf
     """Seconds since the epoch."""
@@ -34,8 +34,8 @@ class Authentication(Protocol):
     async def authenticate(self, authorization: bytes | None, *, confirm: bool) -> Caller:
         """Return the caller with this `Authorization` header; raises ProblemError 401 or 503.
 
-        `confirm` asks for a check against Postgres, which reads leave to their own SQL.
+        `confirm` requests a check against Postgres; reads do without, since their SQL checks the credentials.
         """
 
     def forget(self, owner: int) -> None:
-        """Check the owner's credentials again, because they may have changed."""
+        """Forget what is cached about the owner's credentials, because they may have changed."""

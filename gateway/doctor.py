@@ -27,14 +27,14 @@ from pg_roles where rolname = current_user
 async def examine(settings: GatewaySettings, *, as_json: bool) -> int:
     """Run all checks and print their findings; returns the exit code, 1 if there is a problem."""
     findings = [check_secrets(settings)]
-    findings += await run_checks("Postgres", check_database(settings, NAME), "reads are 503 until it does; see its log")
+    findings += await run_checks("Postgres", check_database(settings, NAME), "see its log; meanwhile reads get 503")
     findings += await run_checks("role", check_role(settings), "see above")
-    findings += await run_checks("broker", check_broker(settings, NAME), "writes are 503 until it does; see its log")
+    findings += await run_checks("broker", check_broker(settings, NAME), "see its log; meanwhile writes get 503")
     return report(findings, as_json=as_json)
 
 
 async def check_role(settings: GatewaySettings) -> AsyncIterator[Finding]:
-    """Check that the gateway's role may read and, in case the gateway is compromised, nothing else."""
+    """Check that the gateway's role may read, and nothing else: a compromised gateway must not be able to write."""
     session = await connect(settings.database_url, NAME)
     try:
         lacking = await session.fetchval(LACKING, TABLES)
@@ -43,19 +43,19 @@ async def check_role(settings: GatewaySettings) -> AsyncIterator[Finding]:
     finally:
         session.terminate()
     if lacking:
-        advice = "connect as inkwell_gateway, see dev/roles.sql, and run the migrations, which grant its rights"
+        advice = "connect as inkwell_gateway (see dev/roles.sql), and run the migrations, which grant its rights"
         yield Finding(Level.PROBLEM, "role", f"may not read {', '.join(lacking)}", advice)
         return
     yield judge(
         "role",
-        "may write" if may_write else "only reads",
+        "may write" if may_write else "may only read",
         ok=not may_write,
-        advice="connect as inkwell_gateway, see dev/roles.sql: the gateway needs to read and nothing else",
+        advice="connect as inkwell_gateway (see dev/roles.sql): the gateway only needs to read",
     )
     yield judge(
         "bounds of the role",
-        "as dev/roles.sql sets them" if is_bounded else "are missing: it may take every session and hold every lock",
+        "set as in dev/roles.sql" if is_bounded else "missing: the role may use up all connections and hold any lock",
         ok=is_bounded,
-        advice="an administrator runs dev/roles.sql again, as after an upgrade that says so",
+        advice="as an administrator, run dev/roles.sql again",
         level=Level.WARNING,
     )

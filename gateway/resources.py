@@ -26,21 +26,21 @@ from shared.metrics import watch_loop
 
 @dataclass(frozen=True, slots=True)
 class Gateway:
-    """The gateway's resources."""
+    """The resources of a gateway."""
 
     settings: GatewaySettings
     clock: Clock
     """Postgres' time."""
     queries: Queries
-    """Reads."""
+    """Runs the reads."""
     kept_pages: KeptPages
-    """Lists that were read before."""
+    """Caches lists."""
     submission: Submission
-    """Writes."""
+    """Performs the writes."""
     publisher: Publisher
-    """Writes on their way to the broker."""
+    """Publishes commands to the broker."""
     replies: Replies
-    """Writes that wait for their outcome."""
+    """Receives the outcomes of writes."""
     command_urls: CommandUrls
     keyed_hashes: KeyedHashes
     authentication: Authentication

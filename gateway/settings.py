@@ -17,7 +17,7 @@ RESERVED_SEGMENTS = frozenset(("auth", "commands", "docs", "health", "notes", "o
 """First segments that a prefix must not have: it would be ambiguous whether a path has the prefix."""
 BODY_LIMIT_MAX_BYTES = 1024 * 1024
 TEXT_MAX_LENGTH = (BODY_LIMIT_MAX_BYTES - NAMES_BYTES) // ESCAPED_CHARACTER_BYTES
-"""Characters of a title and a description that fit into the largest body even if all are escaped."""
+"""The longest title and description, together, that fit into the largest body even if every character is escaped."""
 ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://([a-z0-9.-]+|\[[0-9a-f:.]+\])(:[0-9]+)?")
 """An origin as browsers serialize it (RFC 6454 §6.2): without a path, in lower case and ASCII."""
 
@@ -43,13 +43,13 @@ def _check_rate_limit(text: str) -> str:
     try:
         limits.parse(text)
     except ValueError:
-        raise ValueError("must be a number and a time, such as 10/minute or 100/hour") from None
+        raise ValueError("must be a number per time, such as 10/minute or 100/hour") from None
     return text
 
 
 def _check_origin(origin: str) -> str:
     if not ORIGIN.fullmatch(origin):
-        raise ValueError("must be origins such as https://notes.example:8443, without a path; * is not one of them")
+        raise ValueError("must be origins such as https://notes.example:8443, without a path; * is not allowed")
     return origin
 
 
@@ -68,7 +68,7 @@ Key = Annotated[SecretStr, AfterValidator(_check_key_length)]
 Origin = Annotated[str, AfterValidator(_check_origin)]
 
 
-class GatewaySettings(ServiceSettings, use_attribute_docstrings=True):
+class GatewaySettings(ServiceSettings):
     """The settings of a gateway."""
 
     signing_keys: Annotated[tuple[Key, ...], *COMMA_SEPARATED, Field(min_length=1)]
@@ -144,7 +144,7 @@ class GatewaySettings(ServiceSettings, use_attribute_docstrings=True):
 
     @property
     def is_loopback_only(self) -> bool:
-        """Whether there is no authentication, and only listening on loopback keeps strangers out."""
+        """Whether, without authentication, only this machine may connect."""
         return self.auth == "none" and not self.trust_network
 
     @model_validator(mode="after")
@@ -152,7 +152,7 @@ class GatewaySettings(ServiceSettings, use_attribute_docstrings=True):
         if self.is_loopback_only and not _is_loopback(self.host):
             raise ValueError(
                 f"INKWELL_AUTH=none on INKWELL_HOST={self.host} allows anyone to read and write: listen on "
-                "127.0.0.1, or say with INKWELL_TRUST_NETWORK=true that something else keeps strangers out"
+                "127.0.0.1, or set INKWELL_TRUST_NETWORK=true if untrusted clients cannot reach this address"
             )
         return self
 
@@ -169,7 +169,7 @@ class GatewaySettings(ServiceSettings, use_attribute_docstrings=True):
             )
         if needed > self.body_limit_bytes:
             raise ValueError(
-                f"{names} = {characters} needs INKWELL_BODY_LIMIT_BYTES={needed} or more: {why}, so a note within the "
-                "limits would not fit into a request"
+                f"{names} = {characters} needs INKWELL_BODY_LIMIT_BYTES={needed} or more: {why}, so the longest note "
+                "would not fit into a request"
             )
         return self

@@ -1,3 +1,3 @@
-"""What gateway and worker must agree on: the wire, the tables, the topology."""
+"""What the gateway and the worker share: wire format, tables, topology, connections and settings."""
 
 __version__ = "1.0.0"

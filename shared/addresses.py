@@ -1,6 +1,6 @@
-"""Connects to the first address that answers, of a server with several hosts or a host with several addresses.
+"""Connects to the first address that answers, for servers with several hosts and hosts with several addresses.
 
-Each address has its own deadline: one that hangs must not use up the time of the others.
+Each address has its own deadline, so that one that hangs does not use up the time of the others.
 """
 
 import asyncio
@@ -15,11 +15,11 @@ from urllib.parse import unquote
 
 HIGHEST_PORT = 65535
 SHORTEST_DEADLINE_SECONDS = 1.0
-"""The minimum for each address, however many there are."""
+"""The minimum deadline of an address, however many there are."""
 _ADDRESS = re.compile(r"(?:\[(?P<ipv6>[^]]+)]|(?P<host>[^]:[\s]*))(?::(?P<port>\d*))?")
-_NO_CHARACTER = re.compile("%(?![0-9A-Fa-f]{2})|%00")
+_INVALID_ENCODING = re.compile("%(?![0-9A-Fa-f]{2})|%00")
 _silent: set[tuple[str, int]] = set()
-"""Addresses that did not answer the last time; they are tried last. Shared by all connections of the process."""
+"""Addresses that did not answer the last time, and are tried last; shared by all connections of the process."""
 T = TypeVar("T")
 Host = tuple[str, int]
 
@@ -31,7 +31,7 @@ class Address:
     host: str
     """The name in the URL, which certificates are checked against."""
     ip: str
-    """An IP address, or the folder of a Unix socket."""
+    """An IP address, or the directory of a Unix socket."""
     port: int
 
 
@@ -44,21 +44,21 @@ async def connect_to_any(
 ) -> T:
     """Return what `connect` returns for the first address that works.
 
-    `connect` gets an address and its deadline in seconds: `seconds_each`, or its share of `seconds`. Any
-    exception other than `errors` propagates; if every address failed, raises the most specific of their errors.
+    `connect` is called with an address and its timeout in seconds: `seconds_each`, or a share of `seconds`. Any
+    exception other than `errors` propagates; if every address fails, raises the most specific of their errors.
     """
     now = asyncio.get_running_loop().time
     ends = now() + seconds
     addresses = await resolve(hosts, seconds_each or seconds / 2)
     failures: list[BaseException] = []
     for number, address in enumerate(addresses):
-        # What an earlier address left of its share, because it refused at once, goes to the later ones.
+        # Later addresses share the time that earlier ones have left, for instance by refusing at once.
         share = max(SHORTEST_DEADLINE_SECONDS, (ends - now()) / (len(addresses) - number))
         try:
             return await _try(address, connect, seconds_each or share)
         except errors as error:
             failures.append(error)
-    # An error of the protocol says more than a refused connection or a timeout.
+    # A protocol error is more specific than a refused connection or a timeout.
     raise next((each for each in failures if not isinstance(each, OSError)), failures[-1])
 
 
@@ -67,7 +67,7 @@ async def _try(address: Address, connect: Callable[[Address, float], Awaitable[T
     try:
         async with asyncio.timeout(seconds):
             connected = await connect(address, seconds)
-    except (TimeoutError, asyncio.CancelledError):  # also where the caller's own deadline was shorter
+    except (TimeoutError, asyncio.CancelledError):  # cancelled by a shorter deadline of the caller
         _silent.add(key)
         raise
     except BaseException:
@@ -78,9 +78,9 @@ async def _try(address: Address, connect: Callable[[Address, float], Awaitable[T
 
 
 async def resolve(hosts: Sequence[Host], seconds: float) -> list[Address]:
-    """Return the addresses of the hosts, those of each host in random order, and the silent ones last.
+    """Return the addresses of the hosts, each host's in random order, and the silent ones last.
 
-    A host whose name cannot be resolved is left out. Raises OSError if there is no address at all.
+    Omits hosts whose names cannot be resolved; raises OSError if none can be.
     """
     found = await asyncio.gather(*(_resolve(*host, seconds) for host in hosts), return_exceptions=True)
     addresses = [address for each in found if not isinstance(each, BaseException) for address in each]
@@ -99,37 +99,50 @@ async def _resolve(host: str, port: int, seconds: float) -> list[Address]:
     return [Address(host, ip, port) for ip in random.sample(addresses, len(addresses))]
 
 
-def split_authority(authority: str) -> tuple[str, str, str]:
-    """Return user, password and hosts of a URL's authority, all still encoded."""
-    userinfo, _, hosts = authority.rpartition("@")
+def split_url(text: str, *schemes: str) -> tuple[str, str, str, str]:
+    """Return the scheme, the authority, the path without its slash and the query; raises ValueError."""
+    scheme, separator, rest = text.partition("://")
+    if not separator or scheme not in schemes:
+        raise ValueError(f"must begin with {' or '.join(f'{each}://' for each in schemes)}")
+    before, _, query = rest.partition("?")
+    authority, _, path = before.partition("/")
+    if "@" not in authority and "@" in path + query:
+        raise ValueError("has a user or a password with a / or a ? that is not percent-encoded")
+    return scheme, authority, path, query
+
+
+def split_authority(authority: str) -> tuple[str, str, tuple[str, ...], tuple[str, ...]]:
+    """Return the user and the password, still percent-encoded, and the hosts and their ports; raises ValueError."""
+    userinfo, _, addresses = authority.rpartition("@")
     user, _, password = userinfo.partition(":")
-    return user, password, hosts
+    hosts, ports = zip(*map(_parse_address, addresses.split(",")), strict=True)
+    return user, password, hosts, ports
 
 
-def parse_address(text: str) -> tuple[str, str]:
+def _parse_address(text: str) -> tuple[str, str]:
     """Return a host and its port, either of which may be empty; raises ValueError for anything else."""
     if not (found := _ADDRESS.fullmatch(text)):
-        raise ValueError("names no host that can be read; other characters in a user or a password are percent-encoded")
+        raise ValueError("has an invalid host; special characters in a user or a password must be percent-encoded")
     return found["ipv6"] or found["host"], found["port"] or ""
 
 
 def pair_hosts(hosts: Sequence[str], ports: Sequence[str], default_port: int) -> Iterator[Host]:
-    """Yield each host with its port, or with the only one; raises ValueError where one is missing or wrong."""
+    """Yield each host with its port, or with the only port; raises ValueError for a missing host or an invalid port."""
     if not all(hosts):
-        raise ValueError("names no host")
+        raise ValueError("lacks a host")
     if len(ports) not in (1, len(hosts)):
         raise ValueError("has more or fewer ports than hosts")
     for host, port in zip(hosts, ports if len(ports) > 1 else repeat(ports[0]), strict=False):
         if port and not (port.isdecimal() and 0 < int(port) <= HIGHEST_PORT):
-            raise ValueError(f"has a port that is none of 1 to {HIGHEST_PORT}")
+            raise ValueError(f"has a port that is not between 1 and {HIGHEST_PORT}")
         yield host, int(port or default_port)
 
 
 def decode(text: str) -> str:
-    """Return the decoded form of percent-encoded text; raises ValueError if it is invalid."""
-    if _NO_CHARACTER.search(text):
-        raise ValueError("has a % that begins no percent-encoded character; a % itself is %25")
+    """Decode percent-encoded text; raises ValueError if it is invalid."""
+    if _INVALID_ENCODING.search(text):
+        raise ValueError("has a % that does not begin a percent-encoded character; encode a literal % as %25")
     try:
         return unquote(text, errors="strict")
     except UnicodeDecodeError:
-        raise ValueError("has percent-encoded characters that are no UTF-8") from None
+        raise ValueError("has percent-encoded characters that are not UTF-8") from None

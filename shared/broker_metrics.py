@@ -1,4 +1,4 @@
-"""Reads from RabbitMQ's metrics what AMQP lacks: unacknowledged messages, and which node has which queue."""
+"""Reads from RabbitMQ's metrics what AMQP does not reveal: unacknowledged messages, and the queues of each node."""
 
 import asyncio
 import re
@@ -11,7 +11,7 @@ from pydantic import Secret
 from shared.broker_url import BrokerUrl
 
 PORT = 15692
-"""The default port of the plugin rabbitmq_prometheus, which needs no credentials."""
+"""The default port of the plugin rabbitmq_prometheus, which requires no credentials."""
 TIMEOUT_SECONDS = 2.0
 PATH = "/metrics/detailed?family=queue_coarse_metrics&family=ra_metrics"
 _UNACKNOWLEDGED = re.compile(
@@ -28,11 +28,11 @@ class NodeMetrics:
     """One node's metrics of the queues in a virtual host."""
 
     unacknowledged: dict[str, int]
-    """The number of unacknowledged messages in each queue, as of a few seconds ago; a follower counts none."""
+    """The number of unacknowledged messages in each queue, a few seconds old; 0 on a follower."""
     members: frozenset[str]
-    """The queues of which this node runs a Raft member."""
+    """The queues of which this node has a Raft member."""
     has_raft: bool
-    """False after a failed write to the node's log, as on a full disk; only a restart of the node fixes it."""
+    """False after the node could not write its Raft log (full disk); only a restart of the node repairs it."""
 
 
 async def read_broker_metrics(broker_url: Secret[BrokerUrl]) -> dict[str, NodeMetrics]:
@@ -60,6 +60,6 @@ def _read_or_nothing(host: str) -> str:
 
 
 def _read(address: str) -> str:
-    # Ignores the HTTP proxy that the environment may name.
+    # Without the HTTP proxy that the environment may set.
     with build_opener(ProxyHandler({})).open(address, timeout=TIMEOUT_SECONDS) as answer:
         return bytes(answer.read()).decode()

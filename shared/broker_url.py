@@ -1,4 +1,4 @@
-"""The URL of a broker, which may name several nodes; parsing it reports any unsupported part by name."""
+"""The URL of a broker, which may have several nodes; parsing rejects any unsupported part by name."""
 
 import re
 from dataclasses import dataclass, field
@@ -10,11 +10,11 @@ from pydantic import GetCoreSchemaHandler
 from pydantic_core import CoreSchema, core_schema
 from yarl import URL
 
-from shared.addresses import Host, decode, pair_hosts, parse_address, split_authority
+from shared.addresses import Host, decode, pair_hosts, split_authority, split_url
 
 DEFAULT_PORTS = {"amqp": 5672, "amqps": 5671}
 DEFAULT_USER = "guest"
-"""The AMQP library's user if the URL names none."""
+"""The AMQP library's default user."""
 PARAMETERS = frozenset(
     {"auth", "cadata", "cafile", "capath", "certfile", "heartbeat", "keyfile", "name", "no_verify_ssl", "timeout"}
 )
@@ -23,7 +23,7 @@ PARAMETERS = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class BrokerUrl:
-    """The broker's nodes and how to connect to them; `str` returns the original URL, with its password."""
+    """The nodes of a broker and how to connect to them; `str` returns the original URL, including its password."""
 
     text: str = field(repr=False)
     scheme: str
@@ -35,25 +35,17 @@ class BrokerUrl:
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """Return the parsed URL; raises ValueError for an invalid part, with a message that contains no secret."""
-        scheme, has_scheme, rest = text.partition("://")
-        if not has_scheme or scheme not in DEFAULT_PORTS:
-            raise ValueError("must begin with amqp:// or amqps://")
-        before, _, query = rest.partition("?")
-        authority, _, vhost = before.partition("/")
-        if "@" not in authority and "@" in vhost + query:
-            raise ValueError("has a user or a password in which a / or a ? is not percent-encoded")
+        """Return the parsed URL; raises ValueError for an invalid part, without secrets in its message."""
+        scheme, authority, vhost, query = split_url(text, *DEFAULT_PORTS)
         if "#" in text:
             raise ValueError("has a # that is not percent-encoded")
-        user, password, addresses = split_authority(authority)
+        user, password, hosts, ports = split_authority(authority)
         decode(password)
-        hosts, ports = zip(*map(parse_address, addresses.split(",")), strict=True)
         _check_parameters(query)
         default_port = DEFAULT_PORTS[scheme]
         named = tuple(pair_hosts(hosts, [port or str(default_port) for port in ports], default_port))
-        userinfo = authority[: len(authority) - len(addresses)]
-        _rest = rest[len(authority) :]
-        return cls(text, scheme, decode(user) or DEFAULT_USER, decode(vhost) or "/", named, userinfo, _rest)
+        userinfo, rest = authority[: authority.rfind("@") + 1], text[len(f"{scheme}://{authority}") :]
+        return cls(text, scheme, decode(user) or DEFAULT_USER, decode(vhost) or "/", named, userinfo, rest)
 
     def __str__(self) -> str:
         return self.text
@@ -74,7 +66,7 @@ def _check_parameters(query: str) -> None:
     for name, _ in parse_qsl(query, keep_blank_values=True):
         if name in PARAMETERS:
             continue
-        if not re.fullmatch("[a-z_]{1,63}", name):  # part of a password, perhaps
-            raise ValueError("has a parameter that there is not")
+        if not re.fullmatch("[a-z_]{1,63}", name):  # may be part of a password
+            raise ValueError("has an unknown parameter")
         nearest = get_close_matches(name, sorted(PARAMETERS), n=1)
         raise ValueError(f"there is no parameter {name}{f'; did you mean {nearest[0]}?' if nearest else ''}")

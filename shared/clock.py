@@ -1,6 +1,6 @@
 """Postgres' time: the last sample of Postgres' clock, advanced by this machine's monotonic clock.
 
-Every decision by time is made with it or with Postgres' own `now()`, so a service's wrong clock decides nothing
+Every decision that depends on the time uses it or Postgres' own `now()`, so that a service's wrong clock affects none
 (docs/decisions/0026).
 """
 
@@ -15,11 +15,11 @@ from shared.database import Session, Statement
 from shared.metrics import CLOCK_OFFSET
 
 OFFSET_LIMIT_SECONDS = 5.0
-"""A clock that differs from Postgres' by more than this is wrong, and reported."""
+"""A clock that differs from Postgres' by more than this is reported as wrong."""
 DRIFT = 0.0005
-"""How much a second of elapsed time may differ from one of Postgres': NTP slews a clock by at most 500 ppm."""
+"""The maximum rate at which the two clocks may diverge: NTP slews a clock by at most 500 ppm."""
 ELAPSED = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
-"""A monotonic clock. On Linux it includes the time that the machine was suspended."""
+"""A monotonic clock; on Linux it includes the time during which the machine is suspended."""
 
 log = structlog.get_logger()
 
@@ -35,7 +35,7 @@ class Sample:
 
     shown: datetime
     seen_at: float
-    """In elapsed seconds."""
+    """In seconds since the machine started."""
     error_seconds: float
     """Half of the round-trip time."""
 
@@ -61,11 +61,11 @@ class Clock:
         return self._sample is not None
 
     def now(self) -> datetime:
-        """Return Postgres' time, which steps of the system's clock do not change."""
+        """Return Postgres' time, regardless of steps of the system's clock."""
         return self._sample.time_at(elapsed_seconds()) if self._sample else datetime.now(UTC)
 
     def timestamp(self) -> float:
-        """Return the same in seconds since the epoch, for what each request asks for."""
+        """Return the same in seconds since the epoch, cheap enough for each request."""
         sample = self._sample
         return sample.shown.timestamp() + elapsed_seconds() - sample.seen_at if sample else time.time()
 
@@ -91,7 +91,7 @@ class Clock:
             self._sample = sample
 
     def report(self) -> None:
-        """Export the offset; logs a wrong clock once for each change, and its recovery."""
+        """Export the offset; logs a wrong clock once, again if the offset changes, and its recovery."""
         offset = self.offset_seconds()
         CLOCK_OFFSET.set(offset)
         if abs(offset) <= OFFSET_LIMIT_SECONDS and self._reported_seconds:
@@ -99,7 +99,7 @@ class Clock:
             self._reported_seconds = 0.0
         elif abs(offset) > OFFSET_LIMIT_SECONDS and abs(offset - self._reported_seconds) > OFFSET_LIMIT_SECONDS:
             log.warning(
-                "this machine's clock differs from Postgres'; Inkwell goes by Postgres' clock meanwhile; "
+                "this machine's clock differs from Postgres'; Inkwell uses Postgres' clock meanwhile; "
                 "synchronise both machines (NTP)",
                 offset_seconds=round(offset, 1),
             )

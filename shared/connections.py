@@ -1,8 +1,8 @@
 """A small connection pool for Postgres.
 
-A connection that fails, or on which a statement was abandoned, is dropped and replaced: a server that does not answer
-may ignore cancel requests too, and a session in an unknown state must not be reused. If the server failed, the idle
-connections are dropped as well: they may lead to a former primary.
+A connection that fails, or on which a statement was abandoned, is dropped and replaced. asyncpg's pool would cancel the
+statement and reset the session first, but a server that does not answer may not answer that either. If the server has
+failed, the idle connections are dropped as well: they may lead to a former primary.
 """
 
 import asyncio
@@ -26,28 +26,28 @@ WATCH_INTERVAL_SECONDS = 5.0
 CONNECTION_ERRORS = (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError)
 """The errors of a statement or a connection; the driver may raise others if a connection ends at the wrong moment."""
 SILENT_SECONDS = 0.4
-"""A statement cancelled at a deadline after this long means that the server does not answer."""
+"""A statement that is cancelled after this time means that the server does not answer."""
 
 
 @dataclass(slots=True)
 class Slot:
-    """A slot for one connection, which is opened on first use."""
+    """One place in the pool, whose connection is opened on first use."""
 
     connection: "Session | None" = None
     expires_at: float = 0.0
     used_since: float = 0.0
     is_read_only: bool = False
-    """What the server reported when the connection was opened."""
+    """Whether the server accepted no writes when the connection was opened."""
 
     def drop(self) -> None:
-        """Close the connection at once, without notifying the server."""
+        """Close the connection at once, without waiting for the server."""
         if self.connection:
             self.connection.terminate()
         self.connection = None
 
 
 class Connections:
-    """Serves requests for a connection in order; prefers the connection used last, whose caches are warm."""
+    """Lends connections in the order of the requests; prefers the one used last, whose caches are warm."""
 
     def __init__(
         self,
@@ -94,8 +94,8 @@ class Connections:
     async def watch_primary(self) -> None:
         """Find the current primary every few seconds, over a new connection; runs until cancelled.
 
-        An idle connection to a former primary keeps working. Only a new one reaches the promoted server, whose newer
-        timeline makes the older connections untrusted.
+        Connections to a former primary keep working. Only a new one reaches the promoted server, whose newer timeline
+        makes the older connections untrusted.
         """
         while True:
             await asyncio.sleep(WATCH_INTERVAL_SECONDS)
@@ -114,8 +114,8 @@ class Connections:
         return not is_over
 
     def _is_server_failure(self, slot: Slot, connection: Session, error: BaseException) -> bool:
-        """Whether the failure is the server's, so that idle connections must not be trusted either."""
-        if isinstance(error, asyncio.CancelledError):  # the caller's deadline has passed, or its client is gone
+        """Whether the server has failed, so that idle connections must not be trusted either."""
+        if isinstance(error, asyncio.CancelledError):  # by the caller's deadline, or because its client disconnected
             return asyncio.get_running_loop().time() - slot.used_since > SILENT_SECONDS
         return isinstance(error, LOST) or connection.is_closed()
 
@@ -128,6 +128,6 @@ class Connections:
 
 
 def is_read_only(session: Session) -> bool:
-    """Whether the server accepts no writes; Postgres reports this to its sessions unasked."""
+    """Whether the server accepts no writes, as Postgres reports to each session without a query."""
     settings = session.get_settings()
     return "on" in (getattr(settings, "in_hot_standby", None), getattr(settings, "default_transaction_read_only", None))

@@ -23,9 +23,10 @@ from shared.tables import SCHEMA_REVISION
 from shared.tracing import Attributes, Span, SpanKind, start_span
 
 CONNECT_TIMEOUT_SECONDS = 5.0
-"""For all addresses of a URL together, unless it has `connect_timeout`, which is for each."""
+"""For all addresses of a URL together; a `connect_timeout` in the URL applies to each instead."""
 STATEMENT_TIMEOUT_SECONDS = 10.0
 EXIT_SCHEMA_BEHIND = 3
+SCHEMA_REMEDY = "run `alembic upgrade head` with the migrator's INKWELL_DATABASE_URL"
 NEXT_HOST = (
     OSError,
     asyncpg.CannotConnectNowError,
@@ -49,8 +50,8 @@ class SchemaBehindError(Exception):
 
     def __init__(self, found: str | None) -> None:
         super().__init__(
-            f"the database's schema is at {found or 'nothing'}, this version needs {SCHEMA_REVISION}: "
-            "run `alembic upgrade head` with the migrator's INKWELL_DATABASE_URL, then start again"
+            f"the database's schema is at {found or 'nothing'}, this version needs {SCHEMA_REVISION}: {SCHEMA_REMEDY}, "
+            "then start again"
         )
 
 
@@ -75,7 +76,7 @@ class Statement:
     def compile(cls, clause: ClauseElement, settings: str = "") -> "Statement":
         """Compile a statement with named parameters."""
         compiled = clause.compile(dialect=dialect())  # type: ignore[no-untyped-call]
-        assert isinstance(compiled, SQLCompiler)  # noqa: S101 - as every statement is compiled
+        assert isinstance(compiled, SQLCompiler)  # noqa: S101 - narrows the type
         summary = summarize(clause)
         return cls(str(compiled), tuple(compiled.positiontup or ()), settings, summary, build_span_attributes(summary))
 
@@ -167,9 +168,9 @@ async def _connect_to_one(
             **arguments, host=address.host, port=address.port, loop=loop, timeout=seconds
         )
     except asyncpg.TargetServerAttributeNotMatched:
-        raise NotPrimaryError("the server is a standby, or takes no writes") from None
+        raise NotPrimaryError("the server is a standby, or accepts no writes") from None
     try:
-        # Not while connecting: a pooler refuses settings that it does not know.
+        # Not as start-up parameters: a pooler such as PgBouncer rejects those that it does not know.
         await session.execute(settings, timeout=seconds)
         primary.admit(session, await identify(session, seconds))
     except BaseException:
@@ -189,7 +190,7 @@ class LoopToAddress:
         self._loop = asyncio.get_running_loop()
         self._address = address
 
-    def __getattr__(self, name: str) -> Any:  # noqa: ANN401 - whatever the loop has
+    def __getattr__(self, name: str) -> Any:  # noqa: ANN401 - any attribute of the loop
         return getattr(self._loop, name)
 
     async def create_connection(
@@ -206,7 +207,7 @@ class LoopToAddress:
 
 
 def _set(settings: Mapping[str, str]) -> str:
-    """Return SQL that sets them for the session."""
+    """Return SQL that changes the settings of a session."""
     return "; ".join(f"set {name} to '{value}'" for name, value in settings.items())
 
 
@@ -215,12 +216,24 @@ async def check_schema(url: Secret[DatabaseUrl], application_name: str) -> None:
 
     A newer schema is accepted: the database is expanded first and contracted last.
     """
-    connection = await connect(url, application_name)
+    session = await connect(url, application_name)
     try:
-        found = await connection.fetchval("select version_num from alembic_version")
-    except asyncpg.UndefinedTableError:
-        found = None
+        found = await find_schema_revision(session)
     finally:
-        connection.terminate()
-    if found is None or found < SCHEMA_REVISION:
+        session.terminate()
+    if is_behind(found):
         raise SchemaBehindError(found)
+
+
+async def find_schema_revision(session: Session) -> str | None:
+    """Return the revision of the database's schema; None if no migration has run."""
+    try:
+        revision: str | None = await session.fetchval("select version_num from alembic_version")
+    except asyncpg.UndefinedTableError:
+        return None
+    return revision
+
+
+def is_behind(revision: str | None) -> bool:
+    """Whether a schema lacks migrations that this version needs."""
+    return revision is None or revision < SCHEMA_REVISION

@@ -1,6 +1,6 @@
 """The URL of a database with libpq's parameters: each has its effect, or is rejected by name at start.
 
-asyncpg passes parameters that it does not know to the server as settings, and the server then refuses every connection.
+asyncpg passes unknown parameters to the server as settings, and the server then refuses every connection.
 """
 
 import os
@@ -18,11 +18,11 @@ from urllib.parse import urlencode
 from pydantic import GetCoreSchemaHandler
 from pydantic_core import CoreSchema, core_schema
 
-from shared.addresses import Host, decode, pair_hosts, parse_address, split_authority
+from shared.addresses import Host, decode, pair_hosts, split_authority, split_url
 
 DEFAULT_PORT = 5432
 SYSTEM = "system"
-"""A value of `sslrootcert`: the certificate authorities that the machine trusts."""
+"""The value of `sslrootcert` for the certificate authorities that the machine trusts."""
 SYSTEM_CERTIFICATES = (
     "/etc/ssl/certs/ca-certificates.crt",
     "/etc/pki/tls/certs/ca-bundle.crt",
@@ -42,7 +42,7 @@ TLS = (
     "ssl_max_protocol_version",
     "ssl_min_protocol_version",
 )
-"""The TLS parameters that asyncpg supports; it accepts them only in a URL."""
+"""The TLS parameters that asyncpg supports, only in a URL."""
 NUMBERS = ("connect_timeout", *WITHOUT_EFFECT)
 TLS_VERSIONS = ("TLSv1", "TLSv1.1", "TLSv1.2", "TLSv1.3")
 WORDS: Mapping[str, tuple[str, ...]] = {
@@ -60,14 +60,14 @@ WORDS: Mapping[str, tuple[str, ...]] = {
     "min_protocol_version": ("3.0",),
     "replication": ("0", "false", "no", "off"),
     "sslcertmode": ("allow",),
-    "sslcompression": ("0", "1"),  # libpq compresses nothing either
+    "sslcompression": ("0", "1"),  # current versions of libpq ignore it, too
     "sslsni": ("1",),
 }
-"""The supported values; libpq has more for some parameters."""
+"""The supported values; for some parameters libpq has more."""
 REASONS: Mapping[str, str] = {
-    "channel_binding": "the driver cannot bind channels; sslmode=verify-full keeps others from listening in",
-    "hostaddr": "give the address as the host",
-    "target_session_attrs": "Inkwell reads and writes at the primary",
+    "channel_binding": "the driver does not support it; sslmode=verify-full prevents eavesdropping",
+    "hostaddr": "use the address as the host",
+    "target_session_attrs": "Inkwell needs the primary for reads, too",
 }
 TEXTS = ("application_name", "dbname", "fallback_application_name", "host", "options", "passfile", "password", "port")
 KNOWN = frozenset({*TEXTS, *NUMBERS, *WORDS, *TLS, "user"})
@@ -85,31 +85,31 @@ UNSUPPORTED = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class DatabaseUrl:
-    """Postgres' hosts and how to connect to them; `str` returns the original URL, with its password."""
+    """The hosts of a database and how to connect to them; `str` returns the original URL, including its password."""
 
     text: str = field(repr=False)
     parameters: Mapping[str, str] = field(repr=False)
     """All parts of the URL, by libpq's parameter names."""
     hosts: tuple[Host, ...]
-    """Names, addresses or folders of sockets, with their ports, in the order in which they are given."""
+    """Names, addresses or directories of sockets, with their ports, in the URL's order."""
 
     @classmethod
     def parse(cls, text: str) -> Self:
         """Return the parsed URL; raises ValueError, without secrets, for an invalid or unsupported part."""
-        parameters = dict(_parameters_of(text))
+        parameters = dict(_parse_parameters(text))
         for name, value in parameters.items():
             _check(name, value)
         if parameters.get("sslrootcert") == SYSTEM:
-            parameters["sslrootcert"] = _system_certificates(parameters.setdefault("sslmode", "verify-full"))
+            parameters["sslrootcert"] = _find_system_certificates(parameters.setdefault("sslmode", "verify-full"))
         _check_files(parameters)
-        return cls(text, parameters, tuple(_hosts_of(parameters)))
+        return cls(text, parameters, tuple(_parse_hosts(parameters)))
 
     def __str__(self) -> str:
         return self.text
 
     @property
     def without_effect(self) -> list[str]:
-        """The given parameters that are ignored."""
+        """The URL's parameters that are ignored."""
         return sorted(self.parameters.keys() & {*WITHOUT_EFFECT})
 
     @property
@@ -118,18 +118,19 @@ class DatabaseUrl:
         return float(self.parameters["connect_timeout"]) if "connect_timeout" in self.parameters else None
 
     def hosts_to_try(self) -> list[Host]:
-        """Return the hosts in the order in which to try them: random, unless the URL specifies one.
+        """Return the hosts in the order in which to try them: random, unless the URL sets `load_balance_hosts`.
 
-        With `target_session_attrs=any` the URL's order is kept, since its first host may be the preferred one.
+        With `target_session_attrs=any` the default is the URL's order, since its first host may be the preferred one.
         """
         order = "disable" if self.parameters.get("target_session_attrs") == "any" else "random"
         is_random = self.parameters.get("load_balance_hosts", order) == "random"
         return random.sample(self.hosts, len(self.hosts)) if is_random else list(self.hosts)
 
     def connect_arguments(self, application_name: str) -> dict[str, Any]:
-        """Return the arguments of asyncpg's `connect` except host and timeouts; an `application_name` in the URL wins.
+        """Return the arguments of asyncpg's `connect` except host and timeouts.
 
-        Defaults to the primary: a standby returns stale rows and accepts no writes.
+        The URL's `application_name` takes precedence. The default target is the primary: a standby returns stale rows
+        and accepts no writes.
         """
         given = self.parameters
         name = given.get("application_name", application_name)
@@ -152,17 +153,10 @@ class DatabaseUrl:
         )
 
 
-def _parameters_of(text: str) -> Iterator[tuple[str, str]]:
-    """Yield the URL's non-empty parts as parameters; the last of a repeated one counts."""
-    scheme, has_scheme, rest = text.partition("://")
-    if not has_scheme or scheme not in ("postgresql", "postgres"):
-        raise ValueError("must begin with postgresql://")
-    before, _, query = rest.partition("?")
-    authority, _, database = before.partition("/")
-    if "@" not in authority and "@" in database + query:
-        raise ValueError("has a user or a password in which a / or a ? is not percent-encoded")
-    user, password, addresses = split_authority(authority)
-    hosts, ports = zip(*map(parse_address, addresses.split(",")), strict=True)
+def _parse_parameters(text: str) -> Iterator[tuple[str, str]]:
+    """Yield the URL's non-empty parts as parameters; of a repeated one the last takes precedence."""
+    _, authority, database, query = split_url(text, "postgresql", "postgres")
+    user, password, hosts, ports = split_authority(authority)
     parts = [("user", user), ("password", password), ("dbname", database)]
     parts += [(name, ",".join(each)) for name, each in (("host", hosts), ("port", ports)) if any(each)]
     parts += [(name, value) for name, _, value in (each.partition("=") for each in query.split("&") if each)]
@@ -171,7 +165,7 @@ def _parameters_of(text: str) -> Iterator[tuple[str, str]]:
     yield from ((decode(name), decode(value)) for name, value in parts if value)
 
 
-def _hosts_of(parameters: Mapping[str, str]) -> Iterator[Host]:
+def _parse_hosts(parameters: Mapping[str, str]) -> Iterator[Host]:
     hosts, ports = parameters.get("host", "").split(","), parameters.get("port", "").split(",")
     return pair_hosts(hosts, ports, DEFAULT_PORT)
 
@@ -182,30 +176,30 @@ def _check(name: str, value: str) -> None:
     if name in UNSUPPORTED:
         raise ValueError(f"{name} is not supported{reason}")
     if name not in KNOWN:
-        raise ValueError(_unknown(name))
+        raise ValueError(_describe_unknown(name))
     if name in WORDS and value not in WORDS[name]:
         raise ValueError(f"{name} must be {' or '.join(WORDS[name])}{reason}")
     if name in NUMBERS and not re.fullmatch("[0-9]{1,9}", value):
         raise ValueError(f"{name} must be a whole number")
     if name == "connect_timeout" and not int(value):
-        raise ValueError("connect_timeout must be 1 or more: nothing waits without a deadline")
+        raise ValueError("connect_timeout must be 1 or more: waiting without a deadline is not supported")
 
 
-def _unknown(name: str) -> str:
-    if not re.fullmatch("[A-Za-z_.]{1,63}", name):  # part of a password, perhaps
-        return "has a parameter that there is not"
+def _describe_unknown(name: str) -> str:
+    if not re.fullmatch("[A-Za-z_.]{1,63}", name):  # may be part of a password
+        return "has an unknown parameter"
     nearest = get_close_matches(name, sorted(KNOWN), n=1)
-    advice = f"did you mean {nearest[0]}?" if nearest else f"a setting of the server's is options=-c%20{name}%3D…"
+    advice = f"did you mean {nearest[0]}?" if nearest else f"set a server setting with options=-c%20{name}%3D…"
     return f"there is no parameter {name}; {advice}"
 
 
-def _system_certificates(sslmode: str) -> str:
+def _find_system_certificates(sslmode: str) -> str:
     """Return the file of certificate authorities that this machine trusts."""
     if sslmode != "verify-full":
-        raise ValueError("sslrootcert=system needs sslmode=verify-full: they sign certificates for anyone")
+        raise ValueError("sslrootcert=system needs sslmode=verify-full: its authorities sign certificates for any host")
     files = (ssl.get_default_verify_paths().cafile, *SYSTEM_CERTIFICATES)
     if not (found := next((file for file in files if file and Path(file).is_file()), None)):
-        raise ValueError("sslrootcert=system: this machine has no file of certificates")
+        raise ValueError("sslrootcert=system: no file of trusted certificate authorities was found on this machine")
     return found
 
 
@@ -223,12 +217,12 @@ def _check_files(parameters: Mapping[str, str]) -> None:
         try:
             check(parameters[name]) if name in parameters else None
         except ssl.SSLError:
-            raise ValueError(f"{name}: is no file in the form of PEM, or sslpassword is not its password") from None
+            raise ValueError(f"{name}: is not a valid PEM file, or sslpassword is incorrect") from None
         except OSError as error:
             raise ValueError(f"{name}: {error.strerror}") from None
     is_verifying = parameters.get("sslmode") in VERIFYING
     if is_verifying and not ("sslrootcert" in parameters or _has_own_certificates()):
-        raise ValueError("sslmode=verify-ca and verify-full need sslrootcert, a file or `system`")
+        raise ValueError("sslmode=verify-ca and verify-full need sslrootcert: a file, or `system`")
 
 
 def _has_own_certificates() -> bool:
@@ -238,4 +232,4 @@ def _has_own_certificates() -> bool:
 
 def _check_password_file(file: str) -> None:
     if stat.S_IMODE(Path(file).stat().st_mode) & (stat.S_IRWXG | stat.S_IRWXO):
-        raise ValueError("passfile: is ignored, because others may read it; make its mode 0600")
+        raise ValueError("passfile: others may read it, so the driver would ignore it; change its mode to 0600")

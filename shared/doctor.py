@@ -1,4 +1,4 @@
-"""The checks of `doctor`: read-only, each server's with its own deadline and independent of the others."""
+"""The checks of `doctor`. They are read-only; each server has its own deadline, and one failing hides no other."""
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
@@ -15,7 +15,7 @@ from pydantic_core import to_json
 from shared.broker_metrics import PORT as METRICS_PORT
 from shared.broker_metrics import NodeMetrics, read_broker_metrics
 from shared.clock import OFFSET_LIMIT_SECONDS
-from shared.database import SchemaBehindError, Session, connect
+from shared.database import SCHEMA_REMEDY, Session, connect, find_schema_revision, is_behind
 from shared.errors import describe_error
 from shared.messaging import (
     BROKER_ERRORS,
@@ -34,14 +34,14 @@ from shared.tables import SCHEMA_REVISION
 
 CHECK_TIMEOUT_SECONDS = 10.0
 ALARM_SECONDS = 0.5
-"""How soon a broker with an alarm blocks a connection that publishes."""
+"""How long a broker with an alarm takes to block a connection that publishes."""
 SKEW_SECONDS = 1.0
 SPARE_CONNECTIONS = 10
 CONSUMER_PRIORITIES_SINCE = 4
-"""The first RabbitMQ whose quorum queues know consumer priorities together with a single active consumer."""
+"""The first RabbitMQ whose quorum queues support consumer priorities together with a single active consumer."""
 RESTART_BROKER = (
-    "free its disk, then restart the node (`docker compose restart rabbitmq`); what was accepted is kept, and a worker "
-    "cannot mend it: see InkwellBrokerQueuesDown in docs/operations.md"
+    "free its disk, then restart the node (`docker compose restart rabbitmq`); accepted writes are kept, but only a "
+    "restart repairs the queues: see InkwellBrokerQueuesDown in docs/operations.md"
 )
 GROW = (
     "`rabbitmq-queues grow NODE all` gives a node its members of the queues that were declared before it joined; "
@@ -69,12 +69,12 @@ class Finding:
 
 
 def judge(check: str, found: str, *, ok: bool, advice: str, level: Level = Level.PROBLEM) -> Finding:
-    """Return a finding that is OK, or else has this level and advice."""
+    """Return a finding: OK, or one with this level and advice."""
     return Finding(Level.OK, check, found) if ok else Finding(level, check, found, advice)
 
 
 def report(findings: Sequence[Finding], *, as_json: bool) -> int:
-    """Print the findings, one line or JSON object each; returns the exit code."""
+    """Print each finding as text or as a line of JSON; returns the exit code."""
     for finding in findings:
         if as_json:
             print(to_json(asdict(finding)).decode())
@@ -86,12 +86,12 @@ def report(findings: Sequence[Finding], *, as_json: bool) -> int:
 
 
 async def run_checks(check: str, findings: AsyncIterator[Finding], advice: str) -> list[Finding]:
-    """Run the checks of one server, up to the first that it does not answer; returns their findings."""
+    """Run the checks of one server until one is not answered; returns their findings."""
     found: list[Finding] = []
     try:
         async with asyncio.timeout(CHECK_TIMEOUT_SECONDS):
             async for finding in findings:
-                found.append(finding)  # noqa: PERF401 - those before an error count, too
+                found.append(finding)  # noqa: PERF401 - keeps those before an error
     except (*BROKER_ERRORS, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
         found.append(Finding(Level.PROBLEM, check, f"does not answer ({describe_error(error)})", advice))
     return found
@@ -104,7 +104,7 @@ def check_secrets(settings: ServiceSettings) -> Finding:
         "secrets",
         f"INKWELL_ENVIRONMENT={settings.environment}",
         ok=not is_development,
-        advice=f"a secret with {DEVELOPMENT_MARK} in it is public: use it only on a machine that no one else can reach",
+        advice=f"secrets with {DEVELOPMENT_MARK} in them are public: use them only where no one else can connect",
         level=Level.WARNING,
     )
 
@@ -113,22 +113,18 @@ async def check_database(settings: ServiceSettings, application_name: str) -> As
     """Check schema, clock and connections."""
     session = await connect(settings.database_url, application_name)
     try:
-        yield await check_schema_of(session)
+        yield await check_revision(session)
         yield await check_clock(session)
         yield await check_free_connections(session)
     finally:
         session.terminate()
 
 
-async def check_schema_of(session: Session) -> Finding:
+async def check_revision(session: Session) -> Finding:
     """Check that the database has all migrations that this version needs."""
-    try:
-        found = await session.fetchval("select version_num from alembic_version")
-    except asyncpg.UndefinedTableError:
-        found = None
-    ok = found is not None and found >= SCHEMA_REVISION
-    found_at = f"at {found or 'nothing'}, this version needs {SCHEMA_REVISION}"
-    return judge("schema", found_at, ok=ok, advice=str(SchemaBehindError(found)).partition(": ")[2])
+    revision = await find_schema_revision(session)
+    found = f"at {revision or 'nothing'}, this version needs {SCHEMA_REVISION}"
+    return judge("schema", found, ok=not is_behind(revision), advice=SCHEMA_REMEDY)
 
 
 async def check_clock(session: Session) -> Finding:
@@ -141,7 +137,7 @@ async def check_clock(session: Session) -> Finding:
         "clock",
         f"{skew:.2f} s from Postgres's",
         ok=skew <= SKEW_SECONDS,
-        advice="synchronise both (NTP): a service that starts while Postgres is away goes by its own clock",
+        advice="synchronise both (NTP): a service that starts while Postgres is unavailable uses its own clock",
         level=Level.PROBLEM if skew > OFFSET_LIMIT_SECONDS else Level.WARNING,
     )
 
@@ -155,7 +151,7 @@ async def check_free_connections(session: Session) -> Finding:
         "connections",
         f"{used} of Postgres's {limit} are in use",
         ok=limit - used >= SPARE_CONNECTIONS,
-        advice="raise max_connections, or run fewer of whatever else connects",
+        advice="raise max_connections, or run fewer other clients",
         level=Level.WARNING,
     )
 
@@ -164,9 +160,7 @@ async def check_broker(settings: ServiceSettings, application_name: str) -> Asyn
     """Check the broker's queues, version and alarms."""
     nodes = await read_broker_metrics(settings.broker_url)
     if down := [host for host, node in nodes.items() if not node.has_raft]:
-        found = (
-            f"are down on {', '.join(down)}, which could not write its log, as on a full disk, and runs on without it"
-        )
+        found = f"are down on {', '.join(down)}, which keeps running although it could not write its log (full disk?)"
         yield Finding(Level.PROBLEM, "queues", found, RESTART_BROKER)
         if len(down) == len(nodes):
             return
@@ -175,9 +169,7 @@ async def check_broker(settings: ServiceSettings, application_name: str) -> Asyn
             async for finding in check_connected(connection, Topology.of(settings), [*nodes.values()]):
                 yield finding
     except ProbableAuthenticationError as error:
-        advice = (
-            f"correct INKWELL_BROKER_URL. If the same one worked before, its disk may have been full: {RESTART_BROKER}"
-        )
+        advice = f"correct INKWELL_BROKER_URL; if it worked before, the disk may have been full: {RESTART_BROKER}"
         yield Finding(Level.PROBLEM, "broker", f"refuses the login ({describe_error(error)})", advice)
 
 
@@ -191,47 +183,47 @@ async def check_connected(
         "broker",
         f"RabbitMQ {version}",
         ok=int(version.split(".")[0]) >= CONSUMER_PRIORITIES_SINCE,
-        advice=f"before {CONSUMER_PRIORITIES_SINCE} one worker applies everything and the others stand by",
+        advice=f"before {CONSUMER_PRIORITIES_SINCE} a single worker applies everything, and the others stand by",
         level=Level.WARNING,
     )
     if not await exists(channel, exchange=topology.commands_exchange):
         yield Finding(
-            Level.PROBLEM, "exchange", f"{topology.commands_exchange} is missing", "start a worker: it declares all"
+            Level.PROBLEM, "exchange", f"{topology.commands_exchange} is missing", "start a worker, which declares it"
         )
         return
     wanted, declared = topology.partitions, await find_partitions(channel, topology)
     if not declared:
-        yield Finding(Level.PROBLEM, "partitions", "only workers of the version before have run", "start a worker")
+        yield Finding(Level.PROBLEM, "partitions", "only workers of the previous version have run", "start a worker")
         return
     topology = declared
     yield judge_partitions(wanted, topology)
     for partition in range(topology.partitions):
         yield await check_partition(connection, topology, partition, nodes)
     if not nodes:
-        found = f"not counted: RabbitMQ's metrics do not answer on port {METRICS_PORT}, and AMQP lacks the number"
+        found = f"not counted: RabbitMQ's metrics do not answer on port {METRICS_PORT}, and AMQP has no such count"
         yield Finding(Level.OK, "unacknowledged", found)
     if await find_queue_state(connection, topology.command_queue(topology.partitions)) is not None:
         found = f"there are more queues than the {topology.partitions} partitions"
-        advice = f"`python -m worker repartition {topology.partitions}` completes the change of the number"
+        advice = f"`python -m worker repartition {topology.partitions}` completes the change of partitions"
         yield Finding(Level.PROBLEM, "queues", found, advice)
     yield await check_alarm(connection, channel, topology)  # last: publishing blocks the connection during an alarm
 
 
 def judge_partitions(wanted: int, topology: Topology) -> Finding:
-    """Check that commands are routed, and that the number of partitions is the setting's, if that is not 0."""
+    """Check that commands are routed, and that the number of partitions is that of the setting, unless it is 0."""
     found = f"{topology.partitions}"
     if topology.routes is Routes.CLOSED:
-        found += ", and the number is being changed: writes are refused until that is complete"
-        advice = "if no `python -m worker repartition N` is running any more, run it again"
+        found += ", but the number is being changed: writes are refused until that is complete"
+        advice = "if `python -m worker repartition N` is no longer running, run it again"
         return Finding(Level.PROBLEM, "partitions", found, advice)
     if wanted and wanted != topology.partitions:
-        found += f", and INKWELL_PARTITIONS={wanted}: no such service publishes or consumes anything"
+        found += f", but INKWELL_PARTITIONS={wanted}: services with that setting neither publish nor consume"
         return Finding(Level.PROBLEM, "partitions", found, PARTITIONS_REMEDY)
     return Finding(Level.OK, "partitions", found)
 
 
 async def check_alarm(connection: AbstractConnection, channel: AbstractChannel, topology: Topology) -> Finding:
-    """Check for alarms: the broker reports one only to a connection that publishes; it drops this message."""
+    """Check for alarms, which the broker reports only to connections that publish; it drops this message."""
     exchange = await channel.get_exchange(topology.commands_exchange, ensure=False)
     with broker_call():
         await exchange.publish(Message(b""), "doctor", mandatory=False)
@@ -239,9 +231,9 @@ async def check_alarm(connection: AbstractConnection, channel: AbstractChannel, 
     blocked = await is_blocked(connection)
     return judge(
         "alarms",
-        "takes no messages" if blocked else "none",
+        "the broker accepts no messages" if blocked else "none",
         ok=not blocked,
-        advice="give it memory or disk; `rabbitmq-diagnostics alarms` says which",
+        advice="give it memory or disk; `rabbitmq-diagnostics alarms` shows which",
     )
 
 
@@ -252,20 +244,18 @@ async def check_partition(
     queue, check = topology.command_queue(partition), f"partition {partition}"
     state = await find_queue_state(connection, queue)
     if state is None:
-        return Finding(Level.PROBLEM, check, "has no queue", "start a worker: it declares what is missing")
+        return Finding(Level.PROBLEM, check, "has no queue", "start a worker, which declares it")
     waiting, consumers = state
     found = f"{'consumed' if consumers else 'has no consumer'}, {waiting} messages wait"
     if unacknowledged := [node.unacknowledged[queue] for node in nodes if queue in node.unacknowledged]:
         found += f", {max(unacknowledged)} are unacknowledged"
     members = sum(queue in node.members for node in nodes)
     if members < len(nodes):
-        found += f"; {members} of {len(nodes)} nodes has a member of its queue"
+        found += f"; its queue has members on {members} of {len(nodes)} nodes"
     if not consumers:
-        advice = (
-            "start a worker; what waits is applied then. If one runs, its log says why it does not consume the queue"
-        )
+        advice = "start a worker; if one is running, its log says why it does not consume the queue"
         if nodes and not members:
-            advice = f"if no other node has one, {RESTART_BROKER}"
+            advice = f"if no other node has a member, {RESTART_BROKER}"
         return Finding(Level.PROBLEM, check, found, advice)
     return judge(check, found, ok=members == len(nodes), advice=GROW, level=Level.WARNING)
 

@@ -1,4 +1,4 @@
-"""Describes errors for the log: class, code and text, but never user content or a secret."""
+"""Describes errors for the log, without user content or secrets."""
 
 import re
 
@@ -21,12 +21,12 @@ _CREDENTIALS = re.compile(r"//[^\s/@]*@")
 
 def describe_error(error: BaseException) -> str:
     """Return the error in one line, with its SQLSTATE or AMQP reply code if it has one."""
-    kind, text = type(error).__name__, _text_of(error)
-    code = _code_of(error)
+    kind, text = type(error).__name__, _find_text(error)
+    code = _find_code(error)
     return f"{kind}{f' {code}' if code else ''}{f': {text}' if text else ''}"
 
 
-def _code_of(error: BaseException) -> str | int | None:
+def _find_code(error: BaseException) -> str | int | None:
     match error:
         case asyncpg.PostgresError():
             return error.sqlstate
@@ -38,11 +38,11 @@ def _code_of(error: BaseException) -> str | int | None:
             return None
 
 
-def _text_of(error: BaseException) -> str:
+def _find_text(error: BaseException) -> str:
     match error:
         case asyncpg.PostgresError() if str(error.sqlstate).startswith(QUOTING_CLASSES):
             return error.constraint_name or ""
-        case asyncpg.PostgresError():  # `str(error)` includes DETAIL, which quotes rows
+        case asyncpg.PostgresError():  # not `str(error)`, which includes DETAIL and so may quote rows
             text = error.message
         case DeliveryError(frame=Basic.Return() as returned):
             text = returned.reply_text

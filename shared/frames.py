@@ -10,18 +10,17 @@ from pamqp.commands import Basic
 from pamqp.header import ContentHeader
 
 MAX_PROPERTIES_BYTES = 4096
-"""A gateway sends a few hundred bytes; decoding takes quadratic time."""
+"""A gateway sends a few hundred bytes; decoding takes time quadratic in the size."""
 UNREADABLE_PROPERTIES = "inkwell.unreadable-properties"
 """The `type` of a message whose properties could not be decoded; it has no other property."""
 DELIVERY_MODES = (None, 1, 2)
 DECODING_ERRORS = (ValueError, TypeError, LookupError, ArithmeticError, RecursionError, struct.error)
 
-
 _decode = ContentHeader.unmarshal
 
 
 def decode_leniently(header: ContentHeader, data: bytes) -> None:
-    """Decode a content header; undecodable properties are replaced by a marker."""
+    """Decode a content header, and replace undecodable properties by UNREADABLE_PROPERTIES."""
     try:
         if len(data) > MAX_PROPERTIES_BYTES:
             raise ValueError("the properties are too long")

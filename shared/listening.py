@@ -1,4 +1,4 @@
-"""Opens the sockets to listen on. `::` means every address, of IPv4 as well as IPv6."""
+"""Opens the sockets to listen on. `::` means every address, IPv4 and IPv6."""
 
 import errno
 import socket
@@ -8,15 +8,15 @@ from contextlib import ExitStack
 from shared.settings import exit_with_problems
 
 EVERY_ADDRESS = ("::", "")
-FAMILIES = ("0.0.0.0", "::")  # noqa: S104 - only where an operator asks for every address
+FAMILIES = ("0.0.0.0", "::")  # noqa: S104 - only if the settings say so
 UNAVAILABLE_ERRNOS = (errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL)
-"""Errors on a machine without IPv6, or without one of the addresses that a host name resolves to."""
+"""The errors on a machine without IPv6, or without one of the addresses of a host name."""
 
 
 def open_sockets(host: str, port: int, setting: str) -> list[socket.socket]:
-    """Open a socket for each address of a host, all on one port; exits with 2, naming the setting, if none can be.
+    """Open a socket for each address of a host, all on the same port; exits with 2, naming the setting, if none opens.
 
-    `::` opens two sockets: a dual-stack one would show IPv4 clients with IPv4-mapped IPv6 addresses.
+    `::` opens two sockets: on a dual-stack one, IPv4 clients would have IPv4-mapped IPv6 addresses.
     """
     try:
         return _open(FAMILIES if host in EVERY_ADDRESS else (host,), port)
@@ -25,7 +25,7 @@ def open_sockets(host: str, port: int, setting: str) -> list[socket.socket]:
 
 
 def single_socket_host(host: str) -> str:
-    """Return the host to pass to a server that can open only one socket."""
+    """Return the host for a server that can open only one socket."""
     if host not in EVERY_ADDRESS:
         return host
     return FAMILIES[socket.has_dualstack_ipv6()]
@@ -35,7 +35,7 @@ def _open(hosts: Iterable[str], port: int) -> list[socket.socket]:
     opened: list[socket.socket] = []
     missing: OSError | None = None
     with ExitStack() as exits:
-        for family, address in (each for host in hosts for each in _addresses(host)):
+        for family, address in (each for host in hosts for each in _resolve(host)):
             own_port = opened[0].getsockname()[1] if opened else port
             try:
                 opened.append(exits.enter_context(socket.create_server((address, own_port), family=family)))
@@ -49,6 +49,6 @@ def _open(hosts: Iterable[str], port: int) -> list[socket.socket]:
     return opened
 
 
-def _addresses(host: str) -> list[tuple[socket.AddressFamily, str]]:
+def _resolve(host: str) -> list[tuple[socket.AddressFamily, str]]:
     found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
     return [(family, str(address)) for family, _, _, _, (address, *_) in found]

@@ -1,4 +1,4 @@
-"""Structured logs: constant event names with fields, on stderr, never with user content."""
+"""Structured logs on stderr: constant events with fields, never user content."""
 
 import logging
 import sys
@@ -14,11 +14,11 @@ from shared.settings import ServiceSettings
 from shared.tracing.spans import find_trace_id
 
 IDS: ContextVar[dict[str, str] | None] = ContextVar("inkwell.ids", default=None)
-"""The ids bound to the log lines of this context; one variable, since setting each costs every request."""
+"""The ids for the log lines of this context; in one variable, since every request sets it."""
 
 
 def configure_logging(settings: ServiceSettings, service: str) -> None:
-    """Log every event of this process, including libraries', to stderr as one line."""
+    """Log the events of this process and its libraries to stderr, each on one line."""
     shared_processors: list[structlog.typing.Processor] = [
         merge_ids,
         partial(_add_service, service),
@@ -43,7 +43,7 @@ def configure_logging(settings: ServiceSettings, service: str) -> None:
     )
     logging.basicConfig(handlers=[handler], level=settings.log_level.upper(), force=True)
     logging.getLogger("alembic").setLevel(logging.WARNING)
-    for library in ("aio_pika", "aiormq"):  # `messaging` says the same once, without the tracebacks
+    for library in ("aio_pika", "aiormq"):  # `messaging` logs the same errors once, without tracebacks
         logging.getLogger(library).setLevel(logging.CRITICAL)
     if ignored := settings.database_url.get_secret_value().without_effect:
         structlog.get_logger().warning("parameters of INKWELL_DATABASE_URL without effect", parameters=ignored)
@@ -51,7 +51,7 @@ def configure_logging(settings: ServiceSettings, service: str) -> None:
 
 @contextmanager
 def bind_command(command_id: UUID, traceparent: str | None) -> Iterator[None]:
-    """Add the command's id, and that of its trace if it is recorded, to the log lines of the block."""
+    """Add the command's id, and the id of its trace if it is recorded, to the log lines of the block."""
     trace_id = find_trace_id(traceparent)
     before = IDS.set({"command_id": str(command_id)} | ({"trace_id": trace_id} if trace_id else {}))
     try:
@@ -77,7 +77,7 @@ def merge_ids(
 def _add_service(
     service: str, _: structlog.typing.WrappedLogger, __: str, event: structlog.typing.EventDict
 ) -> structlog.typing.EventDict:
-    """Return the event with the service's name; not bound, since threads lack the context."""
+    """Return the event with the service's name, which is not in the context, since threads have another."""
     event["service"] = service
     return event
 

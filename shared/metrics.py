@@ -1,6 +1,6 @@
 """Metrics in Prometheus's format, on a separate port.
 
-A thread serves them, so they can be scraped even while the event loop is blocked.
+A thread serves them, so that they can be scraped even while the event loop is blocked.
 """
 
 import asyncio
@@ -13,20 +13,20 @@ from shared.settings import ServiceSettings, exit_with_problems
 
 LAG_INTERVAL_SECONDS = 0.25
 
-BROKER_CONNECTED = Gauge("inkwell_broker_connected", "1 while the broker is there to publish to or to consume from")
-PARTITIONS_DIFFER = Gauge("inkwell_partitions_differ", "1 while INKWELL_PARTITIONS is not the broker's number")
+BROKER_CONNECTED = Gauge("inkwell_broker_connected", "1 while the service can publish to or consume from the broker")
+PARTITIONS_DIFFER = Gauge("inkwell_partitions_differ", "1 while INKWELL_PARTITIONS differs from the broker's number")
 CONNECTIONS_USED = Gauge("inkwell_database_connections_used", "Connections to Postgres in use")
-CONNECTIONS_LIMIT = Gauge("inkwell_database_connections_limit", "How many of them there may be")
+CONNECTIONS_LIMIT = Gauge("inkwell_database_connections_limit", "Maximum number of connections to Postgres")
 CLOCK_OFFSET = Gauge("inkwell_clock_offset_seconds", "How far this machine's clock is ahead of Postgres'")
 LOOP_LAG = Histogram(
     "inkwell_event_loop_lag_seconds",
-    "How late the event loop comes to what is due",
+    "Delay with which the event loop runs a timer",
     buckets=(0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10),
 )
 
 
 def serve_metrics(settings: ServiceSettings) -> None:
-    """Start serving this process's metrics if a port is set; exits with 2 if it cannot be opened."""
+    """Serve this process's metrics if a port is set; exits with 2 if it cannot be opened."""
     if settings.metrics_port is None:
         return
     try:

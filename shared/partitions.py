@@ -1,4 +1,4 @@
-"""Finds the number of partitions, which the broker holds in the name of an exchange.
+"""Finds the number of partitions, which is part of the name of an exchange (docs/decisions/0031).
 
 A gateway may only declare exchanges passively, which shows no more than whether a name exists.
 """
@@ -29,9 +29,9 @@ from shared.queues import exists
 from shared.settings import MAX_PARTITIONS, ServiceSettings
 
 FORMER_PARTITIONS = 8
-"""The default number of the previous version, and of the production overlay."""
+"""The default of the previous version, and the number in the production overlay."""
 FIRST_PARTITIONS = 1
-"""The number that a worker declares if the broker has none, unless its setting names another."""
+"""The number that a worker declares if the broker has none and its own setting is unset."""
 LOCK_NUMBER = 2000
 CHECK_SECONDS = 2.0
 ABSENT_CHECK_SECONDS = 0.5
@@ -59,7 +59,7 @@ async def find_partitions(channel: AbstractChannel, topology: Topology) -> Topol
 
 
 async def _find_ranges(channel: AbstractChannel, topology: Topology) -> AsyncIterator[range]:
-    """Yield each range that contains the broker's number, or contained a former one."""
+    """Yield each range that contains the broker's number or a former one."""
     for start in range(0, MAX_PARTITIONS + 1, RANGE):
         if await exists(channel, exchange=replace(topology, partitions=start).range_exchange):
             yield range(start or 1, start + RANGE)
@@ -107,7 +107,7 @@ async def _declare_number(connection: AbstractConnection, channel: AbstractChann
             return found
         has_former_exchange = await exists(channel, exchange=topology.commands_exchange)
         number = topology.partitions
-        if has_former_exchange or not number:  # from the previous version, whose number was its setting
+        if has_former_exchange or not number:  # the number of the previous version's workers was in their settings
             number = await count_queues(channel, topology) or number or FIRST_PARTITIONS
         declared = replace(topology, partitions=number)
         if not await _has_had_number(channel, topology):
@@ -127,7 +127,7 @@ async def count_queues(channel: AbstractChannel, topology: Topology) -> int:
 
 @asynccontextmanager
 async def hold_lock(connection: AbstractConnection, topology: Topology, wait_seconds: float = 0) -> AsyncIterator[None]:
-    """Let no other connection declare or change the number during the block; raises PartitionsLockedError.
+    """Prevent others from declaring or changing the number during the block; raises PartitionsLockedError.
 
     The lock is an exclusive queue, so the broker releases it with the connection, soon after the process is killed.
     """
@@ -178,7 +178,7 @@ async def wait_until_changed(connection: AbstractConnection, topology: Topology)
     """Wait until the broker's number of partitions differs from the topology's, or it has none."""
     channel: AbstractChannel | None = None
     while True:
-        with suppress(*BROKER_ERRORS):  # the task that watches the connection ends it
+        with suppress(*BROKER_ERRORS):  # another task watches for a lost connection
             if not await is_blocked(connection):
                 async with asyncio.timeout(PROBE_TIMEOUT_SECONDS):
                     with broker_call():
@@ -203,7 +203,7 @@ async def require_partitions(channel: AbstractChannel, topology: Topology) -> To
 
 
 async def read_partitions(settings: ServiceSettings, name: str) -> Topology:
-    """Like `require_partitions`, on a connection of its own; raises a broker error."""
+    """Like `require_partitions`, on a new connection; raises a broker error."""
     async with open_connection(settings.broker_url, name) as connection, asyncio.timeout(SETUP_TIMEOUT_SECONDS):
         with broker_call():
             return await require_partitions(await connection.channel(), Topology.of(settings))

@@ -22,12 +22,12 @@ LOST = (
     asyncpg.CrashShutdownError,
     asyncpg.CannotConnectNowError,
     asyncpg.ReadOnlySQLTransactionError,
-    asyncpg.InternalClientError,  # asyncpg, if the server's shutdown message arrives during a statement
+    asyncpg.InternalClientError,  # raised if the server's shutdown message arrives during a statement
 )
-"""Errors that concern the server, not only the statement."""
+"""The errors that concern the server, not only the statement."""
 TIMELINE_HEADER = "inkwell-timeline"
-"""The header of a reply with the timeline of the worker's sessions; tells a gateway of a failover."""
-# The timeline is part of the WAL file's name, which any role may read, but only on a primary.
+"""The header of a reply with the timeline of the worker's sessions, from which a gateway learns of a failover."""
+# The timeline is part of the WAL file's name, which any role may read on a primary.
 IDENTIFY = """
 select system_identifier::text, case when not pg_is_in_recovery()
     then ('x' || left(pg_walfile_name(pg_current_wal_insert_lsn()), 8))::bit(32)::int end
@@ -47,7 +47,7 @@ class Timeline:
 
     @classmethod
     def parse(cls, text: str) -> "Timeline | None":
-        """Return the timeline that `str` has printed, or None."""
+        """Return the timeline that `str` prints like this, or None."""
         found = _TIMELINE.fullmatch(text)
         return cls(found[1], int(found[2])) if found else None
 
@@ -64,8 +64,8 @@ class FormerPrimaryError(ConnectionError):
 
     def __init__(self) -> None:
         super().__init__(
-            "this server is on an older timeline than another one that has been seen: a former primary. "
-            "If an older copy was restored on purpose, restart the services"
+            "this server's timeline is older than one that was seen before: it is a former primary. "
+            "If an older backup was restored on purpose, restart the services"
         )
 
 
@@ -100,7 +100,7 @@ class Primary:
         """
         self.timeline = self.timeline or timeline
         if timeline and timeline.is_after(self.timeline):
-            log.warning("Postgres has failed over; sessions at the former primary are dropped", timeline=str(timeline))
+            log.warning("Postgres has failed over; dropping the sessions to the former primary", timeline=str(timeline))
             self.timeline = timeline
             self._close_all()
 
@@ -126,7 +126,7 @@ _primaries: dict[str, Primary] = {}
 
 
 def find_primary(url: DatabaseUrl) -> Primary:
-    """Return the process's state of the URL's primary, which all its sessions share."""
+    """Return the process's state of the URL's primary."""
     return _primaries.setdefault(url.text, Primary())
 
 
@@ -134,6 +134,6 @@ async def identify(session: Session, timeout_seconds: float) -> Timeline | None:
     """Return the timeline of the session's server; None if the server does not reveal it."""
     try:
         [(system, number)] = await session.fetch(IDENTIFY, timeout=timeout_seconds)
-    except asyncpg.PostgresError:  # not every service that speaks Postgres's protocol has a write-ahead log
+    except asyncpg.PostgresError:  # not every server with Postgres' protocol has a write-ahead log
         return None
     return Timeline(system, number) if number else None

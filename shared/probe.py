@@ -1,6 +1,6 @@
 """The image's health check: exits with 0 if the gateway or the worker in this container is ready.
 
-Tries both ports, since only one service runs. Imports almost nothing, since it runs every few seconds.
+Tries both ports, since only one of the services runs. Imports almost nothing, since it runs often.
 """
 
 import os
@@ -32,7 +32,7 @@ def is_ready(host: str, port: str) -> bool:
 def address(host_setting: str, port_setting: str, default_port: str) -> tuple[str, str]:
     """Return the host and port to connect to for one of the services."""
     host = os.environ.get(host_setting, LOOPBACK)
-    port = os.environ.get(port_setting, "")  # Kubernetes sets it to a URL for a Service named `inkwell`
+    port = os.environ.get(port_setting, "")  # a URL if Kubernetes has set it for a Service named `inkwell`
     return LOOPBACK if host in EVERY_ADDRESS else host, port if port.isdecimal() else default_port
 
 

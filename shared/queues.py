@@ -1,7 +1,7 @@
 """Checks that queues exist and have the expected arguments.
 
-AMQP reveals a queue's arguments only through declarations: the broker rejects other arguments, naming the first that
-differs.
+AMQP reveals a queue's arguments only in errors: the broker rejects a declaration with other arguments, and names the
+first that differs.
 """
 
 import asyncio
@@ -79,8 +79,8 @@ async def exists(channel: AbstractChannel, *, queue: str = "", exchange: str = "
 async def own_channel(channel: AbstractChannel) -> AsyncIterator[aiormq.abc.AbstractChannel]:
     """Open a separate channel for the block: the broker closes a channel when it rejects a declaration.
 
-    Only one at a time: aiormq reuses the number of a closed channel, perhaps before it has confirmed the closing, which
-    ends the connection.
+    Only one at a time: aiormq may reuse the number of a closed channel before it has confirmed the close, and then the
+    broker closes the connection.
     """
     connection = (await channel.get_underlay_channel()).connection
     async with _LOCKS.setdefault(connection, asyncio.Lock()):

@@ -20,22 +20,28 @@ from pydantic_settings import (
 
 from shared.broker_url import BrokerUrl
 from shared.database_url import DatabaseUrl
-from shared.setting_names import PREFIX, find_unknown_files, find_unknown_variables, is_kubernetes_variable
+from shared.setting_names import (
+    PREFIX,
+    find_unknown_files,
+    find_unknown_variables,
+    is_kubernetes_variable,
+    list_names,
+)
 
 EXIT_BAD_SETTING = 2
 MAX_PARTITIONS = 256
 DEVELOPMENT_MARK = "development-only"
 """The mark that every built-in development secret contains."""
+CONFIG = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="ignore", use_attribute_docstrings=True)
 
 
 class SecretFiles(BaseSettings):
     """The folder of settings in files, as Docker and Kubernetes mount secrets; read before all others."""
 
-    model_config = SettingsConfigDict(env_prefix="INKWELL_", frozen=True, extra="ignore")
+    model_config = CONFIG
 
-    secrets_dir: Annotated[
-        Path, Field(description="Folder with settings in files: `inkwell_database_url` holds the setting of that name")
-    ] = Path("/run/secrets")
+    secrets_dir: Path = Path("/run/secrets")
+    """Folder with settings in files: `inkwell_database_url` holds the setting of that name"""
 
     @property
     def folder(self) -> Path | None:
@@ -61,18 +67,12 @@ class Environment(EnvSettingsSource):
 class DatabaseSettings(BaseSettings):
     """The settings of every program that connects to Postgres, read from `INKWELL_…` variables; frozen."""
 
-    model_config = SettingsConfigDict(env_prefix="INKWELL_", frozen=True, extra="ignore")
+    model_config = CONFIG
 
-    environment: Annotated[
-        Literal["development", "production"],
-        Field(
-            description="`development` accepts the built-in development secrets; `production` refuses to start with one"
-        ),
-    ] = "production"
-    database_url: Annotated[
-        Secret[DatabaseUrl],
-        Field(description="Postgres: `postgresql://user:password@host/name`; of several hosts, the primary is used"),
-    ]
+    environment: Literal["development", "production"] = "production"
+    """`development` accepts the built-in development secrets; `production` refuses to start with one"""
+    database_url: Secret[DatabaseUrl]
+    """Postgres: `postgresql://user:password@host/name`; of several hosts, the primary is used"""
 
     @classmethod
     def settings_customise_sources(
@@ -88,7 +88,7 @@ class DatabaseSettings(BaseSettings):
 
     @model_validator(mode="after")
     def _check_secrets(self) -> Self:
-        public = [f"INKWELL_{name.upper()}" for name, value in self if any(map(_is_public, _secrets(value)))]
+        public = [f"INKWELL_{name.upper()}" for name, value in self if any(map(_is_public, find_secrets(value)))]
         if public and self.environment != "development":
             raise ValueError(
                 f"{', '.join(public)}: a secret that contains {DEVELOPMENT_MARK} is public: set your own, "
@@ -100,92 +100,54 @@ class DatabaseSettings(BaseSettings):
 class MigrationSettings(DatabaseSettings):
     """The settings of a migration."""
 
-    search_language: Annotated[
-        str | None,
-        Field(
-            description="Language of searches, a text search configuration of Postgres such as `german` or `simple`; a"
-            " new database has `english`. Changing it rewrites all notes, which cannot be read or written meanwhile"
-        ),
-    ] = None
+    search_language: str | None = None
+    """Language of searches, a text search configuration of Postgres such as `german` or `simple`; a new database has
+    `english`. Changing it rewrites all notes, which cannot be read or written meanwhile"""
 
 
 class ServiceSettings(DatabaseSettings):
     """The settings that both services need."""
 
-    broker_url: Annotated[
-        Secret[BrokerUrl],
-        Field(
-            description="RabbitMQ: `amqp://` or `amqps://user:password@host/vhost`; several nodes: `host1,host2:5673`"
-        ),
-    ]
-    partitions: Annotated[
-        int | None,
-        Field(
-            ge=1,
-            le=MAX_PARTITIONS,
-            description="Command queues; unset, as many as the broker has, and 1 if it has none yet. `repartition`"
-            " changes the number; a service with a different one stops working until they agree",
-        ),
-    ] = None
-    queue_prefix: Annotated[
-        str,
-        Field(
-            pattern=r"^[a-z][a-z0-9-]{0,62}$", description="First part of every queue's name; the same in all services"
-        ),
-    ] = "inkwell"
-    command_max_age_days: Annotated[
-        float,
-        Field(gt=0, le=365, description="A command that waited longer, by Postgres' clock, fails as `expired`"),
-    ] = 3.0
-    command_retention_days: Annotated[
-        float,
-        Field(
-            gt=0,
-            le=3650,
-            description="How long outcomes are kept and keys count, at least twice the maximum age; after that a"
-            " command's URL is 410",
-        ),
-    ] = 7.0
-    queue_limit_bytes: Annotated[
-        int,
-        Field(
-            ge=4096,
-            description="Bytes of commands that a queue takes before writes are `overloaded`; a queue keeps the limit"
-            " that it was made with",
-        ),
-    ] = 1024 * 1024 * 1024
-    metrics_host: Annotated[str, Field(description="Address of the metrics' port; `::` means all addresses")] = (
-        "127.0.0.1"
-    )
-    metrics_port: Annotated[
-        int | None,
-        Field(ge=0, le=65535, description="Port of the metrics, in Prometheus' format; unset, there are none"),
-    ] = None
-    log_level: Annotated[
-        Literal["debug", "info", "warning", "error"], Field(description="Least severe event to log")
-    ] = "info"
-    log_format: Annotated[
-        Literal["auto", "json", "console"],
-        Field(description="`auto` is `console` on a terminal and `json` otherwise"),
-    ] = "auto"
+    broker_url: Secret[BrokerUrl]
+    """RabbitMQ: `amqp://` or `amqps://user:password@host/vhost`; several nodes: `host1,host2:5673`"""
+    partitions: Annotated[int, Field(ge=1, le=MAX_PARTITIONS)] | None = None
+    """Command queues; unset, as many as the broker has, and 1 if it has none yet. `repartition` changes the number; a
+    service with a different one stops working until they agree"""
+    queue_prefix: Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]{0,62}$")] = "inkwell"
+    """First part of every queue's name; the same in all services"""
+    command_max_age_days: Annotated[float, Field(gt=0, le=365)] = 3.0
+    """A command that waited longer, by Postgres' clock, fails as `expired`"""
+    command_retention_days: Annotated[float, Field(gt=0, le=3650)] = 7.0
+    """How long outcomes are kept and keys count, at least twice the maximum age; after that a command's URL is 410"""
+    queue_limit_bytes: Annotated[int, Field(ge=4096)] = 1024 * 1024 * 1024
+    """Bytes of commands that a queue takes before writes are `overloaded`; a queue keeps the limit that it
+    was made with"""
+    metrics_host: str = "127.0.0.1"
+    """Address of the metrics' port; `::` means all addresses"""
+    metrics_port: Annotated[int, Field(ge=0, le=65535)] | None = None
+    """Port of the metrics, in Prometheus' format; unset, there are none"""
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    """Least severe event to log"""
+    log_format: Literal["auto", "json", "console"] = "auto"
+    """`auto` is `console` on a terminal and `json` otherwise"""
 
     @model_validator(mode="after")
     def _check_retention(self) -> Self:
         if self.command_retention_days < 2 * self.command_max_age_days:
             raise ValueError(
-                "INKWELL_COMMAND_RETENTION_DAYS must be at least twice INKWELL_COMMAND_MAX_AGE_DAYS: a command that "
-                "comes after its outcome was pruned would have a second effect"
+                "INKWELL_COMMAND_RETENTION_DAYS must be at least twice INKWELL_COMMAND_MAX_AGE_DAYS: a command "
+                "delivered after its outcome was pruned would have a second effect"
             )
         return self
 
 
-def _secrets(value: object) -> Iterator[str]:
+def find_secrets(value: object) -> Iterator[str]:
     """Yield the secrets in a setting's value."""
     if isinstance(value, (Secret, SecretStr)):
         yield str(value.get_secret_value())
     elif isinstance(value, tuple):
         for item in value:
-            yield from _secrets(item)
+            yield from find_secrets(item)
 
 
 def _is_public(secret: str) -> bool:
@@ -196,11 +158,12 @@ SettingsT = TypeVar("SettingsT", bound=DatabaseSettings)
 
 
 def load_settings(settings_class: type[SettingsT]) -> SettingsT:
-    """Load the settings from the environment or else files; prints every invalid one on stderr and exits with 2."""
-    problems = list(find_unknown_variables(os.environ))
+    """Load the settings from the environment or else files; prints each invalid one to stderr and exits with 2."""
+    own = list_names(settings_class) | list_names(SecretFiles)
+    problems = list(find_unknown_variables(os.environ, own))
     try:
         folder = SecretFiles().folder
-        problems += find_unknown_files(file.name for file in folder.iterdir()) if folder else ()
+        problems += find_unknown_files((file.name for file in folder.iterdir()), own) if folder else ()
         settings = settings_class(_secrets_dir=folder)
     except SettingsError as error:
         unreadable = isinstance(error.__cause__, (OSError, UnicodeDecodeError))
@@ -208,13 +171,13 @@ def load_settings(settings_class: type[SettingsT]) -> SettingsT:
     except OSError as error:  # of the folder itself
         problems.append(f"INKWELL_SECRETS_DIR: {error}")
     except ValidationError as error:
-        problems += [_sentence(e["loc"], e["msg"]) for e in error.errors(include_input=False)]
+        problems += [_format_error(e["loc"], e["msg"]) for e in error.errors(include_input=False)]
     if problems:
         exit_with_problems(*problems)
     return settings
 
 
-def _sentence(location: tuple[int | str, ...], message: str) -> str:
+def _format_error(location: tuple[int | str, ...], message: str) -> str:
     if not location:
         return message.removeprefix("Value error, ")
     which = "".join(f"[{step}]" for step in location[1:])
@@ -222,6 +185,6 @@ def _sentence(location: tuple[int | str, ...], message: str) -> str:
 
 
 def exit_with_problems(*problems: str) -> NoReturn:
-    """Print the problems with the settings on stderr and exit with 2."""
+    """Print the problems with the settings to stderr and exit with 2."""
     sys.stderr.writelines(f"wrong setting: {problem}\n" for problem in problems)
     sys.exit(EXIT_BAD_SETTING)

@@ -35,10 +35,10 @@ from sqlalchemy.dialects.postgresql import ARRAY, TIMESTAMP, TSVECTOR
 from sqlalchemy.sql.elements import ColumnElement
 
 SCHEMA_REVISION = "0006"
-"""The last migration that this code needs; revisions are numbered, so older ones sort before it."""
+"""The newest migration that this code needs; revisions are numbered, so that older ones sort before it."""
 
 IMPLICIT_OWNER = 1
-"""The owner of every note without authentication, a user without a name; the first migration creates it."""
+"""Owns all notes if there is no authentication: a user without a name, which the first migration creates."""
 
 metadata = MetaData(
     naming_convention={
@@ -78,7 +78,7 @@ users = Table(
     # Deferred, because one statement may transfer a name from one user to another.
     UniqueConstraint("folded_name", deferrable=True, initially="DEFERRED"),
     Index("users_deleted_idx", "id", postgresql_where=text("deleted_date is not null")),
-    # Every batch updates its owners; with room in the page no index has to know.
+    # Every batch updates its owners: with room in the page it is a HOT update, which writes no index.
     postgresql_with={"fillfactor": "80"},
 )
 
@@ -97,7 +97,7 @@ personal_tokens = Table(
     Index(None, "secret_digest"),
 )
 
-# Longer titles do not fit into an index; collation "C" sorts by code point, independent of the database's locale.
+# Longer titles do not fit into an index; collation "C" sorts by code point, regardless of the database's locale.
 TITLE_START = '"left"(title, 200)'
 SORTED_TITLE = f'{TITLE_START} collate "C"'
 # A tsvector is limited to a megabyte; a search does not find words beyond these lengths.
@@ -130,12 +130,12 @@ notes = Table(
     Index(None, "owner_id", "id"),
     Index(None, "owner_id", "created_date", "id"),
     Index(None, "owner_id", "updated_date", "id"),
-    Index("notes_owner_id_title_idx", "owner_id", text(TITLE_START), "id"),  # really SORTED_TITLE: not reflected
-    Index("notes_words_idx", "owner_id", "words", postgresql_using="gin"),
-    Index("notes_trigrams_idx", "owner_id", "title", postgresql_using="gin", postgresql_ops={"title": "gin_trgm_ops"}),
+    Index("notes_owner_id_title_idx", "owner_id", text(TITLE_START), "id"),  # SORTED_TITLE; reflection omits collations
+    Index("notes_words_idx", "owner_id", "words", **GIN),
+    Index("notes_trigrams_idx", "owner_id", "title", **GIN, postgresql_ops={"title": "gin_trgm_ops"}),
 )
 
-# Of their own, so that the reads of notes and their indexes need not leave them out.
+# A separate table, so that reads of notes and their indexes need not exclude deleted ones.
 tombstones = Table(
     "tombstones",
     metadata,
@@ -157,7 +157,7 @@ tombstones = Table(
     Index(None, "deleted_date"),
 )
 
-# Inbox, outcomes, dead letters and audit trail in one. No foreign keys: a row outlives what it names.
+# Inbox, outcomes, dead letters and audit trail in one. No foreign keys: a row outlives its owner and its note.
 commands = Table(
     "commands",
     metadata,

@@ -1,4 +1,4 @@
-"""Waits until Postgres answers, however long: `python -m shared.wait_for_postgres`, before a migration.
+"""Waits without a limit until Postgres answers: `python -m shared.wait_for_postgres`, before a migration.
 
 Any other problem, such as a wrong password, is left for the migration to report.
 """
@@ -23,7 +23,7 @@ EVERY_SECONDS = 1.0
 
 def main(wait: Callable[[Secret[DatabaseUrl]], Coroutine[Any, Any, None]]) -> None:
     """Wait for the database of the settings; exits with 2 for a wrong setting."""
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # as process 1 it would ignore it
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # which PID 1 ignores by default
     asyncio.run(wait(load_settings(DatabaseSettings).database_url))
 
 

@@ -1,7 +1,7 @@
 """Waits until the database has the schema of this version: `python -m shared.wait_for_schema`, before a service starts.
 
-Waits for as long as the schema is known to be behind, but only briefly for a Postgres that does not answer: the
-services start without it, and new gateways accept writes meanwhile.
+Waits as long as the schema is known to be behind, but only briefly if Postgres does not answer: the services start
+without it, so that gateways can accept writes.
 """
 
 import asyncio

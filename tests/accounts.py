@@ -9,7 +9,7 @@ from uuid import uuid4
 import httpx
 import jwt
 
-from gateway.auth.access_tokens import AccessTokens, key_id
+from gateway.auth.access_tokens import AccessTokens, build_key_id
 from gateway.settings import GatewaySettings
 from shared.clock import Clock
 from shared.contracts import Scope
@@ -68,7 +68,7 @@ def forged(settings: GatewaySettings, owner: int, **changes: Any) -> str:
     key = settings.signing_keys[0].get_secret_value()
     right = AccessTokens(settings, Clock()).issue(owner, 1, frozenset(Scope))
     claims = jwt.decode(right, options={"verify_signature": False})
-    headers = {"kid": changes.pop("kid", key_id(key.encode())), "typ": changes.pop("typ", "at+jwt")}
+    headers = {"kid": changes.pop("kid", build_key_id(key.encode())), "typ": changes.pop("typ", "at+jwt")}
     key, algorithm = changes.pop("key", key), changes.pop("algorithm", "HS256")
     claims = {name: value for name, value in (claims | changes).items() if value is not None}
     return jwt.encode(claims, key, algorithm, headers)

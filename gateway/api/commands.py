@@ -1,4 +1,4 @@
-"""Commands: the state of a write that was answered before its outcome was known."""
+"""Commands: the state of a write whose outcome its answer did not have."""
 
 import asyncio
 import json
@@ -7,49 +7,40 @@ from datetime import timedelta
 from functools import partial
 from typing import Literal
 
+from pydantic import BaseModel
+
 from gateway.auth.personal_tokens import reveal_token
 from gateway.caller import EVERY_SCOPE
 from gateway.http.answers import Answer
 from gateway.http.openapi import describe_answer
 from gateway.http.operations import Operations
+from gateway.http.parameters import Parameters
 from gateway.http.prefer import PREFER, Preferences
-from gateway.http.requests import OpenApi, Request
+from gateway.http.requests import Request
 from gateway.problems import COMMAND_GONE, COMMAND_NOT_FOUND, ProblemError
 from gateway.resources import Gateway
-from gateway.writes import states
 from gateway.writes.command_urls import CommandTicket
 from gateway.writes.outcomes import Recipient, build_answer, may_read
-from gateway.writes.states import CommandState
+from gateway.writes.states import CommandState, OriginalAnswer
 from shared.contracts import NO_OWNER, CreateToken, Outcome, Scope, outcome_for
 from shared.logs import bind_ids
 
 FIRST_POLL_SECONDS = 0.05
 LAST_POLL_SECONDS = 1.0
 
+
+class _CommandPath(BaseModel):
+    token: str
+
+
+COMMAND_PATH = Parameters(_CommandPath, "path")
+
 operations: Operations[Gateway] = Operations("commands")
 
 
-class TokenParameter:
-    """Documents the path's parameter, which the gateway's keys decode."""
-
-    problems = ()
-
-    async def read(self, request: Request) -> str:
-        """Return the signed token."""
-        return request.parameters["token"]
-
-    @property
-    def openapi(self) -> OpenApi:
-        """The parameter."""
-        return {"parameters": [{"name": "token", "in": "path", "required": True, "schema": {"type": "string"}}]}
-
-
 def is_registration(gateway: Gateway, request: Request) -> bool:
-    """Whether the URL is that of a registration: it has no owner yet, and only the registrant knows the URL.
-
-    Keeps the ticket for the handler: reading it verifies a signature.
-    """
-    request.state.ticket = ticket = gateway.command_urls.read(request.parameters["token"])
+    """Whether the URL is that of a registration: it has no owner yet, and only the registrant knows the URL."""
+    ticket = gateway.command_urls.read(request.path_parameters["token"])
     return ticket is not None and ticket.owner == NO_OWNER
 
 
@@ -58,19 +49,19 @@ def is_registration(gateway: Gateway, request: Request) -> bool:
     "/commands/{token}",
     allows=Scope.WRITE,
     exempts=is_registration,
-    reads=(TokenParameter(), PREFER),
+    reads=(COMMAND_PATH, PREFER),
     returns=CommandState,
     answers={
         200: describe_answer(
-            "The state of the write; `answer` has no body if the credentials may not read it",
+            "The state of the write; `answer` has no body if the credentials lack the scope to read it",
             *("Retry-After", "Preference-Applied"),
         )
     },
     problems=(COMMAND_NOT_FOUND, COMMAND_GONE),
 )
 async def get_command(gateway: Gateway, request: Request) -> Answer:
-    """The state of a write; `answer` is what it would have been answered, had it waited."""
-    ticket, preferences = _find_ticket(request), request[PREFER]
+    """Returns the state of a write; `answer` is the response that it would have had."""
+    ticket, preferences = _read_ticket(gateway, request), request[PREFER]
     bind_ids(command_id=str(ticket.command_id))
     wait_seconds = gateway.submission.choose_wait(preferences) if preferences.wait_seconds else 0.0
     if ticket.owner == NO_OWNER:  # there is no caller
@@ -89,9 +80,9 @@ async def get_command(gateway: Gateway, request: Request) -> Answer:
     return Answer(_describe_decided(gateway, request, ticket, outcome, scopes).model_dump_json(), headers=headers)
 
 
-def _find_ticket(request: Request) -> CommandTicket:
+def _read_ticket(gateway: Gateway, request: Request) -> CommandTicket:
     """Return the URL's content; raises ProblemError 404 unless it is the caller's or a registration's."""
-    ticket: CommandTicket | None = request.state.ticket
+    ticket = gateway.command_urls.read(request[COMMAND_PATH].token)
     if ticket is None or (ticket.owner != NO_OWNER and ticket.owner != request.caller.owner):  # noqa: PLR1714 - no caller
         raise ProblemError(COMMAND_NOT_FOUND)
     return ticket
@@ -120,7 +111,7 @@ def _describe_decided(
     outcome = outcome_for(ticket.fingerprint, outcome)
     answer = build_answer(outcome, ticket.attempt_id, lambda: request.url_path, Recipient(scopes, prefix))
     body = json.loads(answer.body or "null")
-    original = states.Answer(status=answer.status, headers=answer.all_headers, body=body)
+    original = OriginalAnswer(status=answer.status, headers=answer.all_headers, body=body)
     return CommandState(id=ticket.command_id, issued_at=ticket.issued_at, status=outcome.status, answer=original)
 
 

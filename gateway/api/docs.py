@@ -1,4 +1,4 @@
-"""The API's documentation: Swagger UI at /docs, without files from other hosts."""
+"""The API's documentation: Swagger UI at /docs, which loads no files from other hosts."""
 
 import asyncio
 import json
@@ -20,17 +20,17 @@ from gateway.resources import Gateway
 PACKAGE = "fastapi-offline"
 SCRIPT, STYLE, ICON = "swagger-ui-bundle.js", "swagger-ui.css", "favicon.png"
 FILES = {SCRIPT: "text/javascript; charset=utf-8", STYLE: "text/css; charset=utf-8", ICON: "image/png"}
-"""Their media types."""
+"""Media types by file."""
 POLICY = (
     "default-src 'none'; script-src 'self' 'sha256-{digest}'; style-src 'self'; img-src 'self' data:; "
     "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
 IMMUTABLE = {"Cache-Control": "public, max-age=31536000, immutable"}
-"""The files' URLs name their version."""
+"""The files' URLs contain their version."""
 
 
-def docs_operations(app: FastAPI, root_path: str) -> Operations[Gateway]:
-    """Serve /openapi.json, /docs and its files, which the page loads from below `root_path`."""
+def build_docs_operations(app: FastAPI, root_path: str) -> Operations[Gateway]:
+    """Return the operations that serve /openapi.json, and /docs with its files below `root_path`."""
     operations: Operations[Gateway] = Operations("docs")
     folder = f"/docs/{metadata.version(PACKAGE)}"
     files_url = root_path + folder
@@ -62,6 +62,6 @@ def docs_operations(app: FastAPI, root_path: str) -> Operations[Gateway]:
 
 
 def build_policy(page: HTMLResponse) -> str:
-    """Return the page's Content-Security-Policy: files of its origin, and its own inline script by hash."""
+    """Return the page's Content-Security-Policy, which allows files of its origin, and its inline script by hash."""
     [script] = re.findall(rb"<script>(.*?)</script>", bytes(page.body), re.DOTALL)
     return POLICY.format(digest=b64encode(sha256(script).digest()).decode())

@@ -5,17 +5,17 @@ from shared.contracts import Scope
 
 DESCRIPTION = """\
 A write is answered with its outcome, or with 202 and the URL of its command. Every error is a problem (RFC 9457);
-its `code` is stable, `title` and `detail` are for people. A path that is not here is 404 `not_found`, a method that a
-path lacks 405 `method_not_allowed` with `Allow`, a request that is not HTTP 400 `bad_request`. An unknown
-query parameter is 422 `validation_failed`; only the probes ignore it.
+its `code` is stable, `title` and `detail` are for people. An unknown path is 404 `not_found`, an unsupported method
+405 `method_not_allowed` with `Allow`, and a request that is not valid HTTP 400 `bad_request`. An unknown query
+parameter is 422 `validation_failed`; only the probes ignore it.
 
-Every path works with and without its trailing slash, and HEAD wherever GET does. `Cache-Control` tells what may be
-stored; an answer with a token never may.
+Every path works with and without a trailing slash, and HEAD works wherever GET does. `Cache-Control` says which
+answers may be stored; an answer with a token never may.
 """
 
 TAGS = [
-    {"name": "notes", "description": "Notes of the caller: one, several at once, lists and searches"},
-    {"name": "commands", "description": "The outcome of a write that was answered 202 or 504"},
+    {"name": "notes", "description": "The caller's notes: single ones, batches, lists and searches"},
+    {"name": "commands", "description": "The outcome of a write that was answered with 202 or 504"},
     {"name": "users", "description": "Registration, and the caller's account"},
     {"name": "tokens", "description": "Access tokens for a name and a password, and personal tokens for scripts"},
     {"name": "health", "description": "Probes"},

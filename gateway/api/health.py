@@ -1,6 +1,6 @@
-"""The gateway's probes. Live: the event loop turns. Ready: started and not draining.
+"""The gateway's probes. Live: the event loop runs. Ready: started and not draining.
 
-No dependency takes a gateway out of rotation: it accepts writes without Postgres, and serves reads without the broker.
+No dependency decides readiness: a gateway accepts writes without Postgres, and serves reads without the broker.
 """
 
 import asyncio
@@ -21,7 +21,7 @@ operations: Operations[Gateway] = Operations("health")
 
 @operations.add("GET", "/health/live", allows=PUBLIC, ignores_query=True)
 async def live(_: Gateway, __: Request) -> Answer:
-    """Answers 200 while the process can answer at all."""
+    """Answers 200 while the event loop runs."""
     return Answer('{"status":"live"}')
 
 
@@ -33,7 +33,7 @@ async def live(_: Gateway, __: Request) -> Answer:
     answers={200: {"description": "Ready"}, 503: STOPPING},
 )
 async def ready(gateway: Gateway, _: Request) -> Answer:
-    """Answers 200 until the gateway drains; the body tells which dependency is down."""
+    """Answers 200 until the gateway drains; the body has the state of each dependency."""
     dependencies = {
         "broker": gateway.publisher.state,
         "database": "up" if await _has_database(gateway) else "down",

@@ -1,4 +1,4 @@
-"""The request bodies of writes to notes, single or batched."""
+"""The request bodies of writes to notes, single or batched. In the OpenAPI document their names end in `In`."""
 
 from typing import Annotated, Any, Literal
 
@@ -6,7 +6,7 @@ from pydantic import AfterValidator, BaseModel, Field, create_model
 
 from gateway.api.schemas import ITEMS, LEFT_OUT
 from gateway.http.body import Body
-from gateway.http.conditional import Conditions
+from gateway.http.conditional import PreconditionHeaders
 from gateway.settings import GatewaySettings
 from gateway.writes.states import NOTE_TEXT
 from shared.contracts import MAX_ITEMS, MAX_VERSION, STORABLE, Int64, NoteItems, NoteText, check_storable
@@ -15,7 +15,7 @@ ITEMS_LIMIT_CHARACTERS = 10_000_000
 """Limit on the total length of the notes in a batch: a patch of a few bytes rewrites the whole note."""
 ITEMS_LIMIT_BYTES = 2 * 1024 * 1024
 ITEMS_LIMIT_VALUES = 20_000
-"""Names, strings and other values in one request: enough for a full batch with all members and some versions."""
+"""Limit on the members and items in a request: enough for a full batch with every member and a few versions each."""
 
 
 class _Patch(BaseModel, extra="forbid", json_schema_extra={"examples": [{"title": "Blue ink"}]}):
@@ -39,31 +39,31 @@ class _Change(_Item):
     if_match: Versions = LEFT_OUT
     """Write only if the note is in one of these versions"""
     if_none_match: Versions = LEFT_OUT
-    """Write only if it is in none of these"""
+    """Write only if the note is in none of these versions"""
 
 
 class _Items(BaseModel, extra="forbid", json_schema_extra={"examples": [ITEMS]}):
     items: list[Any]
 
-    def to_note_items(self, conditions: Conditions) -> NoteItems:
-        """Return the command's data; raises ProblemError 428 if a required condition is missing."""
+    def to_note_items(self, preconditions: PreconditionHeaders) -> NoteItems:
+        """Return the command's data; raises ProblemError 428 if a required precondition is missing."""
         changes = {index: item for index, item in enumerate(self.items) if isinstance(item, _Change)}
-        conditions.demand({index: item.if_match for index, item in changes.items()})
+        preconditions.check_items({index: item.if_match for index, item in changes.items()})
         return NoteItems.model_validate(self.model_dump(exclude_unset=True))
 
 
 class NoteBodies:
-    """Readers of notes and of changes of notes, within the lengths that the settings allow."""
+    """Readers of the bodies, with the length limits of the settings."""
 
     def __init__(self, settings: GatewaySettings) -> None:
         title = build_text_type(settings.title_max_length)
         description = build_text_type(settings.description_max_length)
         text: dict[str, Any] = {"title": title, "description": description}
         parts: dict[str, Any] = {"title": (title, None), "description": (description, None)}
-        note: type[NoteText] = create_model("NoteIn", __doc__="What a client writes of a note.", __base__=_Text, **text)
+        note: type[NoteText] = create_model("NoteIn", __doc__="The text of a note.", __base__=_Text, **text)
         patch: type[BaseModel] = create_model(
-            "NotePatch",
-            __doc__="A merge patch (RFC 7396) of a note, none of whose members can be removed.",
+            "NotePatchIn",
+            __doc__="A merge patch (RFC 7396) of a note; a member cannot be removed with null.",
             __base__=_Patch,
             **parts,
         )
@@ -86,16 +86,16 @@ def _build_items_model(text: dict[str, Any], parts: dict[str, Any], limit: int) 
     def item(op: str, base: type[BaseModel], fields: dict[str, Any]) -> type[BaseModel]:
         doc = f"One of several writes: {op} a note."
         fields = {"op": Literal[op], **fields}
-        return create_model(f"{op.title()}Item", __doc__=doc, __base__=base, **fields)
+        return create_model(f"{op.title()}ItemIn", __doc__=doc, __base__=base, **fields)
 
     create, replace = item("create", _Item, text), item("replace", _Change, text)
     patch, delete = item("patch", _Change, parts), item("delete", _Change, {})
     one = Annotated[create | replace | patch | delete, Field(discriminator="op")]  # type: ignore[valid-type]
     several = Annotated[list[one], Field(min_length=1, max_length=limit)]
-    doc = "Writes in their order, of which all happen or none."
-    return create_model("NoteItems", __doc__=doc, __base__=_Items, items=several)
+    doc = "Several writes in order, applied atomically."
+    return create_model("NoteItemsIn", __doc__=doc, __base__=_Items, items=several)
 
 
 def build_text_type(max_length: int) -> object:
-    """Return the type of a text of limited length; the limit comes first, so that its error counts characters."""
+    """Return the type of a text of limited length; after the validator, pydantic would call its characters items."""
     return Annotated[str, Field(max_length=max_length, json_schema_extra=STORABLE), AfterValidator(check_storable)]

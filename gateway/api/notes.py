@@ -1,4 +1,4 @@
-"""Notes: reads come straight from Postgres, writes leave as commands."""
+"""Notes: reads query Postgres, writes are published as commands."""
 
 import hashlib
 import json
@@ -8,10 +8,18 @@ from typing import Any
 from pydantic import BaseModel
 
 from gateway.api.note_bodies import NoteBodies
-from gateway.api.pages import NotesPage, SearchPage, build_link_header, build_list_links, build_search_links, join_notes
+from gateway.api.pages import (
+    NotesPage,
+    SearchPage,
+    arrange_notes,
+    build_link_header,
+    build_list_links,
+    build_search_links,
+    join_notes,
+)
 from gateway.api.schemas import Matches, Note
 from gateway.http.answers import Answer
-from gateway.http.conditional import IF_NONE_MATCH, Conditions, etag, respond_unless_modified
+from gateway.http.conditional import IF_NONE_MATCH, PreconditionHeaders, build_etag, respond_unless_modified
 from gateway.http.openapi import describe_answer
 from gateway.http.operations import Operation, Operations
 from gateway.http.parameters import Integer64, Parameters
@@ -49,21 +57,21 @@ class _NotePath(BaseModel):
 NOTE_PATH = Parameters(_NotePath, "path")
 NOTES_PAGE = Parameters(NotesPage, "query")
 SEARCH_PAGE = Parameters(SearchPage, "query")
-WITHOUT_BODY = "no body, as preferred or because the credentials lack `notes:read`"
+WITHOUT_BODY = "no body with `return=minimal`, or without the scope `notes:read`"
 CREATE_ANSWERS = {
-    201: describe_answer(f"The note; or {WITHOUT_BODY}", "Location", "ETag", *WRITE_HEADERS)
+    201: describe_answer(f"The new note; {WITHOUT_BODY}", "Location", "ETag", *WRITE_HEADERS)
 } | ACCEPTED_ANSWER
 CHANGE_ANSWERS = {
     200: describe_answer("The updated note", "ETag", *WRITE_HEADERS),
-    204: describe_answer(f"The note has been changed; {WITHOUT_BODY}", "ETag", *WRITE_HEADERS),
+    204: describe_answer(f"The note has been updated; {WITHOUT_BODY}", "ETag", *WRITE_HEADERS),
 } | ACCEPTED_ANSWER
 CHANGE_PROBLEMS = (*WRITE_PROBLEMS, NOTE_NOT_FOUND, PRECONDITION_FAILED)
 
 
 def _describe_read(*headers: str) -> dict[int, OpenApi]:
     return {
-        200: describe_answer("What was asked for", "ETag", *headers),
-        304: describe_answer("The client has it already", "ETag", *headers),
+        200: describe_answer("Success", "ETag", *headers),
+        304: describe_answer("The client's copy is current", "ETag", *headers),
     }
 
 
@@ -81,12 +89,12 @@ operations: Operations[Gateway] = Operations("notes")
     problems=(OVERLOADED,),
 )
 async def list_notes(gateway: Gateway, request: Request) -> Answer:
-    """Notes in the order of their ids or another; `Link` leads to the next page, however many there are."""
+    """Lists notes, by id or in another order; `Link` has the URL of the next page."""
     page, key = request[NOTES_PAGE], (request.caller.owner, request.url_path, request.query)
     kept, deadline = gateway.kept_pages.find(key), gateway.queries.start_deadline()
     if not kept or kept.revision != await gateway.queries.find_revision(request.caller, deadline):
         listed = await gateway.queries.list_notes(request.caller, page.shape, deadline, **page.arguments)
-        notes, links = build_list_links(request, page, listed)
+        notes, links = arrange_notes(page, listed), build_list_links(request, page, listed)
         body, tag, headers = _build_page(join_notes(notes), links, listed.total)
         kept = KeptPage(listed.revision, body, tag, headers)
         gateway.kept_pages.keep(key, kept)
@@ -103,7 +111,7 @@ async def list_notes(gateway: Gateway, request: Request) -> Answer:
     problems=(OVERLOADED, SEARCH_TIMEOUT),
 )
 async def search_notes(gateway: Gateway, request: Request) -> Answer:
-    """Notes with the words in their titles or descriptions, the best first."""
+    """Finds notes by the words in their titles and descriptions, the best match first."""
     page = request[SEARCH_PAGE]
     found = await gateway.queries.search_notes(request.caller, page.q, page.skip, page.limit)
     matched = json.dumps("similar_titles" if found.is_similar else "words")
@@ -123,21 +131,21 @@ async def search_notes(gateway: Gateway, request: Request) -> Answer:
     problems=(NOTE_NOT_FOUND,),
 )
 async def get_note(gateway: Gateway, request: Request) -> Answer:
-    """One note."""
+    """Returns a note."""
     found = await gateway.queries.find_note(request.caller, request[NOTE_PATH].note_id)
     if found is None:
         raise ProblemError(NOTE_NOT_FOUND)
     note, version = found
-    return respond_unless_modified(request, Answer(note), etag(version))
+    return respond_unless_modified(request, Answer(note), build_etag(version))
 
 
-def note_operations(settings: GatewaySettings) -> list[Operation[Gateway]]:
+def build_note_operations(settings: GatewaySettings) -> list[Operation[Gateway]]:
     """Return the operations on notes."""
-    bodies, conditions = NoteBodies(settings), Conditions(required=settings.require_preconditions)
-    return [*operations, *_creations(bodies, conditions), *_changes(bodies, conditions)]
+    bodies, preconditions = NoteBodies(settings), PreconditionHeaders(required=settings.require_preconditions)
+    return [*operations, *_build_creations(bodies, preconditions), *_build_changes(bodies, preconditions)]
 
 
-def _creations(bodies: NoteBodies, conditions: Conditions) -> Operations[Gateway]:
+def _build_creations(bodies: NoteBodies, preconditions: PreconditionHeaders) -> Operations[Gateway]:
     operations: Operations[Gateway] = Operations("notes")
 
     @operations.add(
@@ -150,7 +158,7 @@ def _creations(bodies: NoteBodies, conditions: Conditions) -> Operations[Gateway
         problems=WRITE_PROBLEMS,
     )
     async def create_note(gateway: Gateway, request: Request) -> Answer:
-        """Adds a note."""
+        """Creates a note."""
         return await gateway.submission.perform(request, CreateNote, request[bodies.note])
 
     @operations.add(
@@ -160,42 +168,43 @@ def _creations(bodies: NoteBodies, conditions: Conditions) -> Operations[Gateway
         reads=(bodies.items, *WRITE_READERS),
         returns=WrittenItems,
         answers={
-            200: describe_answer("The outcome of each of them", *WRITE_HEADERS),
-            204: describe_answer(f"All have been applied; {WITHOUT_BODY}", *WRITE_HEADERS),
+            200: describe_answer("The result of each write", *WRITE_HEADERS),
+            204: describe_answer(f"All writes have been applied; {WITHOUT_BODY}", *WRITE_HEADERS),
         }
         | ACCEPTED_ANSWER,
         problems=(*CHANGE_PROBLEMS, PRECONDITION_REQUIRED),
     )
     async def change_notes(gateway: Gateway, request: Request) -> Answer:
-        """Adds, changes and removes up to 1,000 notes: all of them, or none."""
-        return await gateway.submission.perform(request, ChangeNotes, request[bodies.items].to_note_items(conditions))
+        """Creates, changes and deletes up to 1,000 notes atomically."""
+        items = request[bodies.items].to_note_items(preconditions)
+        return await gateway.submission.perform(request, ChangeNotes, items)
 
     return operations
 
 
-def _changes(bodies: NoteBodies, conditions: Conditions) -> Operations[Gateway]:
+def _build_changes(bodies: NoteBodies, preconditions: PreconditionHeaders) -> Operations[Gateway]:
     operations: Operations[Gateway] = Operations("notes")
     change = partial(operations.add, path="/notes/{note_id}", allows=Scope.WRITE, problems=CHANGE_PROBLEMS)
-    targeted = (NOTE_PATH, conditions)
+    targeted = (NOTE_PATH, preconditions)
 
     def read_target(request: Request) -> dict[str, Any]:
-        return {"note_id": request[NOTE_PATH].note_id, **dict(request[conditions])}
+        return {"note_id": request[NOTE_PATH].note_id, **dict(request[preconditions])}
 
     @change(method="PUT", reads=(*targeted, bodies.note, *WRITE_READERS), returns=Note, answers=CHANGE_ANSWERS)
     async def replace_note(gateway: Gateway, request: Request) -> Answer:
-        """Gives a note a new title and description; `created_date` stays."""
+        """Replaces a note's title and description; `created_date` stays the same."""
         replacement = NoteReplacement(**read_target(request), **dict(request[bodies.note]))
         return await gateway.submission.perform(request, ReplaceNote, replacement)
 
     @change(method="PATCH", reads=(*targeted, bodies.patch, *WRITE_READERS), returns=Note, answers=CHANGE_ANSWERS)
     async def patch_note(gateway: Gateway, request: Request) -> Answer:
-        """Changes the members of a note that the body has (RFC 7396)."""
+        """Changes the members of a note that are in the body (RFC 7396)."""
         patch = NotePatch(**read_target(request), **dict(request[bodies.patch]))
         return await gateway.submission.perform(request, PatchNote, patch)
 
     @change(method="DELETE", reads=(*targeted, *WRITE_READERS), answers=DELETE_ANSWERS)
     async def delete_note(gateway: Gateway, request: Request) -> Answer:
-        """Removes a note."""
+        """Deletes a note."""
         return await gateway.submission.perform(request, DeleteNote, NoteTarget(**read_target(request)))
 
     return operations

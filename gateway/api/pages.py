@@ -26,7 +26,7 @@ from pydantic_core import PydanticCustomError
 from gateway.api.schemas import LEFT_OUT
 from gateway.http.parameters import INTEGER, Boolean, Integer64, Time, parse_query, parse_time
 from gateway.http.requests import Request
-from gateway.reads.queries import NoteList
+from gateway.reads.results import NoteList
 from gateway.reads.statements import FILTERS, ListShape
 from shared.contracts import Int64, StorableText
 
@@ -58,7 +58,7 @@ class Cursor(BaseModel, frozen=True, extra="forbid", strict=True):
         except ValueError:
             is_ours = False
         if not is_ours:
-            raise ValueError("is not a cursor from a `Link` of this list")
+            raise ValueError("is not a cursor from a `Link` of a list of notes")
         return cursor
 
     @classmethod
@@ -89,12 +89,12 @@ class Cursor(BaseModel, frozen=True, extra="forbid", strict=True):
 
 
 class Page(BaseModel, extra="forbid", use_attribute_docstrings=True):
-    """Which part of a list is wanted."""
+    """The query parameters for a page of a list."""
 
     skip: Integer64 = 0
-    """How many to leave out"""
+    """The number of items to skip"""
     limit: Annotated[int, Field(ge=1, le=1000), INTEGER] = 100
-    """How many to return at most"""
+    """The maximum number of items to return"""
 
 
 Prefix = Annotated[StorableText, StringConstraints(min_length=1, max_length=200)]
@@ -106,24 +106,24 @@ CursorParameter = Annotated[
 
 
 class NotesPage(Page):
-    """Which notes of a list are wanted, and in which order."""
+    """The query parameters for a page of notes: position, order and filters."""
 
     sort: Order = "id"
-    """The order of the notes; with `-` the greatest first"""
+    """The sort order; `-` means descending"""
     cursor: CursorParameter = LEFT_OUT
-    """Where the page begins, from a `Link` of a page before; not together with `skip`"""
+    """The position of the page, from the `Link` of another page; cannot be combined with `skip`"""
     created_from: Time = LEFT_OUT
-    """Only notes created then or later"""
+    """Only notes created at this time or later"""
     created_until: Time = LEFT_OUT
-    """Only notes created earlier"""
+    """Only notes created before this time"""
     updated_from: Time = LEFT_OUT
-    """Only notes updated then or later"""
+    """Only notes updated at this time or later"""
     updated_until: Time = LEFT_OUT
-    """Only notes updated earlier"""
+    """Only notes updated before this time"""
     title_prefix: Prefix = LEFT_OUT
-    """Only notes whose titles begin with this; case-sensitive"""
+    """Only notes whose titles start with this text; case-sensitive"""
     total: Boolean = False
-    """Whether to count all of them, which takes longer: `X-Total-Count`"""
+    """Whether to count the notes on all pages, in `X-Total-Count`; takes longer"""
 
     @field_validator("cursor")
     @classmethod
@@ -131,21 +131,25 @@ class NotesPage(Page):
         if info.data.get("skip"):
             raise ValueError("cannot be used together with skip")
         if cursor.order != info.data.get("sort", cursor.order):
-            raise ValueError(f"is of a list with sort={cursor.order}")
+            raise ValueError(f"is from a list with sort={cursor.order}")
         return cursor
 
     @property
     def position(self) -> Cursor | None:
-        """Where the page begins or ends, if the request says so."""
+        """Where the page begins or ends; None if the request has no cursor."""
         return self.cursor if "cursor" in self.model_fields_set else None
+
+    @property
+    def is_backwards(self) -> bool:
+        """Whether the page ends at its position, instead of beginning there."""
+        return self.position is not None and self.position.backwards
 
     @cached_property
     def shape(self) -> ListShape:
         """The parts of the request that decide the SQL."""
-        backwards = self.position is not None and self.position.backwards
         return ListShape(
             sorted_by=self.sort.removeprefix("-"),
-            descending=self.sort.startswith("-") != backwards,
+            descending=self.sort.startswith("-") != self.is_backwards,
             filters=frozenset(FILTERS) & self.model_fields_set,
             is_continued=self.position is not None,
             is_counted=self.total,
@@ -160,43 +164,47 @@ class NotesPage(Page):
 
 
 def _collapse_exclusions(q: str) -> str:
-    """Return the query with at most one exclusion sign before a word: Postgres rejects more than 32, as in a line."""
+    """Return the query with at most one exclusion sign before a word: a long row of them is an error in Postgres."""
     return _EXCLUDED_TWICE.sub(" ", q)
 
 
 def _check_word_count(q: str) -> str:
-    """Return the query; raises PydanticCustomError for too many words: each is compared with every candidate note."""
+    """Return the query; raises PydanticCustomError for too many words, since each is compared with every candidate."""
     if len(_WORD.findall(q)) > SEARCH_MAX_WORDS:
         raise PydanticCustomError("too_many_words", "Should have at most {limit} words", {"limit": SEARCH_MAX_WORDS})
     return q
 
 
 class SearchPage(Page):
-    """What is searched for, and which part of the matches is wanted."""
+    """The query parameters of a search."""
 
     q: Annotated[
         StorableText,
         StringConstraints(min_length=1, max_length=200),
         AfterValidator(_collapse_exclusions),
         AfterValidator(_check_word_count),
-        Field(description=f'At most {SEARCH_MAX_WORDS} words: `blue ink`, `"blue ink"`, `ink or pencil`, `ink -red`'),
+        Field(description=f'Up to {SEARCH_MAX_WORDS} words: `blue ink`, `"blue ink"`, `ink or pencil`, `ink -red`'),
     ]
 
 
-def build_list_links(request: Request, page: NotesPage, listed: NoteList) -> tuple[list[str], dict[str, str]]:
-    """Return the notes of the page, in order, and its links by relation."""
-    has_more, notes = len(listed.notes) > page.limit, listed.notes[: page.limit]
+def arrange_notes(page: NotesPage, listed: NoteList) -> list[str]:
+    """Return the page's notes in the order of the list, without the extra one that shows that there are more."""
+    notes = listed.notes[: page.limit]
+    return notes[::-1] if page.is_backwards else notes
+
+
+def build_list_links(request: Request, page: NotesPage, listed: NoteList) -> dict[str, str]:
+    """Return the page's links by relation."""
+    has_more, last = len(listed.notes) > page.limit, min(len(listed.notes), page.limit) - 1
     if page.skip:
-        return notes, _build_skip_links(request, page, has_more=has_more)
-    backwards = page.position is not None and page.position.backwards
-    last = len(notes) - 1
+        return _build_skip_links(request, page, has_more=has_more)
     cursors: dict[str, Cursor] = {}
-    if notes and (has_more or backwards):
-        cursors["next"] = Cursor.of(listed, 0 if backwards else last, page.sort)
-    if notes and (has_more if backwards else page.position):
-        cursors["prev"] = Cursor.of(listed, last if backwards else 0, page.sort, backwards=True)
+    if listed.notes and (has_more or page.is_backwards):
+        cursors["next"] = Cursor.of(listed, 0 if page.is_backwards else last, page.sort)
+    if listed.notes and (has_more if page.is_backwards else page.position):
+        cursors["prev"] = Cursor.of(listed, last if page.is_backwards else 0, page.sort, backwards=True)
     links = {rel: build_url(request, cursor=cursor.encoded) for rel, cursor in cursors.items()}
-    return (notes[::-1] if backwards else notes), links | {"first": build_url(request)}
+    return links | {"first": build_url(request)}
 
 
 def _build_skip_links(request: Request, page: Page, *, has_more: bool) -> dict[str, str]:
@@ -207,7 +215,7 @@ def _build_skip_links(request: Request, page: Page, *, has_more: bool) -> dict[s
 
 
 def build_search_links(request: Request, page: SearchPage, total: int) -> dict[str, str]:
-    """Return the links by relation."""
+    """Return the page's links by relation."""
     return _build_skip_links(request, page, has_more=page.skip + page.limit < total)
 
 

@@ -1,4 +1,4 @@
-"""The models of answers, as the OpenAPI document shows them."""
+"""The models of answers, for the OpenAPI document."""
 
 from datetime import datetime
 from typing import Any, Literal
@@ -9,7 +9,7 @@ from gateway.writes.states import NOTE, NOTE_TEXT
 from shared.contracts import PublicToken
 
 LEFT_OUT: Any = None
-"""The default of a member of a request that may be left out, but not be null."""
+"""The default of an optional member of a request that must not be null."""
 MATCHES = {"matched": "words", "limited": False, "total": 1, "notes": [NOTE]}
 ITEMS = {
     "items": [
@@ -30,28 +30,28 @@ class Note(BaseModel, use_attribute_docstrings=True, json_schema_extra={"example
     created_date: datetime
     updated_date: datetime
     version: int
-    """1 for a new note, and one more after each change; its entity tag."""
+    """1 for a new note, incremented by each change; also the note's entity tag."""
 
 
 class Matches(BaseModel, use_attribute_docstrings=True, json_schema_extra={"examples": [MATCHES]}):
-    """What a search has found."""
+    """The result of a search."""
 
     matched: Literal["words", "similar_titles"]
-    """The kind of match: `similar_titles` if no note has the words."""
+    """What matched: `similar_titles` if no note has the words."""
     limited: bool
-    """Whether there are more matches than were ranked: older ones, or less similar ones."""
+    """Whether there are more matches, older or less similar, than were ranked."""
     total: int
-    """How many were ranked; they are on the pages of this search."""
+    """The number of ranked matches, on all pages."""
     notes: list[Note]
 
 
 class AccessToken(BaseModel, use_attribute_docstrings=True):
-    """What RFC 6749 §5.1 answers with."""
+    """An access token (RFC 6749 §5.1)."""
 
     access_token: str
     token_type: Literal["bearer"] = "bearer"  # noqa: S105 - no secret
     expires_in: int
-    """Seconds."""
+    """The lifetime in seconds."""
     scope: str
     """The scopes, separated by spaces."""
 
@@ -60,4 +60,4 @@ class NewPersonalToken(PublicToken, use_attribute_docstrings=True):
     """A personal token with its secret."""
 
     token: str
-    """The secret, which no other answer contains."""
+    """The secret; no other answer contains it."""

@@ -31,7 +31,7 @@ from gateway.problems import (
     ProblemError,
     ProblemType,
 )
-from gateway.reads.queries import Login
+from gateway.reads.results import Login
 from gateway.resources import Gateway
 from gateway.writes.submission import ACCEPTED_ANSWER, DELETE_ANSWERS, WRITE_HEADERS, WRITE_PROBLEMS, WRITE_READERS
 from shared.contracts import (
@@ -57,32 +57,32 @@ _FORM = {
         "grant_type": {"type": "string", "enum": ["password"], "default": "password"},
         "username": {"type": "string"},
         "password": {"type": "string", "format": "password"},
-        "scope": {"type": "string", "description": "Scopes with spaces between them; all where there is none"},
+        "scope": {"type": "string", "description": "Scopes separated by spaces; all scopes if omitted"},
     },
 }
 
 
 class LoginForm:
-    """Reads the parameters of a request for an access token."""
+    """Reads the form parameters of a login (RFC 6749 §4.3.2)."""
 
     problems = (INVALID_REQUEST, UNSUPPORTED_GRANT_TYPE, REQUEST_TIMEOUT, UNSUPPORTED_MEDIA_TYPE)
 
     async def read(self, request: Request) -> Mapping[str, str]:
-        """Return the known form fields; raises ProblemError 415, or 400 with an error code of RFC 6749 §5.2."""
+        """Return the known form fields; raises ProblemError 408, 413 or 415, or 400 with an error of RFC 6749 §5.2."""
         reject_encoded_body(request)
         if parse_media_type(request) != _FORM_TYPE:
-            raise _oauth_problem(INVALID_REQUEST, f"Send the parameters as {_FORM_TYPE}")
+            raise _build_oauth_problem(INVALID_REQUEST, f"Send the parameters as {_FORM_TYPE}")
         try:
             text = (await request.body()).decode()
             fields = parse_qsl(text, keep_blank_values=True, errors="strict", max_num_fields=20)
         except ValueError:
-            raise _oauth_problem(INVALID_REQUEST, "The parameters are not URL-encoded UTF-8") from None
+            raise _build_oauth_problem(INVALID_REQUEST, "The parameters are not URL-encoded UTF-8") from None
         known = [(name, value) for name, value in fields if name in _FORM["properties"]]
         form = dict(known)
         if len(form) < len(known) or not {"username", "password"} <= form.keys():
-            raise _oauth_problem(INVALID_REQUEST, "Send username and password, and each parameter once")
+            raise _build_oauth_problem(INVALID_REQUEST, "Send username and password, and no parameter twice")
         if form.get("grant_type", "password") != "password":
-            raise _oauth_problem(UNSUPPORTED_GRANT_TYPE)
+            raise _build_oauth_problem(UNSUPPORTED_GRANT_TYPE)
         return form
 
     @property
@@ -99,7 +99,7 @@ def _sort_scopes(scopes: tuple[Scope, ...]) -> tuple[Scope, ...]:
 class NewToken(
     BaseModel, extra="forbid", json_schema_extra={"examples": [{"name": "backup", "scopes": ["notes:read"]}]}
 ):
-    """What a personal token shall allow, and for how long."""
+    """The scopes and the lifetime of a new personal token."""
 
     name: Annotated[str, Field(min_length=1, max_length=NAME_MAX_LENGTH), AfterValidator(check_storable)]
     scopes: Annotated[
@@ -132,7 +132,7 @@ operations: Operations[Gateway] = Operations("tokens")
     problems=(INVALID_SCOPE, INVALID_GRANT, TOO_MANY_REQUESTS, OVERLOADED, DATABASE_UNAVAILABLE),
 )
 async def issue_token(gateway: Gateway, request: Request) -> Answer:
-    """An access token for a name and a password."""
+    """Issues an access token for a name and a password."""
     form = request[LOGIN_FORM]
     scopes = _parse_scopes(form)
     login = await _log_in(gateway, request, form)
@@ -149,17 +149,17 @@ def _parse_scopes(form: Mapping[str, str]) -> frozenset[Scope]:
     try:
         return frozenset(Scope(word) for word in form.get("scope", "").split(" ") if word) or frozenset(Scope)
     except ValueError:
-        raise _oauth_problem(INVALID_SCOPE, f"The scopes are {', '.join(Scope)}") from None
+        raise _build_oauth_problem(INVALID_SCOPE, f"The scopes are {', '.join(Scope)}") from None
 
 
 async def _log_in(gateway: Gateway, request: Request, form: Mapping[str, str]) -> Login:
-    """Verify name and password; an unknown user gets the same error, after the same time."""
+    """Verify name and password; for an unknown user the error and the time taken are the same."""
     account = _fold_account(form["username"])
     gateway.throttles.count_guess(request, account)
     login = await gateway.queries.find_login(account) if account else None
     password, password_hash = SecretStr(form["password"]), login.password_hash if login else None
     if not await gateway.passwords.verify(password, password_hash) or login is None:
-        raise _oauth_problem(INVALID_GRANT)
+        raise _build_oauth_problem(INVALID_GRANT)
     gateway.throttles.forget_guesses(request, account)
     gateway.hash_renewal.begin(login, password)
     return login
@@ -173,8 +173,8 @@ def _fold_account(name: str) -> str:
         return ""
 
 
-def _oauth_problem(kind: ProblemType, detail: str | None = None) -> ProblemError:
-    """Return a problem that also has the `error` member of OAuth 2.0."""
+def _build_oauth_problem(kind: ProblemType, detail: str | None = None) -> ProblemError:
+    """Return a problem with OAuth 2.0's member `error`."""
     return ProblemError(kind, detail, error=kind.code)
 
 
@@ -188,14 +188,14 @@ def _oauth_problem(kind: ProblemType, detail: str | None = None) -> ProblemError
     problems=WRITE_PROBLEMS,
 )
 async def create_token(gateway: Gateway, request: Request) -> Answer:
-    """Adds a personal token; its secret, `token`, is in this answer alone."""
-    wanted, owner = request[NEW_TOKEN], request.caller.owner
+    """Creates a personal token; only this answer contains its secret, `token`."""
+    new_token, owner = request[NEW_TOKEN], request.caller.owner
     identity = gateway.submission.identify(request, CreateToken)
     secret = gateway.keyed_hashes.personal_token(owner, identity.command_id, identity.issued_at)
     data = TokenRequest(
-        name=wanted.name,
-        scopes=wanted.scopes,
-        lifetime_days=wanted.expires_in_days,
+        name=new_token.name,
+        scopes=new_token.scopes,
+        lifetime_days=new_token.expires_in_days,
         secret_digest=digest(secret),
     )
     reveal = partial(reveal_token, gateway.keyed_hashes, owner)
@@ -211,7 +211,7 @@ async def create_token(gateway: Gateway, request: Request) -> Answer:
     problems=(OVERLOADED,),
 )
 async def list_tokens(gateway: Gateway, request: Request) -> Answer:
-    """The user's personal tokens that a new password has not ended, the oldest first, without their secrets."""
+    """Lists the user's personal tokens, the oldest first, without their secrets; a new password revokes them all."""
     page = request[PAGE]
     tokens = await gateway.queries.list_tokens(request.caller, page.skip, page.limit)
     return Answer(PUBLIC_TOKENS.dump_json(tokens))
@@ -226,7 +226,7 @@ async def list_tokens(gateway: Gateway, request: Request) -> Answer:
     problems=(TOKEN_NOT_FOUND,),
 )
 async def get_token(gateway: Gateway, request: Request) -> Answer:
-    """One personal token, without its secret."""
+    """Returns a personal token, without its secret."""
     token = await gateway.queries.find_token(request.caller, request[TOKEN_PATH].token_id)
     if token is None:
         raise ProblemError(TOKEN_NOT_FOUND)
@@ -242,7 +242,7 @@ async def get_token(gateway: Gateway, request: Request) -> Answer:
     problems=(*WRITE_PROBLEMS, TOKEN_NOT_FOUND),
 )
 async def revoke_token(gateway: Gateway, request: Request) -> Answer:
-    """Ends a personal token: at once here, within half a minute in other gateways."""
+    """Revokes a personal token: at once in this gateway, within half a minute in others."""
     target = TokenTarget(token_id=request[TOKEN_PATH].token_id)
     identity = gateway.submission.identify(request, RevokeToken, str(target.token_id))
     try:

@@ -56,7 +56,7 @@ class NewUser(BaseModel, extra="forbid", json_schema_extra={"examples": [_ADA]})
 
 
 class UserPatch(BaseModel, extra="forbid", json_schema_extra={"examples": [{"name": "Ada"}]}):
-    """A merge patch (RFC 7396) of a user; a new password needs the current one."""
+    """A merge patch (RFC 7396) of a user; a new password requires the current one."""
 
     name: Username = LEFT_OUT
     password: Password = LEFT_OUT
@@ -67,7 +67,7 @@ NEW_USER = Body(NewUser, "application/json")
 USER_PATCH = Body(UserPatch, "application/merge-patch+json", "application/json")
 CHANGE_ANSWERS: dict[int, OpenApi] = {
     200: describe_answer("The updated user", *WRITE_HEADERS),
-    204: describe_answer("The user was updated; no body, as preferred", *WRITE_HEADERS),
+    204: describe_answer("The user has been updated; no body with `return=minimal`", *WRITE_HEADERS),
 }
 
 operations: Operations[Gateway] = Operations("users")
@@ -79,13 +79,13 @@ operations: Operations[Gateway] = Operations("users")
     allows=PUBLIC,
     reads=(NEW_USER, *WRITE_READERS),
     returns=PublicUser,
-    answers={201: describe_answer("The user", "Location", *WRITE_HEADERS)} | ACCEPTED_ANSWER,
+    answers={201: describe_answer("The new user", "Location", *WRITE_HEADERS)} | ACCEPTED_ANSWER,
     problems=(*(each for each in WRITE_PROBLEMS if each != IDEMPOTENCY_KEY_SPENT), NAME_TAKEN, TOO_MANY_REQUESTS),
 )
 async def register_user(gateway: Gateway, request: Request) -> Answer:
-    """Adds a user; names differ by more than their case."""
+    """Creates a user; names are unique regardless of case and width."""
     user = request[NEW_USER]
-    identity = gateway.submission.identify_registration(request, RegisterUser, scope=f"user:{fold_name(user.name)}")
+    identity = gateway.submission.identify_registration(request, f"user:{fold_name(user.name)}")
     gateway.throttles.count_registration(request)
     password_hash = await gateway.passwords.hash(user.password, _choose_salt(gateway, identity))
     registration = Registration(name=user.name, password_hash=password_hash)
@@ -94,7 +94,7 @@ async def register_user(gateway: Gateway, request: Request) -> Answer:
 
 @operations.add("GET", "/users/me", allows=Scope.ACCOUNT, returns=PublicUser)
 async def get_user(gateway: Gateway, request: Request) -> Answer:
-    """The user who asks."""
+    """Returns the caller's account."""
     user = await gateway.queries.find_user(request.caller)
     return Answer(user.model_dump_json())
 
@@ -109,7 +109,7 @@ async def get_user(gateway: Gateway, request: Request) -> Answer:
     problems=(*WRITE_PROBLEMS, WRONG_PASSWORD, NAME_TAKEN, TOO_MANY_REQUESTS),
 )
 async def change_user(gateway: Gateway, request: Request) -> Answer:
-    """Changes the name or the password; a new password ends every token, this request's among them."""
+    """Changes the name or the password; a new password revokes every token, including the one used here."""
     patch, identity = request[USER_PATCH], gateway.submission.identify(request, ChangeUser)
     password_hash = await _hash_new_password(gateway, request, patch, identity)
     change = UserChange(name=patch.name, password_hash=password_hash)
@@ -125,7 +125,7 @@ async def change_user(gateway: Gateway, request: Request) -> Answer:
     problems=WRITE_PROBLEMS,
 )
 async def delete_user(gateway: Gateway, request: Request) -> Answer:
-    """Removes the user with all notes and tokens, for good."""
+    """Permanently deletes the user with all notes and tokens."""
     return await _perform_on_account(
         gateway, request, DeleteUser, NoData(), gateway.submission.identify(request, DeleteUser)
     )
@@ -138,7 +138,7 @@ async def _perform_on_account(
     data: UserChange | NoData,
     identity: Identity,
 ) -> Answer:
-    """Perform the write, and have the caller's credentials checked again afterwards."""
+    """Perform the write, and forget the caller's cached credentials: the write may change them."""
     try:
         return await gateway.submission.perform(request, model, data, identity)
     finally:
@@ -151,7 +151,7 @@ async def _hash_new_password(gateway: Gateway, request: Request, patch: UserPatc
         return None
     caller = request.caller
     if patch.current_password is None:
-        detail = "A new password needs the current one"
+        detail = "A new password requires the current one"
         error = FieldError(pointer="/body/current_password", code="missing", detail=detail)
         raise ProblemError(VALIDATION_FAILED, detail, errors=[error])
     gateway.throttles.count_guess(request, caller.owner)
@@ -162,5 +162,5 @@ async def _hash_new_password(gateway: Gateway, request: Request, patch: UserPatc
 
 
 def _choose_salt(gateway: Gateway, identity: Identity) -> bytes | None:
-    """Return the password's salt: with an idempotency key a fixed one, so that a repetition is the same command."""
+    """Return the salt of the new password: fixed if there is an idempotency key, so that a repetition is equal."""
     return gateway.keyed_hashes.salt(identity.command_id) if identity.is_repeatable else None

@@ -19,7 +19,6 @@ ALGORITHM = "HS256"
 TYPE = "at+jwt"
 CLOCK_SKEW_SECONDS = 5
 
-
 Seconds = Annotated[int, Field(ge=0, le=2**63 - 1)]
 """Since the epoch."""
 
@@ -47,12 +46,12 @@ class Claims(BaseModel, strict=True):
 
 
 class AccessTokens:
-    """Issues tokens and reads them back; the first key signs, every key verifies, `kid` tells which."""
+    """Issues and verifies tokens: the first key signs, and `kid` names the key that verifies."""
 
     def __init__(self, settings: GatewaySettings, clock: Clock) -> None:
         secrets = [key.get_secret_value().encode() for key in settings.signing_keys]
-        self._keys = {key_id(secret): secret for secret in reversed(secrets)}
-        self._signing_id = key_id(secrets[0])
+        self._keys = {build_key_id(secret): secret for secret in reversed(secrets)}
+        self._signing_id = build_key_id(secrets[0])
         self._signatures = jwt.PyJWS()
         self._issuer = settings.token_issuer
         self._clock = clock
@@ -76,8 +75,8 @@ class AccessTokens:
 
     def read(self, token: str) -> Caller:
         """Return the token's holder; raises ProblemError 401 if its signature, times or claims are invalid."""
-        if "=" in token:  # PyJWT accepts padding, but a token has only one encoding
-            raise invalid_token()
+        if "=" in token:  # PyJWT accepts padding, which would give a token a second encoding
+            raise build_token_problem()
         try:
             # PyJWT would parse the header with `json`, which raises RecursionError on deep nesting.
             header = Header.model_validate_json(urlsafe_b64decode(token.partition(".")[0] + "=="))
@@ -85,19 +84,19 @@ class AccessTokens:
             claims = Claims.model_validate_json(payload)
             scopes = frozenset(map(Scope, claims.scope.split()))
         except (jwt.InvalidTokenError, KeyError, ValueError):
-            raise invalid_token() from None
+            raise build_token_problem() from None
         now = self._clock.timestamp()
         is_current = max(claims.iat, claims.nbf) - CLOCK_SKEW_SECONDS <= now < claims.exp + CLOCK_SKEW_SECONDS
         if not is_current or {claims.iss, claims.aud} != {self._issuer}:
-            raise invalid_token()
+            raise build_token_problem()
         return Caller(claims.sub, claims.credentials_version, scopes, claims.exp)
 
 
-def key_id(secret: bytes) -> str:
+def build_key_id(secret: bytes) -> str:
     """Return the key's id, for a token's header."""
     return hashlib.sha256(b"inkwell key id" + secret).hexdigest()[:8]
 
 
-def invalid_token() -> ProblemError:
-    """Return a 401 that does not reveal whether the token is expired, revoked or foreign."""
+def build_token_problem() -> ProblemError:
+    """Return a 401 that does not reveal whether the token is expired, revoked or forged."""
     return ProblemError(INVALID_TOKEN, headers=CHALLENGE)

@@ -1,8 +1,7 @@
 """Authenticates bearer tokens, and checks them against the owner's current credentials in Postgres.
 
-A read's SQL checks the credentials itself. A write is checked against a result of the last 30 s, and again by the
-worker; while Postgres does not answer, a valid access token may write, and so may a personal token that was confirmed
-before.
+A read's own SQL checks the credentials. A write's are checked here at most every 30 s, and again by the worker; while
+Postgres does not answer, a valid access token may write, and so may a personal token that was confirmed before.
 """
 
 import asyncio
@@ -11,7 +10,7 @@ from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import TypeVar
 
-from gateway.auth.access_tokens import AccessTokens, invalid_token
+from gateway.auth.access_tokens import AccessTokens, build_token_problem
 from gateway.auth.keys import TOKEN_PREFIX
 from gateway.auth.personal_tokens import digest
 from gateway.caller import IMPLICIT_CALLER, Caller
@@ -21,17 +20,17 @@ from gateway.reads.queries import Queries
 from shared.clock import Clock
 
 TRUST_SECONDS = 30.0
-"""How long a caller that Postgres has confirmed is trusted."""
-KNOWN_CALLERS = 10_000
+"""How long a caller is trusted after Postgres has confirmed the credentials."""
+KNOWN_CALLERS_LIMIT = 10_000
 CHECK_TIMEOUT_SECONDS = 0.5
-"""Not part of an answer's deadline, but within the second by which the answer may exceed it."""
+"""Precedes the write's own wait, within the second by which an answer may exceed its deadline."""
 AWAY_SECONDS = 2.0
-"""How long to skip queries after Postgres has not answered one."""
+"""How long checks are skipped after Postgres has not answered one."""
 T = TypeVar("T")
 
 
 class NoAuthentication:
-    """Every caller is the implicit owner."""
+    """Treats every caller as the implicit owner."""
 
     async def authenticate(self, _: bytes | None, *, confirm: bool) -> Caller:  # noqa: ARG002 - as the protocol has it
         """Return the implicit owner."""
@@ -49,14 +48,14 @@ class BearerTokens:
         self._queries = queries
         self._clock = clock
         self._known: OrderedDict[str, Caller] = OrderedDict()
-        """By token, the last used last."""
+        """By token, the most recently used last."""
         self._forgotten = 0
         self._away_until = 0.0
         self._is_away = False
 
     async def authenticate(self, authorization: bytes | None, *, confirm: bool) -> Caller:
         """Return the token's holder."""
-        token = bearer_token(authorization)
+        token = parse_bearer_token(authorization)
         if caller := self._known.get(token):
             self._known.move_to_end(token)
         if caller is None or caller.expires_at <= self._clock.timestamp():
@@ -74,20 +73,20 @@ class BearerTokens:
         return caller
 
     def forget(self, owner: int) -> None:
-        """Drop the callers who act for the owner."""
+        """Forget the callers who act for the owner."""
         self._forgotten += 1
         for token in [token for token, caller in self._known.items() if caller.owner == owner]:
             del self._known[token]
 
     def _remember(self, token: str, caller: Caller) -> None:
         self._known[token] = caller
-        if len(self._known) > KNOWN_CALLERS:
+        if len(self._known) > KNOWN_CALLERS_LIMIT:
             self._known.popitem(last=False)
 
     async def _confirm(self, token: str, caller: Caller) -> None:
         """Check that the credentials are the owner's current ones; does nothing while Postgres does not answer."""
         try:
-            version = await self._ask(partial(self._queries.find_credentials_version, caller.owner))
+            version = await self._try(partial(self._queries.find_credentials_version, caller.owner))
         except DatabaseUnavailableError:
             return
         if version != caller.credentials_version:
@@ -103,17 +102,17 @@ class BearerTokens:
 
     async def _find_holder(self, token: str) -> Caller:
         forgotten = self._forgotten
-        caller = await self._ask(partial(self._queries.find_token_holder, digest(token)))
+        caller = await self._try(partial(self._queries.find_token_holder, digest(token)))
         if caller is None:
             self._known.pop(token, None)
-            raise invalid_token()
+            raise build_token_problem()
         caller.confirmed_at = asyncio.get_running_loop().time()
-        if forgotten == self._forgotten:  # else the query may have run before the change, and its result be stale
+        if forgotten == self._forgotten:  # otherwise the query may have run before the change
             self._remember(token, caller)
         return caller
 
-    async def _ask(self, question: Callable[[], Awaitable[T]]) -> T:
-        """Query Postgres; while it is unavailable, only one query every AWAY_SECONDS is tried."""
+    async def _try(self, query: Callable[[], Awaitable[T]]) -> T:
+        """Run a query; while Postgres is unavailable, run only one every AWAY_SECONDS and fail the others at once."""
         now = asyncio.get_running_loop().time
         if now() < self._away_until:
             raise DatabaseUnavailableError
@@ -121,20 +120,20 @@ class BearerTokens:
             self._away_until = now() + AWAY_SECONDS
         try:
             async with asyncio.timeout(CHECK_TIMEOUT_SECONDS):
-                answer = await question()
+                result = await query()
         except (TimeoutError, DatabaseUnavailableError):
             self._is_away, self._away_until = True, now() + AWAY_SECONDS
             raise DatabaseUnavailableError from None
         self._is_away, self._away_until = False, 0.0
-        return answer
+        return result
 
 
-def bearer_token(authorization: bytes | None) -> str:
+def parse_bearer_token(authorization: bytes | None) -> str:
     """Return the token of an `Authorization` header (RFC 6750); raises ProblemError 401."""
     if authorization is None:
         raise ProblemError(NOT_AUTHENTICATED, headers={"WWW-Authenticate": REALM})
     scheme, _, token = authorization.decode("latin-1").partition(" ")
     token = token.strip(" \t")
     if scheme.lower() != "bearer" or not token:
-        raise invalid_token()
+        raise build_token_problem()
     return token

@@ -1,4 +1,4 @@
-"""Keyed hashes: unguessable values that every gateway derives alike from the fingerprint key."""
+"""Keyed hashes: unguessable values that every gateway derives from the same fingerprint key."""
 
 import hashlib
 import hmac
@@ -12,11 +12,11 @@ from gateway.settings import GatewaySettings
 
 _BLAKE2B_KEY_BYTES = 64
 TOKEN_PREFIX = "inkwell_"  # noqa: S105 - no secret
-"""Distinguishes a personal token from a JWT, also for tools that scan for leaked secrets."""
+"""Distinguishes a personal token from a JWT, and lets secret scanners recognise it."""
 
 
 class KeyedHashes:
-    """Hashes under the fingerprint key; gateways of different versions must agree on each of them."""
+    """Hashes under the fingerprint key; gateways of different versions must compute the same values."""
 
     def __init__(self, settings: GatewaySettings) -> None:
         self._key = settings.fingerprint_key.get_secret_value().encode()
@@ -26,8 +26,8 @@ class KeyedHashes:
 
         Omits the digest of a personal token: it is not part of the request, and differs for each repetition.
         """
-        asked = data.model_dump_json(exclude_none=True, exclude={"secret_digest"}).encode() + b"?" + query
-        return hashlib.blake2b(asked, digest_size=16, key=self._key[:_BLAKE2B_KEY_BYTES]).hexdigest()
+        request = data.model_dump_json(exclude_none=True, exclude={"secret_digest"}).encode() + b"?" + query
+        return hashlib.blake2b(request, digest_size=16, key=self._key[:_BLAKE2B_KEY_BYTES]).hexdigest()
 
     def salt(self, command_id: UUID) -> bytes:
         """Return the salt of a command's password, the same for each repetition and unique to the command."""
@@ -37,7 +37,7 @@ class KeyedHashes:
     def personal_token(self, owner: int, command_id: UUID, issued_at: datetime) -> str:
         """Return the secret of the personal token that a command creates, the same for each repetition.
 
-        Includes the time, because a key reused after its outcome is pruned yields the same command id.
+        Includes the time: a key that is reused after its outcome was pruned yields the same command id.
         """
         message = f"inkwell personal token {owner} {command_id} {issued_at.isoformat()}".encode()
         secret = urlsafe_b64encode(hmac.digest(self._key, message, "sha256")).decode().rstrip("=")

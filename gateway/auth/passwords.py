@@ -1,4 +1,4 @@
-"""Passwords: Argon2id with the parameters that RFC 9106 recommends for little memory, off the event loop."""
+"""Passwords: Argon2id with RFC 9106's second recommended parameters (64 MiB), computed off the event loop."""
 
 import asyncio
 import os
@@ -13,23 +13,23 @@ from argon2 import PasswordHasher, extract_parameters
 from argon2.exceptions import VerificationError
 from pydantic import SecretStr
 
-from gateway.problems import OVERLOADED, ProblemError, retry_after
+from gateway.problems import OVERLOADED, ProblemError, build_retry_after
 from shared.contracts import is_affordable_hash
 
 DUMMY_HASH = "$argon2id$v=19$m=65536,t=3,p=4$bm9ib2R5IGhhcyBpdC4uLg$bm8gcGFzc3dvcmQgaGFzaGVzIHRvIHRoaXMgdmFsdWU"
-"""Verified against if the user does not exist, so that the answer takes as long."""
+"""Verified against if the user does not exist, so that the answer takes the same time."""
 WAITING_LIMIT = 50
 WAIT_TIMEOUT_SECONDS = 5.0
-"""How long to wait for a thread; hashing itself is slow on a busy host, and has no timeout."""
+"""How long to wait for a thread; hashing itself has no timeout, since it is slow on a busy host."""
 NICENESS = 10
 PASSWORD_MAX_LENGTH = 128
 MAX_DECOMPOSED_LENGTH = 4 * PASSWORD_MAX_LENGTH
-"""Characters of the longest password before composition: Unicode decomposes one character into four at most."""
+"""The longest password before composition (NFC): a composed character decomposes into at most four."""
 T = TypeVar("T")
 
 
 class Passwords:
-    """Hashes and verifies one password per processor at a time; a limited number wait, the others are rejected."""
+    """Hashes and verifies one password per processor at a time; a limited number wait, others are rejected."""
 
     def __init__(self) -> None:
         self._hasher = PasswordHasher()
@@ -40,11 +40,11 @@ class Passwords:
 
     async def hash(self, password: SecretStr, salt: bytes | None = None) -> str:
         """Hash a password, with a random salt unless one is given; raises ProblemError 503."""
-        return await self._run(lambda: self._hasher.hash(_plain(password), salt=salt))
+        return await self._run(lambda: self._hasher.hash(_normalize(password), salt=salt))
 
     async def verify(self, password: SecretStr, password_hash: str | None) -> bool:
-        """Whether the password has this hash; takes as long without one. Raises ProblemError 503."""
-        if len(password) > MAX_DECOMPOSED_LENGTH:  # composition takes quadratic time
+        """Whether the password has this hash; None takes the same time. Raises ProblemError 503."""
+        if len(password) > MAX_DECOMPOSED_LENGTH:  # composing a long text takes quadratic time
             password, password_hash = SecretStr(""), None
         return await self._run(lambda: self._matches(password, password_hash or DUMMY_HASH))
 
@@ -57,7 +57,7 @@ class Passwords:
         """Whether the password has this hash; a hash costlier than Inkwell's own is never computed."""
         is_affordable = is_affordable_hash(password_hash)
         try:
-            self._hasher.verify(password_hash if is_affordable else DUMMY_HASH, _plain(password))
+            self._hasher.verify(password_hash if is_affordable else DUMMY_HASH, _normalize(password))
         except VerificationError:
             return False
         return is_affordable
@@ -66,18 +66,18 @@ class Passwords:
         await self._wait_for_thread()
         hashing = asyncio.get_running_loop().run_in_executor(self._threads, work)
         hashing.add_done_callback(lambda _: self._free_threads.release())
-        # A thread cannot be stopped, so it stays in use even if its client has disconnected.
+        # A thread cannot be stopped: it remains in use even if the client has disconnected.
         return await asyncio.shield(hashing)
 
     async def _wait_for_thread(self) -> None:
         if self._waiting >= WAITING_LIMIT:
-            raise ProblemError(OVERLOADED, headers=retry_after())
+            raise ProblemError(OVERLOADED, headers=build_retry_after())
         self._waiting += 1
         try:
             async with asyncio.timeout(WAIT_TIMEOUT_SECONDS):
                 await self._free_threads.acquire()
         except TimeoutError:
-            raise ProblemError(OVERLOADED, headers=retry_after()) from None
+            raise ProblemError(OVERLOADED, headers=build_retry_after()) from None
         finally:
             self._waiting -= 1
 
@@ -88,6 +88,6 @@ def _lower_priority() -> None:
         os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICENESS)
 
 
-def _plain(password: SecretStr) -> str:
+def _normalize(password: SecretStr) -> str:
     """Return the password in Unicode NFC: keyboards differ in how they compose characters."""
     return unicodedata.normalize("NFC", password.get_secret_value())

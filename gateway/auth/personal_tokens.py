@@ -9,7 +9,7 @@ from shared.contracts import Outcome, OutcomeStatus
 
 
 def digest(token: str) -> str:
-    """Return the digest to store for a token; it needs no salt, since the secret is random."""
+    """Return the digest to store for a token; it needs no salt, since tokens are random."""
     return hashlib.sha256(token.encode(errors="replace")).hexdigest()
 
 

@@ -1,6 +1,6 @@
-"""Rate limits for password guesses and registrations, counted in this process alone.
+"""Rate limits for password guesses and registrations, counted by each process on its own.
 
-With N gateways a client has N times the tries; a strict limit belongs in the proxy in front of them.
+With N gateways a client has N times the attempts; a strict limit belongs in the proxy in front of them.
 """
 
 import asyncio
@@ -14,20 +14,20 @@ from gateway.problems import TOO_MANY_REQUESTS, ProblemError
 from gateway.settings import GatewaySettings
 
 IPV6_NETWORK_BITS = 64
-"""Providers assign whole networks of this size to one client."""
+"""Providers assign whole networks of this size to a single customer."""
 SWEEP_SECONDS = 10.0
 
 
 class Windows:
-    """Counts tries in fixed windows of elapsed time: setting the clock neither ends nor extends one."""
+    """Counts attempts in fixed windows of monotonic time, which setting the clock neither ends nor extends."""
 
     def __init__(self) -> None:
         self._windows: dict[str, tuple[int, float]] = {}
-        """The number of tries, and the end of the window."""
+        """The number of attempts, and the end of the window."""
         self._swept_at = 0.0
 
     def hit(self, key: str, length_seconds: float) -> tuple[int, float]:
-        """Count a try; returns the number in the window, and the seconds until it ends."""
+        """Count an attempt; returns the number in the window, and the seconds until it ends."""
         now = asyncio.get_running_loop().time()
         self._sweep(now)
         count, ends_at = self._windows.get(key, (0, 0.0))
@@ -37,7 +37,7 @@ class Windows:
         return count + 1, ends_at - now
 
     def clear(self, key: str) -> None:
-        """Forget the key's tries."""
+        """Forget the key's attempts."""
         self._windows.pop(key, None)
 
     def _sweep(self, now: float) -> None:
@@ -48,7 +48,7 @@ class Windows:
 
 
 class Throttles:
-    """Counts tries by address; the account is part of the count where a password is guessed."""
+    """Counts attempts: registrations by address, passwords by address and by account."""
 
     def __init__(self, settings: GatewaySettings) -> None:
         self._windows = Windows()
@@ -58,30 +58,30 @@ class Throttles:
         self._proxies = settings.trusted_proxies
 
     def count_guess(self, request: Request, account: str | int) -> None:
-        """Count a try at the password of a name or an owner; raises ProblemError 429."""
-        address = self._address(request)
+        """Count an attempt at the password of a name or an owner; raises ProblemError 429."""
+        address = self._find_address(request)
         self._hit(self._login, *_build_key(account), address or "")
         if address:
             self._hit(self._login_address, "passwords", address)
 
     def forget_guesses(self, request: Request, account: str | int) -> None:
-        """Reset the account's tries after a correct password."""
-        self._windows.clear(self._login.key_for(*_build_key(account), self._address(request) or ""))
+        """Reset the account's attempts after a correct password."""
+        self._windows.clear(self._login.key_for(*_build_key(account), self._find_address(request) or ""))
 
     def count_registration(self, request: Request) -> None:
         """Count a registration; raises ProblemError 429."""
-        if address := self._address(request):
+        if address := self._find_address(request):
             self._hit(self._registration, "registration", address)
 
     def _hit(self, limit: limits.RateLimitItem, *key: str) -> None:
         count, seconds_left = self._windows.hit(limit.key_for(*key), limit.get_expiry())
         if count > limit.amount:
             seconds = max(1, math.ceil(seconds_left))
-            detail = f"Too many tries; the next one counts in {seconds} s"
+            detail = f"Too many attempts; try again in {seconds} s"
             raise ProblemError(TOO_MANY_REQUESTS, detail, headers={"Retry-After": str(seconds)})
 
-    def _address(self, request: Request) -> str | None:
-        """Return the client's address or IPv6 network; None behind a proxy that does not forward it."""
+    def _find_address(self, request: Request) -> str | None:
+        """Return the client's address or IPv6 network; None if a trusted proxy does not forward it."""
         try:
             address = ip_address(request.client.host if request.client else "")
         except ValueError:
@@ -93,5 +93,5 @@ class Throttles:
 
 
 def _build_key(account: str | int) -> tuple[str, str]:
-    """Return the key of an account; distinguishes an owner's id from a name of digits."""
+    """Return the key of an account, in which an owner's id differs from a name that consists of digits."""
     return ("name" if isinstance(account, str) else "owner", str(account))

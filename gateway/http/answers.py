@@ -1,4 +1,4 @@
-"""An answer before the front adds the headers that every answer has."""
+"""The answer that a handler returns; the front adds the headers that every answer has."""
 
 import json
 import re
@@ -16,7 +16,7 @@ _WITHOUT_LENGTH = (HTTPStatus.NO_CONTENT, HTTPStatus.NOT_MODIFIED)
 
 @dataclass(slots=True)
 class Answer:
-    """A response with the headers that it alone has."""
+    """A response, with the headers specific to it."""
 
     body: str | bytes = b""
     status: int = HTTPStatus.OK
@@ -29,9 +29,9 @@ class Answer:
         return {**self.headers, "Content-Type": self.media_type} if self.body else self.headers
 
     def encode(self) -> tuple[RawHeaders, bytes]:
-        """The headers and the body as ASGI sends them; a character that cannot be encoded becomes `?`.
+        """Return the headers and the body for ASGI; a character that cannot be encoded becomes `?`.
 
-        Raises ValueError for a header with a line break, which would begin another header.
+        Raises ValueError for a header with a line break, which could inject another header.
         """
         if broken := [name for name, value in self.headers.items() if _BREAK.search(value)]:
             raise ValueError(f"line breaks in the headers {', '.join(broken)}")
@@ -45,6 +45,6 @@ class Answer:
 
 
 def render(error: ProblemError) -> Answer:
-    """The answer with a problem."""
+    """Return the answer with a problem."""
     body = json.dumps(error.problem.model_dump(exclude_none=True), ensure_ascii=False, separators=(",", ":"))
     return Answer(body, error.kind.status, dict(error.headers), PROBLEM_JSON)

@@ -5,19 +5,20 @@ from typing import Generic, TypeVar
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails, from_json
 
-from gateway.http.media_types import parse_media_type, reject_encoded_body, unsupported_media_type
+from gateway.http.media_types import build_media_type_problem, parse_media_type, reject_encoded_body
 from gateway.http.requests import OpenApi, Request
-from gateway.http.validation import invalid
+from gateway.http.validation import build_validation_problem
 from gateway.problems import INVALID_JSON, REQUEST_TIMEOUT, UNSUPPORTED_MEDIA_TYPE, VALIDATION_FAILED, ProblemError
 
 SCHEMA = "#/components/schemas/{model}"
 ERRORS_LIMIT = 5000
-"""A body may have a quarter of a million errors, and describing so many would block the event loop."""
+"""Limit on the errors that are described: a body can have a quarter of a million, which would block the event loop."""
 VALUES_LIMIT = 1000
-"""Members and items in a body about one thing; each may become an error, and describing them blocks the event loop."""
+"""Default limit on the members and items in a body, for the same reason: each may be an error."""
 PARSE_LIMIT_BYTES = 128 * 1024
+"""Limit on a body that is parsed only to tell invalid JSON from too many values."""
 ITEM_STEPS = 2
-"""From the body to an item of a list in it."""
+"""The length of the location of an item: the name of the list, and the index."""
 ModelT = TypeVar("ModelT", bound=BaseModel)
 
 
@@ -38,31 +39,32 @@ class Body(Generic[ModelT]):
         self._media_types = media_types
         self._values_limit = values_limit
         self._discriminator = discriminator
-        """The member that names the kind of a list's items, if they are of several kinds."""
+        """The member that names the type of a list's items, if there are several types."""
         self.limit_bytes = limit_bytes
-        """None for the limit of the settings."""
+        """The limit on the body; None for that of the settings."""
 
     async def read(self, request: Request) -> ModelT:
         """Return the parsed body; raises ProblemError 400, 408, 413, 415 or 422."""
         self._require_media_type(request)
         body = await request.body()
         if has_more_values(body, self._values_limit) and not is_broken(body):
-            detail = f"Has more than {self._values_limit} members and items in all"
-            raise invalid([ErrorDetails(type="too_many_values", loc=(), msg=detail, input=None)], part="body")
+            detail = f"Has more than {self._values_limit} members and items in total"
+            too_many = ErrorDetails(type="too_many_values", loc=(), msg=detail, input=None)
+            raise build_validation_problem([too_many], part="body")
         try:
             return self._model.model_validate_json(body, strict=True)
         except ValidationError as error:
             if error.error_count() > ERRORS_LIMIT:
                 detail = f"Has {error.error_count()} errors, too many to list"
                 too_many = ErrorDetails(type="too_many_errors", loc=(), msg=detail, input=None)
-                raise invalid([too_many], part="body") from None
+                raise build_validation_problem([too_many], part="body") from None
             errors = error.errors(include_url=False, include_input=False)
         if errors[0]["type"] == "json_invalid":
             raise ProblemError(INVALID_JSON, errors[0]["msg"])
-        raise invalid([self._located(error) for error in errors], part="body")
+        raise build_validation_problem([self._locate(error) for error in errors], part="body")
 
-    def _located(self, error: ErrorDetails) -> ErrorDetails:
-        """Correct the error's location: pydantic inserts the kind of an item as a step, or stops before it."""
+    def _locate(self, error: ErrorDetails) -> ErrorDetails:
+        """Correct the error's location, into which pydantic inserts an item's type, and from which it omits its tag."""
         place = error["loc"]
         if self._discriminator and error["type"].startswith("union_tag"):
             place = (*place, self._discriminator)
@@ -72,7 +74,7 @@ class Body(Generic[ModelT]):
 
     @property
     def openapi(self) -> OpenApi:
-        """The request body; its schema is one of the document's components in the end."""
+        """The request body; `_name_bodies` in `openapi.py` moves its schema to the document's components."""
         schema = self._model.model_json_schema(ref_template=SCHEMA)
         return {"requestBody": {"required": True, "content": {each: {"schema": schema} for each in self._media_types}}}
 
@@ -81,24 +83,24 @@ class Body(Generic[ModelT]):
         if parse_media_type(request) not in self._media_types:
             detail = f"Send the body as {' or '.join(self._media_types)}"
             headers = {"Accept-Patch": ", ".join(self._media_types)} if request.method == "PATCH" else None
-            raise unsupported_media_type(detail, headers)
+            raise build_media_type_problem(detail, headers)
 
 
 def has_more_values(text: bytes, limit: int) -> bool:
-    """Whether valid JSON has more strings and commas between values than the limit, names of members among the strings.
+    """Whether valid JSON has more strings (names included) and commas between values than the limit.
 
-    Takes a few milliseconds for two megabytes. A parser would allocate an object for each value and each error.
+    Takes a few milliseconds for two megabytes; a parser would allocate an object for each value and each error.
     """
-    if text.count(b'"') // 2 + text.count(b",") <= limit:  # also where all of them are in strings
+    if text.count(b'"') // 2 + text.count(b",") <= limit:  # even if every comma separates values
         return False
-    if b"\\" in text:  # in strings alone, of which each then ends at the next quotation mark
+    if b"\\" in text:  # only in strings, each of which ends at the next quotation mark once escapes are removed
         text = text.replace(b"\\\\", b"").replace(b'\\"', b"")
     strings = text.count(b'"') // 2
     return strings > limit or strings + sum(part.count(b",") for part in text.split(b'"')[::2]) > limit
 
 
 def is_broken(text: bytes) -> bool:
-    """Whether the text is invalid JSON; False for a long text, which would block the event loop."""
+    """Whether the text is invalid JSON; False for a long text: parsing it would block the event loop."""
     if len(text) > PARSE_LIMIT_BYTES:
         return False
     try:

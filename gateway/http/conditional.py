@@ -1,4 +1,4 @@
-"""Entity tags and the conditions on them: `ETag`, `If-Match` and `If-None-Match` (RFC 9110 §8.8.3 and §13).
+"""Entity tags and conditional requests: `ETag`, `If-Match` and `If-None-Match` (RFC 9110 §8.8.3 and §13).
 
 Accepts tags that a compressing proxy has changed: made weak, or suffixed with the content coding.
 """
@@ -9,7 +9,7 @@ from http import HTTPStatus
 
 from gateway.http.answers import Answer
 from gateway.http.requests import OpenApi, Request, describe_header
-from gateway.http.validation import invalid_header
+from gateway.http.validation import build_header_problem
 from gateway.problems import INVALID_HEADER, PRECONDITION_REQUIRED, ProblemError, ProblemType
 from shared.contracts import Preconditions
 
@@ -20,47 +20,47 @@ _LIST = re.compile(rf"[ \t]*(?:{_TAG.pattern}[ \t]*)?(?:,[ \t]*(?:{_TAG.pattern}
 """Tags with commas between them; some elements may be empty (RFC 9110 §5.6.1.2)."""
 _VERSION = re.compile(r"[1-9][0-9]{0,9}")
 TAGS_SCHEMA: OpenApi = {"type": "string", "examples": ['"3"', "*"]}
-NO_CONDITIONS = Preconditions()
+NO_PRECONDITIONS = Preconditions()
 
 
-def etag(version: int) -> str:
+def build_etag(version: int) -> str:
     """Return the strong entity tag of a note in this version."""
     return f'"{version}"'
 
 
-class Conditions:
-    """Reads the conditions of a change; rejects with 428 a change without `If-Match` if it is required."""
+class PreconditionHeaders:
+    """Reads the `If-Match` and `If-None-Match` of a write; rejects it with 428 if it lacks a required `If-Match`."""
 
     def __init__(self, *, required: bool) -> None:
         self._required = required
 
     @property
     def problems(self) -> tuple[ProblemType, ...]:
-        """Also where no condition is required: another gateway of the deployment may require one."""
+        """Include 428 even if it is not required here: the document should be the same for every gateway."""
         return (INVALID_HEADER, PRECONDITION_REQUIRED)
 
     async def read(self, request: Request) -> Preconditions:
-        """Return the conditions on the note's version; raises ProblemError 400 or 428."""
+        """Return the preconditions on the note's version; raises ProblemError 400 or 428."""
         match, none_match = _read_header(request, b"if-match"), _read_header(request, b"if-none-match")
         if match is None and self._required:
             raise build_required_problem()
         if match is None and none_match is None:
-            return NO_CONDITIONS
-        wanted = None if match in {None, "*"} else _parse_versions("If-Match", match)
-        unwanted = _parse_versions("If-None-Match", none_match) if none_match not in {None, "*"} else none_match
-        return Preconditions.model_validate({"if_match": wanted, "if_none_match": unwanted})
+            return NO_PRECONDITIONS
+        if_match = None if match in {None, "*"} else _parse_versions("If-Match", match)
+        if_none_match = _parse_versions("If-None-Match", none_match) if none_match not in {None, "*"} else none_match
+        return Preconditions.model_validate({"if_match": if_match, "if_none_match": if_none_match})
 
-    def demand(self, versions: Mapping[int, Sequence[int] | None]) -> None:
-        """Raise ProblemError 428 for the first item of a batch that lacks a required condition."""
-        lacking = [index for index, each in versions.items() if each is None]
+    def check_items(self, if_match: Mapping[int, Sequence[int] | None]) -> None:
+        """Raise ProblemError 428 for the first item of a batch whose required `if_match` is None."""
+        lacking = [index for index, versions in if_match.items() if versions is None]
         if lacking and self._required:
             raise build_required_problem(lacking[0])
 
     @property
     def openapi(self) -> OpenApi:
         """The headers."""
-        match = "Entity tags, also weak: change the note only in one of these versions, else 412"
-        none_match = "Entity tags: change the note only in none of these versions, else 412"
+        match = "Entity tags, which may be weak: 412 unless the note is in one of these versions"
+        none_match = "Entity tags: 412 if the note is in one of these versions"
         return {
             "parameters": [
                 describe_header("If-Match", match, TAGS_SCHEMA, required=self._required),
@@ -71,11 +71,11 @@ class Conditions:
 
 def build_required_problem(item: int | None = None) -> ProblemError:
     """Return a 428 for a write, or for an item of a batch."""
-    detail = f"State with {'If-Match' if item is None else 'if_match'} which version of the note you change"
+    detail = f"Send {'If-Match' if item is None else 'if_match'} with the version of the note to change"
     return ProblemError(PRECONDITION_REQUIRED, detail, item=item)
 
 
-class Validators:
+class IfNoneMatch:
     """Reads the `If-None-Match` of a read."""
 
     problems = (INVALID_HEADER,)
@@ -90,11 +90,11 @@ class Validators:
     @property
     def openapi(self) -> OpenApi:
         """The header."""
-        description = "Entity tags that the client has: 304 where the answer is still one of them"
+        description = "Entity tags of the client's copies: 304 if one of them is current"
         return {"parameters": [describe_header("If-None-Match", description, TAGS_SCHEMA)]}
 
 
-IF_NONE_MATCH = Validators()
+IF_NONE_MATCH = IfNoneMatch()
 
 
 def respond_unless_modified(request: Request, answer: Answer, tag: str) -> Answer:
@@ -115,7 +115,7 @@ def _parse_tags(name: str, header: str) -> list[str]:
     """Return the entity tags of a header, unquoted and without a proxy's suffix; raises ProblemError 400."""
     tags: list[str] = _TAG.findall(header) if _LIST.fullmatch(header) else []
     if not tags:
-        raise invalid_header(name, 'a list of entity tags such as "3", or *')
+        raise build_header_problem(name, 'a list of entity tags such as "3", or *')
     return [_SUFFIX.sub("", tag) for tag in tags]
 
 

@@ -1,6 +1,6 @@
 """Handles each request in order: id, head, route, caller, parts, handler, errors, headers, metrics.
 
-FastAPI declares and documents the operations, and owns the lifespan; it never sees a request.
+FastAPI documents the operations and runs the lifespan; requests do not pass through it (docs/decisions/0028).
 """
 
 import re
@@ -16,9 +16,9 @@ from gateway.caller import Authentication, Caller
 from gateway.http.answers import Answer, render
 from gateway.http.headers import CrossOriginPolicy, add_defaults
 from gateway.http.operations import PUBLIC, Operation
-from gateway.http.request_head import REFUSAL
+from gateway.http.request_head import HEAD_PROBLEM
 from gateway.http.requests import Request
-from gateway.http.routes import Routes, choose
+from gateway.http.routes import Routes, choose_operation
 from gateway.problems import (
     BAD_REQUEST,
     INSUFFICIENT_SCOPE,
@@ -39,18 +39,18 @@ log = structlog.get_logger()
 
 
 class Resources(Protocol):
-    """The resources passed to handlers, of which the front itself needs only authentication."""
+    """The resources passed to handlers; the front itself needs only authentication."""
 
     @property
     def authentication(self) -> Authentication:
-        """Authenticates callers."""
+        """What authenticates callers."""
 
 
 ResourcesT = TypeVar("ResourcesT", bound=Resources)
 
 
 class Front(Generic[ResourcesT]):
-    """Answers requests with the operations of an application."""
+    """Answers requests with the operations of an app."""
 
     def __init__(
         self,
@@ -65,22 +65,22 @@ class Front(Generic[ResourcesT]):
         self._root_path = root_path
         self._body_limit_bytes = body_limit_bytes
         self._hosts = {host.encode() for host in hosts}
-        """The only values of `Host`, without the port; empty for any."""
+        """The accepted values of `Host`, without the port; empty to accept any."""
         self._cross_origin = CrossOriginPolicy(cors_origins) if cors_origins else None
         self._active = 0
         self.resources: ResourcesT | None = None
-        """Set for as long as requests are served."""
+        """Set by the lifespan."""
         ACTIVE_REQUESTS.set_function(lambda: self._active)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
         started = time.perf_counter()
         request = Request(scope, receive, self._strip_prefix(scope["path"]))
-        info = RequestInfo(choose_request_id(request.fields.get(HEADER)))
-        IDS.set({"request_id": info.id.decode()})  # replaces those of the connection's previous request
+        info = RequestInfo(choose_request_id(request.headers_by_name.get(HEADER)))
+        IDS.set({"request_id": info.id.decode()})  # replaces the ids of the connection's previous request
         self._active += 1
         try:
-            with start_request_span(scope, request.path) as span:
+            with start_request_span(scope, request.path, request.headers_by_name.get(b"traceparent")) as span:
                 answer = await self._answer(request, info)
                 info.status = answer.status
                 add_request_attributes(span, scope, info)
@@ -96,25 +96,26 @@ class Front(Generic[ResourcesT]):
             if self._cross_origin and self._cross_origin.is_preflight(request):
                 return self._cross_origin.answer_preflight(request.headers)
             return await self._perform(request, info)
-        except Exception as error:  # noqa: BLE001 - the client gets an answer even after a bug
+        except Exception as error:  # noqa: BLE001 - a bug is answered, too
             return render(find_problem(error))
 
     def _check_head(self, request: Request) -> None:
-        """Raise the ProblemError that the protocol has found, or 421."""
-        if problem := request.scope["state"].get(REFUSAL):
+        """Raise the ProblemError with which the protocol has rejected the request, or 421 for another host."""
+        if problem := request.scope["state"].get(HEAD_PROBLEM):
             raise problem
         if self._hosts:
-            check_host(request.fields.get(b"host", b"").lower(), self._hosts)
+            check_host(request.headers_by_name.get(b"host", b"").lower(), self._hosts)
 
     async def _perform(self, request: Request, info: RequestInfo) -> Answer:
-        operations, request.parameters = self._routes.find(request.path)
-        info.route = next(iter(operations.values())).path
-        operation = choose(operations, request.method)
+        """Route, authorize and read the request, and return its handler's answer."""
+        operations, request.path_parameters = self._routes.find(request.path)
+        info.route = next(iter(operations.values())).path  # the same for all of them
+        operation = choose_operation(operations, request.method)
         request.body_limit_bytes = operation.body_limit_bytes or self._body_limit_bytes
         request.check_declared_length()
         resources = self.resources
         if resources is None:
-            raise RuntimeError("the application's lifespan has not started")
+            raise RuntimeError("the app's lifespan has not started")
         if operation.allows != PUBLIC and not (operation.exempts and operation.exempts(resources, request)):
             request.caller = await authorize(request, operation.allows, resources.authentication)
         for reader in operation.readers:
@@ -125,9 +126,9 @@ class Front(Generic[ResourcesT]):
         headers, body = answer.encode()
         headers = add_defaults(headers, request, info.id)
         start: Message = {"type": "http.response.start", "status": answer.status, "headers": headers}
-        if self._cross_origin and b"origin" in request.fields:
+        if self._cross_origin and b"origin" in request.headers_by_name:
             await self._cross_origin.send(start, send, request_headers=request.headers)
-        elif self._cross_origin:  # or a cache could give this answer to a page of another origin
+        elif self._cross_origin:  # otherwise a cache could serve this answer to a page of another origin
             headers.append((b"vary", b"Origin"))
             await send(start)
         else:
@@ -143,20 +144,19 @@ class Front(Generic[ResourcesT]):
 def check_host(host: bytes, hosts: Collection[bytes]) -> None:
     """Raise ProblemError 421 if the request is for another host.
 
-    Prevents DNS rebinding: without authentication, a foreign page whose host name resolves to this machine would act
-    as the user.
+    Prevents DNS rebinding: without authentication, a page of any site whose host name resolves to this machine could
+    read and write notes.
     """
     if _PORT.sub(b"", host) not in hosts:
         names = " or ".join(sorted(host.decode() for host in hosts))
-        raise ProblemError(
-            MISDIRECTED_REQUEST, f"Ask {names}, or set INKWELL_TRUST_NETWORK if strangers cannot reach this address"
-        )
+        advice = f"Use {names} as the host, or set INKWELL_TRUST_NETWORK if untrusted clients cannot reach this address"
+        raise ProblemError(MISDIRECTED_REQUEST, advice)
 
 
 async def authorize(request: Request, scope: TokenScope, authentication: Authentication) -> Caller:
-    """Authenticate the caller and check the scope; raises ProblemError 401, 403 or 503."""
+    """Return the authenticated caller; raises ProblemError 401, 403 if the scope is missing, or 503."""
     confirm = scope is not TokenScope.READ
-    caller = await authentication.authenticate(request.fields.get(b"authorization"), confirm=confirm)
+    caller = await authentication.authenticate(request.headers_by_name.get(b"authorization"), confirm=confirm)
     if scope not in caller.scopes:
         challenge = {"WWW-Authenticate": f'{REALM}, error="insufficient_scope", scope="{scope}"'}
         raise ProblemError(INSUFFICIENT_SCOPE, f"The token lacks the scope {scope}", headers=challenge)
@@ -164,12 +164,12 @@ async def authorize(request: Request, scope: TokenScope, authentication: Authent
 
 
 def find_problem(error: Exception) -> ProblemError:
-    """Return the problem to answer an error with; logs any unexpected error as a bug."""
+    """Return the problem that answers an error; logs an unexpected error as a bug."""
     match error:
         case ProblemError():
             return error
         case ClientDisconnect():
-            return ProblemError(BAD_REQUEST, "The request ended early")  # the client is gone
+            return ProblemError(BAD_REQUEST, "The request ended early")  # only for metrics: the client has disconnected
         case _:
-            log.error("bug: a request is answered with 500; please report it", exc_info=error)
+            log.error("bug: answering a request with 500; please report it", exc_info=error)
             return ProblemError(INTERNAL_ERROR)

@@ -1,6 +1,6 @@
 """Adds the headers of every answer, including errors: security, caching, request id and, if configured, CORS.
 
-A header set by the operation wins. Sources: OWASP's cheat sheet on REST security, RFC 9111 and RFC 7240.
+A header set by the handler takes precedence. Sources: OWASP's cheat sheet on REST security, RFC 9111 and RFC 7240.
 """
 
 from collections.abc import Collection
@@ -28,16 +28,16 @@ SECURITY: FixedHeaders = (
 SECURITY_NAMES = frozenset(name for name, _ in SECURITY)
 HTTPS_ONLY: FixedHeaders = ((b"strict-transport-security", b"max-age=31536000"),)
 REVALIDATED: FixedHeaders = ((b"cache-control", b"private, no-cache"), (b"vary", b"Authorization"))
-"""For a read with an entity tag: the client may store it, and revalidates it with the tag."""
+"""For a read with an entity tag: the client may store it, and must revalidate it."""
 NOT_STORED: FixedHeaders = ((b"cache-control", b"no-store"), (b"vary", b"Authorization, Prefer"))
-"""For everything else."""
+"""For all other answers."""
 
 REQUESTED_HEADERS_LIMIT_CHARACTERS = 2048
-"""Limit on `Access-Control-Request-Headers`; the answer echoes it, and proxies limit response headers."""
+"""Limit on `Access-Control-Request-Headers`, which the answer echoes: proxies limit response headers."""
 
 
 def add_defaults(own: RawHeaders, request: Request, request_id: bytes) -> RawHeaders:
-    """Return an answer's headers, whose names are in lower case, with the defaults for those that it lacks."""
+    """Return an answer's headers, whose names are in lower case, and the defaults of those that it lacks."""
     names = {name for name, _ in own}
     if names.isdisjoint(SECURITY_NAMES):
         headers = [*own, *SECURITY]
@@ -52,14 +52,14 @@ def add_defaults(own: RawHeaders, request: Request, request_id: bytes) -> RawHea
 
 
 def is_https(request: Request) -> bool:
-    """Whether the client used https, according to it or a proxy; a forged header affects only its sender."""
-    return request.scope["scheme"] == "https" or request.fields.get(b"x-forwarded-proto") == b"https"
+    """Whether the client used https, according to ASGI or a proxy; a forged header affects only its sender."""
+    return request.scope["scheme"] == "https" or request.headers_by_name.get(b"x-forwarded-proto") == b"https"
 
 
 class CrossOriginPolicy(CORSMiddleware):
     """CORS: pages of the given origins may send any header; credentials are bearer tokens, never cookies.
 
-    Starlette's middleware without an inner app: the front calls it for preflights and to add headers to answers.
+    Starlette's middleware without an inner app: the front calls it to answer preflights and to add headers.
     """
 
     def __init__(self, origins: Collection[str]) -> None:
@@ -74,14 +74,13 @@ class CrossOriginPolicy(CORSMiddleware):
 
     def is_preflight(self, request: Request) -> bool:
         """Whether the request asks for permission to send another one."""
-        headers = request.headers
-        asks = "origin" in headers and "access-control-request-method" in headers
-        return asks and request.scope["method"] == "OPTIONS"
+        has_headers = {b"origin", b"access-control-request-method"} <= request.headers_by_name.keys()
+        return has_headers and request.method == "OPTIONS"
 
     def answer_preflight(self, headers: Headers) -> Answer:
-        """Return the answer to a preflight, a problem document if it is rejected."""
-        wanted = headers.get("access-control-request-headers", "")
-        if len(wanted) > REQUESTED_HEADERS_LIMIT_CHARACTERS:
+        """Return the answer to a preflight, a problem if it is rejected."""
+        requested = headers.get("access-control-request-headers", "")
+        if len(requested) > REQUESTED_HEADERS_LIMIT_CHARACTERS:
             detail = f"Access-Control-Request-Headers is longer than {REQUESTED_HEADERS_LIMIT_CHARACTERS} characters"
             raise ProblemError(HEADERS_TOO_LARGE, detail)
         response = self.preflight_response(headers)
@@ -89,8 +88,8 @@ class CrossOriginPolicy(CORSMiddleware):
         answered = {name.title(): value for name, value in response.headers.items() if not name.startswith("content-")}
         if response.status_code >= HTTPStatus.BAD_REQUEST:
             return render(ProblemError(BAD_REQUEST, text, headers=answered))
-        if wanted:
-            answered["Access-Control-Allow-Headers"] = ", ".join(map(str.strip, wanted.split(",")))
+        if requested:
+            answered["Access-Control-Allow-Headers"] = ", ".join(map(str.strip, requested.split(",")))
         return Answer(text, response.status_code, answered, "text/plain; charset=utf-8")
 
 

@@ -13,13 +13,13 @@ _PARAMETER = re.compile(rf"({_TOKEN})=(?:({_TOKEN})|({_QUOTED}))")
 # Possessive quantifiers: white space between semicolons would cause exponential backtracking.
 _MEDIA_TYPE = re.compile(rf"[ \t]*+({_TOKEN}/{_TOKEN})((?:[ \t]*+;[ \t]*+(?:{_PARAMETER.pattern})?+)*+)[ \t]*+")
 _UTF_8 = {"utf_8", *(alias for alias, codec in aliases.items() if codec == "utf_8")}
-"""The names of UTF-8 that `codecs.lookup` knows; the lookup itself caches every name that a client invents."""
+"""The names of UTF-8 that `codecs.lookup` accepts; the lookup itself would cache every name that a client invents."""
 
 
 def parse_media_type(request: Request) -> str | None:
-    """Return the body's media type in lower case; None unless it is declared exactly once, with no charset but UTF-8.
+    """Return the body's media type in lower case; None unless it is declared once, without a charset or with UTF-8.
 
-    Other parameters are ignored: they mean nothing for JSON or a form.
+    Other parameters are ignored: JSON and forms define none.
     """
     declared = request.headers.getlist("content-type")
     parsed = _MEDIA_TYPE.fullmatch(declared[0]) if len(declared) == 1 else None
@@ -41,9 +41,9 @@ def reject_encoded_body(request: Request) -> None:
     codings = (request.join_header(b"content-encoding") or "").lower().split(",")
     if any(coding.strip() not in ("", "identity") for coding in codings):
         detail = "Send the body without a content coding"
-        raise unsupported_media_type(detail, {"Accept-Encoding": "identity"})
+        raise build_media_type_problem(detail, {"Accept-Encoding": "identity"})
 
 
-def unsupported_media_type(detail: str, headers: dict[str, str] | None = None) -> ProblemError:
+def build_media_type_problem(detail: str, headers: dict[str, str] | None = None) -> ProblemError:
     """Return a 415 `unsupported_media_type`."""
     return ProblemError(UNSUPPORTED_MEDIA_TYPE, detail, headers=headers)

@@ -18,17 +18,17 @@ from gateway.telemetry.request_ids import REQUEST_ID
 from shared.contracts import Scope
 
 HEADER_DESCRIPTIONS = {
-    "Accept-Encoding": "The content codings that a request body may have, if it had another",
-    "Accept-Patch": "The media types that a patch may have",
-    "ETag": "The entity tag of what was answered or, with 412, of the note as it is",
-    "Idempotent-Replayed": "`true` where this is the outcome of an earlier request with the same key",
+    "Accept-Encoding": "The accepted content codings of request bodies, if the request had another",
+    "Accept-Patch": "The accepted media types of patches",
+    "ETag": "The entity tag of the answer or, with 412, of the note",
+    "Idempotent-Replayed": "`true` if this is the outcome of an earlier request with the same key",
     "Link": "The pages `next`, `prev` and `first` (RFC 8288)",
-    "Location": "What is new or, with 202, the command",
-    "Preference-Applied": "The preferences that were honoured",
-    "Retry-After": "Seconds to wait before the next try; with 504 only where the request had a key",
+    "Location": "The URL of what was created or, with 202, of the command",
+    "Preference-Applied": "The honoured preferences",
+    "Retry-After": "Seconds to wait before retrying; with 504 only if the request had a key",
     "WWW-Authenticate": "The challenge of RFC 6750",
-    "X-Request-ID": "The id of the request, its own if it was harmless; the logs have it",
-    "X-Total-Count": "How many there are on all pages, where that was asked for",
+    "X-Request-ID": "The id of the request in the logs: the client's own if it was safe to log",
+    "X-Total-Count": "The number of notes on all pages, if the request asked to count them",
 }
 
 
@@ -58,7 +58,7 @@ def _is_served(route: BaseRoute) -> bool:
 
 
 def check_served(app: FastAPI) -> None:
-    """Raise TypeError if the app was given anything that only FastAPI would run: requests never reach it."""
+    """Raise TypeError if the app has anything that only FastAPI would run: no request reaches FastAPI."""
     ignored = [f"the middleware {each.cls.__name__}" for each in app.user_middleware]  # type: ignore[attr-defined]
     if app.router.dependencies:
         ignored.append("dependencies of the app")
@@ -87,7 +87,7 @@ def _describe_security(operation: Operation[Any]) -> list[dict[str, list[str]]]:
 
 
 def _describe_problems(operation: Operation[Any]) -> dict[int | str, OpenApi]:
-    """Describe the responses with problems, one for each status."""
+    """Describe the problems, in one response for each status."""
     by_status: dict[int, list[ProblemType]] = {}
     for problem in PROBLEM_TYPES.values():
         if problem in operation.all_problems:
@@ -113,34 +113,35 @@ def describe_answer(description: str, *headers: str, **members: object) -> OpenA
     return {"description": description, **({"headers": declared} if declared else {}), **members}
 
 
+def _list_operations(document: OpenApi) -> list[OpenApi]:
+    return [operation for operations in document["paths"].values() for operation in operations.values()]
+
+
 def _remove_authentication(document: OpenApi) -> None:
-    for operations in document["paths"].values():
-        for operation in operations.values():
-            operation.pop("security", None)
-            for status in ("401", "403"):
-                operation["responses"].pop(status, None)
+    for operation in _list_operations(document):
+        operation.pop("security", None)
+        for status in ("401", "403"):
+            operation["responses"].pop(status, None)
 
 
 def _identify_answers(document: OpenApi) -> None:
     """Declare the request id as a header of every response."""
     header = {"description": HEADER_DESCRIPTIONS[REQUEST_ID], "schema": {"type": "string"}}
     document["components"]["headers"] = {REQUEST_ID: header}
-    for operations in document["paths"].values():
-        for operation in operations.values():
-            for response in operation["responses"].values():
-                response.setdefault("headers", {})[REQUEST_ID] = {"$ref": f"#/components/headers/{REQUEST_ID}"}
+    for operation in _list_operations(document):
+        for response in operation["responses"].values():
+            response.setdefault("headers", {})[REQUEST_ID] = {"$ref": f"#/components/headers/{REQUEST_ID}"}
 
 
 def _name_bodies(document: OpenApi) -> None:
     """Move the schemas of request bodies to components, so that generated clients name them."""
     schemas = document["components"]["schemas"]
-    for operations in document["paths"].values():
-        for operation in operations.values():
-            for content in operation.get("requestBody", {}).get("content", {}).values():
-                schema = dict(content["schema"])
-                schemas |= schema.pop("$defs", {})
-                schemas[schema["title"]] = schema
-                content["schema"] = {"$ref": SCHEMA.format(model=schema["title"])}
+    for operation in _list_operations(document):
+        for content in operation.get("requestBody", {}).get("content", {}).values():
+            schema = dict(content["schema"])
+            schemas |= schema.pop("$defs", {})
+            schemas[schema["title"]] = schema
+            content["schema"] = {"$ref": SCHEMA.format(model=schema["title"])}
 
 
 def build_operation_id(route: APIRoute) -> str:

@@ -1,6 +1,6 @@
-"""Declares operations, the API's endpoints: their access, the parts that they read, and their answers.
+"""Declares operations, the API's endpoints: who may call them, what they read, and what they answer.
 
-The front enforces an operation, and the OpenAPI document is generated from it.
+The front enforces the declarations, and the OpenAPI document is generated from them.
 """
 
 from collections.abc import Awaitable, Callable, Mapping
@@ -27,7 +27,7 @@ from gateway.problems import (
 from shared.contracts import Scope
 
 COMMON_PROBLEMS = (BODY_TOO_LARGE, URI_TOO_LONG, HEADERS_TOO_LARGE, INTERNAL_ERROR)
-"""The problems that every operation may answer with."""
+"""The problems of every operation."""
 AUTHENTICATION_PROBLEMS = (
     NOT_AUTHENTICATED,
     INVALID_TOKEN,
@@ -35,9 +35,9 @@ AUTHENTICATION_PROBLEMS = (
     INSUFFICIENT_SCOPE,
     DATABASE_UNAVAILABLE,
 )
-"""The problems of authentication."""
+"""The problems of every operation that needs credentials."""
 PUBLIC: Literal["public"] = "public"
-"""In place of a scope: the operation needs no credentials."""
+"""Instead of a scope: the operation needs no credentials."""
 Allowed = Scope | Literal["public"]
 P = ParamSpec("P")
 ResourcesT = TypeVar("ResourcesT")
@@ -49,50 +49,53 @@ class Operation(Generic[ResourcesT]):
     """One endpoint."""
 
     handler: Handler[ResourcesT]
-    """Its name and its docstring are those of the operation in the OpenAPI document."""
+    """Its name and docstring document the operation."""
     tag: str
     method: str
     path: str
-    """`{name}` stands for a segment, whose value is a parameter."""
+    """A segment `{name}` is a parameter."""
     _: KW_ONLY
     allows: Allowed
     """The scope that the caller's credentials must have."""
     exempts: Callable[[ResourcesT, Request], bool] | None = None
-    """Returns whether a particular request needs no credentials after all."""
+    """Whether a particular request needs no credentials, in spite of `allows`."""
     reads: tuple[Reader[Any], ...] = ()
-    """The parts of a request, in the order in which they are read; their values are in `request[reader]`."""
+    """The readers of the request's parts, in order; the handler gets a part's value with `request[reader]`."""
     ignores_query: bool = False
-    """Whether query parameters that nothing reads are ignored, not rejected."""
+    """Whether undeclared query parameters are ignored instead of rejected."""
     returns: Any = None
     """The type of the body of a successful answer."""
     answers: Mapping[int, OpenApi] = field(default_factory=dict)
-    """The answers that are no problems, by their status; the usual one first."""
+    """Descriptions of the answers that are not problems, by status; the usual one first."""
     problems: tuple[ProblemType, ...] = ()
     """The problems that the handler may raise."""
 
     @cached_property
     def readers(self) -> tuple[Reader[Any], ...]:
-        """The declared readers; the first rejects any query unless one of them reads it."""
+        """The declared readers, after one that rejects any query unless one of them reads the query."""
         takes_query = any(isinstance(each, Parameters) and each.location == "query" for each in self.reads)
         return self.reads if takes_query or self.ignores_query else (NO_QUERY, *self.reads)
 
     @cached_property
     def body_limit_bytes(self) -> int | None:
-        """None for the limit of the settings."""
+        """The limit on the body; None for that of the settings."""
         return next((each.limit_bytes for each in self.reads if isinstance(each, Body)), None)
 
     @property
     def all_problems(self) -> set[ProblemType]:
-        """Every problem that may be answered."""
-        refused = () if self.allows == PUBLIC else AUTHENTICATION_PROBLEMS
-        read = [problem for reader in self.readers for problem in reader.problems]
-        return {*COMMON_PROBLEMS, *refused, *read, *self.problems}
+        """Every problem that the operation may be answered with."""
+        of_credentials = () if self.allows == PUBLIC else AUTHENTICATION_PROBLEMS
+        of_readers = [problem for reader in self.readers for problem in reader.problems]
+        return {*COMMON_PROBLEMS, *of_credentials, *of_readers, *self.problems}
 
 
 def _decorator(
     operation: Callable[Concatenate[Handler[ResourcesT], str, P], Operation[ResourcesT]],
 ) -> "Callable[Concatenate[Operations[ResourcesT], P], Callable[[Handler[ResourcesT]], Handler[ResourcesT]]]":
-    """Return a method with the parameters of an operation, except the handler, which it decorates, and the tag."""
+    """Return a method with the parameters of `Operation` except the handler, which it decorates, and the tag.
+
+    Derived, so that the type checker finds a missing `allows` or a misspelt parameter, and none is declared twice.
+    """
 
     def add(
         self: "Operations[ResourcesT]", /, *args: P.args, **fields: P.kwargs

@@ -1,4 +1,4 @@
-"""Path and query parameters, parsed strictly: each value has one accepted form."""
+"""Path and query parameters, parsed strictly: pydantic's lax mode accepts `5_6`, `+54` and `54.0` as integers."""
 
 import re
 from collections import Counter
@@ -12,7 +12,7 @@ from pydantic import BaseModel, BeforeValidator, Field, ValidationError
 from pydantic_core import ErrorDetails, PydanticCustomError
 
 from gateway.http.requests import OpenApi, Request
-from gateway.http.validation import invalid
+from gateway.http.validation import build_validation_problem
 from gateway.problems import VALIDATION_FAILED
 
 ModelT = TypeVar("ModelT", bound=BaseModel)
@@ -52,14 +52,14 @@ def parse_time(value: object) -> datetime:
     """Parse an RFC 3339 time, rounded up to a whole microsecond; raises PydanticCustomError.
 
     Rounding up keeps a bound between two microseconds exact. A time that its offset moves out of the years 1 to 9999
-    becomes their first or last microsecond: no note lies beyond.
+    becomes their first or last microsecond: every note is between them.
     """
-    stated = _TIME.fullmatch(value) if isinstance(value, str) else None
-    date, minute, seconds, fraction, sign, hours, minutes = stated.groups("0") if stated else ("",) * 7
+    match = _TIME.fullmatch(value) if isinstance(value, str) else None
+    date, minute, seconds, fraction, sign, hours, minutes = match.groups("0") if match else ("",) * 7
     try:
         local = datetime.fromisoformat(f"{date}T{minute}+00:00")
     except ValueError:
-        raise _invalid_time() from None
+        raise _build_time_error() from None
     microseconds = int(fraction[:6].ljust(6, "0")) + bool(fraction[6:].strip("0"))
     offset = timedelta(hours=int(hours), minutes=int(minutes))
     since = timedelta(seconds=int(seconds), microseconds=microseconds)
@@ -68,16 +68,16 @@ def parse_time(value: object) -> datetime:
     except OverflowError:
         return _FIRST if local.year == 1 else _LAST
     if seconds == "60" and (instant.hour, instant.minute, instant.second) != (0, 0, 0):
-        raise _invalid_time()  # leap seconds end a day in UTC
+        raise _build_time_error()  # leap seconds end a day in UTC
     return instant
 
 
-def _invalid_time() -> PydanticCustomError:
+def _build_time_error() -> PydanticCustomError:
     return PydanticCustomError("datetime_parsing", "Should be an RFC 3339 time with an offset")
 
 
 INTEGER = BeforeValidator(parse_integer)
-"""Place it after the integer's `Field`, or the JSON schema lacks its bounds."""
+"""Must follow the integer's `Field`; otherwise the JSON schema lacks its bounds."""
 Integer64 = Annotated[int, Field(ge=0, le=2**63 - 1), INTEGER]
 Boolean = Annotated[bool, BeforeValidator(parse_boolean)]
 Uuid = Annotated[UUID, BeforeValidator(parse_uuid)]
@@ -95,15 +95,16 @@ class Parameters(Generic[ModelT]):
 
     async def read(self, request: Request) -> ModelT:
         """Return the parameters; raises ProblemError 422."""
-        pairs = parse_query(request.query) if self.location == "query" else list(request.parameters.items())
+        pairs = parse_query(request.query) if self.location == "query" else list(request.path_parameters.items())
         values = dict(pairs)
         try:
             parameters = self._model.model_validate(values)
         except ValidationError as error:
             errors = error.errors(include_url=False, include_input=False)
-            raise invalid(errors, part=self.location) from None
+            raise build_validation_problem(errors, part=self.location) from None
         if len(values) < len(pairs):
-            raise invalid([_repeated(name) for name in _find_repeated(pairs)], part=self.location)
+            repeated = [_build_repeated_error(name) for name in _find_repeated(pairs)]
+            raise build_validation_problem(repeated, part=self.location)
         return parameters
 
     @property
@@ -113,7 +114,7 @@ class Parameters(Generic[ModelT]):
         required = schema.get("required", ())
         return {
             "parameters": [
-                {"name": name, "in": self.location, "required": name in required, "schema": _without_null(each)}
+                {"name": name, "in": self.location, "required": name in required, "schema": _drop_null(each)}
                 for name, each in schema["properties"].items()
             ]
         }
@@ -125,7 +126,7 @@ class _EmptyQuery(BaseModel, extra="forbid"):
 
 class _NoQuery(Parameters[_EmptyQuery]):
     async def read(self, request: Request) -> _EmptyQuery:
-        """Return nothing; raises ProblemError 422 if there is anything."""
+        """Return the empty query; raises ProblemError 422 if the request has any parameter."""
         return await super().read(request) if request.query else EMPTY
 
 
@@ -140,25 +141,25 @@ def _find_repeated(pairs: Iterable[tuple[str, object]]) -> list[str]:
     return [name for name, count in counts.items() if count > 1]
 
 
-def _without_null(schema: OpenApi) -> OpenApi:
-    """The schema without the null default of a parameter that may be left out."""
+def _drop_null(schema: OpenApi) -> OpenApi:
+    """Return the schema without the null default of an optional parameter."""
     return {name: value for name, value in schema.items() if name != "default" or value is not None}
 
 
 def parse_query(query: bytes) -> list[tuple[str, str]]:
     """Return the names and values of the query in order; raises ProblemError 422 for bytes that are not UTF-8.
 
-    Raw bytes are treated like percent-encoded ones.
+    Bytes that are not percent-encoded are treated as if they were.
     """
     if not query:
         return []
-    stated = parse_qsl(query.decode("latin-1"), keep_blank_values=True, encoding="latin-1")
-    pairs = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in stated]
+    parsed = parse_qsl(query.decode("latin-1"), keep_blank_values=True, encoding="latin-1")
+    pairs = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in parsed]
     try:
         return [(name.decode(), value.decode()) for name, value in pairs]
     except UnicodeDecodeError:
         names = [name.decode(errors="replace") for name, value in pairs if not _is_utf_8(name, value)]
-        raise invalid([_not_utf_8(name) for name in names], part="query") from None
+        raise build_validation_problem([_build_encoding_error(name) for name in names], part="query") from None
 
 
 def _is_utf_8(*texts: bytes) -> bool:
@@ -169,9 +170,9 @@ def _is_utf_8(*texts: bytes) -> bool:
     return True
 
 
-def _repeated(name: str) -> ErrorDetails:
-    return ErrorDetails(type="repeated", loc=(name,), msg="Should be there once", input=None)
+def _build_repeated_error(name: str) -> ErrorDetails:
+    return ErrorDetails(type="repeated", loc=(name,), msg="Should not be repeated", input=None)
 
 
-def _not_utf_8(name: str) -> ErrorDetails:
+def _build_encoding_error(name: str) -> ErrorDetails:
     return ErrorDetails(type="string_unicode", loc=(name,), msg="Should be UTF-8", input=None)

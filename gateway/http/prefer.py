@@ -1,4 +1,4 @@
-"""The `Prefer` header (RFC 7240): how a client wants a write to be answered."""
+"""The `Prefer` header (RFC 7240): how the client prefers a write to be answered."""
 
 import re
 from collections.abc import Iterator
@@ -7,13 +7,13 @@ from dataclasses import dataclass, replace
 from gateway.http.requests import OpenApi, Request, describe_header
 
 MAX_WAIT_SECONDS = 30
-_STATED = re.compile(r'(?:[^,"]|"(?:[^"\\]|\\.)*"?)+')
-"""One preference; a comma in quotes does not end it."""
+_PREFERENCE = re.compile(r'(?:[^,"]|"(?:[^"\\]|\\.)*"?)+')
+"""A comma in quotes does not end a preference."""
 
 
 @dataclass(frozen=True, slots=True)
 class Preferences:
-    """A client's preferences; unknown and invalid ones are ignored, as the RFC demands."""
+    """A client's preferences; unknown and invalid ones are ignored, as the RFC requires."""
 
     respond_async: bool = False
     wait_seconds: int | None = None
@@ -58,14 +58,14 @@ class Prefer:
     problems = ()
 
     async def read(self, request: Request) -> Preferences:
-        """Return the client's preferences; the first of a repeated one counts."""
+        """Return the client's preferences; the first of a repeated one wins."""
         header = request.join_header(b"prefer")
         if header is None:
             return DEFAULTS
-        stated = dict(reversed(list(_parse_preferences(header))))
-        wait, returned = stated.get("wait", ""), stated.get("return")
+        parsed = dict(reversed(list(_parse_preferences(header))))
+        wait, returned = parsed.get("wait", ""), parsed.get("return")
         return Preferences(
-            respond_async=stated.get("respond-async") == "",
+            respond_async=parsed.get("respond-async") == "",
             wait_seconds=min(int(wait), MAX_WAIT_SECONDS) if re.fullmatch(r"[0-9]{1,99}", wait) else None,
             return_=returned if returned in ("minimal", "representation") else None,
         )
@@ -83,8 +83,8 @@ class Prefer:
 
 
 def _parse_preferences(header: str) -> Iterator[tuple[str, str]]:
-    for stated in _STATED.findall(header):
-        name, _, value = stated.partition(";")[0].partition("=")
+    for preference in _PREFERENCE.findall(header):
+        name, _, value = preference.partition(";")[0].partition("=")
         yield name.strip().lower(), value.strip().strip('"')
 
 

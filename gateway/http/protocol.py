@@ -1,9 +1,8 @@
 """uvicorn's HTTP protocol with strict framing and bounds on what one connection may hold.
 
 httptools parses; this module decides how much it parses at once, which requests are rejected, and when a connection
-closes. Each request gets one answer, in the order of the requests. A connection is in one of three states: a request is
-in progress, it is idle, or the gateway awaits the rest of a request. One timer watches them: one for each request would
-cost more than parsing it.
+closes. Each request gets one answer, in the order of the requests. A connection is answering a request, idle, or
+awaiting the rest of a request. One timer per connection watches it: one per request would cost more than parsing does.
 """
 
 import asyncio
@@ -23,21 +22,21 @@ from gateway.http.request_cycle import (
     ResponseTransport,
     build_parse_problem,
 )
-from gateway.http.request_head import HEADERS_LIMIT_BYTES, REFUSAL, TARGET_LIMIT_BYTES, RequestHead
+from gateway.http.request_head import HEAD_PROBLEM, HEADERS_LIMIT_BYTES, TARGET_LIMIT_BYTES, RequestHead
 from gateway.problems import HEADERS_TOO_LARGE, REQUEST_TIMEOUT, ProblemError
 from gateway.settings import GatewaySettings
 
 HEAD_LIMIT_BYTES = 2 * (TARGET_LIMIT_BYTES + HEADERS_LIMIT_BYTES)
-"""A backstop for a head whose end never comes; a complete one is checked by `RequestHead.find_excess` (414, 431)."""
+"""A backstop for a head that never ends; `RequestHead.find_excess` checks a complete one (414, 431)."""
 FRAMING_LIMIT_BYTES = 8 * 1024
-"""Limit on trailers, and on the extensions of one chunk."""
+"""Limit on the trailers, and on the extensions of a chunk."""
 HEAD_TIMEOUT_SECONDS = 10.0
 PIECE_BYTES = 1024
-"""Parsed at once outside of a body; holds a few dozen of the shortest requests."""
+"""Parsed at once outside a body; a piece can contain a few dozen of the shortest requests."""
 PIPELINE_LIMIT = 8
 """Requests queued behind the one in progress before the gateway stops reading from the connection."""
 LINGER_SECONDS = 2.0
-"""How long input is discarded after the last answer: closing with unread input sends a reset, which loses it."""
+"""How long input is discarded after the last answer: closing with unread input sends a reset, which can destroy it."""
 SHUTDOWN_BODY_SECONDS = 5.0
 """How long an incomplete body may still take when the gateway stops."""
 WATCH_SECONDS = 1.0
@@ -65,7 +64,7 @@ class BoundedProtocol(HttpToolsProtocol):
     """The request being answered; `cycle` is the newest one."""
     _unparsed = b""
     _is_over = False
-    """Whether parsing has ended; the connection closes after the pending responses."""
+    """Whether parsing has ended; the connection closes after its pending responses."""
     _shutting_down_since: float | None = None
     _lingering_since: float | None = None
     _part = Part.NONE
@@ -78,7 +77,7 @@ class BoundedProtocol(HttpToolsProtocol):
     """Bytes parsed since the last progress."""
     _upgrade_offered = False
     _awaiting_since: float | None = None
-    """When the watch first found the connection idle, or awaiting the rest of a request."""
+    """When the watch first found the connection idle or awaiting the rest of a request."""
     _watch: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn has it
@@ -106,13 +105,13 @@ class BoundedProtocol(HttpToolsProtocol):
             self._parse()
 
     def shutdown(self) -> None:
-        """Close after the requests already parsed; no other is started."""
+        """Close after the requests that are already parsed; start no other."""
         self._shutting_down_since = self._shutting_down_since or self.loop.time()
         if self._lingering_since is None:
             super().shutdown()
 
     def on_response_complete(self) -> None:
-        """Start the next request, unless the connection is closing; the watch closes one that stays idle."""
+        """Start the next request unless the connection is closing."""
         if self._lingering_since is not None or self.transport.is_closing():
             return
         self._awaiting_since = None
@@ -121,7 +120,7 @@ class BoundedProtocol(HttpToolsProtocol):
             self._start_asgi_task(*self.pipeline.pop())
 
     def _close(self) -> None:
-        """Close after the last answer; lingers first if the client may still be sending."""
+        """Close the connection; lingers first if the client may still be sending."""
         is_quiet = self._part is Part.NONE and not self._unparsed and not self.flow.read_paused
         self._is_over, self._unparsed = True, b""
         self.pipeline.clear()
@@ -150,19 +149,19 @@ class BoundedProtocol(HttpToolsProtocol):
                 self._limit_framing(len(piece))
         if self._is_full() and not self._is_over:
             self.flow.pause_reading()
-        else:  # there is room; or only reading notices that the client closes
+        else:  # also after the last request: only reading detects that the client disconnects
             self.flow.resume_transport()
 
     def _is_answering(self) -> bool:
-        cycle: RequestCycle | None = self.cycle  # none before the first request
+        cycle: RequestCycle | None = self.cycle  # None before the first request
         return cycle is not None and not cycle.response_complete
 
     def _is_idle(self) -> bool:
-        """Whether the connection has had a request, and no other one has begun."""
+        """Whether the connection has had a request, and no other has begun."""
         return self._running is not None and self._part is Part.NONE and not self._is_answering()
 
     def _is_full(self) -> bool:
-        """Whether parsing has to pause until requests are answered or bodies consumed."""
+        """Whether parsing must pause until requests are answered or bodies are read."""
         is_ending = self._shutting_down_since is not None and self._part is not Part.BODY
         if self._is_over or is_ending or len(self.pipeline) >= PIPELINE_LIMIT:
             return True
@@ -179,7 +178,7 @@ class BoundedProtocol(HttpToolsProtocol):
             self._reject(ProblemError(HEADERS_TOO_LARGE, detail))
 
     def _decline_upgrade(self, rest: bytes) -> None:
-        """Parse the request again without its `Upgrade` (RFC 9110 §7.8): llhttp stops after a head that has one."""
+        """Parse the request again without `Upgrade`, which a server may ignore: llhttp stops after a head with it."""
         self._upgrade_offered, self._unproductive_bytes = False, 0
         head = [b"%b %b HTTP/%b" % (self.parser.get_method(), self.url, self.parser.get_http_version().encode())]
         for name, value in self.headers:
@@ -193,7 +192,7 @@ class BoundedProtocol(HttpToolsProtocol):
         self.parser.set_dangerous_leniencies(lenient_data_after_close=True)
 
     def _reject(self, problem: ProblemError) -> None:
-        """Answer the current request with the problem, after those before it, and stop parsing."""
+        """Stop parsing, and answer the current request with the problem after those before it."""
         self._is_over, self._unparsed = True, b""
         if self._part is Part.BODY and self.cycle.response_complete:
             self._close()
@@ -203,7 +202,7 @@ class BoundedProtocol(HttpToolsProtocol):
             if self._part is Part.NONE:
                 self.on_message_begin()
             self.scope |= {"method": "_OTHER", "path": "", "raw_path": b"", "query_string": b""}
-            self.scope["state"][REFUSAL] = problem
+            self.scope["state"][HEAD_PROBLEM] = problem
             self._start(self._new_cycle(keep_alive=False), self.app)
 
     def on_message_begin(self) -> None:
@@ -220,7 +219,7 @@ class BoundedProtocol(HttpToolsProtocol):
         name, value = name.lower(), value.rstrip(b" \t")
         if self._part is Part.BODY:
             if name == b"connection":
-                self.cycle.keep_alive = False  # a `Connection` trailer changes how llhttp reads what follows
+                self.cycle.keep_alive = False  # a `Connection` trailer changes how llhttp parses what follows
             return
         self._head.add(name, value)
 
@@ -243,7 +242,7 @@ class BoundedProtocol(HttpToolsProtocol):
         self.scope["raw_path"] = path.encode()
         self.scope["query_string"] = query = url.query or b""
         if excess := self._head.find_excess(self.scope["raw_path"], query):
-            self.scope["state"][REFUSAL] = excess
+            self.scope["state"][HEAD_PROBLEM] = excess
         self._part = Part.BODY
         keep_alive = version == "1.1" and self.parser.should_keep_alive()
         self._start(self._new_cycle(keep_alive=keep_alive), self.app)
@@ -298,7 +297,7 @@ class BoundedProtocol(HttpToolsProtocol):
             self.cycle.message_event.set()
 
     def _check_progress(self) -> None:
-        """Close the connection if it is idle for too long, or if the client is too slow to send or to read."""
+        """Close the connection if it has been idle for too long, or the client sends or reads too slowly."""
         self._watch = self.loop.call_later(WATCH_SECONDS, self._check_progress)
         now = self.loop.time()
         if self._lingering_since is not None and now - self._lingering_since > LINGER_SECONDS:
@@ -320,5 +319,5 @@ class BoundedProtocol(HttpToolsProtocol):
 
 
 def build_protocol(settings: GatewaySettings) -> type[BoundedProtocol]:
-    """A protocol class with the limits of the settings."""
+    """Return a protocol class with the timeouts of the settings, which uvicorn instantiates for each connection."""
     return type("ConfiguredProtocol", (BoundedProtocol,), {"send_timeout_seconds": settings.send_timeout_seconds})

@@ -11,7 +11,7 @@ from uvicorn._types import ASGI3Application, ASGIReceiveEvent, ASGISendEvent
 from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, RequestResponseCycle
 
-from gateway.http.request_head import bad_request
+from gateway.http.request_head import build_bad_request
 from gateway.problems import ProblemError
 
 CLOSE = (b"connection", b"close")
@@ -48,13 +48,13 @@ class RequestCycle(RequestResponseCycle):
         except asyncio.CancelledError:
             self.disconnected = True
             self.transport.close()
-        except Exception as error:  # the front answers the errors of handlers: this is its own
-            self.logger.error("bug: a request is answered with 500; please report it", exc_info=error)
+        except Exception as error:  # an error of the front itself: it answers those of handlers
+            self.logger.error("bug: answering a request with 500; please report it", exc_info=error)
             if not self.response_started:
                 await self.send_500_response()
 
     async def send(self, message: ASGISendEvent) -> None:
-        """Send the response once its body is known: one system call, which costs as much as a handler."""
+        """Send head and body together: each system call costs as much as a handler."""
         if message["type"] == "http.response.start":
             self._status, self._headers = message["status"], [*self.default_headers, *message["headers"]]
             return
@@ -62,7 +62,7 @@ class RequestCycle(RequestResponseCycle):
             await self.flow.drain()
         if self.disconnected or message["type"] != "http.response.body":
             return
-        # The client may omit the body that it has not been asked to send: what follows would be ambiguous.
+        # The client may omit a body that no 100 (Continue) requested: what follows would be ambiguous.
         lacks_body = self.waiting_for_100_continue and self.more_body
         if CLOSE in self._headers:
             self.keep_alive = False
@@ -88,7 +88,7 @@ class PiecewiseFlow(FlowControl):
         self._parse = parse
 
     def resume_reading(self) -> None:
-        """Let the protocol continue parsing; it resumes the transport if there is room."""
+        """Let the protocol continue parsing, which resumes the transport as soon as there is room."""
         if self.read_paused:
             asyncio.get_running_loop().call_soon(self._parse)
 
@@ -98,7 +98,7 @@ class PiecewiseFlow(FlowControl):
 
 
 class ResponseTransport(asyncio.Transport):
-    """The transport given to responses: counts the bytes written, and lets the protocol close the connection."""
+    """The transport that responses write to: counts the bytes, and leaves closing the connection to the protocol."""
 
     def __init__(self, transport: asyncio.Transport, close: Callable[[], None]) -> None:
         super().__init__()
@@ -125,7 +125,7 @@ class ResponseTransport(asyncio.Transport):
         self._flowed_at = now
 
     def seconds_stalled(self, now: float) -> float:
-        """Return how long the client has not acknowledged anything, as observed by these calls."""
+        """Return how long the client has acknowledged nothing, as far as earlier calls have observed."""
         taken_bytes = self._written_bytes - count_unacknowledged_bytes(self._transport)
         if taken_bytes > self._taken_bytes:
             self._flowed_at = now
@@ -144,6 +144,6 @@ def count_unacknowledged_bytes(transport: asyncio.Transport) -> int:
 
 
 def build_parse_problem(error: httptools.HttpParserError) -> ProblemError:
-    """Return the problem that a callback raised, or else one for the parser's error."""
+    """Return the problem that a callback of the parser raised, or else one for the parser's own error."""
     cause = error.__context__
-    return cause if isinstance(cause, ProblemError) else bad_request(f"The request is not HTTP: {error}")
+    return cause if isinstance(cause, ProblemError) else build_bad_request(f"The request is not HTTP: {error}")

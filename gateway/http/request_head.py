@@ -1,4 +1,4 @@
-"""The head of a request: its limits, and a check for whatever a proxy and the gateway could interpret differently."""
+"""The head of a request: its limits, and checks for anything that a proxy could interpret differently."""
 
 import re
 
@@ -7,14 +7,15 @@ import httptools
 from gateway.problems import BAD_REQUEST, HEADERS_TOO_LARGE, URI_TOO_LONG, ProblemError
 
 TARGET_LIMIT_BYTES = 8 * 1024
-"""Path and query."""
+"""Limit on path and query."""
 HEADERS_LIMIT_BYTES = 32 * 1024
 HEADERS_LIMIT = 100
-REFUSAL = "inkwell.refusal"
-"""The member of a scope's `state` that has the problem for which the protocol rejects the request."""
+"""Limit on the number of headers."""
+HEAD_PROBLEM = "inkwell.head_problem"
+"""The key in a scope's `state` of the problem with which the protocol rejects the request; the front answers it."""
 VERSIONS = ("1.1", "1.0")
 SINGULAR = frozenset((b"host", b"authorization", b"content-length", b"transfer-encoding"))
-"""Headers that may occur once: of two, a proxy and the gateway could each use a different one."""
+"""Headers that must not be repeated: a proxy and the gateway could each use a different one."""
 HOST = re.compile(rb"(?:[\w.~!$&'()*+;=-]|%[0-9A-Fa-f]{2})*(?::[0-9]*)?|\[[0-9A-Fa-f:.]+\](?::[0-9]*)?", re.ASCII)
 
 
@@ -40,39 +41,39 @@ class RequestHead:
             self._headers.append((name, value))
 
     def find_excess(self, path: bytes, query: bytes) -> ProblemError | None:
-        """Return the problem of a head over the limits, 414 or 431; parts of a head travel with commands."""
+        """Return a 414 or 431 for a head over the limits, or None."""
         if len(path) + len(query) > TARGET_LIMIT_BYTES:
             return ProblemError(URI_TOO_LONG, f"Path and query are longer than {TARGET_LIMIT_BYTES} bytes")
         if self._bytes > HEADERS_LIMIT_BYTES or len(self._headers) > HEADERS_LIMIT:
-            detail = f"The headers are more than {HEADERS_LIMIT} or larger than {HEADERS_LIMIT_BYTES} bytes"
+            detail = (
+                f"The request has more than {HEADERS_LIMIT} headers, or more than {HEADERS_LIMIT_BYTES} bytes of them"
+            )
             return ProblemError(HEADERS_TOO_LARGE, detail)
         return None
 
     def check(self, method: bytes, version: str, target: bytes) -> httptools.parser.url_parser.URL:
         """Return the parts of the target; raises ProblemError 400."""
         if version not in VERSIONS or method == b"CONNECT":
-            raise bad_request("Use HTTP/1.1 or HTTP/1.0; CONNECT is not supported")
+            raise build_bad_request("Use HTTP/1.1 or HTTP/1.0; CONNECT is not supported")
         if version == "1.1" and b"host" not in self._seen:
-            raise bad_request("HTTP/1.1 requires a Host header")
+            raise build_bad_request("HTTP/1.1 requires a Host header")
         if version == "1.0" and b"transfer-encoding" in self._seen:
-            raise bad_request("HTTP/1.0 has no transfer codings")
+            raise build_bad_request("HTTP/1.0 has no transfer codings")
         url = httptools.parse_url(target)
         if not url.path or url.fragment is not None or (url.host and not self._is_for(url)):
-            raise bad_request(
-                "The request target must be a path with an optional query, at the host of the Host header"
-            )
+            raise build_bad_request("The request target must be a path with an optional query, on the host in Host")
         return url
 
     def _check_singular(self, name: bytes, value: bytes) -> None:
         if name in self._seen:
-            raise bad_request(f"More than one {name.decode()} header")
+            raise build_bad_request(f"More than one {name.decode()} header")
         self._seen[name] = value
         if name == b"host" and not HOST.fullmatch(value):
-            raise bad_request("The Host header is invalid")
+            raise build_bad_request("The Host header is invalid")
         if name == b"content-length":
             self.body_bytes = int(value)
         if name == b"transfer-encoding" and value.lower() != b"chunked":
-            raise bad_request("The only transfer coding supported is chunked")
+            raise build_bad_request("The only transfer coding supported is chunked")
 
     def _is_for(self, url: httptools.parser.url_parser.URL) -> bool:
         """Whether an absolute target has the host of the Host header."""
@@ -80,6 +81,6 @@ class RequestHead:
         return url.schema in {b"http", b"https"} and url.host.lower() == host.strip(b"[]").lower()
 
 
-def bad_request(detail: str) -> ProblemError:
+def build_bad_request(detail: str) -> ProblemError:
     """Return a 400 for a malformed or unsupported HTTP request."""
     return ProblemError(BAD_REQUEST, detail)

@@ -27,29 +27,29 @@ class Reader(Protocol[T_co]):
 
     @property
     def problems(self) -> tuple[ProblemType, ...]:
-        """The problems that reading may end in."""
+        """The problems that `read` may raise."""
 
     @property
     def openapi(self) -> OpenApi:
         """The part as members of an OpenAPI operation."""
 
     async def read(self, request: "Request") -> T_co:
-        """Return the part; raises ProblemError."""
+        """Return the value of the part; raises ProblemError."""
 
 
 class Request(StarletteRequest):
-    """A request, its caller and its parts; `request[NOTE_PATH]` is the value of that reader."""
+    """A request, its caller and its parts; `request[NOTE_PATH]` is the value that this reader has read."""
 
     def __init__(self, scope: Scope, receive: Receive, path: str) -> None:
         super().__init__(scope, receive)
         self.path = path
         """The path without the `root_path` and a trailing slash."""
-        self.fields: dict[bytes, bytes] = dict(scope["headers"])
-        """The headers by their name in lower case; of a repeated one the last."""
-        self.parameters: dict[str, str] = {}
+        self.headers_by_name: dict[bytes, bytes] = dict(scope["headers"])
+        """By name in lower case, the last of a repeated one; a plain dict, because Starlette's `headers` are slow."""
+        self.path_parameters: dict[str, str] = {}
         """The values of the parameters in the path."""
         self.caller: Caller
-        """Set unless the operation is public."""
+        """Unset if the operation is public, or exempts the request."""
         self.body_limit_bytes = 0
         self.parts: dict[Reader[Any], Any] = {}
 
@@ -60,27 +60,27 @@ class Request(StarletteRequest):
 
     @property
     def query(self) -> bytes:
-        """The query as it was sent."""
+        """The query string, still encoded."""
         return bytes(self.scope["query_string"])
 
     def join_header(self, name: bytes) -> str | None:
         """Return the values of a header with commas between them; None if the request lacks it."""
-        if name not in self.fields:
+        if name not in self.headers_by_name:
             return None
         return ",".join(value.decode("latin-1") for each, value in self.scope["headers"] if each == name)
 
-    def __getitem__(self, reader: Reader[T]) -> T:  # type: ignore[override]  # of a Request the scope is not wanted
-        """Return a reader's value; raises KeyError unless the operation declares the reader."""
+    def __getitem__(self, reader: Reader[T]) -> T:  # type: ignore[override]  # Starlette's returns members of the scope
+        """Return the value of a part; raises KeyError unless the operation declares its reader."""
         part: T = self.parts[reader]
         return part
 
     def check_declared_length(self) -> None:
         """Raise ProblemError 413 if the `Content-Length` is over the limit."""
-        if int(self.fields.get(b"content-length", 0)) > self.body_limit_bytes:
-            raise self._too_large()
+        if int(self.headers_by_name.get(b"content-length", 0)) > self.body_limit_bytes:
+            raise self._build_too_large()
 
     async def body(self) -> bytes:
-        """The body; raises ProblemError 408 or 413, or ClientDisconnect."""
+        """Return the body; raises ProblemError 408 or 413, or ClientDisconnect."""
         parts, size, more_body = list[bytes](), 0, True
         try:
             async with asyncio.timeout(BODY_TIMEOUT_SECONDS):
@@ -92,11 +92,11 @@ class Request(StarletteRequest):
                     size += len(parts[-1])
                     more_body = message.get("more_body", False)
                     if size > self.body_limit_bytes:
-                        raise self._too_large()
+                        raise self._build_too_large()
         except TimeoutError:
-            detail = f"The body has not arrived within {BODY_TIMEOUT_SECONDS:.0f} seconds"
+            detail = f"The body did not arrive within {BODY_TIMEOUT_SECONDS:.0f} seconds"
             raise ProblemError(REQUEST_TIMEOUT, detail, headers={"Connection": "close"}) from None
         return b"".join(parts)
 
-    def _too_large(self) -> ProblemError:
+    def _build_too_large(self) -> ProblemError:
         return ProblemError(BODY_TOO_LARGE, f"The body is larger than {self.body_limit_bytes} bytes")

@@ -16,9 +16,9 @@ class _Segment:
         self.literal: dict[str, _Segment] = {}
         self.parameter: _Segment | None = None
         self.name = name
-        """The parameter's name, if this segment is its value."""
+        """The name of the parameter whose value this segment is; empty for a literal."""
         self.operations: dict[str, Operation[Any]] = {}
-        """By method, those whose path ends here."""
+        """The operations whose path ends here, by method."""
 
 
 class Routes:
@@ -46,7 +46,7 @@ class Routes:
             segment.operations["HEAD"] = operation
 
     def find(self, path: str) -> tuple[dict[str, Operation[Any]], dict[str, str]]:
-        """The operations of the path by method, and the values of its parameters; raises ProblemError 404."""
+        """Return the path's operations by method, and the values of its parameters; raises ProblemError 404."""
         segment, parameters = self._root, dict[str, str]()
         for part in path.split("/")[1:]:
             if part in segment.literal:
@@ -61,8 +61,8 @@ class Routes:
         return segment.operations, parameters
 
 
-def choose(operations: Mapping[str, Operation[Any]], method: str) -> Operation[Any]:
-    """The operation for the method; raises ProblemError 405."""
+def choose_operation(operations: Mapping[str, Operation[Any]], method: str) -> Operation[Any]:
+    """Return the operation for the method; raises ProblemError 405."""
     if operation := operations.get(method):
         return operation
     allowed = ", ".join(each for each in METHODS if each in operations)

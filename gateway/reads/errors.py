@@ -6,22 +6,22 @@ from gateway.problems import (
     DATABASE_UNAVAILABLE,
     SEARCH_TIMEOUT,
     ProblemError,
-    retry_after,
+    build_retry_after,
 )
 
 
 class DatabaseUnavailableError(ProblemError):
-    """Postgres did not answer a read within its deadline, or refused to."""
+    """Postgres did not answer a read within its deadline, or rejected it."""
 
     def __init__(self) -> None:
         super().__init__(DATABASE_UNAVAILABLE, headers={"Retry-After": "1"})
 
 
 class SearchTimeoutError(ProblemError):
-    """Postgres reached the time limit of a search, and cancelled it."""
+    """Postgres cancelled a search at its time limit."""
 
     def __init__(self) -> None:
-        super().__init__(SEARCH_TIMEOUT, headers=retry_after())
+        super().__init__(SEARCH_TIMEOUT, headers=build_retry_after())
 
 
 class CredentialsOutdatedError(ProblemError):

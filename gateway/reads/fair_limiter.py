@@ -1,7 +1,7 @@
-"""A fair limiter for expensive reads, so that one owner's requests do not starve the others'.
+"""A fair limiter for expensive reads, so that one owner's requests do not starve those of others.
 
 An owner may hold at most a share of the permits. Free permits go to the owners in turn (round robin), not to the
-oldest request, so an owner with many requests waits behind their own.
+oldest request, so the many requests of one owner wait for each other.
 """
 
 import asyncio
@@ -10,22 +10,22 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import TypeAlias
 
-from gateway.problems import OVERLOADED, ProblemError, retry_after
+from gateway.problems import OVERLOADED, ProblemError, build_retry_after
 
 WAITING_LIMIT = 100
-"""Limit on the waiting requests of one owner; more are rejected at once."""
+"""Limit on the waiting requests of one owner; others are rejected at once."""
 Waiter: TypeAlias = "asyncio.Future[None]"
 
 
 class ShareExhaustedError(ProblemError):
-    """The owner's own requests left no permit for this one in time."""
+    """The owner's other requests left no permit for this one in time."""
 
     def __init__(self) -> None:
-        super().__init__(OVERLOADED, headers=retry_after())
+        super().__init__(OVERLOADED, headers=build_retry_after())
 
 
 class FairLimiter:
-    """A number of permits, of which an owner may hold a share at most."""
+    """A number of permits, of which each owner may hold at most a share."""
 
     def __init__(self, permits: int, share: int) -> None:
         self._free = permits
@@ -36,10 +36,10 @@ class FairLimiter:
 
     @asynccontextmanager
     async def permit(self, owner: int, deadline: float) -> AsyncIterator[None]:
-        """Hold a permit during the block; the deadline for getting it is by the event loop's clock.
+        """Hold a permit during the block; the deadline for getting it is in the event loop's time.
 
-        Raises ShareExhaustedError if too many of the owner's requests wait, or if the deadline passes while others of
-        theirs hold all of their share; otherwise TimeoutError.
+        Raises ShareExhaustedError if too many of the owner's requests are waiting, or if their others hold the whole
+        share at the deadline; otherwise raises TimeoutError then.
         """
         if self._may_acquire(owner) and owner not in self._waiting:
             self._acquire(owner)
@@ -66,7 +66,7 @@ class FairLimiter:
             raise
 
     def _give_up(self, owner: int, waiter: Waiter) -> None:
-        """Leave the queue, or release a permit that came at the same moment."""
+        """Leave the queue, or release a permit that was granted at the same moment."""
         if not waiter.cancelled():
             self._release(owner)
         elif waiter in self._waiting.get(owner, ()):
@@ -86,7 +86,7 @@ class FairLimiter:
             waiter = self._waiting[owner].popleft()
             self._waiting.move_to_end(owner)
             self._forget_if_nothing_waits(owner)
-            if not waiter.cancelled():  # else its deadline has passed or its client is gone
+            if not waiter.cancelled():  # by its deadline, or because its client has disconnected
                 self._acquire(owner)
                 waiter.set_result(None)
 

@@ -1,7 +1,8 @@
 """Batches reads of single notes as the publisher batches writes: those that arrive during a statement share the next.
 
-A statement costs ten times what one more note in it costs. There is no timer: a read that arrives alone is sent alone,
-at once. Every read of a statement arrived before it was sent, so a client that has seen its write reads it.
+A statement costs ten times as much as one more note in it (docs/decisions/0029). There is no timer: a read that arrives
+alone is sent alone, at once. A statement contains only reads that arrived before it was sent, so each sees all writes
+that were answered before.
 """
 
 import asyncio
@@ -15,7 +16,7 @@ from asyncpg import Record
 
 from gateway.caller import Caller
 from gateway.reads.errors import CredentialsOutdatedError
-from gateway.reads.kept_pages import Revision
+from gateway.reads.results import Revision
 from gateway.reads.statements import FIND_NOTES
 from shared.connections import Connections
 from shared.primary import Timeline
@@ -23,9 +24,9 @@ from shared.primary import Timeline
 STATEMENTS_LIMIT = 2
 """Statements in progress: while Postgres works on one, the gateway handles the result of the other."""
 READS_LIMIT = 100
-"""Reads in a statement, so that none of them waits for many others."""
+"""Limit on the reads in a statement, so that none waits for many others."""
 FoundRow: TypeAlias = tuple[str | None, int | None, Revision]
-"""The note's JSON and its version, or twice None, and the caller's revision."""
+"""The note's JSON and version, both None if the caller has no such note, and the caller's revision."""
 
 
 @dataclass(slots=True, eq=False)
@@ -35,7 +36,7 @@ class NoteRead:
     caller: Caller
     note_id: int
     deadline: float
-    """By the event loop's clock."""
+    """In the event loop's time."""
     found: "asyncio.Future[FoundRow]"
 
 
@@ -48,19 +49,20 @@ class GatheredReads:
     def __init__(self, fetch: Fetch) -> None:
         self._fetch = fetch
         self._waiting: deque[NoteRead] = deque()
-        """Reads that no statement has yet."""
+        """Reads that are not in a statement yet."""
         self._pending: deque[NoteRead] = deque()
-        """Reads without an answer, in order; some that have one may be among them."""
+        """Unanswered reads, in order; answered ones are removed only when they come first."""
         self._expiry: asyncio.TimerHandle | None = None
-        """The timer for the first deadline: one for all, because a timer for each costs as much as its read."""
+        """The timer for the first deadline: one for all reads, because a timer costs as much as a read."""
         self._statements: set[asyncio.Task[None]] = set()
         self._context = copy_context()
-        """Used instead of the first request's context, since a statement serves many requests."""
+        """The context of the statements: a request's own would put its ids on the log lines of others."""
 
     async def find(self, caller: Caller, note_id: int, deadline: float) -> FoundRow:
-        """The caller's note and revision; raises TimeoutError, CredentialsOutdatedError or what the statement raised.
+        """Return the caller's note and revision.
 
-        The deadline must not be earlier than that of a read before.
+        Raises TimeoutError at the deadline, which must not be earlier than that of a previous read;
+        CredentialsOutdatedError; or the error of the statement.
         """
         loop = asyncio.get_running_loop()
         read = NoteRead(caller, note_id, deadline, loop.create_future())
@@ -102,7 +104,7 @@ class GatheredReads:
         while batch := self._take():
             try:
                 _distribute(batch, *await self._fetch(batch))
-            except Exception as error:  # noqa: BLE001 - each of the reads raises it
+            except Exception as error:  # noqa: BLE001 - every read of the batch raises it
                 _fail(batch, error)
             except asyncio.CancelledError:
                 for read in batch:
@@ -111,7 +113,7 @@ class GatheredReads:
             self._forget_answered()
 
     def _take(self) -> list[NoteRead]:
-        """Remove the next statement's reads from the queue, without those that were given up."""
+        """Remove the next statement's reads from the queue; drops those that were cancelled or have expired."""
         batch: list[NoteRead] = []
         while self._waiting and len(batch) < READS_LIMIT:
             read = self._waiting.popleft()
@@ -126,7 +128,7 @@ def _distribute(batch: Sequence[NoteRead], timeline: Timeline | None, rows: Sequ
         place: (note, version, (timeline, revision)) for place, note, version, revision in rows
     }
     for place, read in enumerate(batch, start=1):
-        if read.found.done():  # cancelled: the client is gone
+        if read.found.done():  # expired or cancelled
             continue
         if place in found:
             read.found.set_result(found[place])
@@ -141,9 +143,9 @@ def _fail(batch: Sequence[NoteRead], error: Exception) -> None:
 
 
 async def fetch_notes(connections: Connections, reads: Sequence[NoteRead]) -> tuple[Timeline | None, list[Record]]:
-    """Return the server's timeline, and a row for each read with valid credentials, by its position among the reads.
+    """Return the server's timeline, and a row with its position for each read whose credentials are valid.
 
-    The deadline is that of the last read.
+    The deadline is that of the last read: earlier ones expire by themselves.
     """
     async with asyncio.timeout_at(reads[-1].deadline), connections.acquire() as connection:
         rows = await FIND_NOTES.fetch(

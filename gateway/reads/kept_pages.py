@@ -1,37 +1,35 @@
 """Caches pages of lists in memory, each with the owner's revision at which it was read.
 
-A page is never assumed to be current: the owner's revision, which any change raises, is read from Postgres each time.
+A page is served only if that is still the owner's revision, which every change raises and each request reads anew.
 """
 
 from collections import OrderedDict
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TypeAlias
 
+from gateway.reads.results import Revision
 from gateway.telemetry.metrics import KEPT_PAGES_BYTES
-from shared.primary import Timeline
 
 PAGE_OVERHEAD_BYTES = 1024
 """The approximate size of a page besides its text."""
-Revision: TypeAlias = tuple[Timeline | None, int]
-"""The state of an owner's notes: numbers are comparable only within a timeline, since a restore sets them back."""
 PageKey: TypeAlias = tuple[int, str, bytes]
-"""The owner, the path as the client sees it, and the query."""
+"""Owner, path as clients know it, and query."""
 
 
 @dataclass(frozen=True, slots=True)
 class KeptPage:
-    """A page as it was sent."""
+    """A page as it is sent."""
 
     revision: Revision
     body: bytes
     tag: str
     """The page's entity tag."""
-    headers: dict[str, str] = field(default_factory=dict)
-    """The headers that depend on the page."""
+    headers: dict[str, str]
+    """`Link` and, if requested, `X-Total-Count`."""
 
 
 class KeptPages:
-    """The most recently used pages, up to a number of bytes; 0 keeps none."""
+    """The most recently used pages, up to a limit in bytes; 0 keeps none."""
 
     def __init__(self, limit_bytes: int) -> None:
         self._limit_bytes = limit_bytes
@@ -48,17 +46,17 @@ class KeptPages:
     def keep(self, key: PageKey, page: KeptPage) -> None:
         """Store the page in place of an older one, unless it is larger than the limit."""
         self._drop(key)
-        if _size(key, page) > self._limit_bytes:
+        if _measure(key, page) > self._limit_bytes:
             return
         self._pages[key] = page
-        self._bytes += _size(key, page)
+        self._bytes += _measure(key, page)
         while self._bytes > self._limit_bytes:
             self._drop(next(iter(self._pages)))
 
     def _drop(self, key: PageKey) -> None:
         if page := self._pages.pop(key, None):
-            self._bytes -= _size(key, page)
+            self._bytes -= _measure(key, page)
 
 
-def _size(key: PageKey, page: KeptPage) -> int:
+def _measure(key: PageKey, page: KeptPage) -> int:
     return len(page.body) + len(key[2]) + sum(map(len, page.headers.values())) + PAGE_OVERHEAD_BYTES

@@ -1,14 +1,14 @@
-"""Runs the gateway's SELECTs on a few asyncpg connections; JSON passes through as text.
+"""Runs the gateway's SELECTs on a few asyncpg connections; the JSON that they return is passed through as text.
 
-No connection or transaction is held while anything but Postgres is awaited.
+A connection is held only while Postgres is awaited.
 """
 
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext, suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
-from typing import Any, TypeAlias
+from typing import Any
 from uuid import UUID
 
 import asyncpg
@@ -18,7 +18,7 @@ from gateway.caller import Caller
 from gateway.reads.errors import CredentialsOutdatedError, DatabaseUnavailableError, SearchTimeoutError
 from gateway.reads.fair_limiter import FairLimiter
 from gateway.reads.gathered import FoundRow, GatheredReads, fetch_notes
-from gateway.reads.kept_pages import Revision
+from gateway.reads.results import FoundNote, Login, NoteList, Revision, SearchResult
 from gateway.reads.statements import (
     FIND_CREDENTIALS_VERSION,
     FIND_LOGIN,
@@ -42,7 +42,7 @@ from gateway.telemetry.metrics import READS_FAILED
 from shared.clock import Clock
 from shared.connections import CONNECTION_ERRORS, Connections
 from shared.contracts import NO_OWNER, Outcome, PublicToken, PublicUser, Scope
-from shared.database import Statement, milliseconds_before
+from shared.database import SCHEMA_REMEDY, Statement, milliseconds_before
 from shared.errors import describe_error
 from shared.primary import Primary, Timeline
 
@@ -51,64 +51,26 @@ NO_LIMIT = nullcontext()
 TOKEN_SCOPES = frozenset({Scope.READ, Scope.WRITE})
 """The scopes that a personal token may have."""
 SIMILAR_MAX_LENGTH = 64
-"""Characters of a query whose similar titles are searched for; the cost of a comparison grows with it."""
+"""The longest query for which similar titles are searched: the cost of a comparison grows with its length."""
 NO_NOTE = 0
 """No note has this id."""
-FoundNote: TypeAlias = tuple[str, int]
-"""A note's JSON and its version."""
 SLOW_SKIP = 1000
-"""A list that skips more notes than this, by walking past them, counts as slow."""
+"""A list that skips more notes than this is slow: Postgres walks past each of them."""
 SESSION_SETTINGS = {
     # Every read and every order has an index, so a plan with a scan or a sort is a misestimate, and no statement is
-    # slow enough for JIT compilation to pay.
+    # slow enough to benefit from JIT compilation.
     "enable_seqscan": "off",
     "enable_sort": "off",
-    # A plan made while the tables are small may read a whole one for its join, and is cached while they grow.
+    # A plan made while the tables are small may join by reading a whole table, and stays cached while they grow.
     "enable_hashjoin": "off",
     "enable_mergejoin": "off",
     "jit": "off",
-    # No plan depends on the values, but for short arrays Postgres would plan each execution anew.
+    # No good plan depends on the values; by default Postgres would plan each execution with a short array again.
     "plan_cache_mode": "force_generic_plan",
-    "pg_trgm.word_similarity_threshold": "0.3",  # two letters of seven in the wrong order have 0.37
+    "pg_trgm.word_similarity_threshold": "0.3",  # a word of seven letters with two of them swapped has 0.37
 }
 
 log = structlog.get_logger()
-
-
-@dataclass(frozen=True, slots=True)
-class Login:
-    """A user and the hash to verify a password against."""
-
-    owner: int
-    credentials_version: int
-    password_hash: str | None
-
-
-@dataclass(frozen=True, slots=True)
-class NoteList:
-    """A page of notes as JSON, with their sort keys and ids."""
-
-    notes: list[str]
-    ids: list[int]
-    keys: list[Any]
-    """Empty in a list by id."""
-    total: int | None
-    """How many there are on all pages, if that was asked for."""
-    revision: Revision
-    """The owner's, of the same moment."""
-
-
-@dataclass(frozen=True, slots=True)
-class SearchResult:
-    """A page of a search's matches, as JSON."""
-
-    notes: list[str]
-    total: int
-    """How many there are on all pages."""
-    is_limited: bool
-    """Whether there are more matches than were ranked."""
-    is_similar: bool
-    """Whether no note has the words, and these have similar titles."""
 
 
 class Queries:
@@ -122,7 +84,7 @@ class Queries:
         )
         self._notes = GatheredReads(partial(fetch_notes, self._connections))
         self._search_bound = settings.search_matches
-        # Postgres must cancel a search well before the deadline here, which would look like an unavailable server.
+        # Postgres must cancel a search well before the deadline here, at which Postgres would count as unavailable.
         search_seconds = min(settings.search_timeout_seconds, settings.read_timeout_seconds / 4)
         deadline = f"set local statement_timeout = {int(search_seconds * 1000)}"
         self._by_words, self._by_trigrams = (
@@ -142,16 +104,16 @@ class Queries:
         self._connections.close()
 
     def start_deadline(self) -> float:
-        """Return the deadline of a request's reads if they begin now, by the event loop's clock."""
+        """Return the deadline of reads that begin now, in the event loop's time."""
         return asyncio.get_running_loop().time() + self._timeout_seconds
 
     async def find_note(self, caller: Caller, note_id: int) -> FoundNote | None:
-        """A note as JSON, and its version."""
+        """Return the caller's note as JSON and its version, or None."""
         note, version, _ = await self._find_row(caller, note_id, self.start_deadline())
         return None if note is None or version is None else (note, version)
 
     async def find_revision(self, caller: Caller, deadline: float) -> Revision:
-        """Return the revision of the caller's notes; it differs from an earlier one if any of them has changed."""
+        """Return the revision of the caller's notes, which any change of them raises."""
         _, _, revision = await self._find_row(caller, NO_NOTE, deadline)
         return revision
 
@@ -172,7 +134,7 @@ class Queries:
         return NoteList(row["notes"] or [], row["ids"] or [], row.get("keys") or [], row.get("total"), revision)
 
     async def search_notes(self, caller: Caller, q: str, skip: int, limit: int) -> SearchResult:
-        """Return the notes with these words, the best first; without any, those with similar titles.
+        """Return the notes with these words, the best match first; if there are none, those with similar titles.
 
         Raises SearchTimeoutError, and ShareExhaustedError if the caller has too many in progress.
         """
@@ -216,7 +178,7 @@ class Queries:
         return Login(*rows[0]) if rows else None
 
     async def find_credentials_version(self, owner: int) -> int | None:
-        """Return the current version of the owner's credentials; None if the owner is deleted."""
+        """Return the current version of the owner's credentials; None if the owner does not exist."""
         rows = await self._fetch(FIND_CREDENTIALS_VERSION, owner=owner)
         return int(rows[0][0]) if rows else None
 
@@ -266,12 +228,12 @@ class Queries:
         await self._connections.watch_primary()
 
     def _limit_list(self, caller: Caller, deadline: float) -> AbstractAsyncContextManager[None]:
-        """Hold a permit for a list; waits for it at most half of a read's time: the read needs the rest."""
+        """Hold a permit for a list; waits for it at most half of the read timeout, and leaves the rest to the read."""
         return self._lists.permit(caller.owner, deadline - self._timeout_seconds / 2)
 
     @asynccontextmanager
     async def _limit_slow_read(self, caller: Caller, deadline: float) -> AsyncIterator[None]:
-        """Hold the permits for a slow list."""
+        """Hold the permits for a slow read: its own kind's, and that of a list."""
         async with (
             self._slow_reads.permit(caller.owner, deadline - self._timeout_seconds / 2),
             self._limit_list(caller, deadline),
@@ -338,13 +300,12 @@ def _check_caller(rows: list[asyncpg.Record]) -> list[asyncpg.Record]:
 def build_unavailable(error: BaseException) -> DatabaseUnavailableError:
     """Return the error for a failed read; counts and logs the failure."""
     READS_FAILED.inc()
-    log.warning("read not answered: Postgres is unavailable or refuses it", **describe_failure(error))
+    log.warning("read failed: Postgres is unavailable or rejects it", **describe_failure(error))
     return DatabaseUnavailableError()
 
 
 def describe_failure(error: BaseException) -> dict[str, str]:
     """Return the fields of a failed read's log line."""
     if isinstance(error, asyncpg.UndefinedTableError | asyncpg.UndefinedColumnError):
-        hint = "the schema is behind: run `alembic upgrade head` with the migrator's INKWELL_DATABASE_URL"
-        return {"error": describe_error(error), "hint": hint}
+        return {"error": describe_error(error), "remedy": f"the schema is behind: {SCHEMA_REMEDY}"}
     return {"error": describe_error(error)}

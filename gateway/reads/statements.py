@@ -1,6 +1,6 @@
-"""Every SELECT of the gateway, compiled once: those of lists on first use, all others at start.
+"""Every SELECT of the gateway, compiled once: those of lists on first use, all others at import.
 
-A caller's read joins from the caller's user row: no row at all means that the credentials are outdated.
+A caller's read starts from the caller's row in `users`: if it returns no row, the credentials are outdated.
 """
 
 from dataclasses import dataclass
@@ -52,7 +52,7 @@ _IS_ITS_CALLER = (
     (users.c.id == _WANTED.c.owner) & (users.c.credentials_version == _WANTED.c.credentials_version) & _IS_LIVE
 )
 _IS_ITS_NOTE = (notes.c.owner_id == users.c.id) & (notes.c.id == _WANTED.c.note_id)
-# No row: the credentials are outdated. A row without a note: the caller has no such note.
+# A row without a note: the caller has no such note.
 FIND_NOTES = Statement.compile(
     select(
         _WANTED.c.place, case((notes.c.id.is_not(None), _PRINTED_NOTE)), notes.c.version, users.c.revision
@@ -82,7 +82,7 @@ FIND_TOKEN_HOLDER = Statement.compile(
         personal_tokens.c.secret_digest == bindparam("digest", type_=Text),
         personal_tokens.c.credentials_version == users.c.credentials_version,
         personal_tokens.c.expires_date > func.now(),
-        personal_tokens.c.created_date < func.now() + literal_column("interval '1 day'"),  # later: forged
+        personal_tokens.c.created_date < func.now() + literal_column("interval '1 day'"),  # a later one is forged
         _IS_LIVE,
     )
 )
@@ -124,22 +124,22 @@ SORTED_BY: dict[str, ColumnElement[Any]] = {
 """The sort keys of a list; each has an index, with the id as the tie-breaker."""
 
 
-def _time(name: str) -> ColumnElement[Any]:
+def _bind_time(name: str) -> ColumnElement[Any]:
     return bindparam(name, type_=DateTime(timezone=True))
 
 
 FILTERS = {
-    "created_from": notes.c.created_date >= _time("created_from"),
-    "created_until": notes.c.created_date < _time("created_until"),
-    "updated_from": notes.c.updated_date >= _time("updated_from"),
-    "updated_until": notes.c.updated_date < _time("updated_until"),
+    "created_from": notes.c.created_date >= _bind_time("created_from"),
+    "created_until": notes.c.created_date < _bind_time("created_until"),
+    "updated_from": notes.c.updated_date >= _bind_time("updated_from"),
+    "updated_until": notes.c.updated_date < _bind_time("updated_until"),
     "title_prefix": func.starts_with(SORTED_BY["title"], bindparam("title_prefix", type_=Text)),
 }
 """The filters of a list."""
 
 
 # The best index depends on the parameters.
-_PLANNED_ANEW = "set local plan_cache_mode = force_custom_plan"
+_CUSTOM_PLAN = "set local plan_cache_mode = force_custom_plan"
 _SORTED = "set local enable_sort = on"
 
 
@@ -151,7 +151,7 @@ class ListShape:
     descending: bool = False
     filters: frozenset[str] = frozenset()
     is_continued: bool = False
-    """Whether it begins after a position: the parameters `after_key` and `after_id`."""
+    """Whether it begins after a position, given by the parameters `after_key` and `after_id`."""
     is_counted: bool = False
 
 
@@ -160,7 +160,7 @@ def build_list_statement(shape: ListShape) -> Statement:
     """Build the statement of a page: notes as JSON, ids, sort keys unless sorted by id, and the total if counted."""
     key = SORTED_BY[shape.sorted_by]
     conditions = [FILTERS[name] for name in sorted(shape.filters)]
-    # A range, because with `=` Postgres may scan the primary key, past all older notes of other owners.
+    # A range, because with `=` Postgres may scan the primary key, past the notes of all other owners.
     mine = notes.c.owner_id == _OWNER if conditions else notes.c.owner_id.between(_OWNER, _OWNER)
     place = (notes.c.owner_id, notes.c.id) if key is notes.c.id else (notes.c.owner_id, key, notes.c.id)
     page = select(*(notes.c[name] for name in NOTE_FIELDS), key.label("key")).where(mine, *conditions)
@@ -179,11 +179,12 @@ def build_list_statement(shape: ListShape) -> Statement:
     counted = select(func.count()).where(mine, *conditions).scalar_subquery()
     columns = (users.c.revision, *selected.c, *([counted.label("total")] if shape.is_counted else []))
     query = select(*columns).join_from(users, selected, true()).where(_IS_CALLER)
-    return Statement.compile(query, settings=f"{_PLANNED_ANEW}; {_SORTED}" if conditions else "")
+    return Statement.compile(query, settings=f"{_CUSTOM_PLAN}; {_SORTED}" if conditions else "")
 
 
-# The newest notes are tried first. Where a good part of them matches, walking back finds enough matches soon, unless
-# the word is new; otherwise the matches are few enough, unless the word is old, for the index to bring them all.
+# Samples the newest notes. If 3 % of them match, the words are common, and walking back from the newest note soon finds
+# enough matches (`walked`); otherwise they are rare enough for the index to find all of them (`looked_up`), as it does
+# if the walk ends early because the words became common only recently. See docs/decisions/0015.
 _MATCHES_OF_WORDS = """
 with newest as (
   select words from notes where owner_id between :owner and :owner order by owner_id desc, id desc limit 1000
@@ -215,7 +216,7 @@ select id, ts_rank(words, websearch_to_tsquery(inkwell_search_language(), :q)) a
   (select count(*) from matches) as total
 from ranked join notes using (id)
 """
-# The query must have words and exclude none. Limits the comparisons if very many titles are similar.
+# Only for queries that have words and exclude none. Limits the comparisons, for very many titles may be similar.
 _MATCHES_OF_TRIGRAMS = """
 with query as materialized (select websearch_to_tsquery(inkwell_search_language(), :q) as words),
 similar_titles as materialized (
@@ -231,9 +232,9 @@ select id, rank, (select count(*) from matches) as total from matches order by r
 
 
 def _search(matches: str) -> Statement:
-    """Build the statement of a search: the best matches as JSON, and their number, above `bound` if cut off there.
+    """Build the statement of a search: the best matches as JSON, and their number, which exceeds `bound` if limited.
 
-    Sorting and index access are separate steps: with `enable_sort` off, Postgres sorts only where it must.
+    Sorting and index access are separate CTEs: with `enable_sort` off, Postgres sorts only where it has to.
     """
     numbers = [bindparam(name, type_=BigInteger) for name in ("owner", "bound")]
     columns = (column("id", BigInteger), column("rank", Float), column("total", BigInteger))
@@ -244,7 +245,7 @@ def _search(matches: str) -> Statement:
     page = select(func.array_agg(printed)).join_from(best, notes, notes.c.id == best.c.id).scalar_subquery()
     total = select(func.coalesce(func.max(found.c.total), literal_column("0"))).scalar_subquery()
     query = select(page.label("notes"), total.label("total")).select_from(users).where(_IS_CALLER)
-    return Statement.compile(query, settings=_PLANNED_ANEW)
+    return Statement.compile(query, settings=_CUSTOM_PLAN)
 
 
 SEARCH_WORDS = _search(_MATCHES_OF_WORDS)

@@ -1,6 +1,6 @@
-"""The gateway's metrics; no label has more values than the API has routes, methods and statuses.
+"""The gateway's metrics; the values of labels are the API's routes, methods, statuses and codes, never a client's text.
 
-Gauges are read when they are scraped, and cost requests nothing.
+Gauges are computed when they are scraped, at no cost to requests.
 """
 
 from dataclasses import dataclass
@@ -12,29 +12,29 @@ from prometheus_client import Counter, Gauge, Histogram
 COUNTS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)
 METHODS = frozenset(HTTPMethod)
 
-# Named as OpenTelemetry's semantic conventions are in Prometheus.
+# Named after OpenTelemetry's semantic conventions.
 REQUEST_DURATION = Histogram(
     "http_server_request_duration_seconds",
-    "From the request's head to the end of its answer",
+    "Time from the request's head to the end of its answer",
     ["http_request_method", "http_route", "http_response_status_code"],
     buckets=(0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1, 2.5, 5, 7.5, 10),
 )
-ACTIVE_REQUESTS = Gauge("http_server_active_requests", "Requests that are not answered yet")
+ACTIVE_REQUESTS = Gauge("http_server_active_requests", "Requests in progress")
 
-KEPT_PAGES_BYTES = Gauge("inkwell_kept_pages_bytes", "Pages of lists in memory")
+KEPT_PAGES_BYTES = Gauge("inkwell_kept_pages_bytes", "Bytes of pages of lists kept in memory")
 
 PUBLISHED_COMMANDS = Histogram("inkwell_publisher_batch_commands", "Commands in a message", buckets=COUNTS)
 CONFIRM_DURATION = Histogram(
-    "inkwell_publisher_confirm_duration_seconds", "From handing a message over to the broker's word on it"
+    "inkwell_publisher_confirm_duration_seconds", "Time from handing a message over until it is confirmed or refused"
 )
-BACKLOG_COMMANDS = Gauge("inkwell_publisher_backlog_commands", "Commands that wait to be handed over")
-BACKLOG_BYTES = Gauge("inkwell_publisher_backlog_bytes", "Their size")
+BACKLOG_COMMANDS = Gauge("inkwell_publisher_backlog_commands", "Commands waiting to be handed over to the broker")
+BACKLOG_BYTES = Gauge("inkwell_publisher_backlog_bytes", "Bytes of these commands")
 UNPUBLISHED = Counter(
     "inkwell_writes_not_accepted", "Writes answered `not_accepted`, `overloaded` or `unconfirmed`", ["code"]
 )
 for _code in ("not_accepted", "overloaded", "unconfirmed"):
-    UNPUBLISHED.labels(_code)  # there from the start, so that a first change can be seen
-WAITING = Gauge("inkwell_writes_waiting", "Writes and polls that wait for an outcome")
+    UNPUBLISHED.labels(_code)  # exported as 0: `increase` does not count a series that begins at 1
+WAITING = Gauge("inkwell_writes_waiting", "Writes and polls waiting for an outcome")
 READS_FAILED = Counter("inkwell_reads_failed", "Reads that Postgres did not answer")
 
 
@@ -44,22 +44,17 @@ class RequestInfo:
 
     id: bytes
     route: str = ""
-    """The path of its operation; empty if there is none."""
+    """The path of its operation; empty without one."""
     status: int | None = None
-    """None while it is not answered."""
-
-    @property
-    def status_label(self) -> str:
-        """The status; empty while it is not answered."""
-        return str(self.status or "")
+    """None until the request is answered."""
 
 
 def observe_request(method: str, info: RequestInfo, seconds: float) -> None:
     """Record a request's duration."""
-    _find_histogram(method if method in METHODS else "_OTHER", info.route, info.status_label).observe(seconds)
+    _find_histogram(method if method in METHODS else "_OTHER", info.route, str(info.status or "")).observe(seconds)
 
 
 @cache
 def _find_histogram(method: str, route: str, status: str) -> Histogram:
-    """Return the histogram with these labels, cached: `labels` costs as much as `observe`."""
+    """Return the histogram with these labels; cached, since `labels` costs as much as `observe`."""
     return REQUEST_DURATION.labels(method, route, status)

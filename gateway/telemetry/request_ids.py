@@ -1,4 +1,4 @@
-"""The id of a request, which its answer, log lines and trace have in common.
+"""The id of a request, which its answer, log lines and trace share.
 
 Keeps the `X-Request-ID` of a client or proxy if it is safe to log; otherwise generates one.
 """
@@ -9,9 +9,9 @@ from uuid_utils import uuid7
 
 REQUEST_ID = "X-Request-ID"
 HEADER = REQUEST_ID.lower().encode()
-HARMLESS = re.compile(rb"[A-Za-z0-9._-]{1,128}")
+SAFE_TO_LOG = re.compile(rb"[A-Za-z0-9._-]{1,128}")
 
 
-def choose_request_id(stated: bytes | None) -> bytes:
-    """Return the request's own id if it is safe to log, or a new one."""
-    return stated if stated and HARMLESS.fullmatch(stated) else uuid7().hex.encode()
+def choose_request_id(header: bytes | None) -> bytes:
+    """Return the id from the header if it is safe to log, or a new one."""
+    return header if header and SAFE_TO_LOG.fullmatch(header) else uuid7().hex.encode()

@@ -1,4 +1,4 @@
-"""The spans of a request: one for the whole, one for publishing its command; statements have their own.
+"""The spans of a request: one for the whole, one for publishing its command; those of statements are in `database`.
 
 Probes are not traced. Spans name the route, never the path: a command's URL grants access to its outcome.
 """
@@ -28,26 +28,20 @@ PROBES = "/health/"
 REQUEST_ATTRIBUTE = "inkwell.request_id"
 
 
-def start_request_span(scope: Scope, path: str) -> Span:
+def start_request_span(scope: Scope, path: str, traceparent: bytes | None) -> Span:
     """Start a span in the client's trace or in a new one; returns a no-op span unless it is sampled."""
     CURRENT.set(NO_OP)  # replaces the span of the connection's previous request
     if not Tracing.recorder or path.startswith(PROBES):
         return NO_OP
-    span = _start(scope)
+    parent = traceparent.decode("latin-1") if traceparent else None
+    span = start_root_span(_build_name(scope), SpanKind.SERVER, parent)
     if span is not NO_OP:
         bind_ids(trace_id=find_trace_id(span.traceparent) or "")
     return span
 
 
-def _start(scope: Scope) -> Span:
-    for name, value in scope["headers"]:
-        if name == b"traceparent":
-            return start_root_span(_build_name(scope), SpanKind.SERVER, value.decode("latin-1"))
-    return start_root_span(_build_name(scope), SpanKind.SERVER)
-
-
 def _build_name(scope: Scope, route: str = "") -> str:
-    """Return the span's name, of low cardinality: method and route."""
+    """Return the span's name, method and route, whose cardinality is low."""
     if scope["method"] not in METHODS:
         return "HTTP"
     return f"{scope['method']} {route}" if route else str(scope["method"])

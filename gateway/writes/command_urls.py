@@ -1,4 +1,4 @@
-"""The signed URL of a command, which holds all that the gateway needs to answer for it before it has a row."""
+"""The signed URL of a command: it contains what a gateway needs to know of a command that has no row yet."""
 
 import hashlib
 import struct
@@ -14,7 +14,7 @@ from shared.contracts import Command
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 HEAD = struct.Struct(">16s16sqq?")
-"""Command id, attempt id, owner, microseconds since the epoch, confirmed; the fingerprint follows."""
+"""Command id, attempt id, owner, issue time in microseconds since the epoch, confirmed; the fingerprint follows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +27,7 @@ class CommandTicket:
     issued_at: datetime
     fingerprint: str
     confirmed: bool
-    """Whether the broker had confirmed the command when the URL was made."""
+    """Whether the broker had confirmed the command when the URL was built."""
 
 
 class CommandUrls:
@@ -39,7 +39,7 @@ class CommandUrls:
         self._signer = Signer(keys, salt="inkwell.command-url", digest_method=hashlib.sha256)
 
     def url(self, command: Command, *, confirmed: bool) -> str:
-        """Return the path of a command's resource."""
+        """Return the path of a command's URL."""
         issued_at = (command.time - EPOCH) // timedelta(microseconds=1)
         head = HEAD.pack(command.id.bytes, command.attempt_id.bytes, command.owner, issued_at, confirmed)
         return f"{self._prefix}{self._signer.sign(base64_encode(head + command.fingerprint.encode())).decode()}"

@@ -1,6 +1,6 @@
 """Rehashes a user's password after a login if the stored hash is cheaper than the current parameters.
 
-Runs in the background; a failure is retried at the next login. The new hash travels as a command, which the worker
+Runs in the background; the next login retries after a failure. The new hash is sent in a command, which the worker
 rejects if the password has changed meanwhile.
 """
 
@@ -12,7 +12,7 @@ from pydantic import SecretStr
 from gateway.auth.passwords import Passwords
 from gateway.caller import Caller
 from gateway.problems import ProblemError
-from gateway.reads.queries import Login
+from gateway.reads.results import Login
 from gateway.writes.publisher import NotAcceptedError, UnconfirmedError
 from gateway.writes.submission import Submission
 from shared.contracts import RenewedHash, RenewHash
@@ -46,4 +46,4 @@ class HashRenewal:
             data = RenewedHash(password_hash=await self._passwords.hash(password))
             await self._submission.publish(Caller(login.owner, login.credentials_version), RenewHash, data)
         except (ProblemError, NotAcceptedError, UnconfirmedError) as error:
-            log.info("password's hash not renewed; the next login tries again", error=type(error).__name__)
+            log.info("password hash not renewed; the next login retries", error=type(error).__name__)

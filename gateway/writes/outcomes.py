@@ -8,7 +8,7 @@ from typing import get_args
 from uuid import UUID
 
 from gateway.http.answers import Answer, render
-from gateway.http.conditional import etag
+from gateway.http.conditional import build_etag
 from gateway.http.prefer import DEFAULTS, Preferences
 from gateway.problems import (
     CHALLENGE,
@@ -22,7 +22,7 @@ from shared.contracts import NoteCommand, Outcome, OutcomeStatus, Scope
 
 IDEMPOTENT_REPLAYED = "Idempotent-Replayed"
 NOTE_COMMANDS = frozenset(model.type_name() for model in get_args(NoteCommand))
-"""The command types that write notes; the others write accounts."""
+"""The types of commands that write notes; other commands write accounts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,9 +30,9 @@ class Recipient:
     """The client that an answer is for."""
 
     scopes: Collection[Scope]
-    """Without the scope to read a resource, the answer omits it."""
+    """An answer omits a resource that these do not allow to read."""
     prefix: str
-    """The `root_path`, which every path begins with."""
+    """The `root_path`, with which every URL's path begins."""
     preferences: Preferences = DEFAULTS
 
 
@@ -42,7 +42,7 @@ def build_answer(outcome: Outcome, attempt_id: UUID, command_url: Callable[[], s
     if outcome.attempt_id not in (None, attempt_id):
         headers[IDEMPOTENT_REPLAYED] = "true"
     if outcome.note_version is not None and outcome.status is not OutcomeStatus.FAILED:
-        headers["ETag"] = etag(outcome.note_version)
+        headers["ETag"] = build_etag(outcome.note_version)
     if outcome.status is not OutcomeStatus.APPLIED:
         return render(build_problem(outcome, command_url, headers))
     if outcome.http_status == HTTPStatus.CREATED:
@@ -63,7 +63,7 @@ def build_problem(outcome: Outcome, command_url: Callable[[], str], headers: dic
         return ProblemError(COMMAND_FAILED, headers=headers, command=command_url())
     problem = PROBLEM_TYPES[outcome.reason or ""]
     if problem is CREDENTIALS_OUTDATED and IDEMPOTENT_REPLAYED in headers:
-        return ProblemError(IDEMPOTENCY_KEY_SPENT, headers=headers)  # signing in again would not help with this key
+        return ProblemError(IDEMPOTENCY_KEY_SPENT, headers=headers)  # even with new credentials, this key is rejected
     if problem is CREDENTIALS_OUTDATED:
         headers = headers | CHALLENGE
     item = json.loads(outcome.body).get("item") if outcome.body else None

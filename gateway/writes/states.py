@@ -15,8 +15,8 @@ _PENDING = {"id": "01a203dc-cb4e-7573-81ba-d03f29afccf3", "issued_at": TIME, "st
 _ANSWER = {"status": 201, "headers": {"ETag": '"1"', "Location": "/notes/1"}, "body": NOTE}
 
 
-class Answer(BaseModel):
-    """The answer that a write would have had, had it waited for its outcome."""
+class OriginalAnswer(BaseModel):
+    """The answer that a write would have had if it had waited for its outcome."""
 
     status: int
     headers: dict[str, str]
@@ -33,5 +33,5 @@ class CommandState(
     id: UUID
     issued_at: PrintedTime
     status: Literal["pending", "unknown", "applied", "rejected", "failed"]
-    """`unknown` if the broker had not confirmed the write, and it has no outcome so far."""
-    answer: Answer | None = None
+    """`unknown` if the broker had not confirmed the write and it has no outcome yet."""
+    answer: OriginalAnswer | None = None

@@ -9,6 +9,7 @@ from http import HTTPStatus
 from uuid import UUID, uuid4
 
 from pydantic import BaseModel
+from uuid_utils.compat import uuid7
 
 from gateway.auth.keys import KeyedHashes
 from gateway.caller import EVERY_SCOPE, Caller
@@ -27,7 +28,7 @@ from gateway.problems import (
     OVERLOADED,
     UNCONFIRMED,
     ProblemError,
-    retry_after,
+    build_retry_after,
 )
 from gateway.reads.errors import DatabaseUnavailableError
 from gateway.reads.queries import Queries
@@ -46,15 +47,15 @@ from gateway.writes.publisher import (
 from gateway.writes.replies import Attempt, Replies
 from gateway.writes.states import CommandState
 from shared.clock import Clock
-from shared.contracts import MAX_COMMAND_BYTES, NO_OWNER, Command, Outcome, outcome_for
+from shared.contracts import MAX_COMMAND_BYTES, NO_OWNER, Command, Outcome, RegisterUser, outcome_for
 from shared.logs import bind_ids
 from shared.tracing import Span
 
 LOOK_UP_TIMEOUT_SECONDS = 1.0
 KEY_LOOK_UP_TIMEOUT_SECONDS = 0.4
-"""Comes after the publish timeout, within the second by which an answer may exceed its deadline."""
-REPEAT_FREELY = "Repeat it as often as you like"
-REPEAT_WITH_KEY = "An earlier one with the key may have one: repeat it with the same key, never as a new write"
+"""Follows the publish timeout, within the second by which an answer may exceed its deadline."""
+REPEAT_FREELY = "It is safe to repeat"
+REPEAT_WITH_KEY = "An earlier request with the key may have had one: repeat it with the same key, never without"
 WRITE_PROBLEMS = (
     DISCARDED,
     IDEMPOTENCY_KEY_REUSED,
@@ -64,21 +65,21 @@ WRITE_PROBLEMS = (
     OVERLOADED,
     UNCONFIRMED,
 )
-"""The problems that every write may be answered with."""
+"""The problems that any write may end in."""
 WRITE_READERS = (PREFER, IDEMPOTENCY_KEY)
-"""Readers of every write."""
+"""The readers of every write."""
 WRITE_HEADERS = ("Preference-Applied", "Idempotent-Replayed")
-"""Headers of every answer to a write that has been applied."""
+"""The headers of an answer to an applied write."""
 ACCEPTED_ANSWER: dict[int, OpenApi] = {
     202: describe_answer(
-        "Accepted; it will be applied, and `Location` has its outcome",
+        "Accepted; it will be applied, and its outcome will be at `Location`",
         *("Location", "Retry-After", "Preference-Applied"),
         model=CommandState,
     )
 }
 """The answer to a write whose outcome is not awaited."""
-DELETE_ANSWERS = {204: describe_answer("It is gone", *WRITE_HEADERS)} | ACCEPTED_ANSWER
-"""The answers to a removal."""
+DELETE_ANSWERS = {204: describe_answer("Deleted", *WRITE_HEADERS)} | ACCEPTED_ANSWER
+"""The answers to a deletion."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +89,7 @@ class Identity:
     caller: Caller
     command_id: UUID
     is_repeatable: bool
-    """Whether the request carries a key, so that its repetition is the same command."""
+    """Whether the request has a key, so that its repetition is the same command."""
     issued_at: datetime
     may_expire: bool
     """Whether `issued_at` is Postgres' time."""
@@ -100,7 +101,7 @@ REGISTRANT = Caller(NO_OWNER, credentials_version=0, scopes=EVERY_SCOPE)
 class Submission:
     """Submits writes."""
 
-    def __init__(  # noqa: PLR0913, PLR0917 - made in one place
+    def __init__(  # noqa: PLR0913, PLR0917 - called in one place
         self,
         settings: GatewaySettings,
         clock: Clock,
@@ -120,26 +121,20 @@ class Submission:
 
     def identify(self, request: Request, model: type[Command], target: int | str | None = None) -> Identity:
         """Return the identity of the caller's command on the target."""
-        return self._identify(request, request.caller, request.caller.owner, model, target)
+        caller, key = request.caller, request[IDEMPOTENCY_KEY]
+        return self._build_identity(caller, build_command_id(caller.owner, model.type_name(), target, key), key)
 
-    def identify_registration(self, request: Request, model: type[Command], scope: str) -> Identity:
-        """Return the identity of a command without an owner, whose key is unique within the scope."""
-        return self._identify(request, REGISTRANT, scope, model, None)
+    def identify_registration(self, request: Request, namespace: str) -> Identity:
+        """Return the identity of a registration, which has no owner; its key is unique within the namespace."""
+        key = request[IDEMPOTENCY_KEY]
+        return self._build_identity(REGISTRANT, build_command_id(namespace, RegisterUser.type_name(), None, key), key)
 
-    def _identify(
-        self, request: Request, caller: Caller, scope: int | str, model: type[Command], target: int | str | None
-    ) -> Identity:
-        return self._build_identity(caller, scope, model, target, request[IDEMPOTENCY_KEY])
-
-    def _build_identity(
-        self, caller: Caller, scope: int | str, model: type[Command], target: int | str | None, key: str | None
-    ) -> Identity:
-        command_id = build_command_id(scope, model.type_name(), target, key)
+    def _build_identity(self, caller: Caller, command_id: UUID, key: str | None) -> Identity:
         return Identity(caller, command_id, key is not None, self._clock.now(), self._clock.is_synchronized)
 
     async def publish(self, caller: Caller, model: type[Command], data: BaseModel) -> None:
-        """Publish a command that no request asks for; raises NotAcceptedError or UnconfirmedError."""
-        identity = self._build_identity(caller, caller.owner, model, None, None)
+        """Publish a command on the gateway's own initiative; raises NotAcceptedError or UnconfirmedError."""
+        identity = self._build_identity(caller, uuid7(), None)
         with self._replies.expect(self._build_command(model, data, identity)) as attempt:
             await self._publisher.publish(attempt)
 
@@ -153,9 +148,9 @@ class Submission:
     ) -> Answer:
         """Publish the request's command and answer with its outcome, or 202 where none is known within the wait.
 
-        `reveal` completes an outcome with what the worker does not know. Raises ProblemError 503 `not_accepted` or
-        `overloaded` if this request certainly has no effect, and 504 `unconfirmed` if that is unknown; if an earlier
-        request with the key has an outcome, answers with that instead.
+        `reveal` adds to the outcome what the worker does not know, such as a token's secret. Raises ProblemError 503
+        `not_accepted` or `overloaded` if this request certainly had no effect, and 504 `unconfirmed` if that is
+        unknown; if an earlier request with the key has an outcome, answers with that instead.
         """
         preferences = request[PREFER]
         identity = identity or self.identify(request, model, getattr(data, "note_id", None))
@@ -223,20 +218,20 @@ class Submission:
         advice = REPEAT_WITH_KEY if is_repeatable else REPEAT_FREELY
         match error:
             case TooLargeError():
-                return ProblemError(BODY_TOO_LARGE, f"The write takes more than {MAX_COMMAND_BYTES} bytes as a command")
+                return ProblemError(BODY_TOO_LARGE, f"The write's command is larger than {MAX_COMMAND_BYTES} bytes")
             case OverloadedError():
-                detail = f"Too many requests are waiting: this one has no effect. {advice}"
-                return ProblemError(OVERLOADED, detail, headers=retry_after())
+                detail = f"Too many requests are waiting: this one had no effect. {advice}"
+                return ProblemError(OVERLOADED, detail, headers=build_retry_after())
             case NotAcceptedError():
-                detail = f"The broker did not accept the write: this request has no effect. {advice}"
-                return ProblemError(NOT_ACCEPTED, detail, headers=retry_after())
+                detail = f"The broker did not accept the write: this request had no effect. {advice}"
+                return ProblemError(NOT_ACCEPTED, detail, headers=build_retry_after())
             case UnconfirmedError():  # Retry-After only with a key: repeating it without one might write twice
-                headers = retry_after() if is_repeatable else None
+                headers = build_retry_after() if is_repeatable else None
                 url = self._command_urls.url(command, confirmed=False)
                 return ProblemError(UNCONFIRMED, headers=headers, command=url)
 
     async def _await_outcome(self, attempt: Attempt, deadline: float) -> Outcome | None:
-        """The outcome from the reply; without one in time, the outcome that one look-up finds."""
+        """Return the outcome from the reply or, without one in time, from one look-up."""
         try:
             async with asyncio.timeout_at(0.0 if self._replies.draining else deadline):
                 outcome = await attempt.decided

@@ -1,4 +1,4 @@
-"""The wire: commands travel as CloudEvents in JSON batches, outcomes return as replies."""
+"""The wire format: commands are sent as CloudEvents in JSON batches, and outcomes in replies."""
 
 from shared.contracts.accounts import (
     MAX_TOKEN_DAYS,

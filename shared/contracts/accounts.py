@@ -19,7 +19,7 @@ NAME_MAX_LENGTH = 64
 _WRITTEN = get_profile("UsernameCasePreserved")
 _FOLDED = get_profile("UsernameCaseMapped:CaseFold")
 MAX_HASH_MEMORY_KIB, MAX_HASH_PASSES, MAX_HASH_LANES = 65_536, 3, 4
-"""The costliest hash that a gateway verifies. Every gateway must accept a higher cost before any uses it."""
+"""The costliest hash that a gateway verifies. To raise the cost, first upgrade every gateway to accept it."""
 _HASH = re.compile(
     r"\$argon2id\$v=19\$m=([0-9]{1,10}),t=([0-9]{1,10}),p=([0-9]{1,10})\$[A-Za-z0-9+/]{1,64}\$[A-Za-z0-9+/]{1,128}"
 )
@@ -29,7 +29,7 @@ MAX_TOKEN_DAYS = 366
 def parse_username(text: str) -> str:
     """Return the normalized user name; raises ValueError if RFC 8265 does not allow it.
 
-    Parsing and folding the result never fail, and parsing it again does not change it.
+    Parsing the result again neither fails nor changes it, and folding it never fails.
     """
     try:
         name = str(_WRITTEN.enforce(check_storable(text)))
@@ -72,7 +72,7 @@ Username = Annotated[str, Field(min_length=1, max_length=NAME_MAX_LENGTH), After
 
 
 class Scope(StrEnum):
-    """What a token allows."""
+    """A permission that a token grants."""
 
     READ = "notes:read"
     WRITE = "notes:write"
@@ -128,7 +128,7 @@ class PublicUser(BaseModel, frozen=True):
 
 
 class PublicToken(BaseModel, frozen=True):
-    """A personal token as clients see it; its secret is shown by the answer to its creation alone."""
+    """A personal token as clients see it; only the answer to its creation contains its secret."""
 
     id: UUID
     name: str

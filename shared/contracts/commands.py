@@ -1,7 +1,7 @@
 """The commands: imperative, one model each, in the envelope of CloudEvents.
 
-Unknown members are ignored, so a newer gateway may add members that do not change the effect; anything else is a
-new `dataversion` of the type, which an older worker does not apply.
+Unknown members are ignored, so that a newer gateway may add members that do not change the effect. Any other change is
+a new `dataversion` of the type, which older workers do not apply.
 """
 
 from collections.abc import Iterator
@@ -51,9 +51,9 @@ class Envelope(BaseModel):
     attempt_id: Annotated[UUID, Field(alias="attemptid")]
     traceparent: ShortText | None = None
     may_expire: Annotated[bool | None, Field(alias="mayexpire")] = None
-    """Whether `time` is Postgres' time, by which the command may expire; any other clock may be wrong."""
+    """Whether `time` is Postgres' time. Otherwise the command never expires, since its clock may have been wrong."""
     replayed_at: Annotated[Instant | None, Field(alias="replayedat")] = None
-    """When an operator sent a failed command again; only such a delivery may change its outcome."""
+    """When an operator replayed a failed command; only such a delivery may change its outcome."""
     replay_forced: Annotated[bool | None, Field(alias="replayforced")] = None
     """Whether to apply the replay even if a later command has changed the note."""
 
@@ -80,7 +80,7 @@ class ReplaceNote(Envelope):
 
 
 class PatchNote(Envelope):
-    """Change parts of a note."""
+    """Change some members of a note."""
 
     type: Literal["note.patch"] = "note.patch"
     dataversion: Literal[1] = 1
@@ -96,7 +96,7 @@ class DeleteNote(Envelope):
 
 
 class ChangeNotes(Envelope):
-    """Add, change and remove several notes, all or none."""
+    """Add, change and remove several notes atomically."""
 
     type: Literal["notes.change"] = "notes.change"
     dataversion: Literal[1] = 1
@@ -135,7 +135,7 @@ class ChangeUser(Envelope):
 
 
 class RenewHash(Envelope):
-    """Replace a user's password hash by a costlier one; the password and all credentials stay valid."""
+    """Replace a user's password hash by a costlier one; the password and all credentials remain valid."""
 
     type: Literal["user.renew_hash"] = "user.renew_hash"
     dataversion: Literal[1] = 1

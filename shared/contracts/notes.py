@@ -11,9 +11,9 @@ TITLE_HARD_LIMIT, DESCRIPTION_HARD_LIMIT = 10_000, 1_000_000
 MAX_ITEMS = 1000
 """Writes in one command."""
 MAX_TAGGED_VERSION = 10**10 - 1
-"""A gateway passes on any entity tag of up to ten digits; those above MAX_VERSION match no note."""
+"""A gateway passes on entity tags of up to ten digits; those above MAX_VERSION match no note."""
 MAX_VERSIONS = 16_384
-"""Versions in a precondition: more entity tags do not fit into a request's headers."""
+"""Versions in a precondition; more entity tags do not fit into a request's headers."""
 
 
 Title = Annotated[str, Field(max_length=TITLE_HARD_LIMIT, json_schema_extra=STORABLE), AfterValidator(check_storable)]
@@ -26,20 +26,20 @@ Versions = Annotated[
 
 
 class NoteText(BaseModel, frozen=True):
-    """What a client writes of a note."""
+    """The text of a note."""
 
     title: Title
     description: Description
 
 
 class Preconditions(BaseModel, frozen=True):
-    """Conditions on the note's version; a command without any applies to every version."""
+    """Conditions on a note's version; without any, every version is accepted."""
 
     if_match: Versions | None = None
     if_none_match: Versions | Literal["*"] | None = None
 
     def allow(self, version: int) -> bool:
-        """Whether the command may have an effect on this version."""
+        """Whether this version meets the preconditions."""
         if self.if_match is not None and version not in self.if_match:
             return False
         return self.if_none_match is None or (self.if_none_match != "*" and version not in self.if_none_match)
@@ -56,7 +56,7 @@ class NoteReplacement(NoteTarget, NoteText, frozen=True):
 
 
 class NotePatch(NoteTarget, frozen=True):
-    """The parts of a note that get a new text; the others stay."""
+    """New text for some members of a note; the others stay the same."""
 
     title: Title | None = None
     description: Description | None = None
@@ -69,19 +69,19 @@ class CreateItem(NoteText, frozen=True):
 
 
 class ReplaceItem(NoteReplacement, frozen=True):
-    """One of several writes: a note's new text."""
+    """One of several writes: a new text for a note."""
 
     op: Literal["replace"] = "replace"
 
 
 class PatchItem(NotePatch, frozen=True):
-    """One of several writes: parts of a note's text."""
+    """One of several writes: new text for some members of a note."""
 
     op: Literal["patch"] = "patch"
 
 
 class DeleteItem(NoteTarget, frozen=True):
-    """One of several writes: the removal of a note."""
+    """One of several writes: the deletion of a note."""
 
     op: Literal["delete"] = "delete"
 
@@ -99,7 +99,7 @@ class WrittenItem(BaseModel, frozen=True, use_attribute_docstrings=True):
     """The result of one write of a batch."""
 
     status: int
-    """The HTTP status that a request with this write alone would have had."""
+    """The HTTP status that this write would have as a single request."""
     id: int
     version: int | None = None
     """The version of the note; null if the write deletes it."""

@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict
 
 
 class Rejection(StrEnum):
-    """Why a well-formed command must have no effect; part of the API."""
+    """Why a well-formed command is rejected; part of the API."""
 
     NOTE_NOT_FOUND = "note_not_found"
     PRECONDITION_FAILED = "precondition_failed"
@@ -39,7 +39,7 @@ class OutcomeStatus(StrEnum):
 
 
 class Outcome(BaseModel):
-    """The committed result of a command, with the HTTP answer."""
+    """The committed result of a command, including the HTTP answer."""
 
     model_config = ConfigDict(frozen=True, from_attributes=True)
 
@@ -56,7 +56,7 @@ class Outcome(BaseModel):
 
 
 def outcome_for(fingerprint: str, outcome: Outcome) -> Outcome:
-    """Return the outcome, or `idempotency_key_reused` if it is that of a request with another fingerprint."""
+    """Return the outcome, or `idempotency_key_reused` if it belongs to a request with another fingerprint."""
     if fingerprint == outcome.fingerprint:
         return outcome
     reason = Rejection.IDEMPOTENCY_KEY_REUSED
@@ -70,7 +70,7 @@ def outcome_for(fingerprint: str, outcome: Outcome) -> Outcome:
 
 
 class Reply(BaseModel, frozen=True):
-    """Tells a gateway that an attempt has an outcome, which it must look up if the reply omits it."""
+    """Notifies a gateway that an attempt has an outcome, which the gateway looks up if the reply omits it."""
 
     attempt_id: UUID
     outcome: Outcome | None = None

@@ -12,7 +12,7 @@ def check_storable(text: str) -> str:
     if "\0" in text:
         raise ValueError("must not contain the character U+0000")
     try:
-        text.encode()  # much faster than checking each character
+        text.encode()  # fails for a surrogate; much faster than checking each character
     except UnicodeEncodeError:
         raise ValueError("must not contain a lone surrogate") from None
     return text
@@ -23,14 +23,14 @@ STORABLE: JsonDict = {"pattern": r"^[^\u0000]*$"}
 StorableText = Annotated[str, AfterValidator(check_storable), Field(json_schema_extra=STORABLE)]
 """Text that Postgres can store."""
 MAX_VERSION = 2**31 - 1
-"""The highest version of a note or of credentials, an `integer` of Postgres."""
+"""The highest version of a note or of credentials: the maximum of an `integer` in Postgres."""
 Int64 = Annotated[int, Field(ge=-(2**63), le=2**63 - 1)]
 Instant = Annotated[AwareDatetime, Field(ge=datetime(2000, 1, 1, tzinfo=UTC), lt=datetime(9000, 1, 1, tzinfo=UTC))]
-"""A time that every zone and Postgres can express."""
+"""A time that Postgres can store, and that can be converted to any time zone."""
 
 
 def print_time(time: datetime) -> str:
-    """Return a time in the API's format: UTC with microseconds, the same as `shared.tables` prints in SQL."""
+    """Return a time in the API's format: UTC with microseconds, as `shared.tables` prints it in SQL."""
     return time.astimezone(UTC).isoformat(timespec="microseconds")
 
 

@@ -1,4 +1,4 @@
-"""Encodes and decodes commands as JSON batches of CloudEvents, valid or not, and replies as JSON."""
+"""Encodes commands as JSON batches of CloudEvents and replies as JSON; decodes both, even if they are invalid."""
 
 import json
 import math
@@ -17,18 +17,18 @@ MAX_MESSAGE_COMMANDS = 500
 MAX_MESSAGE_BYTES = 1024 * 1024
 """Limit on a message with several commands; a larger command travels alone."""
 LARGEST_MESSAGE_BYTES = 3 * 1024 * 1024
-"""RabbitMQ's `max_message_size`: a batch request has up to 2 MiB, and its command a little more."""
+"""RabbitMQ's `max_message_size`: a batch request has at most 2 MiB, and its command is a little larger."""
 MAX_COMMAND_BYTES = LARGEST_MESSAGE_BYTES - len("[]")
 MAX_VERSIONS_AHEAD = 10
-"""How far a command's version may be ahead of this code; beyond that it counts as forged."""
+"""How far a command's version may be ahead of this code's; a higher one counts as forged."""
 MAX_DEPTH = 100
-"""Levels of nesting; Postgres rejects JSON with some thousands of them."""
+"""Limit on the levels of nesting: Postgres rejects JSON with a few thousand of them."""
 _NO_REPLAY = {"replayed_at": None, "replay_forced": None}
 _CONTAINERS = (dict, list)
 _COMMAND_TYPES: tuple[type[Command], ...] = get_args(Command)
 _VERSIONS = {model.type_name(): model.model_fields["dataversion"].default for model in _COMMAND_TYPES}
 _COMMAND: TypeAdapter[Command] = TypeAdapter(Annotated[Command, Field(discriminator="type")])
-# Fails fast: the list of all errors in a hostile message takes hundreds of times its size.
+# Fails fast: the list of all errors in a hostile message would take hundreds of times the memory of the message.
 _COMMANDS: TypeAdapter[list[Command]] = TypeAdapter(
     Annotated[
         list[Annotated[Command, Field(discriminator="type")]], Field(max_length=MAX_MESSAGE_COMMANDS, fail_fast=True)
@@ -41,13 +41,13 @@ BadCommandReason = Literal["invalid_command", "unknown_type", "newer_version"]
 
 @dataclass(frozen=True, slots=True)
 class BadCommand:
-    """A command that is invalid except for its id; it becomes a `failed` row."""
+    """An invalid command whose id is readable; it becomes a `failed` row."""
 
     id: UUID
     reason: BadCommandReason
     content: str
     envelope: Envelope | None = None
-    """Its owner and attempt, if the envelope is valid."""
+    """None unless it is valid."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +66,7 @@ Received = Command | BadCommand | Unreadable
 
 
 def strip_replay(received: Received) -> Received:
-    """Return the command without its replay attributes, as an ordinary delivery."""
+    """Return the command without its replay attributes, which makes it an ordinary delivery."""
     if isinstance(received, Unreadable) or not (envelope := find_envelope(received)) or not envelope.replayed_at:
         return received
     if isinstance(received, BadCommand):
@@ -75,7 +75,7 @@ def strip_replay(received: Received) -> Received:
 
 
 class NewerVersionError(Exception):
-    """A known type in a version that this worker does not know: upgrade the workers first."""
+    """A known type in a version that this worker does not know: workers must be upgraded before gateways."""
 
 
 def encode_command(command: Command) -> bytes:
@@ -119,19 +119,19 @@ def _decode_each(body: bytes, *, fail_newer: bool) -> Sequence[Received]:
 def _parse(body: str) -> object:
     """Parse JSON; numbers that cannot be serialized again become null: no valid command has one."""
     try:
-        return json.loads(body, parse_constant=_no_number, parse_float=_finite_float)
+        return json.loads(body, parse_constant=_no_number, parse_float=_parse_float)
     except json.JSONDecodeError:
         raise
-    except ValueError:  # an integer with more digits than Python converts
-        return json.loads(body, parse_constant=_no_number, parse_float=_finite_float, parse_int=_finite_integer)
+    except ValueError:  # an integer with more digits than Python converts by default
+        return json.loads(body, parse_constant=_no_number, parse_float=_parse_float, parse_int=_parse_integer)
 
 
-def _finite_float(text: str) -> float | None:
+def _parse_float(text: str) -> float | None:
     number = float(text)
     return number if math.isfinite(number) else None
 
 
-def _finite_integer(text: str) -> int | None:
+def _parse_integer(text: str) -> int | None:
     try:
         return int(text)
     except ValueError:
@@ -143,7 +143,7 @@ def _no_number(_: str) -> None:
 
 
 def _decode_event(event: object, *, fail_newer: bool) -> Received:
-    command_id = _id_of(event)
+    command_id = _parse_id(event)
     if command_id is None or not isinstance(event, dict):
         return Unreadable(json.dumps(event).encode())
     known, version = _VERSIONS.get(str(event.get("type"))), event.get("dataversion", 1)
@@ -157,10 +157,10 @@ def _decode_event(event: object, *, fail_newer: bool) -> Received:
     reason: BadCommandReason = "newer_version" if is_newer else "invalid_command" if known else "unknown_type"
     if _is_deeper(event, MAX_DEPTH):
         return Unreadable(json.dumps(event).encode())
-    return BadCommand(command_id, reason, json.dumps(event), _envelope(event))
+    return BadCommand(command_id, reason, json.dumps(event), _parse_envelope(event))
 
 
-def _id_of(event: object) -> UUID | None:
+def _parse_id(event: object) -> UUID | None:
     try:
         return UUID(event["id"]) if isinstance(event, dict) else None
     except (TypeError, KeyError, ValueError, AttributeError):
@@ -176,7 +176,7 @@ def _is_deeper(value: object, levels: int) -> bool:
     return levels == 0 or any(_is_deeper(each, levels - 1) for each in value if type(each) in _CONTAINERS)
 
 
-def _envelope(event: dict[str, object]) -> Envelope | None:
+def _parse_envelope(event: dict[str, object]) -> Envelope | None:
     try:
         return Envelope.model_validate(event)
     except ValidationError:

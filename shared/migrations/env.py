@@ -22,7 +22,7 @@ DEFINE_LANGUAGE = text(
 
 
 def migrate(settings: MigrationSettings, connection: Connection) -> None:
-    """Runs the migrations that Alembic was asked for; a second migrator waits for the first."""
+    """Run the requested migrations; a second migrator waits for the first."""
     context.configure(connection=connection, target_metadata=metadata, compare_server_default=True)
     with context.begin_transaction():
         connection.execute(text("set local idle_in_transaction_session_timeout = 0"))
@@ -33,22 +33,24 @@ def migrate(settings: MigrationSettings, connection: Connection) -> None:
 
 
 def set_search_language(connection: Connection, language: str) -> None:
-    """Makes it the language of searches, if it is another and there are searches; rewrites all notes."""
+    """Change the language of searches, which rewrites all notes; does nothing if it is the current one."""
     try:
-        [wanted] = connection.execute(FIND_LANGUAGE, {"language": language}).one()
+        [name] = connection.execute(FIND_LANGUAGE, {"language": language}).one()
     except DBAPIError:
-        sys.stderr.write(f"wrong setting: INKWELL_SEARCH_LANGUAGE: Postgres has no text search named {language!r}\n")
+        sys.stderr.write(
+            f"wrong setting: INKWELL_SEARCH_LANGUAGE: Postgres has no text search configuration {language!r}\n"
+        )
         sys.exit(EXIT_BAD_SETTING)
     if not connection.scalar(text("select to_regproc('inkwell_search_language') is not null")):
-        return
-    if connection.scalar(text("select inkwell_search_language()::text")) != wanted:
-        definition = connection.scalar(DEFINE_LANGUAGE, {"language": wanted})
+        return  # the migration that adds searches has not run
+    if connection.scalar(text("select inkwell_search_language()::text")) != name:
+        definition = connection.scalar(DEFINE_LANGUAGE, {"language": name})
         connection.execute(text(str(definition)))
         connection.execute(text(f"alter table notes alter column words set expression as ({WORDS})"))
 
 
 async def run() -> None:
-    """Connects with INKWELL_DATABASE_URL and migrates."""
+    """Connect with INKWELL_DATABASE_URL and migrate."""
     settings = load_settings(MigrationSettings)
     url = settings.database_url
     engine = create_async_engine("postgresql+asyncpg://", async_creator=partial(connect, url, "inkwell-migrate", None))

@@ -25,21 +25,21 @@ PROTOCOLS = ("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL"
 
 
 def configure_tracing(service: str) -> None:
-    """Record and export the spans of this process, if the environment says where to.
+    """Record and export the spans of this process if the environment enables tracing.
 
-    Exits with 2 if it asks for something that is not supported.
+    Exits with 2 for a value that is not supported.
     """
-    if not is_wanted(os.environ):
+    if not is_enabled(os.environ):
         return
     try:
         from shared.tracing.recorder import build_recorder  # noqa: PLC0415 - costs time and memory, and is an extra
     except ImportError as error:
-        exit_with_problems(f"{ENDPOINTS[1]}: traces need Inkwell's extra `traces` ({error})")
+        exit_with_problems(f"{ENDPOINTS[1]}: tracing needs Inkwell's extra `traces` ({error})")
     Tracing.recorder = build_recorder(service)
 
 
-def is_wanted(environment: Mapping[str, str]) -> bool:
-    """Whether OpenTelemetry's variables ask for traces; exits with 2 for an unsupported exporter or protocol."""
+def is_enabled(environment: Mapping[str, str]) -> bool:
+    """Whether OpenTelemetry's variables enable tracing; exits with 2 for an unsupported exporter or protocol."""
     exporter = environment.get("OTEL_TRACES_EXPORTER", "").strip().lower()
     has_endpoint = any(environment.get(name) for name in ENDPOINTS)
     if environment.get("OTEL_SDK_DISABLED", "").strip().lower() == "true" or exporter == "none":

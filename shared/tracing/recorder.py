@@ -1,4 +1,4 @@
-"""Records and exports spans with OpenTelemetry's SDK; imported only where traces are wanted."""
+"""Records and exports spans with OpenTelemetry's SDK; imported only if tracing is enabled."""
 
 import logging
 from collections.abc import Sequence
@@ -26,7 +26,7 @@ log = structlog.get_logger()
 
 
 def build_recorder(service: str) -> "SdkRecorder":
-    """Return a recorder that exports in batches, from a thread; no request waits for it."""
+    """Return a recorder that exports in batches from a thread, so that no request waits for it."""
     reasons = Reasons()
     logger = logging.getLogger("opentelemetry.exporter")
     logger.addHandler(reasons)
@@ -36,22 +36,23 @@ def build_recorder(service: str) -> "SdkRecorder":
 
 
 class TraceIds(RandomIdGenerator):
-    """Generates the ids of traces; the sampler has decided on each id before a span starts."""
+    """Generates the ids of traces: the sampler decides by the id, before the first span starts."""
 
     next_id: int | None = None
 
     def generate_trace_id(self) -> int:
-        """Return the id that the sampler picked, or a new one."""
+        """Return the id that the sampler has accepted, or a new one."""
         chosen, self.next_id = self.next_id, None
         return super().generate_trace_id() if chosen is None else chosen
 
 
 class SdkRecorder:
-    """Starts the spans of traces that the sampler picks; the standard variables configure sampler and exporter."""
+    """Starts the spans of sampled traces; the standard variables configure sampler and exporter."""
 
     def __init__(self, processor: SpanProcessor, service: str) -> None:
         self._ids = TraceIds()
-        self._provider = TracerProvider(resource=_resource(service), shutdown_on_exit=False, id_generator=self._ids)
+        resource = _build_resource(service)
+        self._provider = TracerProvider(resource=resource, shutdown_on_exit=False, id_generator=self._ids)
         self._provider.add_span_processor(processor)
         self._tracer = self._provider.get_tracer("inkwell")
         self._propagator = TraceContextTextMapPropagator()
@@ -65,19 +66,19 @@ class SdkRecorder:
         links: Sequence[Span] = (),
     ) -> Span:
         """Start a span in its parent's trace, or in a new one; returns a no-op span unless it is sampled."""
-        if not parent and not self._begins(name):
+        if not parent and not self._samples_next(name):
             return NO_OP
         span = self._tracer.start_span(
             name,
             self._context(parent),
             kind,
             attributes,
-            _links(links) if links else None,
+            _build_links(links) if links else None,
         )
         return RecordedSpan(span) if span.is_recording() else NO_OP
 
-    def _begins(self, name: str) -> bool:
-        """Whether the sampler picks the next trace; asking it costs a third of a span that is not recorded."""
+    def _samples_next(self, name: str) -> bool:
+        """Whether the next trace is sampled; asking the sampler costs a third of an unrecorded span."""
         self._ids.next_id = trace_id = super(TraceIds, self._ids).generate_trace_id()
         return self._provider.sampler.should_sample(NO_CONTEXT, trace_id, name).decision is Decision.RECORD_AND_SAMPLE
 
@@ -110,7 +111,7 @@ class RecordedSpan(Span):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        """End the span; records only the class and SQLSTATE of an exception, whose message may have users' texts."""
+        """End the span; records only the class and SQLSTATE of an exception: its message may quote users' texts."""
         if error is not None:
             if sqlstate := getattr(error, "sqlstate", None):
                 self.span.set_attribute("db.response.status_code", str(sqlstate))
@@ -132,7 +133,7 @@ class RecordedSpan(Span):
 
 
 class Reasons(logging.Handler):
-    """Keeps the last message of the exporter, which repeats it with each try."""
+    """Keeps the last message of the exporter, which logs one at each attempt."""
 
     last = ""
 
@@ -150,11 +151,11 @@ class QuietExporter(SpanExporter):
         self._is_failing = False
 
     def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
-        """Export the spans, with the retries and deadlines of the standard variables."""
+        """Export the spans, with the retries and timeouts of the standard variables."""
         result = self._exporter.export(spans)
         is_failing = result is not SpanExportResult.SUCCESS
         if is_failing and not self._is_failing:
-            log.warning("traces are lost: they cannot be exported; requests go on without", reason=self._reasons.last)
+            log.warning("traces cannot be exported and are lost; requests are not affected", reason=self._reasons.last)
         elif self._is_failing and not is_failing:
             log.info("traces are exported again")
         self._is_failing = is_failing
@@ -165,11 +166,11 @@ class QuietExporter(SpanExporter):
         self._exporter.shutdown()
 
 
-def _links(spans: Sequence[Span]) -> list[trace.Link]:
+def _build_links(spans: Sequence[Span]) -> list[trace.Link]:
     return [trace.Link(each.span.get_span_context()) for each in spans if isinstance(each, RecordedSpan)]
 
 
-def _resource(service: str) -> Resource:
+def _build_resource(service: str) -> Resource:
     """Return the resource of the standard variables, with this service name unless they set one."""
     resource = Resource.create()
     is_named = not str(resource.attributes[SERVICE_NAME]).startswith("unknown_service")

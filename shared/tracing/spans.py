@@ -1,7 +1,7 @@
 """Spans, recorded only if OpenTelemetry's variables enable tracing and the trace is sampled.
 
-Otherwise a span costs one read of a context variable. No span has user content, a secret, a path that may hold
-a signed URL, or the value of an SQL parameter, and none has a name that a client can choose.
+Otherwise a span costs one read of a context variable. Spans contain no user content, no secrets, no paths (one may be a
+signed URL) and no values of SQL parameters, and clients cannot choose their names.
 """
 
 import re
@@ -18,7 +18,7 @@ Attributes = Mapping[str, str | int]
 
 
 class Span:
-    """A no-op span; a recorded one is current during its block."""
+    """A no-op span, and the interface of recorded ones; a recorded span is current during its block."""
 
     traceparent: str | None = None
     """The W3C `traceparent` with which another process continues the trace."""
@@ -30,7 +30,7 @@ class Span:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        """End it; a span that ends in an exception has failed."""
+        """End it; an exception marks it as failed."""
 
     def update(self, attributes: Attributes, name: str | None = None) -> None:
         """Add attributes, and change the name."""
@@ -61,9 +61,10 @@ class Recorder(Protocol):
 
 
 class Tracing:
-    """Holds the process's recorder; None unless tracing is enabled."""
+    """Holds the process's recorder."""
 
     recorder: Recorder | None = None
+    """None unless tracing is enabled."""
 
 
 def start_root_span(
@@ -84,7 +85,7 @@ def start_span(
 
 
 def is_recording() -> bool:
-    """Whether the current span is recorded, so that it pays to describe one within it."""
+    """Whether the current span is recorded, so that it is worth building attributes for a child."""
     return CURRENT.get() is not NO_OP
 
 

@@ -62,9 +62,9 @@ async def test_generated_client_writes_reads_and_searches(client: Any) -> None:
     async with signed_in as ada:
         note = await call("notes.create_note", client=ada, body=model("NoteIn", **NOTE))
         assert (note.title, note.version) == (NOTE["title"], 1)
-        patch = model("PatchItem", op="patch", id=note.id, title="Blue ink", if_match=[1])
-        create = model("CreateItem", op="create", title="Pen", description="")
-        both = await call("notes.change_notes", client=ada, body=model("NoteItems", items=[patch, create]))
+        patch = model("PatchItemIn", op="patch", id=note.id, title="Blue ink", if_match=[1])
+        create = model("CreateItemIn", op="create", title="Pen", description="")
+        both = await call("notes.change_notes", client=ada, body=model("NoteItemsIn", items=[patch, create]))
         assert [(item.status, item.version) for item in both.items] == [(200, 2), (201, 1)]
         sort = model("ListNotesSort", value="-title")
         listed = await call("notes.list_notes", client=ada, sort=sort, limit=10)

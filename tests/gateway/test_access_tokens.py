@@ -10,7 +10,7 @@ import httpx
 import jwt
 import pytest
 
-from gateway.auth.access_tokens import AccessTokens, key_id
+from gateway.auth.access_tokens import AccessTokens, build_key_id
 from gateway.problems import ProblemError
 from gateway.settings import GatewaySettings
 from shared.clock import Clock
@@ -20,7 +20,7 @@ from tests.accounts import bearer, forged, sign_up
 
 SETTINGS = harness.settings_without_servers(auth="password", read_timeout_seconds=0.5)
 KEY = SETTINGS.signing_keys[0].get_secret_value().encode()
-HEADER = {"alg": "HS256", "kid": key_id(KEY), "typ": "at+jwt"}
+HEADER = {"alg": "HS256", "kid": build_key_id(KEY), "typ": "at+jwt"}
 CLAIMS = jwt.decode(AccessTokens(SETTINGS, Clock()).issue(1, 1, frozenset(Scope)), options={"verify_signature": False})
 NESTED = "[" * 100_000 + "]" * 100_000
 DEEP = '{"a":' * 5000 + "1" + "}" * 5000

@@ -104,7 +104,7 @@ async def test_kept_list_is_its_owners_alone(
 
 
 def page(text: bytes, revision: int = 1) -> KeptPage:
-    return KeptPage((None, revision), text, '"1"')
+    return KeptPage((None, revision), text, '"1"', {})
 
 
 def test_pages_are_kept_up_to_a_number_of_bytes_the_ones_read_last() -> None:

@@ -50,11 +50,11 @@ async def double_number(_: Gateway, request: Request) -> Answer:
 @pytest.fixture(scope="module")
 async def client(servers: Services, template: str) -> AsyncIterator[httpx.AsyncClient]:
     """Of a gateway with one operation more."""
-    declared = app_module.find_operations
+    declared = app_module.collect_operations
     async with fresh_database(servers, template) as url, fresh_prefix(servers) as prefix:
         settings = settings_of_gateway(servers, url, prefix, **SIGNING_IN)
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(app_module, "find_operations", lambda settings: [*declared(settings), *operations])
+            patch.setattr(app_module, "collect_operations", lambda settings: [*declared(settings), *operations])
             async with harness.worker(settings_of_worker(servers, url, prefix)), harness.gateway(settings) as client:
                 yield client
 
@@ -116,7 +116,7 @@ def test_an_operation_without_a_scope_cannot_be_declared() -> None:
 
 
 def test_a_path_is_declared_once(gateway_settings: GatewaySettings, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(app_module, "find_operations", lambda _: [*operations, *operations])
+    monkeypatch.setattr(app_module, "collect_operations", lambda _: [*operations, *operations])
 
     with pytest.raises(TypeError, match="double is declared twice"):
         create_app(gateway_settings)
@@ -127,7 +127,7 @@ def test_a_segment_has_one_name_in_all_paths(
 ) -> None:
     other = Operations[Gateway]("numbers")
     other.add("GET", "/numbers/{other}/half", allows=TokenScope.READ)(double_number)
-    monkeypatch.setattr(app_module, "find_operations", lambda _: [*operations, *other])
+    monkeypatch.setattr(app_module, "collect_operations", lambda _: [*operations, *other])
 
     with pytest.raises(TypeError, match=r"is called \{number\} elsewhere"):
         create_app(gateway_settings)

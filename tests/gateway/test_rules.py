@@ -9,7 +9,7 @@ import httpx
 import pytest
 
 from dev.backend import Services
-from gateway.app import create_app, find_operations
+from gateway.app import collect_operations, create_app
 from gateway.settings import GatewaySettings
 from tests import harness
 from tests.accounts import Person, bearer, forged, invalid_tokens, personal_token, sign_in, sign_up
@@ -34,7 +34,7 @@ BODIES: dict[tuple[str, str], dict[str, Any]] = {
 }
 SETTINGS = GatewaySettings.model_validate(NOWHERE)
 APP = create_app(SETTINGS)
-SCOPES = {(operation.method, operation.path): str(operation.allows) for operation in find_operations(SETTINGS)}
+SCOPES = {(operation.method, operation.path): str(operation.allows) for operation in collect_operations(SETTINGS)}
 ROUTES = list(SCOPES)
 GUARDED = [route for route in ROUTES if route not in OPEN]
 

@@ -67,7 +67,7 @@ def test_url_that_cannot_be_read_is_refused_without_its_password(url: str) -> No
     ("url", "told"),
     [
         ("amqp://u:hunter2-hunter2@one,two:70000/", "port"),
-        ("amqp://u:hunter2-hunter2@one,/", "names no host"),
+        ("amqp://u:hunter2-hunter2@one,/", "lacks a host"),
         ("amqp://u:hunter2-hunter2@one/?cafle=/x", "did you mean cafile?"),
     ],
 )

@@ -15,7 +15,7 @@ from opentelemetry.trace import SpanKind, StatusCode
 
 from gateway.settings import GatewaySettings
 from shared.settings import EXIT_BAD_SETTING
-from shared.tracing import Tracing, find_trace_id, is_wanted
+from shared.tracing import Tracing, find_trace_id, is_enabled
 from shared.tracing.recorder import SdkRecorder
 from tests import harness
 from tests.canaries import NOTE
@@ -192,7 +192,7 @@ def test_services_do_not_load_the_sdk_while_traces_are_off() -> None:
     ],
 )
 def test_standard_variables_decide(environment: dict[str, str], wanted: bool) -> None:  # noqa: FBT001 - a parameter
-    assert is_wanted(environment) is wanted
+    assert is_enabled(environment) is wanted
 
 
 @pytest.mark.parametrize(
@@ -204,7 +204,7 @@ def test_standard_variables_decide(environment: dict[str, str], wanted: bool) ->
 )
 def test_what_there_is_not_is_a_wrong_setting(environment: dict[str, str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as exit_:
-        is_wanted(environment)
+        is_enabled(environment)
 
     assert exit_.value.code == EXIT_BAD_SETTING
     assert "wrong setting: OTEL_" in capsys.readouterr().err
