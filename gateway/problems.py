@@ -95,11 +95,11 @@ INTERNAL_ERROR = ProblemType("internal_error", 500, "A bug in Inkwell; it has be
 NOT_ACCEPTED = ProblemType(
     "not_accepted",
     503,
-    "The broker did not accept the write: this request had no effect. Repeat it, with the same key if it had one",
+    "The broker did not accept the write: this request has no effect. Repeat it, with the same key if it had one",
     _RETRY,
 )
 OVERLOADED = ProblemType(
-    "overloaded", 503, "Too many requests are waiting: this one had no effect. Repeat it later", _RETRY
+    "overloaded", 503, "Too many requests are waiting: this one has no effect. Repeat it later", _RETRY
 )
 DATABASE_UNAVAILABLE = ProblemType("database_unavailable", 503, "The database did not answer; try again", _RETRY)
 SEARCH_TIMEOUT = ProblemType(

@@ -55,7 +55,7 @@ LOOK_UP_TIMEOUT_SECONDS = 1.0
 KEY_LOOK_UP_TIMEOUT_SECONDS = 0.4
 """Follows the publish timeout, within the second by which an answer may exceed its deadline."""
 REPEAT_FREELY = "It is safe to repeat"
-REPEAT_WITH_KEY = "An earlier request with the key may have had one: repeat it with the same key, never without"
+REPEAT_WITH_KEY = "An earlier request with the key may have one: repeat it with the same key, never as a new write"
 WRITE_PROBLEMS = (
     DISCARDED,
     IDEMPOTENCY_KEY_REUSED,
@@ -220,10 +220,10 @@ class Submission:
             case TooLargeError():
                 return ProblemError(BODY_TOO_LARGE, f"The write's command is larger than {MAX_COMMAND_BYTES} bytes")
             case OverloadedError():
-                detail = f"Too many requests are waiting: this one had no effect. {advice}"
+                detail = f"Too many requests are waiting: this one has no effect. {advice}"
                 return ProblemError(OVERLOADED, detail, headers=build_retry_after())
             case NotAcceptedError():
-                detail = f"The broker did not accept the write: this request had no effect. {advice}"
+                detail = f"The broker did not accept the write: this request has no effect. {advice}"
                 return ProblemError(NOT_ACCEPTED, detail, headers=build_retry_after())
             case UnconfirmedError():  # Retry-After only with a key: repeating it without one might write twice
                 headers = build_retry_after() if is_repeatable else None
