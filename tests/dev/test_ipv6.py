@@ -14,7 +14,7 @@ from docker.types import IPAMConfig, IPAMPool
 from dev.backend import ROOT
 from dev.containers import IMAGES
 from dev.definitions import ADMINISTRATOR, definitions_for_tests
-from tests.harness import eventually
+from tests.support.harness import eventually
 
 START = """
 mkdir -p /etc/rabbitmq/inkwell

@@ -9,7 +9,7 @@ import yaml
 
 from dev.backend import ROOT
 from dev.containers import IMAGES
-from tests.k8s.rendering import containers_of, find, pods_of
+from tests.support.rendering import containers_of, find, pods_of
 
 COMPOSE = yaml.safe_load((ROOT / "docker-compose.yml").read_text())["services"]
 POSTGRES, RABBITMQ = IMAGES["POSTGRES_IMAGE"], IMAGES["RABBITMQ_IMAGE"]

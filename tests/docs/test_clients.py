@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from dev.backend import Services
-from tests.harness import eventually
-from tests.proxy import Proxy, proxy_to
-from tests.system.stack import ROOT, Stack, running_stack
+from dev.backend import ROOT, Services
+from tests.support.harness import eventually
+from tests.support.proxy import Proxy, proxy_to
+from tests.support.stack import Stack, running_stack
 
 RECIPES = dict(
     re.findall(r"^```(python|bash)\n(.*?)^```", (ROOT / "docs/clients.md").read_text(), re.DOTALL | re.MULTILINE)

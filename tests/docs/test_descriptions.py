@@ -3,12 +3,11 @@
 import ast
 from collections.abc import Iterator
 from itertools import chain, pairwise
-from pathlib import Path
 
+from dev.backend import ROOT
 from gateway.app import create_app
 from gateway.settings import GatewaySettings
 
-ROOT = Path(__file__).parent.parent.parent
 MODELS = (*ROOT.glob("gateway/**/*.py"), *ROOT.glob("shared/contracts/*.py"))
 
 

@@ -9,8 +9,8 @@ import httpx
 import pytest
 from playwright.async_api import ConsoleMessage, Page, Response, async_playwright
 
-from tests.accounts import sign_up
-from tests.canaries import PASSWORD
+from tests.support.accounts import sign_up
+from tests.support.canaries import PASSWORD
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium: apt-get install chromium")

@@ -11,7 +11,7 @@ import httpx
 import pytest
 
 from dev.openapi import PATH, document
-from tests.canaries import NOTE, PASSWORD
+from tests.support.canaries import NOTE, PASSWORD
 
 PACKAGE = "inkwell_client"
 

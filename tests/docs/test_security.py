@@ -7,9 +7,9 @@ import httpx
 from dev.backend import ROOT
 from gateway.settings import GatewaySettings
 from shared.database import Session
-from tests import harness
-from tests.accounts import bearer, personal_token, sign_in, sign_up
-from tests.harness import eventually
+from tests.support import harness
+from tests.support.accounts import bearer, personal_token, sign_in, sign_up
+from tests.support.harness import eventually
 from worker.settings import WorkerSettings
 
 PAGE = (ROOT / "docs/security.md").read_text()

@@ -24,8 +24,8 @@ from tests.faults.cluster import PREFIX, Cluster
 from tests.faults.history import EVERYTHING
 from tests.faults.nemesis import LONG, Fault, Nemesis
 from tests.faults.servers import Servers
-from tests.harness import eventually
-from tests.proxy import free_port
+from tests.support.harness import eventually
+from tests.support.proxy import free_port
 
 NODES = 3
 PARTED = (5.0, 40.0)

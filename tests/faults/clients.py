@@ -12,9 +12,9 @@ from uuid import UUID
 
 import aiohttp
 
-from tests.canaries import PASSWORD
 from tests.faults.history import PATCHED, Answer, History, Read, Write, text_of_item
-from tests.harness import eventually
+from tests.support.canaries import PASSWORD
+from tests.support.harness import eventually
 
 PUBLISH_SECONDS, READ_SECONDS, WAIT_SECONDS = 3.0, 3.0, 1.0
 """What the gateways are set to."""

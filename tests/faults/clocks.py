@@ -12,7 +12,7 @@ from typing import Any
 from tests.faults.cluster import Cluster, Service
 from tests.faults.nemesis import Fault, Nemesis
 from tests.faults.servers import SingleServers, single_servers
-from tests.wrong_clocks import DAY, HOUR, MONTH, SettableClock
+from tests.support.wrong_clocks import DAY, HOUR, MONTH, SettableClock
 
 WRONG_SECONDS = 10.0
 OFFSETS = {"hour": HOUR, "day": DAY, "month": MONTH}

@@ -20,19 +20,19 @@ from aio_pika.abc import AbstractChannel
 from pamqp.common import FieldTable
 from pydantic import Secret
 
-from dev.backend import Services, as_user, with_database
+from dev.backend import ROOT, Services, as_user, with_database
 from gateway.auth.access_tokens import AccessTokens
 from gateway.settings import GatewaySettings
 from shared.broker_url import BrokerUrl
 from shared.clock import Clock
 from shared.contracts import Scope
 from shared.messaging import Topology, open_connection
-from tests.accounts import bearer
 from tests.faults.clients import PUBLISH_SECONDS, READ_SECONDS, WAIT_SECONDS, Owner, session
 from tests.faults.servers import Servers, ServersT
-from tests.harness import create_roles
-from tests.proxy import Proxy, free_port, proxy_to
-from tests.system.stack import KEY, ROOT, Process
+from tests.support.accounts import bearer
+from tests.support.harness import create_roles
+from tests.support.proxy import Proxy, free_port, proxy_to
+from tests.support.stack import KEY, Process
 
 GATEWAYS, WORKERS, PARTITIONS, OWNERS = 2, 3, 8, 16
 RECOVERY_SECONDS = 60.0

@@ -10,7 +10,7 @@ import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.system.stack import ROOT
+from dev.backend import ROOT
 
 FOLDER = Path(__file__).with_name("mutations")
 PACKAGES = ("gateway", "worker", "shared")

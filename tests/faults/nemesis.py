@@ -15,7 +15,7 @@ from shared.messaging import BROKER_ERRORS
 from tests.faults.cluster import COPIES, PREFIX, Cluster, Service
 from tests.faults.history import Disturbance, History
 from tests.faults.servers import SingleServers
-from tests.proxy import Proxy
+from tests.support.proxy import Proxy
 
 RECOVERY_LIMIT_SECONDS = 30.0
 SHORT, LONG, CALM = (0.2, 2.0), (2.0, 7.0), (1.0, 5.0)

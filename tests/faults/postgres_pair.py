@@ -18,8 +18,8 @@ from dev.containers import image, postgres_server
 from tests.faults.cluster import Cluster
 from tests.faults.nemesis import SHORT, Fault, Nemesis
 from tests.faults.servers import Servers, broker
-from tests.harness import eventually
-from tests.proxy import free_port
+from tests.support.harness import eventually
+from tests.support.proxy import free_port
 
 NOTICED_SECONDS = (2.0, 5.0)
 """How long it takes until whoever watches the primary has it replaced."""

@@ -10,9 +10,8 @@ from typing import Any
 
 import aiohttp
 
+from dev.backend import ROOT
 from shared.contracts import NO_OWNER
-from tests.accounts import bearer
-from tests.canaries import PASSWORD
 from tests.faults.checker import kinds, violations
 from tests.faults.clients import POISON, Client, Owner
 from tests.faults.cluster import Cluster, running_cluster
@@ -20,7 +19,8 @@ from tests.faults.facts import Facts
 from tests.faults.history import History, Write
 from tests.faults.nemesis import Nemesis
 from tests.faults.rigs import RIGS
-from tests.system.stack import ROOT
+from tests.support.accounts import bearer
+from tests.support.canaries import PASSWORD
 
 CLIENTS_PER_OWNER = 3
 PAUSE_SECONDS = 0.06

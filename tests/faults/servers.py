@@ -11,7 +11,7 @@ from testcontainers.core.container import DockerContainer
 from dev.backend import Services
 from dev.containers import postgres_server, rabbitmq_server
 from dev.definitions import ADMINISTRATOR
-from tests.proxy import free_port
+from tests.support.proxy import free_port
 
 
 @dataclass

@@ -7,7 +7,7 @@ import pytest
 
 from tests.faults.nemesis import RECOVERY_LIMIT_SECONDS
 from tests.faults.run import run
-from tests.wrong_clocks import needs_libfaketime
+from tests.support.wrong_clocks import needs_libfaketime
 
 FAULTS_SECONDS = float(os.environ.get("FAULTS_SECONDS", "60"))
 TIMED = ("I7", "I8", "I9", "I11")

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from dev.backend import ROOT
 from tests.faults.mutations import PACKAGES, Mutation, StalePatchError, applied, mutations
 from tests.faults.nemesis import FAULTS
-from tests.system.stack import ROOT
 
 MUTATIONS = mutations()
 EACH = pytest.mark.parametrize("mutation", MUTATIONS, ids=[mutation.name for mutation in MUTATIONS])

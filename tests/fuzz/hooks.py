@@ -6,7 +6,7 @@ from uuid import uuid4
 import httpx
 import schemathesis
 
-from tests.canaries import PASSWORD
+from tests.support.canaries import PASSWORD
 
 
 @schemathesis.auth(refresh_interval=None).apply_to(path="/users/me", method=["PATCH", "DELETE"])

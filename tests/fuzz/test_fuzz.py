@@ -6,13 +6,13 @@ import re
 import sys
 from pathlib import Path
 
+from dev.backend import ROOT
 from gateway.settings import GatewaySettings
-from tests import harness
-from tests.accounts import sign_up
-from tests.canaries import NOTE
+from tests.support import harness
+from tests.support.accounts import sign_up
+from tests.support.canaries import NOTE
 from worker.settings import WorkerSettings
 
-ROOT = Path(__file__).parent.parent.parent
 EXAMPLES = os.environ.get("FUZZ_EXAMPLES", "5")
 """Cases for each operation in each phase that draws them."""
 CASES = int(os.environ.get("FUZZ_CASES", "500"))

@@ -15,8 +15,8 @@ from gateway.problems import ProblemError
 from gateway.settings import GatewaySettings
 from shared.clock import Clock
 from shared.contracts import Scope
-from tests import harness
-from tests.accounts import bearer, forged, sign_up
+from tests.support import harness
+from tests.support.accounts import bearer, forged, sign_up
 
 SETTINGS = harness.settings_without_servers(auth="password", read_timeout_seconds=0.5)
 KEY = SETTINGS.signing_keys[0].get_secret_value().encode()

@@ -8,8 +8,8 @@ import pytest
 from asyncpg import Connection, Record
 
 from gateway.settings import GatewaySettings
-from tests import harness
-from tests.harness import eventually
+from tests.support import harness
+from tests.support.harness import eventually
 from worker.settings import WorkerSettings
 
 ASYNC = {"Prefer": "respond-async"}

@@ -11,9 +11,9 @@ import httpx
 import pytest
 
 from gateway.settings import GatewaySettings
-from tests import harness
-from tests.accounts import bearer, forged
-from tests.canaries import NOTE
+from tests.support import harness
+from tests.support.accounts import bearer, forged
+from tests.support.canaries import NOTE
 
 JSON = {"content-type": "application/json"}
 LIMIT = 64 * 1024

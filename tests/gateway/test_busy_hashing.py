@@ -15,10 +15,10 @@ from gateway.auth import passwords
 from gateway.auth.passwords import Passwords
 from gateway.problems import ProblemError
 from gateway.settings import GatewaySettings
-from tests import harness
-from tests.accounts import sign_up
-from tests.canaries import PASSWORD
-from tests.harness import eventually
+from tests.support import harness
+from tests.support.accounts import sign_up
+from tests.support.canaries import PASSWORD
+from tests.support.harness import eventually
 from worker.settings import WorkerSettings
 
 WAIT_SECONDS = 0.1

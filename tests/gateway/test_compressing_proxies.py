@@ -5,8 +5,8 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.canaries import NOTE
-from tests.web_proxies import APACHE, NGINX, apache, nginx
+from tests.support.canaries import NOTE
+from tests.support.web_proxies import APACHE, NGINX, apache, nginx
 
 GZIP = "gzip on; gzip_proxied any; gzip_types application/json; gzip_min_length 0;"
 PROXY = "location / { proxy_pass http://gateway; proxy_set_header Host $host; }"

@@ -11,11 +11,11 @@ from yarl import URL
 
 from gateway.auth import authentication
 from gateway.settings import GatewaySettings
-from tests import harness
-from tests.accounts import Person, bearer, personal_token, sign_up
-from tests.canaries import NOTE, PASSWORD
-from tests.harness import eventually
-from tests.proxy import Proxy, proxy_to
+from tests.support import harness
+from tests.support.accounts import Person, bearer, personal_token, sign_up
+from tests.support.canaries import NOTE, PASSWORD
+from tests.support.harness import eventually
+from tests.support.proxy import Proxy, proxy_to
 from worker.settings import WorkerSettings
 
 LATER = {"Prefer": "respond-async"}

@@ -15,11 +15,11 @@ from gateway.writes.command_urls import CommandUrls
 from shared.connections import Connections
 from shared.contracts import NO_OWNER, Command, CreateToken, Outcome, OutcomeStatus, RegisterUser
 from shared.tables import IMPLICIT_OWNER
-from tests import harness
-from tests.accounts import bearer, forged
-from tests.canaries import NOTE
-from tests.commands import CHEAP_HASH, DIGEST, attributes, create, patch, replace
-from tests.harness import settings_without_servers
+from tests.support import harness
+from tests.support.accounts import bearer, forged
+from tests.support.canaries import NOTE
+from tests.support.commands import CHEAP_HASH, DIGEST, attributes, create, patch, replace
+from tests.support.harness import settings_without_servers
 from worker.apply import apply_batch
 
 DATES = {

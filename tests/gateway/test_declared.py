@@ -7,8 +7,8 @@ from dev.backend import Services
 from gateway.settings import GatewaySettings
 from shared.messaging import Topology
 from shared.tables import IMPLICIT_OWNER
-from tests import harness
-from tests.harness import eventually
+from tests.support import harness
+from tests.support.harness import eventually
 from worker.settings import WorkerSettings
 
 NOTE = {"title": "Ink", "description": ""}

@@ -17,11 +17,11 @@ from prometheus_client import REGISTRY
 from gateway.http import answers as http_answers
 from gateway.http import front, protocol
 from gateway.settings import GatewaySettings
-from tests import harness
-from tests.canaries import NOTE
-from tests.harness import eventually
-from tests.proxy import free_port
-from tests.raw_http import Answer, Answers, connected, exchange, up_to_the_end
+from tests.support import harness
+from tests.support.canaries import NOTE
+from tests.support.harness import eventually
+from tests.support.proxy import free_port
+from tests.support.raw_http import Answer, Answers, connected, exchange, up_to_the_end
 
 LIVE = b"GET /health/live HTTP/1.1\r\nHost: localhost\r\n\r\n"
 LAST = b"GET /health/live HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"

@@ -12,9 +12,9 @@ from gateway.reads import fair_limiter
 from gateway.reads.fair_limiter import FairLimiter, ShareExhaustedError
 from gateway.settings import GatewaySettings
 from gateway.telemetry.metrics import READS_FAILED
-from tests import harness
-from tests.accounts import Person, sign_up
-from tests.harness import eventually
+from tests.support import harness
+from tests.support.accounts import Person, sign_up
+from tests.support.harness import eventually
 from worker.settings import WorkerSettings
 
 GREEDY, ADA, BOB = 1, 2, 3

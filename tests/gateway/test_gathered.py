@@ -12,10 +12,10 @@ from gateway.caller import IMPLICIT_CALLER
 from gateway.reads.errors import CredentialsOutdatedError
 from gateway.reads.gathered import READS_LIMIT, STATEMENTS_LIMIT, GatheredReads, NoteRead
 from gateway.settings import GatewaySettings
-from tests import harness
-from tests.accounts import bearer, forged, sign_up
-from tests.canaries import NOTE
-from tests.harness import eventually
+from tests.support import harness
+from tests.support.accounts import bearer, forged, sign_up
+from tests.support.canaries import NOTE
+from tests.support.harness import eventually
 from worker.settings import WorkerSettings
 
 

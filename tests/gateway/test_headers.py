@@ -10,8 +10,8 @@ import pytest
 
 from gateway.reads.queries import Queries
 from gateway.settings import GatewaySettings
-from tests import harness
-from tests.canaries import NOTE
+from tests.support import harness
+from tests.support.canaries import NOTE
 
 SECURITY = {
     "x-content-type-options": "nosniff",

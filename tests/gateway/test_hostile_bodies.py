@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from gateway.api.note_bodies import ITEMS_LIMIT_BYTES, ITEMS_LIMIT_VALUES
 from gateway.http.body import VALUES_LIMIT, has_more_values
-from tests import harness
+from tests.support import harness
 
 BUSY_SECONDS = 0.05
 """Of processor time, for the whole request, its client's part too; each of these bodies took from 40 to 240 ms."""

@@ -16,8 +16,8 @@ from gateway.settings import GatewaySettings
 from gateway.writes.command_urls import CommandUrls
 from shared.contracts import DeleteNote, NoteTarget
 from shared.tables import IMPLICIT_OWNER
-from tests import harness
-from tests.harness import lasting_headers
+from tests.support import harness
+from tests.support.harness import lasting_headers
 from worker.settings import WorkerSettings
 
 NOTES = 103

@@ -14,9 +14,9 @@ from dev.backend import Services
 from gateway.settings import GatewaySettings
 from shared.messaging import Topology
 from shared.tables import IMPLICIT_OWNER
-from tests import harness
-from tests.canaries import NOTE
-from tests.harness import decided, lasting_headers
+from tests.support import harness
+from tests.support.canaries import NOTE
+from tests.support.harness import decided, lasting_headers
 from worker.settings import WorkerSettings
 
 OTHER = {"title": "Pen", "description": ""}

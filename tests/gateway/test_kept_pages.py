@@ -10,9 +10,9 @@ from gateway.reads.kept_pages import PAGE_OVERHEAD_BYTES, KeptPage, KeptPages
 from gateway.reads.queries import Queries
 from gateway.settings import GatewaySettings
 from shared.primary import Timeline
-from tests import harness
-from tests.accounts import bearer, forged, sign_up
-from tests.canaries import NOTE
+from tests.support import harness
+from tests.support.accounts import bearer, forged, sign_up
+from tests.support.canaries import NOTE
 from worker.settings import WorkerSettings
 
 

@@ -10,8 +10,8 @@ from uvicorn._types import ASGI3Application
 from gateway.http import protocol, requests
 from gateway.http.request_cycle import RequestCycle
 from gateway.settings import GatewaySettings
-from tests import harness
-from tests.raw_http import connected, up_to_the_end
+from tests.support import harness
+from tests.support.raw_http import connected, up_to_the_end
 
 TARGET_LIMIT = 8 * 1024
 FIELDS_LIMIT = 100

@@ -13,8 +13,8 @@ import pytest
 from asyncpg import Connection, Record
 
 from dev.backend import Services
-from tests import harness
-from tests.conftest import fresh_database, settings_of_gateway
+from tests.support import harness
+from tests.support.isolation import fresh_database, settings_of_gateway
 
 NOTES = """
 insert into notes (owner_id, title, description, created_date, updated_date, version)

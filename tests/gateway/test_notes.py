@@ -5,7 +5,7 @@ from datetime import UTC, datetime, timedelta
 import httpx
 import pytest
 
-from tests.canaries import NOTE
+from tests.support.canaries import NOTE
 
 
 async def test_created_note_is_answered_with_its_location_and_can_be_read(client: httpx.AsyncClient) -> None:

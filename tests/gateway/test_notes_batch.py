@@ -7,10 +7,10 @@ import pytest
 from asyncpg import Connection, Record
 
 from gateway.settings import GatewaySettings
-from tests import harness
-from tests.accounts import sign_up
-from tests.canaries import NOTE
-from tests.harness import decided
+from tests.support import harness
+from tests.support.accounts import sign_up
+from tests.support.canaries import NOTE
+from tests.support.harness import decided
 from worker.settings import WorkerSettings
 
 CREATE = {"op": "create", **NOTE}

@@ -25,13 +25,13 @@ from gateway.settings import GatewaySettings
 from gateway.telemetry.request_ids import REQUEST_ID
 from gateway.writes.command_urls import CommandUrls
 from gateway.writes.states import CommandState
-from tests import harness
-from tests.accounts import Person, bearer, forged, personal_token, sign_up
-from tests.canaries import NOTE, PASSWORD
-from tests.commands import create
-from tests.harness import eventually
-from tests.proxy import proxy_to
-from tests.witness import Witness
+from tests.support import harness
+from tests.support.accounts import Person, bearer, forged, personal_token, sign_up
+from tests.support.canaries import NOTE, PASSWORD
+from tests.support.commands import create
+from tests.support.harness import eventually
+from tests.support.proxy import proxy_to
+from tests.support.witness import Witness
 from worker.settings import WorkerSettings
 
 KEY = {"Idempotency-Key": "8e03978e"}

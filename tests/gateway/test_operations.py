@@ -19,9 +19,9 @@ from gateway.problems import NOTE_NOT_FOUND, ProblemError
 from gateway.resources import Gateway
 from gateway.settings import GatewaySettings
 from shared.contracts import Scope as TokenScope
-from tests import harness
-from tests.accounts import Person, bearer, sign_in, sign_up
-from tests.conftest import SIGNING_IN, fresh_database, fresh_prefix, settings_of_gateway, settings_of_worker
+from tests.support import harness
+from tests.support.accounts import Person, bearer, sign_in, sign_up
+from tests.support.isolation import SIGNING_IN, fresh_database, fresh_prefix, settings_of_gateway, settings_of_worker
 
 
 class _Path(BaseModel):

@@ -7,9 +7,9 @@ import httpx
 import pytest
 
 from gateway.settings import GatewaySettings
-from tests import harness
-from tests.canaries import NOTE
-from tests.harness import decided
+from tests.support import harness
+from tests.support.canaries import NOTE
+from tests.support.harness import decided
 from worker.settings import WorkerSettings
 
 MERGE_PATCH = "application/merge-patch+json"

@@ -8,10 +8,10 @@ import httpx
 import pytest
 
 from gateway.settings import GatewaySettings
-from tests import harness
-from tests.accounts import sign_up
-from tests.canaries import NOTE, PASSWORD
-from tests.web_proxies import NGINX, nginx
+from tests.support import harness
+from tests.support.accounts import sign_up
+from tests.support.canaries import NOTE, PASSWORD
+from tests.support.web_proxies import NGINX, nginx
 from worker.settings import WorkerSettings
 
 pytestmark = pytest.mark.skipif(NGINX is None, reason="needs nginx: apt-get install nginx-light")

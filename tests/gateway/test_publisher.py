@@ -17,8 +17,8 @@ from shared.contracts import (
     MAX_MESSAGE_COMMANDS,
 )
 from shared.messaging import Topology
-from tests import harness
-from tests.commands import create
+from tests.support import harness
+from tests.support.commands import create
 
 ADDED_BYTES = 64
 """What the command may say of an item that its request does not."""

@@ -21,7 +21,7 @@ from gateway.reads.statements import (
 )
 from gateway.settings import GatewaySettings
 from shared.database import Session, Statement, connect
-from tests.conftest import fresh_database, settings_of_gateway
+from tests.support.isolation import fresh_database, settings_of_gateway
 
 OWNERS = "insert into users (name) select 'Ada' from generate_series(1, 101)"
 NOTES = """

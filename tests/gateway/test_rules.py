@@ -11,10 +11,10 @@ import pytest
 from dev.backend import Services
 from gateway.app import collect_operations, create_app
 from gateway.settings import GatewaySettings
-from tests import harness
-from tests.accounts import Person, bearer, forged, invalid_tokens, personal_token, sign_in, sign_up
-from tests.canaries import NOTE, PASSWORD
-from tests.conftest import SIGNING_IN, fresh_database, fresh_prefix, settings_of_gateway, settings_of_worker
+from tests.support import harness
+from tests.support.accounts import Person, bearer, forged, invalid_tokens, personal_token, sign_in, sign_up
+from tests.support.canaries import NOTE, PASSWORD
+from tests.support.isolation import SIGNING_IN, fresh_database, fresh_prefix, settings_of_gateway, settings_of_worker
 
 NOWHERE = {
     "database_url": "postgresql://nobody:nothing@127.0.0.1:1/nowhere",

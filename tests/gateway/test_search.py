@@ -5,8 +5,8 @@ import pytest
 from asyncpg import Connection, Record
 
 from gateway.settings import GatewaySettings
-from tests import harness
-from tests.accounts import sign_up
+from tests.support import harness
+from tests.support.accounts import sign_up
 
 NOTES = [
     ("Buying ink", "a bottle of blue ink, and two pens"),

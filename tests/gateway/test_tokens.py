@@ -10,10 +10,10 @@ from asyncpg import Connection, Record
 
 from gateway.auth.passwords import DUMMY_HASH
 from gateway.settings import GatewaySettings
-from tests import harness
-from tests.accounts import Person, bearer, personal_token, sign_in, sign_up
-from tests.canaries import NEW_PASSWORD, PASSWORD
-from tests.harness import decided, eventually
+from tests.support import harness
+from tests.support.accounts import Person, bearer, personal_token, sign_in, sign_up
+from tests.support.canaries import NEW_PASSWORD, PASSWORD
+from tests.support.harness import decided, eventually
 from worker.settings import WorkerSettings
 
 FORM = {"username": "Ada", "password": PASSWORD}

@@ -12,10 +12,10 @@ from dev.backend import Services
 from gateway.auth import passwords
 from gateway.settings import GatewaySettings
 from shared.messaging import Topology
-from tests import harness
-from tests.accounts import bearer, forged, personal_token, sign_in, sign_up
-from tests.canaries import NEW_PASSWORD, NOTE, PASSWORD, told_in
-from tests.harness import decided, eventually
+from tests.support import harness
+from tests.support.accounts import bearer, forged, personal_token, sign_in, sign_up
+from tests.support.canaries import NEW_PASSWORD, NOTE, PASSWORD, told_in
+from tests.support.harness import decided, eventually
 from worker.settings import WorkerSettings
 
 SPELLINGS = ["Ada", "ada", "ADA", "aDa", "\uff21da", "\uff41\uff44\uff41"]

@@ -6,9 +6,9 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.accounts import Person, bearer, personal_token, sign_in, sign_up
-from tests.canaries import NOTE, PASSWORD
-from tests.harness import decided
+from tests.support.accounts import Person, bearer, personal_token, sign_in, sign_up
+from tests.support.canaries import NOTE, PASSWORD
+from tests.support.harness import decided
 
 BODILESS = {"content-type", "preference-applied"}
 CHANGES: list[tuple[str, Any]] = [("PUT", NOTE | {"title": "Pen"}), ("PATCH", {"title": "Pen"}), ("PATCH", {})]

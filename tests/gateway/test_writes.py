@@ -16,11 +16,11 @@ from yarl import URL
 from gateway.app import create_app
 from gateway.settings import GatewaySettings
 from gateway.writes.command_urls import CommandUrls
-from tests import harness
-from tests.canaries import NOTE
-from tests.commands import create
-from tests.harness import eventually
-from tests.proxy import Proxy, proxy_to
+from tests.support import harness
+from tests.support.canaries import NOTE
+from tests.support.commands import create
+from tests.support.harness import eventually
+from tests.support.proxy import Proxy, proxy_to
 from worker.settings import WorkerSettings
 
 WAIT_SECONDS = 0.3

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import TypeAlias
 
 from tests.k8s.parts import chosen_by
-from tests.k8s.rendering import Object, objects_of
+from tests.support.rendering import Object, objects_of
 
 Arrow: TypeAlias = tuple[str, str, int | str]
 """From whom, to whom, to which port; pods elsewhere by their namespace, a slash and the labels that they must have.

@@ -10,7 +10,7 @@ from docker import DockerClient
 from docker.types import Mount
 
 from tests.k8s.environment import content
-from tests.k8s.rendering import Object
+from tests.support.rendering import Object
 
 CPU_PERIOD_MICROSECONDS = 100_000
 UNDERSTOOD = {

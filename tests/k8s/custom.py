@@ -10,7 +10,7 @@ from jsonschema.exceptions import best_match
 from pydantic import ValidationError
 
 from dev.backend import ROOT
-from tests.k8s.rendering import Object
+from tests.support.rendering import Object
 
 MODELS = {model.__name__: model for model in (ScaledObject, TriggerAuthentication, PodMonitor, PrometheusRule)}
 SCHEMAS = {path.stem: yaml.safe_load(path.read_text()) for path in (ROOT / "tests/k8s/schemas").glob("*.yaml")}

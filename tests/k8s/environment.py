@@ -3,7 +3,7 @@
 import re
 
 from tests.k8s.passwords import held_by
-from tests.k8s.rendering import Object, find
+from tests.support.rendering import Object, find
 
 
 def environment(overlay: str, container: Object) -> dict[str, str]:

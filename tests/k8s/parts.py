@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cache
 
-from tests.k8s.rendering import Object, containers_of, objects_of, pods_of
+from tests.support.rendering import Object, containers_of, objects_of, pods_of
 
 PART = "inkwell/part"
 POSTGRES_PORTS = {"postgres": 5432, "metrics": 9187, "status": 8000}

@@ -7,7 +7,7 @@ from functools import cache
 from hashlib import sha256
 
 from dev.backend import ROOT
-from tests.k8s.rendering import objects_of
+from tests.support.rendering import objects_of
 
 CERTIFICATE = {"tls.crt": "a certificate", "tls.key": "its key"}
 

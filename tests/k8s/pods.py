@@ -20,7 +20,7 @@ from shared import __version__
 from tests.k8s.connections import WATCH, Network
 from tests.k8s.containers import Volumes, refuse_unknown, rights_and_limits
 from tests.k8s.environment import environment, expanded
-from tests.k8s.rendering import Object, find, makers_of, objects_of
+from tests.support.rendering import Object, find, makers_of, objects_of
 
 IMAGE = f"inkwell:{__version__}"
 EXEC_TRIES = 5

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
 from tests.k8s.passwords import secrets_of
-from tests.k8s.rendering import fields_of, name_of, objects_of
+from tests.support.rendering import fields_of, name_of, objects_of
 
 CREDENTIALS = ("username", "password")
 REFERENCES: dict[str, tuple[str, tuple[str, ...]]] = {

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from dev.backend import ROOT
-from tests.k8s.rendering import OVERLAYS, text_of
+from tests.support.rendering import OVERLAYS, text_of
 
 CHECKOV = "checkov==3.3.30"
 """Run apart from everything else: it wants other versions of what is used here."""

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from tests.k8s.custom import MODELS, SCHEMAS, complaint_about, is_custom
-from tests.k8s.rendering import OVERLAYS, Object, name_of, objects_of
+from tests.support.rendering import OVERLAYS, Object, name_of, objects_of
 
 CUSTOM = [each for overlay in OVERLAYS for each in objects_of(overlay) if is_custom(each)]
 FREE = ("annotations", "definition", "labels", "limits", "matchLabels", "metadata", "parameters", "params", "requests")

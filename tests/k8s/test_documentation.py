@@ -11,7 +11,7 @@ import yaml
 
 from dev.backend import ROOT
 from tests.k8s.custom import complaint_about, is_custom
-from tests.k8s.rendering import Object, built, objects_of
+from tests.support.rendering import Object, built, objects_of
 
 PAGE = (ROOT / "docs/kubernetes.md").read_text()
 ADDITIONS = [dedent(block) for block in re.findall(r"```yaml\n(.*?)```", PAGE, re.DOTALL)]

@@ -5,7 +5,7 @@ from kubernetes_validate import ValidationError, validate
 
 from dev.alerts import OBJECT, rule_object
 from tests.k8s.custom import is_custom
-from tests.k8s.rendering import OVERLAYS, find, name_of, objects_of
+from tests.support.rendering import OVERLAYS, find, name_of, objects_of
 
 VERSIONS = ("1.35.0", "1.36.0", "1.37.0")
 """Kubernetes itself looks after three."""

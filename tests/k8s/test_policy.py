@@ -6,7 +6,7 @@ import pytest
 
 from tests.k8s.containers import refuse_unknown
 from tests.k8s.parts import parts_of
-from tests.k8s.rendering import OVERLAYS, Object, containers_of, fields_of, find, makers_of, objects_of, pods_of
+from tests.support.rendering import OVERLAYS, Object, containers_of, fields_of, find, makers_of, objects_of, pods_of
 
 HASTE_SECONDS = 30
 NOTICED_SECONDS = 5

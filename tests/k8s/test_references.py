@@ -9,7 +9,7 @@ import yaml
 from dev.backend import ROOT
 from tests.k8s.parts import chosen_by, parts_of
 from tests.k8s.references import references_of, there
-from tests.k8s.rendering import OVERLAYS, Object, containers_of, fields_of, find, makers_of, name_of, objects_of
+from tests.support.rendering import OVERLAYS, Object, containers_of, fields_of, find, makers_of, name_of, objects_of
 
 NAME = re.compile(r"[a-z0-9]([a-z0-9.-]*[a-z0-9])?")
 

@@ -11,10 +11,10 @@ from contextlib import asynccontextmanager
 import httpx
 import pytest
 
-from tests import canaries
-from tests.accounts import Person, sign_up
 from tests.k8s.pods import Namespace, Pod
 from tests.k8s.test_policy import NOTICED_SECONDS
+from tests.support import canaries
+from tests.support.accounts import Person, sign_up
 from tests.system.test_rolling import CLIENTS, Balancer, Load
 
 PARTS = "worker", "gateway"

@@ -5,11 +5,11 @@ import sys
 import httpx
 import pytest
 
-from tests import canaries
-from tests.accounts import sign_up
 from tests.k8s.arrows import outwards, within
 from tests.k8s.connections import OUTSIDE, arrows_seen
 from tests.k8s.pods import Namespace, Pod
+from tests.support import canaries
+from tests.support.accounts import sign_up
 
 pytestmark = [
     pytest.mark.needs_docker,

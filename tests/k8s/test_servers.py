@@ -13,9 +13,9 @@ from tests.faults.broker_nodes import CLUSTER_SETTINGS
 from tests.k8s.parts import services_of
 from tests.k8s.passwords import secrets_of
 from tests.k8s.references import references_of
-from tests.k8s.rendering import OVERLAYS, Object, fields_of, find, makers_of, objects_of
 from tests.k8s.test_policy import amount
 from tests.k8s.test_settings import PATHS, ROLES, settings_of
+from tests.support.rendering import OVERLAYS, Object, fields_of, find, makers_of, objects_of
 
 SYNCHRONOUS = {"method": "any", "number": 1, "dataDurability": "required", "failoverQuorum": True}
 LOSE_COMMITS = {"fsync", "full_page_writes", "synchronous_commit", "synchronous_standby_names"}

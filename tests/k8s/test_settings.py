@@ -14,7 +14,7 @@ from shared.settings import DatabaseSettings, MigrationSettings, ServiceSettings
 from tests.k8s.environment import environment
 from tests.k8s.parts import services_of
 from tests.k8s.passwords import secrets_of
-from tests.k8s.rendering import OVERLAYS, Object, containers_of, find, objects_of, pods_of
+from tests.support.rendering import OVERLAYS, Object, containers_of, find, objects_of, pods_of
 from worker.settings import WorkerSettings
 
 SETTINGS: dict[str, type[DatabaseSettings]] = {

@@ -20,7 +20,7 @@ from shared.broker_url import BrokerUrl
 from shared.database import CONNECT_TIMEOUT_SECONDS, connect
 from shared.database_url import DatabaseUrl
 from shared.messaging import BROKER_ERRORS, SETUP_TIMEOUT_SECONDS, is_open, open_connection
-from tests.proxy import proxy_to
+from tests.support.proxy import proxy_to
 
 NAME = "two.test"
 SILENT, ANSWERING = "127.0.0.2", "127.0.0.1"

@@ -9,7 +9,7 @@ from asyncpg import Connection, Record
 from shared.connections import Connections
 from shared.database import Session, connect
 from shared.primary import FormerPrimaryError, Timeline, identify
-from tests.harness import eventually
+from tests.support.harness import eventually
 from worker.settings import WorkerSettings
 
 RUNNING = "select count(*) from pg_stat_activity where datname = current_database() and query = 'select pg_sleep(7)'"

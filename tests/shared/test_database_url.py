@@ -15,8 +15,8 @@ from gateway.settings import GatewaySettings
 from shared import database
 from shared.database import NotPrimaryError, Session, connect
 from shared.database_url import KNOWN, UNSUPPORTED, DatabaseUrl
-from tests.proxy import free_port
 from tests.shared.test_settings import assert_refused, run
+from tests.support.proxy import free_port
 
 LIBPQ = """
 application_name channel_binding client_encoding connect_timeout dbname fallback_application_name gssdelegation

@@ -15,8 +15,8 @@ from shared.broker_metrics import NodeMetrics
 from shared.contracts import BadCommand
 from shared.doctor import Level, check_partition
 from shared.messaging import Topology, open_connection
-from tests import harness
-from tests.commands import create
+from tests.support import harness
+from tests.support.commands import create
 from worker.apply import apply_batch
 from worker.doctor import examine as examine_worker
 from worker.settings import WorkerSettings

@@ -14,9 +14,9 @@ import pytest
 
 from dev.backend import DEVELOPMENT_KEY, ROOT
 from shared.listening import open_sockets, single_socket_host
-from tests.harness import eventually
-from tests.proxy import free_port
-from tests.system.stack import Process
+from tests.support.harness import eventually
+from tests.support.proxy import free_port
+from tests.support.stack import Process
 
 IPV4, IPV6 = "127.0.0.1", "::1"
 SETTINGS = {

@@ -8,9 +8,9 @@ import pytest
 from prometheus_client import REGISTRY, generate_latest
 
 from gateway.settings import GatewaySettings
-from tests import harness
-from tests.canaries import NOTE
-from tests.harness import eventually
+from tests.support import harness
+from tests.support.canaries import NOTE
+from tests.support.harness import eventually
 
 REQUESTS = "http_server_request_duration_seconds_count"
 LABELS = ("http_request_method", "http_route", "http_response_status_code")

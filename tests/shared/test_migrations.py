@@ -5,7 +5,6 @@ import os
 import subprocess
 import sys
 from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import TypeAlias
 from uuid import uuid4
 
@@ -13,14 +12,13 @@ import asyncpg
 import pytest
 from sqlalchemy import make_url
 
-from dev.backend import Services
+from dev.backend import ROOT, Services
 from gateway.settings import GatewaySettings
 from shared.database import SchemaBehindError, check_schema
 from shared.tables import SCHEMA_REVISION, metadata
-from tests.harness import eventually
+from tests.support.harness import eventually
 from worker.settings import WorkerSettings
 
-ROOT = Path(__file__).parent.parent.parent
 MIGRATION_LOCK = 0x1E7C_0DE5
 Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
 

@@ -14,11 +14,11 @@ from gateway.reads.queries import SESSION_SETTINGS
 from gateway.settings import GatewaySettings
 from shared.database import connect
 from shared.database_url import DatabaseUrl
-from tests import harness
-from tests.canaries import NOTE
-from tests.conftest import alembic
-from tests.harness import eventually
-from tests.pgbouncer import PGBOUNCER, Pooler, pgbouncer
+from tests.support import harness
+from tests.support.canaries import NOTE
+from tests.support.harness import eventually
+from tests.support.isolation import alembic
+from tests.support.pgbouncer import PGBOUNCER, Pooler, pgbouncer
 from worker.settings import WorkerSettings
 
 pytestmark = pytest.mark.skipif(PGBOUNCER is None, reason="needs PgBouncer: apt-get install pgbouncer")

@@ -13,7 +13,7 @@ from dev.backend import Services, as_user
 from gateway.settings import GatewaySettings
 from shared.database import Session
 from shared.messaging import Topology
-from tests.k8s.rendering import find
+from tests.support.rendering import find
 
 Action = Callable[[AbstractChannel, Topology], Awaitable[object]]
 

@@ -11,7 +11,7 @@ from threading import Thread
 
 import pytest
 
-from tests.proxy import free_port
+from tests.support.proxy import free_port
 
 
 @contextmanager

@@ -6,7 +6,7 @@ import pytest
 from asyncpg import CheckViolationError, Connection, Record
 
 from shared.connections import Connections
-from tests.commands import create, delete, patch
+from tests.support.commands import create, delete, patch
 from worker.apply import apply_batch
 
 INSERT = (

@@ -12,6 +12,7 @@ import pytest
 from pydantic import ValidationError
 from pydantic_settings import BaseSettings
 
+from dev.backend import ROOT
 from gateway.settings import GatewaySettings, Key
 from shared.setting_names import find_unknown_files, find_unknown_variables, list_names
 from shared.settings import (
@@ -24,7 +25,6 @@ from shared.settings import (
 )
 from worker.settings import WorkerSettings
 
-ROOT = Path(__file__).parent.parent.parent
 SECRET = "hunter2-hunter2"
 KEY = "a-key-that-is-used-in-the-tests-only"
 GOOD = {

@@ -8,9 +8,9 @@ from sqlalchemy import make_url
 
 from dev.backend import ROOT, Services, as_user
 from shared.database import Session
-from tests import harness
-from tests.conftest import alembic, with_database
-from tests.k8s.rendering import find
+from tests.support import harness
+from tests.support.isolation import alembic, with_database
+from tests.support.rendering import find
 
 ROLES = ["inkwell_gateway", "inkwell_worker", "inkwell_migrator"]
 OTHER_DATABASES = ["postgres", "template1"]

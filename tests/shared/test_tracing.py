@@ -17,10 +17,10 @@ from gateway.settings import GatewaySettings
 from shared.settings import EXIT_BAD_SETTING
 from shared.tracing import Tracing, find_trace_id, is_enabled
 from shared.tracing.recorder import SdkRecorder
-from tests import harness
-from tests.canaries import NOTE
-from tests.commands import create
-from tests.harness import eventually
+from tests.support import harness
+from tests.support.canaries import NOTE
+from tests.support.commands import create
+from tests.support.harness import eventually
 from worker.deliveries import Batch, Delivery
 from worker.settings import WorkerSettings
 from worker.traces import processing

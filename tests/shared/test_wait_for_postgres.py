@@ -6,9 +6,9 @@ from functools import partial
 from sqlalchemy import make_url
 
 from shared.settings import EXIT_BAD_SETTING
-from tests.proxy import free_port, proxy_to
 from tests.shared.waiting import line_of
 from tests.shared.waiting import waiting as any_waiting
+from tests.support.proxy import free_port, proxy_to
 
 waiting = partial(any_waiting, "shared.wait_for_postgres")
 

@@ -5,10 +5,10 @@ import signal
 from functools import partial
 
 from shared.settings import EXIT_BAD_SETTING
-from tests.conftest import alembic
-from tests.proxy import free_port
 from tests.shared.waiting import line_of
 from tests.shared.waiting import waiting as any_waiting
+from tests.support.isolation import alembic
+from tests.support.proxy import free_port
 
 waiting = partial(any_waiting, "shared.wait_for_schema")
 

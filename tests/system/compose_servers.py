@@ -12,7 +12,7 @@ import yaml
 
 from dev.backend import ROOT, Services
 from dev.containers import image
-from tests.proxy import free_port
+from tests.support.proxy import free_port
 
 DISK_MEGABYTES = 350
 DISK_LIMIT = "disk_free_limit.absolute = {}MB\n"

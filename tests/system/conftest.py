@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from dev.backend import Services
+from tests.support.stack import Stack, running_stack
 from tests.system.servers import Servers, breakable_servers
-from tests.system.stack import Stack, running_stack
 
 
 @pytest.fixture

@@ -12,8 +12,8 @@ from uuid import uuid4
 import httpx
 
 from dev.backend import ROOT
-from tests import canaries
-from tests.proxy import free_port
+from tests.support import canaries
+from tests.support.proxy import free_port
 
 
 @dataclass

@@ -13,12 +13,12 @@ import asyncpg
 import httpx
 from testcontainers.core.container import DockerContainer
 
-from dev.backend import Services, as_user
+from dev.backend import ROOT, Services, as_user
 from dev.containers import postgres_server, rabbitmq_server
 from dev.definitions import ADMINISTRATOR
-from tests.harness import create_roles
-from tests.proxy import free_port
-from tests.system.stack import ROOT, Stack, running_stack
+from tests.support.harness import create_roles
+from tests.support.proxy import free_port
+from tests.support.stack import Stack, running_stack
 
 SMALL_DISK = "size=32m"
 

@@ -13,11 +13,12 @@ import httpx
 import pytest
 import yaml
 
-from tests.harness import eventually
-from tests.proxy import free_port
+from dev.backend import ROOT
+from tests.support.harness import eventually
+from tests.support.proxy import free_port
+from tests.support.stack import Load, Stack
+from tests.support.wrong_clocks import HOUR, SettableClock, needs_libfaketime
 from tests.system.servers import Servers
-from tests.system.stack import ROOT, Load, Stack
-from tests.wrong_clocks import HOUR, SettableClock, needs_libfaketime
 
 PROMETHEUS = shutil.which("prometheus")
 FILES = ROOT / "observability"

@@ -11,14 +11,14 @@ from typing import Any
 import httpx
 import pytest
 
-from dev.backend import Services
-from tests import canaries
-from tests.accounts import sign_up
-from tests.conftest import fresh_database, fresh_prefix
-from tests.harness import eventually
-from tests.proxy import free_port
-from tests.system.stack import ROOT, Load, Process, Stack, check, running_stack
-from tests.wrong_clocks import DAY, HOUR, MONTH, SettableClock, needs_libfaketime
+from dev.backend import ROOT, Services
+from tests.support import canaries
+from tests.support.accounts import sign_up
+from tests.support.harness import eventually
+from tests.support.isolation import fresh_database, fresh_prefix
+from tests.support.proxy import free_port
+from tests.support.stack import Load, Process, Stack, check, running_stack
+from tests.support.wrong_clocks import DAY, HOUR, MONTH, SettableClock, needs_libfaketime
 
 OFFSETS = (HOUR, -HOUR, DAY, -DAY, 4 * DAY, -4 * DAY, MONTH, -MONTH)
 WRONG_SECONDS = 1.0

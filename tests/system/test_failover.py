@@ -11,12 +11,12 @@ from uuid import uuid4
 import httpx
 import pytest
 
-from dev.backend import Services, as_user, with_database
-from tests import canaries
+from dev.backend import ROOT, Services, as_user, with_database
 from tests.faults.cluster import migrated
 from tests.faults.postgres_pair import PostgresPair, postgres_pair
-from tests.harness import eventually
-from tests.system.stack import ROOT, Stack, running_stack
+from tests.support import canaries
+from tests.support.harness import eventually
+from tests.support.stack import Stack, running_stack
 
 RECOVERY_SECONDS = 30.0
 READERS = 8

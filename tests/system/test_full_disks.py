@@ -11,10 +11,10 @@ import pytest
 from shared import broker_metrics
 from shared.broker_metrics import read_broker_metrics
 from shared.doctor import Finding, Level, check_broker
-from tests.harness import eventually
+from tests.support.harness import eventually
+from tests.support.stack import Load, Stack, check
 from tests.system.compose_servers import ComposeServers, compose_servers
 from tests.system.servers import stack_on
-from tests.system.stack import Load, Stack, check
 from tests.system.test_outages import PUBLISH_TIMEOUT_SECONDS, WAIT_SECONDS, create, logged, reading, wrote
 from worker.settings import WorkerSettings
 

@@ -12,9 +12,9 @@ from aio_pika.exceptions import ChannelPreconditionFailed
 from dev.backend import ROOT, Services
 from shared.contracts import LARGEST_MESSAGE_BYTES
 from shared.messaging import Topology
-from tests.harness import eventually
-from tests.hostile import Hostile, filled, hostile_messages, publish
-from tests.system.stack import Stack, running_stack
+from tests.support.harness import eventually
+from tests.support.hostile import Hostile, filled, hostile_messages, publish
+from tests.support.stack import Stack, running_stack
 
 PATIENTLY = {"Prefer": "wait=10"}
 SETTLED_SECONDS = 5.0

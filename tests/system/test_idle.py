@@ -9,7 +9,7 @@ import docker
 import pytest
 from docker.models.containers import Container
 
-from tests.harness import eventually
+from tests.support.harness import eventually
 from tests.system.deployment import Deployment, deployed
 
 MEASURED_SECONDS = 60

@@ -8,9 +8,9 @@ import sys
 from gateway.settings import GatewaySettings
 from gateway.writes.command_urls import CommandUrls
 from shared.contracts import CreateNote
-from tests.commands import create
-from tests.harness import eventually
-from tests.system.stack import Load, Process, Stack, check
+from tests.support.commands import create
+from tests.support.harness import eventually
+from tests.support.stack import Load, Process, Stack, check
 
 KILLS = int(os.environ.get("KILLS", "8"))
 SLOW_STORE = """

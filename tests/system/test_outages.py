@@ -18,12 +18,13 @@ import httpx
 import pytest
 from testcontainers.core.container import DockerContainer
 
+from dev.backend import ROOT
 from shared import broker_metrics
 from shared.doctor import check_broker
 from shared.messaging import Topology
-from tests.harness import eventually
+from tests.support.harness import eventually
+from tests.support.stack import Load, Stack, check
 from tests.system.servers import Servers
-from tests.system.stack import ROOT, Load, Stack, check
 from worker.settings import WorkerSettings
 
 PAUSE_SECONDS = float(os.environ.get("PAUSE_SECONDS", "10"))

@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from dev.backend import Services
-from tests.harness import eventually
-from tests.proxy import free_port
-from tests.system.stack import ROOT, Stack, running_stack
+from dev.backend import ROOT, Services
+from tests.support.harness import eventually
+from tests.support.proxy import free_port
+from tests.support.stack import Stack, running_stack
 from tests.system.writers import Writer, all_go_on, are_decided, check_order, headers_of, new_owners, writing
 
 NUMBERS = [int(number) for number in os.environ.get("REPARTITION_NUMBERS", "4 3 8 1").split()]

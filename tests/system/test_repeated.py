@@ -13,8 +13,8 @@ import httpx
 import pytest
 
 from dev.backend import Services
-from tests.harness import dated, decided, eventually
-from tests.system.stack import Load, Process, Stack, check, running_stack
+from tests.support.harness import dated, decided, eventually
+from tests.support.stack import Load, Process, Stack, check, running_stack
 
 NOTE = {"title": "once", "description": ""}
 OTHER = {"title": "other", "description": ""}

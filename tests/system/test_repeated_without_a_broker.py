@@ -2,8 +2,8 @@
 
 import httpx
 
-from tests.harness import eventually
-from tests.system.stack import Stack
+from tests.support.harness import eventually
+from tests.support.stack import Stack
 
 NOTE = {"title": "once", "description": ""}
 KEY = {"Idempotency-Key": '"the key"', "Prefer": "wait=25"}

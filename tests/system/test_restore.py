@@ -8,9 +8,9 @@ import httpx
 import pytest
 
 from dev.backend import ROOT
-from tests import canaries
-from tests.accounts import sign_in, sign_up
-from tests.harness import decided
+from tests.support import canaries
+from tests.support.accounts import sign_in, sign_up
+from tests.support.harness import decided
 from tests.system.deployment import Deployment, deployed
 
 SECTION = (ROOT / "docs/operations.md").read_text().partition("## Backup and restore\n")[2].partition("\n## ")[0]

@@ -16,12 +16,12 @@ from uuid import uuid4
 import httpx
 import pytest
 
-from tests import canaries
-from tests.accounts import sign_up
-from tests.harness import eventually
-from tests.proxy import free_port
+from tests.support import canaries
+from tests.support.accounts import sign_up
+from tests.support.harness import eventually
+from tests.support.proxy import free_port
+from tests.support.stack import Stack
 from tests.system.servers import Servers
-from tests.system.stack import Stack
 
 CLIENTS = 6
 RETRIABLE = {"database_unavailable", "not_accepted", "overloaded", "unconfirmed"}

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from dev.backend import ROOT
-from tests.harness import eventually
+from tests.support.harness import eventually
 from tests.system.deployment import Deployment, deployed
 
 RUNBOOK = (ROOT / "docs/operations.md").read_text()

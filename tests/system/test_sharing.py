@@ -20,9 +20,9 @@ from dev.backend import Services, as_user
 from dev.containers import rabbitmq_server
 from dev.definitions import ADMINISTRATOR
 from shared.messaging import Topology
-from tests.harness import eventually
-from tests.proxy import free_port
-from tests.system.stack import Process, Stack, running_stack
+from tests.support.harness import eventually
+from tests.support.proxy import free_port
+from tests.support.stack import Process, Stack, running_stack
 from tests.system.writers import Writer, all_go_on, are_decided, check_order, headers_of, new_owners, writing
 
 SHARING_SECONDS = float(os.environ.get("SHARING_SECONDS", "25"))

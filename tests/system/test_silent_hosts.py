@@ -9,10 +9,10 @@ import pytest
 from yarl import URL
 
 from gateway.settings import GatewaySettings
-from tests import harness
-from tests.canaries import NOTE
-from tests.harness import eventually
-from tests.proxy import Proxy, proxy_to
+from tests.support import harness
+from tests.support.canaries import NOTE
+from tests.support.harness import eventually
+from tests.support.proxy import Proxy, proxy_to
 from worker.settings import WorkerSettings
 
 RECOVERY_SECONDS = 30.0

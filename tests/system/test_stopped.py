@@ -11,9 +11,9 @@ import pytest
 from asyncpg import Connection, Record
 
 from gateway.settings import GatewaySettings
-from tests import harness
-from tests.harness import eventually
-from tests.system.stack import Load, Stack, check
+from tests.support import harness
+from tests.support.harness import eventually
+from tests.support.stack import Load, Stack, check
 from worker.settings import WorkerSettings
 
 SLOW_STORE = """

@@ -10,10 +10,10 @@ from uuid import uuid4
 import pytest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
-from tests.canaries import NOTE
-from tests.harness import eventually
-from tests.proxy import free_port
-from tests.system.stack import Process, Stack
+from tests.support.canaries import NOTE
+from tests.support.harness import eventually
+from tests.support.proxy import free_port
+from tests.support.stack import Process, Stack
 
 TRACE = uuid4().hex
 SAMPLED = {"traceparent": f"00-{TRACE}-00f067aa0ba902b7-01"}

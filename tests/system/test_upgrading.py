@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from dev.backend import ROOT
-from tests import canaries
-from tests.accounts import sign_up
-from tests.harness import decided
+from tests.support import canaries
+from tests.support.accounts import sign_up
+from tests.support.harness import decided
 from tests.system.deployment import Deployment, deployed
 
 DOCUMENTATION = (ROOT / "docs/operations.md").read_text()

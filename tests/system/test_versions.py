@@ -15,12 +15,12 @@ from uuid import uuid4
 import httpx
 import pytest
 
-from dev.backend import Services
-from tests import canaries
-from tests.accounts import sign_up
-from tests.harness import dated, decided
-from tests.proxy import free_port
-from tests.system.stack import ROOT, TREES, Stack, running_stack
+from dev.backend import ROOT, Services
+from tests.support import canaries
+from tests.support.accounts import sign_up
+from tests.support.harness import dated, decided
+from tests.support.proxy import free_port
+from tests.support.stack import TREES, Stack, running_stack
 from tests.system.versions import BEFORE_LISTS as PREVIOUS
 from tests.system.versions import unpack
 

@@ -11,7 +11,7 @@ import tarfile
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from tests.system.stack import ROOT
+from dev.backend import ROOT
 
 PREVIOUS = "2ef81a74659a52bacfcc9d67d2ea4898f151f6d2"
 """The version before: the last commit without metrics, alerts and traces."""

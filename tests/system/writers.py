@@ -13,9 +13,9 @@ from gateway.auth.access_tokens import AccessTokens
 from gateway.settings import GatewaySettings
 from shared.clock import Clock
 from shared.contracts import Scope
-from tests.accounts import bearer
-from tests.canaries import NOTE
-from tests.system.stack import Stack
+from tests.support.accounts import bearer
+from tests.support.canaries import NOTE
+from tests.support.stack import Stack
 
 OWNERS = 40
 PAUSE_SECONDS = 0.1

@@ -31,9 +31,9 @@ from shared.contracts import (
     print_time,
 )
 from shared.database import connect
-from tests.applying import apply_with_others
-from tests.commands import CHEAP_HASH, DIGEST, attributes, create, delete
-from tests.harness import eventually
+from tests.support.applying import apply_with_others
+from tests.support.commands import CHEAP_HASH, DIGEST, attributes, create, delete
+from tests.support.harness import eventually
 from worker.apply import apply_batch, record_failure
 from worker.failures import Applier
 from worker.housekeeping import TRY_LOCK

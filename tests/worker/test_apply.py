@@ -13,8 +13,8 @@ from asyncpg.connection import LoggedQuery
 
 from shared.connections import Connections
 from shared.contracts import BadCommand, Command, CreateItem, DeleteItem, NoteItem, PatchItem, ReplaceItem
-from tests.applying import apply_with_others
-from tests.commands import create, delete, patch, replace, several
+from tests.support.applying import apply_with_others
+from tests.support.commands import create, delete, patch, replace, several
 from worker.apply import apply_batch
 
 MAX_STATEMENTS = 12

@@ -31,7 +31,7 @@ from shared.contracts import (
     RevokeToken,
 )
 from shared.database import Session
-from tests.commands import CHEAP_HASH, DIGEST, create, patch, replace
+from tests.support.commands import CHEAP_HASH, DIGEST, create, patch, replace
 from worker.apply import apply_batch
 from worker.cache import Cache
 

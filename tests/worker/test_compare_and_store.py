@@ -12,9 +12,9 @@ from asyncpg.connection import LoggedQuery
 
 from shared.connections import Connections
 from shared.contracts import BadCommand, Command
-from tests.applying import apply_with_others
-from tests.commands import create, delete, patch, replace
-from tests.harness import eventually
+from tests.support.applying import apply_with_others
+from tests.support.commands import create, delete, patch, replace
+from tests.support.harness import eventually
 from worker.apply import SESSION_SETTINGS, apply_batch, apply_in_transaction, record_failure
 from worker.cache import IDS_AHEAD, Cache
 from worker.settings import WorkerSettings

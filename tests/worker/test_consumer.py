@@ -21,10 +21,10 @@ from shared.contracts import (
     encode_command,
 )
 from shared.messaging import Topology
-from tests import harness
-from tests.commands import create
-from tests.harness import eventually
-from tests.proxy import proxy_to
+from tests.support import harness
+from tests.support.commands import create
+from tests.support.harness import eventually
+from tests.support.proxy import proxy_to
 from worker import fold, handlers
 from worker.consumer import HELD_BYTES, Consumer, prefetch_count
 from worker.decisions import NoteWritten

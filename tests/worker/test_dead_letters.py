@@ -7,7 +7,6 @@ import subprocess
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -17,7 +16,7 @@ import pytest
 from aio_pika.exceptions import ChannelPreconditionFailed
 from asyncpg import Connection, Record
 
-from dev.backend import Services
+from dev.backend import ROOT, Services
 from gateway.settings import GatewaySettings
 from shared.connections import Connections
 from shared.contracts import (
@@ -30,17 +29,16 @@ from shared.contracts import (
     encode_command,
 )
 from shared.messaging import Topology
-from tests import harness
-from tests.applying import apply_with_others
-from tests.commands import create, delete, replace, several
-from tests.harness import eventually
+from tests.support import harness
+from tests.support.applying import apply_with_others
+from tests.support.commands import create, delete, replace, several
+from tests.support.harness import eventually
 from worker import dead_letters
 from worker.apply import apply_batch, record_failure
 from worker.command_line import operate, read_arguments
 from worker.failures import Applier
 from worker.settings import WorkerSettings
 
-ROOT = Path(__file__).parent.parent.parent
 POISONED = "alter table notes add constraint poison check (title <> 'poison')"
 CURED = "alter table notes drop constraint poison"
 SECRET = "what a user wrote"

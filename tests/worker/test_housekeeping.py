@@ -16,10 +16,10 @@ from dev.backend import Services
 from shared.connections import Connections
 from shared.contracts import CreateToken, DeleteUser, encode_batch, encode_command
 from shared.messaging import Topology
-from tests import harness
-from tests.commands import DIGEST, attributes, create, delete
-from tests.harness import eventually
-from tests.proxy import proxy_to
+from tests.support import harness
+from tests.support.commands import DIGEST, attributes, create, delete
+from tests.support.harness import eventually
+from tests.support.proxy import proxy_to
 from worker import housekeeping
 from worker.apply import apply_batch, mark_attempt, record_failure
 from worker.housekeeping import Housekeeping, prune, purge_tombstones

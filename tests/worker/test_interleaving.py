@@ -25,7 +25,7 @@ from shared.contracts import (
     ReplaceNote,
 )
 from shared.database import Session
-from tests.applying import apply_with_others
+from tests.support.applying import apply_with_others
 from tests.worker.test_batching import (
     FINGERPRINTS,
     HASHES,

@@ -14,9 +14,9 @@ from dev.backend import Services
 from shared.connections import Connections
 from shared.contracts import ChangeUser, Command, encode_batch, encode_command
 from shared.messaging import Topology
-from tests import harness
-from tests.commands import attributes, create, patch
-from tests.harness import eventually
+from tests.support import harness
+from tests.support.commands import attributes, create, patch
+from tests.support.harness import eventually
 from worker.apply import apply_batch
 from worker.repartition import drain_partition
 from worker.settings import WorkerSettings

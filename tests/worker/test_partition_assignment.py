@@ -18,10 +18,10 @@ from shared.contracts import encode_batch, encode_command
 from shared.database import Session, Statement, connect
 from shared.messaging import Topology
 from shared.primary import Primary, find_primary
-from tests import harness
-from tests.commands import create
-from tests.harness import eventually
-from tests.proxy import Proxy, proxy_to
+from tests.support import harness
+from tests.support.commands import create
+from tests.support.harness import eventually
+from tests.support.proxy import Proxy, proxy_to
 from worker import partition_assignment
 from worker.consumer import Consumer
 from worker.health import create_health_app

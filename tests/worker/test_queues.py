@@ -18,9 +18,9 @@ from shared.connections import Connections
 from shared.contracts import Command, encode_batch, encode_command
 from shared.messaging import Topology, build_quorum_arguments
 from shared.queues import declare_queue
-from tests import harness
-from tests.commands import create
-from tests.harness import eventually
+from tests.support import harness
+from tests.support.commands import create
+from tests.support.harness import eventually
 from worker import consumer as consumer_module
 from worker import queue_check
 from worker.command_line import operate_on_queue, read_arguments

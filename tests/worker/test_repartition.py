@@ -18,9 +18,9 @@ from shared.connections import Connections
 from shared.messaging import Routes, Topology
 from shared.partitions import find_partitions, hold_lock
 from shared.queues import exists
-from tests import harness
-from tests.canaries import NOTE
-from tests.harness import eventually
+from tests.support import harness
+from tests.support.canaries import NOTE
+from tests.support.harness import eventually
 from worker import repartition as repartition_module
 from worker.command_line import change_partitions, read_arguments
 from worker.consumer import Consumer

@@ -14,8 +14,8 @@ from dev.backend import Services
 from shared.connections import Connections
 from shared.contracts import Command, CreateItem, DeleteItem, PatchItem
 from shared.messaging import Topology
-from tests import harness
-from tests.commands import create, delete, patch, replace, several
+from tests.support import harness
+from tests.support.commands import create, delete, patch, replace, several
 from worker.apply import apply_batch, record_failure
 from worker.command_line import operate, read_arguments
 from worker.settings import WorkerSettings

@@ -9,9 +9,9 @@ from asyncpg import Connection, Record
 from dev.backend import Services
 from shared.contracts import encode_batch, encode_command
 from shared.messaging import REPLY_TO, Topology
-from tests import harness
-from tests.commands import create
-from tests.harness import eventually
+from tests.support import harness
+from tests.support.commands import create
+from tests.support.harness import eventually
 from worker.reply_addresses import is_reply_address
 from worker.settings import WorkerSettings
 

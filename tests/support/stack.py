@@ -16,13 +16,12 @@ from uuid import uuid4
 import asyncpg
 import httpx
 
-from dev.backend import Services, as_user
-from tests import canaries
-from tests.accounts import sign_up
-from tests.harness import eventually
-from tests.proxy import Proxy, free_port, proxy_to
+from dev.backend import ROOT, Services, as_user
+from tests.support import canaries
+from tests.support.accounts import sign_up
+from tests.support.harness import eventually
+from tests.support.proxy import Proxy, free_port, proxy_to
 
-ROOT = Path(__file__).parent.parent.parent
 KEY = "a-key-that-is-used-in-the-tests-only"
 TREES = {service: Path(os.environ.get(f"{service.upper()}_TREE", ROOT)) for service in ("gateway", "worker")}
 """Where the source of each service is; `make versions` runs the tests with one of another version."""

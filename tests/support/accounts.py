@@ -13,7 +13,7 @@ from gateway.auth.access_tokens import AccessTokens, build_key_id
 from gateway.settings import GatewaySettings
 from shared.clock import Clock
 from shared.contracts import Scope
-from tests.canaries import PASSWORD
+from tests.support.canaries import PASSWORD
 
 TRIES = 3
 

@@ -4,7 +4,6 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from datetime import datetime
-from pathlib import Path
 from typing import Any, TypeVar
 
 import aio_pika
@@ -14,19 +13,19 @@ import uvicorn
 from aio_pika.abc import AbstractQueue
 from fastapi import FastAPI
 
-from dev.backend import Services
+from dev.backend import ROOT, Services
 from gateway.__main__ import build_server_config
 from gateway.app import create_app
 from gateway.settings import GatewaySettings
 from shared.connections import Connections
 from shared.messaging import Topology
 from shared.partitions import find_partitions
-from tests import canaries, witness
+from tests.support import canaries, witness
 from worker.apply import SESSION_SETTINGS
 from worker.consumer import Consumer
 from worker.settings import WorkerSettings
 
-ROLES_SQL = (Path(__file__).parent.parent / "dev/roles.sql").read_text()
+ROLES_SQL = (ROOT / "dev/roles.sql").read_text()
 HOOKS = [canaries.in_no_problem, witness.knows_every_field_code]
 LIMITS = httpx.Limits(max_connections=100, max_keepalive_connections=20, keepalive_expiry=2)
 """A connection is given up before the gateway does, or a request could meet its end."""

@@ -12,8 +12,8 @@ from tempfile import TemporaryDirectory
 
 from sqlalchemy import URL, make_url
 
-from tests.harness import eventually
-from tests.proxy import free_port
+from tests.support.harness import eventually
+from tests.support.proxy import free_port
 
 PGBOUNCER = shutil.which("pgbouncer") or shutil.which("pgbouncer", path="/usr/sbin")
 USERS = ("inkwell_gateway", "inkwell_worker", "inkwell_migrator")

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import httpx
 
-from tests.harness import eventually
-from tests.proxy import free_port
+from tests.support.harness import eventually
+from tests.support.proxy import free_port
 
 NGINX = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin")
 APACHE = shutil.which("apache2") or shutil.which("apache2", path="/usr/sbin")

@@ -17,7 +17,7 @@ from pamqp.commands import Basic
 
 from shared.contracts import LARGEST_MESSAGE_BYTES, MAX_MESSAGE_COMMANDS, encode_command
 from shared.messaging import BROKER_ERRORS
-from tests.commands import CHEAP_HASH, DIGEST, create
+from tests.support.commands import CHEAP_HASH, DIGEST, create
 
 FRAME_BYTES = 100_000
 HEADER_FRAME, BODY_FRAME = 2, 3
