@@ -28,7 +28,6 @@ from tests.support.isolation import (
     settings_of_worker,
     with_database,
 )
-from worker.apply import SESSION_SETTINGS
 from worker.settings import WorkerSettings
 
 LONG_SECONDS = 3600
@@ -160,9 +159,8 @@ def worker_settings(servers: Services, database_url: str, queue_prefix: str) -> 
 @pytest.fixture
 def connections(worker_settings: WorkerSettings) -> Iterator[Connections]:
     """The worker's connections to the test's database."""
-    connections = Connections(worker_settings.database_url, "test", 4, SESSION_SETTINGS)
-    yield connections
-    connections.close()
+    with harness.connected(worker_settings, "test", 4) as connections:
+        yield connections
 
 
 @pytest.fixture

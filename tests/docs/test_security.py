@@ -9,11 +9,11 @@ from gateway.settings import GatewaySettings
 from shared.database import Session
 from tests.support import harness
 from tests.support.accounts import bearer, personal_token, sign_in, sign_up
+from tests.support.canaries import NOTE
 from tests.support.harness import eventually
 from worker.settings import WorkerSettings
 
 PAGE = (ROOT / "docs/security.md").read_text()
-NOTE = {"title": "x", "description": ""}
 
 
 async def test_everybody_is_signed_out_and_can_sign_in_again(

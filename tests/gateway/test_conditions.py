@@ -27,12 +27,6 @@ OTHER_TAGS = [
 ]
 
 
-@pytest.fixture
-async def path(shared_client: httpx.AsyncClient) -> str:
-    """The path of a new note."""
-    return str((await shared_client.post("/notes", json=NOTE)).headers["location"])
-
-
 def conditional(name: str, *values: str) -> list[tuple[bytes, bytes]]:
     """A header line for each value."""
     return [(name.encode(), value.encode("latin-1")) for value in values]

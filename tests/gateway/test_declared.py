@@ -8,10 +8,9 @@ from gateway.settings import GatewaySettings
 from shared.messaging import Topology
 from shared.tables import IMPLICIT_OWNER
 from tests.support import harness
+from tests.support.canaries import NOTE
 from tests.support.harness import eventually
 from worker.settings import WorkerSettings
-
-NOTE = {"title": "Ink", "description": ""}
 
 
 def impatient(settings: GatewaySettings) -> GatewaySettings:

@@ -50,13 +50,6 @@ def statuses(answers: list[Answer]) -> list[int]:
     return [answer.status for answer in answers]
 
 
-@pytest.fixture(scope="module")
-async def gateway() -> AsyncIterator[httpx.AsyncClient]:
-    """Without a broker and without a database: for what is decided before they are needed."""
-    async with harness.gateway(harness.settings_without_servers(trust_network=True)) as client:
-        yield client
-
-
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("framing", FRAMINGS)
 @pytest.mark.parametrize("offer", OFFERS)

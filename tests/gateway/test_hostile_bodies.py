@@ -47,15 +47,8 @@ OTHERS = {
 
 
 @pytest.fixture(scope="module")
-async def gateway() -> AsyncIterator[httpx.AsyncClient]:
-    """Without servers: nothing here gets as far."""
-    async with harness.gateway(harness.settings_without_servers()) as client:
-        yield client
-
-
-@pytest.fixture(scope="module")
 async def gateway_of_users() -> AsyncIterator[httpx.AsyncClient]:
-    """The same, where users sign in."""
+    """As `gateway`, where users sign in."""
     async with harness.gateway(harness.settings_without_servers(auth="password")) as client:
         yield client
 

@@ -1,7 +1,6 @@
 """Bounds on a request: how long its target and headers may be, and how long it may take to arrive."""
 
 import asyncio
-from collections.abc import AsyncIterator
 
 import httpx
 import pytest
@@ -18,13 +17,6 @@ FIELDS_LIMIT = 100
 PIECE = b"a" * 16 * 1024
 START = b"GET /health/live HTTP/1.1\r\nHost: localhost\r\n"
 UPLOAD = b"POST /notes HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n"
-
-
-@pytest.fixture(scope="module")
-async def gateway() -> AsyncIterator[httpx.AsyncClient]:
-    """Without a broker and without a database: every test here is about what comes before them."""
-    async with harness.gateway(harness.settings_without_servers()) as client:
-        yield client
 
 
 async def answered_while_sending(stream: asyncio.StreamReader, writer: asyncio.StreamWriter, piece: bytes) -> bytes:

@@ -47,12 +47,6 @@ INVALID: dict[str, tuple[bytes, list[tuple[str, str]]]] = {
 }
 
 
-@pytest.fixture
-async def path(shared_client: httpx.AsyncClient) -> str:
-    """The path of a new note."""
-    return str((await shared_client.post("/notes", json=NOTE)).headers["location"])
-
-
 @pytest.mark.parametrize("media_type", [MERGE_PATCH, "application/json", f"{MERGE_PATCH}; charset=UTF-8"])
 @pytest.mark.parametrize(("patch", "changes"), PATCHES.values(), ids=PATCHES.keys())
 async def test_patch_changes_what_it_has_and_nothing_else(

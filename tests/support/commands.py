@@ -1,5 +1,6 @@
 """Commands as a gateway builds them, for tests that need no gateway."""
 
+from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 from typing import Any
 from uuid import uuid4
@@ -21,6 +22,8 @@ from shared.contracts import (
 )
 from shared.tables import IMPLICIT_OWNER
 
+Publish = Callable[..., Awaitable[None]]
+"""Publishes commands, or other events, as one message."""
 CHEAP_HASH = "$argon2id$v=19$m=8,t=1,p=1$c2FsdHNhbHQ$aGFzaGhhc2g"
 """What a command says of a password that nobody signs in with."""
 DIGEST = "c0ffee"

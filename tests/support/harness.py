@@ -23,6 +23,7 @@ from shared.partitions import find_partitions
 from tests.support import canaries, witness
 from worker.apply import SESSION_SETTINGS
 from worker.consumer import Consumer
+from worker.health import create_health_app
 from worker.settings import WorkerSettings
 
 ROLES_SQL = (ROOT / "dev/roles.sql").read_text()
@@ -156,25 +157,47 @@ async def gateway(settings: GatewaySettings) -> AsyncIterator[httpx.AsyncClient]
         yield client
 
 
-@asynccontextmanager
-async def worker(settings: WorkerSettings) -> AsyncIterator[Consumer]:
-    """A worker that consumes; stopped as SIGTERM stops one."""
-    connections = Connections(settings.database_url, "inkwell-worker", 1, SESSION_SETTINGS)
-    consumer = Consumer(settings, connections)
-    running = asyncio.create_task(consumer.run())
+@contextmanager
+def connected(settings: WorkerSettings, name: str, size: int = 1) -> Iterator[Connections]:
+    """Connections of a worker's to its database, with the settings that its sessions have."""
+    connections = Connections(settings.database_url, name, size, SESSION_SETTINGS)
     try:
-        await eventually(lambda: _is_consuming(consumer, running))
-        yield consumer
+        yield connections
     finally:
-        consumer.stop()
-        await running
         connections.close()
 
 
-async def _is_consuming(consumer: Consumer, running: asyncio.Task[None]) -> bool:
-    if running.done():
-        await running
+@asynccontextmanager
+async def starting_worker(settings: WorkerSettings) -> AsyncIterator[Consumer]:
+    """A worker that may be unable to consume; stopped as SIGTERM stops one."""
+    with connected(settings, "inkwell-worker") as connections:
+        consumer = Consumer(settings, connections)
+        running = asyncio.create_task(consumer.run())
+        try:
+            yield consumer
+        finally:
+            consumer.stop()
+            await running
+
+
+@asynccontextmanager
+async def worker(settings: WorkerSettings) -> AsyncIterator[Consumer]:
+    """A worker that consumes every partition."""
+    async with starting_worker(settings) as consumer:
+        await eventually(lambda: _is_consuming(consumer))
+        yield consumer
+
+
+async def _is_consuming(consumer: Consumer) -> bool:
     return len(consumer.partitions) == consumer.topology.partitions > 0
+
+
+async def readiness(consumer: Consumer) -> tuple[int, dict[str, Any]]:
+    """The status and the body with which a worker answers `/health/ready`."""
+    transport = httpx.ASGITransport(create_health_app(consumer))
+    async with httpx.AsyncClient(transport=transport, base_url="http://worker") as client:
+        answer = await client.get("/health/ready")
+        return answer.status_code, answer.json()
 
 
 def dated(note: dict[str, Any]) -> dict[str, Any]:

@@ -23,6 +23,10 @@ from tests.support.harness import eventually
 from tests.support.proxy import Proxy, free_port, proxy_to
 
 KEY = "a-key-that-is-used-in-the-tests-only"
+SLOW_STORE = """
+create function slow() returns trigger language plpgsql as $$ begin perform pg_sleep(%s); return null; end $$;
+create trigger slow after insert on commands for each statement execute function slow();
+"""
 TREES = {service: Path(os.environ.get(f"{service.upper()}_TREE", ROOT)) for service in ("gateway", "worker")}
 """Where the source of each service is; `make versions` runs the tests with one of another version."""
 
@@ -164,6 +168,10 @@ class Stack:
             await connection.execute(sql)
         finally:
             connection.terminate()
+
+    async def slow_down_stores(self, seconds: float) -> None:
+        """Makes Postgres wait whenever a worker stores outcomes."""
+        await self.script(SLOW_STORE % seconds)
 
     async def value(self, sql: str) -> Any:
         """The first value of the first row."""

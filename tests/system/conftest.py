@@ -7,6 +7,7 @@ import pytest
 
 from dev.backend import Services
 from tests.support.stack import Stack, running_stack
+from tests.system.deployment import Deployment, deployed
 from tests.system.servers import Servers, breakable_servers
 
 
@@ -20,3 +21,11 @@ async def stack(servers: Services, database_url: str, queue_prefix: str, tmp_pat
 def breakable() -> Iterator[Servers]:
     with breakable_servers() as servers:
         yield servers
+
+
+@pytest.fixture
+async def deployment(tmp_path: Path) -> AsyncIterator[Deployment]:
+    """Inkwell under Compose, started."""
+    async with deployed(tmp_path) as deployment:
+        await deployment.up()
+        yield deployment

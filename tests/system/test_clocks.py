@@ -14,6 +14,7 @@ import pytest
 from dev.backend import ROOT, Services
 from tests.support import canaries
 from tests.support.accounts import sign_up
+from tests.support.canaries import NOTE
 from tests.support.harness import eventually
 from tests.support.isolation import fresh_database, fresh_prefix
 from tests.support.proxy import free_port
@@ -22,7 +23,6 @@ from tests.support.wrong_clocks import DAY, HOUR, MONTH, SettableClock, needs_li
 
 OFFSETS = (HOUR, -HOUR, DAY, -DAY, 4 * DAY, -4 * DAY, MONTH, -MONTH)
 WRONG_SECONDS = 1.0
-NOTE = {"title": "note", "description": ""}
 SERVICES = ("gateway", "worker")
 
 pytestmark = needs_libfaketime

@@ -13,10 +13,6 @@ from tests.support.harness import eventually
 from tests.support.stack import Load, Process, Stack, check
 
 KILLS = int(os.environ.get("KILLS", "8"))
-SLOW_STORE = """
-create function slow() returns trigger language plpgsql as $$ begin perform pg_sleep(0.05); return null; end $$;
-create trigger slow after insert on commands for each statement execute function slow();
-"""
 SLOW_COMMIT = """
 create function slow() returns trigger language plpgsql as $$ begin perform pg_sleep(2); return null; end $$;
 create constraint trigger slow after insert on notes initially deferred
@@ -25,7 +21,7 @@ create constraint trigger slow after insert on notes initially deferred
 
 
 async def test_worker_killed_under_load_again_and_again_loses_and_repeats_nothing(stack: Stack) -> None:
-    await stack.script(SLOW_STORE)
+    await stack.slow_down_stores(0.05)
     async with Load(stack.client).running() as load:
         kills_with_work_in_hand = kills = 0
         while kills_with_work_in_hand < KILLS:
@@ -37,7 +33,7 @@ async def test_worker_killed_under_load_again_and_again_loses_and_repeats_nothin
 
 
 async def test_worker_killed_while_it_does_several_writes_at_once_does_all_or_none(stack: Stack) -> None:
-    await stack.script(SLOW_STORE)
+    await stack.slow_down_stores(0.05)
 
     async def write(number: int) -> None:
         items = [{"op": "create", "title": f"{number}", "description": ""}] * 100

@@ -13,10 +13,10 @@ import httpx
 import pytest
 
 from dev.backend import Services
+from tests.support.canaries import NOTE
 from tests.support.harness import dated, decided, eventually
 from tests.support.stack import Load, Process, Stack, check, running_stack
 
-NOTE = {"title": "once", "description": ""}
 OTHER = {"title": "other", "description": ""}
 KEY = {"Idempotency-Key": '"the key"', "Prefer": "wait=25"}
 ATTEMPTS = 50
@@ -28,10 +28,6 @@ VICTIMS = [
     ("gateway", signal.SIGKILL),
     ("worker", signal.SIGKILL),
 ]
-SLOW_STORE = """
-create function slow() returns trigger language plpgsql as $$ begin perform pg_sleep(1); return null; end $$;
-create trigger slow after insert on commands for each statement execute function slow();
-"""
 
 
 @dataclass
@@ -108,7 +104,7 @@ async def test_attempts_at_two_gateways_at_once_have_one_effect(stack: Stack, cl
 
 
 async def test_attempts_whose_worker_is_killed_have_one_effect(stack: Stack, clients: list[httpx.AsyncClient]) -> None:
-    await stack.script(SLOW_STORE)
+    await stack.slow_down_stores(1)
     attempts = asyncio.create_task(attempt(clients, ATTEMPTS))
     await eventually(lambda: is_storing(stack))
     await stack.worker.kill()
@@ -132,7 +128,7 @@ async def test_attempt_whose_gateway_is_killed_can_be_repeated_at_another(
     answers = repeated + await attempt(clients, 2)
     assert {(answer.status_code, answer.text) for answer in answers} == {(201, answers[0].text)}
     assert all("idempotent-replayed" in answer.headers for answer in answers)
-    assert await stack.titles() == {"once"}
+    assert await stack.titles() == {NOTE["title"]}
 
 
 async def test_requests_repeated_until_they_are_answered_have_one_effect_each_through_kills(
@@ -200,7 +196,7 @@ async def test_write_cut_off_before_its_confirm_is_unconfirmed_and_its_key_gives
     repeated = await eventually(lambda: written(stack))
     state = await decided(stack.client, url)
     assert (state["status"], state["answer"]["body"]) == ("applied", repeated.json())
-    assert await stack.value("select count(*) from notes where title = 'once'") == 1
+    assert await stack.value("select count(*) from notes where title = 'Ink'") == 1
 
 
 async def test_full_queue_refuses_writes_and_exactly_the_accepted_are_applied(impatient: Stack) -> None:

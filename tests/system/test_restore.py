@@ -1,8 +1,6 @@
 """What docs/operations.md says of backup and restore, done with its own commands on a stack under Compose."""
 
 import re
-from collections.abc import AsyncIterator
-from pathlib import Path
 
 import httpx
 import pytest
@@ -11,7 +9,7 @@ from dev.backend import ROOT
 from tests.support import canaries
 from tests.support.accounts import sign_in, sign_up
 from tests.support.harness import decided
-from tests.system.deployment import Deployment, deployed
+from tests.system.deployment import Deployment
 
 SECTION = (ROOT / "docs/operations.md").read_text().partition("## Backup and restore\n")[2].partition("\n## ")[0]
 BACKUP, RESTORE, RESTORE_ANEW = re.findall(r"```bash\n(.*?)```", SECTION, re.DOTALL)
@@ -19,13 +17,6 @@ TABLES = "select tablename, tableowner from pg_tables where schemaname = 'public
 EXTENSIONS = "select extname from pg_extension where extname in ('pg_trgm', 'btree_gin')"
 
 pytestmark = [pytest.mark.needs_docker, pytest.mark.long]
-
-
-@pytest.fixture
-async def deployment(tmp_path: Path) -> AsyncIterator[Deployment]:
-    async with deployed(tmp_path) as deployment:
-        await deployment.up()
-        yield deployment
 
 
 async def test_dump_is_restored_and_what_was_queued_is_applied_to_it(deployment: Deployment) -> None:

@@ -16,10 +16,6 @@ from tests.support.harness import eventually
 from tests.support.stack import Load, Stack, check
 from worker.settings import WorkerSettings
 
-SLOW_STORE = """
-create function slow() returns trigger language plpgsql as $$ begin perform pg_sleep(0.3); return null; end $$;
-create trigger slow after insert on commands for each statement execute function slow();
-"""
 SLOW_PRUNING = """
 create function slow() returns trigger language plpgsql as $$ begin perform pg_sleep(60); return null; end $$;
 create trigger slow after delete on commands for each statement execute function slow();
@@ -31,7 +27,7 @@ CLIENTS = 1000
 
 
 async def test_worker_stopped_under_load_finishes_its_batch_and_exits_with_0(stack: Stack) -> None:
-    await stack.script(SLOW_STORE)
+    await stack.slow_down_stores(0.3)
     async with Load(stack.client).running() as load:
         await eventually(lambda: has_settled(stack))
         assert await stack.worker.stop() == 0

@@ -12,6 +12,7 @@ from asyncpg.connection import LoggedQuery
 
 from shared.connections import Connections
 from shared.contracts import BadCommand, Command
+from tests.support import harness
 from tests.support.applying import apply_with_others
 from tests.support.commands import create, delete, patch, replace
 from tests.support.harness import eventually
@@ -24,17 +25,15 @@ from worker.statements import READ, STORE, STORE_CREATIONS
 @pytest.fixture
 def one(worker_settings: WorkerSettings) -> Iterator[Connections]:
     """A worker's one connection."""
-    connections = Connections(worker_settings.database_url, "test", 1, SESSION_SETTINGS)
-    yield connections
-    connections.close()
+    with harness.connected(worker_settings, "test") as connections:
+        yield connections
 
 
 @pytest.fixture
 def other(worker_settings: WorkerSettings) -> Iterator[Connections]:
     """Another worker's."""
-    connections = Connections(worker_settings.database_url, "test", 1, SESSION_SETTINGS)
-    yield connections
-    connections.close()
+    with harness.connected(worker_settings, "test") as connections:
+        yield connections
 
 
 async def statements(connections: Connections, batch: Sequence[Command | BadCommand], cache: Cache) -> list[str]:

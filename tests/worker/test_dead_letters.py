@@ -5,7 +5,6 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID, uuid4
@@ -33,6 +32,7 @@ from tests.support import harness
 from tests.support.applying import apply_with_others
 from tests.support.commands import create, delete, replace, several
 from tests.support.harness import eventually
+from tests.support.operator import Operator
 from worker import dead_letters
 from worker.apply import apply_batch, record_failure
 from worker.command_line import operate, read_arguments
@@ -42,29 +42,6 @@ from worker.settings import WorkerSettings
 POISONED = "alter table notes add constraint poison check (title <> 'poison')"
 CURED = "alter table notes drop constraint poison"
 SECRET = "what a user wrote"
-
-Answer = tuple[int, list[dict[str, Any]], str]
-Operator = Callable[..., Awaitable[Answer]]
-
-
-@pytest.fixture
-def operator(worker_settings: WorkerSettings, capsys: pytest.CaptureFixture[str]) -> Operator:
-    """Does as `python -m worker … --json` does: the exit code, the objects on stdout, and stderr."""
-
-    async def operator(*arguments: object, settings: WorkerSettings = worker_settings) -> Answer:
-        capsys.readouterr()
-        code = await operate(read_arguments([*map(str, arguments), "--json"]), settings)
-        printed = capsys.readouterr()
-        # The worker of the test logs to stdout too.
-        return code, [json.loads(line) for line in printed.out.splitlines() if line.startswith("{")], printed.err
-
-    return operator
-
-
-@pytest.fixture
-async def worker(worker_settings: WorkerSettings) -> AsyncIterator[None]:
-    async with harness.worker(worker_settings):
-        yield
 
 
 async def fail(connections: Connections, *commands: Command | BadCommand) -> None:

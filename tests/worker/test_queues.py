@@ -1,20 +1,15 @@
 """A command queue that was made otherwise is not consumed, and is remade without losing what is in it."""
 
-import asyncio
 import json
 import re
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Sequence
 
 import aio_pika
-import httpx
 import pytest
 from aio_pika.abc import AbstractChannel
 from asyncpg import Connection, Record
 from pamqp.common import FieldTable
 
-from dev.backend import Services
-from shared.connections import Connections
 from shared.contracts import Command, encode_batch, encode_command
 from shared.messaging import Topology, build_quorum_arguments
 from shared.queues import declare_queue
@@ -26,7 +21,6 @@ from worker import queue_check
 from worker.command_line import operate_on_queue, read_arguments
 from worker.consumer import Consumer
 from worker.doctor import examine
-from worker.health import create_health_app
 from worker.settings import WorkerSettings
 
 QUORUM: FieldTable = {"x-queue-type": "quorum", "x-overflow": "reject-publish", "x-max-length-bytes": 1024**3}
@@ -37,13 +31,6 @@ WRONG: dict[str, FieldTable] = {
     "without a single active consumer": QUORUM,
     "without one and with another limit": QUORUM | {"x-max-length-bytes": 5000},
 }
-
-
-@pytest.fixture
-async def channel(servers: Services) -> AsyncIterator[AbstractChannel]:
-    """A channel of an administrator's."""
-    async with await aio_pika.connect(servers.broker_url) as connection:
-        yield await connection.channel()
 
 
 @pytest.fixture(autouse=True)
@@ -57,20 +44,6 @@ def topology(worker_settings: WorkerSettings) -> Topology:
     return Topology.of(worker_settings)
 
 
-@asynccontextmanager
-async def starting(settings: WorkerSettings) -> AsyncIterator[Consumer]:
-    """A worker that may not be able to consume every partition."""
-    connections = Connections(settings.database_url, "inkwell-worker", size=1)
-    consumer = Consumer(settings, connections)
-    running = asyncio.create_task(consumer.run())
-    try:
-        yield consumer
-    finally:
-        consumer.stop()
-        await running
-        connections.close()
-
-
 async def operator(settings: WorkerSettings, verb: str, partition: int) -> int:
     """Does as `python -m worker queues …`; the exit code."""
     return await operate_on_queue(read_arguments(["queues", verb, str(partition)]), settings)
@@ -80,12 +53,6 @@ async def put(channel: AbstractChannel, queue: str, *commands: Command) -> None:
     for command in commands:
         message = aio_pika.Message(encode_batch([encode_command(command)]))
         await channel.default_exchange.publish(message, queue)
-
-
-async def readiness(consumer: Consumer) -> int:
-    transport = httpx.ASGITransport(create_health_app(consumer))
-    async with httpx.AsyncClient(transport=transport, base_url="http://worker") as client:
-        return (await client.get("/health/ready")).status_code
 
 
 async def refuse(*consumers: Consumer) -> bool:
@@ -113,15 +80,15 @@ async def test_queue_that_was_made_otherwise_is_not_consumed_until_it_is_remade_
     await channel.declare_queue(queue, durable=True, arguments=WRONG[kind])
     await put(channel, queue, *map(create, expected))
 
-    async with starting(worker_settings) as first, starting(worker_settings) as second:
+    async with harness.starting_worker(worker_settings) as first, harness.starting_worker(worker_settings) as second:
         await eventually(lambda: refuse(first, second))
-        assert [await readiness(first), await readiness(second)] == [503, 503]
+        assert [(await harness.readiness(each))[0] for each in (first, second)] == [503, 503]
         assert await titles(database) == []
         assert await operator(worker_settings, "remake", 0) == 0
 
         await eventually(lambda: holds(database, expected))
         await eventually(lambda: consume_all(first, second))
-        assert [await readiness(first), await readiness(second)] == [200, 200]
+        assert [(await harness.readiness(each))[0] for each in (first, second)] == [200, 200]
     assert await topology.declare_partition(channel, 0) == {}
 
 
@@ -174,7 +141,7 @@ async def test_interrupted_remaking_keeps_the_partition_waiting_and_goes_on_when
     await put(channel, topology.parking_queue(0), create("first"))
     await put(channel, topology.command_queue(0), create("second"))
 
-    async with starting(worker_settings) as consumer:
+    async with harness.starting_worker(worker_settings) as consumer:
         await eventually(lambda: refuse(consumer))
         assert await operator(worker_settings, "remake", 0) == 0
 
@@ -212,7 +179,7 @@ async def test_operator_fails_commands_of_versions_that_no_worker_will_know_and_
     for events in batches:
         await channel.default_exchange.publish(aio_pika.Message(encode_batch(events)), topology.command_queue(0))
 
-    async with starting(worker_settings):
+    async with harness.starting_worker(worker_settings):
         assert await operator(worker_settings, "fail-newer", 0) == 0
 
         await eventually(lambda: holds(database, ["beside it", "behind them"]))

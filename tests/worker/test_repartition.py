@@ -1,8 +1,7 @@
 """The number of partitions: where a worker has it from, and how an operator changes it."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import aio_pika
@@ -14,7 +13,6 @@ from asyncpg import Connection, Record
 
 from dev.backend import Services
 from gateway.settings import GatewaySettings
-from shared.connections import Connections
 from shared.messaging import Routes, Topology
 from shared.partitions import find_partitions, hold_lock
 from shared.queues import exists
@@ -24,17 +22,9 @@ from tests.support.harness import eventually
 from worker import repartition as repartition_module
 from worker.command_line import change_partitions, read_arguments
 from worker.consumer import Consumer
-from worker.health import create_health_app
 from worker.settings import WorkerSettings
 
 ASYNCHRONOUSLY = {"Prefer": "respond-async"}
-
-
-@pytest.fixture
-async def channel(servers: Services) -> AsyncIterator[AbstractChannel]:
-    """A channel of an administrator's."""
-    async with await aio_pika.connect(servers.broker_url) as connection:
-        yield await connection.channel()
 
 
 @pytest.fixture
@@ -62,27 +52,6 @@ async def queues(channel: AbstractChannel, settings: WorkerSettings) -> list[int
     """The command queues that there are."""
     topology = Topology(settings.queue_prefix, 0)
     return [number for number in range(10) if await exists(channel, queue=topology.command_queue(number))]
-
-
-async def readiness(consumer: Consumer) -> tuple[int, dict[str, Any]]:
-    transport = httpx.ASGITransport(create_health_app(consumer))
-    async with httpx.AsyncClient(transport=transport, base_url="http://worker") as client:
-        answer = await client.get("/health/ready")
-        return answer.status_code, answer.json()
-
-
-@asynccontextmanager
-async def starting(settings: WorkerSettings) -> AsyncIterator[Consumer]:
-    """A worker that may not be able to consume."""
-    connections = Connections(settings.database_url, "inkwell-worker", size=1)
-    consumer = Consumer(settings, connections)
-    running = asyncio.create_task(consumer.run())
-    try:
-        yield consumer
-    finally:
-        consumer.stop()
-        await running
-        connections.close()
 
 
 async def consumes(consumer: Consumer, partitions: int) -> bool:
@@ -132,9 +101,9 @@ async def test_worker_with_another_number_than_the_brokers_consumes_nothing_and_
 ) -> None:
     await Topology(worker_settings.queue_prefix, 3).declare(channel)
 
-    async with starting(worker_settings) as consumer:
+    async with harness.starting_worker(worker_settings) as consumer:
         await eventually(lambda: is_different(consumer))
-        status, state = await readiness(consumer)
+        status, state = await harness.readiness(consumer)
         assert not consumer.partitions
 
     assert (status, state["status"]) == (503, "partitions differ")
@@ -149,13 +118,13 @@ async def test_worker_with_another_number_consumes_once_the_broker_has_its_numbe
     channel: AbstractChannel, worker_settings: WorkerSettings, unset: WorkerSettings
 ) -> None:
     await Topology(worker_settings.queue_prefix, 3).declare(channel)
-    async with starting(worker_settings) as waiting, harness.worker(unset) as consumer:
+    async with harness.starting_worker(worker_settings) as waiting, harness.worker(unset) as consumer:
         await eventually(lambda: is_different(waiting))
         assert await operator(unset, 2) == 0
 
         await eventually(lambda: consumes(waiting, 2))
         await eventually(lambda: consumes(consumer, 2))
-        assert (await readiness(waiting))[0] == 200
+        assert (await harness.readiness(waiting))[0] == 200
 
 
 async def test_gateway_with_another_number_refuses_writes_and_serves_reads(
