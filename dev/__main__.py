@@ -2,14 +2,25 @@
 
 import argparse
 import os
+import signal
 import subprocess
 import sys
-
-from honcho.manager import Manager
+from collections.abc import Iterable
+from contextlib import suppress
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from dev.backend import DEVELOPMENT_KEY, UnavailableError
 from dev.services import backend_in_use, backend_to_start, from_environment, services
+from dev.supervised import Program, Supervisor
 
+DEVELOPMENT = {
+    "INKWELL_ENVIRONMENT": "development",
+    "INKWELL_SIGNING_KEYS": DEVELOPMENT_KEY,
+    "INKWELL_FINGERPRINT_KEY": DEVELOPMENT_KEY,
+    "INKWELL_PORT": "8000",
+}
+"""Settings of `make dev`, where the shell has no others."""
 WELCOME = r"""
 Inkwell is up at http://127.0.0.1:{port}, with interactive documentation at /docs. To try it, paste the lines under
 "Try it" in README.md.
@@ -51,22 +62,35 @@ def doctor() -> None:
 
 def dev() -> None:
     """Runs gateway and worker from the source and restarts each when its code changes."""
-    with services() as urls:
-        environment = {
-            "INKWELL_ENVIRONMENT": "development",
-            "INKWELL_SIGNING_KEYS": DEVELOPMENT_KEY,
-            "INKWELL_FINGERPRINT_KEY": DEVELOPMENT_KEY,
-            **os.environ,
-            "INKWELL_DATABASE_URL": urls.database_url,
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    with suppress(KeyboardInterrupt), services() as urls, TemporaryDirectory(prefix="inkwell-dev-") as folder:
+        environment = {name: os.environ.get(name, value) for name, value in DEVELOPMENT.items()}
+        environment["INKWELL_DATABASE_URL"] = urls.database_url
+        subprocess.check_call([sys.executable, "-m", "alembic", "upgrade", "head"], env=os.environ | environment)
+        reloaded = ["gateway.app:create_app", "--factory", "--reload", "--reload-dir=gateway", "--reload-dir=shared"]
+        commands = {
+            "gateway": ["uvicorn", *reloaded, "--port", environment["INKWELL_PORT"]],
+            "worker": ["watchfiles", f"{sys.executable} -m worker", "worker", "shared"],
         }
-        subprocess.check_call(["alembic", "upgrade", "head"], env=environment)
-        manager = Manager()
-        reload = "uvicorn gateway.app:create_app --factory --reload --reload-dir gateway --reload-dir shared"
-        for service, command in (("gateway", reload), ("worker", "watchfiles 'python -m worker' worker shared")):
-            own = {"INKWELL_BROKER_URL": urls.broker_url_of(service)}
-            manager.add_process(service, command, env=environment | own)
-        manager.loop()
-    sys.exit(manager.returncode or 0)
+        programs = [
+            Program(
+                service,
+                [sys.executable, "-m", *command],
+                environment | {"INKWELL_BROKER_URL": urls.broker_url_of(service)},
+            )
+            for service, command in commands.items()
+        ]
+        supervisor = Supervisor(Path(folder))
+        try:
+            supervisor.start(programs)
+            follow(supervisor.log(service) for service in commands)
+        finally:
+            supervisor.stop()
+
+
+def follow(logs: Iterable[Path]) -> None:
+    """Prints what is written to the files, from their beginning, until Ctrl-C."""
+    subprocess.call(["tail", "--lines=+1", "--follow=name", "--retry", *map(str, logs)])
 
 
 COMMANDS = {

@@ -3,7 +3,9 @@
 from collections.abc import AsyncIterator, Callable, Generator, Iterator
 from contextlib import ExitStack
 from functools import partial
-from typing import TypeVar
+from importlib.util import find_spec
+from pathlib import Path
+from typing import NoReturn, TypeVar
 from uuid import uuid4
 
 import asyncpg
@@ -32,7 +34,24 @@ from worker.settings import WorkerSettings
 
 LONG_SECONDS = 3600
 """When a test that is marked as long is taken to hang."""
+GROUPS = {"bench": ("bench", "matplotlib"), "k8s": ("kubernetes", "kubernetes_validate")}
+"""The dependency group that the tests of a folder need, and a package that only this group has."""
 T = TypeVar("T")
+
+
+class Uninstalled(pytest.Module):
+    """A module whose dependency group is not installed."""
+
+    def collect(self) -> NoReturn:
+        group, _ = GROUPS[self.path.parent.name]
+        pytest.skip(f"needs the dependency group {group}: `make .venv/{group}`", allow_module_level=True)
+
+
+def pytest_pycollect_makemodule(module_path: Path, parent: pytest.Collector) -> pytest.Module | None:
+    _, package = GROUPS.get(module_path.parent.name, ("", ""))
+    if package and not find_spec(package):
+        return Uninstalled.from_parent(parent, path=module_path)
+    return None
 
 
 def pytest_sessionstart(session: pytest.Session) -> None:

@@ -16,7 +16,9 @@ CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", 
 async def page() -> "AsyncIterator[Page]":
     if CHROMIUM is None:
         pytest.skip("needs Chromium: apt-get install chromium")
-    playwright = pytest.importorskip("playwright.async_api", reason="needs `uv sync --group browser`")
+    playwright = pytest.importorskip(
+        "playwright.async_api", reason="needs the dependency group browser: `make .venv/browser`"
+    )
     async with playwright.async_playwright() as engine:
         browser = await engine.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
         yield await browser.new_page()

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    pytest.importorskip("zensical", reason="needs the dependency group docs: `make .venv/docs`")
     folder = tmp_path_factory.mktemp("documentation")
     shutil.copy(ROOT / "zensical.toml", folder)
     assert build(folder) == 0

