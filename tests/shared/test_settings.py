@@ -1,11 +1,8 @@
 """Wrong settings, as an operator meets them: the process ends at once and names what to mend."""
 
 import json
-import os
 import re
 import socket
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -24,21 +21,8 @@ from shared.settings import (
     ServiceSettings,
     load_settings,
 )
+from tests.support.programs import GOOD, KEY, PUBLIC_KEY, SECRET, URLS, assert_one_line_names, assert_refused, run
 from worker.settings import WorkerSettings
-
-SECRET = "hunter2-hunter2"
-KEY = "a-key-that-is-used-in-the-tests-only"
-GOOD = {
-    "INKWELL_DATABASE_URL": f"postgresql://inkwell:{SECRET}@127.0.0.1:1/inkwell",
-    "INKWELL_BROKER_URL": f"amqp://inkwell:{SECRET}@127.0.0.1:1/",
-    "INKWELL_SIGNING_KEYS": KEY,
-    "INKWELL_FINGERPRINT_KEY": KEY,
-}
-PUBLIC_KEY = f"{DEVELOPMENT_MARK}-{DEVELOPMENT_MARK}"
-URLS = {
-    "INKWELL_DATABASE_URL": "postgresql://inkwell:development%2Donly@127.0.0.1:1/inkwell",
-    "INKWELL_BROKER_URL": "amqp://inkwell:development-only@127.0.0.1:1/",
-}
 
 SERVICES = (GatewaySettings, WorkerSettings)
 WRONG_IN_BOTH = [
@@ -66,28 +50,6 @@ WRONG_IN_GATEWAY = [
     ],
 ]
 WRONG_IN_WORKER = [("INKWELL_BATCH_COMMANDS", "0"), ("INKWELL_DRAIN_TIMEOUT_SECONDS", "inf")]
-
-
-def run(*arguments: str, **changes: str | None) -> "subprocess.CompletedProcess[str]":
-    """Runs a Python module as a process with good settings but for the changes; None takes one away."""
-    inherited = {name: value for name, value in os.environ.items() if not name.startswith("INKWELL_")}
-    environment = {name: value for name, value in (inherited | GOOD | changes).items() if value is not None}
-    command = [sys.executable, "-m", *arguments]
-    return subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
-
-
-def assert_refused(ended: "subprocess.CompletedProcess[str]", *names: str) -> None:
-    """Exit code 2, nothing on stdout, one line on stderr that names the settings, and no secret in it."""
-    assert (ended.returncode, ended.stdout) == (2, "")
-    assert_one_line_names(ended.stderr, *names)
-
-
-def assert_one_line_names(stderr: str, *names: str) -> None:
-    assert len(stderr.splitlines()) == 1
-    assert all(name in stderr for name in names)
-    assert SECRET not in stderr
-    assert KEY not in stderr
-    assert PUBLIC_KEY not in stderr
 
 
 Refuse = Callable[..., str]
