@@ -33,7 +33,7 @@ from tests.support.isolation import (
 from worker.settings import WorkerSettings
 
 LONG_SECONDS = 3600
-"""When a test that is marked as long is taken to hang."""
+"""The timeout of a test that is marked as long."""
 GROUPS = {"bench": ("bench", "matplotlib"), "k8s": ("kubernetes", "kubernetes_validate")}
 """The dependency group that the tests of a folder need, and a package that only this group has."""
 T = TypeVar("T")
@@ -55,7 +55,7 @@ def pytest_pycollect_makemodule(module_path: Path, parent: pytest.Collector) -> 
 
 
 def pytest_sessionstart(session: pytest.Session) -> None:
-    if session.config.getoption("numprocesses", None):  # each of which starts servers of its own
+    if session.config.getoption("numprocesses", None):  # each process starts its own servers
         _or_exit(prepare)
 
 
@@ -73,7 +73,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """A test fails when anything that it runs has printed or logged a secret."""
+    """A test fails if anything that it runs has printed or logged a secret."""
     report = yield
     if told := canaries.told_in("".join(text for _, text in report.sections)):
         report.outcome, report.longrepr = "failed", f"its output tells {', '.join(told)}"
@@ -92,13 +92,13 @@ def cheap_hashes() -> Iterator[None]:
 def servers(pytestconfig: pytest.Config) -> Iterator[Services]:
     capture = pytestconfig.pluginmanager.getplugin("capturemanager")
     with ExitStack() as stack:
-        with capture.global_and_fixture_disabled():  # it may have to say what it installs
+        with capture.global_and_fixture_disabled():  # it may print what it installs
             running = _or_exit(lambda: stack.enter_context(services()))
         yield running
 
 
 def _or_exit(get: Callable[[], T]) -> T:
-    """What is missing on the machine is told once, not by every test."""
+    """What the machine lacks is reported once, not by every test."""
     try:
         return get()
     except UnavailableError as error:
@@ -107,7 +107,7 @@ def _or_exit(get: Callable[[], T]) -> T:
 
 @pytest.fixture(scope="session")
 async def template(servers: Services) -> AsyncIterator[str]:
-    """A migrated database that each test's database is a copy of."""
+    """A migrated database, the template of each test's database."""
     name = f"inkwell_template_{uuid4().hex[:12]}"
     admin = await asyncpg.connect(servers.database_url)
     await admin.execute(f"create database {name}")
@@ -127,7 +127,7 @@ async def database_url(servers: Services, template: str) -> AsyncIterator[str]:
 
 @pytest.fixture
 async def database(database_url: str) -> AsyncIterator["asyncpg.Connection[asyncpg.Record]"]:
-    """A connection to the test's database as an administrator."""
+    """An administrator's connection to the test's database."""
     connection = await asyncpg.connect(database_url)
     yield connection
     await connection.close()
@@ -142,7 +142,7 @@ async def queue_prefix(servers: Services) -> AsyncIterator[str]:
 
 @pytest.fixture
 def queue_limit_bytes() -> int:
-    """How many bytes the test's queues take."""
+    """The limit of the test's queues."""
     return 1024 * 1024 * 1024
 
 
@@ -150,14 +150,14 @@ def queue_limit_bytes() -> int:
 async def gateway_settings(
     servers: Services, database_url: str, queue_prefix: str, queue_limit_bytes: int
 ) -> GatewaySettings:
-    """Of a gateway whose queues are there, as after a worker has run."""
+    """Settings of a gateway whose queues exist, as after a worker has run."""
     await harness.declare(servers, Topology(queue_prefix, PARTITIONS, queue_limit_bytes))
     return settings_of_gateway(servers, database_url, queue_prefix)
 
 
 @pytest.fixture
 def password_settings(gateway_settings: GatewaySettings) -> GatewaySettings:
-    """Of a gateway whose users sign in, as often as they like."""
+    """Settings of a gateway whose users sign in, without rate limits."""
     return GatewaySettings.model_validate(gateway_settings.model_dump() | SIGNING_IN)
 
 
@@ -186,14 +186,14 @@ def connections(worker_settings: WorkerSettings) -> Iterator[Connections]:
 async def client(
     gateway_settings: GatewaySettings, worker_settings: WorkerSettings
 ) -> AsyncIterator[httpx.AsyncClient]:
-    """A client of a gateway and a worker that run together."""
+    """A client of a gateway with a running worker."""
     async with harness.worker(worker_settings), harness.gateway(gateway_settings) as client:
         yield client
 
 
 @pytest.fixture(scope="module")
 async def shared_users_client(servers: Services, template: str) -> AsyncIterator[httpx.AsyncClient]:
-    """As `users_client`, for the tests of a module that do not mind each other's users."""
+    """As `users_client`, shared by the tests of a module that are independent of each other's users."""
     async with fresh_database(servers, template) as url, fresh_prefix(servers) as prefix:
         worker = harness.worker(settings_of_worker(servers, url, prefix))
         gateway = harness.gateway(settings_of_gateway(servers, url, prefix, **SIGNING_IN))
@@ -203,7 +203,7 @@ async def shared_users_client(servers: Services, template: str) -> AsyncIterator
 
 @pytest.fixture(scope="module")
 async def shared_client(servers: Services, template: str) -> AsyncIterator[httpx.AsyncClient]:
-    """As `client`, for the tests of a module that do not mind each other's notes."""
+    """As `client`, shared by the tests of a module that are independent of each other's notes."""
     async with fresh_database(servers, template) as url, fresh_prefix(servers) as prefix:
         worker = harness.worker(settings_of_worker(servers, url, prefix))
         async with worker, harness.gateway(settings_of_gateway(servers, url, prefix)) as client:

@@ -33,7 +33,7 @@ def with_database(url: str, name: str, role: str | None = None) -> str:
 
 
 def alembic(database_url: str, *arguments: str) -> str:
-    """Runs Alembic as an operator does; what it prints."""
+    """Runs Alembic as an operator does; returns its output."""
     environment = {**os.environ, "INKWELL_DATABASE_URL": database_url}
     command = [sys.executable, "-m", "alembic", *arguments]
     return subprocess.run(command, env=environment, cwd=ROOT, check=True, capture_output=True, text=True).stdout
@@ -41,11 +41,11 @@ def alembic(database_url: str, *arguments: str) -> str:
 
 @asynccontextmanager
 async def fresh_database(servers: Services, template: str) -> AsyncIterator[str]:
-    """The URL of a database of the block's own, as an administrator."""
+    """Yields the URL of a new database, for an administrator; drops the database after the block."""
     name = f"inkwell_test_{uuid4().hex[:12]}"
     admin = await asyncpg.connect(servers.database_url)
     await admin.execute(f"create database {name} template {template} owner inkwell_migrator")
-    # Everything comes with a template but the rights on the database itself.
+    # The template has everything except the rights on the database itself.
     await admin.execute(
         "update pg_database set datacl = original.datacl from pg_database original"
         " where pg_database.datname = $1 and original.datname = $2",
@@ -59,7 +59,7 @@ async def fresh_database(servers: Services, template: str) -> AsyncIterator[str]
 
 @asynccontextmanager
 async def fresh_prefix(servers: Services) -> AsyncIterator[str]:
-    """A prefix for the block's queues, which are deleted after it."""
+    """A prefix for queues, which are deleted after the block."""
     prefix = f"test-{uuid4().hex[:12]}"
     yield prefix
     await harness.delete(servers, Topology(prefix, PARTITIONS))

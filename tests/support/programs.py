@@ -1,4 +1,4 @@
-"""Inkwell's programs with settings of the test's choice, good ones unless it says otherwise."""
+"""Runs Inkwell's programs with valid settings, except for those that a test changes."""
 
 import os
 import subprocess
@@ -23,7 +23,7 @@ URLS = {
 
 
 def run(*arguments: str, **changes: str | None) -> "subprocess.CompletedProcess[str]":
-    """Runs a Python module as a process with good settings but for the changes; None takes one away."""
+    """Runs a Python module as a process with valid settings except for the changes; None removes one."""
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("INKWELL_")}
     environment = {name: value for name, value in (inherited | GOOD | changes).items() if value is not None}
     command = [sys.executable, "-m", *arguments]
@@ -31,7 +31,7 @@ def run(*arguments: str, **changes: str | None) -> "subprocess.CompletedProcess[
 
 
 def assert_refused(ended: "subprocess.CompletedProcess[str]", *names: str) -> None:
-    """Exit code 2, nothing on stdout, one line on stderr that names the settings, and no secret in it."""
+    """Asserts exit code 2, nothing on stdout, and one line on stderr that names the settings without a secret."""
     assert (ended.returncode, ended.stdout) == (2, "")
     assert_one_line_names(ended.stderr, *names)
 

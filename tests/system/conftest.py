@@ -1,4 +1,4 @@
-"""A running stack for each test, on the session's servers; and servers that a module may break."""
+"""A running stack for each test on the session's servers, and servers that the tests of a module may break."""
 
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -25,7 +25,7 @@ def breakable() -> Iterator[Servers]:
 
 @pytest.fixture
 async def deployment(tmp_path: Path) -> AsyncIterator[Deployment]:
-    """Inkwell under Compose, started."""
+    """A running deployment under Compose."""
     async with deployed(tmp_path) as deployment:
         await deployment.up()
         yield deployment

@@ -1,4 +1,4 @@
-"""One service's clock is wrong, for a while or from its start: no accepted write fails, and every time is Postgres'."""
+"""One service's clock is wrong, for a while or from its start: no accepted write fails, and all times are Postgres'."""
 
 import asyncio
 import json
@@ -29,7 +29,7 @@ pytestmark = needs_libfaketime
 
 
 class Clocks:
-    """A stack whose services each have a clock that can be set."""
+    """A stack whose services each have a settable clock."""
 
     def __init__(self, stack: Stack, clocks: dict[str, SettableClock]) -> None:
         self.stack = stack
@@ -42,7 +42,7 @@ class Clocks:
         return self.stack.gateway if service == "gateway" else self.stack.worker
 
     async def restart(self, service: str, seconds: float = 0) -> None:
-        """Starts the service anew, with its clock so far ahead."""
+        """Restarts the service with its clock this far ahead."""
         await self.process(service).stop()
         self[service].set(seconds)
         await self.process(service).start()
@@ -68,12 +68,12 @@ async def clocks(servers: Services, template: str, tmp_path_factory: pytest.Temp
 
 
 def metrics() -> dict[str, str]:
-    """A port of their own for a process's metrics."""
+    """A port for a process's metrics."""
     return {"INKWELL_METRICS_PORT": str(free_port())}
 
 
 async def check_times(stack: Stack) -> None:
-    """Every command was issued, by its own time, when it was decided by Postgres', give or take."""
+    """Checks that the time of every command agrees with Postgres' time of its decision, within a tolerance."""
     [(early, late)] = await stack.query(
         "select min(extract(epoch from decided_at - issued_at)), max(extract(epoch from decided_at - issued_at))"
         " from commands"
@@ -178,7 +178,7 @@ async def test_doctor_compares_the_clocks(clocks: Clocks, tmp_path: Path, servic
 
 
 async def clock_by_doctor(clocks: Clocks, folder: Path, service: str, offset: int) -> str:
-    """How bad the service's check-up finds a clock that is so far ahead."""
+    """The doctor's verdict on a clock this far ahead."""
     clock = SettableClock(folder / f"{offset}.clock")
     clock.set(offset)
     command, environment = [sys.executable, "-m", service, "doctor", "--json"], clocks.process(service).environment
@@ -227,7 +227,7 @@ async def test_command_of_a_gateway_that_has_never_seen_postgres_is_applied(
 
 
 async def decided(client: httpx.AsyncClient, url: str) -> dict[str, Any]:
-    """The state of a command once it has an outcome; while Postgres is away there is none."""
+    """The state of a command once it has an outcome; there is none while Postgres is down."""
 
     async def state() -> dict[str, Any] | None:
         answer = await client.get(url)

@@ -1,4 +1,4 @@
-"""Kill -9 of the services at the worst moments."""
+"""The services are killed with SIGKILL at the worst moments."""
 
 import asyncio
 import os
@@ -60,7 +60,7 @@ async def test_worker_killed_while_it_does_several_writes_at_once_does_all_or_no
 
 
 async def test_worker_killed_between_commit_and_acknowledgement_repeats_nothing(stack: Stack) -> None:
-    stack.links["worker-broker"].freeze("up")  # the worker's acknowledgement does not arrive
+    stack.links["worker-broker"].freeze("up")  # the worker's acknowledgement is lost
     created = await stack.client.post("/notes/", json={"title": "once", "description": ""})
     await eventually(lambda: is_applied(stack, 1))
     await stack.worker.kill()
@@ -136,7 +136,7 @@ async def test_command_that_kills_every_worker_is_failed_and_its_neighbours_are_
 
 
 async def kill_while_it_settles(stack: Stack) -> bool:
-    """Kills the worker at a random moment of its work; whether it had a message in hand, which then came again."""
+    """Kills the worker at a random moment; returns whether it held a message, which was then redelivered."""
     settled = len(stack.worker.events("batch settled"))
 
     async def works() -> bool:

@@ -1,4 +1,4 @@
-"""One key, many attempts: over two gateways, while services die, links break and queues fill."""
+"""One key, many attempts: over two gateways, while services are killed, links break and queues fill."""
 
 import asyncio
 import random
@@ -32,7 +32,7 @@ VICTIMS = [
 
 @dataclass
 class Retrying:
-    """Clients that repeat each request with its key until it is answered 201, and then once more elsewhere."""
+    """Clients that repeat each request with its key until a 201, and then once more at the other gateway."""
 
     clients: list[httpx.AsyncClient]
     answers: dict[str, list[httpx.Response]] = field(default_factory=dict)
@@ -41,7 +41,7 @@ class Retrying:
 
     @asynccontextmanager
     async def running(self, count: int = 8) -> AsyncIterator[None]:
-        """Writes during the block, and finishes what was begun."""
+        """Writes during the block, and finishes what it has started."""
         tasks = [asyncio.create_task(self._write()) for _ in range(count)]
         try:
             yield
@@ -74,7 +74,7 @@ async def clients(stack: Stack) -> AsyncIterator[list[httpx.AsyncClient]]:
 
 @pytest.fixture
 async def impatient(servers: Services, database_url: str, queue_prefix: str, tmp_path: Path) -> AsyncIterator[Stack]:
-    """A stack that waits neither long for a confirm nor for an outcome, and whose queues are short."""
+    """A stack with short waits for confirms and outcomes, and with short queues."""
     settings = {
         "wait_seconds": "0.1",
         "publish_timeout_seconds": str(PUBLISH_TIMEOUT_SECONDS),
@@ -85,14 +85,14 @@ async def impatient(servers: Services, database_url: str, queue_prefix: str, tmp
 
 
 async def attempt(clients: Sequence[httpx.AsyncClient], count: int) -> list[httpx.Response]:
-    """The answers to so many attempts at once, by turns at each gateway."""
+    """The answers to this many concurrent attempts, alternating between the gateways."""
     return await asyncio.gather(
         *(clients[each % len(clients)].post("/notes", json=NOTE, headers=KEY) for each in range(count))
     )
 
 
 async def assert_one_effect(stack: Stack, answers: list[httpx.Response]) -> None:
-    """The note exists once, and every answer is that it was created, one of them for the first time."""
+    """Checks that the note exists once and that every answer is its 201, exactly one of them not a replay."""
     [note] = (await stack.client.get("/notes")).json()
     assert {(answer.status_code, answer.text) for answer in answers} == {(201, answers[0].text)}
     assert dated(answers[0].json()) == dated(note)

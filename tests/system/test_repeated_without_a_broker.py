@@ -1,4 +1,4 @@
-"""A key that is repeated while the broker is away: its outcome is told, and a 503 speaks of its own request alone."""
+"""A key repeated while the broker is down: a known outcome is answered, and a 503 refers only to its own request."""
 
 import httpx
 

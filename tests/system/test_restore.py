@@ -1,4 +1,4 @@
-"""What docs/operations.md says of backup and restore, done with its own commands on a stack under Compose."""
+"""The commands for backup and restore in docs/operations.md, run on a stack under Compose."""
 
 import re
 
@@ -63,14 +63,14 @@ async def test_dump_is_restored_into_a_new_deployment(deployment: Deployment) ->
 
 
 async def nobody_is_eve(client: httpx.AsyncClient, headers: dict[str, str]) -> None:
-    """The token of a user who is gone is nobody's, also when somebody else has registered."""
+    """Checks that the token of a deleted user is invalid, even after another user has registered."""
     await sign_up(client, "mallory")
     assert (await client.get("/users/me", headers=headers)).status_code == 401
     assert (await client.get("/notes", headers=headers)).status_code == 401
 
 
 async def nothing_is_wrong(deployment: Deployment, owners: list[str]) -> None:
-    """Owners, rights and schema are what they were: the gateway cannot write, and the migrator can go on."""
+    """Checks that owners, rights and schema are restored: the gateway cannot write, and the migrator can migrate."""
     assert await deployment.sql(TABLES) == owners
     assert await deployment.sql(EXTENSIONS) == ["btree_gin", "pg_trgm"]
     for service in ("gateway", "worker"):

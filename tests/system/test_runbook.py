@@ -1,4 +1,4 @@
-"""What the runbook tells to type, typed on a stack under Compose."""
+"""The commands of the runbook, run on a stack under Compose."""
 
 import re
 

@@ -1,4 +1,4 @@
-"""SIGTERM, and clients that go away."""
+"""SIGTERM under load, and clients that disconnect."""
 
 import asyncio
 import random
@@ -42,7 +42,7 @@ async def test_worker_stopped_while_it_prunes_stops_at_once(stack: Stack) -> Non
     await stack.worker.stop()
     await stack.script(SLOW_PRUNING)
     await stack.worker.start()
-    await eventually(lambda: is_pruning(stack), within_seconds=90)  # a worker prunes a minute after its start at first
+    await eventually(lambda: is_pruning(stack), within_seconds=90)  # a worker first prunes a minute after its start
 
     async with asyncio.timeout(5):
         assert await stack.worker.stop() == 0
@@ -99,7 +99,7 @@ async def test_clients_that_disconnect_cost_no_memory(stack: Stack) -> None:
 
 
 async def disconnect(url: httpx.URL, clients: int) -> None:
-    """So many clients, a hundred at a time, each of which resets its connection at a random moment."""
+    """This many clients, a hundred at a time, each of which resets its connection at a random moment."""
     for _ in range(clients // 100):
         await asyncio.gather(*(disconnect_once(url) for _ in range(100)))
 
@@ -143,7 +143,7 @@ def sessions(state: str, application: str = "%") -> str:
 
 
 def resident_bytes(pid: int) -> int:
-    """What a process holds in memory."""
+    """The resident memory of a process."""
     return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * 4096
 
 

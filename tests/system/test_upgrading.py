@@ -1,4 +1,4 @@
-"""From the servers of before to today's on their volumes: refused in words, or taken over as documented."""
+"""From previous versions of the servers to the current ones on their volumes: refused, or migrated as documented."""
 
 import re
 import sys
