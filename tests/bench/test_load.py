@@ -1,4 +1,4 @@
-"""What the load generator sends."""
+"""The requests of the load generator."""
 
 import shutil
 from collections import Counter

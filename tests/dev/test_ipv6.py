@@ -1,4 +1,4 @@
-"""A RabbitMQ whose host's name leads to IPv6 alone, as in a cluster without IPv4."""
+"""A RabbitMQ whose host name resolves to IPv6 only, as in a cluster without IPv4."""
 
 import secrets
 from collections.abc import Iterator

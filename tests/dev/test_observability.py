@@ -1,4 +1,4 @@
-"""The alert rules, the dashboard, the proxy and the stack's profiles: valid, and about things that there are."""
+"""The alert rules, the dashboard, the proxy and the profiles are valid and refer to things that exist."""
 
 import json
 import re
@@ -18,7 +18,7 @@ from dev.backend import ROOT
 FILES = ROOT / "observability"
 RULES = yaml.safe_load((FILES / "alerts.yml").read_text())
 REDUNDANCY = yaml.safe_load((ROOT / "k8s/components/monitoring/redundancy.yaml").read_text())["spec"]
-"""The rules for three of each server, which only Kubernetes has."""
+"""The rules for three nodes of each server, which only Kubernetes has."""
 ALERTS = [rule for rules in (RULES, REDUNDANCY) for group in rules["groups"] for rule in group["rules"]]
 DASHBOARD = json.loads((FILES / "grafana" / "dashboards" / "inkwell.json").read_text())
 NAME = re.compile(r"\b(?:inkwell|http_server|process)_\w+")
@@ -33,7 +33,7 @@ needs_promtool = pytest.mark.skipif(not PROMTOOL, reason="Prometheus is not inst
 
 
 def exposed() -> set[str]:
-    """The names of the samples that the services' metrics have."""
+    """The names of the samples of the services' metrics."""
     for module in ("gateway.telemetry.metrics", "worker.metrics", "shared.metrics"):
         import_module(module)
     names = set()
@@ -87,7 +87,7 @@ def test_prometheus_can_read_the_expressions(tmp_path: Path) -> None:
 
 
 def fires(folder: Path, alert: str, samples: dict[str, str]) -> bool:
-    """Whether Prometheus tells the alert after half an hour of these samples, in promtool's words."""
+    """Whether the alert fires after half an hour of these samples, according to promtool."""
     rules = folder / "rules.yml"
     rules.write_text(yaml.safe_dump({"groups": RULES["groups"] + REDUNDANCY["groups"]}))
     series = [{"series": name, "values": values} for name, values in samples.items()]
@@ -102,7 +102,7 @@ ALARMS = ("memory_used_watermark", "free_disk_space_watermark", "file_descriptor
 
 
 def alarms(*on: str) -> dict[str, str]:
-    """The broker's alarms, of which these are on."""
+    """The metrics of the broker's alarms, with these raised."""
     return {f'rabbitmq_alarms_{name}{{job="rabbitmq", instance="one"}}': f"{name in on:d}x120" for name in ALARMS}
 
 
@@ -123,7 +123,7 @@ def test_writes_that_an_alarm_keeps_out_are_not_told_beside_it(tmp_path: Path, a
 
 
 def node(*terms: str) -> dict[str, str]:
-    """A node of RabbitMQ that answers, with these metrics of Raft."""
+    """The metrics of a RabbitMQ node that answers, with these Raft metrics."""
     answers = {'up{job="rabbitmq", instance="one"}': "1x120", 'inkwell_broker_connected{job="gateway"}': "0x120"}
     return answers | {f"{term.format(instance='one')}": "3x120" for term in terms}
 
@@ -181,7 +181,7 @@ def test_clock_that_differs_by_more_than_five_seconds_is_told(
 
 
 def of_each(metric: str, job: str, *values: object, **labels: str) -> dict[str, str]:
-    """What each instance of a job says, and one of another job that is none of ours."""
+    """A sample for each instance of a job, and one for an instance of a foreign job."""
     others = "".join(f', {name}="{value}"' for name, value in labels.items())
     samples = {f'{metric}{{job="{job}", instance="{n}"{others}}}': f"{value}x120" for n, value in enumerate(values)}
     return samples | {f'{metric}{{job="another", instance="9"}}': "9x120"}

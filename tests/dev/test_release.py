@@ -1,4 +1,4 @@
-"""A release has one version everywhere, and CI runs what contributors run."""
+"""A release has the same version everywhere, and CI runs the contributors' commands."""
 
 import json
 import re

@@ -1,4 +1,4 @@
-"""A real browser, which reaches nothing but what the test serves."""
+"""A real browser, without access to anything but the test's own server."""
 
 import shutil
 from collections.abc import AsyncIterator

@@ -1,4 +1,4 @@
-"""What the code says of a member of a body is what the OpenAPI document says of it."""
+"""The docstrings of body members agree with their descriptions in the OpenAPI document."""
 
 import ast
 from collections.abc import Iterator
@@ -12,7 +12,7 @@ MODELS = (*ROOT.glob("gateway/**/*.py"), *ROOT.glob("shared/contracts/*.py"))
 
 
 def documented_members(tree: ast.Module) -> Iterator[tuple[str, str, str]]:
-    """The class, the name and the docstring of each member of a model that has one."""
+    """The class, the name and the docstring of each documented member of a model."""
     for model in (node for node in tree.body if isinstance(node, ast.ClassDef)):
         for member, following in pairwise(model.body):
             match member, following:

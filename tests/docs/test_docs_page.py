@@ -1,4 +1,4 @@
-"""The documentation page in a real browser that reaches nothing but the gateway."""
+"""The interactive documentation in a real browser with access to the gateway only."""
 
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Self
@@ -14,17 +14,17 @@ if TYPE_CHECKING:
 
 @dataclass
 class Reader:
-    """Somebody who reads the documentation and tries things out."""
+    """A reader of the interactive documentation."""
 
     page: "Page"
     requested: list[str] = field(default_factory=list)
-    """The URLs that the page has asked for."""
+    """The URLs that the page has requested."""
     complaints: list[str] = field(default_factory=list)
-    """The warnings and errors on the browser's console; it says there, too, what the page's policy has stopped."""
+    """The warnings and errors on the browser's console, including violations of the page's policy."""
 
     @classmethod
     async def at(cls, page: "Page", url: str) -> Self:
-        """Opens the documentation, and waits until it is there."""
+        """Opens the documentation and waits until it is rendered."""
         reader = cls(page)
         page.on("request", lambda request: reader.requested.append(request.url))
         page.on("console", reader.listen)
@@ -38,7 +38,7 @@ class Reader:
             self.complaints.append(message.text)
 
     async def try_out(self, operation: str) -> "Response":
-        """Has the page send the operation's request as it stands; what the gateway answers."""
+        """Sends the operation's example request from the page; returns the gateway's answer."""
         block = self.page.locator(f"#operations-{operation}")
         await block.locator(".opblock-summary-control").click()
         await block.get_by_role("button", name="Try it out").click()
@@ -48,7 +48,7 @@ class Reader:
         return await answered.value
 
     async def sign_in(self, name: str, password: str) -> None:
-        """Uses the Authorize button, and asks for every scope."""
+        """Signs in with the Authorize button, with every scope."""
         await self.page.get_by_role("button", name="Authorize").first.click()
         form = self.page.locator(".auth-container").filter(has_text="OAuth2")
         await form.locator("input[data-name=username]").or_(form.locator("#oauth_username")).first.fill(name)

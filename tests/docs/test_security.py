@@ -1,4 +1,4 @@
-"""docs/security.md is held to what it says."""
+"""The procedures of docs/security.md have the described effects."""
 
 import re
 
@@ -29,7 +29,7 @@ async def test_everybody_is_signed_out_and_can_sign_in_again(
         assert (await users_client.get("/notes", headers=headers)).status_code == 401
     token = await sign_in(users_client, ada.name)
     assert (await users_client.post("/notes", json=NOTE, headers=bearer(token))).status_code == 201
-    assert await database.fetchval("select credentials_version from users where id = 1") == 1  # the implicit owner's
+    assert await database.fetchval("select credentials_version from users where id = 1") == 1  # of the implicit owner
 
 
 async def test_personal_tokens_outlive_the_fingerprint_key(

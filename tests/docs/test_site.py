@@ -1,4 +1,4 @@
-"""The documentation's site, as `make docs` builds it."""
+"""The documentation site, as `make docs` builds it."""
 
 import json
 import re

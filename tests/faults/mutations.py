@@ -1,4 +1,4 @@
-"""Deliberate breaks of the product: the checker must find each, or it proves nothing where it finds none.
+"""Deliberate breaks of the product: the checker must catch each, or a clean run proves nothing.
 
 Each is a patch. Its head names what is broken, the promises that must be found violated, and the faults that bring
 that out fastest.
@@ -17,25 +17,25 @@ PACKAGES = ("gateway", "worker", "shared")
 
 
 class StalePatchError(Exception):
-    """The code that a mutation breaks has changed; its patch must follow."""
+    """The code that a mutation breaks has changed; its patch has to be updated."""
 
 
 @dataclass(frozen=True)
 class Mutation:
-    """One break."""
+    """One deliberate break."""
 
     name: str
     sentence: str
-    """What is broken."""
+    """A description of the break."""
     promises: tuple[str, ...]
-    """Of which at least one is found violated."""
+    """The promises, at least one of which must be found broken."""
     faults: tuple[str, ...]
-    """The nemesis's, which bring it out."""
+    """The faults of the nemesis that expose it."""
     path: Path
 
 
 def mutations() -> list[Mutation]:
-    """All of them, by name."""
+    """All mutations by name."""
     return [_read(path) for path in sorted(FOLDER.glob("*.patch"))]
 
 
@@ -45,7 +45,7 @@ def _read(path: Path) -> Mutation:
 
 
 def _words(head: list[str], label: str) -> tuple[str, ...]:
-    """What stands behind the label; raises ValueError where the head lacks its line."""
+    """The text after the label; raises ValueError if the head lacks its line."""
     [line] = [line for line in head if line.startswith(label)]
     return tuple(line.removeprefix(label).split())
 
@@ -58,7 +58,7 @@ def applied(mutation: Mutation, to: Path) -> Path:
     for package in PACKAGES:
         shutil.copytree(ROOT / package, to / package, ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(ROOT / "pyproject.toml", to)
-    # A folder inside a repository would be patched in the repository's root.
+    # In a folder inside a repository, git would patch the repository's root.
     environment = {**os.environ, "GIT_CEILING_DIRECTORIES": str(to.resolve().parent)}
     command = ["git", "apply", str(mutation.path)]
     result = subprocess.run(command, cwd=to, env=environment, check=False, capture_output=True, text=True)

@@ -1,4 +1,4 @@
-"""Each mutation breaks the tree as it is, and leaves what can run."""
+"""Each mutation fits the current source, and the broken source still runs."""
 
 import ast
 import re

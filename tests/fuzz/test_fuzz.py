@@ -1,4 +1,4 @@
-"""What the OpenAPI document allows is answered as it declares, and what it forbids is refused; nothing is a 5xx."""
+"""Requests that the OpenAPI document allows are answered as declared, others are rejected, and none is a 5xx."""
 
 import asyncio
 import os
@@ -14,9 +14,9 @@ from tests.support.canaries import NOTE
 from worker.settings import WorkerSettings
 
 EXAMPLES = os.environ.get("FUZZ_EXAMPLES", "5")
-"""Cases for each operation in each phase that draws them."""
+"""The number of cases for each operation and phase."""
 CASES = int(os.environ.get("FUZZ_CASES", "500"))
-"""So many there must be at least."""
+"""The least number of cases."""
 PLENTY = "1000000/minute"
 LIMITS = {"registration_limit": PLENTY, "login_limit": PLENTY, "login_address_limit": PLENTY}
 
@@ -39,7 +39,7 @@ async def test_no_case_fails_a_check_of_schemathesis(
 
 
 async def schemathesis(document: str, environment: dict[str, str]) -> tuple[int | None, str]:
-    """Its exit code, and what it has found."""
+    """The exit code and the output."""
     program = Path(sys.executable).parent / "schemathesis"
     config = Path(__file__).parent / "schemathesis.toml"
     process = await asyncio.create_subprocess_exec(

@@ -1,4 +1,4 @@
-"""Which connections the policies of an overlay allow.
+"""The connections that an overlay's network policies allow.
 
 A field that is not understood is refused, or it could allow more than is told.
 """
@@ -10,28 +10,28 @@ from tests.k8s.parts import chosen_by
 from tests.support.rendering import Object, objects_of
 
 Arrow: TypeAlias = tuple[str, str, int | str]
-"""From whom, to whom, to which port; pods elsewhere by their namespace, a slash and the labels that they must have.
+"""Source, destination and port; pods elsewhere by namespace, slash and required labels.
 
 A network has a slash before its bits. A port of TCP is a number, others are `UDP 53`, and several `35672-35682`.
 """
 PARTS = ("gateway", "worker", "migrate", "postgres", "rabbitmq")
 API_SERVER = "anywhere"
-"""It has no pods that a policy could name."""
+"""An end without pods that a policy could name."""
 NAMESPACE = "kubernetes.io/metadata.name"
 
 
 def outwards(overlay: str) -> set[Arrow]:
-    """What the ends that begin a connection may do."""
+    """The connections that the policies allow the source to open."""
     return set(_allowed(overlay, "egress", "to"))
 
 
 def inwards(overlay: str) -> set[Arrow]:
-    """What the other ends let in."""
+    """The connections that the policies allow the destination to accept."""
     return {(other, own, port) for own, other, port in _allowed(overlay, "ingress", "from")}
 
 
 def within(arrows: set[Arrow]) -> set[Arrow]:
-    """Those between pods of Inkwell."""
+    """The connections between pods of Inkwell."""
     return {arrow for arrow in arrows if set(arrow[:2]) <= set(PARTS)}
 
 

@@ -1,4 +1,4 @@
-"""Every connection that the policies allow, those from and to other namespaces too, is one of these."""
+"""The policies allow exactly these connections, including those from and to other namespaces."""
 
 import pytest
 

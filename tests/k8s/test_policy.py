@@ -1,4 +1,4 @@
-"""What a platform team asks of every pod, container and image, whoever writes the manifests."""
+"""A platform team's rules for every pod, container and image."""
 
 import re
 
@@ -10,7 +10,7 @@ from tests.support.rendering import OVERLAYS, Object, containers_of, fields_of, 
 
 HASTE_SECONDS = 30
 NOTICED_SECONDS = 5
-"""After which nobody sends requests to a pod that is to end, at the latest."""
+"""The longest time until no more requests reach a terminating pod."""
 QUANTITY = re.compile(r"(\d+(?:\.\d+)?)(m|Ki|Mi|Gi|)")
 FACTORS = {"": 1.0, "m": 0.001, "Ki": 2.0**10, "Mi": 2.0**20, "Gi": 2.0**30}
 PROBES = {"startupProbe", "livenessProbe", "readinessProbe"}
@@ -26,7 +26,7 @@ CONTAINERS = [
 
 
 def amount(quantity: object) -> float:
-    """A quantity of Kubernetes as a number."""
+    """A Kubernetes quantity as a number."""
     found = QUANTITY.fullmatch(str(quantity))
     assert found, quantity
     return float(found[1]) * FACTORS[found[2]]

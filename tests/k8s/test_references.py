@@ -1,4 +1,4 @@
-"""What one object says of another is so: an API server or an operator would notice otherwise, or nobody until later."""
+"""References between objects are correct; an API server or an operator would find a mistake late or never."""
 
 import re
 from typing import Any
@@ -102,7 +102,7 @@ def test_what_prometheus_asks_is_what_it_asks_under_compose() -> None:
 
 
 def asked_by(monitor: Object) -> list[tuple[str, Any]]:
-    """The jobs of a PodMonitor: whom they ask, where and for what."""
+    """The jobs of a PodMonitor: their targets, ports and paths."""
     [part] = chosen_by("production", monitor["spec"]["selector"])
     ports = parts_of("production")[part].ports
     return [

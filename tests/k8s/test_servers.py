@@ -1,4 +1,4 @@
-"""What Postgres and RabbitMQ must not lose: three of each, every commit on two disks, and who may do what there."""
+"""Postgres and RabbitMQ in production: three nodes each, every commit on two disks, and least privilege."""
 
 import json
 import os
@@ -20,11 +20,11 @@ from tests.support.rendering import OVERLAYS, Object, fields_of, find, makers_of
 SYNCHRONOUS = {"method": "any", "number": 1, "dataDurability": "required", "failoverQuorum": True}
 LOSE_COMMITS = {"fsync", "full_page_writes", "synchronous_commit", "synchronous_standby_names"}
 SESSIONS = {"gateway": 5, "worker": 4}
-"""Of Postgres, that each may have at most."""
+"""The most connections of each service to Postgres."""
 LABEL_OF_CLOUDNATIVE_PG = "cnpg.io/reload=true"
-"""With it a changed password is Postgres's at once."""
+"""A label that makes Postgres adopt a changed password at once."""
 LABEL_OF_TOPOLOGY_OPERATOR = "rabbitmq.com/topology-operator=true"
-"""Without it a User is refused."""
+"""The operator refuses a User without it."""
 RIGHTS = ("configure", "write", "read")
 
 

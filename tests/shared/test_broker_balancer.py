@@ -1,4 +1,4 @@
-"""The balancer before RabbitMQ that docs/operations.md has."""
+"""The load balancer for RabbitMQ in docs/operations.md."""
 
 import asyncio
 import re

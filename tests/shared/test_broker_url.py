@@ -1,4 +1,4 @@
-"""INKWELL_BROKER_URL: several nodes, and what is wrong with one is told at start."""
+"""INKWELL_BROKER_URL: several nodes, and errors that are reported at start."""
 
 import pytest
 

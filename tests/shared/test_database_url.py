@@ -1,4 +1,4 @@
-"""What INKWELL_DATABASE_URL may say: what libpq knows has its effect on a real Postgres, or is refused by its name."""
+"""INKWELL_DATABASE_URL: each of libpq's parameters has its effect on a real Postgres, or is rejected by name."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -189,7 +189,7 @@ async def test_host_that_answers_is_found_among_others(gateway_settings: Gateway
 
 @asynccontextmanager
 async def silent_host() -> AsyncIterator[int]:
-    """The port of a server that takes connections and never says a word."""
+    """The port of a server that accepts connections and never answers."""
 
     async def say_nothing(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await asyncio.sleep(60)

@@ -1,4 +1,4 @@
-"""`python -m gateway doctor` and `python -m worker doctor`: what they say of a deployment that is ill in one way."""
+"""`python -m gateway doctor` and `python -m worker doctor`: their findings in a deployment with one defect."""
 
 import json
 from typing import Any
@@ -26,7 +26,7 @@ NOWHERE = {"database_url": "postgresql://nobody:nothing@127.0.0.1:1/n", "broker_
 
 
 async def gateway_findings(settings: GatewaySettings, printed: Printed) -> tuple[int, dict[str, dict[str, Any]]]:
-    """The exit code, and the findings by what was checked."""
+    """The exit code, and the findings by subject."""
     code = await examine_gateway(settings, as_json=True)
     return code, by_check(printed)
 
@@ -38,7 +38,7 @@ async def worker_findings(settings: WorkerSettings, printed: Printed) -> tuple[i
 
 def by_check(printed: Printed) -> dict[str, dict[str, Any]]:
     lines = printed.readouterr().out.splitlines()
-    findings = [json.loads(line) for line in lines if line.startswith("{")]  # there may be logs between them
+    findings = [json.loads(line) for line in lines if line.startswith("{")]  # log lines may precede them
     return {finding["check"]: finding for finding in findings}
 
 
@@ -54,7 +54,7 @@ async def test_nothing_is_wrong_with_what_runs(
         worker_code, of_worker = await worker_findings(worker_settings, capsys)
 
     assert (code, worker_code) == (0, 0)
-    assert ill(findings) | ill(of_worker) <= {"broker"}  # an old one does not share
+    assert ill(findings) | ill(of_worker) <= {"broker"}  # an old broker does not report consumers
     assert {"schema", "clock", "connections", "role", "alarms", "partition 0", "partition 1"} <= set(findings)
 
 

@@ -1,4 +1,4 @@
-"""What log lines say of errors: enough to mend them, and nothing that users wrote."""
+"""Log lines describe errors well enough to fix them, and contain nothing that users wrote."""
 
 import asyncio
 import socket

@@ -1,4 +1,4 @@
-"""The health check of all containers: when it tells, and when it stays."""
+"""The health check of all containers: when it reports, and when it keeps checking."""
 
 import subprocess
 from pathlib import Path

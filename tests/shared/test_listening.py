@@ -1,4 +1,4 @@
-"""Where the services listen, by the host that an operator names: on IPv4, on IPv6, on both."""
+"""The addresses on which the services listen, by the host in the settings: IPv4, IPv6, or both."""
 
 import asyncio
 import errno
@@ -48,7 +48,7 @@ HOSTS = [pytest.param(host, marks=needs_ipv6 if ":" in host else ()) for host in
 
 @asynccontextmanager
 async def listening(service: str, folder: Path, **settings: str) -> AsyncIterator[Process]:
-    """A service whose servers are away, during the block; its probes and metrics do not need them."""
+    """A service without its servers during the block; probes and metrics do not need them."""
     process = Process([sys.executable, "-m", service], SETTINGS | settings, folder / "log", ready_url="")
     await process.start(ready=False)
     try:
@@ -58,13 +58,13 @@ async def listening(service: str, folder: Path, **settings: str) -> AsyncIterato
 
 
 async def answers_at(port: int, path: str) -> set[str]:
-    """The loopback addresses of which a port answers 200."""
+    """The loopback addresses at which a port answers 200."""
     async with httpx.AsyncClient(timeout=5) as client:
         return {each for each in (IPV4, IPV6) if await is_well(client, each, port, path)}
 
 
 async def until_answered_at(port: int, path: str, addresses: set[str]) -> None:
-    """Returns when it answers at these loopback addresses and no others: the sockets come one after the other."""
+    """Returns when it answers at exactly these loopback addresses; the sockets open one after the other."""
 
     async def is_so() -> bool:
         return await answers_at(port, path) == addresses

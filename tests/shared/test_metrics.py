@@ -1,4 +1,4 @@
-"""Metrics: what happens is counted under names that stay few, and nothing that users write is among them."""
+"""Metrics: events are counted with bounded labels, which contain nothing that users write."""
 
 import asyncio
 from uuid import uuid4
@@ -25,7 +25,7 @@ def requests(method: str, route: str, status: int) -> float:
 
 
 def kinds() -> int:
-    """How many kinds of requests have been counted."""
+    """The number of label sets of the request counter."""
     return sum(sample.name == REQUESTS for metric in REGISTRY.collect() for sample in metric.samples)
 
 
@@ -77,7 +77,7 @@ async def test_write_is_counted_on_its_whole_way(shared_client: httpx.AsyncClien
 
     assert (await shared_client.post("/notes", json=NOTE)).status_code == 201
 
-    async def counted() -> bool:  # the worker counts when it has replied
+    async def counted() -> bool:  # the worker counts after its reply
         return value("inkwell_worker_commands_total", **applied) == before[1] + 1
 
     await eventually(counted)

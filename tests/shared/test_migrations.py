@@ -1,4 +1,4 @@
-"""Migrations, the rights that they give, and what a worker does about a schema that is behind."""
+"""Migrations, the grants that they make, and a worker's reaction to an outdated schema."""
 
 import asyncio
 import os
@@ -40,7 +40,7 @@ SCHEMA_CHANGES = ["drop table notes", "truncate notes", "alter table notes add c
 
 @pytest.fixture
 async def empty_database_url(servers: Services) -> AsyncIterator[str]:
-    """The URL of a database in which nothing was ever migrated."""
+    """The URL of a database without any migration."""
     name = f"inkwell_empty_{uuid4().hex[:12]}"
     admin = await asyncpg.connect(servers.database_url)
     await admin.execute(f"create database {name}")
@@ -51,7 +51,7 @@ async def empty_database_url(servers: Services) -> AsyncIterator[str]:
 
 @pytest.fixture
 async def as_gateway(gateway_settings: GatewaySettings) -> AsyncIterator[Connection]:
-    """A connection to the test's database as the gateway has it."""
+    """The gateway's connection to the test's database."""
     connection = await asyncpg.connect(str(gateway_settings.database_url.get_secret_value()))
     yield connection
     await connection.close()
@@ -59,14 +59,14 @@ async def as_gateway(gateway_settings: GatewaySettings) -> AsyncIterator[Connect
 
 @pytest.fixture
 async def as_worker(worker_settings: WorkerSettings) -> AsyncIterator[Connection]:
-    """A connection to the test's database as the worker has it."""
+    """The worker's connection to the test's database."""
     connection = await asyncpg.connect(str(worker_settings.database_url.get_secret_value()))
     yield connection
     await connection.close()
 
 
 def run(database_url: str, *arguments: str, **environment: str) -> "subprocess.CompletedProcess[str]":
-    """Runs a Python module as a process, as an operator does."""
+    """Runs a Python module as a process."""
     return subprocess.run(
         [sys.executable, "-m", *arguments],
         env={**os.environ, "INKWELL_DATABASE_URL": database_url, **environment},
@@ -79,7 +79,7 @@ def run(database_url: str, *arguments: str, **environment: str) -> "subprocess.C
 
 
 def alembic(database_url: str, *arguments: str) -> str:
-    """Runs Alembic; what it prints."""
+    """Runs Alembic; returns its output."""
     ended = run(database_url, "alembic", *arguments)
     assert ended.returncode == 0, ended.stderr
     return ended.stdout

@@ -1,4 +1,4 @@
-"""Behind PgBouncer, which pools sessions, and with TLS and a socket, neither of which the servers of the tests have."""
+"""Behind PgBouncer in session mode, and with TLS and a Unix socket, which the test servers lack."""
 
 import asyncio
 import subprocess
@@ -138,7 +138,7 @@ async def test_server_may_be_a_socket(
 
 @pytest.fixture
 def certificate(tmp_path: Path) -> dict[str, str]:
-    """The files of a certificate for loopback that its key has signed."""
+    """The files of a certificate for loopback, signed by its own key."""
     files = {name: tmp_path / name for name in ("server.key", "server.crt")}
     command = [*SELF_SIGNED, "-keyout", str(files["server.key"]), "-out", str(files["server.crt"])]
     subprocess.run(command, check=True, capture_output=True)
@@ -147,7 +147,7 @@ def certificate(tmp_path: Path) -> dict[str, str]:
 
 @pytest.fixture
 async def secured(servers: Services, certificate: dict[str, str]) -> AsyncIterator[Pooler]:
-    """One that demands TLS."""
+    """A pooler that requires TLS."""
     async with pgbouncer(servers.database_url, WITH_TLS, **certificate) as running:
         yield running
 

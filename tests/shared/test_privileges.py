@@ -1,4 +1,4 @@
-"""What each service's user must not do, at RabbitMQ and in Postgres."""
+"""What each service's user may not do in RabbitMQ and in Postgres."""
 
 from collections.abc import AsyncIterator, Awaitable, Callable
 
@@ -95,7 +95,7 @@ async def consume(channel: AbstractChannel, queue: str) -> object:
 
 
 async def ignore(_: object) -> None:
-    """What a consumer that must not be does with a message."""
+    """What an unauthorised consumer could do with a message."""
 
 
 async def get(channel: AbstractChannel, queue: str) -> object:
@@ -117,7 +117,7 @@ async def publish(channel: AbstractChannel, exchange: str, key: str) -> object:
 
 @pytest.fixture
 def broker(servers: Services) -> Services:
-    """The servers, where RabbitMQ has a user for each service."""
+    """The servers, if RabbitMQ has a user for each service."""
     if not servers.has_broker_users:
         pytest.skip("INKWELL_BROKER_URL names a RabbitMQ in which there is one user for both services")
     return servers
@@ -141,7 +141,7 @@ async def test_broker_has_no_guest(broker: Services) -> None:
 
 @pytest.fixture(params=["gateway", "worker"])
 async def as_service(request: pytest.FixtureRequest, database_url: str) -> AsyncIterator[Session]:
-    """A connection to the test's database as a service has it."""
+    """A service's connection to the test's database."""
     role = f"inkwell_{request.param}"
     connection = await asyncpg.connect(as_user(database_url, role, role))
     yield connection
@@ -150,7 +150,7 @@ async def as_service(request: pytest.FixtureRequest, database_url: str) -> Async
 
 @pytest.fixture
 async def as_gateway(gateway_settings: GatewaySettings) -> AsyncIterator[Session]:
-    """A connection to the test's database as the gateway has it."""
+    """The gateway's connection to the test's database."""
     connection = await asyncpg.connect(str(gateway_settings.database_url.get_secret_value()))
     yield connection
     await connection.close()

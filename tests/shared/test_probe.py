@@ -1,4 +1,4 @@
-"""The image's health check, as Docker runs it."""
+"""The image's health check, run as Docker runs it."""
 
 import os
 import subprocess
@@ -16,7 +16,7 @@ from tests.support.proxy import free_port
 
 @contextmanager
 def answering(status: HTTPStatus) -> Iterator[int]:
-    """Something that gives this answer to everything, also as a proxy, on a port of loopback."""
+    """A server on a port of loopback that gives this answer to every request, also as a proxy."""
 
     class Answer(BaseHTTPRequestHandler):
         def do_GET(self) -> None:

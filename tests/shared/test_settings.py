@@ -1,4 +1,4 @@
-"""Wrong settings, as an operator meets them: the process ends at once and names what to mend."""
+"""Wrong settings end a process at once with a line that names what to correct."""
 
 import json
 import re
@@ -249,7 +249,7 @@ OF_KUBERNETES = {
     "INKWELL_METRICS_PORT": "udp://[fd00::1]:9464",
     "INKWELL_WORKER_HEALTH_PORT": "tcp://10.0.0.3:8081",
 }
-"""What the kubelet gives every pod beside Services named inkwell, inkwell-gateway, inkwell-metrics and so on."""
+"""The variables that the kubelet sets for Services named inkwell, inkwell-gateway, inkwell-metrics and so on."""
 
 
 @pytest.mark.parametrize("service", [GatewaySettings, WorkerSettings, DatabaseSettings, MigrationSettings])
@@ -327,7 +327,7 @@ def test_misspelt_file_is_named_and_the_secrets_of_others_are_let_be(
 
 @pytest.fixture
 def secrets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder with all good settings in files, links as Kubernetes makes them; none is in the environment."""
+    """A folder with valid settings in files, linked as by Kubernetes; the environment has none."""
     (tmp_path / "..first").mkdir()
     (tmp_path / "..data").symlink_to("..first")
     for name, value in GOOD.items():

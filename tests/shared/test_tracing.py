@@ -1,4 +1,4 @@
-"""Traces: one tree from the request to its SQL, without what users write, and nothing at all when they are off."""
+"""Traces: one tree from the request to its SQL, without anything that users write; no spans if disabled."""
 
 import subprocess
 import sys
@@ -31,7 +31,7 @@ SAMPLED, UNSAMPLED = f"00-{TRACE}-{PARENT}-01", f"00-{TRACE}-{PARENT}-00"
 
 @pytest.fixture
 def exporter(monkeypatch: pytest.MonkeyPatch) -> InMemorySpanExporter:
-    """Takes the spans of everything that is in this process."""
+    """Records every span of this process."""
     exporter = InMemorySpanExporter()
     monkeypatch.setattr(Tracing, "recorder", SdkRecorder(SimpleSpanProcessor(exporter), "inkwell-test"))
     return exporter
@@ -57,7 +57,7 @@ def children(spans: Sequence[ReadableSpan], parent: ReadableSpan) -> list[Readab
 
 
 async def finished(exporter: InMemorySpanExporter, name: str) -> Sequence[ReadableSpan]:
-    """Every span, once there is one of this name."""
+    """Every span, once there is one with this name."""
 
     async def spans() -> Sequence[ReadableSpan] | None:
         spans = exporter.get_finished_spans()

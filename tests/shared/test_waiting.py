@@ -1,4 +1,4 @@
-"""What runs before a migration waits for Postgres, and what runs before a service for the migration."""
+"""A migration waits for Postgres before it starts, and a service for the migration."""
 
 import asyncio
 import os

@@ -41,7 +41,7 @@ async def pair() -> AsyncIterator[PostgresPair]:
 @pytest.fixture
 async def whole_pair(pair: PostgresPair) -> PostgresPair:
     """The pair with a standby that has received every commit."""
-    await pair.mend()
+    await pair.repair()
     return pair
 
 

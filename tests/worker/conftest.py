@@ -17,7 +17,7 @@ from worker.settings import WorkerSettings
 
 @pytest.fixture
 async def worker(worker_settings: WorkerSettings) -> AsyncIterator[None]:
-    """A worker that runs during the test."""
+    """A running worker for the test."""
     async with harness.worker(worker_settings):
         yield
 

@@ -1,4 +1,4 @@
-"""What a batch does to users and their tokens, and what it does not let their names and credentials do to it."""
+"""The effects of a batch on users and their tokens, and the effects of their names and credentials on a batch."""
 
 import asyncio
 import json
@@ -40,7 +40,7 @@ from worker.housekeeping import TRY_LOCK
 from worker.settings import WorkerSettings
 
 NAMED_AS_HOUSEKEEPINGS_LOCK = "ebrx_th73wxw"
-"""hashtextextended() makes of it the number of the lock that the pruning worker holds for good."""
+"""hashtextextended() maps it to the number of the lock that the pruning worker holds permanently."""
 NOW = datetime.now(UTC)
 COSTLIER_HASH = CHEAP_HASH.replace("t=1", "t=2")
 
@@ -141,7 +141,7 @@ async def test_name_that_an_operator_gives_away_meanwhile_is_taken(
 
 
 async def register_with_others(connections: Connections, name: str) -> list[Outcome]:
-    """As a worker does, while others hold locks now and then."""
+    """Like a worker, while others sometimes hold locks."""
     while True:
         with suppress(LockNotAvailableError):
             return await Applier(connections).apply([register(name)])

@@ -1,4 +1,4 @@
-"""A batch in one transaction: what it does to the notes, and what it says of each command."""
+"""A batch in one transaction: its effects on the notes, and the outcome of each command."""
 
 import asyncio
 import json
@@ -225,7 +225,7 @@ async def test_a_batch_of_500_takes_as_many_statements_as_a_batch_of_one(connect
         mixed += [create(), replace(note_id), replace(note_id), replace(note_id + 200), delete(note_id)]
     assert len(mixed) == 500
 
-    await apply_batch(connections, [create()])  # the driver asks for the types on a connection's first use
+    await apply_batch(connections, [create()])  # the driver looks up the types on a connection's first use
     few = await statements(connections, [create(), delete(1)])
     many = await statements(connections, mixed)
 
@@ -248,7 +248,7 @@ async def test_a_thousand_writes_at_once_take_as_many_statements_as_one(connecti
 
 
 async def statements(connections: Connections, batch: Sequence[Command]) -> list[str]:
-    """What a batch sends to Postgres."""
+    """The statements that a batch sends to Postgres."""
     seen: list[LoggedQuery] = []
     async with connections.acquire() as session:
         session.add_query_logger(seen.append)

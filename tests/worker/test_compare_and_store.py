@@ -1,4 +1,4 @@
-"""Nothing is locked between the read and the store of a batch: who comes second writes nothing, and looks again."""
+"""Nothing is locked between a batch's read and its store: the second writer writes nothing and reads again."""
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator, Sequence
@@ -24,25 +24,25 @@ from worker.statements import READ, STORE, STORE_CREATIONS
 
 @pytest.fixture
 def one(worker_settings: WorkerSettings) -> Iterator[Connections]:
-    """A worker's one connection."""
+    """The only connection of a worker."""
     with harness.connected(worker_settings, "test") as connections:
         yield connections
 
 
 @pytest.fixture
 def other(worker_settings: WorkerSettings) -> Iterator[Connections]:
-    """Another worker's."""
+    """The connection of another worker."""
     with harness.connected(worker_settings, "test") as connections:
         yield connections
 
 
 async def statements(connections: Connections, batch: Sequence[Command | BadCommand], cache: Cache) -> list[str]:
-    """What a batch sends to Postgres."""
+    """The statements that a batch sends to Postgres."""
     seen: list[LoggedQuery] = []
     async with connections.acquire() as session:
         session.add_query_logger(seen.append)
     await apply_batch(connections, batch, cache=cache)
-    await asyncio.sleep(0)  # the driver calls its loggers a moment later
+    await asyncio.sleep(0)  # the driver calls its loggers slightly later
     async with connections.acquire() as session:
         session.remove_query_logger(seen.append)
     return [logged.query for logged in seen]
@@ -58,7 +58,7 @@ async def revision(database: "Connection[Record]") -> int:
 
 @asynccontextmanager
 async def waiting_for(database: "Connection[Record]", correction: str) -> AsyncIterator[None]:
-    """Make a correction by hand, and commit it when the block's batch waits for its lock."""
+    """Correct a row by hand, and commit once the block's batch waits for its lock."""
     correcting = database.transaction()
     await correcting.start()
     await database.execute(correction)
@@ -314,7 +314,7 @@ async def test_plans_that_were_made_for_small_tables_find_their_rows_in_large_on
         "select gen_random_uuid(), 'applied', 200 from generate_series(1, 200000)"
     )
 
-    assert await fastest_of(10) < 0.05  # a scan of the users alone takes as long
+    assert await fastest_of(10) < 0.05  # scanning only the users takes as long
 
 
 @contextmanager

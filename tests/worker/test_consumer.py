@@ -1,4 +1,4 @@
-"""What the worker makes of messages, good and bad, on a real broker and a real Postgres."""
+"""The worker's handling of valid and invalid messages, on a real broker and a real Postgres."""
 
 import asyncio
 import json
@@ -183,7 +183,7 @@ async def test_batch_that_was_committed_but_not_acknowledged_has_one_effect(
     publish: Publish, database: "Connection[Record]", worker_settings: WorkerSettings
 ) -> None:
     command = create()
-    for _ in range(2):  # what the broker does when the acknowledgement is lost
+    for _ in range(2):  # as the broker does when the acknowledgement is lost
         await publish(command)
         async with harness.worker(worker_settings):
             await eventually(lambda: _equals(database, {"applied": 1}))
@@ -192,7 +192,7 @@ async def test_batch_that_was_committed_but_not_acknowledged_has_one_effect(
 
 
 def raising_for(title: str) -> Callable[[CreateNote, int], NoteWritten]:
-    """`create_note`, with a bug for one title."""
+    """`create_note` with a bug for one title."""
     create_note = handlers.create_note
 
     def create_note_with_a_bug(command: CreateNote, note_id: int) -> NoteWritten:

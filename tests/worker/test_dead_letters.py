@@ -1,4 +1,4 @@
-"""Dead letters as an operator meets them: listed, shown, replayed once their cause is gone, or discarded."""
+"""The operator's commands for dead letters: list, show, replay once the cause is fixed, or discard."""
 
 import asyncio
 import json
@@ -45,7 +45,7 @@ SECRET = "what a user wrote"
 
 
 async def fail(connections: Connections, *commands: Command | BadCommand) -> None:
-    """Makes dead letters of the commands."""
+    """Turns the commands into dead letters."""
     for command in commands:
         await record_failure(connections, command, "data_error")
 
@@ -110,7 +110,7 @@ async def test_replayed_twice_at_the_same_time_is_applied_once(
 
     codes = await asyncio.gather(*(operate(arguments, worker_settings) for _ in range(3)))
 
-    assert set(codes) <= {0, 1}  # 1: it was applied before this operator had asked
+    assert set(codes) <= {0, 1}  # 1: it was applied before this operator replayed it
     assert await database.fetchval("select count(*) from notes") == len(letters)
     assert await database.fetchval("select count(*) from commands where status = 'applied'") == len(letters)
 
@@ -349,7 +349,7 @@ async def test_replay_without_a_worker_is_not_decided_yet(
     worker_settings: WorkerSettings, connections: Connections, operator: Operator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with harness.worker(worker_settings):
-        pass  # it has made the queues
+        pass  # it has declared the queues
     monkeypatch.setattr(dead_letters, "QUIET_SECONDS", 0.5)
     letter = create()
     await fail(connections, letter)
@@ -453,7 +453,7 @@ async def test_replay_that_another_user_has_published_is_an_ordinary_delivery(
             message = aio_pika.Message(encode_batch([replay]), user_id=user)
             await exchange.publish(message, topology.command_queue(0))
         forged = aio_pika.Message(encode_batch([replay]), user_id="inkwell_worker")
-        with pytest.raises(ChannelPreconditionFailed):  # the broker does not believe it
+        with pytest.raises(ChannelPreconditionFailed):  # the broker does not vouch for it
             await exchange.publish(forged, topology.command_queue(0))
 
     async with await aio_pika.connect(servers.broker_url_of("worker")) as connection:

@@ -1,4 +1,4 @@
-"""Which failures count, and what they do to a command."""
+"""Which failures count as bugs, and their effect on a command."""
 
 from datetime import UTC, datetime
 

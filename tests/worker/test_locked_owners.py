@@ -1,4 +1,4 @@
-"""A session that holds an owner's row delays that owner alone."""
+"""A session that holds an owner's row delays only that owner."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -33,13 +33,13 @@ def worker_settings(worker_settings: WorkerSettings) -> WorkerSettings:
 
 @pytest.fixture
 async def owners(database: "Connection[Record]") -> tuple[int, int]:
-    """Two users: one whose row is locked, and one who writes meanwhile."""
+    """Two users: one whose row gets locked, and one who writes in the meantime."""
     return 1, await database.fetchval("insert into users default values returning id")
 
 
 @asynccontextmanager
 async def held(database: "Connection[Record]", statement: str) -> AsyncIterator[None]:
-    """An operator's transaction that does this and stays open for the block."""
+    """An operator's transaction that executes this and stays open for the block."""
     async with database.transaction():
         await database.execute(statement)
         yield
@@ -59,7 +59,7 @@ async def has(database: "Connection[Record]", owner: int, *expected: str) -> boo
 
 
 async def waiting(channel: aio_pika.abc.AbstractChannel, settings: WorkerSettings) -> int | None:
-    """How many messages are in the queue of a worker that has stopped."""
+    """The number of messages in the queue of a stopped worker."""
     queue = await channel.declare_queue(Topology.of(settings).command_queue(0), passive=True)
     return queue.declaration_result.message_count
 
@@ -109,7 +109,7 @@ async def test_message_is_acknowledged_when_all_in_it_is_decided_and_no_sooner(
             await publish(create("2", owner=other))
             await publish(create("3", owner=other))
             await eventually(lambda: has(database, other, "0", "1", "2", "3"))
-        assert await eventually(lambda: waiting(channel, worker_settings)) == 1  # the others do not come again
+        assert await eventually(lambda: waiting(channel, worker_settings)) == 1  # the others are not redelivered
 
     async with harness.worker(worker_settings):
         await eventually(lambda: has(database, locked, "parked"))

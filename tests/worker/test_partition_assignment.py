@@ -1,4 +1,4 @@
-"""How the workers come to have a slot each, and what their slots make of the partitions."""
+"""How the workers take slots, and how the slots determine the assignment of the partitions."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
@@ -35,7 +35,7 @@ Publish = Callable[[], Awaitable[None]]
 
 
 class Worker(PartitionAssignment):
-    """What a worker does to have a slot, and how often it had to subscribe anew."""
+    """The part of a worker that takes a slot; counts how often the worker had to resubscribe."""
 
     def __init__(self, settings: WorkerSettings) -> None:
         super().__init__(settings, Clock(), self._count)
@@ -75,7 +75,7 @@ async def publish(servers: Services, worker_settings: WorkerSettings) -> AsyncIt
 
 @pytest.fixture(autouse=True)
 def often(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Slots are looked at more often than in production."""
+    """Slots are checked more often than in production."""
     monkeypatch.setattr(partition_assignment, "CHECK_INTERVAL_SECONDS", INTERVAL_SECONDS)
 
 
@@ -219,7 +219,7 @@ async def test_worker_that_stands_by_is_ready_and_tells_its_slot(worker_settings
 
 @asynccontextmanager
 async def linked(settings: WorkerSettings) -> AsyncIterator[tuple[WorkerSettings, Proxy]]:
-    """The settings of a worker whose way to Postgres can be cut."""
+    """Settings of a worker whose link to Postgres can be cut."""
     url = make_url(str(settings.database_url.get_secret_value()))
     async with proxy_to(str(url.host), url.port or 5432) as link:
         moved = url.set(host="127.0.0.1", port=link.port).render_as_string(hide_password=False)

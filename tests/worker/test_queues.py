@@ -1,4 +1,4 @@
-"""A command queue that was made otherwise is not consumed, and is remade without losing what is in it."""
+"""A command queue with wrong arguments is not consumed, and is rebuilt without losing its messages."""
 
 import json
 import re
@@ -35,7 +35,7 @@ WRONG: dict[str, FieldTable] = {
 
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Workers that look often whether a queue was mended."""
+    """Workers check more often than in production whether a queue has been rebuilt."""
     monkeypatch.setattr(queue_check, "REFUSED_PAUSE_SECONDS", 0.2)
 
 
@@ -45,7 +45,7 @@ def topology(worker_settings: WorkerSettings) -> Topology:
 
 
 async def operator(settings: WorkerSettings, verb: str, partition: int) -> int:
-    """Does as `python -m worker queues …`; the exit code."""
+    """Runs `python -m worker queues …`; returns the exit code."""
     return await operate_on_queue(read_arguments(["queues", verb, str(partition)]), settings)
 
 
@@ -121,7 +121,7 @@ async def test_queue_with_another_limit_is_consumed_and_keeps_it_until_it_is_rem
         assert "stop the workers" in capsys.readouterr().err
     assert await topology.declare_partition(channel, 0) == {"x-max-length-bytes": "5000"}
 
-    await eventually(lambda: is_remade(worker_settings))  # the broker soon knows that the worker has gone
+    await eventually(lambda: is_remade(worker_settings))  # the broker soon notices that the worker has stopped
 
     assert await topology.declare_partition(channel, 0) == {}
 
@@ -158,7 +158,7 @@ async def test_partition_that_there_is_not_has_no_queue(
 
 
 def newer(title: str) -> bytes:
-    """A command of a version that this worker does not know."""
+    """A command with a version that this worker does not know."""
     return json.dumps(json.loads(encode_command(create(title))) | {"dataversion": 2}).encode()
 
 

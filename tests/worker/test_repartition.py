@@ -1,4 +1,4 @@
-"""The number of partitions: where a worker has it from, and how an operator changes it."""
+"""The number of partitions: where workers and gateways get it, and how an operator changes it."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -29,7 +29,7 @@ ASYNCHRONOUSLY = {"Prefer": "respond-async"}
 
 @pytest.fixture
 def unset(worker_settings: WorkerSettings) -> WorkerSettings:
-    """Settings without a number."""
+    """Settings without a number of partitions."""
     return worker_settings.model_copy(update={"partitions": None})
 
 
@@ -39,7 +39,7 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 async def operator(settings: WorkerSettings, partitions: int) -> int:
-    """Does as `python -m worker repartition`; the exit code."""
+    """Runs `python -m worker repartition`; returns the exit code."""
     return await change_partitions(read_arguments(["repartition", str(partitions)]), settings)
 
 
@@ -49,7 +49,7 @@ async def number_of(channel: AbstractChannel, settings: WorkerSettings) -> int |
 
 
 async def queues(channel: AbstractChannel, settings: WorkerSettings) -> list[int]:
-    """The command queues that there are."""
+    """The numbers of the command queues that exist."""
     topology = Topology(settings.queue_prefix, 0)
     return [number for number in range(10) if await exists(channel, queue=topology.command_queue(number))]
 
@@ -59,7 +59,7 @@ async def consumes(consumer: Consumer, partitions: int) -> bool:
 
 
 async def declare_as_before(channel: AbstractChannel, settings: WorkerSettings, partitions: int) -> None:
-    """Declares what the version before does: the number is nowhere but in the queues' names."""
+    """Declares the queues of the previous version, which has the number only in the queues' names."""
     topology = Topology(settings.queue_prefix, partitions)
     await channel.declare_exchange(topology.commands_exchange, durable=True)
     for partition in range(partitions):
@@ -152,7 +152,7 @@ async def tells(client: httpx.AsyncClient, state: str) -> bool:
 async def test_gateway_that_has_not_noticed_a_change_publishes_nothing_into_any_queue(
     channel: AbstractChannel, gateway_settings: GatewaySettings, unset: WorkerSettings
 ) -> None:
-    """Its messages are returned, although queues of all its partitions still exist."""
+    """The broker returns its messages, although queues of all its partitions still exist."""
     async with harness.gateway(gateway_settings) as client:
         assert (await client.post("/notes", json=NOTE, headers=ASYNCHRONOUSLY)).status_code == 202
         topology = Topology.of(gateway_settings)
@@ -256,14 +256,14 @@ async def test_worker_that_binds_late_opens_no_route_again(channel: AbstractChan
     await topology.close_routes(channel)
 
     exchange = await channel.get_exchange(topology.routes_exchange, ensure=False)
-    with pytest.raises(ChannelNotFoundEntity):  # as a worker that has looked before
+    with pytest.raises(ChannelNotFoundEntity):  # like a worker that has looked it up before
         await exchange.bind(topology.commands_exchange, topology.routing_key(0))
 
 
 async def test_number_that_was_lost_in_a_change_is_that_of_the_queues_and_former_routes_stay_closed(
     channel: AbstractChannel, gateway_settings: GatewaySettings, unset: WorkerSettings
 ) -> None:
-    """As after an interruption between deleting the former number and declaring the new one."""
+    """As after an interruption between deleting the old number and declaring the new one."""
     topology = Topology.of(gateway_settings)
     await topology.close_routes(channel)
     await channel.exchange_delete(topology.closed_routes_exchange)
@@ -290,7 +290,7 @@ MOMENTS = [
     }.items()
     for calls in range(most + 1)
 ]
-"""The former number and the new one, a step of the change, and how often that is done before an interruption."""
+"""The old number and the new one, a step of the change, and how often it is run before an interruption."""
 
 
 @pytest.mark.parametrize("moment", MOMENTS, ids=str)
@@ -317,7 +317,7 @@ async def test_change_that_was_interrupted_is_completed_when_it_is_run_again(
 
 
 def interrupted(step: Callable[..., Awaitable[Any]], calls: int) -> Callable[..., Awaitable[Any]]:
-    """The step, after so many calls of which the connection is lost; called by other tasks, as it is."""
+    """The step, which loses its connection after this many calls; calls by other tasks are not counted."""
     task, done = asyncio.current_task(), 0
 
     async def run(*arguments: Any) -> Any:

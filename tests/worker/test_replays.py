@@ -1,4 +1,4 @@
-"""Dead letters that failed only because they were old are replayed as one, in the order of their owners' commands."""
+"""Dead letters that have only expired are replayed together, in the order of their owners' commands."""
 
 from datetime import UTC, datetime, timedelta
 from uuid import UUID, uuid5
@@ -20,16 +20,16 @@ from worker.settings import WorkerSettings
 MAX_AGE = timedelta(days=3)
 OLD = datetime.now(UTC) - timedelta(days=4)
 NOTES, CHANGES = 7, 100
-"""Dead letters: a creation for each note, and so many changes of each."""
+"""The number of dead letters: a creation for each note, and this many changes of each."""
 
 
 def id_of(number: int) -> UUID:
-    """An id as a key gives one: its order says nothing."""
+    """An id like that of a keyed request, which says nothing about the order."""
     return uuid5(UUID(int=0), str(number))
 
 
 async def expire(connections: Connections, *commands: Command) -> None:
-    """Has the commands fail because they are old, all in one batch; their ids say nothing of their order."""
+    """Lets the commands expire in one batch; their ids say nothing about their order."""
     old = [
         command.model_copy(update={"id": id_of(number), "time": OLD, "may_expire": True})
         for number, command in enumerate(commands)

@@ -1,4 +1,4 @@
-"""Where the worker sends replies, and where it does not, whatever the publisher of a command asks for."""
+"""The addresses to which the worker sends replies, whatever address the publisher of a command names."""
 
 from base64 import b64encode
 
