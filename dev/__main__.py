@@ -1,4 +1,4 @@
-"""What `make up`, `make down`, `make logs`, `make dev` and so on do: `python -m dev COMMAND`."""
+"""Implements `make up`, `make down`, `make logs`, `make dev` and so on: `python -m dev COMMAND`."""
 
 import argparse
 import os
@@ -20,7 +20,7 @@ DEVELOPMENT = {
     "INKWELL_FINGERPRINT_KEY": DEVELOPMENT_KEY,
     "INKWELL_PORT": "8000",
 }
-"""Settings of `make dev`, where the shell has no others."""
+"""Defaults of `make dev` for settings that the shell does not set."""
 WELCOME = r"""
 Inkwell is up at http://127.0.0.1:{port}, with interactive documentation at /docs. To try it, paste the lines under
 "Try it" in README.md.
@@ -28,14 +28,14 @@ Inkwell is up at http://127.0.0.1:{port}, with interactive documentation at /doc
 
 
 def up() -> None:
-    """Starts the stack; returns when all of it is healthy."""
+    """Starts the stack; returns when it is healthy."""
     if given := from_environment():
         print("using the Postgres and the RabbitMQ that INKWELL_DATABASE_URL and INKWELL_BROKER_URL name")
     print(WELCOME.format(port=backend_to_start().up(given)))
 
 
 def down() -> None:
-    """Stops the stack; its data stay."""
+    """Stops the stack; its data are kept."""
     backend_in_use().down()
 
 
@@ -45,7 +45,7 @@ def logs() -> None:
 
 
 def stop_worker() -> None:
-    """Stops the worker, to see what the gateway does without one."""
+    """Stops the worker, to show how the gateway works without one."""
     backend_in_use().stop("worker")
 
 
@@ -55,7 +55,7 @@ def start_worker() -> None:
 
 
 def doctor() -> None:
-    """Has both services of the stack examine what they can reach."""
+    """Makes both services of the stack examine their connections."""
     backend, given = backend_in_use(), from_environment()
     sys.exit(max([backend.run(given, "gateway", "doctor"), backend.run(given, "worker", "doctor")]))
 
@@ -89,7 +89,7 @@ def dev() -> None:
 
 
 def follow(logs: Iterable[Path]) -> None:
-    """Prints what is written to the files, from their beginning, until Ctrl-C."""
+    """Prints what is written to the files, from the beginning, until Ctrl-C."""
     subprocess.call(["tail", "--lines=+1", "--follow=name", "--retry", *map(str, logs)])
 
 

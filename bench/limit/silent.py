@@ -1,4 +1,4 @@
-"""Inkwell without its telemetry, to see what that costs: nothing is counted or measured, no request has an id.
+"""Inkwell without telemetry, to measure its cost: no counters, no measurements, no request ids.
 
 `python -m bench.limit.silent gateway`, or `worker`.
 """
@@ -22,7 +22,7 @@ NOBODY = b"-"
 
 
 def always(value: object = None) -> Callable[..., Any]:
-    """A function that only returns the value."""
+    """A function that returns the value."""
     return lambda *_, **__: value
 
 
@@ -41,9 +41,9 @@ SILENCED = (
 
 
 def silence() -> None:
-    """Does what telemetry there is in this process away."""
+    """Removes the telemetry of this process."""
     for owner, name, silent in SILENCED:
-        getattr(owner, name)  # one that is called otherwise by now fails, and is not left loud
+        getattr(owner, name)  # raises if it has been renamed, instead of keeping it silently
         setattr(owner, name, silent)
 
 

@@ -1,4 +1,4 @@
-"""What tests of several parts of the gateway use."""
+"""Fixtures that several tests of the gateway share."""
 
 from collections.abc import AsyncIterator
 
@@ -11,7 +11,7 @@ from tests.support.canaries import NOTE
 
 @pytest.fixture(scope="module")
 async def gateway() -> AsyncIterator[httpx.AsyncClient]:
-    """A client of a gateway without servers, for what it decides by itself."""
+    """A client of a gateway without servers, for what it decides alone."""
     async with harness.gateway(harness.settings_without_servers(trust_network=True)) as client:
         yield client
 

@@ -1,4 +1,4 @@
-"""Entity tags, and the conditions on them: reads that save a body, changes of exactly the version that was seen."""
+"""Entity tags and conditions: reads that save a body, and changes of exactly the version that was read."""
 
 from collections.abc import AsyncIterator
 from typing import Any
@@ -153,7 +153,7 @@ async def test_list_is_sent_again_once_it_has_changed(client: httpx.AsyncClient)
     tags = {(await client.get("/notes")).headers["etag"]}
 
     async def is_known() -> bool:
-        """Whether the client, who then remembers it, has seen the list."""
+        """Whether the list is new to the client, who then remembers it."""
         answer = await client.get("/notes", headers=conditional("If-None-Match", ", ".join(tags)))
         known = answer.headers["etag"] in tags
         tags.add(answer.headers["etag"])
@@ -205,7 +205,7 @@ async def test_of_changes_of_one_version_in_one_batch_the_first_is_applied(
 
 @pytest.fixture(scope="module")
 async def strict() -> AsyncIterator[httpx.AsyncClient]:
-    """A client of a gateway that demands preconditions and has nothing behind it."""
+    """A client of a gateway without servers that demands preconditions."""
     settings = GatewaySettings.model_validate(
         {
             "database_url": "postgresql://nobody:nothing@127.0.0.1:1/nowhere",
@@ -238,7 +238,7 @@ async def test_change_with_the_version_passes_where_it_is_demanded(
 ) -> None:
     passed = await strict.request(method, "/notes/1", json=body, headers={"If-Match": tags})
 
-    assert passed.json()["code"] == "not_accepted"  # there is no broker; nothing else was wrong
+    assert passed.json()["code"] == "not_accepted"  # the only error is the missing broker
 
 
 async def test_creation_needs_no_version_where_it_is_demanded(strict: httpx.AsyncClient) -> None:

@@ -1,4 +1,4 @@
-"""Who is let in while Postgres is away, and how long a gateway believes what it knew."""
+"""Which credentials are accepted while Postgres is down, and for how long a gateway trusts its earlier answers."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -23,7 +23,7 @@ LATER = {"Prefer": "respond-async"}
 
 @dataclass(frozen=True)
 class Cut:
-    """A gateway whose way to Postgres can be cut, while the worker's stays."""
+    """A gateway whose link to Postgres can be cut; the worker's stays."""
 
     client: httpx.AsyncClient
     link: Proxy
@@ -99,7 +99,7 @@ async def test_what_was_known_is_asked_again_after_a_while(
         assert (await cut.write(token)).status_code == 202
     await database.execute("update users set credentials_version = 2")
     for token in (cut.ada.token, personal):
-        assert (await cut.write(token)).status_code == 202  # for half a minute; the worker will reject it
+        assert (await cut.write(token)).status_code == 202  # for half a minute; the worker then rejects it
 
     monkeypatch.setattr(authentication, "TRUST_SECONDS", 0.0)
 

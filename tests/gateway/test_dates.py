@@ -1,4 +1,4 @@
-"""Dates: clients get every one of them in one form, with six digits of a second and the offset `+00:00`."""
+"""Dates: all have one form, with six digits of a second and the offset `+00:00`."""
 
 import json
 import re

@@ -1,4 +1,4 @@
-"""A gateway and the queues that it may not declare: it waits for a worker to do so."""
+"""The gateway may not declare the queues: it waits until a worker has done so."""
 
 import aio_pika
 import httpx

@@ -1,4 +1,4 @@
-"""The edge: whatever comes in, in whatever segments, one request has one answer, and a connection stays small."""
+"""HTTP framing: whatever the bytes and segments, each request gets one answer, and a connection stays small."""
 
 import asyncio
 import json
@@ -34,7 +34,7 @@ FRAMINGS = ["length", "chunked"]
 
 
 def post(*lines: bytes, body: bytes = BODY, chunked: bool = False, target: bytes = b"/notes") -> bytes:
-    """A request that adds a note."""
+    """A request that creates a note."""
     framing = b"Transfer-Encoding: chunked" if chunked else b"Content-Length: %d" % len(body)
     head = [b"POST %b HTTP/1.1" % target, b"Host: localhost", b"Content-Type: application/json", framing, *lines]
     content = b"%x\r\n%b\r\n0\r\n\r\n" % (len(body), body) if chunked else body
@@ -42,7 +42,7 @@ def post(*lines: bytes, body: bytes = BODY, chunked: bool = False, target: bytes
 
 
 def get(*lines: bytes, host: bytes = b"Host: localhost", version: bytes = b"HTTP/1.1") -> bytes:
-    """A request that is answered with 200, but for the lines."""
+    """A request that is answered 200, apart from these lines."""
     return b"\r\n".join((b"GET /health/live " + version, host, *lines, b"", b""))
 
 
@@ -117,7 +117,7 @@ needs_proc = pytest.mark.skipif(sys.platform != "linux", reason="needs /proc")
 
 @dataclass
 class GatewayProcess:
-    """A gateway as a process of its own, so that its memory can be seen."""
+    """A gateway in its own process, so that its memory can be measured."""
 
     client: httpx.AsyncClient
     pid: int
@@ -338,7 +338,7 @@ async def test_answers_that_nobody_takes_end_the_connection(process: GatewayProc
 
 
 async def is_connected(port: int, *, expected: bool = True) -> bool:
-    """Whether a server still holds the connection of the client with this port."""
+    """Whether a server still has the connection of the client with this port."""
     command = ("ss", "-Htn", "state", "established", f"dport = :{port}")
     listing = await asyncio.create_subprocess_exec(*command, stdout=subprocess.PIPE)
     printed, _ = await listing.communicate()
@@ -592,13 +592,13 @@ async def test_expectation_of_http_1_0_is_ignored(shared_client: httpx.AsyncClie
 
 
 class Hostile:
-    """Makes requests of parts that may be wrong; what a wrong part makes of the request is known."""
+    """Generates requests from parts that may be invalid; the effect of each invalid part is known."""
 
     def __init__(self, seed: int) -> None:
         self._random = random.Random(seed)  # noqa: S311 - keeps no secret
 
     def __iter__(self) -> Iterator[tuple[bytes, list[int]]]:
-        """Endlessly, the bytes of some requests and the statuses of their answers; the last ends the connection."""
+        """Endless: the bytes of some requests with the statuses of their answers; the last closes the connection."""
         while True:
             data, expected = b"", list[int]()
             for _ in range(self._random.randint(1, 4)):
@@ -611,7 +611,7 @@ class Hostile:
                 yield data + LAST, [*expected, 200]
 
     def _request(self) -> tuple[bytes, int, bool]:
-        """Return a request, the status of its answer, and whether it ends the connection."""
+        """Return a request, the status of its answer, and whether it closes the connection."""
         pick = self._random.choice
         match pick(["offer", "refused", "bad chunk", "not JSON", "odd but right", "long"]):
             case "offer":

@@ -1,4 +1,4 @@
-"""One owner's reads do not keep the others' waiting: who gets a permit, in which order, and who is refused."""
+"""One owner's reads do not delay those of others: who gets a permit, in which order, and who is rejected."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -34,7 +34,7 @@ def soon() -> float:
 
 
 class Reads:
-    """Reads that take a permit and keep it until the test ends them; in which order they got theirs."""
+    """Reads that hold a permit until the test ends them, in the order in which they got it."""
 
     def __init__(self, permits: int, share: int) -> None:
         self.limiter = FairLimiter(permits, share)
@@ -42,7 +42,7 @@ class Reads:
         self._ends: dict[str, asyncio.Event] = {}
 
     async def begin(self, owner: int, name: str) -> "asyncio.Task[None]":
-        """A read of an owner's; it has begun, or waits, when this returns."""
+        """Starts an owner's read, which holds a permit or waits when this returns."""
         self._ends[name] = asyncio.Event()
         task = asyncio.create_task(self._read(owner, name))
         await asyncio.sleep(0)
@@ -104,7 +104,7 @@ async def test_place_that_comes_as_its_read_is_given_up_goes_to_the_next() -> No
     async with reads.limiter.permit(GREEDY, soon()):
         waiting = await reads.begin(ADA, "waiting")
         last = await reads.begin(BOB, "last")
-    waiting.cancel()  # its place is there, and it has not noticed
+    waiting.cancel()  # it has its permit but has not noticed
     await asyncio.gather(waiting, return_exceptions=True)
     await reads.end("last")
 
@@ -117,7 +117,7 @@ async def test_read_that_is_given_up_as_a_place_comes_does_not_get_it() -> None:
     async with reads.limiter.permit(GREEDY, soon()):
         waiting = await reads.begin(ADA, "waiting")
         last = await reads.begin(ADA, "last")
-        waiting.cancel()  # it has not noticed when the place is given back
+        waiting.cancel()  # it has not noticed when the permit is released
     await asyncio.gather(waiting, return_exceptions=True)
     await reads.end("last")
 

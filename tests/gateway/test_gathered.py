@@ -1,4 +1,4 @@
-"""Reads of single notes share a statement without anybody noticing: who may read what, and what fails, is per read."""
+"""Reads of single notes share a statement invisibly: authorization and failures stay per read."""
 
 import asyncio
 from collections.abc import Sequence
@@ -20,7 +20,7 @@ from worker.settings import WorkerSettings
 
 
 class Postgres:
-    """Answers statements when it is told to; note 404 does not exist, and note 401 is of an outdated caller."""
+    """A Postgres that answers statements on demand; note 404 does not exist, and note 401 has an outdated caller."""
 
     def __init__(self) -> None:
         self.statements: list[list[int]] = []
@@ -28,7 +28,7 @@ class Postgres:
         self.error: Exception | None = None
 
     async def fetch(self, reads: Sequence[NoteRead]) -> tuple[None, list[Record]]:
-        """The rows, of an unknown timeline."""
+        """The rows, without a known timeline."""
         self.statements.append([read.note_id for read in reads])
         await self.may_answer.wait()
         if self.error:

@@ -1,4 +1,4 @@
-"""Bodies that are made to keep the event loop busy: they are refused before anything is made of what is in them."""
+"""Bodies made to block the event loop are rejected before their content is processed."""
 
 import json
 import time
@@ -14,7 +14,7 @@ from gateway.http.body import VALUES_LIMIT, has_more_values
 from tests.support import harness
 
 BUSY_SECONDS = 0.05
-"""Of processor time, for the whole request, its client's part too; each of these bodies took from 40 to 240 ms."""
+"""Of processor time for the whole request, including the client; each of these bodies used to take 40 to 240 ms."""
 SMALL = 64 * 1024
 JSON = {"Content-Type": "application/json"}
 
@@ -54,7 +54,7 @@ async def gateway_of_users() -> AsyncIterator[httpx.AsyncClient]:
 
 
 async def assert_refused(gateway: httpx.AsyncClient, method: str, path: str, body: bytes, limit: int) -> None:
-    """One error about the whole body, found in little time: the best of some tries."""
+    """One error about the whole body, found quickly: the best of several tries."""
     busy = []
     for _ in range(3):
         started = time.process_time()
@@ -92,7 +92,7 @@ VALUES = st.recursive(
 
 
 def strings_and_commas(value: object) -> int:
-    """What `has_more_values` counts, of the parsed value."""
+    """The count that `has_more_values` makes, from the parsed value."""
     if isinstance(value, str):
         return 1
     if isinstance(value, list):

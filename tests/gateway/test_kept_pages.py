@@ -1,4 +1,4 @@
-"""Lists that are answered from memory are as current, and as private, as those that Postgres answers."""
+"""Lists answered from memory are as current and as private as those from Postgres."""
 
 from collections.abc import Callable
 
@@ -18,7 +18,7 @@ from worker.settings import WorkerSettings
 
 @pytest.fixture
 def lists_read(monkeypatch: pytest.MonkeyPatch) -> list[object]:
-    """The shapes of the lists that are read from Postgres, in order."""
+    """The kinds of lists that were read from Postgres, in order."""
     shapes: list[object] = []
     read = Queries.list_notes
 

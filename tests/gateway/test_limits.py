@@ -1,4 +1,4 @@
-"""Bounds on a request: how long its target and headers may be, and how long it may take to arrive."""
+"""Limits of a request: the length of its target and headers, and the time that it may take to arrive."""
 
 import asyncio
 
@@ -20,7 +20,7 @@ UPLOAD = b"POST /notes HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/
 
 
 async def answered_while_sending(stream: asyncio.StreamReader, writer: asyncio.StreamWriter, piece: bytes) -> bytes:
-    """What comes back, up to the connection's end, while the piece is sent again and again."""
+    """Everything received until the connection ends, while the piece is sent again and again."""
     answer = asyncio.create_task(up_to_the_end(stream))
     while not answer.done():
         writer.write(piece)

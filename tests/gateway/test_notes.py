@@ -1,4 +1,4 @@
-"""The notes API as its clients see it, with the worker running."""
+"""The notes API for clients, with a running worker."""
 
 from datetime import UTC, datetime, timedelta
 

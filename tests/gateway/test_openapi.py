@@ -1,4 +1,4 @@
-"""The OpenAPI document against what running gateways answer: nothing undeclared, and nothing declared in vain."""
+"""Running gateways answer what the OpenAPI document declares: nothing more, and nothing less."""
 
 import asyncio
 import re
@@ -69,7 +69,7 @@ NOT_TRIED = {("ready", 503, None)}
 
 @dataclass(frozen=True)
 class Account:
-    """A user with a note and a personal token, and what it takes to write each of them."""
+    """A user with a note and a personal token, and the requests to write each of them."""
 
     person: Person
     note: str
@@ -77,14 +77,14 @@ class Account:
 
     @classmethod
     async def opened(cls, client: httpx.AsyncClient) -> Self:
-        """A new user's."""
+        """The account of a new user."""
         person = await sign_up(client)
         note = await client.post("/notes", json=NOTE, headers=person.headers)
         token = await personal_token(client, person)
         return cls(person, note.headers["location"], f"/auth/tokens/{token['id']}")
 
     def writes(self, word: str) -> list[tuple[str, str, dict[str, Any]]]:
-        """Every write, the last of which closes the account: its method, its path, and a body with the word."""
+        """Every write with a body that contains the word: method, path and body; the last closes the account."""
         note = {"json": NOTE | {"title": word}}
         several = {
             "items": [{"op": "create", **NOTE}, {"op": "patch", "id": int(self.note.split("/")[-1]), "title": word}]
@@ -103,7 +103,7 @@ class Account:
         ]
 
     async def write_all(self, client: httpx.AsyncClient, word: str, **headers: str) -> None:
-        """Everything at once."""
+        """Sends every write at once."""
         own = self.person.headers | headers
         await asyncio.gather(
             *(client.request(method, path, headers=own, **body) for method, path, body in self.writes(word))
@@ -112,14 +112,14 @@ class Account:
 
 @dataclass
 class World:
-    """The servers, the document, two gateways that are watched all the time, and what has been tried."""
+    """The servers, the document, two gateways under observation, and the scenarios that have run."""
 
     settings: GatewaySettings
     database: "Connection[Record]"
     witness: Witness
     client: httpx.AsyncClient
     without_postgres: httpx.AsyncClient
-    """A gateway that cannot see whose credentials are outdated, so the worker has to reject their writes."""
+    """A gateway that cannot see outdated credentials, so the worker has to reject their writes."""
     tried: set[str] = field(default_factory=set)
 
     async def account(self) -> Account:
@@ -173,7 +173,7 @@ async def has_broker(client: httpx.AsyncClient) -> bool:
 
 
 async def read_everything(world: World) -> None:
-    """Every read of what exists, of what does not and of what cannot; with conditions where there is a tag."""
+    """Every read of what exists, of what does not and of what cannot exist; with conditions if there is a tag."""
     account = await world.account()
     existing = {"note_id": account.note.split("/")[-1], "token_id": account.token.split("/")[-1]}
     missing = {"note_id": "999", "token_id": str(uuid4())}
@@ -278,7 +278,7 @@ async def write_nonsense(world: World) -> None:
 
 
 async def write_in_many_ways(world: World) -> None:
-    """What changes nothing comes first, since some of the operations delete what they are about."""
+    """Writes without a change come first, since some operations delete their target."""
     account = await world.account()
     unless_it_is_a_note = KEY | {"If-Match": '"99"', "Prefer": "wait=9"}
     minimal = {"Prefer": "return=minimal", "Idempotency-Key": "another"}
@@ -287,7 +287,7 @@ async def write_in_many_ways(world: World) -> None:
         ({"Idempotency-Key": ""}, ""),
         (unless_it_is_a_note, ""),
         (unless_it_is_a_note, ""),
-        (KEY, "?&"),  # all in which two requests to delete the same thing can differ
+        (KEY, "?&"),  # the only difference possible between two deletions of the same thing
         (minimal, ""),
         (minimal, ""),
         (representation, ""),
@@ -306,7 +306,7 @@ async def write_with_a_deleted_account(world: World) -> None:
 
 
 async def write_what_fails_and_is_discarded(world: World) -> None:
-    """Each write is repeated, since two failures in a row would pause the worker."""
+    """Repeats each write, since two failures in a row would pause the worker."""
     account = await world.account()
     headers = account.person.headers | {"Idempotency-Key": "poison"}
     try:
@@ -320,7 +320,7 @@ async def write_what_fails_and_is_discarded(world: World) -> None:
 
 
 async def write_too_often(world: World) -> None:
-    """To a gateway that allows one try, and no change without a precondition."""
+    """At a gateway that allows one attempt, and no change without a precondition."""
     account = await world.account()
     headers = account.person.headers
     async with world.gateway(**STRICT) as client:
@@ -333,7 +333,7 @@ async def write_too_often(world: World) -> None:
 
 
 async def write_unconfirmed(world: World) -> None:
-    """To a broker whose confirms do not arrive, while no worker can decide."""
+    """With a broker whose confirms are lost, while no worker can decide."""
     account = await world.account()
     url = URL(str(world.settings.broker_url.get_secret_value()))
     async with proxy_to(str(url.host), url.port or 5672) as link, world.database.transaction():
@@ -353,7 +353,7 @@ async def write_without_a_broker(world: World) -> None:
 
 
 async def write_slowly(world: World) -> None:
-    """To a gateway that does not wait for bodies."""
+    """At a gateway that does not wait for bodies."""
 
     async def body() -> AsyncIterator[bytes]:
         yield b"{"
@@ -406,7 +406,7 @@ async def test_document_declares_nothing_that_no_gateway_answers(world: World) -
         await SCENARIOS[name](world)
 
     bugs = {each for each in world.witness.declared if each[2] == "internal_error"}
-    ids = {each for each in world.witness.declared if each[2] == REQUEST_ID}  # the witness demands them of every answer
+    ids = {each for each in world.witness.declared if each[2] == REQUEST_ID}  # on every answer, as the witness checks
     assert world.witness.declared - world.witness.seen - bugs - ids == NOT_TRIED
 
 

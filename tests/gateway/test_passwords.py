@@ -1,4 +1,4 @@
-"""Hashes of passwords: cheap ones sign in and are renewed, those that nobody could afford are never computed."""
+"""Password hashes: cheap ones are accepted and renewed, unaffordable ones are never computed."""
 
 import time
 from functools import partial

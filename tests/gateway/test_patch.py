@@ -1,4 +1,4 @@
-"""PATCH: a JSON merge patch (RFC 7396) changes the members that it has."""
+"""PATCH: a JSON merge patch (RFC 7396) changes only the members that it contains."""
 
 import json
 from typing import Any

@@ -1,4 +1,4 @@
-"""The `Prefer` header: how a client wants a write to be answered, and how long it waits at a command's URL."""
+"""The `Prefer` header: how a write is answered, and how long a poll of a command's URL waits."""
 
 import asyncio
 from typing import Any
@@ -23,7 +23,7 @@ async def created(client: httpx.AsyncClient) -> str:
 
 
 def prefer(*preferences: str) -> list[tuple[str, str]]:
-    """A header for each."""
+    """A header line for each value."""
     return [("Prefer", preference) for preference in preferences]
 
 
@@ -125,7 +125,7 @@ async def test_write_without_an_outcome_is_accepted_after_the_wait(
     gateway_settings: GatewaySettings, preference: str, seconds: float, applied: str
 ) -> None:
     async with harness.gateway(gateway_settings) as client:
-        await accepted(client)  # by now the gateway is connected
+        await accepted(client)  # the gateway has connected by now
         answer = await client.post("/notes", json=NOTE, headers=prefer(preference))
 
     assert (answer.status_code, answer.headers["preference-applied"]) == (202, applied)

@@ -1,4 +1,4 @@
-"""Every route against every kind of credentials that must not be let in; the routes are the application's own."""
+"""Every route rejects every kind of invalid credentials; the routes are the application's own."""
 
 import re
 from collections.abc import AsyncIterator

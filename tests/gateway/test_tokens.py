@@ -1,4 +1,4 @@
-"""Access tokens and personal tokens: how one gets them, what they are good for, and how often one may try."""
+"""Access tokens and personal tokens: how they are issued, what they allow, and rate limits."""
 
 from urllib.parse import urlencode
 
@@ -342,7 +342,7 @@ async def test_registrations_are_throttled_by_address(
         assert [await register(f"a{n}", "203.0.113.7") for n in range(3)] == [201, 201, 429]
         assert await register("b", "198.51.100.1, 203.0.113.8") == 201
         assert await register("c", "203.0.113.7, 203.0.113.8") == 201
-        assert await register("d", "203.0.113.9, 203.0.113.8") == 429  # the proxy's word counts, not the client's
+        assert await register("d", "203.0.113.9, 203.0.113.8") == 429  # the proxy's header counts, not the client's
         assert [await register(f"e{n}", f"2001:db8::{n}") for n in range(3)] == [201, 201, 429]
         assert [await register(f"f{n}", None) for n in range(3)] == [201, 201, 201]
 

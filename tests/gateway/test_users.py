@@ -1,4 +1,4 @@
-"""Users as they see their own account."""
+"""Users and their own accounts."""
 
 import asyncio
 import unicodedata
@@ -115,9 +115,9 @@ async def test_fifty_registrations_of_one_name_make_one_user_and_their_neighbour
 
 IMPOSSIBLE = ["", "two words", "a" * 65, "tab\t", "\u0000", "\U0001f600", 7]
 GROWING = "\u0958" * 33
-"""Composed as Unicode does it, twice as long."""
+"""In NFC, twice as long as allowed."""
 UNFOLDABLE = "\u05d0\u0345"
-"""A name in RFC 8265, which its folding is not."""
+"""A valid name in RFC 8265 whose case-folded form is not."""
 
 
 @pytest.mark.parametrize("name", [*IMPOSSIBLE, GROWING, UNFOLDABLE])

@@ -1,4 +1,4 @@
-"""Credentials that may write and not read: no answer to a write tells them what they could not read."""
+"""Credentials that may write but not read: no answer to a write contains what they could not read."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -16,7 +16,7 @@ CHANGES: list[tuple[str, Any]] = [("PUT", NOTE | {"title": "Pen"}), ("PATCH", {"
 
 @dataclass(frozen=True)
 class Writer:
-    """Ada with all that she may do, and headers of hers that may only write."""
+    """Ada with all scopes, and headers of hers with write scopes only."""
 
     client: httpx.AsyncClient
     ada: Person
@@ -140,7 +140,7 @@ async def test_url_of_a_command_about_the_account_tells_nothing_of_it_without_th
 
 
 async def scopes_of(writer: Writer) -> set[str]:
-    """What the writer's token may do, as the API tells."""
+    """The scopes of the writer's token, according to the API."""
     answer = await writer.client.get("/users/me", headers=writer.headers)
     return {"account"} if answer.is_success else set()
 

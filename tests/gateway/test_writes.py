@@ -1,4 +1,4 @@
-"""What a write is answered when something behind the gateway is slow, away or broken."""
+"""The answers to writes while something behind the gateway is slow, down or broken."""
 
 import asyncio
 import base64
@@ -44,7 +44,7 @@ async def database_link(gateway_settings: GatewaySettings) -> AsyncIterator[Prox
 def through(
     settings: GatewaySettings, *, broker: Proxy | None = None, database: Proxy | None = None
 ) -> GatewaySettings:
-    """Impatient settings, with some links through a proxy."""
+    """Settings with short timeouts, with some links through a proxy."""
     values = settings.model_dump() | {
         "wait_seconds": WAIT_SECONDS,
         "publish_timeout_seconds": DEADLINE_SECONDS,
@@ -224,7 +224,7 @@ async def test_lost_reply_is_made_up_for_by_one_look_at_the_database(
     gateway_settings: GatewaySettings, worker_settings: WorkerSettings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def lose(*_: object) -> None:
-        """Replies are hints: this one is lost."""
+        """Replies are hints: this one gets lost."""
 
     monkeypatch.setattr("worker.reply_sender.ReplySender.reply", lose)
     async with harness.worker(worker_settings), harness.gateway(through(gateway_settings)) as client:
