@@ -108,14 +108,14 @@ def alarms(*on: str) -> dict[str, str]:
 
 @needs_promtool
 @pytest.mark.parametrize("alarm", ALARMS)
-def test_each_alarm_of_the_broker_is_told_though_it_is_the_only_one(tmp_path: Path, alarm: str) -> None:
+def test_each_alarm_of_the_broker_fires_even_alone(tmp_path: Path, alarm: str) -> None:
     assert fires(tmp_path, "InkwellBrokerAlarm", alarms(alarm))
     assert not fires(tmp_path, "InkwellBrokerAlarm", alarms())
 
 
 @needs_promtool
 @pytest.mark.parametrize("alarm", ALARMS[:2])
-def test_writes_that_an_alarm_keeps_out_are_not_told_beside_it(tmp_path: Path, alarm: str) -> None:
+def test_writes_that_an_alarm_blocks_fire_no_second_alert(tmp_path: Path, alarm: str) -> None:
     refused = {'inkwell_writes_not_accepted_total{job="gateway"}': "0+1x120"}
 
     assert not fires(tmp_path, "InkwellWritesNotAccepted", refused | alarms(alarm))
@@ -136,7 +136,7 @@ def node(*terms: str) -> dict[str, str]:
         'rabbitmq_raft_term_total{{job="rabbitmq", instance="{instance}"}}',  # 4.0
     ],
 )
-def test_node_that_runs_without_its_queues_is_told_and_nothing_beside_it(tmp_path: Path, term: str) -> None:
+def test_node_without_its_queues_fires_one_alert(tmp_path: Path, term: str) -> None:
     assert fires(tmp_path, "InkwellBrokerQueuesDown", node())
     assert not fires(tmp_path, "InkwellBrokerDown", node())
     assert not fires(tmp_path, "InkwellBrokerQueuesDown", node(term))
@@ -145,7 +145,7 @@ def test_node_that_runs_without_its_queues_is_told_and_nothing_beside_it(tmp_pat
 
 @needs_promtool
 @pytest.mark.parametrize(("ready", "delivered", "is_told"), [("7", "9", True), ("7", "9+1", False), ("0", "9", False)])
-def test_partition_with_messages_that_no_worker_receives_is_told(
+def test_partition_with_messages_but_without_a_worker_fires_an_alert(
     tmp_path: Path, ready: str, delivered: str, *, is_told: bool
 ) -> None:
     queue = 'rabbitmq_detailed_queue_messages_ready{job="rabbitmq-queues", queue="inkwell.commands.v1.3"}'
@@ -161,7 +161,7 @@ def test_partition_with_messages_that_no_worker_receives_is_told(
 
 @needs_promtool
 @pytest.mark.parametrize(("used", "is_told"), [(4, True), (3, True), (2, False)])
-def test_lists_that_wait_for_each_other_are_told_though_a_connection_is_kept_from_them(
+def test_lists_that_wait_for_each_other_fire_an_alert_though_one_connection_is_reserved(
     tmp_path: Path, used: int, *, is_told: bool
 ) -> None:
     labels = '{job="gateway", instance="one"}'
@@ -174,7 +174,7 @@ def test_lists_that_wait_for_each_other_are_told_though_a_connection_is_kept_fro
 @needs_promtool
 @pytest.mark.parametrize(("offset", "is_told"), [(4, False), (-4, False), (6, True), (-6, True)])
 @pytest.mark.parametrize("job", ["gateway", "worker"])
-def test_clock_that_differs_by_more_than_five_seconds_is_told(
+def test_clock_that_differs_by_more_than_five_seconds_fires_an_alert(
     tmp_path: Path, job: str, offset: int, *, is_told: bool
 ) -> None:
     assert fires(tmp_path, "InkwellClockWrong", of_each("inkwell_clock_offset_seconds", job, 0, offset)) is is_told
@@ -216,7 +216,7 @@ ARCHIVED, FAILED = (f"cnpg_pg_stat_archiver_last_{each}_time" for each in ("arch
         ),
     ],
 )
-def test_server_that_is_not_whole_is_told(
+def test_incomplete_server_fires_an_alert(
     tmp_path: Path, alert: str, whole: dict[str, str], broken: dict[str, str]
 ) -> None:
     assert fires(tmp_path, alert, broken)
@@ -250,7 +250,7 @@ def test_traces_go_to_services_of_the_stack_at_the_ports_where_they_listen() -> 
     assert all("observability" in services[name]["profiles"] for name in ("collector", "jaeger"))
 
 
-def test_services_export_nothing_unless_they_are_told_to() -> None:
+def test_services_export_nothing_by_default() -> None:
     services = yaml.safe_load((ROOT / "docker-compose.yml").read_text())["services"]
 
     for name in ("gateway", "worker"):

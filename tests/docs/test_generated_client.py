@@ -74,7 +74,7 @@ async def test_generated_client_writes_reads_and_searches(client: Any) -> None:
         await call("notes.delete_note", client=ada, note_id=note.id)
 
 
-async def test_generated_client_tells_the_problem(client: Any) -> None:
+async def test_generated_client_shows_the_problem(client: Any) -> None:
     problem = await call("notes.get_note", client=client, note_id=1)
 
     assert (problem.status, problem.code) == (401, "not_authenticated")

@@ -16,7 +16,7 @@ from worker.settings import WorkerSettings
 PAGE = (ROOT / "docs/security.md").read_text()
 
 
-async def test_everybody_is_signed_out_and_can_sign_in_again(
+async def test_all_users_are_signed_out_and_can_sign_in_again(
     users_client: httpx.AsyncClient, database: Session
 ) -> None:
     ada = await sign_up(users_client)
@@ -48,7 +48,7 @@ async def test_personal_tokens_outlive_the_fingerprint_key(
             assert (repeated.status_code, repeated.json()["code"]) == (422, "idempotency_key_reused")
 
 
-async def test_signing_key_that_is_taken_away_signs_everybody_out(
+async def test_removal_of_a_signing_key_signs_all_users_out(
     password_settings: GatewaySettings, worker_settings: WorkerSettings
 ) -> None:
     async with harness.worker(worker_settings):

@@ -117,7 +117,7 @@ async def test_writes_beyond_the_waiters_are_accepted_at_once(gateway_settings: 
     assert len(impatient) == 10 - limit
 
 
-async def test_gateway_without_room_for_waiters_accepts_writes_and_tells_outcomes(
+async def test_gateway_without_room_for_waiters_accepts_writes_and_answers_polls(
     gateway_settings: GatewaySettings, worker_settings: WorkerSettings
 ) -> None:
     async with (

@@ -303,7 +303,7 @@ async def test_compressed_body_is_refused_with_the_codings_there_are(
 
 
 @pytest.mark.parametrize("coding", ["identity", "Identity", "", "identity, identity", ",identity"])
-async def test_body_that_is_as_it_is_may_say_so(gateway: httpx.AsyncClient, coding: str) -> None:
+async def test_unencoded_body_may_say_so(gateway: httpx.AsyncClient, coding: str) -> None:
     response = await gateway.post("/notes", content=b"{}", headers=JSON | {"Content-Encoding": coding})
 
     assert_problem(response, 422, "validation_failed")
@@ -414,7 +414,7 @@ async def test_every_wrong_parameter_is_named(gateway: httpx.AsyncClient) -> Non
 
 
 @pytest.mark.parametrize("token", ["x", "%00", "%ff", "a.b", "WzFd.AAAA", "x" * 5000, "é", "🖋"])
-async def test_command_url_that_nobody_signed_is_not_found(gateway: httpx.AsyncClient, token: str) -> None:
+async def test_unsigned_command_url_is_not_found(gateway: httpx.AsyncClient, token: str) -> None:
     assert_problem(await gateway.get(f"/commands/{token}"), 404, "command_not_found")
 
 

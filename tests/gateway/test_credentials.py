@@ -78,7 +78,7 @@ async def test_personal_token_writes_while_postgres_is_away_if_it_was_known(cut:
     assert refused.headers["retry-after"]
 
 
-async def test_nobody_signs_in_while_postgres_is_away_and_everybody_when_it_is_back(cut: Cut) -> None:
+async def test_sign_in_fails_while_postgres_is_down_and_works_once_it_is_back(cut: Cut) -> None:
     form = {"username": cut.ada.name, "password": PASSWORD}
     await cut.link.cut()
     assert (await cut.client.post("/auth/token", data=form)).status_code == 503

@@ -94,7 +94,7 @@ def created_id(body: str) -> str:
     return str(json.loads(body)["id"])
 
 
-async def test_accepted_write_tells_when_it_was_issued_with_six_digits(gateway_settings: GatewaySettings) -> None:
+async def test_accepted_write_has_its_issue_time_with_six_digits(gateway_settings: GatewaySettings) -> None:
     async with harness.gateway(gateway_settings) as client:
         accepted = await client.post("/notes", json=NOTE, headers={"Prefer": "respond-async"})
         polled = await client.get(accepted.headers["location"])
@@ -109,7 +109,7 @@ async def test_accepted_write_tells_when_it_was_issued_with_six_digits(gateway_s
             assert datetime.fromisoformat(printed) == time
 
 
-def test_secret_is_made_of_the_time_as_it_always_was() -> None:
+def test_secret_is_derived_from_the_time_in_its_original_form() -> None:
     hashes = KeyedHashes(settings_without_servers())
 
     assert {time: hashes.personal_token(7, COMMAND_ID, time) for time in SECRETS} == SECRETS

@@ -154,9 +154,7 @@ async def process() -> AsyncIterator[GatewayProcess]:
 
 @needs_proc
 @pytest.mark.parametrize("request_", [LIVE, get(b"X: " + b"a" * 900), post()], ids=["short", "long", "with a body"])
-async def test_requests_that_nobody_reads_the_answers_of_fill_no_memory(
-    process: GatewayProcess, request_: bytes
-) -> None:
+async def test_unread_answers_to_requests_fill_no_memory(process: GatewayProcess, request_: bytes) -> None:
     times = 20_000
     async with connected(process.client) as (_, writer):
         before = memory_bytes(process.pid)
@@ -328,7 +326,7 @@ async def test_few_trailers_and_short_extensions_are_fine(shared_client: httpx.A
 
 
 @needs_proc
-async def test_answers_that_nobody_takes_end_the_connection(process: GatewayProcess) -> None:
+async def test_unread_answers_end_the_connection(process: GatewayProcess) -> None:
     async with connected(process.client) as (_, writer):
         writer.write(b"GET /openapi.json HTTP/1.1\r\nHost: localhost\r\n\r\n" * 500)
         port = writer.get_extra_info("sockname")[1]

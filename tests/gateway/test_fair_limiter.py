@@ -140,7 +140,7 @@ async def test_requests_beyond_the_bound_are_refused_at_once_and_others_are_not(
     await asyncio.gather(*tasks)
 
 
-async def test_deadline_tells_whether_ones_own_requests_or_those_of_others_are_in_the_way() -> None:
+async def test_error_at_the_deadline_says_whether_the_owners_own_requests_were_in_the_way() -> None:
     reads = Reads(permits=2, share=1)
     tasks = [await reads.begin(GREEDY, "greedy"), await reads.begin(ADA, "ada")]
     now = asyncio.get_running_loop().time()
@@ -181,7 +181,7 @@ async def two_users(
         yield client, await sign_up(client), await sign_up(client)
 
 
-async def test_owner_whose_searches_take_long_has_one_of_them_under_way_and_keeps_nobody_waiting(
+async def test_owner_with_long_searches_runs_one_at_a_time_and_delays_no_other_owner(
     password_settings: GatewaySettings,
     worker_settings: WorkerSettings,
     database: "Connection[Record]",
@@ -204,7 +204,7 @@ async def test_owner_whose_searches_take_long_has_one_of_them_under_way_and_keep
         assert {search.status_code for search in await asyncio.gather(*searches)} == {200}
 
 
-async def test_search_that_takes_too_long_is_stopped_and_told_and_is_no_failed_read(
+async def test_search_that_takes_too_long_is_stopped_and_does_not_count_as_a_failed_read(
     password_settings: GatewaySettings,
     worker_settings: WorkerSettings,
     database: "Connection[Record]",
@@ -248,7 +248,7 @@ async def test_searches_of_one_owner_beyond_the_bound_are_refused_at_once(
         await asyncio.gather(*searches)
 
 
-async def test_only_owner_has_all_permits_where_nobody_signs_in(
+async def test_only_owner_has_all_permits_without_authentication(
     gateway_settings: GatewaySettings,
     worker_settings: WorkerSettings,
     database: "Connection[Record]",

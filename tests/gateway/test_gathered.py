@@ -115,7 +115,7 @@ async def test_a_failed_statement_fails_its_own_reads_alone(error: Exception) ->
     assert failed == [1, 2]
 
 
-async def test_a_client_that_goes_away_takes_nobody_with_it() -> None:
+async def test_client_that_disconnects_cancels_no_other_read() -> None:
     postgres = Postgres()
     gathered = GatheredReads(postgres.fetch)
 
@@ -190,7 +190,7 @@ async def test_close_ends_the_reads_in_progress() -> None:
     assert [type(answer) for answer in answers] == [asyncio.CancelledError] * 3
 
 
-async def test_everybody_reads_their_own_notes_through_one_statement(
+async def test_each_owner_reads_their_own_notes_through_one_statement(
     password_settings: GatewaySettings, worker_settings: WorkerSettings, database: "Connection[Record]"
 ) -> None:
     async with harness.worker(worker_settings), harness.gateway(password_settings) as client:

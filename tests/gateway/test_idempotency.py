@@ -179,7 +179,7 @@ async def test_attempts_at_the_same_time_have_one_effect_and_one_answer(shared_c
     assert sum("idempotent-replayed" not in answer.headers for answer in answers) == 1
 
 
-async def test_url_tells_each_attempt_its_own_outcome(
+async def test_url_shows_each_attempt_its_own_outcome(
     gateway_settings: GatewaySettings, worker_settings: WorkerSettings
 ) -> None:
     headers = key(Prefer="respond-async")
@@ -197,7 +197,7 @@ async def test_url_tells_each_attempt_its_own_outcome(
     assert again["answer"] == first["answer"]
 
 
-async def test_lost_reply_tells_each_attempt_its_own_outcome(
+async def test_each_attempt_gets_its_own_outcome_despite_a_lost_reply(
     gateway_settings: GatewaySettings, worker_settings: WorkerSettings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def lose(*_: object) -> None:

@@ -421,7 +421,7 @@ def test_operations_have_names_that_people_would_give() -> None:
     }
 
 
-def test_where_nobody_signs_in_no_operation_asks_who_calls() -> None:
+def test_without_authentication_no_operation_requires_credentials() -> None:
     without_users = Witness(create_app(harness.settings_without_servers()).openapi())
 
     assert not {(name, status) for name, status, _ in without_users.declared if status in (401, 403)}

@@ -33,7 +33,7 @@ async def accepted(client: httpx.AsyncClient) -> str:
 
 
 @pytest.mark.parametrize(("method", "body"), [("POST", NOTE), *CHANGES])
-async def test_client_that_will_not_wait_gets_a_url_that_tells_the_outcome(
+async def test_client_that_will_not_wait_gets_a_url_with_the_outcome(
     shared_client: httpx.AsyncClient, method: str, body: dict[str, str] | None
 ) -> None:
     path = "/notes" if method == "POST" else await created(shared_client)
@@ -173,7 +173,7 @@ async def test_representation_is_returned_where_there_is_one(
     assert answer.headers.get("preference-applied") == (None if deleted else "return=representation")
 
 
-async def test_problem_is_told_whole_and_applies_no_preference(shared_client: httpx.AsyncClient) -> None:
+async def test_problem_is_complete_and_applies_no_preference(shared_client: httpx.AsyncClient) -> None:
     answer = await shared_client.put("/notes/999999", json=NOTE, headers=prefer("return=minimal, wait=5"))
 
     assert (answer.status_code, answer.json()["code"]) == (404, "note_not_found")

@@ -141,7 +141,7 @@ async def test_changed_note_is_found_by_its_new_words_alone(client: httpx.AsyncC
     assert await found(client, "return") == []
 
 
-async def test_nobody_finds_what_is_another_owners(users_client: httpx.AsyncClient) -> None:
+async def test_search_never_finds_another_owners_notes(users_client: httpx.AsyncClient) -> None:
     ada, bob = await sign_up(users_client), await sign_up(users_client)
     await users_client.post("/notes", json={"title": "Inkwell", "description": "secret"}, headers=ada.headers)
 

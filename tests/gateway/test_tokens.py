@@ -144,7 +144,7 @@ async def test_unknown_user_is_answered_as_a_wrong_password_is(shared_users_clie
     assert unknown.headers.keys() == wrong.headers.keys()
 
 
-def test_password_of_nobody_costs_as_much_as_anybodys() -> None:
+def test_password_of_an_unknown_user_costs_as_much_as_any() -> None:
     assert not PasswordHasher().check_needs_rehash(DUMMY_HASH)
 
 
@@ -159,7 +159,7 @@ async def test_personal_token_reads_and_writes_within_its_scopes(
     assert (await shared_users_client.get("/notes", headers=ada.headers)).json()[0]["title"] == "Ink"
 
 
-async def test_retry_shows_the_same_personal_token_and_nobody_else_sees_it(
+async def test_retry_shows_the_same_personal_token_to_its_owner_alone(
     shared_users_client: httpx.AsyncClient, ada: Person
 ) -> None:
     headers = ada.headers | {"Idempotency-Key": "8e03978e"}
@@ -370,7 +370,7 @@ async def test_forwarded_address_is_not_believed_of_strangers(
     ("host", "status"),
     [("localhost:8000", 200), ("LOCALHOST", 200), ("[::1]:1", 200), ("notes.example", 421), ("", 421)],
 )
-async def test_implicit_owner_is_nobody_who_was_led_here_by_another_name(
+async def test_implicit_owner_is_refused_under_another_host_name(
     client: httpx.AsyncClient, host: str, status: int
 ) -> None:
     answer = await client.get("/notes/", headers={"Host": host})

@@ -39,7 +39,7 @@ async def test_registration_is_answered_with_the_user_and_no_password(shared_use
     assert answer.json().keys() == {"id", "name", "created_date", "updated_date"}
 
 
-async def test_registrant_asks_what_became_of_it_without_a_token(shared_users_client: httpx.AsyncClient) -> None:
+async def test_registrant_reads_the_outcome_without_a_token(shared_users_client: httpx.AsyncClient) -> None:
     user = {"name": "Grace", "password": PASSWORD}
     accepted = await shared_users_client.post("/users/", json=user, headers={"Prefer": "respond-async"})
 
@@ -300,9 +300,7 @@ async def test_command_that_was_authorised_before_a_password_change_and_applied_
             assert (repeated.status_code, repeated.json()["code"]) == (409, "idempotency_key_spent")
 
 
-async def test_old_token_is_told_no_outcome(
-    password_settings: GatewaySettings, users_client: httpx.AsyncClient
-) -> None:
+async def test_old_token_gets_no_outcome(password_settings: GatewaySettings, users_client: httpx.AsyncClient) -> None:
     ada = await sign_up(users_client)
     accepted = await users_client.post("/notes", json=NOTE, headers=ada.headers | {"Prefer": "respond-async"})
     url = accepted.headers["location"]

@@ -59,7 +59,7 @@ def through(
     return GatewaySettings.model_validate(values)
 
 
-async def test_write_that_outlasts_its_wait_is_accepted_and_its_url_tells_the_original_answer(
+async def test_write_that_outlasts_its_wait_is_accepted_and_its_url_has_the_original_answer(
     gateway_settings: GatewaySettings, worker_settings: WorkerSettings
 ) -> None:
     async with harness.gateway(through(gateway_settings)) as client:
@@ -80,7 +80,7 @@ async def test_write_that_outlasts_its_wait_is_accepted_and_its_url_tells_the_or
         assert state["answer"]["body"] == note.json()
 
 
-async def test_rejected_write_is_told_by_its_url(
+async def test_url_of_a_rejected_write_says_so(
     gateway_settings: GatewaySettings, worker_settings: WorkerSettings
 ) -> None:
     async with harness.gateway(through(gateway_settings)) as client:
@@ -156,7 +156,7 @@ async def test_starts_without_the_broker(gateway_settings: GatewaySettings, brok
         assert (await client.post("/notes/", json=NOTE)).status_code == 202
 
 
-async def test_without_postgres_writes_are_accepted_and_reads_are_told_to_come_again(
+async def test_without_postgres_writes_are_accepted_and_reads_are_to_be_retried(
     gateway_settings: GatewaySettings, database_link: Proxy
 ) -> None:
     await database_link.cut()
@@ -185,7 +185,7 @@ async def test_postgres_that_does_not_answer_does_not_hold_a_read_beyond_its_dea
         assert (await eventually(lambda: listed(client))).json() == []
 
 
-async def test_write_whose_confirm_is_lost_is_unconfirmed_and_its_url_tells_what_became_of_it(
+async def test_write_whose_confirm_is_lost_is_unconfirmed_and_its_url_has_the_outcome(
     gateway_settings: GatewaySettings, worker_settings: WorkerSettings, broker_link: Proxy
 ) -> None:
     async with harness.gateway(through(gateway_settings, broker=broker_link)) as client:

@@ -92,7 +92,7 @@ def test_nothing_is_started_anew_in_a_hurry(pod: Object) -> None:
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
 @pytest.mark.parametrize("service", ["gateway", "worker"])
-def test_service_is_alive_whoever_else_is_not(overlay: str, service: str) -> None:
+def test_service_is_alive_whatever_else_is_down(overlay: str, service: str) -> None:
     [container] = find(overlay, "Deployment", service)["spec"]["template"]["spec"]["containers"]
     ready, alive, started = (container[f"{probe}Probe"]["httpGet"] for probe in ("readiness", "liveness", "startup"))
 
@@ -101,7 +101,7 @@ def test_service_is_alive_whoever_else_is_not(overlay: str, service: str) -> Non
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
-def test_release_takes_no_capacity_away_and_gateways_serve_until_nobody_sends_requests(overlay: str) -> None:
+def test_release_removes_no_capacity_and_gateways_serve_until_no_more_requests_come(overlay: str) -> None:
     gateway, worker = (find(overlay, "Deployment", name)["spec"] for name in ("gateway", "worker"))
     [container] = gateway["template"]["spec"]["containers"]
 

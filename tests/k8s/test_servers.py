@@ -37,7 +37,7 @@ def specs_of(kind: str, overlay: str = "production") -> dict[str, Object]:
     return {each["metadata"]["name"]: each["spec"] for each in objects_of(overlay) if each["kind"] == kind}
 
 
-def test_every_commit_is_on_two_disks_before_anybody_is_told_of_it() -> None:
+def test_every_commit_is_on_two_disks_before_it_is_confirmed() -> None:
     cluster = spec_of("Cluster", "postgres")
 
     assert cluster["instances"] >= 3

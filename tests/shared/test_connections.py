@@ -15,7 +15,7 @@ from worker.settings import WorkerSettings
 RUNNING = "select count(*) from pg_stat_activity where datname = current_database() and query = 'select pg_sleep(7)'"
 
 
-async def test_statement_that_nobody_waits_for_any_more_ends_with_its_session(
+async def test_abandoned_statement_ends_with_its_session(
     connections: Connections, database: "Connection[Record]"
 ) -> None:
     for _ in range(3):
@@ -146,7 +146,7 @@ async def test_idle_connections_are_kept_when_only_a_statement_fails(connections
     assert len(await used_again(connections) & set(sessions)) == len(sessions) - 1
 
 
-async def test_idle_connections_are_kept_when_somebody_gives_up_soon(connections: Connections) -> None:
+async def test_idle_connections_are_kept_when_a_caller_gives_up_soon(connections: Connections) -> None:
     sessions = await idle_sessions(connections)
     with pytest.raises(TimeoutError):
         async with asyncio.timeout(0.05), connections.acquire() as session:

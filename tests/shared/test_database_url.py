@@ -227,9 +227,7 @@ async def test_of_several_hosts_the_primary_is_found(
     assert DatabaseUrl.parse("postgresql://one").connect_arguments("x")["target_session_attrs"] == "primary"
 
 
-async def test_password_may_be_in_a_file_that_nobody_else_reads(
-    gateway_settings: GatewaySettings, tmp_path: Path
-) -> None:
+async def test_password_may_be_in_a_private_file(gateway_settings: GatewaySettings, tmp_path: Path) -> None:
     place = make_url(str(gateway_settings.database_url.get_secret_value()))
     file = tmp_path / "passwords"
     file.write_text(f"{place.host}:{place.port}:*:inkwell_gateway:inkwell_gateway\n")
@@ -243,7 +241,7 @@ async def test_password_may_be_in_a_file_that_nobody_else_reads(
         DatabaseUrl.parse(url)
 
 
-def test_parameters_without_effect_are_told() -> None:
+def test_parameters_without_effect_are_reported() -> None:
     ended = run("worker", "doctor", INKWELL_DATABASE_URL="postgresql://x@127.0.0.1:1/x?keepalives_idle=30")
 
     assert "parameters of INKWELL_DATABASE_URL without effect" in ended.stderr

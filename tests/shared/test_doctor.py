@@ -58,7 +58,7 @@ async def test_nothing_is_wrong_with_what_runs(
     assert {"schema", "clock", "connections", "role", "alarms", "partition 0", "partition 1"} <= set(findings)
 
 
-async def test_partition_that_nobody_consumes_is_a_problem(gateway_settings: GatewaySettings, capsys: Printed) -> None:
+async def test_partition_without_a_consumer_is_a_problem(gateway_settings: GatewaySettings, capsys: Printed) -> None:
     code, findings = await gateway_findings(gateway_settings, capsys)
 
     assert code == 1
@@ -106,7 +106,7 @@ async def test_server_that_is_away_does_not_keep_the_others_from_being_checked(
         assert findings[still]["level"] == "ok"
 
 
-async def test_schema_that_is_behind_is_told_with_the_command_that_mends_it(
+async def test_outdated_schema_is_reported_with_the_command_that_updates_it(
     gateway_settings: GatewaySettings, database: "Connection[Record]", capsys: Printed
 ) -> None:
     await database.execute("update alembic_version set version_num = '0001'")
@@ -206,7 +206,7 @@ async def test_number_of_partitions_that_is_too_low_is_a_problem(
     assert findings["partitions"]["level"] == "problem"
 
 
-async def test_change_of_the_number_of_partitions_that_is_not_complete_is_told_with_the_command_that_completes_it(
+async def test_incomplete_change_of_the_number_of_partitions_is_reported_with_the_command_that_completes_it(
     gateway_settings: GatewaySettings, servers: Services, capsys: Printed
 ) -> None:
     topology = Topology.of(gateway_settings)
@@ -223,7 +223,7 @@ async def test_change_of_the_number_of_partitions_that_is_not_complete_is_told_w
     assert "python -m worker repartition 1" in opened["queues"]["advice"]
 
 
-async def test_broker_that_only_workers_of_the_version_before_have_prepared_is_told(
+async def test_broker_that_only_workers_of_the_previous_version_have_prepared_is_reported(
     gateway_settings: GatewaySettings, servers: Services, capsys: Printed
 ) -> None:
     topology = Topology.of(gateway_settings)
@@ -238,7 +238,7 @@ async def test_broker_that_only_workers_of_the_version_before_have_prepared_is_t
 
 
 @pytest.mark.parametrize(("argument", "level"), [("x-max-length-bytes", "warning"), ("x-overflow", "problem")])
-async def test_queue_that_was_made_otherwise_is_told(
+async def test_queue_with_other_arguments_is_reported(
     servers: Services, worker_settings: WorkerSettings, capsys: Printed, argument: str, level: str
 ) -> None:
     topology = Topology.of(worker_settings)

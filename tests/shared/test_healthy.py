@@ -19,7 +19,7 @@ FAKE_SLEEP = '#!/bin/sh\necho "sleep $1"\n'
 pytestmark = pytest.mark.needs_docker
 
 
-def test_first_success_and_every_failure_are_told_at_once_and_a_success_like_the_last_after_a_minute(
+def test_first_success_and_every_failure_are_reported_at_once_and_a_repeated_success_after_a_minute(
     tmp_path: Path,
 ) -> None:
     (tmp_path / "sleep").write_text(FAKE_SLEEP)

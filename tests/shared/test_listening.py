@@ -88,7 +88,7 @@ async def probe(**settings: str) -> int | None:
 
 
 @pytest.mark.parametrize("host", HOSTS)
-async def test_gateway_and_its_metrics_listen_where_they_are_told_to_and_the_probe_finds_it(
+async def test_gateway_and_its_metrics_listen_at_the_configured_host_and_the_probe_finds_it(
     host: str, tmp_path: Path
 ) -> None:
     port, metrics_port = free_port(), free_port()
@@ -101,7 +101,7 @@ async def test_gateway_and_its_metrics_listen_where_they_are_told_to_and_the_pro
 
 
 @pytest.mark.parametrize("host", [pytest.param("::", marks=needs_ipv6), IPV4])
-async def test_probes_of_the_worker_listen_where_they_are_told_to(host: str, tmp_path: Path) -> None:
+async def test_probes_of_the_worker_listen_at_the_configured_host(host: str, tmp_path: Path) -> None:
     port = free_port()
     settings = {"INKWELL_WORKER_HEALTH_HOST": host, "INKWELL_WORKER_HEALTH_PORT": str(port)}
     async with listening("worker", tmp_path, **settings):

@@ -26,7 +26,7 @@ def test_owners_spread_over_the_partitions() -> None:
     assert min(counts) > 800
 
 
-async def test_cancellation_that_nobody_asked_for_is_a_broker_error() -> None:
+async def test_cancellation_without_a_request_is_a_broker_error() -> None:
     future = asyncio.get_running_loop().create_future()
     future.cancel()
 

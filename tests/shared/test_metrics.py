@@ -54,7 +54,7 @@ async def test_request_is_counted_by_its_route_and_status(
     assert requests(counted, route, status) == before + 1
 
 
-async def test_paths_that_nobody_serves_are_counted_together(shared_client: httpx.AsyncClient) -> None:
+async def test_unknown_paths_are_counted_together(shared_client: httpx.AsyncClient) -> None:
     await shared_client.get("/before")
     before = kinds()
 
@@ -84,7 +84,7 @@ async def test_write_is_counted_on_its_whole_way(shared_client: httpx.AsyncClien
     assert [value(name) for name in names] == [each + 1 for each in before[0]]
 
 
-async def test_write_that_the_broker_is_not_there_for_is_told_while_it_waits(gateway_settings: GatewaySettings) -> None:
+async def test_write_that_waits_for_a_missing_broker_is_counted(gateway_settings: GatewaySettings) -> None:
     away = {"broker_url": "amqp://nobody:nothing@127.0.0.1:1/", "publish_timeout_seconds": 1}
     names = [f"inkwell_{each}" for each in ("writes_waiting", "publisher_backlog_commands", "publisher_backlog_bytes")]
 

@@ -83,7 +83,7 @@ async def test_session_has_its_settings(pooler: Pooler, gateway_settings: Gatewa
         await session.close()
 
 
-async def test_session_is_as_new_for_whoever_gets_it_next(pooler: Pooler, gateway_settings: GatewaySettings) -> None:
+async def test_session_is_reset_for_the_next_client(pooler: Pooler, gateway_settings: GatewaySettings) -> None:
     url = pooler.url(gateway_settings.database_url.get_secret_value(), "inkwell_gateway")
     session = await connect(Secret(DatabaseUrl.parse(url.render_as_string(hide_password=False))), "test", None)
     backend = await session.fetchval("select pg_backend_pid()")
@@ -100,7 +100,7 @@ async def test_session_is_as_new_for_whoever_gets_it_next(pooler: Pooler, gatewa
     await eventually(is_given_again)
 
 
-async def test_statement_that_nobody_waits_for_any_more_ends_behind_a_pooler_too(
+async def test_abandoned_statement_ends_behind_a_pooler_too(
     pooler: Pooler, gateway_settings: GatewaySettings, database: "asyncpg.Connection[asyncpg.Record]"
 ) -> None:
     own = GatewaySettings.model_validate(behind(pooler, gateway_settings, "inkwell_gateway"))

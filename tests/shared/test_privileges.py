@@ -187,7 +187,7 @@ async def assert_refused(session: Session, statement: str) -> None:
     pytest.fail(f"`{statement}` is allowed")
 
 
-async def test_nobody_of_inkwell_is_an_administrator(database: Session) -> None:
+async def test_no_user_of_inkwell_is_an_administrator(database: Session) -> None:
     roles = await database.fetch("select * from pg_roles where rolname like 'inkwell\\__%'")
 
     assert {role["rolname"] for role in roles} == {"inkwell_gateway", "inkwell_migrator", "inkwell_worker"}

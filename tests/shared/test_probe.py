@@ -47,5 +47,5 @@ def test_health_is_what_the_service_says_and_not_what_a_proxy_does(status: HTTPS
         assert is_healthy(port, http_proxy=f"http://127.0.0.1:{proxy}") is expected
 
 
-def test_nobody_who_answers_is_ill() -> None:
+def test_probe_fails_if_nothing_answers() -> None:
     assert not is_healthy(free_port())

@@ -138,7 +138,7 @@ async def test_deletion_by_hand_of_a_note_that_was_brought_back_is_not_taken_for
     assert await owner_row(database) == (4, 4)
 
 
-async def test_truncation_outdates_everybodys_lists(database: "Connection[Record]") -> None:
+async def test_truncation_outdates_the_lists_of_all_owners(database: "Connection[Record]") -> None:
     await database.execute(INSERT, 1, 1)
 
     await database.execute("truncate notes")

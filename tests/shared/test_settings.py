@@ -309,7 +309,7 @@ def test_every_setting_of_a_class_is_known_to_a_program_that_has_none_of_it(sett
     assert list(find_unknown_files(map(str.lower, names), ())) == []
 
 
-def test_misspelt_file_is_named_and_the_secrets_of_others_are_let_be(
+def test_misspelt_file_is_named_and_other_secrets_are_ignored(
     secrets: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (secrets / "postgres_password").write_text(SECRET)

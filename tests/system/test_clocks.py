@@ -189,7 +189,7 @@ async def clock_by_doctor(clocks: Clocks, folder: Path, service: str, offset: in
     return str(finding["level"])
 
 
-async def test_wrong_clock_locks_nobody_out_for_longer_than_the_limit_says(clocks: Clocks) -> None:
+async def test_wrong_clock_locks_no_user_out_for_longer_than_the_limit(clocks: Clocks) -> None:
     wrong = {"username": "nobody", "password": canaries.PASSWORD + "!"}
     client = clocks.stack.client
 

@@ -95,7 +95,9 @@ async def test_worker_killed_during_commit_repeats_nothing(stack: Stack) -> None
     assert await stack.value("select count(*) from notes") == 1
 
 
-async def test_gateway_killed_between_confirm_and_answer_leaves_one_effect_and_a_url_that_tells(stack: Stack) -> None:
+async def test_gateway_killed_between_confirm_and_answer_leaves_one_effect_and_a_url_with_the_outcome(
+    stack: Stack,
+) -> None:
     await stack.worker.stop()
     writing = asyncio.create_task(stack.client.post("/notes/", json={"title": "orphan", "description": ""}))
     await asyncio.sleep(0.3)

@@ -231,7 +231,7 @@ async def test_delivery_that_the_broker_takes_back_for_its_age_has_one_effect(br
         await breakable.rabbitmqctl("eval", f"application:set_env(rabbit, {setting}).")
 
 
-async def test_doctor_tells_of_a_memory_alarm(breakable: Servers, stack: Stack) -> None:
+async def test_doctor_reports_a_memory_alarm(breakable: Servers, stack: Stack) -> None:
     assert (await examined(stack))["alarms"] == "ok"
 
     await breakable.rabbitmqctl("set_vm_memory_high_watermark", "absolute", "1MB")

@@ -70,9 +70,7 @@ async def registered(connections: Connections, database: "Connection[Record]", n
     return int(await database.fetchval("select id from users where name = $1", name))
 
 
-async def test_no_name_meets_a_lock_that_somebody_holds_for_good(
-    connections: Connections, worker_settings: WorkerSettings
-) -> None:
+async def test_no_name_meets_a_permanently_held_lock(connections: Connections, worker_settings: WorkerSettings) -> None:
     pruner = await connect(worker_settings.database_url, "test")
     [(holds,)] = await TRY_LOCK.fetch(pruner)
     assert holds
@@ -220,7 +218,7 @@ async def test_hash_is_not_renewed_once_the_password_is_another(
 
 
 @pytest.mark.parametrize("command", [create(owner=0), delete(1, owner=0), new_token(0)], ids=lambda each: each.type)
-async def test_nobody_can_do_nothing_but_register(
+async def test_caller_without_an_account_can_only_register(
     connections: Connections, database: "Connection[Record]", command: Command
 ) -> None:
     [outcome] = await apply_batch(connections, [command])

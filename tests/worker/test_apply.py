@@ -63,7 +63,7 @@ async def test_same_id_in_two_transactions_at_once_has_one_effect(
     assert await database.fetchval("select count(*) from notes") == 10
 
 
-async def test_command_decided_meanwhile_by_somebody_who_holds_no_lock_keeps_that_outcome_and_has_no_effect(
+async def test_command_decided_meanwhile_by_a_session_without_a_lock_keeps_that_outcome_and_has_no_effect(
     connections: Connections, database: "Connection[Record]"
 ) -> None:
     command = create()
@@ -81,7 +81,7 @@ async def test_command_decided_meanwhile_by_somebody_who_holds_no_lock_keeps_tha
 
 
 @pytest.mark.parametrize("batches", [1, 2])
-async def test_same_id_for_another_request_is_told_so_and_has_no_effect(
+async def test_same_id_for_another_request_is_rejected_and_has_no_effect(
     connections: Connections, database: "Connection[Record]", batches: int
 ) -> None:
     mine = create("mine", fingerprint="mine")

@@ -203,7 +203,7 @@ async def test_owner_whose_note_has_a_later_revision_catches_up(
     assert [row[0] for row in await database.fetch("select mod_revision from notes order by id")] == [4, 10]
 
 
-async def test_note_that_is_corrected_by_hand_between_read_and_store_is_changed_as_it_is_by_then(
+async def test_note_that_is_corrected_by_hand_between_read_and_store_is_changed_in_its_corrected_form(
     one: Connections, database: "Connection[Record]"
 ) -> None:
     await apply_batch(one, [create("Ink", "Blue")])
@@ -364,7 +364,7 @@ async def is_committing(database: "Connection[Record]") -> bool:
 
 @pytest.mark.usefixtures("lost_standby")
 @pytest.mark.parametrize("command", [delete(7), delete(7, owner=999)], ids=["of a user", "of nobody"])
-async def test_outcome_whose_commit_waited_for_a_lost_standby_is_not_told_before_the_standby_has_it(
+async def test_outcome_whose_commit_waited_for_a_lost_standby_is_not_sent_before_the_standby_has_it(
     worker_settings: WorkerSettings, database: "Connection[Record]", command: Command
 ) -> None:
     with waits_for_a_standby(worker_settings) as connections:

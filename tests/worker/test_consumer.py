@@ -161,7 +161,7 @@ async def test_strange_delivery_count_is_no_reason_to_stop(
         await eventually(lambda: _equals(database, {"applied": 1}))
 
 
-async def test_worker_told_to_stop_while_it_connects_stops(worker_settings: WorkerSettings) -> None:
+async def test_worker_stops_while_it_connects(worker_settings: WorkerSettings) -> None:
     url = URL(str(worker_settings.broker_url.get_secret_value()))
     async with proxy_to(str(url.host), url.port or 5672) as link:
         link.freeze("down")

@@ -51,7 +51,7 @@ async def fail(connections: Connections, *commands: Command | BadCommand) -> Non
 
 
 @pytest.mark.usefixtures("worker")
-async def test_poison_is_listed_shown_and_replayed_and_its_url_tells_failed_and_then_applied(
+async def test_poison_is_listed_shown_and_replayed_and_its_url_says_failed_and_then_applied(
     gateway_settings: GatewaySettings, database: "Connection[Record]", operator: Operator
 ) -> None:
     await database.execute(POISONED)
@@ -177,7 +177,7 @@ async def test_replay_of_several_writes_is_superseded_by_a_later_command_on_any_
     assert [row["title"] for row in await database.fetch("select title from notes")] == ["changed"]
 
 
-async def test_replay_of_several_writes_whose_notes_nobody_touched_is_applied(
+async def test_replay_of_several_writes_to_untouched_notes_is_applied(
     connections: Connections, database: "Connection[Record]"
 ) -> None:
     await apply_batch(connections, [create("one"), create("two")])
@@ -300,7 +300,7 @@ async def test_dry_run_changes_nothing(
 
 
 @pytest.mark.usefixtures("worker")
-async def test_what_is_unknown_or_not_failed_is_told_and_does_not_stop_the_others(
+async def test_what_is_unknown_or_not_failed_is_reported_and_does_not_stop_the_others(
     connections: Connections, operator: Operator
 ) -> None:
     unknown, done, letter = uuid4(), create(), create()

@@ -155,7 +155,7 @@ async def test_note_whose_row_is_locked_delays_its_owner_alone(
         await eventually(lambda: has(database, locked, "Pen"))
 
 
-async def test_table_that_is_locked_holds_up_everybody_and_nothing_is_lost(
+async def test_locked_table_delays_all_owners_and_nothing_is_lost(
     publish: Publish, database: "Connection[Record]", worker_settings: WorkerSettings, owners: tuple[int, int]
 ) -> None:
     locked, other = owners

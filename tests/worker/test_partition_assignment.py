@@ -122,7 +122,7 @@ async def test_workers_that_start_at_once_have_a_slot_each(worker_settings: Work
         assert sorted(worker.slot or 0 for worker in workers) == list(range(6))
 
 
-async def test_freed_slot_is_taken_by_the_highest_and_nobody_else_moves(worker_settings: WorkerSettings) -> None:
+async def test_freed_slot_is_taken_by_the_highest_and_no_other_worker_moves(worker_settings: WorkerSettings) -> None:
     workers = [Worker(worker_settings) for _ in range(4)]
     async with AsyncExitStack() as running:
         async with workers[0].running():
@@ -161,7 +161,9 @@ async def test_slot_stays_while_postgres_is_away_and_is_taken_again_without_a_mo
         assert (worker.slot, worker.moves) == (0, moves)
 
 
-async def test_slot_that_somebody_took_while_postgres_was_away_is_left_to_them(worker_settings: WorkerSettings) -> None:
+async def test_slot_that_another_worker_took_while_postgres_was_down_is_left_to_it(
+    worker_settings: WorkerSettings,
+) -> None:
     async with (
         linked(worker_settings) as (settings, link),
         Worker(settings).running() as away,
@@ -204,7 +206,7 @@ async def test_worker_that_can_have_no_slot_stands_by_and_consumes_all_the_same(
         assert consumer.slot is None
 
 
-async def test_worker_that_stands_by_is_ready_and_tells_its_slot(worker_settings: WorkerSettings) -> None:
+async def test_standby_worker_is_ready_and_reports_its_slot(worker_settings: WorkerSettings) -> None:
     async with AsyncExitStack() as running:
         for _ in range(PARTITIONS):
             await running.enter_async_context(Worker(worker_settings).running())

@@ -198,7 +198,7 @@ async def test_replay_that_fails_again_keeps_its_place(
 
 
 @pytest.mark.usefixtures("worker")
-async def test_what_the_broker_does_not_take_is_told_at_the_end_and_the_others_are_replayed(
+async def test_what_the_broker_refuses_is_reported_at_the_end_and_the_others_are_replayed(
     servers: Services,
     worker_settings: WorkerSettings,
     connections: Connections,
