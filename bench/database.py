@@ -41,7 +41,7 @@ def texts_of(notes: int) -> str:
 class Schema(Enum):
     """The tables to truncate, a note's columns beside its text, and a counter that each replacement increments.
 
-    Where notes have no version that number is the server's transactions that wrote; nobody else writes meanwhile
+    Where notes have no version that number is the server's transactions that wrote; nothing else writes meanwhile
     but autovacuum.
     """
 

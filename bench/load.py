@@ -1,6 +1,6 @@
 """The load generators: connections that are kept busy, each with one request at a time.
 
-wrk costs least; h2load also tells of each single answer when it came.
+wrk costs least; h2load also records when each answer came.
 """
 
 import asyncio

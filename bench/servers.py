@@ -18,7 +18,9 @@ class Server:
         self._containers = [each for each in _containers() if _publishes(each, port)]
         pids = {each.attrs["State"]["Pid"] for each in self._containers} or _listeners(port)
         if not pids:
-            raise SystemExit(f"nobody can be seen listening on port {port}: run the bench beside the servers, as root")
+            raise SystemExit(
+                f"no listening process is visible on port {port}: run the bench on the servers' machine, as root"
+            )
         self.processes = [psutil.Process(pid) for pid in pids]
 
     def ask(self, *command: str) -> str:
@@ -26,7 +28,7 @@ class Server:
         if not self._containers:
             raise SystemExit("the servers are not in containers, in which their tools and files could be found")
         code, output = self._containers[0].exec_run(list(command))
-        assert isinstance(output, bytes)  # noqa: S101 - as it is where nothing is streamed
+        assert isinstance(output, bytes)  # noqa: S101 - since nothing is streamed
         if code:
             raise RuntimeError(f"{command[0]} failed: {output.decode()}")
         return output.decode()

@@ -75,8 +75,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
     """A test fails if anything that it runs has printed or logged a secret."""
     report = yield
-    if told := canaries.told_in("".join(text for _, text in report.sections)):
-        report.outcome, report.longrepr = "failed", f"its output tells {', '.join(told)}"
+    if leaked := canaries.find_secrets("".join(text for _, text in report.sections)):
+        report.outcome, report.longrepr = "failed", f"its output contains {', '.join(leaked)}"
     return report
 
 

@@ -18,7 +18,7 @@ import worker.__main__
 import worker.consumer
 from shared.tracing import NO_OP
 
-NOBODY = b"-"
+NO_ID = b"-"
 
 
 def always(value: object = None) -> Callable[..., Any]:
@@ -31,7 +31,7 @@ SILENCED = (
     (Gauge, "set", always()),
     (Histogram, "observe", always()),
     (gateway.http.front, "observe_request", always()),
-    (gateway.http.front, "choose_request_id", always(NOBODY)),
+    (gateway.http.front, "choose_request_id", always(NO_ID)),
     (gateway.http.front, "IDS", SimpleNamespace(set=always())),
     (gateway.writes.submission, "bind_ids", always()),
     (gateway.writes.submission, "start_publish_span", always(NO_OP)),

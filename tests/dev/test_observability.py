@@ -144,9 +144,11 @@ def test_node_without_its_queues_fires_one_alert(tmp_path: Path, term: str) -> N
 
 
 @needs_promtool
-@pytest.mark.parametrize(("ready", "delivered", "is_told"), [("7", "9", True), ("7", "9+1", False), ("0", "9", False)])
+@pytest.mark.parametrize(
+    ("ready", "delivered", "is_expected"), [("7", "9", True), ("7", "9+1", False), ("0", "9", False)]
+)
 def test_partition_with_messages_but_without_a_worker_fires_an_alert(
-    tmp_path: Path, ready: str, delivered: str, *, is_told: bool
+    tmp_path: Path, ready: str, delivered: str, *, is_expected: bool
 ) -> None:
     queue = 'rabbitmq_detailed_queue_messages_ready{job="rabbitmq-queues", queue="inkwell.commands.v1.3"}'
     samples = {
@@ -156,28 +158,28 @@ def test_partition_with_messages_but_without_a_worker_fires_an_alert(
         'inkwell_worker_deliveries_total{job="worker", instance="one", partition="2"}': "0+1x120",
     }
 
-    assert fires(tmp_path, "InkwellPartitionStuck", samples) is is_told
+    assert fires(tmp_path, "InkwellPartitionStuck", samples) is is_expected
 
 
 @needs_promtool
-@pytest.mark.parametrize(("used", "is_told"), [(4, True), (3, True), (2, False)])
+@pytest.mark.parametrize(("used", "is_expected"), [(4, True), (3, True), (2, False)])
 def test_lists_that_wait_for_each_other_fire_an_alert_though_one_connection_is_reserved(
-    tmp_path: Path, used: int, *, is_told: bool
+    tmp_path: Path, used: int, *, is_expected: bool
 ) -> None:
     labels = '{job="gateway", instance="one"}'
     names = ("inkwell_database_connections_used", "inkwell_database_connections_limit")
     samples = {f"{name}{labels}": f"{value}x120" for name, value in zip(names, (used, 4), strict=True)}
 
-    assert fires(tmp_path, "InkwellConnectionsUsedUp", samples) is is_told
+    assert fires(tmp_path, "InkwellConnectionsUsedUp", samples) is is_expected
 
 
 @needs_promtool
-@pytest.mark.parametrize(("offset", "is_told"), [(4, False), (-4, False), (6, True), (-6, True)])
+@pytest.mark.parametrize(("offset", "is_expected"), [(4, False), (-4, False), (6, True), (-6, True)])
 @pytest.mark.parametrize("job", ["gateway", "worker"])
 def test_clock_that_differs_by_more_than_five_seconds_fires_an_alert(
-    tmp_path: Path, job: str, offset: int, *, is_told: bool
+    tmp_path: Path, job: str, offset: int, *, is_expected: bool
 ) -> None:
-    assert fires(tmp_path, "InkwellClockWrong", of_each("inkwell_clock_offset_seconds", job, 0, offset)) is is_told
+    assert fires(tmp_path, "InkwellClockWrong", of_each("inkwell_clock_offset_seconds", job, 0, offset)) is is_expected
 
 
 def of_each(metric: str, job: str, *values: object, **labels: str) -> dict[str, str]:

@@ -24,11 +24,11 @@ def documented_members(tree: ast.Module) -> Iterator[tuple[str, str, str]]:
 
 def test_docstrings_of_members_are_their_descriptions_in_the_document(password_settings: GatewaySettings) -> None:
     schemas = create_app(password_settings).openapi()["components"]["schemas"]
-    told = {
+    described = {
         (model, name, schemas[model]["properties"][name].get("description"), docstring)
         for model, name, docstring in chain.from_iterable(documented_members(ast.parse(p.read_text())) for p in MODELS)
         if name in schemas.get(model, {}).get("properties", ())
     }
 
-    assert len(told) > 5
-    assert [each for each in told if each[2] != each[3]] == []
+    assert len(described) > 5
+    assert [each for each in described if each[2] != each[3]] == []

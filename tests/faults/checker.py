@@ -1,6 +1,6 @@
 """Decides each promise from what clients saw and what the database holds; a violation is a sentence that names one.
 
-The database tells through its rows, and through an audit that triggers have kept, of what happened in which order.
+The database's evidence is its rows and an audit by triggers, which has the order of events.
 """
 
 from collections import Counter, defaultdict

@@ -94,7 +94,7 @@ class Facts:
 def with_items(command: dict[str, Any], texts: Mapping[str, str]) -> Iterator[dict[str, Any]]:
     """The command; for several writes at once, also each of them as if it were a command.
 
-    The first of them is a new note, whose text tells which write of the history it is.
+    The first of them is a new note, whose text identifies the write in the history.
     """
     if command["type"] != "notes.change" or command["status"] != "applied":
         yield command

@@ -111,9 +111,9 @@ class Write:
     @property
     def decided(self) -> Answer | None:
         """The first answer with the outcome."""
-        tell = (answer for answer in self.attempts if answer.is_outcome)
+        with_outcome = (answer for answer in self.attempts if answer.is_outcome)
         asked = (poll for poll in self.polls if poll.status == 200 and poll.body["answer"])
-        return next(tell, None) or next(asked, None)
+        return next(with_outcome, None) or next(asked, None)
 
     @property
     def status(self) -> str:

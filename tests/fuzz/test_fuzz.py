@@ -30,10 +30,10 @@ async def test_no_case_fails_a_check_of_schemathesis(
         accepted = await client.post("/notes", json=NOTE, headers=person.headers | {"Prefer": "respond-async"})
         command = accepted.headers["location"].rpartition("/")[2]
         environment = {"AUTHORIZATION": person.headers["Authorization"], "COMMAND": command}
-        code, told = await schemathesis(f"{client.base_url}/openapi.json", environment)
+        code, output = await schemathesis(f"{client.base_url}/openapi.json", environment)
 
-    assert code == 0, told
-    [cases] = re.findall(r"(\d+) generated", told)
+    assert code == 0, output
+    [cases] = re.findall(r"(\d+) generated", output)
     sys.stdout.write(f"{cases} cases, none of which failed\n")
     assert int(cases) >= CASES
 
@@ -48,5 +48,5 @@ async def schemathesis(document: str, environment: dict[str, str]) -> tuple[int 
         cwd=ROOT,
         stdout=asyncio.subprocess.PIPE,
     )
-    told, _ = await process.communicate()
-    return process.returncode, told.decode()
+    output, _ = await process.communicate()
+    return process.returncode, output.decode()

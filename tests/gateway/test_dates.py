@@ -120,6 +120,6 @@ def test_secret_of_an_outcome_of_an_earlier_version_is_revealed_again(fraction: 
     body = {"id": str(COMMAND_ID), "created_date": f"2026-01-01T00:00:00{fraction}+00:00"}
     outcome = Outcome(id=COMMAND_ID, status=OutcomeStatus.APPLIED, http_status=201, body=json.dumps(body))
 
-    told = json.loads(reveal_token(KeyedHashes(settings_without_servers()), 7, outcome).body or "")
+    revealed = json.loads(reveal_token(KeyedHashes(settings_without_servers()), 7, outcome).body or "")
 
-    assert told == body | {"token": SECRETS[ISSUED_AT]}
+    assert revealed == body | {"token": SECRETS[ISSUED_AT]}

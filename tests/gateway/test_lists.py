@@ -54,7 +54,7 @@ async def seven(servers: Services, template: str) -> AsyncIterator[httpx.AsyncCl
         database = await asyncpg.connect(url)
         await database.execute(NOTES, TITLES, DAYS)
         await database.close()
-        async with harness.gateway(settings_of_gateway(servers, url, "nobody-writes")) as client:
+        async with harness.gateway(settings_of_gateway(servers, url, "no-writes")) as client:
             yield client
 
 
@@ -65,7 +65,7 @@ async def microseconds(servers: Services, template: str) -> AsyncIterator[httpx.
         database = await asyncpg.connect(url)
         await database.execute(MICROSECONDS)
         await database.close()
-        async with harness.gateway(settings_of_gateway(servers, url, "nobody-writes")) as client:
+        async with harness.gateway(settings_of_gateway(servers, url, "no-writes")) as client:
             yield client
 
 

@@ -255,7 +255,7 @@ async def write_to_what_is_missing(world: World) -> None:
     await client.delete("/auth/tokens/x", headers=headers)
     own = {"op": "delete", "id": int(account.note.split("/")[-1]), "if_match": [99]}
     for number, item in enumerate(({"op": "delete", "id": 999}, own) * 2):
-        key = {"Idempotency-Key": f"in vain {number % 2}"}
+        key = {"Idempotency-Key": f"rejected {number % 2}"}
         await client.post("/notes/batch", json={"items": [item]}, headers=headers | key)
 
 

@@ -223,8 +223,8 @@ async def test_late_answer_shows_the_personal_token_to_its_owner_alone(users_cli
     url, note = accepted.headers["location"], {"title": "Ink", "description": ""}
     assert (await users_client.get(url)).headers["cache-control"] == "no-store"
     assert (await users_client.post("/notes", json=note, headers=bearer(token))).status_code == 201
-    told = (await users_client.get(url, headers=bearer(token))).json()["answer"]
-    assert (told["status"], told["body"]) == (201, None)
+    original = (await users_client.get(url, headers=bearer(token))).json()["answer"]
+    assert (original["status"], original["body"]) == (201, None)
 
 
 async def test_expired_personal_token_is_not_let_in(
@@ -370,7 +370,7 @@ async def test_forwarded_address_is_not_believed_of_strangers(
     ("host", "status"),
     [("localhost:8000", 200), ("LOCALHOST", 200), ("[::1]:1", 200), ("notes.example", 421), ("", 421)],
 )
-async def test_implicit_owner_is_refused_under_another_host_name(
+async def test_implicit_owner_is_served_under_loopback_names_alone(
     client: httpx.AsyncClient, host: str, status: int
 ) -> None:
     answer = await client.get("/notes/", headers={"Host": host})
@@ -399,6 +399,6 @@ async def test_token_that_the_api_does_not_give_allows_no_more_than_one_that_it_
 ) -> None:
     bob = await sign_up(users_client)
     token = await personal_token(users_client, bob)
-    await database.execute(f"update personal_tokens set {forged}")  # noqa: S608 - as somebody with the broker's password
+    await database.execute(f"update personal_tokens set {forged}")  # noqa: S608 - as an attacker with the broker's password
 
     assert (await users_client.get("/users/me", headers=bearer(token["token"]))).status_code == status

@@ -14,7 +14,7 @@ from gateway.settings import GatewaySettings
 from shared.messaging import Topology
 from tests.support import harness
 from tests.support.accounts import bearer, forged, personal_token, sign_in, sign_up
-from tests.support.canaries import NEW_PASSWORD, NOTE, PASSWORD, told_in
+from tests.support.canaries import NEW_PASSWORD, NOTE, PASSWORD, find_secrets
 from tests.support.harness import decided, eventually
 from worker.settings import WorkerSettings
 
@@ -334,7 +334,7 @@ async def test_of_all_secrets_only_the_passwords_hash_is_queued_and_stored(
     tables = ("users", "personal_tokens", "commands")
     stored = [str(await database.fetch(f"select * from {table}")) for table in tables]  # noqa: S608 - from above
 
-    assert told_in("".join(queued)) == told_in("".join(stored)) == ["a password's hash"]
+    assert find_secrets("".join(queued)) == find_secrets("".join(stored)) == ["a password's hash"]
 
 
 async def test_token_of_another_deployment_is_refused(

@@ -1,6 +1,6 @@
 """The connections that an overlay's network policies allow.
 
-A field that is not understood is refused, or it could allow more than is told.
+An unknown field is an error, or it could allow more than is reported.
 """
 
 from collections.abc import Iterator
@@ -48,7 +48,7 @@ def _allowed(overlay: str, direction: str, peers: str) -> Iterator[Arrow]:
         for rule in policy.get(direction, []):
             assert rule.keys() <= {peers, "ports"}, rule
             others = {name for peer in rule[peers] for name in _named(overlay, peer)} if peers in rule else {API_SERVER}
-            assert others, "an empty list is everybody"
+            assert others, "an empty list allows every peer"
             for own in chosen_by(overlay, policy["podSelector"]):
                 yield from ((own, other, _port(port)) for other in others for port in rule["ports"])
 

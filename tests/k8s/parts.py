@@ -37,7 +37,7 @@ def chosen_by(overlay: str, selector: Object) -> set[str]:
     """The parts whose pods match a selector; one that matches none, or has other fields, is a mistake."""
     assert selector.keys() <= {"matchLabels", "matchExpressions"}, selector
     chosen = {name for name, part in parts_of(overlay).items() if _has(part.labels, selector)}
-    assert chosen, f"{selector} chooses nobody"
+    assert chosen, f"{selector} selects no part"
     return chosen
 
 

@@ -63,7 +63,7 @@ def test_url_that_cannot_be_read_is_refused_without_its_password(url: str) -> No
 
 
 @pytest.mark.parametrize(
-    ("program", "url", "told"),
+    ("program", "url", "message"),
     [
         (("gateway",), "amqp://u:hunter2-hunter2@one,two:70000/", "port"),
         (("worker",), "amqp://u:hunter2-hunter2@one,/", "lacks a host"),
@@ -71,6 +71,6 @@ def test_url_that_cannot_be_read_is_refused_without_its_password(url: str) -> No
     ],
 )
 def test_program_ends_where_the_url_is_wrong_and_names_the_setting(
-    program: tuple[str, ...], url: str, told: str
+    program: tuple[str, ...], url: str, message: str
 ) -> None:
-    assert_refused(run(*program, INKWELL_BROKER_URL=url), "INKWELL_BROKER_URL", told)
+    assert_refused(run(*program, INKWELL_BROKER_URL=url), "INKWELL_BROKER_URL", message)

@@ -42,7 +42,7 @@ def by_check(printed: Printed) -> dict[str, dict[str, Any]]:
     return {finding["check"]: finding for finding in findings}
 
 
-def ill(findings: dict[str, dict[str, Any]]) -> set[str]:
+def find_problems(findings: dict[str, dict[str, Any]]) -> set[str]:
     return {check for check, finding in findings.items() if finding["level"] != "ok"}
 
 
@@ -54,7 +54,7 @@ async def test_nothing_is_wrong_with_what_runs(
         worker_code, of_worker = await worker_findings(worker_settings, capsys)
 
     assert (code, worker_code) == (0, 0)
-    assert ill(findings) | ill(of_worker) <= {"broker"}  # an old broker does not report consumers
+    assert find_problems(findings) | find_problems(of_worker) <= {"broker"}  # an old broker does not report consumers
     assert {"schema", "clock", "connections", "role", "alarms", "partition 0", "partition 1"} <= set(findings)
 
 
@@ -62,7 +62,7 @@ async def test_partition_without_a_consumer_is_a_problem(gateway_settings: Gatew
     code, findings = await gateway_findings(gateway_settings, capsys)
 
     assert code == 1
-    assert {"partition 0", "partition 1"} <= ill(findings)
+    assert {"partition 0", "partition 1"} <= find_problems(findings)
     assert "start a worker" in findings["partition 0"]["advice"]
 
 

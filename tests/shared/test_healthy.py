@@ -10,7 +10,7 @@ from dev.containers import IMAGES
 
 CHECKS = """
 export PATH=/fakes:$PATH
-check() { sh /healthy.sh sh -c 'echo look; test -e /tmp/well'; echo "told $?"; }
+check() { sh /healthy.sh sh -c 'echo look; test -e /tmp/well'; echo "exit $?"; }
 check; touch /tmp/well; check; check; rm /tmp/well; check; touch /tmp/well; check
 """
 ONE_MINUTE = ["look", "sleep 10"] * 6
@@ -29,5 +29,5 @@ def test_first_success_and_every_failure_are_reported_at_once_and_a_repeated_suc
 
     looks = subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()
 
-    failed, succeeded = ["look", "told 1"], ["look", "told 0"]
-    assert looks == [*failed, *succeeded, *ONE_MINUTE, "told 0", *failed, *succeeded]
+    failed, succeeded = ["look", "exit 1"], ["look", "exit 0"]
+    assert looks == [*failed, *succeeded, *ONE_MINUTE, "exit 0", *failed, *succeeded]

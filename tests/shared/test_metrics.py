@@ -118,7 +118,7 @@ async def test_metrics_tell_nothing_that_users_write(shared_client: httpx.AsyncC
     await shared_client.post("/notes", json=NOTE, headers={"Idempotency-Key": "k" * 20})
     await shared_client.get(f"/notes/search?q={NOTE['description']}")
 
-    told = generate_latest().decode()
+    exposed = generate_latest().decode()
 
-    assert NOTE["description"] not in told
-    assert "k" * 20 not in told
+    assert NOTE["description"] not in exposed
+    assert "k" * 20 not in exposed

@@ -59,7 +59,7 @@ Refuse = Callable[..., str]
 def refuse(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Refuse:
     """Loads a class of settings as the services do, from good ones but for the changes; returns what is on stderr.
 
-    What each program makes of it, `test_misspelt_variable_is_named_with_the_nearest_one_that_there_is` shows.
+    `test_misspelt_variable_is_named_with_the_nearest_one_that_there_is` covers the programs that do so.
     """
 
     def refuse(settings_class: type[DatabaseSettings], **changes: str | None) -> str:

@@ -1,6 +1,6 @@
 """Secrets that the tests write and that must not leak: passwords, tokens, the texts of notes.
 
-Everything that the services print during any test is searched for it, and so is every problem that a client gets.
+All output of the services in every test is searched for them, and so is every problem that a client gets.
 """
 
 import re
@@ -22,7 +22,7 @@ SECRETS = {
 }
 
 
-def told_in(text: str) -> list[str]:
+def find_secrets(text: str) -> list[str]:
     """The kinds of secrets that the text contains."""
     return [name for name, pattern in SECRETS.items() if re.search(pattern, text)]
 
@@ -31,4 +31,4 @@ async def in_no_problem(response: httpx.Response) -> None:
     """Fails if a problem contains a secret; an event hook for clients."""
     if response.headers.get("content-type") == PROBLEM_JSON:
         await response.aread()
-        assert not told_in(response.text), response.text
+        assert not find_secrets(response.text), response.text

@@ -27,7 +27,7 @@ GIGABYTE_HASH = CHEAP_HASH.replace("m=8,t=1", "m=1048576,t=100")
 
 @dataclass(frozen=True)
 class Hostile:
-    """A message, and what the worker makes of it."""
+    """A message, and its effect on the worker."""
 
     name: str
     body: bytes
@@ -74,8 +74,8 @@ def event(of: int, **members: object) -> dict[str, Any]:
 
 
 def typed(owner: int, type_name: str, **data: object) -> dict[str, Any]:
-    nobody = {"owner": 0, "credentialsversion": 0} if type_name == "user.register" else {}
-    return event(owner, type=type_name, data=data) | nobody
+    without_owner = {"owner": 0, "credentialsversion": 0} if type_name == "user.register" else {}
+    return event(owner, type=type_name, data=data) | without_owner
 
 
 def batch(*events: object) -> bytes:
@@ -231,7 +231,7 @@ def harmless_messages(owner: int) -> Iterator[Hostile]:
     yield Hostile("white space", b"[" + b" " * 1_000_000 + b"]")
     for name, reply_to in {
         "an answer into a command queue": b"inkwell.commands.v1.0",
-        "an answer to nobody": b"amq.rabbitmq.reply-to.g1h2AA5yZXBseUAxMTI0MTg1NA==.AAAA",
+        "a reply address without a consumer": b"amq.rabbitmq.reply-to.g1h2AA5yZXBseUAxMTI0MTg1NA==.AAAA",
         "an answer to nonsense": b"amq.rabbitmq.reply-to.\xc3\xa4",
     }.items():
         yield Hostile(name, batch(event(owner)), properties=("reply_to", shortstr(reply_to)))
@@ -241,7 +241,7 @@ def harmless_messages(owner: int) -> Iterator[Hostile]:
     yield Hostile("a command in the far future", batch(event(owner, time=FAR.isoformat())))
     replay = {"replayedat": datetime.now(UTC).isoformat(), "replayforced": True}
     yield Hostile("a forged replay", batch(event(owner, **replay)))
-    yield Hostile("a command of nobody", batch(event(99_999_999)))
+    yield Hostile("a command of an unknown owner", batch(event(99_999_999)))
     yield Hostile("a command without its credentials", batch(event(owner, credentialsversion=7)))
     longest = typed(owner, "note.create", title="🖋" * 10_000, description="x" * 1_000_000)
     yield Hostile("the longest note", json.dumps([longest], ensure_ascii=False).encode())

@@ -111,9 +111,9 @@ class Process:
             await self.stop(signal.SIGKILL)
 
     @property
-    def told(self) -> list[str]:
+    def leaked_secrets(self) -> list[str]:
         """The kinds of secrets in its log."""
-        return canaries.told_in(self._log.read_text(errors="replace"))
+        return canaries.find_secrets(self._log.read_text(errors="replace"))
 
     def events(self, event: str | None = None) -> list[dict[str, Any]]:
         """The events it has logged, or only those with this text."""
@@ -302,4 +302,4 @@ async def running_stack(
             await process.start()
         client.headers.update((await sign_up(client)).headers)
         yield stack
-    assert not gateway.told + worker.told
+    assert not gateway.leaked_secrets + worker.leaked_secrets

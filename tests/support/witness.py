@@ -29,15 +29,15 @@ class Witness:
         operation = self.operation(response.request)
         media_type = response.headers.get("content-type")
         code = response.json()["code"] if media_type == PROBLEM_JSON else None
-        told = {code} | {name for name in HEADER_DESCRIPTIONS if name in response.headers}
+        answered = {code} | {name for name in HEADER_DESCRIPTIONS if name in response.headers}
         asked = f"{response.request.method} {response.request.url} {response.text}"
         assert str(response.status_code) in operation["responses"], asked
         declared = operation["responses"][str(response.status_code)]
-        assert told <= set(members(declared)), asked
-        assert REQUEST_ID in told, asked
-        assert told >= set(PROBLEM_TYPES[code].headers if code else ()), asked
+        assert answered <= set(members(declared)), asked
+        assert REQUEST_ID in answered, asked
+        assert answered >= set(PROBLEM_TYPES[code].headers if code else ()), asked
         assert media_type is None or media_type in declared["content"], asked
-        self.seen |= {(operation["operationId"], response.status_code, each) for each in told}
+        self.seen |= {(operation["operationId"], response.status_code, each) for each in answered}
 
     @property
     def operations(self) -> Iterator[tuple[str, str, dict[str, Any]]]:

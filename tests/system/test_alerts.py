@@ -184,13 +184,13 @@ async def test_outage_turns_its_own_alert_true_and_no_other(
     watched: Watched, stop: Step, start: Step, alert: str
 ) -> None:
     await eventually(lambda: nothing_fires(watched), within_seconds=60)
-    told: set[str] = set()
+    fired: set[str] = set()
 
     await stop(watched)
     for _ in range(LONG_SECONDS):
         await asyncio.sleep(1)
-        told |= await watched.firing()
+        fired |= await watched.firing()
     await start(watched)
     await eventually(lambda: nothing_fires(watched), within_seconds=60)
 
-    assert told - {BUSY} == {alert}
+    assert fired - {BUSY} == {alert}

@@ -132,8 +132,8 @@ async def test_tokens_of_a_gateway_with_a_wrong_clock_are_good_elsewhere_and_the
                 assert (await client.get("/notes/", headers=personal)).status_code == 200
             pending = await there.post("/notes/", json=NOTE, headers={"Prefer": "respond-async"})
             auth = {"Authorization": there.headers["authorization"]}
-            told = await here.get(pending.headers["location"], headers=auth | {"Prefer": "wait=5"})
-            assert told.json()["status"] == "applied"
+            polled = await here.get(pending.headers["location"], headers=auth | {"Prefer": "wait=5"})
+            assert polled.json()["status"] == "applied"
     finally:
         await other.kill()
     await check_times(stack)
@@ -190,7 +190,7 @@ async def clock_by_doctor(clocks: Clocks, folder: Path, service: str, offset: in
 
 
 async def test_wrong_clock_locks_no_user_out_for_longer_than_the_limit(clocks: Clocks) -> None:
-    wrong = {"username": "nobody", "password": canaries.PASSWORD + "!"}
+    wrong = {"username": "unknown", "password": canaries.PASSWORD + "!"}
     client = clocks.stack.client
 
     with clocks["gateway"].wrong(MONTH):

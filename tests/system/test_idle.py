@@ -86,15 +86,15 @@ async def signal_all(deployment: Deployment, signal: str) -> None:
 
 async def until_all_are(status: str, containers: dict[str, Container], within_seconds: float) -> None:
     """Returns when the engine reports this status for every container."""
-    told: dict[str, str] = {}
+    statuses: dict[str, str] = {}
 
     async def all_are() -> bool:
         for service, each in containers.items():
             each.reload()
-            told[service] = each.attrs["State"]["Health"]["Status"]
-        return set(told.values()) == {status}
+            statuses[service] = each.attrs["State"]["Health"]["Status"]
+        return set(statuses.values()) == {status}
 
     try:
         await eventually(all_are, within_seconds=within_seconds, every_seconds=0.5)
     except TimeoutError:
-        raise AssertionError(told) from None
+        raise AssertionError(statuses) from None

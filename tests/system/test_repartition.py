@@ -77,6 +77,6 @@ async def interrupt(command: "subprocess.Popen[str]") -> None:
 
 async def complete(stack: Stack, number: int) -> None:
     command = start_repartition(stack, number)
-    told, _ = await asyncio.to_thread(command.communicate)
-    assert command.returncode == 0, told
-    assert f"{number} partitions" in told
+    output, _ = await asyncio.to_thread(command.communicate)
+    assert command.returncode == 0, output
+    assert f"{number} partitions" in output

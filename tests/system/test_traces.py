@@ -43,9 +43,9 @@ class Collector:
     def take(self, body: bytes) -> None:
         """Records the spans of an export."""
         for resource in ExportTraceServiceRequest.FromString(body).resource_spans:
-            told = {each.key: each.value.string_value for each in resource.resource.attributes}
+            found = {each.key: each.value.string_value for each in resource.resource.attributes}
             for scope in resource.scope_spans:
-                self.spans += [(each.trace_id.hex(), told["service.name"], each.name) for each in scope.spans]
+                self.spans += [(each.trace_id.hex(), found["service.name"], each.name) for each in scope.spans]
 
 
 @pytest.fixture
@@ -86,8 +86,8 @@ async def test_collector_gets_one_trace_of_both_services_at_the_latest_when_they
         codes = [await each.stop() for each in processes]
 
     assert codes == [0, 0]
-    told = {(service, name.split()[0]) for trace, service, name in collector.spans if trace == TRACE}
-    assert told >= {
+    found = {(service, name.split()[0]) for trace, service, name in collector.spans if trace == TRACE}
+    assert found >= {
         ("inkwell-gateway", "POST"),
         ("inkwell-gateway", "publish"),
         ("inkwell-worker", "process"),
@@ -120,8 +120,8 @@ async def test_collector_that_is_away_costs_no_request_and_hardly_delays_the_end
 
     assert codes == [0, 0]
     assert time.monotonic() - stopping < 10  # including the gateway's drain of a second
-    told = [each for each in stack.gateway.events() if "opentelemetry" in str(each) or "traces" in each["event"]]
-    assert len(told) == 1
+    found = [each for each in stack.gateway.events() if "opentelemetry" in str(each) or "traces" in each["event"]]
+    assert len(found) == 1
 
 
 async def is_told(process: Process) -> bool:

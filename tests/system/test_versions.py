@@ -36,8 +36,8 @@ def previous(tmp_path_factory: pytest.TempPathFactory) -> Path:
     try:
         unpack(PREVIOUS, folder)
     except (OSError, subprocess.CalledProcessError) as error:
-        told = getattr(error, "stderr", b"").decode().strip() or error
-        pytest.skip(f"needs git and the history, which a shallow clone lacks: {told}")
+        reason = getattr(error, "stderr", b"").decode().strip() or error
+        pytest.skip(f"needs git and the history, which a shallow clone lacks: {reason}")
     return folder
 
 

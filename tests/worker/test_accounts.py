@@ -114,10 +114,10 @@ async def test_registration_and_rename_that_race_for_a_name_give_it_to_one_of_th
             [change(bob, f"ADA{number}"), create(owner=bob)],
         ]
 
-        told = await asyncio.gather(*(apply_with_others(connections, batch) for batch in batches))
+        results = await asyncio.gather(*(apply_with_others(connections, batch) for batch in batches))
 
-        assert sorted(outcomes[0].http_status for outcomes in told) in ([200, 409], [201, 409])
-        assert [outcomes[1].http_status for outcomes in told] == [201, 201]
+        assert sorted(outcomes[0].http_status for outcomes in results) in ([200, 409], [201, 409])
+        assert [outcomes[1].http_status for outcomes in results] == [201, 201]
     assert await database.fetchval("select count(*) = count(distinct folded_name) from users where name is not null")
     assert await database.fetchval("select revision from users where id = $1", bob) == 30
 

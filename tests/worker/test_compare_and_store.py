@@ -363,7 +363,7 @@ async def is_committing(database: "Connection[Record]") -> bool:
 
 
 @pytest.mark.usefixtures("lost_standby")
-@pytest.mark.parametrize("command", [delete(7), delete(7, owner=999)], ids=["of a user", "of nobody"])
+@pytest.mark.parametrize("command", [delete(7), delete(7, owner=999)], ids=["of a user", "of an unknown user"])
 async def test_outcome_whose_commit_waited_for_a_lost_standby_is_not_sent_before_the_standby_has_it(
     worker_settings: WorkerSettings, database: "Connection[Record]", command: Command
 ) -> None:

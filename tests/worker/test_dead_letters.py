@@ -433,8 +433,8 @@ def run(settings: WorkerSettings, *arguments: str) -> "subprocess.CompletedProce
 
 
 async def state(client: httpx.AsyncClient, url: str) -> tuple[str, int]:
-    told = (await client.get(url)).json()
-    return told["status"], told["answer"]["status"]
+    answer = (await client.get(url)).json()
+    return answer["status"], answer["answer"]["status"]
 
 
 @pytest.mark.usefixtures("worker")

@@ -68,7 +68,7 @@ STORED = {
     "users": "id, name, credentials_version, password_hash, revision",
     "commands": "id, owner_id, fingerprint, attempt_id, status, reason, note_version",
 }
-Told = list[tuple[object, ...]]
+Descriptions = list[tuple[object, ...]]
 Store = Callable[[Session, Fold], Awaitable[dict[UUID, Outcome]]]
 
 
@@ -151,7 +151,7 @@ async def test_any_interleaving_of_two_workers_gives_the_rows_and_outcomes_of_on
         turns = Turns(order, apply.store)
         patch.setattr(apply, "store", turns.store)
 
-        async def run(worker: int) -> Told:
+        async def run(worker: int) -> Descriptions:
             try:
                 return await work(workers[worker], partitions[worker])
             finally:
@@ -169,16 +169,16 @@ async def begin(database: "Connection[Record]") -> None:
     await database.execute(NOTES)
 
 
-async def work(connections: Connections, batches: Batches) -> Told:
+async def work(connections: Connections, batches: Batches) -> Descriptions:
     """The worker's outcomes, without the ids of new notes."""
     cache = Cache(IDS_AHEAD)
     outcomes: list[Outcome] = []
     for batch in batches:
         outcomes += await apply_with_others(connections, batch, cache)
-    return [told(outcome) for outcome in outcomes]
+    return [describe(outcome) for outcome in outcomes]
 
 
-def told(outcome: Outcome) -> tuple[object, ...]:
+def describe(outcome: Outcome) -> tuple[object, ...]:
     body = json.loads(outcome.body) if outcome.body else None
     for item in [*body.get("items", []), body] if body else []:
         if isinstance(item, dict) and item.get("id", 0) > EXISTING:

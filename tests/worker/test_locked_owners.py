@@ -89,9 +89,9 @@ async def test_others_write_on_while_one_owners_row_is_locked_and_that_ones_writ
 
     assert number > 20
     assert slowest < 2
-    [told] = [each for each in logs if each["event"] == LOCKED]
-    assert told["owners"] == [locked]
-    assert "55P03" in told["error"]
+    [warning] = [each for each in logs if each["event"] == LOCKED]
+    assert warning["owners"] == [locked]
+    assert "55P03" in warning["error"]
 
 
 async def test_message_is_acknowledged_when_all_in_it_is_decided_and_no_sooner(

@@ -134,17 +134,17 @@ async def test_gateway_with_another_number_refuses_writes_and_serves_reads(
         assert (await client.post("/notes", json=NOTE)).status_code == 201
         assert await operator(unset, 3) == 0
 
-        await eventually(lambda: tells(client, "partitions differ"))
+        await eventually(lambda: broker_is(client, "partitions differ"))
         refused = await client.post("/notes", json=NOTE)
         assert (refused.status_code, refused.json()["code"]) == (503, "not_accepted")
         assert len((await client.get("/notes")).json()) == 1
         assert await operator(unset, 2) == 0
 
-        await eventually(lambda: tells(client, "up"))
+        await eventually(lambda: broker_is(client, "up"))
         assert (await client.post("/notes", json=NOTE)).status_code == 201
 
 
-async def tells(client: httpx.AsyncClient, state: str) -> bool:
+async def broker_is(client: httpx.AsyncClient, state: str) -> bool:
     ready = await client.get("/health/ready")
     return ready.status_code == 200 and bool(ready.json()["dependencies"]["broker"] == state)
 

@@ -226,9 +226,9 @@ async def test_what_the_broker_refuses_is_reported_at_the_end_and_the_others_are
         code, results, _ = await operator("dead-letters", "replay", "--all")
 
         await topology.bind_partition(channel, 1)
-    told = {UUID(each["id"]): (each["result"], each["reason"]) for each in results}
+    reported = {UUID(each["id"]): (each["result"], each["reason"]) for each in results}
     assert code == 1
-    assert told == {
+    assert reported == {
         id_of(0): ("not sent", "the broker has no queue for it"),
         id_of(1): ("applied", None),
         id_of(2): ("not sent", "an earlier one of its owner was not sent"),
