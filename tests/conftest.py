@@ -36,6 +36,8 @@ LONG_SECONDS = 3600
 """The timeout of a test that is marked as long."""
 GROUPS = {"bench": ("bench", "matplotlib"), "k8s": ("kubernetes", "kubernetes_validate")}
 """The dependency group that the tests of a folder need, and a package that only this group has."""
+LONGEST = ["faults", "system", "k8s", "fuzz", "bench", "worker", "docs"]
+"""The folders whose files take longest, the longest first."""
 T = TypeVar("T")
 
 
@@ -60,8 +62,8 @@ def pytest_sessionstart(session: pytest.Session) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    # The files that take longest come first, or one process would still be busy with them when the others are done.
-    items.sort(key=lambda item: item.path.parent.name not in ("faults", "system"))
+    # A file is run by one process, so the longest ones come first: the processes then end at about the same time.
+    items.sort(key=lambda item: LONGEST.index(name) if (name := item.path.parent.name) in LONGEST else len(LONGEST))
     for item in items:
         if item.get_closest_marker("long"):
             item.add_marker(pytest.mark.timeout(LONG_SECONDS))

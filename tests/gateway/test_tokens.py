@@ -192,24 +192,24 @@ async def test_key_that_is_used_again_when_it_is_forgotten_makes_another_secret(
 
 
 async def test_personal_tokens_are_listed_in_pages_until_a_new_password_ends_them(
-    users_client: httpx.AsyncClient,
+    shared_users_client: httpx.AsyncClient,
 ) -> None:
-    ada = await sign_up(users_client)
-    ids = [(await personal_token(users_client, ada))["id"] for _ in range(3)]
+    ada = await sign_up(shared_users_client)
+    ids = [(await personal_token(shared_users_client, ada))["id"] for _ in range(3)]
 
     async def listed(query: str) -> list[str]:
-        page = (await users_client.get(f"/auth/tokens{query}", headers=ada.headers)).json()
+        page = (await shared_users_client.get(f"/auth/tokens{query}", headers=ada.headers)).json()
         return [token["id"] for token in page]
 
     assert await listed("") == ids
     assert await listed("?skip=1&limit=1") == ids[1:2]
     assert await listed("?skip=3") == []
-    await users_client.patch(
+    await shared_users_client.patch(
         "/users/me", json={"password": NEW_PASSWORD, "current_password": PASSWORD}, headers=ada.headers
     )
-    token = await sign_in(users_client, ada.name, NEW_PASSWORD)
-    assert (await users_client.get("/auth/tokens", headers=bearer(token))).json() == []
-    assert (await users_client.get(f"/auth/tokens/{ids[0]}", headers=bearer(token))).status_code == 404
+    token = await sign_in(shared_users_client, ada.name, NEW_PASSWORD)
+    assert (await shared_users_client.get("/auth/tokens", headers=bearer(token))).json() == []
+    assert (await shared_users_client.get(f"/auth/tokens/{ids[0]}", headers=bearer(token))).status_code == 404
 
 
 async def test_late_answer_shows_the_personal_token_to_its_owner_alone(users_client: httpx.AsyncClient) -> None:
@@ -371,18 +371,18 @@ async def test_forwarded_address_is_not_believed_of_strangers(
     [("localhost:8000", 200), ("LOCALHOST", 200), ("[::1]:1", 200), ("notes.example", 421), ("", 421)],
 )
 async def test_implicit_owner_is_served_under_loopback_names_alone(
-    client: httpx.AsyncClient, host: str, status: int
+    shared_client: httpx.AsyncClient, host: str, status: int
 ) -> None:
-    answer = await client.get("/notes/", headers={"Host": host})
+    answer = await shared_client.get("/notes/", headers={"Host": host})
 
     assert answer.status_code == status
     assert status == 200 or answer.json()["code"] == "misdirected_request"
 
 
-async def test_implicit_owner_needs_no_token_and_there_are_no_accounts(client: httpx.AsyncClient) -> None:
-    assert (await client.get("/notes/")).status_code == 200
-    assert (await client.post("/users/", json={"name": "Ada", "password": PASSWORD})).status_code == 404
-    document = (await client.get("/openapi.json")).json()
+async def test_implicit_owner_needs_no_token_and_there_are_no_accounts(shared_client: httpx.AsyncClient) -> None:
+    assert (await shared_client.get("/notes/")).status_code == 200
+    assert (await shared_client.post("/users/", json={"name": "Ada", "password": PASSWORD})).status_code == 404
+    document = (await shared_client.get("/openapi.json")).json()
     assert not {path for path in document["paths"] if path.startswith(("/users", "/auth"))}
     assert "security" not in document["paths"]["/notes"]["get"]
 

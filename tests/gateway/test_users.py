@@ -240,19 +240,19 @@ async def test_new_password_needs_the_current_one(shared_users_client: httpx.Asy
     assert await sign_in(shared_users_client, ada.name)
 
 
-async def test_new_password_ends_every_token(users_client: httpx.AsyncClient) -> None:
-    ada = await sign_up(users_client)
-    personal = (await personal_token(users_client, ada))["token"]
+async def test_new_password_ends_every_token(shared_users_client: httpx.AsyncClient) -> None:
+    ada = await sign_up(shared_users_client)
+    personal = (await personal_token(shared_users_client, ada))["token"]
     change = {"password": NEW_PASSWORD, "current_password": PASSWORD}
 
-    assert (await users_client.patch("/users/me", json=change, headers=ada.headers)).status_code == 200
+    assert (await shared_users_client.patch("/users/me", json=change, headers=ada.headers)).status_code == 200
 
     for token in (ada.token, personal):
         for method in ("GET", "POST"):
-            refused = await users_client.request(method, "/notes", json=NOTE, headers=bearer(token))
+            refused = await shared_users_client.request(method, "/notes", json=NOTE, headers=bearer(token))
             assert refused.status_code == 401
-    token = await sign_in(users_client, ada.name, NEW_PASSWORD)
-    assert (await users_client.post("/notes", json=NOTE, headers=bearer(token))).status_code == 201
+    token = await sign_in(shared_users_client, ada.name, NEW_PASSWORD)
+    assert (await shared_users_client.post("/notes", json=NOTE, headers=bearer(token))).status_code == 201
 
 
 async def test_deleted_user_is_gone_at_once_on_every_gateway(
