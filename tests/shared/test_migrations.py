@@ -49,22 +49,6 @@ async def empty_database_url(servers: Services) -> AsyncIterator[str]:
     await admin.close()
 
 
-@pytest.fixture
-async def as_gateway(gateway_settings: GatewaySettings) -> AsyncIterator[Connection]:
-    """The gateway's connection to the test's database."""
-    connection = await asyncpg.connect(str(gateway_settings.database_url.get_secret_value()))
-    yield connection
-    await connection.close()
-
-
-@pytest.fixture
-async def as_worker(worker_settings: WorkerSettings) -> AsyncIterator[Connection]:
-    """The worker's connection to the test's database."""
-    connection = await asyncpg.connect(str(worker_settings.database_url.get_secret_value()))
-    yield connection
-    await connection.close()
-
-
 def run(database_url: str, *arguments: str, **environment: str) -> "subprocess.CompletedProcess[str]":
     """Runs a Python module as a process."""
     return subprocess.run(

@@ -1,6 +1,6 @@
 """What each service's user may not do in RabbitMQ and in Postgres."""
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 
 import aio_pika
 import asyncpg
@@ -9,7 +9,7 @@ from aio_pika.abc import AbstractChannel
 from aiormq.exceptions import ChannelAccessRefused
 from yarl import URL
 
-from dev.backend import Services, as_user
+from dev.backend import Services
 from gateway.settings import GatewaySettings
 from shared.database import Session
 from shared.messaging import Topology
@@ -137,23 +137,6 @@ async def test_refused_at_the_broker(
 async def test_broker_has_no_guest(broker: Services) -> None:
     with pytest.raises(aio_pika.exceptions.AMQPConnectionError):
         await aio_pika.connect(str(URL(broker.broker_url).with_user("guest").with_password("guest")))
-
-
-@pytest.fixture(params=["gateway", "worker"])
-async def as_service(request: pytest.FixtureRequest, database_url: str) -> AsyncIterator[Session]:
-    """A service's connection to the test's database."""
-    role = f"inkwell_{request.param}"
-    connection = await asyncpg.connect(as_user(database_url, role, role))
-    yield connection
-    await connection.close()
-
-
-@pytest.fixture
-async def as_gateway(gateway_settings: GatewaySettings) -> AsyncIterator[Session]:
-    """The gateway's connection to the test's database."""
-    connection = await asyncpg.connect(str(gateway_settings.database_url.get_secret_value()))
-    yield connection
-    await connection.close()
 
 
 async def test_services_can_create_nothing_in_postgres(as_service: Session) -> None:

@@ -78,28 +78,6 @@ def name(database_url: str) -> str:
     return str(make_url(database_url).database)
 
 
-@pytest.fixture(params=["inkwell_gateway", "inkwell_worker"])
-def role(request: pytest.FixtureRequest) -> str:
-    """The service whose password is stolen."""
-    return str(request.param)
-
-
-@pytest.fixture
-async def as_service(role: str, database_url: str) -> AsyncIterator[Session]:
-    """A session that the attacker opens with the service's password."""
-    session = await asyncpg.connect(as_user(database_url, role, role))
-    yield session
-    await session.close()
-
-
-@pytest.fixture
-async def as_gateway(database_url: str) -> AsyncIterator[Session]:
-    """A session with the gateway's password."""
-    session = await asyncpg.connect(as_user(database_url, "inkwell_gateway", "inkwell_gateway"))
-    yield session
-    await session.close()
-
-
 @pytest.fixture
 async def administrator(servers: Services) -> AsyncIterator[Session]:
     """A session with a server whose roles and rules may be changed; skips if the server is not the tests' own."""

@@ -42,8 +42,8 @@ async def test_dump_is_restored_and_what_was_queued_is_applied_to_it(deployment:
     again = await deployment.create("lost", "second")
     assert (again.status_code, "Idempotent-Replayed" in again.headers) == (201, False)
     assert again.json()["id"] > lost.json()["id"]
-    await nobody_is_eve(client, eve.headers)
-    await nothing_is_wrong(deployment, owners)
+    await assert_token_stays_invalid(client, eve.headers)
+    await assert_all_is_restored(deployment, owners)
 
 
 async def test_dump_is_restored_into_a_new_deployment(deployment: Deployment) -> None:
@@ -59,17 +59,17 @@ async def test_dump_is_restored_into_a_new_deployment(deployment: Deployment) ->
     assert (await client.get(kept.headers["Location"])).content == kept.content
     assert (await deployment.create("kept", "first")).headers["Idempotent-Replayed"] == "true"
     assert (await deployment.create("new", "second")).status_code == 201
-    await nothing_is_wrong(deployment, owners)
+    await assert_all_is_restored(deployment, owners)
 
 
-async def nobody_is_eve(client: httpx.AsyncClient, headers: dict[str, str]) -> None:
+async def assert_token_stays_invalid(client: httpx.AsyncClient, headers: dict[str, str]) -> None:
     """Checks that the token of a deleted user is invalid, even after another user has registered."""
     await sign_up(client, "mallory")
     assert (await client.get("/users/me", headers=headers)).status_code == 401
     assert (await client.get("/notes", headers=headers)).status_code == 401
 
 
-async def nothing_is_wrong(deployment: Deployment, owners: list[str]) -> None:
+async def assert_all_is_restored(deployment: Deployment, owners: list[str]) -> None:
     """Checks that owners, rights and schema are restored: the gateway cannot write, and the migrator can migrate."""
     assert await deployment.sql(TABLES) == owners
     assert await deployment.sql(EXTENSIONS) == ["btree_gin", "pg_trgm"]
