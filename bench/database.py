@@ -41,8 +41,7 @@ def texts_of(notes: int) -> str:
 class Schema(Enum):
     """The tables to truncate, a note's columns beside its text, and a counter that each replacement increments.
 
-    Where notes have no version that number is the server's transactions that wrote; nothing else writes meanwhile
-    but autovacuum.
+    Without versions the counter is that of the server's writing transactions; only autovacuum adds to it.
     """
 
     DIRECT = "notes", "created_date", "now()", "select pg_snapshot_xmax(pg_current_snapshot())::text::bigint"

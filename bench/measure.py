@@ -14,7 +14,7 @@ WARM_UP_SECONDS = 1
 async def measure(cell: Cell, contender: Contender, number: int, seconds: int) -> Measurement:
     """A measurement in the round with this number; every accepted write is stored before it returns.
 
-    So the CPU is that of all the work, also of what the worker does after a 202.
+    The processor time therefore includes the worker's, also after a 202.
     """
     scenario = SCENARIOS[cell.scenario]
     if contender.database:

@@ -31,8 +31,7 @@ class Scenario:
     changing: bool = False
     """Whether every list has changed since the previous read."""
     turns: int = 1
-    """Measurements of each contender in a round: more and shorter ones where contenders hardly differ.
-    shorter."""
+    """Measurements of each contender in a round: more and shorter ones where contenders hardly differ."""
 
     @property
     def base(self) -> str:

@@ -1,7 +1,7 @@
 """Decides where Postgres, RabbitMQ and the stack run.
 
-Servers are those that the URLs of the environment name, where both are given. Else BACKEND=docker or BACKEND=local
-decides. Else it is containers, or local processes where Docker does not answer or cannot get the images.
+In this order: the servers that the URLs in the environment name, if both are set; what BACKEND=docker or BACKEND=local
+selects; containers; local processes if Docker does not answer or cannot pull the images.
 """
 
 import os

@@ -1,7 +1,7 @@
 """FastAPI's async database tutorial: every request runs its own SQL and waits for it.
 
-Beside the URL and the pool's size two things differ from the tutorial: the start-up hooks are a lifespan, since FastAPI
-has dropped the older kind, and the list is limited, as in the tutorial's section on pagination.
+Besides the URL and the pool's size two things differ from the tutorial: the start-up hooks are a lifespan, since
+FastAPI has dropped the older kind, and the list is limited, as in the tutorial's section on pagination.
 """
 
 import os

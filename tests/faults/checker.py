@@ -319,7 +319,7 @@ class Placed:
 def overtaken(placed: Iterable[Placed]) -> Iterator[str]:
     """An owner's writes that were decided before others which had been accepted before these were sent.
 
-    Within a transaction only writes to the same note have an order that anybody can see.
+    Within a transaction only writes to the same note have an observable order.
     """
     earliest, latest_note = float("inf"), dict[tuple[int, int | None], float]()
     pending, place = float("inf"), None

@@ -1,7 +1,7 @@
 """Deliberate breaks of the product: the checker must catch each, or a clean run proves nothing.
 
-Each is a patch. Its head names what is broken, the promises that must be found violated, and the faults that bring
-that out fastest.
+Each is a patch. Its head describes the break, the promises that must be found broken, and the faults that
+expose it fastest.
 """
 
 import os
@@ -53,7 +53,7 @@ def _words(head: list[str], label: str) -> tuple[str, ...]:
 def applied(mutation: Mutation, to: Path) -> Path:
     """The folder, with the services' source as the mutation leaves it.
 
-    Raises StalePatchError with what git says where the patch does not fit.
+    Raises StalePatchError with git's message if the patch does not fit.
     """
     for package in PACKAGES:
         shutil.copytree(ROOT / package, to / package, ignore=shutil.ignore_patterns("__pycache__"))

@@ -59,7 +59,7 @@ async def run(
 ) -> Verdict:
     """Runs the services of a source tree through these faults or all of a rig's; their logs go to a folder.
 
-    That takes so many seconds, or as long as it takes to inject each fault so many times.
+    A run ends after this many seconds, or once each fault was injected this many times.
     """
     chosen = {name: RIGS[rig].faults[name] for name in faults or RIGS[rig].faults}
     loop = asyncio.get_running_loop()

@@ -12,7 +12,7 @@ from tests.support.rendering import Object, objects_of
 Arrow: TypeAlias = tuple[str, str, int | str]
 """Source, destination and port; pods elsewhere by namespace, slash and required labels.
 
-A network has a slash before its bits. A port of TCP is a number, others are `UDP 53`, and several `35672-35682`.
+A network is in CIDR notation. A TCP port is a number, a UDP port `UDP 53`, and a range `35672-35682`.
 """
 PARTS = ("gateway", "worker", "migrate", "postgres", "rabbitmq")
 API_SERVER = "anywhere"

@@ -1,6 +1,6 @@
 """Translates a container of a manifest for the Docker engine: rights, limits and volumes.
 
-What is not understood is refused, or a test would pass without it.
+An unknown field is an error, or a test would pass without it.
 """
 
 from pathlib import Path

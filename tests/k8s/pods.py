@@ -1,7 +1,7 @@
 """Runs an overlay's pods like a kubelet, on the Docker engine: as much of Kubernetes as these manifests need.
 
-A pod is a container that only holds its address, and the manifest's containers, which share that address. (Podman can
-play such files itself, but knows neither StatefulSets nor readiness nor what precedes a stop.)
+A pod is a container that only holds its address, and the manifest's containers, which share it. (`podman kube play`
+runs such files, but supports neither StatefulSets nor readiness nor preStop hooks.)
 """
 
 import asyncio

@@ -1,6 +1,6 @@
 """A new release under load: pods are replaced as the Deployments say, and no request fails.
 
-Servers stay up here, so that a client has nothing to retry: any refusal counts.
+The servers stay up, so a client has nothing to retry: any refusal is a failure.
 """
 
 import asyncio

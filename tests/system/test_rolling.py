@@ -1,6 +1,6 @@
 """A rolling restart under load: every process and both servers in turn, and no client loses a write or sees an error.
 
-Clients retry what the API says may be retried (503 and 504), with the key of the first try, and nothing else.
+Clients retry only what the API allows them to (503 and 504), with the key of the first attempt.
 """
 
 import asyncio

@@ -1,6 +1,6 @@
 """Gateways and workers of this version beside those of the previous one, on this version's schema.
 
-An upgrade runs them so: migrate, then workers, then gateways; and backwards the other way round.
+An upgrade runs them in this order: migration, workers, gateways; a rollback in the opposite order.
 """
 
 import asyncio

@@ -1,6 +1,6 @@
 """Runs the system tests with a gateway or a worker of the previous version: `make versions`.
 
-With a release both commits move to the release before.
+Each release moves both commits to the release before it.
 """
 
 import io
@@ -27,7 +27,7 @@ OF_THIS_VERSION_ALONE = [
 ]
 """Features that the previous version lacks: metrics, traces, bounds on messages, partitions declared at the broker.
 
-The last has both versions already.
+The last file starts both versions itself.
 """
 
 
