@@ -23,7 +23,7 @@ from gateway.settings import GatewaySettings
 from shared.connections import Connections
 from shared.messaging import Topology
 from tests import canaries, harness
-from worker.apply import SESSION_SETTINGS
+from worker.sessions import SESSION_SETTINGS
 from worker.settings import WorkerSettings
 
 ROOT = Path(__file__).parent.parent

@@ -15,8 +15,9 @@ from shared.contracts import BadCommand, Command
 from tests.applying import apply_with_others
 from tests.commands import create, delete, patch, replace
 from tests.harness import eventually
-from worker.apply import SESSION_SETTINGS, apply_batch, apply_in_transaction, record_failure
+from worker.apply import apply_batch, apply_in_transaction, record_failure
 from worker.cache import IDS_AHEAD, Cache
+from worker.sessions import SESSION_SETTINGS
 from worker.settings import WorkerSettings
 from worker.statements import READ, STORE, STORE_CREATIONS
 

@@ -47,7 +47,7 @@ create constraint trigger poison after insert on notes initially deferred
 async def channel(servers: Services, worker_settings: WorkerSettings) -> AsyncIterator[aio_pika.abc.AbstractChannel]:
     async with await aio_pika.connect(servers.broker_url) as connection:
         channel = await connection.channel(on_return_raises=True)
-        await Topology.of(worker_settings).declare(channel)
+        await harness.declare_on(channel, Topology.of(worker_settings))
         yield channel
 
 

@@ -7,11 +7,12 @@ from asyncpg import Connection, InsufficientPrivilegeError, LockNotAvailableErro
 
 from shared.connections import Connections
 from tests.commands import create, replace
-from worker.apply import apply_batch, mark_attempt, record_failure
-from worker.failures import MAX_LIVES, Applier, describe, kind_of
+from worker.apply import apply_batch, record_failure
+from worker.attempts import mark_attempt
+from worker.failures import MAX_CRASHES, Applier, classify, describe
 
 
-@pytest.mark.parametrize("lives", [MAX_LIVES - 1, MAX_LIVES])
+@pytest.mark.parametrize("lives", [MAX_CRASHES - 1, MAX_CRASHES])
 async def test_command_is_failed_when_so_many_processes_left_a_mark_and_no_outcome(
     connections: Connections, database: "Connection[Record]", lives: int
 ) -> None:
@@ -22,7 +23,7 @@ async def test_command_is_failed_when_so_many_processes_left_a_mark_and_no_outco
     [outcome] = await Applier(connections).apply_isolated([command])
 
     assert (outcome.status, outcome.reason) == (
-        ("failed", "worker_killed") if lives == MAX_LIVES else ("applied", None)
+        ("failed", "worker_killed") if lives == MAX_CRASHES else ("applied", None)
     )
     assert await database.fetchval("select count(*) from attempt_marks") == 0
 
@@ -32,7 +33,7 @@ async def test_transient_failure_does_not_count_as_a_death_however_many_workers_
 ) -> None:
     command = create()
     await database.execute("revoke insert on notes from inkwell_worker")
-    for applier in [Applier(connections) for _ in range(2 * MAX_LIVES)]:
+    for applier in [Applier(connections) for _ in range(2 * MAX_CRASHES)]:
         with pytest.raises(InsufficientPrivilegeError):
             await applier.apply_isolated([command])
     await database.execute("grant insert on notes to inkwell_worker")
@@ -50,16 +51,16 @@ async def test_table_that_is_locked_is_a_transient_failure_of_the_whole_batch(
         with pytest.raises(LockNotAvailableError) as caught:
             await Applier(connections).apply([replace(1)])
 
-    assert kind_of(caught.value).name == "TRANSIENT"
+    assert classify(caught.value).name == "TRANSIENT"
     assert describe(caught.value) == "LockNotAvailableError 55P03: canceling statement due to lock timeout"
 
 
 async def test_command_that_failed_and_comes_again_keeps_its_outcome(connections: Connections) -> None:
     command = create()
-    for dead in [Applier(connections) for _ in range(MAX_LIVES)]:
+    for dead in [Applier(connections) for _ in range(MAX_CRASHES)]:
         await mark_attempt(connections, command.id, dead.process_id)
     first = await Applier(connections).apply_isolated([command])
-    for dead in [Applier(connections) for _ in range(MAX_LIVES)]:
+    for dead in [Applier(connections) for _ in range(MAX_CRASHES)]:
         await mark_attempt(connections, command.id, dead.process_id)
 
     assert await Applier(connections).apply_isolated([command]) == first
@@ -67,7 +68,7 @@ async def test_command_that_failed_and_comes_again_keeps_its_outcome(connections
 
 @pytest.mark.parametrize("error", [OSError(), TimeoutError(), RuntimeError("from a library"), ValueError(), KeyError()])
 def test_what_is_not_known_is_transient(error: Exception) -> None:
-    assert kind_of(error).name == "TRANSIENT"
+    assert classify(error).name == "TRANSIENT"
 
 
 async def test_forced_replay_that_fails_again_does_not_let_a_later_one_pass_unforced(connections: Connections) -> None:

@@ -35,7 +35,7 @@ def one_partition(worker_settings: WorkerSettings) -> WorkerSettings:
 async def channel(servers: Services, one_partition: WorkerSettings) -> AsyncIterator[aio_pika.abc.AbstractChannel]:
     async with await aio_pika.connect(servers.broker_url) as connection:
         channel = await connection.channel(on_return_raises=True)
-        await Topology.of(one_partition).declare(channel)
+        await harness.declare_on(channel, Topology.of(one_partition))
         yield channel
 
 
