@@ -32,7 +32,7 @@ stop-worker: .venv/made ## stop the worker, to see what the gateway does without
 start-worker: .venv/made ## start it again
 	@$(RUN) python -m dev start-worker
 
-doctor: .venv/made ## let what `make up` has started check itself, and say what to do
+doctor: .venv/made ## let what `make up` has started check itself, and suggest remedies
 	@$(RUN) python -m dev doctor
 
 seed: .venv/made ## fill what `make up` has started with notes: N=10000

@@ -18,9 +18,8 @@ from shared.logs import configure_logging
 from shared.metrics import serve_metrics, watch_loop
 from shared.settings import load_settings
 from shared.tracing import configure_tracing, shut_down_tracing
-from worker.command_line import change_partitions, operate, operate_on_queue, read_arguments
+from worker.command_line import read_arguments
 from worker.consumer import Consumer
-from worker.doctor import examine
 from worker.health import create_health_app
 from worker.housekeeping import Housekeeping
 from worker.sessions import SESSION_SETTINGS
@@ -34,14 +33,8 @@ def main() -> None:
     arguments = read_arguments(sys.argv[1:])
     settings = load_settings(WorkerSettings)
     configure_logging(settings, "inkwell-worker")
-    if arguments.subject == "doctor":
-        sys.exit(uvloop.run(examine(settings, as_json=arguments.json)))
-    if arguments.subject == "queues":
-        sys.exit(uvloop.run(operate_on_queue(arguments, settings)))
-    if arguments.subject == "repartition":
-        sys.exit(uvloop.run(change_partitions(arguments, settings)))
-    if arguments.action:
-        sys.exit(uvloop.run(operate(arguments, settings)))
+    if arguments.run:
+        sys.exit(uvloop.run(arguments.run(arguments, settings)))
     serve_metrics(settings)
     configure_tracing("inkwell-worker")
     sockets = open_sockets(settings.worker_health_host, settings.worker_health_port, "INKWELL_WORKER_HEALTH_PORT")

@@ -1,6 +1,6 @@
 """The command line of `python -m worker`: no arguments, or a subject such as `doctor`, `dead-letters` or `queues`.
 
-Results are printed to stdout, as a table or with `--json` as JSON lines (one object per line); errors to stderr.
+Results are printed to stdout, as a table or with `--json` as one JSON object per line; errors to stderr.
 Exit codes: 0 everything is done, 1 something is not, 2 invalid arguments or settings, 3 the schema is behind.
 """
 
@@ -34,6 +34,7 @@ from worker.dead_letters import (
     send,
     wait_for_outcomes,
 )
+from worker.doctor import examine
 from worker.failures import describe
 from worker.newer_commands import fail_newer_commands
 from worker.queues import StillConsumedError, remake
@@ -47,12 +48,13 @@ EXIT_WRONG_ARGUMENTS = 2
 
 
 def read_arguments(arguments: Sequence[str]) -> Namespace:
-    """Parse the arguments; without any, `action` is None. Exits with 2 and a usage line if they are invalid."""
+    """Parse the arguments; `run` is what they ask for, None without any. Exits with 2 if they are invalid."""
     parser = ArgumentParser("python -m worker", description="Without a subject: runs a worker until SIGTERM.")
-    parser.set_defaults(action=None)
-    subjects = parser.add_subparsers(title="subjects", metavar="SUBJECT", dest="subject")
-    doctor = subjects.add_parser("doctor", help="check settings, Postgres and the broker, with advice on each problem")
-    doctor.add_argument("--json", action="store_true", help="print JSON lines: one object per line")
+    parser.set_defaults(run=None)
+    subjects = parser.add_subparsers(title="subjects", metavar="SUBJECT")
+    doctor = subjects.add_parser("doctor", help="check settings, Postgres and the broker, and suggest remedies")
+    doctor.add_argument("--json", action="store_true", help="print one JSON object per line")
+    doctor.set_defaults(run=run_doctor)
     add_dead_letters(subjects.add_parser("dead-letters", help="failed commands: list, show, replay or discard them"))
     add_queues(subjects.add_parser("queues", help="repair a command queue"))
     add_repartition(subjects)
@@ -99,23 +101,28 @@ def add_queues(parser: ArgumentParser) -> None:
     ):
         each = verbs.add_parser(verb, help=summary, description=summary)
         each.add_argument("partition", type=int)
-        each.set_defaults(on_queue=action, number_of=number_of)
+        each.set_defaults(run=operate_on_queue, on_queue=action, number_of=number_of)
 
 
 def add_repartition(subjects: Any) -> None:  # noqa: ANN401 - argparse's own
     """Add the subject that changes the number of partitions."""
     summary = "change the number of partitions; for some seconds, writes get 503 not_accepted"
-    subjects.add_parser("repartition", help=summary, description=summary).add_argument(
-        "partitions", type=int, choices=range(1, MAX_PARTITIONS + 1), metavar=f"1..{MAX_PARTITIONS}"
-    )
+    parser = subjects.add_parser("repartition", help=summary, description=summary)
+    parser.add_argument("partitions", type=int, choices=range(1, MAX_PARTITIONS + 1), metavar=f"1..{MAX_PARTITIONS}")
+    parser.set_defaults(run=change_partitions)
 
 
 def add_verb(verbs: Any, name: str, action: object, summary: str) -> ArgumentParser:  # noqa: ANN401 - argparse's own
-    """Add a verb that prints a table, or with `--json` JSON lines."""
+    """Add a verb that prints a table, or JSON with `--json`."""
     parser: ArgumentParser = verbs.add_parser(name, help=summary, description=summary)
-    parser.add_argument("--json", action="store_true", help="print JSON lines: one object per line")
-    parser.set_defaults(action=action)
+    parser.add_argument("--json", action="store_true", help="print one JSON object per line")
+    parser.set_defaults(run=operate, action=action)
     return parser
+
+
+async def run_doctor(arguments: Namespace, settings: WorkerSettings) -> int:
+    """Check the worker; return the exit code."""
+    return await examine(settings, as_json=arguments.json)
 
 
 async def operate(arguments: Namespace, settings: WorkerSettings) -> int:
@@ -266,7 +273,7 @@ def exit_code(results: Iterable[Row], *good: str) -> int:
 
 
 def show_rows(rows: Sequence[Row], *, as_json: bool) -> None:
-    """Print the rows as JSON lines or as a table."""
+    """Print the rows as a table, or as one JSON object per line."""
     if as_json:
         for row in rows:
             print(to_json(row).decode())
@@ -281,7 +288,7 @@ def show_rows(rows: Sequence[Row], *, as_json: bool) -> None:
 
 
 def show_one(row: Row, *, as_json: bool) -> None:
-    """Print one row as a JSON line, or with each column on a line of its own."""
+    """Print one row as a JSON object, or each of its columns on a line."""
     if as_json:
         return show_rows([row], as_json=True)
     for name, value in row.items():
