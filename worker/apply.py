@@ -139,7 +139,7 @@ async def read(session: Session, batch: Sequence[Command | BadCommand], cache: C
         asked_at = elapsed_seconds()
         [row] = await READ.fetch(
             session,
-            **_rows_of(batch),
+            **_row_parameters(batch),
             ids=[command.id for command in batch],
             new_ids=cache.missing_note_ids(batch),
         )
@@ -159,7 +159,7 @@ async def read(session: Session, batch: Sequence[Command | BadCommand], cache: C
 async def find_locked(connections: Connections, batch: Sequence[Command | BadCommand]) -> set[int]:
     """Return the owners of whom another session has locked a row that the batch needs; does not wait for locks."""
     async with asyncio.timeout(TIMEOUT_SECONDS), connections.acquire() as session:
-        return {row[0] for row in await FIND_LOCKED.fetch(session, **_rows_of(batch))}
+        return {row[0] for row in await FIND_LOCKED.fetch(session, **_row_parameters(batch))}
 
 
 async def read_locked(
@@ -216,7 +216,7 @@ def fold_batch(batch: Sequence[Command | BadCommand], fold: Fold, cache: Cache) 
     """Decide the commands that have no outcome, each id once; returns the fold. Raises HandlerError."""
     fold.note_ids, fold.user_ids = cache.take_note_ids(), cache.take_user_ids()
     with wrap_handler_errors():
-        fold.run(first_deliveries(c for c in batch if may_decide(c, fold.known.get(c.id))))
+        fold.run(deduplicate(c for c in batch if may_decide(c, fold.known.get(c.id))))
     return fold
 
 
@@ -234,8 +234,8 @@ def may_decide(command: Command | BadCommand, outcome: Outcome | None) -> bool:
     return outcome is None or (outcome.status is OutcomeStatus.FAILED and replayed_at(command) is not None)
 
 
-def first_deliveries(batch: Iterable[Command | BadCommand]) -> list[Command | BadCommand]:
-    """Return the commands without repeated ids, which have no effect of their own."""
+def deduplicate(batch: Iterable[Command | BadCommand]) -> list[Command | BadCommand]:
+    """Return the first command of each id: a repetition has no effect of its own."""
     first: dict[UUID, Command | BadCommand] = {}
     for command in batch:
         first.setdefault(command.id, command)
@@ -280,7 +280,7 @@ async def store(session: Session, fold: Fold) -> dict[UUID, Outcome]:
         raise
     if len(rows) != len(outcomes):
         raise ConflictError
-    return _outcomes(rows)
+    return {row["id"]: Outcome.model_validate(dict(row)) for row in rows}
 
 
 async def store_accounts(session: Session, fold: Fold) -> set[int]:
@@ -293,15 +293,15 @@ async def store_accounts(session: Session, fold: Fold) -> set[int]:
         session,
         **_arrays("registered", USER, [asdict(user) for user in created]),
         **_arrays("changed", USER, [asdict(user) for user in changed]),
-        **_arrays("created", TOKEN, [_token_row(token) for token in tokens.created]),
+        **_arrays("created", TOKEN, [asdict(token) | {"scopes": " ".join(token.scopes)} for token in tokens.created]),
         deleted=deleted,
         revoked=tokens.deleted,
     )
     return {user.id for user in (*created, *changed)} | set(deleted)
 
 
-def _rows_of(batch: Sequence[Command | BadCommand]) -> dict[str, object]:
-    """Return the parameters that name a batch's owners and notes."""
+def _row_parameters(batch: Sequence[Command | BadCommand]) -> dict[str, object]:
+    """Return the parameters for the batch's owners and notes."""
     targets = {(note_id, envelope.owner) for c in batch for note_id in target_ids(c) if (envelope := find_envelope(c))}
     return {
         "owners": list(find_owners(batch)),
@@ -312,10 +312,6 @@ def _rows_of(batch: Sequence[Command | BadCommand]) -> dict[str, object]:
 
 def _note_row(note: Note) -> Row:
     return {name: getattr(note, name) for name in NOTE}
-
-
-def _token_row(token: PersonalToken) -> Row:
-    return asdict(token) | {"scopes": " ".join(token.scopes)}
 
 
 def _outcome_row(command: Command | BadCommand, decision: Decision) -> dict[str, object]:
@@ -349,7 +345,3 @@ def replayed_at(command: Command | BadCommand) -> datetime | None:
     """Return when an operator replayed the command, or None."""
     envelope = find_envelope(command)
     return envelope.replayed_at if envelope else None
-
-
-def _outcomes(rows: Iterable[asyncpg.Record]) -> dict[UUID, Outcome]:
-    return {row["id"]: Outcome.model_validate(dict(row)) for row in rows}

@@ -64,8 +64,9 @@ class Consumer:
 
     def __init__(self, settings: WorkerSettings, connections: Connections) -> None:
         self._settings = settings
-        self._topology = Topology.of(settings)
-        self._reply_sender = ReplySender(settings.broker_url, self._topology, connections.primary)
+        self.topology = Topology.of(settings)
+        """The queues that this worker consumes; it has the broker's number of partitions once connected."""
+        self._reply_sender = ReplySender(settings.broker_url, self.topology, connections.primary)
         self._applier = Applier(connections, timedelta(days=settings.command_max_age_days))
         self._user = user_of(settings.broker_url)
         self._deliveries = Deliveries(self._user)
@@ -75,31 +76,18 @@ class Consumer:
         """The partitions that this worker subscribes to, each with the event that ends its subscription."""
         self._blocked: set[int] = set()
         """The partitions whose next command needs a newer worker."""
-        self._refused: set[int] = set()
-        self._are_partitions_different = False
+        self.refused: set[int] = set()
+        """The partitions that it does not consume, because their queues have other arguments than they should."""
+        self.are_partitions_different = False
+        """Whether it consumes nothing, because INKWELL_PARTITIONS is not the broker's number."""
         self._stopping = asyncio.Event()
         self._batch_started: float | None = None
         self._oldest_in_batch: datetime | None = None
 
     @property
-    def topology(self) -> Topology:
-        """The queues that this worker consumes; it has the broker's number of partitions once connected."""
-        return self._topology
-
-    @property
     def partitions(self) -> set[int]:
         """The partitions for which the broker has this worker as a consumer."""
         return set(self._subscriptions)
-
-    @property
-    def refused(self) -> set[int]:
-        """The partitions that it does not consume, because their queues have other arguments than they should."""
-        return set(self._refused)
-
-    @property
-    def are_partitions_different(self) -> bool:
-        """Whether it consumes nothing, because INKWELL_PARTITIONS is not the broker's number."""
-        return self._are_partitions_different
 
     @property
     def slot(self) -> int | None:
@@ -176,8 +164,8 @@ class Consumer:
                 )
                 for partition, priority in enumerate(priorities)
             ]
-            lost = asyncio.create_task(wait_until_lost(connection, self._topology))
-            changed = asyncio.create_task(wait_until_changed(connection, self._topology))
+            lost = asyncio.create_task(wait_until_lost(connection, self.topology))
+            changed = asyncio.create_task(wait_until_changed(connection, self.topology))
             for watcher in (lost, changed):
                 watcher.add_done_callback(lambda _: deliveries.end())
             BROKER_CONNECTED.set(1)
@@ -192,12 +180,12 @@ class Consumer:
     async def _adopt_partitions(self, connection: AbstractConnection) -> None:
         """Adopt the broker's number of partitions; raises PartitionsDifferError if the setting names another."""
         try:
-            self._topology = await claim_partitions(connection, self._settings)
+            self.topology = await claim_partitions(connection, self._settings)
         except PartitionsDifferError:
-            self._are_partitions_different = True
+            self.are_partitions_different = True
             raise
-        self._are_partitions_different = False
-        self._assignment.partitions = self._topology.partitions
+        self.are_partitions_different = False
+        self._assignment.partitions = self.topology.partitions
 
     async def _keep_subscription(self, connection: AbstractConnection, partition: int, priority: int) -> None:
         """Subscribe to a partition; raises when the subscription has ended, whoever ended it."""
@@ -206,7 +194,7 @@ class Consumer:
             self._blocked.discard(partition)
         released = asyncio.Event()
         try:
-            await wait_for_correct_queue(connection, self._topology, partition, self._refused)
+            await wait_for_correct_queue(connection, self.topology, partition, self.refused)
             async with asyncio.timeout(SETUP_TIMEOUT_SECONDS):
                 channel = await connection.channel(publisher_confirms=False)
                 await self._subscribe(channel, partition, priority, released)
@@ -231,11 +219,11 @@ class Consumer:
     async def _subscribe(
         self, channel: AbstractChannel, partition: int, priority: int, released: asyncio.Event
     ) -> None:
-        await channel.set_qos(prefetch_count=prefetch_count(self._settings, self._topology.partitions))
+        await channel.set_qos(prefetch_count=prefetch_count(self._settings, self.topology.partitions))
         channel.close_callbacks.add(lambda *_: released.set())
         underlay = await channel.get_underlay_channel()
         underlay.on_consumer_cancel_callbacks.add(lambda _: released.set())
-        queue = await channel.get_queue(self._topology.command_queue(partition), ensure=False)
+        queue = await channel.get_queue(self.topology.command_queue(partition), ensure=False)
         await queue.consume(
             self._deliveries.new_receiver(partition),
             arguments={"x-priority": priority},
@@ -250,7 +238,7 @@ class Consumer:
                 await asyncio.wait_for(released.wait(), WATCH_INTERVAL_SECONDS)
                 return
             async with asyncio.timeout(PROBE_TIMEOUT_SECONDS):
-                queue = await channel.declare_queue(self._topology.command_queue(partition), passive=True)
+                queue = await channel.declare_queue(self.topology.command_queue(partition), passive=True)
             # A node that cannot reach the queue's leader reports no consumers, although the subscription exists.
             has_consumer = bool(queue.declaration_result.consumer_count)
             checks_without_consumer = 0 if has_consumer else checks_without_consumer + 1
