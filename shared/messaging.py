@@ -106,12 +106,12 @@ class Topology:
 
     @property
     def routes_exchange(self) -> str:
-        """The exchange between that one and the queues; its name tells the number, and deleting it ends all routes."""
+        """The exchange between that one and the queues, named after the number; deleting it ends all routes."""
         return f"{self.commands_exchange}.{self.partitions}"
 
     @property
     def closed_routes_exchange(self) -> str:
-        """The exchange, without routes, whose name tells the number while the routes are closed."""
+        """The exchange, without routes, whose name contains the number while the routes are closed."""
         return f"{self.commands_exchange}.{CLOSED_OFFSET + self.partitions}"
 
     @property

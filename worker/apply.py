@@ -222,7 +222,7 @@ def fold_batch(batch: Sequence[Command | BadCommand], fold: Fold, cache: Cache) 
 
 @contextmanager
 def wrap_handler_errors() -> Iterator[None]:
-    """Convert any exception of the block to HandlerError, which tells it from errors of Postgres."""
+    """Convert any exception of the block to HandlerError, which distinguishes it from errors of Postgres."""
     try:
         yield
     except Exception as error:

@@ -1,4 +1,4 @@
-"""Marks of attempts to apply a command. They survive the process, so a command that kills its workers is found."""
+"""Marks of attempts to apply a command. They survive the process, so a command that crashes its workers is found."""
 
 from collections.abc import Sequence
 from uuid import UUID

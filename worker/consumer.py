@@ -71,7 +71,7 @@ class Consumer:
         self._user = user_of(settings.broker_url)
         self._deliveries = Deliveries(self._user)
         self._clock = Clock()
-        self._assignment = PartitionAssignment(settings, self._clock, self._subscribe_anew)
+        self._assignment = PartitionAssignment(settings, self._clock, self._resubscribe)
         self._subscriptions: dict[int, asyncio.Event] = {}
         """The partitions that this worker subscribes to, each with the event that ends its subscription."""
         self._blocked: set[int] = set()
@@ -95,13 +95,13 @@ class Consumer:
         return self._assignment.slot
 
     @property
-    def stuck(self) -> bool:
+    def is_stuck(self) -> bool:
         """Whether the current batch has taken longer than its timeout should allow."""
         now = asyncio.get_running_loop().time()
         return self._batch_started is not None and now - self._batch_started > 2 * BATCH_TIMEOUT_SECONDS
 
     def update_metrics(self) -> None:
-        """Update the gauges that describe the current state."""
+        """Set the gauges that describe the current state."""
         PARTITIONS.set(len(self._subscriptions))
         PAUSED.labels("newer_version").set(bool(self._blocked))
         published = [each for each in (self._deliveries.oldest, self._oldest_in_batch) if each]
@@ -126,7 +126,7 @@ class Consumer:
                 task.cancel()
             await asyncio.wait(background)
 
-    def _subscribe_anew(self) -> None:
+    def _resubscribe(self) -> None:
         """End the session after the current batch; the next one subscribes with the priorities of the new slot."""
         self._deliveries.end()
 
@@ -147,12 +147,12 @@ class Consumer:
 
     async def _session(self) -> None:
         """Consume on one connection; returns when the worker stops or hands back, raises when the broker ends it."""
-        if self._stopping.is_set():
+        if self._stopping.is_set():  # stopped while waiting to reconnect
             return
         async with open_connection(self._settings.broker_url, "inkwell-worker consuming") as connection:
             await self._adopt_partitions(connection)
             deliveries = self._deliveries = Deliveries(self._user)
-            self._applier.clear_cache()
+            self._applier.clear_cache()  # others may have consumed the partitions since the last session
             priorities = self._assignment.priorities
             if self._stopping.is_set():  # stopped while connecting
                 return
@@ -188,23 +188,23 @@ class Consumer:
         self._assignment.partitions = self.topology.partitions
 
     async def _keep_subscription(self, connection: AbstractConnection, partition: int, priority: int) -> None:
-        """Subscribe to a partition; raises when the subscription has ended, whoever ended it."""
+        """Subscribe to a partition; raises ConnectionError when the subscription has ended."""
         if partition in self._blocked:
             await asyncio.sleep(BLOCKED_PAUSE_SECONDS)
             self._blocked.discard(partition)
-        released = asyncio.Event()
+        ended = asyncio.Event()
         try:
             await wait_for_correct_queue(connection, self.topology, partition, self.refused)
             async with asyncio.timeout(SETUP_TIMEOUT_SECONDS):
                 channel = await connection.channel(publisher_confirms=False)
-                await self._subscribe(channel, partition, priority, released)
+                await self._subscribe(channel, partition, priority, ended)
         except TimeoutError:  # this node may be cut off from the others: reconnect, perhaps to another
             self._deliveries.end()
             raise
-        self._subscriptions[partition] = released
+        self._subscriptions[partition] = ended
         log.info("consuming", partition=partition)
         try:
-            await self._watch(channel, partition, released)
+            await self._watch(channel, partition, ended)
         except TimeoutError:  # the broker has vanished, so the whole connection is dead
             self._deliveries.end()
             raise
@@ -216,13 +216,11 @@ class Consumer:
                     await channel.close()
         raise ConnectionError("the broker ended the subscription")
 
-    async def _subscribe(
-        self, channel: AbstractChannel, partition: int, priority: int, released: asyncio.Event
-    ) -> None:
+    async def _subscribe(self, channel: AbstractChannel, partition: int, priority: int, ended: asyncio.Event) -> None:
         await channel.set_qos(prefetch_count=prefetch_count(self._settings, self.topology.partitions))
-        channel.close_callbacks.add(lambda *_: released.set())
+        channel.close_callbacks.add(lambda *_: ended.set())
         underlay = await channel.get_underlay_channel()
-        underlay.on_consumer_cancel_callbacks.add(lambda _: released.set())
+        underlay.on_consumer_cancel_callbacks.add(lambda _: ended.set())
         queue = await channel.get_queue(self.topology.command_queue(partition), ensure=False)
         await queue.consume(
             self._deliveries.new_receiver(partition),
@@ -230,12 +228,12 @@ class Consumer:
             consumer_tag=f"slot-{self.slot}",  # shown in the broker's list of consumers
         )
 
-    async def _watch(self, channel: AbstractChannel, partition: int, released: asyncio.Event) -> None:
+    async def _watch(self, channel: AbstractChannel, partition: int, ended: asyncio.Event) -> None:
         """Return when the subscription has ended, even if the broker does not report it."""
         checks_without_consumer = 0
-        while not released.is_set():
+        while not ended.is_set():
             with suppress(TimeoutError):
-                await asyncio.wait_for(released.wait(), WATCH_INTERVAL_SECONDS)
+                await asyncio.wait_for(ended.wait(), WATCH_INTERVAL_SECONDS)
                 return
             async with asyncio.timeout(PROBE_TIMEOUT_SECONDS):
                 queue = await channel.declare_queue(self.topology.command_queue(partition), passive=True)
@@ -260,13 +258,13 @@ class Consumer:
             except RepeatedBugError as error:
                 log.error(
                     "paused: several commands fail in the same way, and no more of them are failed; "
-                    "mend the cause and the worker goes on by itself",
+                    "remove the cause, and the worker continues by itself",
                     error=str(error),
                 )
                 PAUSED.labels("repeated_bug").set(1)
                 await pause(self._stopping, BLOCKED_PAUSE_SECONDS / 6)
                 return
-            except HandBackError:
+            except HandBackError:  # closing the channels gives the messages back
                 return
         if not self._stopping.is_set() and self._assignment.priorities == priorities:
             raise ConnectionError("the broker closed the connection, or has another number of partitions")
@@ -279,9 +277,9 @@ class Consumer:
             next_try_in_seconds=BLOCKED_PAUSE_SECONDS,
         )
         self._deliveries.drop(error.partition)
-        if released := self._subscriptions.get(error.partition):
+        if ended := self._subscriptions.get(error.partition):
             self._blocked.add(error.partition)
-            released.set()
+            ended.set()
 
     async def _apply(self, batch: Batch) -> None:
         """Apply a batch; parks the commands of owners whose rows other sessions have locked."""

@@ -23,7 +23,7 @@ def create_health_app(consumer: Consumer) -> Starlette:
     """Return an app: `/health/live` is 503 when a batch is stuck, `/health/ready` while the worker does not consume."""
 
     async def live(_: Request) -> JSONResponse:
-        if consumer.stuck:
+        if consumer.is_stuck:
             return JSONResponse({"status": "stuck"}, status_code=503)
         return JSONResponse({"status": "live"})
 

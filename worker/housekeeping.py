@@ -46,7 +46,7 @@ log = structlog.get_logger()
 
 
 class Housekeeping:
-    """Runs beside the consumer, which neither waits for it nor fails with it."""
+    """Runs in the background; the consumer neither waits for it nor fails with it."""
 
     def __init__(self, settings: WorkerSettings, interval_seconds: float = INTERVAL_SECONDS) -> None:
         self._database_url = settings.database_url

@@ -48,13 +48,13 @@ def choose_priorities(slot: int | None, partitions: int) -> list[int]:
 class PartitionAssignment:
     """This worker's slot; it may change when workers join or leave, but not while Postgres is unavailable."""
 
-    def __init__(self, settings: WorkerSettings, clock: Clock, moved: Callable[[], None]) -> None:
+    def __init__(self, settings: WorkerSettings, clock: Clock, on_change: Callable[[], None]) -> None:
         self._database_url = settings.database_url
         self.partitions = settings.partitions or 0
         """The broker's number of partitions once the worker is connected."""
         self._prefix = settings.queue_prefix
         self._clock = clock
-        self._moved = moved
+        self._on_change = on_change
         self._has_slot = asyncio.Event()
         self.slot: int | None = None
 
@@ -69,7 +69,7 @@ class PartitionAssignment:
             await asyncio.wait_for(self._has_slot.wait(), FIRST_SLOT_TIMEOUT_SECONDS)
 
     async def run(self) -> None:
-        """Hold a slot until cancelled; calls `moved` when the priorities change, and retries failures."""
+        """Hold a slot until cancelled; calls `on_change` when the priorities change, and retries failures."""
         while True:
             try:
                 await self._session()
@@ -103,10 +103,10 @@ class PartitionAssignment:
         log.info("slot taken", slot=slot, former=self.slot)
         former, self.slot = self.priorities, slot
         if self.priorities != former:
-            self._moved()
+            self._on_change()
 
     async def _choose_slot(self, session: Session, held: int | None) -> int:
-        """Return the slot that the session holds from now on; it changes if there are fewer workers than that."""
+        """Return the slot that the session holds from now on; it changes if the number of workers is not greater."""
         taken = {row["slot"] for row in await TAKEN.fetch(session, prefix=self._prefix)}
         if held is not None and held < len(taken):
             return held

@@ -20,7 +20,7 @@ SESSION_SETTINGS = {
     "jit": "off",
     # After that, the commands of owners whose rows are locked are parked, and the others are applied.
     "lock_timeout": "250",
-    # No plan depends on the values, yet Postgres would plan each execution anew because the arrays differ in length.
+    # No plan depends on the values, yet Postgres would replan each execution because the arrays differ in length.
     "plan_cache_mode": "force_generic_plan",
 }
 """Settings of the sessions that apply batches."""
