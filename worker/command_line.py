@@ -74,15 +74,11 @@ def add_dead_letters(parser: ArgumentParser) -> None:
     add_verb(verbs, "list", list_letters, "list all dead letters, without what their users wrote")
     show = add_verb(verbs, "show", show_letter, "show one dead letter and its command, with what its user wrote")
     show.add_argument("id", type=UUID)
-    replay = add_verb(verbs, "replay", replay_letters, "apply dead letters again, and print their outcomes")
-    replay.add_argument("--force", action="store_true", help="even if the note has changed since the command failed")
-    discards = add_verb(
-        verbs,
-        "discard",
-        discard_letters,
-        "reject dead letters for good, and delete what their users wrote",
-    )
-    for verb in (replay, discards):
+    replays = add_verb(verbs, "replay", replay_letters, "apply dead letters again, and print their outcomes")
+    replays.add_argument("--force", action="store_true", help="even if the note has changed since the command failed")
+    discard_summary = "reject dead letters for good, and delete what their users wrote"
+    discards = add_verb(verbs, "discard", discard_letters, discard_summary)
+    for verb in (replays, discards):
         which = verb.add_mutually_exclusive_group(required=True)
         which.add_argument("ids", nargs="*", type=UUID, default=[], metavar="ID")
         which.add_argument("--all", action="store_true", help="all dead letters, in the order of their failure")

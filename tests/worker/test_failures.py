@@ -6,10 +6,13 @@ import pytest
 from asyncpg import Connection, InsufficientPrivilegeError, LockNotAvailableError, Record
 
 from shared.connections import Connections
-from tests.commands import create, replace
+from shared.contracts import Outcome, OutcomeStatus, ReplaceItem
+from tests.commands import create, replace, several
 from worker.apply import apply_batch, record_failure
 from worker.attempts import mark_attempt
+from worker.decisions import Failed, Note, NoteVersions, User
 from worker.failures import MAX_CRASHES, Applier, classify, describe
+from worker.fold import Fold, Rows
 
 
 @pytest.mark.parametrize("lives", [MAX_CRASHES - 1, MAX_CRASHES])
@@ -82,3 +85,18 @@ async def test_forced_replay_that_fails_again_does_not_let_a_later_one_pass_unfo
     [outcome] = await apply_batch(connections, [command.model_copy(update=again)])
 
     assert (outcome.status, outcome.reason) == ("failed", "superseded")
+
+
+def test_several_writes_without_known_versions_fail_again_without_versions() -> None:
+    """The worker that failed them could not read them, so any version of their notes may be newer."""
+    command = several(ReplaceItem(note_id=1, title="Pen", description=""))
+    note = Note(1, command.owner, "Ink", "", command.time, command.time, version=3)
+    owner = User(command.owner, command.credentials_version, "ada", "ada", command.time, command.time)
+    failure = Outcome(id=command.id, status=OutcomeStatus.FAILED, http_status=500)
+    fold = Fold(Rows({owner.id: owner}), Rows({note.id: note}), known={command.id: failure})
+
+    fold.fail(command, "handler_error")
+
+    [(_, decision)] = fold.decisions.values()
+    assert isinstance(decision, Failed)
+    assert decision.note_versions == NoteVersions(versions={})
