@@ -60,7 +60,7 @@ async def check_role(session: Session) -> Finding:
     """Check that the worker has the rights that it needs and no others."""
     if await session.fetchval("select current_setting('transaction_read_only')::bool"):
         advice = "connect to the primary; if this is the primary, default_transaction_read_only is set on it"
-        return Finding(Level.PROBLEM, "role", "may only read, as on a standby", advice)
+        return Finding(Level.PROBLEM, "role", "may only read here, as on a standby", advice)
     lacking = await session.fetchval(FIND_LACKING, TABLES, UPDATED_TABLES, NUMBERED_TABLES)
     if lacking:
         advice = "connect as inkwell_worker, see dev/roles.sql, and run the migrations, which grant its rights"
