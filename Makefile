@@ -33,7 +33,7 @@ stop-worker: .venv/run ## stop the worker, to see what the gateway does without 
 start-worker: .venv/run ## start it again
 	@$(RUN) python -m dev start-worker
 
-doctor: .venv/run ## let what `make up` has started check itself, and say what to do
+doctor: .venv/run ## let what `make up` has started check itself, and suggest remedies
 	@$(RUN) python -m dev doctor
 
 seed: .venv/run ## fill what `make up` has started with notes: N=10000

@@ -23,7 +23,7 @@ from tests.support.commands import create
 from tests.support.harness import eventually
 from worker.deliveries import Batch, Delivery
 from worker.settings import WorkerSettings
-from worker.traces import processing
+from worker.traces import trace_batch
 
 TRACE, PARENT = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
 SAMPLED, UNSAMPLED = f"00-{TRACE}-{PARENT}-01", f"00-{TRACE}-{PARENT}-00"
@@ -154,7 +154,7 @@ def test_transaction_of_several_commands_is_linked_to_each(exporter: InMemorySpa
     commands = [create(traceparent=f"00-{uuid4().hex}-{PARENT}-01") for _ in range(3)] + [create()]
     batch = Batch(received=[(Delivery(0, Addressed()), command) for command in commands])  # type: ignore[arg-type]
 
-    with processing(batch) as steps, steps.applying():
+    with trace_batch(batch) as trace, trace.start_transaction_span():
         pass
 
     transaction, *processed = exporter.get_finished_spans()

@@ -10,7 +10,7 @@ import aio_pika
 import asyncpg
 import httpx
 import uvicorn
-from aio_pika.abc import AbstractQueue
+from aio_pika.abc import AbstractChannel, AbstractQueue
 from fastapi import FastAPI
 
 from dev.backend import ROOT, Services
@@ -21,9 +21,9 @@ from shared.connections import Connections
 from shared.messaging import Topology
 from shared.partitions import find_partitions
 from tests.support import canaries, witness
-from worker.apply import SESSION_SETTINGS
 from worker.consumer import Consumer
 from worker.health import create_health_app
+from worker.sessions import SESSION_SETTINGS
 from worker.settings import WorkerSettings
 
 ROLES_SQL = (ROOT / "dev/roles.sql").read_text()
@@ -47,7 +47,16 @@ async def create_roles(database_url: str) -> None:
 async def declare(servers: Services, topology: Topology) -> None:
     """Declares the queues, as the worker does."""
     async with await aio_pika.connect(servers.broker_url_of("worker")) as connection:
-        await topology.declare(await connection.channel())
+        await declare_on(await connection.channel(), topology)
+
+
+async def declare_on(channel: AbstractChannel, topology: Topology) -> None:
+    """Declare the exchanges and the queues on the channel."""
+    await topology.declare_former_routes(channel)
+    await topology.declare_number(channel)
+    for partition in range(topology.partitions):
+        await topology.declare_partition(channel, partition)
+    await topology.declare_dead_letters(channel)
 
 
 async def delete_queue(servers: Services, name: str) -> None:

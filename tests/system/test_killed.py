@@ -139,10 +139,10 @@ async def test_command_that_kills_every_worker_is_failed_and_its_neighbours_are_
 
 async def kill_while_it_settles(stack: Stack) -> bool:
     """Kills the worker at a random moment; returns whether it held a message, which was then redelivered."""
-    settled = len(stack.worker.events("batch settled"))
+    applied = len(stack.worker.events("batch applied"))
 
     async def works() -> bool:
-        return len(stack.worker.events("batch settled")) > settled
+        return len(stack.worker.events("batch applied")) > applied
 
     await eventually(works)
     await asyncio.sleep(random.uniform(0, 0.1))  # noqa: S311 - no secret
@@ -151,7 +151,7 @@ async def kill_while_it_settles(stack: Stack) -> bool:
     await stack.worker.start()
 
     async def works_again() -> bool:
-        return any(event.get("event") == "batch settled" for event in stack.worker.events()[before:])
+        return any(event.get("event") == "batch applied" for event in stack.worker.events()[before:])
 
     await eventually(works_again)
     return await redelivered(stack, before)

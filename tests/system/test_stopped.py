@@ -126,7 +126,7 @@ async def as_few_tasks_as(count: int) -> bool:
 
 
 async def has_settled(stack: Stack) -> bool:
-    return len(stack.worker.events("batch settled")) > 2
+    return len(stack.worker.events("batch applied")) > 2
 
 
 async def ready_status(stack: Stack) -> int | None:

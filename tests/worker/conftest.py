@@ -38,7 +38,7 @@ async def channel(servers: Services) -> AsyncIterator[AbstractChannel]:
 async def publish(channel: AbstractChannel, worker_settings: WorkerSettings) -> Publish:
     """Publishes commands, or other events, as one message to the first partition; declares the queues."""
     topology = Topology.of(worker_settings)
-    await topology.declare(channel)
+    await harness.declare_on(channel, topology)
 
     async def publish(*events: Command | bytes) -> None:
         encoded = [event if isinstance(event, bytes) else encode_command(event) for event in events]

@@ -251,9 +251,9 @@ class SameIds(Cache):
         self._first = self._next
         super().use(session)
 
-    def forget(self) -> None:
+    def clear(self) -> None:
         self._next = self._first
-        super().forget()
+        super().clear()
 
     def missing_note_ids(self, batch: Sequence[Command | BadCommand]) -> int:  # noqa: ARG002 - it draws none
         return 0

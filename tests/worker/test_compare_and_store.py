@@ -16,8 +16,9 @@ from tests.support import harness
 from tests.support.applying import apply_with_others
 from tests.support.commands import create, delete, patch, replace
 from tests.support.harness import eventually
-from worker.apply import SESSION_SETTINGS, apply_batch, apply_in_transaction, record_failure
+from worker.apply import apply_batch, apply_in_transaction, record_failure
 from worker.cache import IDS_AHEAD, Cache
+from worker.sessions import SESSION_SETTINGS
 from worker.settings import WorkerSettings
 from worker.statements import READ, STORE, STORE_CREATIONS
 

@@ -153,7 +153,7 @@ async def test_strange_delivery_count_is_no_reason_to_stop(
     count: Any,
 ) -> None:
     topology = Topology.of(worker_settings)
-    await topology.declare(channel)
+    await harness.declare_on(channel, topology)
     message = aio_pika.Message(encode_batch([encode_command(create())]), headers={"x-delivery-count": count})
     await channel.default_exchange.publish(message, topology.command_queue(0))
 

@@ -209,7 +209,7 @@ async def test_force_counts_for_one_replay_only(
 
     assert (code, refused["result"]) == (1, "refused")
     stored = await database.fetchval("select command from commands where id = $1", letter.id)
-    assert not json.loads(dead_letters.replay_of(stored, datetime.now(UTC), force=False))["replayforced"]
+    assert not json.loads(dead_letters.build_replay(stored, datetime.now(UTC), force=False))["replayforced"]
 
 
 @pytest.mark.usefixtures("worker")
@@ -445,7 +445,7 @@ async def test_replay_that_another_user_has_published_is_an_ordinary_delivery(
         pytest.skip("INKWELL_BROKER_URL names a RabbitMQ in which there is one user for both services")
     failed, topology = create("forged"), Topology.of(worker_settings)
     await fail(connections, failed)
-    replay = dead_letters.replay_of(encode_command(failed).decode(), datetime.now(UTC), force=True)
+    replay = dead_letters.build_replay(encode_command(failed).decode(), datetime.now(UTC), force=True)
     async with await aio_pika.connect(servers.broker_url_of("gateway")) as connection:
         channel = await connection.channel()
         exchange = await channel.get_exchange(topology.commands_exchange, ensure=False)
@@ -472,7 +472,7 @@ def test_replay_is_no_larger_than_what_the_gateway_sent() -> None:
     text = "🖋\ud800".encode(errors="surrogatepass").decode(errors="surrogatepass")
     content = json.dumps({"data": {"title": text * 1000}})
 
-    replay = dead_letters.replay_of(content, datetime.now(UTC), force=False)
+    replay = dead_letters.build_replay(content, datetime.now(UTC), force=False)
 
     assert json.loads(replay)["data"] == json.loads(content)["data"]
     assert len(replay) < 1000 * 10 + 200

@@ -21,7 +21,8 @@ from tests.support.commands import DIGEST, attributes, create, delete
 from tests.support.harness import eventually
 from tests.support.proxy import proxy_to
 from worker import housekeeping
-from worker.apply import apply_batch, mark_attempt, record_failure
+from worker.apply import apply_batch, record_failure
+from worker.attempts import mark_attempt
 from worker.housekeeping import Housekeeping, prune, purge_tombstones
 from worker.settings import WorkerSettings
 
@@ -101,7 +102,7 @@ async def test_command_that_was_decided_long_ago_and_not_acknowledged_finds_its_
 async def test_many_are_pruned_in_small_steps_whether_or_not_they_are_of_one_time(
     connections: Connections, database: "Connection[Record]", monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(housekeeping, "ROWS_PER_DELETE", 10)
+    monkeypatch.setattr(housekeeping, "ROWS_PER_STEP", 10)
     await database.execute("create table steps (rows int)")
     await database.execute("grant insert on steps to inkwell_worker")
     await database.execute(
@@ -215,7 +216,7 @@ async def test_nothing_is_left_of_a_deleted_user(
 async def test_old_tombstones_are_purged_in_small_steps_and_their_owners_remember_how_far(
     connections: Connections, database: "Connection[Record]", monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(housekeeping, "ROWS_PER_DELETE", 10)
+    monkeypatch.setattr(housekeeping, "ROWS_PER_STEP", 10)
     owners = [1, await database.fetchval("insert into users default values returning id")]
     for owner in owners:
         created = await apply_batch(connections, [create(owner=owner) for _ in range(20)])

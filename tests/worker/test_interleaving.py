@@ -37,9 +37,9 @@ from tests.worker.test_batching import (
     cut,
 )
 from worker import apply
-from worker.apply import SESSION_SETTINGS
 from worker.cache import IDS_AHEAD, Cache
 from worker.fold import Fold
+from worker.sessions import SESSION_SETTINGS
 from worker.settings import WorkerSettings
 
 EXISTING = 6

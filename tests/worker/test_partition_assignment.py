@@ -25,7 +25,7 @@ from tests.support.proxy import Proxy, proxy_to
 from worker import partition_assignment
 from worker.consumer import Consumer
 from worker.health import create_health_app
-from worker.partition_assignment import STANDBY_PRIORITY, PartitionAssignment, priorities_of
+from worker.partition_assignment import STANDBY_PRIORITY, PartitionAssignment, choose_priorities
 from worker.settings import WorkerSettings
 
 INTERVAL_SECONDS = 0.1
@@ -51,7 +51,7 @@ class Worker(PartitionAssignment):
     async def running(self) -> AsyncIterator["Worker"]:
         task = asyncio.create_task(self.run())
         try:
-            await self.first_slot()
+            await self.wait_for_slot()
             yield self
         finally:
             task.cancel()
@@ -64,7 +64,7 @@ async def publish(servers: Services, worker_settings: WorkerSettings) -> AsyncIt
     topology = Topology.of(worker_settings)
     async with await aio_pika.connect(servers.broker_url) as connection:
         channel = await connection.channel(on_return_raises=True)
-        await topology.declare(channel)
+        await harness.declare_on(channel, topology)
 
         async def publish() -> None:
             message = aio_pika.Message(encode_batch([encode_command(create())]))
@@ -82,7 +82,7 @@ def often(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_each_partition_has_one_best_worker_and_none_has_more_than_twice_its_share() -> None:
     for partitions in range(1, 65):
         for workers in range(1, partitions + 1):
-            bids = [priorities_of(slot, partitions) for slot in range(workers)]
+            bids = [choose_priorities(slot, partitions) for slot in range(workers)]
             shares = [0] * workers
             for of_one_partition in zip(*bids, strict=True):
                 assert of_one_partition.count(max(of_one_partition)) == 1
@@ -92,15 +92,15 @@ def test_each_partition_has_one_best_worker_and_none_has_more_than_twice_its_sha
 
 
 def test_four_workers_have_two_of_eight_partitions_each() -> None:
-    bids = [priorities_of(slot, 8) for slot in range(4)]
+    bids = [choose_priorities(slot, 8) for slot in range(4)]
     best = [max(range(4), key=lambda slot: bids[slot][partition]) for partition in range(8)]
     assert best == [0, 0, 2, 2, 1, 1, 3, 3]
 
 
 @pytest.mark.parametrize("slot", [8, 100, None])
 def test_worker_without_a_partition_of_its_own_stands_by(slot: int | None) -> None:
-    assert priorities_of(slot, 8) == [STANDBY_PRIORITY] * 8
-    assert min(priorities_of(7, 8)) > STANDBY_PRIORITY
+    assert choose_priorities(slot, 8) == [STANDBY_PRIORITY] * 8
+    assert min(choose_priorities(7, 8)) > STANDBY_PRIORITY
 
 
 async def test_smallest_slots_are_taken_first(worker_settings: WorkerSettings) -> None:

@@ -114,7 +114,7 @@ async def test_doctor_says_what_is_wrong_with_the_queue_and_what_mends_it(
 async def test_queue_with_another_limit_is_consumed_and_keeps_it_until_it_is_remade(
     channel: AbstractChannel, topology: Topology, worker_settings: WorkerSettings, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    await Topology(topology.prefix, topology.partitions, queue_limit_bytes=5000).declare(channel)
+    await harness.declare_on(channel, Topology(topology.prefix, topology.partitions, queue_limit_bytes=5000))
 
     async with harness.worker(worker_settings):
         assert await operator(worker_settings, "remake", 0) == 1
@@ -152,7 +152,7 @@ async def test_interrupted_remaking_keeps_the_partition_waiting_and_goes_on_when
 async def test_partition_that_there_is_not_has_no_queue(
     channel: AbstractChannel, topology: Topology, worker_settings: WorkerSettings, verb: str
 ) -> None:
-    await topology.declare(channel)
+    await harness.declare_on(channel, topology)
 
     assert await operator(worker_settings, verb, topology.partitions) == 2
 
@@ -170,7 +170,7 @@ async def test_operator_fails_commands_of_versions_that_no_worker_will_know_and_
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(consumer_module, "BLOCKED_PAUSE_SECONDS", 0.5)
-    await topology.declare(channel)
+    await harness.declare_on(channel, topology)
     batches = [
         [newer("forged"), encode_command(create("beside it")), b"1"],
         [newer("forged again")],

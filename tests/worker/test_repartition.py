@@ -99,7 +99,7 @@ async def test_number_of_the_broker_is_found_whatever_it_is(channel: AbstractCha
 async def test_worker_with_another_number_than_the_brokers_consumes_nothing_and_says_so(
     channel: AbstractChannel, worker_settings: WorkerSettings
 ) -> None:
-    await Topology(worker_settings.queue_prefix, 3).declare(channel)
+    await harness.declare_on(channel, Topology(worker_settings.queue_prefix, 3))
 
     async with harness.starting_worker(worker_settings) as consumer:
         await eventually(lambda: is_different(consumer))
@@ -117,7 +117,7 @@ async def is_different(consumer: Consumer) -> bool:
 async def test_worker_with_another_number_consumes_once_the_broker_has_its_number(
     channel: AbstractChannel, worker_settings: WorkerSettings, unset: WorkerSettings
 ) -> None:
-    await Topology(worker_settings.queue_prefix, 3).declare(channel)
+    await harness.declare_on(channel, Topology(worker_settings.queue_prefix, 3))
     async with harness.starting_worker(worker_settings) as waiting, harness.worker(unset) as consumer:
         await eventually(lambda: is_different(waiting))
         assert await operator(unset, 2) == 0
@@ -157,7 +157,7 @@ async def test_gateway_that_has_not_noticed_a_change_publishes_nothing_into_any_
         assert (await client.post("/notes", json=NOTE, headers=ASYNCHRONOUSLY)).status_code == 202
         topology = Topology.of(gateway_settings)
         await topology.close_routes(channel)
-        await Topology(unset.queue_prefix, 3).declare(channel)
+        await harness.declare_on(channel, Topology(unset.queue_prefix, 3))
 
         refused = await client.post("/notes", json=NOTE, headers=ASYNCHRONOUSLY)
         assert (refused.status_code, refused.json()["code"]) == (503, "not_accepted")
@@ -252,7 +252,7 @@ async def has_notes(database: "Connection[Record]", number: int) -> bool:
 
 async def test_worker_that_binds_late_opens_no_route_again(channel: AbstractChannel, unset: WorkerSettings) -> None:
     topology = Topology(unset.queue_prefix, 2)
-    await topology.declare(channel)
+    await harness.declare_on(channel, topology)
     await topology.close_routes(channel)
 
     exchange = await channel.get_exchange(topology.routes_exchange, ensure=False)
@@ -301,7 +301,7 @@ async def test_change_that_was_interrupted_is_completed_when_it_is_run_again(
     moment: tuple[tuple[int, int], str, int],
 ) -> None:
     (former, number), step, calls = moment
-    await Topology(unset.queue_prefix, former).declare(channel)
+    await harness.declare_on(channel, Topology(unset.queue_prefix, former))
     owner: Any = repartition_module if hasattr(repartition_module, step) else Topology
     with monkeypatch.context() as patch:
         patch.setattr(owner, step, interrupted(getattr(owner, step), calls))

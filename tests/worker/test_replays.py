@@ -231,7 +231,7 @@ async def test_what_the_broker_refuses_is_reported_at_the_end_and_the_others_are
     assert reported == {
         id_of(0): ("not sent", "the broker has no queue for it"),
         id_of(1): ("applied", None),
-        id_of(2): ("not sent", "an earlier one of its owner was not sent"),
+        id_of(2): ("not sent", "an earlier command of its owner was not sent"),
         id_of(3): ("applied", None),
     }
     code, results, _ = await operator("dead-letters", "replay", "--all")
