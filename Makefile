@@ -87,7 +87,7 @@ failover: .venv/$(GROUP) ## let servers fail over under load and check every pro
 	done; exit $$status
 
 outages: .venv/$(GROUP) ## the longest outages: kill, pause and starve the services and both servers
-	PAUSE_SECONDS=60 KILLS=20 $(RUN) pytest -m "" tests/system tests/k8s/test_rolling_update.py tests/faults/test_faults.py
+	PAUSE_SECONDS=60 KILLS=20 HELD_SECONDS=60 $(RUN) pytest -m "" tests/worker/test_locked_owners.py tests/system tests/k8s/test_rolling_update.py tests/faults/test_faults.py
 
 versions: .venv/$(GROUP) ## the system tests with a gateway, then a worker, of the previous version
 	$(RUN) python -m tests.system.versions
