@@ -17,7 +17,7 @@ WORDING = {
     r"(?i)\bwhite space\b": "whitespace",
 }
 GENERATED = {"docs/performance.md", "bench/performance.template.md"}
-"""Written by `make bench`."""
+"""What `make bench` writes, and the template of it."""
 UNBREAKABLE = re.compile(r"\s*\||\s*(?:- )?\S+$|- Status: ")
 """Rows of tables, single words, and the status of a decision, which its index repeats."""
 
