@@ -1,4 +1,4 @@
-"""Which failures count, and what they do to a command."""
+"""Which failures count as bugs, and their effect on a command."""
 
 from datetime import UTC, datetime
 
@@ -6,7 +6,7 @@ import pytest
 from asyncpg import Connection, InsufficientPrivilegeError, LockNotAvailableError, Record
 
 from shared.connections import Connections
-from tests.commands import create, replace
+from tests.support.commands import create, replace
 from worker.apply import apply_batch, mark_attempt, record_failure
 from worker.failures import MAX_LIVES, Applier, describe, kind_of
 

@@ -1,4 +1,4 @@
-"""How the workers come to have a slot each, and what their slots make of the partitions."""
+"""How the workers take slots, and how the slots determine the assignment of the partitions."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
@@ -18,10 +18,10 @@ from shared.contracts import encode_batch, encode_command
 from shared.database import Session, Statement, connect
 from shared.messaging import Topology
 from shared.primary import Primary, find_primary
-from tests import harness
-from tests.commands import create
-from tests.harness import eventually
-from tests.proxy import Proxy, proxy_to
+from tests.support import harness
+from tests.support.commands import create
+from tests.support.harness import eventually
+from tests.support.proxy import Proxy, proxy_to
 from worker import partition_assignment
 from worker.consumer import Consumer
 from worker.health import create_health_app
@@ -35,7 +35,7 @@ Publish = Callable[[], Awaitable[None]]
 
 
 class Worker(PartitionAssignment):
-    """What a worker does to have a slot, and how often it had to subscribe anew."""
+    """The part of a worker that takes a slot; counts how often the worker had to resubscribe."""
 
     def __init__(self, settings: WorkerSettings) -> None:
         super().__init__(settings, Clock(), self._count)
@@ -75,7 +75,7 @@ async def publish(servers: Services, worker_settings: WorkerSettings) -> AsyncIt
 
 @pytest.fixture(autouse=True)
 def often(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Slots are looked at more often than in production."""
+    """Slots are checked more often than in production."""
     monkeypatch.setattr(partition_assignment, "CHECK_INTERVAL_SECONDS", INTERVAL_SECONDS)
 
 
@@ -122,7 +122,7 @@ async def test_workers_that_start_at_once_have_a_slot_each(worker_settings: Work
         assert sorted(worker.slot or 0 for worker in workers) == list(range(6))
 
 
-async def test_freed_slot_is_taken_by_the_highest_and_nobody_else_moves(worker_settings: WorkerSettings) -> None:
+async def test_freed_slot_is_taken_by_the_highest_and_no_other_worker_moves(worker_settings: WorkerSettings) -> None:
     workers = [Worker(worker_settings) for _ in range(4)]
     async with AsyncExitStack() as running:
         async with workers[0].running():
@@ -161,7 +161,9 @@ async def test_slot_stays_while_postgres_is_away_and_is_taken_again_without_a_mo
         assert (worker.slot, worker.moves) == (0, moves)
 
 
-async def test_slot_that_somebody_took_while_postgres_was_away_is_left_to_them(worker_settings: WorkerSettings) -> None:
+async def test_slot_that_another_worker_took_while_postgres_was_down_is_left_to_it(
+    worker_settings: WorkerSettings,
+) -> None:
     async with (
         linked(worker_settings) as (settings, link),
         Worker(settings).running() as away,
@@ -204,7 +206,7 @@ async def test_worker_that_can_have_no_slot_stands_by_and_consumes_all_the_same(
         assert consumer.slot is None
 
 
-async def test_worker_that_stands_by_is_ready_and_tells_its_slot(worker_settings: WorkerSettings) -> None:
+async def test_standby_worker_is_ready_and_reports_its_slot(worker_settings: WorkerSettings) -> None:
     async with AsyncExitStack() as running:
         for _ in range(PARTITIONS):
             await running.enter_async_context(Worker(worker_settings).running())
@@ -219,7 +221,7 @@ async def test_worker_that_stands_by_is_ready_and_tells_its_slot(worker_settings
 
 @asynccontextmanager
 async def linked(settings: WorkerSettings) -> AsyncIterator[tuple[WorkerSettings, Proxy]]:
-    """The settings of a worker whose way to Postgres can be cut."""
+    """Settings of a worker whose link to Postgres can be cut."""
     url = make_url(str(settings.database_url.get_secret_value()))
     async with proxy_to(str(url.host), url.port or 5432) as link:
         moved = url.set(host="127.0.0.1", port=link.port).render_as_string(hide_password=False)
