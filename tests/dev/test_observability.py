@@ -25,7 +25,7 @@ NAME = re.compile(r"\b(?:inkwell|http_server|process)_\w+")
 OF_A_JOB = re.compile(r'\w*\{[^}]*\bjob=~?"[^}]*\}')
 LABELS = re.compile(r"\bby \([^)]*\)")
 SELECTOR = re.compile(r"\{|\b(?:up|(?:inkwell|http_server|process|rabbitmq|cnpg)_\w+)\b")
-RUNBOOK = (ROOT / "docs" / "operations.md").read_text()
+RUNBOOK = (ROOT / "docs" / "runbook.md").read_text()
 
 PROMTOOL, DOCKER, HAPROXY = (shutil.which(program) or "" for program in ("promtool", "docker", "haproxy"))
 
@@ -61,13 +61,13 @@ def test_alert_is_about_jobs_that_it_names(alert: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("alert", ALERTS, ids=lambda alert: alert["alert"])
 def test_alert_has_its_section_in_the_runbook(alert: dict[str, Any]) -> None:
-    assert alert["annotations"]["runbook"] == f"docs/operations.md#{alert['alert'].lower()}"
-    section = RUNBOOK.partition(f"\n### {alert['alert']}\n")[2].partition("\n### ")[0]
+    assert alert["annotations"]["runbook"] == f"docs/runbook.md#{alert['alert'].lower()}"
+    section = RUNBOOK.partition(f"\n## {alert['alert']}\n")[2].partition("\n## ")[0]
     assert "*Do:*" in section
 
 
 def test_runbook_has_no_section_without_an_alert() -> None:
-    assert set(re.findall(r"^### (Inkwell\w+)$", RUNBOOK, re.MULTILINE)) == {alert["alert"] for alert in ALERTS}
+    assert set(re.findall(r"^## (Inkwell\w+)$", RUNBOOK, re.MULTILINE)) == {alert["alert"] for alert in ALERTS}
 
 
 @needs_promtool

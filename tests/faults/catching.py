@@ -26,7 +26,8 @@ class Catch:
     @property
     def promises(self) -> list[str]:
         """The promises that were broken."""
-        return sorted({violation.partition(":")[0] for violation in self.violations})
+        found = {violation.partition(":")[0] for violation in self.violations}
+        return sorted(found, key=lambda promise: (len(promise), promise))  # I2 before I10
 
     @property
     def is_caught(self) -> bool:

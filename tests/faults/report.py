@@ -23,7 +23,7 @@ def printed(verdicts: list[Verdict]) -> str:
     answers = sum((verdict.answers for verdict in verdicts), Counter[str]())
     return "\n".join(
         [
-            "| seed | seconds | commands | faults | slowest recovery | clients stood still | violations |",
+            "| seed | seconds | commands | faults | slowest recovery | clients stalled | violations |",
             "|---:|---:|---:|---:|---:|---:|---:|",
             *map(row, verdicts),
             "",

@@ -8,8 +8,8 @@ from dev.backend import ROOT
 from tests.support.harness import eventually
 from tests.system.deployment import Deployment
 
-RUNBOOK = (ROOT / "docs/operations.md").read_text()
-LOOK = re.findall(r"```bash\n(.*?)```", RUNBOOK.partition("### InkwellUnreadableMessages\n")[2], re.DOTALL)[0]
+RUNBOOK = (ROOT / "docs/runbook.md").read_text()
+LOOK = re.findall(r"```bash\n(.*?)```", RUNBOOK.partition("## InkwellUnreadableMessages\n")[2], re.DOTALL)[0]
 PUBLISH = """docker compose exec -T gateway python - <<'END'
 import asyncio, os, aio_pika
 async def publish():
