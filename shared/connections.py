@@ -17,7 +17,7 @@ from shared.database import Session, connect
 from shared.database_url import DatabaseUrl
 from shared.errors import describe_error
 from shared.metrics import CONNECTIONS_LIMIT, CONNECTIONS_USED
-from shared.primary import LOST, Primary, find_primary
+from shared.primary import LOST, Primary
 
 LIFETIME_SECONDS = 300.0
 """The age at which a connection is replaced."""
@@ -57,7 +57,7 @@ class Connections:
         session_settings: Mapping[str, str] | None = None,
     ) -> None:
         self._url = url
-        self.primary: Primary = find_primary(url.get_secret_value())
+        self.primary = Primary.of(url.get_secret_value())
         self._session_settings = session_settings
         self._application_name = application_name
         self._slots = [Slot() for _ in range(size)]

@@ -47,7 +47,8 @@ GROW = (
     "`rabbitmq-queues grow NODE all` gives a node its members of the queues that were declared before it joined; "
     'see "A cluster of RabbitMQ" in docs/operations.md'
 )
-EXIT_OK, EXIT_PROBLEM = 0, 1
+EXIT_OK = 0
+EXIT_PROBLEM = 1
 
 
 class Level(StrEnum):
@@ -191,7 +192,8 @@ async def check_connected(
             Level.PROBLEM, "exchange", f"{topology.commands_exchange} is missing", "start a worker, which declares it"
         )
         return
-    wanted, declared = topology.partitions, await find_partitions(channel, topology)
+    wanted = topology.partitions
+    declared = await find_partitions(channel, topology)
     if not declared:
         yield Finding(Level.PROBLEM, "partitions", "only workers of the previous version have run", "start a worker")
         return
@@ -241,7 +243,8 @@ async def check_partition(
     connection: AbstractConnection, topology: Topology, partition: int, nodes: Sequence[NodeMetrics]
 ) -> Finding:
     """Check that the partition's queue exists, has a member on all nodes and a consumer; counts its messages."""
-    queue, check = topology.command_queue(partition), f"partition {partition}"
+    queue = topology.command_queue(partition)
+    check = f"partition {partition}"
     state = await find_queue_state(connection, queue)
     if state is None:
         return Finding(Level.PROBLEM, check, "has no queue", "start a worker, which declares it")

@@ -30,7 +30,8 @@ from shared.settings import ServiceSettings
 REPLY_TO = "amq.rabbitmq.reply-to"
 PARKING_OFFSET = 1000
 """Added to a partition's number; greater than any of them."""
-RANGE, RANGES_OFFSET = 16, 400
+RANGE = 16
+RANGES_OFFSET = 400
 FORMER_ROUTES = 500
 CLOSED_OFFSET = 1000
 """Added to the number of partitions, in the name of the exchange that replaces the routes while they are closed."""

@@ -51,14 +51,14 @@ async def find_partitions(channel: AbstractChannel, topology: Topology) -> Topol
     for number in (topology.partitions or FIRST_PARTITIONS, FORMER_PARTITIONS):
         if found := await _find_routes(channel, replace(topology, partitions=number)):
             return found
-    async for numbers in _find_ranges(channel, topology):
+    async for numbers in _iter_ranges(channel, topology):
         for number in numbers:
             if found := await _find_routes(channel, replace(topology, partitions=number)):
                 return found
     return None
 
 
-async def _find_ranges(channel: AbstractChannel, topology: Topology) -> AsyncIterator[range]:
+async def _iter_ranges(channel: AbstractChannel, topology: Topology) -> AsyncIterator[range]:
     """Yield each range that contains the broker's number or a former one."""
     for start in range(0, MAX_PARTITIONS + 1, RANGE):
         if await exists(channel, exchange=replace(topology, partitions=start).range_exchange):
@@ -67,7 +67,7 @@ async def _find_ranges(channel: AbstractChannel, topology: Topology) -> AsyncIte
 
 async def _has_had_number(channel: AbstractChannel, topology: Topology) -> bool:
     """Whether a worker of this version has ever declared a number."""
-    return bool([numbers async for numbers in _find_ranges(channel, topology)])
+    return bool([numbers async for numbers in _iter_ranges(channel, topology)])
 
 
 async def _find_routes(channel: AbstractChannel, topology: Topology) -> Topology | None:

@@ -88,8 +88,10 @@ def _build_items_model(text: dict[str, Any], parts: dict[str, Any], limit: int) 
         fields = {"op": Literal[op], **fields}
         return create_model(f"{op.title()}ItemIn", __doc__=doc, __base__=base, **fields)
 
-    create, replace = item("create", _Item, text), item("replace", _Change, text)
-    patch, delete = item("patch", _Change, parts), item("delete", _Change, {})
+    create = item("create", _Item, text)
+    replace = item("replace", _Change, text)
+    patch = item("patch", _Change, parts)
+    delete = item("delete", _Change, {})
     one = Annotated[create | replace | patch | delete, Field(discriminator="op")]  # type: ignore[valid-type]
     several = Annotated[list[one], Field(min_length=1, max_length=limit)]
     doc = "Several writes in order, applied atomically."

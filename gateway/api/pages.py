@@ -195,7 +195,8 @@ def arrange_notes(page: NotesPage, listed: NoteList) -> list[str]:
 
 def build_list_links(request: Request, page: NotesPage, listed: NoteList) -> dict[str, str]:
     """Return the page's links by relation."""
-    has_more, last = len(listed.notes) > page.limit, min(len(listed.notes), page.limit) - 1
+    has_more = len(listed.notes) > page.limit
+    last = min(len(listed.notes), page.limit) - 1
     if page.skip:
         return _build_skip_links(request, page, has_more=has_more)
     cursors: dict[str, Cursor] = {}

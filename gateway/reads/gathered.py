@@ -1,4 +1,4 @@
-"""Batches reads of single notes as the publisher batches writes: those that arrive during a statement share the next.
+"""Gathers reads of single notes as the publisher batches writes: those that arrive during a statement share the next.
 
 A statement costs ten times as much as one more note in it (docs/decisions/0029). There is no timer: a read that arrives
 alone is sent alone, at once. A statement contains only reads that arrived before it was sent, so each sees all writes
@@ -58,7 +58,7 @@ class GatheredReads:
         self._context = copy_context()
         """The context of the statements: a request's own would put its ids on the log lines of others."""
 
-    async def find(self, caller: Caller, note_id: int, deadline: float) -> FoundRow:
+    async def read(self, caller: Caller, note_id: int, deadline: float) -> FoundRow:
         """Return the caller's note and revision.
 
         Raises TimeoutError at the deadline, which must not be earlier than that of a previous read;

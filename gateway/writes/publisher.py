@@ -67,8 +67,7 @@ class Backlog:
 
     def __init__(self) -> None:
         self._attempts: dict[Attempt, None] = {}
-        self.size = 0
-        """Bytes."""
+        self.size_bytes = 0
 
     def __len__(self) -> int:
         return len(self._attempts)
@@ -76,22 +75,22 @@ class Backlog:
     def add(self, attempt: Attempt) -> None:
         """Append an attempt."""
         self._attempts[attempt] = None
-        self.size += len(attempt.encoded)
+        self.size_bytes += len(attempt.encoded)
 
     def withdraw(self, attempt: Attempt) -> None:
         """Remove an attempt, if it is still there."""
         if attempt in self._attempts:
             del self._attempts[attempt]
-            self.size -= len(attempt.encoded)
+            self.size_bytes -= len(attempt.encoded)
 
     def take(self) -> list[Attempt]:
         """Remove the next message's attempts and mark them as handed over."""
         batch: list[Attempt] = []
-        size = writes = 0
+        size_bytes = writes = 0
         for attempt in self._attempts:
-            size += len(attempt.encoded) + 1
+            size_bytes += len(attempt.encoded) + 1
             writes += count_writes(attempt.command)
-            if batch and (size > MAX_MESSAGE_BYTES or writes > MAX_MESSAGE_COMMANDS):
+            if batch and (size_bytes > MAX_MESSAGE_BYTES or writes > MAX_MESSAGE_COMMANDS):
                 break
             batch.append(attempt)
         for attempt in batch:
@@ -103,7 +102,7 @@ class Backlog:
         """Remove and return all attempts."""
         attempts = list(self._attempts)
         self._attempts.clear()
-        self.size = 0
+        self.size_bytes = 0
         return attempts
 
 
@@ -217,7 +216,8 @@ class Publisher:
                 channel = await connection.channel(publisher_confirms=True, on_return_raises=True)
                 await self._replies.listen(channel)
             self._adopt(await wait_until_declared(channel, self._topology))
-            self._channel, self._connection = channel, connection
+            self._channel = channel
+            self._connection = connection
             self._confirmed_at.clear()
             self._is_silent.clear()
             self._connected.set()
@@ -259,11 +259,12 @@ class Publisher:
             del self._flushing[partition]
 
     def _backlog_bytes(self) -> int:
-        return sum(backlog.size for backlog in self._all_backlogs())
+        return sum(backlog.size_bytes for backlog in self._all_backlogs())
 
     async def _is_blocked(self) -> bool:
         """Whether an alarm of the broker blocks the connection, usually for longer than a client can wait."""
-        was_blocked, connection = self._blocked, self._connection
+        was_blocked = self._blocked
+        connection = self._connection
         self._blocked = connection is not None and is_open(connection) and await is_blocked(connection)
         if self._blocked and not was_blocked:
             log.warning(

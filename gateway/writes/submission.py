@@ -73,7 +73,9 @@ WRITE_HEADERS = ("Preference-Applied", "Idempotent-Replayed")
 ACCEPTED_ANSWER: dict[int, OpenApi] = {
     202: describe_answer(
         "Accepted; it will be applied, and its outcome will be at `Location`",
-        *("Location", "Retry-After", "Preference-Applied"),
+        "Location",
+        "Retry-After",
+        "Preference-Applied",
         model=CommandState,
     )
 }
@@ -101,8 +103,9 @@ REGISTRANT = Caller(NO_OWNER, credentials_version=0, scopes=EVERY_SCOPE)
 class Submission:
     """Submits writes."""
 
-    def __init__(  # noqa: PLR0913, PLR0917 - called in one place
+    def __init__(  # noqa: PLR0913 - called in one place
         self,
+        *,
         settings: GatewaySettings,
         clock: Clock,
         publisher: Publisher,
@@ -121,7 +124,8 @@ class Submission:
 
     def identify(self, request: Request, model: type[Command], target: int | str | None = None) -> Identity:
         """Return the identity of the caller's command on the target."""
-        caller, key = request.caller, request[IDEMPOTENCY_KEY]
+        caller = request.caller
+        key = request[IDEMPOTENCY_KEY]
         return self._build_identity(caller, build_command_id(caller.owner, model.type_name(), target, key), key)
 
     def identify_registration(self, request: Request, namespace: str) -> Identity:
