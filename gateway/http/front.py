@@ -14,7 +14,8 @@ from starlette.types import Message, Receive, Scope, Send
 
 from gateway.caller import Authentication, Caller
 from gateway.http.answers import Answer, render
-from gateway.http.headers import CrossOriginPolicy, add_defaults
+from gateway.http.cors import CrossOriginPolicy
+from gateway.http.headers import add_defaults
 from gateway.http.operations import PUBLIC, Operation
 from gateway.http.request_head import HEAD_PROBLEM
 from gateway.http.requests import Request
