@@ -24,17 +24,11 @@ from shared.addresses import Address, connect_to_any
 from shared.broker_url import BrokerUrl
 from shared.errors import describe_error
 from shared.frames import install_lenient_decoding
+from shared.name_numbers import FORMER_ROUTES_NUMBER, number_closed_routes, number_parking, number_range
 from shared.queues import QueueMismatchError, declare_queue, exists, is_cancelled
 from shared.settings import ServiceSettings
 
 REPLY_TO = "amq.rabbitmq.reply-to"
-PARKING_OFFSET = 1000
-"""Added to a partition's number; greater than any of them."""
-RANGE = 16
-RANGES_OFFSET = 400
-FORMER_ROUTES = 500
-CLOSED_OFFSET = 1000
-"""Added to the number of partitions, in the name of the exchange that replaces the routes while they are closed."""
 QUEUE_LIMIT = "x-max-length-bytes"
 HEARTBEAT_SECONDS = 5
 """The broker needs two to three of them to detect a lost link, and redelivers the worker's messages only then."""
@@ -51,7 +45,7 @@ LOGIN_REMEDY = (
     "everyone: free the disk and restart the node"
 )
 PARTITIONS_REMEDY = (
-    "remove INKWELL_PARTITIONS or set it to the broker's number; `python -m worker repartition` changes that one"
+    "remove INKWELL_PARTITIONS or set it to the broker's number; `python -m worker repartition` changes the broker's"
 )
 BROKER_ERRORS = (AMQPError, ChannelInvalidStateError, OSError, TimeoutError)
 """The errors of an unavailable or refusing broker."""
@@ -74,7 +68,7 @@ class Routes(StrEnum):
     CLOSED = "closed"
     """Not at all: the number of partitions is being changed."""
     UNNUMBERED = "unnumbered"
-    """By the queues' names: only workers of the version before have declared them."""
+    """By the queues' names: only workers of the previous version have declared them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,23 +96,26 @@ class Topology:
 
     @property
     def range_exchange(self) -> str:
-        """The exchange, without routes, that narrows the search: the number is or was in the same range as this one."""
-        return f"{self.commands_exchange}.{RANGES_OFFSET + self.partitions // RANGE}"
+        """An exchange without routes; exists if the broker's number of partitions is or was in the same range."""
+        return f"{self.commands_exchange}.{number_range(self.partitions)}"
 
     @property
     def routes_exchange(self) -> str:
-        """The exchange between that one and the queues; its name tells the number, and deleting it ends all routes."""
+        """The exchange between `commands_exchange` and the queues.
+
+        Its name contains the number of partitions; deleting it stops all routing.
+        """
         return f"{self.commands_exchange}.{self.partitions}"
 
     @property
     def closed_routes_exchange(self) -> str:
-        """The exchange, without routes, whose name tells the number while the routes are closed."""
-        return f"{self.commands_exchange}.{CLOSED_OFFSET + self.partitions}"
+        """An exchange without routes, whose name contains the number of partitions while the routes are closed."""
+        return f"{self.commands_exchange}.{number_closed_routes(self.partitions)}"
 
     @property
     def former_routes_exchange(self) -> str:
-        """The exchange with routes for gateways of the version before; the first change of the number deletes it."""
-        return f"{self.commands_exchange}.{FORMER_ROUTES}"
+        """The exchange with routes for gateways of the previous version, deleted by the first change of the number."""
+        return f"{self.commands_exchange}.{FORMER_ROUTES_NUMBER}"
 
     @property
     def dead_letter_queue(self) -> str:
@@ -131,7 +128,7 @@ class Topology:
 
     def parking_queue(self, partition: int) -> str:
         """Return the queue that holds a partition's messages while its own is redeclared; the worker may declare it."""
-        return self.command_queue(PARKING_OFFSET + partition)
+        return self.command_queue(number_parking(partition))
 
     def routing_key(self, partition: int) -> str:
         """Return the routing key of a partition; without a route for it, the broker returns the message."""
@@ -198,7 +195,7 @@ class Topology:
                 await queue.bind(exchange, key)
 
     async def unbind_partition(self, channel: AbstractChannel, partition: int) -> None:
-        """Route nothing to a partition's queue any more."""
+        """Stop routing to a partition's queue."""
         queue = await channel.get_queue(self.command_queue(partition), ensure=False)
         by_former_workers = (self.commands_exchange, queue.name)
         for exchange, key in (*self._routes(partition), by_former_workers):
@@ -212,22 +209,22 @@ class Topology:
         )
 
     async def is_current(self, channel: AbstractChannel) -> bool:
-        """Whether the broker's number of partitions is this one."""
+        """Whether the broker has this topology's number of partitions."""
         return await exists(channel, exchange=self.routes_exchange) or await exists(
             channel, exchange=self.closed_routes_exchange
         )
 
     async def declare_number(self, channel: AbstractChannel) -> None:
-        """Make this the broker's number of partitions, which must have none yet."""
+        """Give the broker, which must not have a number of partitions yet, that of this topology."""
         for name in (self.range_exchange, self.routes_exchange):
             await channel.declare_exchange(name, ExchangeType.DIRECT, durable=True)
 
     async def declare_former_routes(self, channel: AbstractChannel) -> None:
-        """Let gateways of the version before publish, until the number is changed for the first time."""
+        """Let gateways of the previous version publish, until the number is changed for the first time."""
         await channel.declare_exchange(self.former_routes_exchange, ExchangeType.DIRECT, durable=True)
 
     async def close_routes(self, channel: AbstractChannel) -> None:
-        """Route nothing to any queue any more; no late binding can undo it, since the exchanges are gone."""
+        """Stop routing to all queues; a late binding cannot undo this, since the exchanges are deleted."""
         await channel.declare_exchange(self.closed_routes_exchange, ExchangeType.DIRECT, durable=True)
         for name in (self.former_routes_exchange, self.routes_exchange):
             await channel.exchange_delete(name)
@@ -235,7 +232,7 @@ class Topology:
             await self.unbind_partition(channel, partition)
 
     async def open_routes(self, channel: AbstractChannel, closed: "Topology") -> None:
-        """Make this the broker's number of partitions, in place of the one whose routes are closed."""
+        """Give the broker this topology's number of partitions, in place of the one whose routes are closed."""
         await channel.exchange_delete(closed.closed_routes_exchange)
         await self.declare_number(channel)
         await self.bind_existing(channel)

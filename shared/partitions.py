@@ -15,7 +15,6 @@ from aiormq.exceptions import ChannelLockedResource
 from shared.messaging import (
     BROKER_ERRORS,
     PROBE_TIMEOUT_SECONDS,
-    RANGE,
     SETUP_TIMEOUT_SECONDS,
     PartitionsDifferError,
     Routes,
@@ -25,6 +24,7 @@ from shared.messaging import (
     open_connection,
 )
 from shared.metrics import PARTITIONS_DIFFER
+from shared.name_numbers import LOCK_NUMBER, RANGE_SIZE
 from shared.queues import exists
 from shared.settings import MAX_PARTITIONS, ServiceSettings
 
@@ -32,7 +32,6 @@ FORMER_PARTITIONS = 8
 """The default of the previous version, and the number in the production overlay."""
 FIRST_PARTITIONS = 1
 """The number that a worker declares if the broker has none and its own setting is unset."""
-LOCK_NUMBER = 2000
 CHECK_SECONDS = 2.0
 ABSENT_CHECK_SECONDS = 0.5
 
@@ -60,9 +59,9 @@ async def find_partitions(channel: AbstractChannel, topology: Topology) -> Topol
 
 async def _iter_ranges(channel: AbstractChannel, topology: Topology) -> AsyncIterator[range]:
     """Yield each range that contains the broker's number or a former one."""
-    for start in range(0, MAX_PARTITIONS + 1, RANGE):
+    for start in range(0, MAX_PARTITIONS + 1, RANGE_SIZE):
         if await exists(channel, exchange=replace(topology, partitions=start).range_exchange):
-            yield range(start or 1, start + RANGE)
+            yield range(start or 1, start + RANGE_SIZE)
 
 
 async def _has_had_number(channel: AbstractChannel, topology: Topology) -> bool:
@@ -107,7 +106,7 @@ async def _declare_number(connection: AbstractConnection, channel: AbstractChann
             return found
         has_former_exchange = await exists(channel, exchange=topology.commands_exchange)
         number = topology.partitions
-        if has_former_exchange or not number:  # the number of the previous version's workers was in their settings
+        if has_former_exchange or not number:  # the previous version's workers had it in their settings
             number = await count_queues(channel, topology) or number or FIRST_PARTITIONS
         declared = replace(topology, partitions=number)
         if not await _has_had_number(channel, topology):

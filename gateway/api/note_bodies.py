@@ -4,9 +4,10 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, Field, create_model
 
-from gateway.api.schemas import ITEMS, LEFT_OUT
+from gateway.api.schemas import ITEMS
 from gateway.http.body import Body
 from gateway.http.conditional import PreconditionHeaders
+from gateway.http.omittable import Omittable
 from gateway.settings import GatewaySettings
 from gateway.writes.states import NOTE_TEXT
 from shared.contracts import MAX_ITEMS, MAX_VERSION, STORABLE, Int64, NoteItems, NoteText, check_storable
@@ -36,9 +37,9 @@ Versions = Annotated[list[Version], Field(min_length=1, max_length=100)]
 
 class _Change(_Item):
     note_id: Annotated[Int64, Field(alias="id", strict=True)]
-    if_match: Versions = LEFT_OUT
+    if_match: Omittable[Versions] = None
     """Write only if the note is in one of these versions"""
-    if_none_match: Versions = LEFT_OUT
+    if_none_match: Omittable[Versions] = None
     """Write only if the note is in none of these versions"""
 
 

@@ -4,10 +4,10 @@ from typing import Annotated
 
 from pydantic import BaseModel, Field, SecretStr
 
-from gateway.api.schemas import LEFT_OUT
 from gateway.auth.passwords import PASSWORD_MAX_LENGTH
 from gateway.http.answers import Answer
 from gateway.http.body import Body
+from gateway.http.omittable import Omittable
 from gateway.http.openapi import describe_answer
 from gateway.http.operations import PUBLIC, Operations
 from gateway.http.requests import OpenApi, Request
@@ -58,9 +58,9 @@ class NewUser(BaseModel, extra="forbid", json_schema_extra={"examples": [_ADA]})
 class UserPatch(BaseModel, extra="forbid", json_schema_extra={"examples": [{"name": "Ada"}]}):
     """A merge patch (RFC 7396) of a user; a new password requires the current one."""
 
-    name: Username = LEFT_OUT
-    password: Password = LEFT_OUT
-    current_password: SecretStr = LEFT_OUT
+    name: Omittable[Username] = None
+    password: Omittable[Password] = None
+    current_password: Omittable[SecretStr] = None
 
 
 NEW_USER = Body(NewUser, "application/json")

@@ -309,8 +309,18 @@ class BoundedProtocol(HttpToolsProtocol):
         """Close the connection if it has been idle for too long, or the client sends or reads too slowly."""
         self._watch = self.loop.call_later(WATCH_SECONDS, self._check_progress)
         now = self.loop.time()
+        self._close_lingering(now)
+        self._close_idle(now)
+        self._reject_unfinished_body(now)
+        self._abort_stalled(now)
+
+    def _close_lingering(self, now: float) -> None:
+        """Close a connection that has lingered for long enough after its last answer."""
         if self._lingering_since is not None and now - self._lingering_since > LINGER_SECONDS:
             self.transport.close()
+
+    def _close_idle(self, now: float) -> None:
+        """Close a connection without a request, or with one whose rest does not arrive in time."""
         limit = self.timeout_keep_alive if self._is_idle() else HEAD_TIMEOUT_SECONDS
         if self._is_answering():
             self._awaiting_since = None
@@ -318,9 +328,16 @@ class BoundedProtocol(HttpToolsProtocol):
             self._awaiting_since = now
         elif now - self._awaiting_since > limit:
             self.shutdown()
+
+    def _reject_unfinished_body(self, now: float) -> None:
+        """Reject a request whose body is still incomplete some time after the gateway began to stop."""
         since = self._shutting_down_since
-        if since is not None and now - since > SHUTDOWN_BODY_SECONDS and self._part is Part.BODY and not self._is_over:
+        is_late = since is not None and now - since > SHUTDOWN_BODY_SECONDS
+        if is_late and self._part is Part.BODY and not self._is_over:
             self._reject(ProblemError(REQUEST_TIMEOUT, "The gateway is stopping"))
+
+    def _abort_stalled(self, now: float) -> None:
+        """Abort a connection whose client has read none of the answer for too long."""
         if not self.flow.write_paused and not self.transport.is_closing():
             self._outgoing.note_flow(now)
         elif self._outgoing.seconds_stalled(now) > self.send_timeout_seconds:

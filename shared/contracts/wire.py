@@ -139,7 +139,7 @@ def _parse_integer(text: str) -> int | None:
 
 
 def _no_number(_: str) -> None:
-    """Replace NaN and Infinity, which JSON lacks, by null."""
+    """Replace NaN and Infinity, which JSON lacks, with null."""
 
 
 def _decode_event(event: object, *, fail_newer: bool) -> Received:
