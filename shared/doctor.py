@@ -20,7 +20,7 @@ from shared.errors import describe_error
 from shared.messaging import (
     BROKER_ERRORS,
     PARTITIONS_REMEDY,
-    Routes,
+    RoutingState,
     Topology,
     broker_call,
     broker_version,
@@ -214,7 +214,7 @@ async def check_connected(
 def judge_partitions(wanted: int, topology: Topology) -> Finding:
     """Check that commands are routed, and that the number of partitions is that of the setting, unless it is 0."""
     found = f"{topology.partitions}"
-    if topology.routes is Routes.CLOSED:
+    if topology.routes is RoutingState.CLOSED:
         found += ", but the number is being changed: writes are refused until that is complete"
         advice = "if `python -m worker repartition N` is no longer running, run it again"
         return Finding(Level.PROBLEM, "partitions", found, advice)

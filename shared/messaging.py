@@ -60,7 +60,7 @@ class PartitionsDifferError(ConnectionError):
         super().__init__(f"INKWELL_PARTITIONS={wanted}, but the broker has {found}")
 
 
-class Routes(StrEnum):
+class RoutingState(StrEnum):
     """How the exchange for commands leads to the queues."""
 
     NUMBERED = "numbered"
@@ -82,7 +82,7 @@ class Topology:
     partitions: int
     """0 until the broker's number is known; `shared.partitions` finds it."""
     queue_limit_bytes: int = 1024 * 1024 * 1024
-    routes: Routes = Routes.NUMBERED
+    routes: RoutingState = RoutingState.NUMBERED
 
     @classmethod
     def of(cls, settings: ServiceSettings) -> "Topology":
@@ -133,7 +133,7 @@ class Topology:
     def routing_key(self, partition: int) -> str:
         """Return the routing key of a partition; without a route for it, the broker returns the message."""
         queue = self.command_queue(partition)
-        return queue if self.routes is Routes.UNNUMBERED else f"{queue}.of.{self.partitions}"
+        return queue if self.routes is RoutingState.UNNUMBERED else f"{queue}.of.{self.partitions}"
 
     def destination(self, owner: int) -> str:
         """Return OpenTelemetry's destination name for an owner's commands: exchange and, if known, routing key."""
@@ -293,7 +293,7 @@ def broker_call() -> Iterator[None]:
         raise ConnectionError("the connection was lost") from error
     except BROKER_ERRORS:
         raise
-    except Exception as error:
+    except Exception as error:  # the library raises errors of any type if the connection ends at the wrong moment
         raise ConnectionError(f"unexpected {type(error).__name__}") from error
 
 
@@ -412,7 +412,7 @@ async def keep_running(session: Callable[[], Awaitable[None]], name: str) -> Non
             pause = choose_backoff(failures)
             failures += 1
             log.warning(
-                "no broker session; Inkwell tries again by itself",
+                "no broker session",
                 connection=name,
                 error=describe_error(error),
                 stack="".join(format_tb(error.__cause__.__traceback__)) if error.__cause__ else None,

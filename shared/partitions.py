@@ -17,7 +17,7 @@ from shared.messaging import (
     PROBE_TIMEOUT_SECONDS,
     SETUP_TIMEOUT_SECONDS,
     PartitionsDifferError,
-    Routes,
+    RoutingState,
     Topology,
     broker_call,
     is_blocked,
@@ -71,9 +71,9 @@ async def _has_had_number(channel: AbstractChannel, topology: Topology) -> bool:
 
 async def _find_routes(channel: AbstractChannel, topology: Topology) -> Topology | None:
     if await exists(channel, exchange=topology.routes_exchange):
-        return replace(topology, routes=Routes.NUMBERED)
+        return replace(topology, routes=RoutingState.NUMBERED)
     if await exists(channel, exchange=topology.closed_routes_exchange):
-        return replace(topology, routes=Routes.CLOSED)
+        return replace(topology, routes=RoutingState.CLOSED)
     return None
 
 
@@ -170,7 +170,7 @@ async def _find_declared(channel: AbstractChannel, topology: Topology) -> Topolo
         if (found := await find_partitions(channel, topology)) or await _has_had_number(channel, topology):
             return found
         # Workers of the previous version take the number from their settings.
-        return replace(topology, partitions=topology.partitions or FORMER_PARTITIONS, routes=Routes.UNNUMBERED)
+        return replace(topology, partitions=topology.partitions or FORMER_PARTITIONS, routes=RoutingState.UNNUMBERED)
 
 
 async def wait_until_changed(connection: AbstractConnection, topology: Topology) -> None:
@@ -189,7 +189,7 @@ async def wait_until_changed(connection: AbstractConnection, topology: Topology)
 
 
 async def _has_changed(channel: AbstractChannel, topology: Topology) -> bool:
-    if topology.routes is Routes.UNNUMBERED:
+    if topology.routes is RoutingState.UNNUMBERED:
         return await exists(channel, exchange=topology.former_routes_exchange)
     return not await topology.is_current(channel)
 

@@ -16,7 +16,7 @@ from shared.messaging import (
     HEARTBEAT_SECONDS,
     REPLY_TO,
     SETUP_TIMEOUT_SECONDS,
-    Routes,
+    RoutingState,
     Topology,
     broker_call,
     open_connection,
@@ -68,7 +68,9 @@ async def change(
     connection: AbstractConnection, channel: AbstractChannel, former: Topology, topology: Topology
 ) -> None:
     """Close the routes, wait until everything that is queued is committed, and open them to the new partitions."""
-    if former.routes is not Routes.CLOSED:  # a partition that would not be drained is found before a write is refused
+    if (
+        former.routes is not RoutingState.CLOSED
+    ):  # a partition that would not be drained is found before a write is refused
         await drain(connection, former)
     for partition in range(topology.partitions):
         try:

@@ -100,5 +100,6 @@ def _build_items_model(text: dict[str, Any], parts: dict[str, Any], limit: int) 
 
 
 def build_text_type(max_length: int) -> object:
-    """Return the type of a text of limited length; after the validator, pydantic would call its characters items."""
+    """Return the type of a text of limited length."""
+    # With the limit after the validator, pydantic's error would say "items" instead of "characters".
     return Annotated[str, Field(max_length=max_length, json_schema_extra=STORABLE), AfterValidator(check_storable)]

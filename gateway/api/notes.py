@@ -75,11 +75,11 @@ def _describe_read(*headers: str) -> dict[int, OpenApi]:
     }
 
 
-operations: Operations[Gateway] = Operations("notes")
-"""The reads; the writes depend on the settings."""
+reads: Operations[Gateway] = Operations("notes")
+"""The writes depend on the settings; `build_note_operations` adds them."""
 
 
-@operations.add(
+@reads.add(
     "GET",
     "/notes",
     requires=Scope.READ,
@@ -104,7 +104,7 @@ async def list_notes(gateway: Gateway, request: Request) -> Answer:
     return respond_unless_modified(request, Answer(kept.body, headers=dict(kept.headers)), kept.tag)
 
 
-@operations.add(
+@reads.add(
     "GET",
     "/notes/search",
     requires=Scope.READ,
@@ -125,7 +125,7 @@ async def search_notes(gateway: Gateway, request: Request) -> Answer:
     return respond_unless_modified(request, Answer(body, headers=headers), tag)
 
 
-@operations.add(
+@reads.add(
     "GET",
     "/notes/{note_id}",
     requires=Scope.READ,
@@ -147,13 +147,13 @@ def build_note_operations(settings: GatewaySettings) -> list[Operation[Gateway]]
     """Return the operations on notes."""
     bodies = NoteBodies(settings)
     preconditions = PreconditionHeaders(required=settings.require_preconditions)
-    return [*operations, *_build_creations(bodies, preconditions), *_build_changes(bodies, preconditions)]
+    return [*reads, *_build_creations(bodies, preconditions), *_build_changes(bodies, preconditions)]
 
 
 def _build_creations(bodies: NoteBodies, preconditions: PreconditionHeaders) -> Operations[Gateway]:
-    operations: Operations[Gateway] = Operations("notes")
+    creations: Operations[Gateway] = Operations("notes")
 
-    @operations.add(
+    @creations.add(
         "POST",
         "/notes",
         requires=Scope.WRITE,
@@ -166,7 +166,7 @@ def _build_creations(bodies: NoteBodies, preconditions: PreconditionHeaders) -> 
         """Creates a note."""
         return await gateway.submission.perform(request, CreateNote, request[bodies.note])
 
-    @operations.add(
+    @creations.add(
         "POST",
         "/notes/batch",
         requires=Scope.WRITE,
@@ -184,12 +184,12 @@ def _build_creations(bodies: NoteBodies, preconditions: PreconditionHeaders) -> 
         items = request[bodies.items].to_note_items(preconditions)
         return await gateway.submission.perform(request, ChangeNotes, items)
 
-    return operations
+    return creations
 
 
 def _build_changes(bodies: NoteBodies, preconditions: PreconditionHeaders) -> Operations[Gateway]:
-    operations: Operations[Gateway] = Operations("notes")
-    change = partial(operations.add, path="/notes/{note_id}", requires=Scope.WRITE, problems=CHANGE_PROBLEMS)
+    changes: Operations[Gateway] = Operations("notes")
+    change = partial(changes.add, path="/notes/{note_id}", requires=Scope.WRITE, problems=CHANGE_PROBLEMS)
     targeted = (NOTE_PATH, preconditions)
 
     def read_target(request: Request) -> dict[str, Any]:
@@ -212,7 +212,7 @@ def _build_changes(bodies: NoteBodies, preconditions: PreconditionHeaders) -> Op
         """Deletes a note."""
         return await gateway.submission.perform(request, DeleteNote, NoteTarget(**read_target(request)))
 
-    return operations
+    return changes
 
 
 def _build_page(text: str, links: dict[str, str], total: int | None = None) -> tuple[bytes, str, dict[str, str]]:

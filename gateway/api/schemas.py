@@ -8,6 +8,7 @@ from pydantic import BaseModel
 from gateway.writes.states import NOTE, NOTE_TEXT
 from shared.contracts import PublicToken
 
+# Examples
 MATCHES = {"matched": "words", "limited": False, "total": 1, "notes": [NOTE]}
 ITEMS = {
     "items": [
@@ -16,7 +17,6 @@ ITEMS = {
         {"op": "delete", "id": 2},
     ]
 }
-"""Examples."""
 
 
 class Note(BaseModel, use_attribute_docstrings=True, json_schema_extra={"examples": [NOTE]}):

@@ -98,7 +98,7 @@ class Front(Generic[ResourcesT]):
                 return self._cross_origin.answer_preflight(request.headers)
             return await self._perform(request, info)
         except Exception as error:  # noqa: BLE001 - a bug is answered, too
-            return render(get_problem(error))
+            return render(to_problem(error))
 
     def _check_head(self, request: Request) -> None:
         """Raise the ProblemError with which the protocol has rejected the request, or 421 for another host."""
@@ -164,7 +164,7 @@ async def authorize(request: Request, scope: TokenScope, authentication: Authent
     return caller
 
 
-def get_problem(error: Exception) -> ProblemError:
+def to_problem(error: Exception) -> ProblemError:
     """Return the problem that answers an error; logs an unexpected error as a bug."""
     match error:
         case ProblemError():

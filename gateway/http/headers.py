@@ -24,7 +24,7 @@ NOT_STORED: FixedHeaders = ((b"cache-control", b"no-store"), (b"vary", b"Authori
 
 
 def add_defaults(own: RawHeaders, request: Request, request_id: bytes) -> RawHeaders:
-    """Return an answer's headers, whose names are in lower case, and the defaults of those that it lacks."""
+    """Add the default headers that the answer lacks; names are in lower case."""
     names = {name for name, _ in own}
     if names.isdisjoint(SECURITY_NAMES):
         headers = [*own, *SECURITY]

@@ -30,7 +30,7 @@ class Recipient:
     """The client that an answer is for."""
 
     scopes: Collection[Scope]
-    """An answer omits a resource that these do not allow to read."""
+    """An answer omits a resource that these scopes may not read."""
     prefix: str
     """The `root_path`, with which every URL's path begins."""
     preferences: Preferences = DEFAULTS

@@ -85,18 +85,18 @@ class Backlog:
 
     def take(self) -> list[Attempt]:
         """Remove the next message's attempts and mark them as handed over."""
-        batch: list[Attempt] = []
+        taken: list[Attempt] = []
         size_bytes = writes = 0
         for attempt in self._attempts:
             size_bytes += len(attempt.encoded) + 1
             writes += count_writes(attempt.command)
-            if batch and (size_bytes > MAX_MESSAGE_BYTES or writes > MAX_MESSAGE_COMMANDS):
+            if taken and (size_bytes > MAX_MESSAGE_BYTES or writes > MAX_MESSAGE_COMMANDS):
                 break
-            batch.append(attempt)
-        for attempt in batch:
+            taken.append(attempt)
+        for attempt in taken:
             self.withdraw(attempt)
             attempt.handed_over = True
-        return batch
+        return taken
 
     def withdraw_all(self) -> list[Attempt]:
         """Remove and return all attempts."""
@@ -253,8 +253,8 @@ class Publisher:
                     _fail(backlog.withdraw_all(), NotAcceptedError)
                 elif not self._is_open():
                     await asyncio.sleep(LOST_CHECK_SECONDS)
-                elif batch := backlog.take():
-                    await self._hand_over(partition, batch)
+                elif attempts := backlog.take():
+                    await self._hand_over(partition, attempts)
         finally:
             del self._flushing[partition]
 
@@ -268,7 +268,7 @@ class Publisher:
         self._blocked = connection is not None and is_open(connection) and await is_blocked(connection)
         if self._blocked and not was_blocked:
             log.warning(
-                "RabbitMQ is short of memory or disk and takes no messages; writes are refused until it has room",
+                "RabbitMQ is short of memory or disk; writes are refused",
                 remedy="`rabbitmq-diagnostics alarms` says which; see InkwellBrokerAlarm in docs/operations.md",
             )
         return self._blocked
@@ -278,33 +278,34 @@ class Publisher:
             return False
         return self._connected.is_set() and is_open(self._connection) and not self._channel.is_closed
 
-    async def _hand_over(self, partition: int, batch: list[Attempt]) -> None:
+    async def _hand_over(self, partition: int, attempts: list[Attempt]) -> None:
         message = Message(
-            encode_batch(attempt.encoded for attempt in batch),
+            encode_batch(attempt.encoded for attempt in attempts),
             content_type=COMMANDS_CONTENT_TYPE,
             delivery_mode=DeliveryMode.PERSISTENT,
             timestamp=self._clock.now(),
             reply_to=REPLY_TO,
         )
-        PUBLISHED_COMMANDS.observe(len(batch))
+        PUBLISHED_COMMANDS.observe(len(attempts))
         now = asyncio.get_running_loop().time
         handed_over_at = now()
         try:
             with CONFIRM_DURATION.time():
                 await self._publish(message, partition)
-        except DeliveryError as error:  # a return (PublishError: no queue) or a nack (full): none of them is there
-            log.warning("commands refused by the broker", commands=len(batch), error=describe_error(error))
-            _fail(batch, NotAcceptedError if isinstance(error, PublishError) else OverloadedError)
+        except DeliveryError as error:
+            # A return (PublishError: no queue) or a nack (full): the broker has none of the commands.
+            log.warning("commands refused by the broker", commands=len(attempts), error=describe_error(error))
+            _fail(attempts, NotAcceptedError if isinstance(error, PublishError) else OverloadedError)
         except BROKER_ERRORS as error:
-            log.warning("commands unconfirmed", commands=len(batch), error=describe_error(error))
+            log.warning("commands unconfirmed", commands=len(attempts), error=describe_error(error))
             if isinstance(error, TimeoutError) and not await self._is_blocked():
                 self._check_silence(partition, handed_over_at)
         else:
             self._confirmed_at[partition] = now()
-            for attempt in batch:
+            for attempt in attempts:
                 attempt.confirm()
         finally:
-            _fail(batch, UnconfirmedError)  # those without an answer, also after a cancellation
+            _fail(attempts, UnconfirmedError)  # those without an answer, also after a cancellation
 
     def _check_silence(self, partition: int, since: float) -> None:
         """Reconnect if nothing was confirmed in time, or nothing more of a partition.
@@ -321,6 +322,6 @@ class Publisher:
             await self._topology.publish(self._channel, message, partition)
 
 
-def _fail(batch: Iterable[Attempt], error: type[Exception]) -> None:
-    for attempt in batch:
+def _fail(attempts: Iterable[Attempt], error: type[Exception]) -> None:
+    for attempt in attempts:
         attempt.fail(error())

@@ -47,7 +47,7 @@ from gateway.writes.publisher import (
 from gateway.writes.replies import Attempt, Replies
 from gateway.writes.states import CommandState
 from shared.clock import Clock
-from shared.contracts import MAX_COMMAND_BYTES, NO_OWNER, Command, Outcome, RegisterUser, outcome_for
+from shared.contracts import MAX_COMMAND_BYTES, NO_OWNER, Command, NoteTarget, Outcome, RegisterUser, outcome_for
 from shared.logs import bind_ids
 from shared.tracing import Span
 
@@ -157,7 +157,8 @@ class Submission:
         unknown; if an earlier request with the key has an outcome, answers with that instead.
         """
         preferences = request[PREFER]
-        identity = identity or self.identify(request, model, getattr(data, "note_id", None))
+        target = data.note_id if isinstance(data, NoteTarget) else None
+        identity = identity or self.identify(request, model, target)
         span = start_publish_span(self._publisher.topology, identity.caller.owner, identity.command_id, model)
         command = self._build_command(model, data, identity, request.query, span.traceparent)
         bind_ids(command_id=str(command.id))
