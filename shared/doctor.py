@@ -129,16 +129,16 @@ async def check_revision(session: Session) -> Finding:
 
 
 async def check_clock(session: Session) -> Finding:
-    """Compare this machine's clock with Postgres's, to within half of the round trip."""
+    """Compare this machine's clock with Postgres', to within half of the round trip."""
     sent = datetime.now(UTC)
     theirs = await session.fetchval("select clock_timestamp()")
     received = datetime.now(UTC)
     skew = abs((theirs - (sent + (received - sent) / 2)).total_seconds())
     return judge(
         "clock",
-        f"{skew:.2f} s from Postgres's",
+        f"{skew:.2f} s from Postgres'",
         ok=skew <= SKEW_SECONDS,
-        advice="synchronise both (NTP): a service that starts while Postgres is unavailable uses its own clock",
+        advice="synchronize both (NTP): a service that starts while Postgres is unavailable uses its own clock",
         level=Level.PROBLEM if skew > OFFSET_LIMIT_SECONDS else Level.WARNING,
     )
 
@@ -150,7 +150,7 @@ async def check_free_connections(session: Session) -> Finding:
     )
     return judge(
         "connections",
-        f"{used} of Postgres's {limit} are in use",
+        f"{used} of Postgres' {limit} are in use",
         ok=limit - used >= SPARE_CONNECTIONS,
         advice="raise max_connections, or run fewer other clients",
         level=Level.WARNING,

@@ -220,7 +220,7 @@ class BoundedProtocol(HttpToolsProtocol):
         self._body_left = 0
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """Add a header, its value stripped of white space; trailers are ignored."""
+        """Add a header, its value stripped of whitespace; trailers are ignored."""
         name = name.lower()
         value = value.rstrip(b" \t")
         if self._part is Part.BODY:
