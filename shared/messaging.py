@@ -145,14 +145,6 @@ class Topology:
         """Return the partition that keeps an owner's commands in order, the same in every process and version."""
         return zlib.crc32(str(owner).encode()) % self.partitions
 
-    async def declare(self, channel: AbstractChannel) -> None:
-        """Declare the exchanges and the queues."""
-        await self.declare_former_routes(channel)
-        await self.declare_number(channel)
-        for partition in range(self.partitions):
-            await self.declare_partition(channel, partition)
-        await self.declare_dead_letters(channel)
-
     async def declare_dead_letters(self, channel: AbstractChannel) -> None:
         """Declare the dead-letter queue if it does not exist."""
         if not await exists(channel, queue=self.dead_letter_queue):
