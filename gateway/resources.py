@@ -19,8 +19,8 @@ from gateway.writes.hash_renewal import HashRenewal
 from gateway.writes.publisher import Publisher
 from gateway.writes.replies import Replies
 from gateway.writes.submission import Submission
+from shared.broker import SETUP_TIMEOUT_SECONDS
 from shared.clock import Clock
-from shared.messaging import SETUP_TIMEOUT_SECONDS
 from shared.metrics import watch_loop
 
 

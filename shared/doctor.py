@@ -12,25 +12,17 @@ from aio_pika.abc import AbstractChannel, AbstractConnection
 from aio_pika.exceptions import ChannelNotFoundEntity, ProbableAuthenticationError
 from pydantic_core import to_json
 
+from shared.broker import BROKER_ERRORS, PARTITIONS_REMEDY, broker_call, broker_version, is_blocked, open_connection
 from shared.broker_metrics import PORT as METRICS_PORT
 from shared.broker_metrics import NodeMetrics, read_broker_metrics
 from shared.clock import OFFSET_LIMIT_SECONDS
 from shared.database import SCHEMA_REMEDY, Session, connect, find_schema_revision, is_behind
 from shared.errors import describe_error
-from shared.messaging import (
-    BROKER_ERRORS,
-    PARTITIONS_REMEDY,
-    RoutingState,
-    Topology,
-    broker_call,
-    broker_version,
-    is_blocked,
-    open_connection,
-)
 from shared.partitions import find_partitions
 from shared.queues import exists
 from shared.settings import DEVELOPMENT_MARK, ServiceSettings
 from shared.tables import SCHEMA_REVISION
+from shared.topology import RoutingState, Topology
 
 CHECK_TIMEOUT_SECONDS = 10.0
 ALARM_SECONDS = 0.5

@@ -12,13 +12,10 @@ import structlog
 from aio_pika.abc import AbstractChannel, AbstractConnection
 from aiormq.exceptions import ChannelLockedResource
 
-from shared.messaging import (
+from shared.broker import (
     BROKER_ERRORS,
-    PROBE_TIMEOUT_SECONDS,
     SETUP_TIMEOUT_SECONDS,
     PartitionsDifferError,
-    RoutingState,
-    Topology,
     broker_call,
     is_blocked,
     open_connection,
@@ -27,6 +24,7 @@ from shared.metrics import PARTITIONS_DIFFER
 from shared.name_numbers import LOCK_NUMBER, RANGE_SIZE
 from shared.queues import exists
 from shared.settings import MAX_PARTITIONS, ServiceSettings
+from shared.topology import PROBE_TIMEOUT_SECONDS, RoutingState, Topology
 
 FORMER_PARTITIONS = 8
 """The default of the previous version, and the number in the production overlay."""

@@ -11,19 +11,11 @@ import structlog
 from aio_pika import DeliveryMode, Message
 from aio_pika.abc import AbstractChannel, AbstractConnection, AbstractIncomingMessage
 
+from shared.broker import HEARTBEAT_SECONDS, REPLY_TO, SETUP_TIMEOUT_SECONDS, broker_call, open_connection, user_of
 from shared.contracts import COMMANDS_CONTENT_TYPE, encode_batch
-from shared.messaging import (
-    HEARTBEAT_SECONDS,
-    REPLY_TO,
-    SETUP_TIMEOUT_SECONDS,
-    RoutingState,
-    Topology,
-    broker_call,
-    open_connection,
-    user_of,
-)
 from shared.partitions import hold_lock, require_partitions
 from shared.queues import QueueMismatchError, exists
+from shared.topology import RoutingState, Topology
 from worker.queues import StillConsumedError, move, require_no_consumer
 from worker.settings import WorkerSettings
 

@@ -17,6 +17,16 @@ from aio_pika.exceptions import DeliveryError, PublishError
 from gateway.settings import GatewaySettings
 from gateway.telemetry.metrics import BACKLOG_BYTES, BACKLOG_COMMANDS, CONFIRM_DURATION, PUBLISHED_COMMANDS
 from gateway.writes.replies import Attempt, Replies
+from shared.broker import (
+    BROKER_ERRORS,
+    REPLY_TO,
+    SETUP_TIMEOUT_SECONDS,
+    PartitionsDifferError,
+    is_blocked,
+    is_open,
+    keep_running,
+    open_connection,
+)
 from shared.clock import Clock
 from shared.contracts import (
     COMMANDS_CONTENT_TYPE,
@@ -27,21 +37,9 @@ from shared.contracts import (
     encode_batch,
 )
 from shared.errors import describe_error
-from shared.messaging import (
-    BROKER_ERRORS,
-    LOST_CHECK_SECONDS,
-    REPLY_TO,
-    SETUP_TIMEOUT_SECONDS,
-    PartitionsDifferError,
-    Topology,
-    is_blocked,
-    is_open,
-    keep_running,
-    open_connection,
-    wait_until_lost,
-)
 from shared.metrics import BROKER_CONNECTED
 from shared.partitions import require_equal, wait_until_changed, wait_until_declared
+from shared.topology import LOST_CHECK_SECONDS, Topology, wait_until_lost
 
 log = structlog.get_logger()
 

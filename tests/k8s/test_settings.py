@@ -9,8 +9,8 @@ import pytest
 
 from dev.backend import ROOT
 from gateway.settings import GatewaySettings
-from shared.messaging import Topology
 from shared.settings import DatabaseSettings, MigrationSettings, ServiceSettings, iter_secrets
+from shared.topology import Topology
 from tests.k8s.environment import environment
 from tests.k8s.parts import services_of
 from tests.k8s.passwords import secrets_of

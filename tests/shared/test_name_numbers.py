@@ -1,8 +1,8 @@
 """The numbers at the end of the names of exchanges and queues."""
 
-from shared.messaging import Topology
 from shared.name_numbers import LOCK_NUMBER
 from shared.settings import MAX_PARTITIONS
+from shared.topology import Topology
 
 
 def test_no_two_exchanges_have_the_same_name() -> None:

@@ -16,8 +16,8 @@ from dev.backend import Services
 from shared.clock import Clock
 from shared.contracts import encode_batch, encode_command
 from shared.database import Session, Statement, connect
-from shared.messaging import Topology
 from shared.primary import Primary
+from shared.topology import Topology
 from tests.support import harness
 from tests.support.commands import create
 from tests.support.harness import eventually

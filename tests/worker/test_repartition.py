@@ -13,9 +13,9 @@ from asyncpg import Connection, Record
 
 from dev.backend import Services
 from gateway.settings import GatewaySettings
-from shared.messaging import RoutingState, Topology
 from shared.partitions import find_partitions, hold_lock
 from shared.queues import exists
+from shared.topology import RoutingState, Topology
 from tests.support import harness
 from tests.support.canaries import NOTE
 from tests.support.harness import eventually
