@@ -23,7 +23,7 @@ from gateway.auth.access_tokens import AccessTokens
 from gateway.settings import GatewaySettings
 from shared.clock import Clock
 from shared.contracts import Scope
-from shared.messaging import Topology
+from shared.topology import Topology
 
 DIRECT = "direct"
 INKWELL = "Inkwell"

@@ -24,7 +24,7 @@ from bench.measure import WARM_UP_SECONDS
 from bench.scenarios import ALL_PARTITIONS, LISTED_NOTES, SCENARIOS
 from dev.backend import Services, UnavailableError
 from dev.services import services
-from shared.messaging import Topology
+from shared.topology import Topology
 from worker.housekeeping import TRY_LOCK, prune
 
 CONNECTIONS = 64

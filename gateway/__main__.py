@@ -98,7 +98,10 @@ class GatewayServer(uvicorn.Server):
     def _drain(self, gateway: Gateway) -> None:
         log.info("draining: not ready, answering the waiting writes", seconds=self._delay_seconds)
         gateway.replies.drain()
-        asyncio.get_running_loop().call_later(self._delay_seconds, setattr, self, "should_exit", True)
+        asyncio.get_running_loop().call_later(self._delay_seconds, self._stop)
+
+    def _stop(self) -> None:
+        self.should_exit = True
 
 
 async def is_schema_behind(settings: GatewaySettings) -> bool:

@@ -19,8 +19,8 @@ from gateway.writes.hash_renewal import HashRenewal
 from gateway.writes.publisher import Publisher
 from gateway.writes.replies import Replies
 from gateway.writes.submission import Submission
+from shared.broker import SETUP_TIMEOUT_SECONDS
 from shared.clock import Clock
-from shared.messaging import SETUP_TIMEOUT_SECONDS
 from shared.metrics import watch_loop
 
 
@@ -34,7 +34,7 @@ class Gateway:
     queries: Queries
     """Runs the reads."""
     kept_pages: KeptPages
-    """Caches lists."""
+    """Keeps pages of lists in memory."""
     submission: Submission
     """Performs the writes."""
     publisher: Publisher
@@ -53,33 +53,45 @@ class Gateway:
 @asynccontextmanager
 async def open_resources(settings: GatewaySettings) -> AsyncIterator[Gateway]:
     """Open the resources of a gateway; on exit, drains the publisher before it closes them."""
-    clock, queries = Clock(), Queries(settings)
+    clock = Clock()
+    queries = Queries(settings)
     replies = Replies(queries.primary)
     publisher = Publisher(settings, replies, clock)
-    command_urls, keyed_hashes = CommandUrls(settings), KeyedHashes(settings)
-    access_tokens, passwords = AccessTokens(settings, clock), Passwords()
-    submission = Submission(settings, clock, publisher, replies, queries, command_urls, keyed_hashes)
+    command_urls = CommandUrls(settings)
+    keyed_hashes = KeyedHashes(settings)
+    access_tokens = AccessTokens(settings, clock)
+    passwords = Passwords()
+    submission = Submission(
+        settings=settings,
+        clock=clock,
+        publisher=publisher,
+        replies=replies,
+        queries=queries,
+        command_urls=command_urls,
+        keyed_hashes=keyed_hashes,
+    )
     hash_renewal = HashRenewal(passwords, submission)
+    authentication = BearerTokens(access_tokens, queries, clock) if settings.auth == "password" else NoAuthentication()
     publishing = asyncio.create_task(publisher.run())
     await queries.synchronize_clock(clock)
-    watches = watch_loop(clock.report), queries.watch_primary(), queries.keep_clock_synchronized(clock)
+    watches = (watch_loop(clock.report), queries.watch_primary(), queries.keep_clock_synchronized(clock))
     watching = [asyncio.create_task(each) for each in watches]
     try:
         yield Gateway(
-            settings,
-            clock,
-            queries,
-            KeptPages(settings.kept_pages_bytes),
-            submission,
-            publisher,
-            replies,
-            command_urls,
-            keyed_hashes,
-            BearerTokens(access_tokens, queries, clock) if settings.auth == "password" else NoAuthentication(),
-            access_tokens,
-            passwords,
-            hash_renewal,
-            Throttles(settings),
+            settings=settings,
+            clock=clock,
+            queries=queries,
+            kept_pages=KeptPages(settings.kept_pages_bytes),
+            submission=submission,
+            publisher=publisher,
+            replies=replies,
+            command_urls=command_urls,
+            keyed_hashes=keyed_hashes,
+            authentication=authentication,
+            access_tokens=access_tokens,
+            passwords=passwords,
+            hash_renewal=hash_renewal,
+            throttles=Throttles(settings),
         )
     finally:
         hash_renewal.close()

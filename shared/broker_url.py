@@ -44,7 +44,8 @@ class BrokerUrl:
         _check_parameters(query)
         default_port = DEFAULT_PORTS[scheme]
         named = tuple(pair_hosts(hosts, [port or str(default_port) for port in ports], default_port))
-        userinfo, rest = authority[: authority.rfind("@") + 1], text[len(f"{scheme}://{authority}") :]
+        userinfo = authority[: authority.rfind("@") + 1]
+        rest = text[len(f"{scheme}://{authority}") :]
         return cls(text, scheme, decode(user) or DEFAULT_USER, decode(vhost) or "/", named, userinfo, rest)
 
     def __str__(self) -> str:

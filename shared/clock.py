@@ -99,8 +99,8 @@ class Clock:
             self._reported_seconds = 0.0
         elif abs(offset) > OFFSET_LIMIT_SECONDS and abs(offset - self._reported_seconds) > OFFSET_LIMIT_SECONDS:
             log.warning(
-                "this machine's clock differs from Postgres'; Inkwell uses Postgres' clock meanwhile; "
-                "synchronise both machines (NTP)",
+                "this machine's clock differs from Postgres'",
+                remedy="synchronize both machines, by NTP; Inkwell uses Postgres' clock meanwhile",
                 offset_seconds=round(offset, 1),
             )
             self._reported_seconds = offset

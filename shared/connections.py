@@ -17,7 +17,7 @@ from shared.database import Session, connect
 from shared.database_url import DatabaseUrl
 from shared.errors import describe_error
 from shared.metrics import CONNECTIONS_LIMIT, CONNECTIONS_USED
-from shared.primary import LOST, Primary, find_primary
+from shared.primary import LOST, Primary
 
 LIFETIME_SECONDS = 300.0
 """The age at which a connection is replaced."""
@@ -30,10 +30,10 @@ SILENT_SECONDS = 0.4
 
 
 @dataclass(slots=True)
-class Slot:
+class PooledConnection:
     """One place in the pool, whose connection is opened on first use."""
 
-    connection: "Session | None" = None
+    session: "Session | None" = None
     expires_at: float = 0.0
     used_since: float = 0.0
     is_read_only: bool = False
@@ -41,9 +41,9 @@ class Slot:
 
     def drop(self) -> None:
         """Close the connection at once, without waiting for the server."""
-        if self.connection:
-            self.connection.terminate()
-        self.connection = None
+        if self.session:
+            self.session.terminate()
+        self.session = None
 
 
 class Connections:
@@ -57,39 +57,40 @@ class Connections:
         session_settings: Mapping[str, str] | None = None,
     ) -> None:
         self._url = url
-        self.primary: Primary = find_primary(url.get_secret_value())
+        self.primary = Primary.of(url.get_secret_value())
         self._session_settings = session_settings
         self._application_name = application_name
-        self._slots = [Slot() for _ in range(size)]
-        self._free = list(self._slots)
+        self._pool = [PooledConnection() for _ in range(size)]
+        self._free = list(self._pool)
         self._permits = asyncio.Semaphore(size)
         CONNECTIONS_LIMIT.set(size)
-        CONNECTIONS_USED.set_function(lambda: len(self._slots) - len(self._free))
+        CONNECTIONS_USED.set_function(lambda: len(self._pool) - len(self._free))
 
     def close(self) -> None:
         """Close every connection."""
-        for slot in self._slots:
-            slot.drop()
+        for pooled in self._pool:
+            pooled.drop()
 
     @asynccontextmanager
     async def acquire(self) -> AsyncIterator[Session]:
         """Hold a connection during the block; the caller sets the deadline. Raises asyncpg's errors."""
         async with self._permits:
-            slot = self._free.pop()
+            pooled = self._free.pop()
             try:
-                connection = slot.connection if self._is_usable(slot) and slot.connection else await self._connect(slot)
-                slot.used_since = asyncio.get_running_loop().time()
+                connection = pooled.session if self._is_usable(pooled) else None
+                connection = connection or await self._connect(pooled)
+                pooled.used_since = asyncio.get_running_loop().time()
                 yield connection
             except BaseException as error:
-                was_lost = slot.connection is None or slot.connection.is_closed()
-                if slot.connection and self._is_server_failure(slot, slot.connection, error):
-                    self.primary.distrust(slot.connection)
-                slot.drop()
+                was_lost = pooled.session is None or pooled.session.is_closed()
+                if pooled.session and self._is_server_failure(pooled, pooled.session, error):
+                    self.primary.distrust(pooled.session)
+                pooled.drop()
                 if was_lost and isinstance(error, Exception) and not isinstance(error, CONNECTION_ERRORS):
                     raise ConnectionError(f"the connection was lost: {describe_error(error)}") from error
                 raise
             finally:
-                self._free.append(slot)
+                self._free.append(pooled)
 
     async def watch_primary(self) -> None:
         """Find the current primary every few seconds, over a new connection; runs until cancelled.
@@ -102,29 +103,30 @@ class Connections:
             with suppress(*CONNECTION_ERRORS):
                 (await connect(self._url, f"{self._application_name} watching")).terminate()
 
-    def _is_usable(self, slot: Slot) -> bool:
-        if not slot.connection:
+    def _is_usable(self, pooled: PooledConnection) -> bool:
+        if not pooled.session:
             return False
-        is_over = asyncio.get_running_loop().time() > slot.expires_at or not self.primary.is_trusted(slot.connection)
-        if not is_over and slot.is_read_only != is_read_only(slot.connection):
-            self.primary.distrust(slot.connection)
+        is_expired = asyncio.get_running_loop().time() > pooled.expires_at
+        is_over = is_expired or not self.primary.is_trusted(pooled.session)
+        if not is_over and pooled.is_read_only != is_read_only(pooled.session):
+            self.primary.distrust(pooled.session)
             is_over = True
         if is_over:
-            slot.drop()
+            pooled.drop()
         return not is_over
 
-    def _is_server_failure(self, slot: Slot, connection: Session, error: BaseException) -> bool:
+    def _is_server_failure(self, pooled: PooledConnection, connection: Session, error: BaseException) -> bool:
         """Whether the server has failed, so that idle connections must not be trusted either."""
         if isinstance(error, asyncio.CancelledError):  # by the caller's deadline, or because its client disconnected
-            return asyncio.get_running_loop().time() - slot.used_since > SILENT_SECONDS
+            return asyncio.get_running_loop().time() - pooled.used_since > SILENT_SECONDS
         return isinstance(error, LOST) or connection.is_closed()
 
-    async def _connect(self, slot: Slot) -> Session:
-        slot.drop()
-        slot.connection = await connect(self._url, self._application_name, session_settings=self._session_settings)
-        slot.expires_at = asyncio.get_running_loop().time() + LIFETIME_SECONDS
-        slot.is_read_only = is_read_only(slot.connection)
-        return slot.connection
+    async def _connect(self, pooled: PooledConnection) -> Session:
+        pooled.drop()
+        pooled.session = await connect(self._url, self._application_name, session_settings=self._session_settings)
+        pooled.expires_at = asyncio.get_running_loop().time() + LIFETIME_SECONDS
+        pooled.is_read_only = is_read_only(pooled.session)
+        return pooled.session
 
 
 def is_read_only(session: Session) -> bool:

@@ -17,7 +17,7 @@ from sqlalchemy.sql.visitors import iterate
 
 from shared.addresses import Address, connect_to_any
 from shared.database_url import DatabaseUrl
-from shared.primary import Primary, find_primary, identify
+from shared.primary import Primary, identify
 from shared.primary import Session as Session  # noqa: PLC0414 - its public place
 from shared.tables import SCHEMA_REVISION
 from shared.tracing import Attributes, Span, SpanKind, start_span
@@ -118,7 +118,8 @@ def build_span_attributes(summary: str) -> Attributes:
     return {"db.system.name": "postgresql", "db.operation.name": operation, "db.query.summary": summary}
 
 
-BEGIN, COMMIT = build_span_attributes("BEGIN"), build_span_attributes("COMMIT")
+BEGIN = build_span_attributes("BEGIN")
+COMMIT = build_span_attributes("COMMIT")
 
 
 def start_begin_span() -> Span:
@@ -152,7 +153,7 @@ async def connect(
     settings = _set({**SESSION_SETTINGS, **deadline, **(session_settings or {})})
     return await connect_to_any(
         address.hosts_to_try(),
-        partial(_connect_to_one, arguments, settings, find_primary(address)),
+        partial(_connect_to_one, arguments, settings, Primary.of(address)),
         NEXT_HOST,
         CONNECT_TIMEOUT_SECONDS,
         address.connect_timeout_seconds,

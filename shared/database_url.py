@@ -73,11 +73,21 @@ TEXTS = ("application_name", "dbname", "fallback_application_name", "host", "opt
 KNOWN = frozenset({*TEXTS, *NUMBERS, *WORDS, *TLS, "user"})
 UNSUPPORTED = frozenset(
     {
-        *("gsslib", "krbsrvname"),
-        *("hostaddr", "service", "servicefile"),
-        *("oauth_client_id", "oauth_client_secret", "oauth_issuer", "oauth_scope"),
-        *("require_auth", "requirepeer", "scram_client_key", "scram_server_key"),
-        *("sslcrldir", "sslkeylogfile"),
+        "gsslib",
+        "krbsrvname",
+        "hostaddr",
+        "service",
+        "servicefile",
+        "oauth_client_id",
+        "oauth_client_secret",
+        "oauth_issuer",
+        "oauth_scope",
+        "require_auth",
+        "requirepeer",
+        "scram_client_key",
+        "scram_server_key",
+        "sslcrldir",
+        "sslkeylogfile",
     }
 )
 """The other parameters of libpq."""
@@ -100,7 +110,7 @@ class DatabaseUrl:
         for name, value in parameters.items():
             _check(name, value)
         if parameters.get("sslrootcert") == SYSTEM:
-            parameters["sslrootcert"] = _find_system_certificates(parameters.setdefault("sslmode", "verify-full"))
+            parameters["sslrootcert"] = _locate_system_certificates(parameters.setdefault("sslmode", "verify-full"))
         _check_files(parameters)
         return cls(text, parameters, tuple(_parse_hosts(parameters)))
 
@@ -166,7 +176,8 @@ def _parse_parameters(text: str) -> Iterator[tuple[str, str]]:
 
 
 def _parse_hosts(parameters: Mapping[str, str]) -> Iterator[Host]:
-    hosts, ports = parameters.get("host", "").split(","), parameters.get("port", "").split(",")
+    hosts = parameters.get("host", "").split(",")
+    ports = parameters.get("port", "").split(",")
     return pair_hosts(hosts, ports, DEFAULT_PORT)
 
 
@@ -193,7 +204,7 @@ def _describe_unknown(name: str) -> str:
     return f"there is no parameter {name}; {advice}"
 
 
-def _find_system_certificates(sslmode: str) -> str:
+def _locate_system_certificates(sslmode: str) -> str:
     """Return the file of certificate authorities that this machine trusts."""
     if sslmode != "verify-full":
         raise ValueError("sslrootcert=system needs sslmode=verify-full: its authorities sign certificates for any host")

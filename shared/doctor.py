@@ -12,25 +12,17 @@ from aio_pika.abc import AbstractChannel, AbstractConnection
 from aio_pika.exceptions import ChannelNotFoundEntity, ProbableAuthenticationError
 from pydantic_core import to_json
 
+from shared.broker import BROKER_ERRORS, PARTITIONS_REMEDY, broker_call, broker_version, is_blocked, open_connection
 from shared.broker_metrics import PORT as METRICS_PORT
 from shared.broker_metrics import NodeMetrics, read_broker_metrics
 from shared.clock import OFFSET_LIMIT_SECONDS
 from shared.database import SCHEMA_REMEDY, Session, connect, find_schema_revision, is_behind
 from shared.errors import describe_error
-from shared.messaging import (
-    BROKER_ERRORS,
-    PARTITIONS_REMEDY,
-    Routes,
-    Topology,
-    broker_call,
-    broker_version,
-    is_blocked,
-    open_connection,
-)
 from shared.partitions import find_partitions
 from shared.queues import exists
 from shared.settings import DEVELOPMENT_MARK, ServiceSettings
 from shared.tables import SCHEMA_REVISION
+from shared.topology import RoutingState, Topology
 
 CHECK_TIMEOUT_SECONDS = 10.0
 ALARM_SECONDS = 0.5
@@ -47,7 +39,8 @@ GROW = (
     "`rabbitmq-queues grow NODE all` gives a node its members of the queues that were declared before it joined; "
     'see "A cluster of RabbitMQ" in docs/operations.md'
 )
-EXIT_OK, EXIT_PROBLEM = 0, 1
+EXIT_OK = 0
+EXIT_PROBLEM = 1
 
 
 class Level(StrEnum):
@@ -128,16 +121,16 @@ async def check_revision(session: Session) -> Finding:
 
 
 async def check_clock(session: Session) -> Finding:
-    """Compare this machine's clock with Postgres's, to within half of the round trip."""
+    """Compare this machine's clock with Postgres', to within half of the round trip."""
     sent = datetime.now(UTC)
     theirs = await session.fetchval("select clock_timestamp()")
     received = datetime.now(UTC)
     skew = abs((theirs - (sent + (received - sent) / 2)).total_seconds())
     return judge(
         "clock",
-        f"{skew:.2f} s from Postgres's",
+        f"{skew:.2f} s from Postgres'",
         ok=skew <= SKEW_SECONDS,
-        advice="synchronise both (NTP): a service that starts while Postgres is unavailable uses its own clock",
+        advice="synchronize both (NTP): a service that starts while Postgres is unavailable uses its own clock",
         level=Level.PROBLEM if skew > OFFSET_LIMIT_SECONDS else Level.WARNING,
     )
 
@@ -149,7 +142,7 @@ async def check_free_connections(session: Session) -> Finding:
     )
     return judge(
         "connections",
-        f"{used} of Postgres's {limit} are in use",
+        f"{used} of Postgres' {limit} are in use",
         ok=limit - used >= SPARE_CONNECTIONS,
         advice="raise max_connections, or run fewer other clients",
         level=Level.WARNING,
@@ -191,7 +184,8 @@ async def check_connected(
             Level.PROBLEM, "exchange", f"{topology.commands_exchange} is missing", "start a worker, which declares it"
         )
         return
-    wanted, declared = topology.partitions, await find_partitions(channel, topology)
+    wanted = topology.partitions
+    declared = await find_partitions(channel, topology)
     if not declared:
         yield Finding(Level.PROBLEM, "partitions", "only workers of the previous version have run", "start a worker")
         return
@@ -212,7 +206,7 @@ async def check_connected(
 def judge_partitions(wanted: int, topology: Topology) -> Finding:
     """Check that commands are routed, and that the number of partitions is that of the setting, unless it is 0."""
     found = f"{topology.partitions}"
-    if topology.routes is Routes.CLOSED:
+    if topology.routes is RoutingState.CLOSED:
         found += ", but the number is being changed: writes are refused until that is complete"
         advice = "if `python -m worker repartition N` is no longer running, run it again"
         return Finding(Level.PROBLEM, "partitions", found, advice)
@@ -241,7 +235,8 @@ async def check_partition(
     connection: AbstractConnection, topology: Topology, partition: int, nodes: Sequence[NodeMetrics]
 ) -> Finding:
     """Check that the partition's queue exists, has a member on all nodes and a consumer; counts its messages."""
-    queue, check = topology.command_queue(partition), f"partition {partition}"
+    queue = topology.command_queue(partition)
+    check = f"partition {partition}"
     state = await find_queue_state(connection, queue)
     if state is None:
         return Finding(Level.PROBLEM, check, "has no queue", "start a worker, which declares it")

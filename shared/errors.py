@@ -21,7 +21,8 @@ _CREDENTIALS = re.compile(r"//[^\s/@]*@")
 
 def describe_error(error: BaseException) -> str:
     """Return the error in one line, with its SQLSTATE or AMQP reply code if it has one."""
-    kind, text = type(error).__name__, _find_text(error)
+    kind = type(error).__name__
+    text = _get_text(error)
     code = _find_code(error)
     return f"{kind}{f' {code}' if code else ''}{f': {text}' if text else ''}"
 
@@ -38,7 +39,7 @@ def _find_code(error: BaseException) -> str | int | None:
             return None
 
 
-def _find_text(error: BaseException) -> str:
+def _get_text(error: BaseException) -> str:
     match error:
         case asyncpg.PostgresError() if str(error.sqlstate).startswith(QUOTING_CLASSES):
             return error.constraint_name or ""

@@ -20,7 +20,7 @@ _decode = ContentHeader.unmarshal
 
 
 def decode_leniently(header: ContentHeader, data: bytes) -> None:
-    """Decode a content header, and replace undecodable properties by UNREADABLE_PROPERTIES."""
+    """Decode a content header, and replace undecodable properties with UNREADABLE_PROPERTIES."""
     try:
         if len(data) > MAX_PROPERTIES_BYTES:
             raise ValueError("the properties are too long")

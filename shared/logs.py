@@ -43,7 +43,7 @@ def configure_logging(settings: ServiceSettings, service: str) -> None:
     )
     logging.basicConfig(handlers=[handler], level=settings.log_level.upper(), force=True)
     logging.getLogger("alembic").setLevel(logging.WARNING)
-    for library in ("aio_pika", "aiormq"):  # `messaging` logs the same errors once, without tracebacks
+    for library in ("aio_pika", "aiormq"):  # `shared.broker` logs the same errors once, without tracebacks
         logging.getLogger(library).setLevel(logging.CRITICAL)
     if ignored := settings.database_url.get_secret_value().without_effect:
         structlog.get_logger().warning("parameters of INKWELL_DATABASE_URL without effect", parameters=ignored)

@@ -12,27 +12,24 @@ import structlog
 from aio_pika.abc import AbstractChannel, AbstractConnection
 from aiormq.exceptions import ChannelLockedResource
 
-from shared.messaging import (
+from shared.broker import (
     BROKER_ERRORS,
-    PROBE_TIMEOUT_SECONDS,
-    RANGE,
     SETUP_TIMEOUT_SECONDS,
     PartitionsDifferError,
-    Routes,
-    Topology,
     broker_call,
     is_blocked,
     open_connection,
 )
 from shared.metrics import PARTITIONS_DIFFER
+from shared.name_numbers import LOCK_NUMBER, RANGE_SIZE
 from shared.queues import exists
 from shared.settings import MAX_PARTITIONS, ServiceSettings
+from shared.topology import PROBE_TIMEOUT_SECONDS, RoutingState, Topology
 
 FORMER_PARTITIONS = 8
 """The default of the previous version, and the number in the production overlay."""
 FIRST_PARTITIONS = 1
 """The number that a worker declares if the broker has none and its own setting is unset."""
-LOCK_NUMBER = 2000
 CHECK_SECONDS = 2.0
 ABSENT_CHECK_SECONDS = 0.5
 
@@ -51,30 +48,30 @@ async def find_partitions(channel: AbstractChannel, topology: Topology) -> Topol
     for number in (topology.partitions or FIRST_PARTITIONS, FORMER_PARTITIONS):
         if found := await _find_routes(channel, replace(topology, partitions=number)):
             return found
-    async for numbers in _find_ranges(channel, topology):
+    async for numbers in _iter_ranges(channel, topology):
         for number in numbers:
             if found := await _find_routes(channel, replace(topology, partitions=number)):
                 return found
     return None
 
 
-async def _find_ranges(channel: AbstractChannel, topology: Topology) -> AsyncIterator[range]:
+async def _iter_ranges(channel: AbstractChannel, topology: Topology) -> AsyncIterator[range]:
     """Yield each range that contains the broker's number or a former one."""
-    for start in range(0, MAX_PARTITIONS + 1, RANGE):
+    for start in range(0, MAX_PARTITIONS + 1, RANGE_SIZE):
         if await exists(channel, exchange=replace(topology, partitions=start).range_exchange):
-            yield range(start or 1, start + RANGE)
+            yield range(start or 1, start + RANGE_SIZE)
 
 
 async def _has_had_number(channel: AbstractChannel, topology: Topology) -> bool:
     """Whether a worker of this version has ever declared a number."""
-    return bool([numbers async for numbers in _find_ranges(channel, topology)])
+    return bool([numbers async for numbers in _iter_ranges(channel, topology)])
 
 
 async def _find_routes(channel: AbstractChannel, topology: Topology) -> Topology | None:
     if await exists(channel, exchange=topology.routes_exchange):
-        return replace(topology, routes=Routes.NUMBERED)
+        return replace(topology, routes=RoutingState.NUMBERED)
     if await exists(channel, exchange=topology.closed_routes_exchange):
-        return replace(topology, routes=Routes.CLOSED)
+        return replace(topology, routes=RoutingState.CLOSED)
     return None
 
 
@@ -107,7 +104,7 @@ async def _declare_number(connection: AbstractConnection, channel: AbstractChann
             return found
         has_former_exchange = await exists(channel, exchange=topology.commands_exchange)
         number = topology.partitions
-        if has_former_exchange or not number:  # the number of the previous version's workers was in their settings
+        if has_former_exchange or not number:  # the previous version's workers had it in their settings
             number = await count_queues(channel, topology) or number or FIRST_PARTITIONS
         declared = replace(topology, partitions=number)
         if not await _has_had_number(channel, topology):
@@ -171,7 +168,7 @@ async def _find_declared(channel: AbstractChannel, topology: Topology) -> Topolo
         if (found := await find_partitions(channel, topology)) or await _has_had_number(channel, topology):
             return found
         # Workers of the previous version take the number from their settings.
-        return replace(topology, partitions=topology.partitions or FORMER_PARTITIONS, routes=Routes.UNNUMBERED)
+        return replace(topology, partitions=topology.partitions or FORMER_PARTITIONS, routes=RoutingState.UNNUMBERED)
 
 
 async def wait_until_changed(connection: AbstractConnection, topology: Topology) -> None:
@@ -190,7 +187,7 @@ async def wait_until_changed(connection: AbstractConnection, topology: Topology)
 
 
 async def _has_changed(channel: AbstractChannel, topology: Topology) -> bool:
-    if topology.routes is Routes.UNNUMBERED:
+    if topology.routes is RoutingState.UNNUMBERED:
         return await exists(channel, exchange=topology.former_routes_exchange)
     return not await topology.is_current(channel)
 

@@ -47,7 +47,7 @@ class Timeline:
 
     @classmethod
     def parse(cls, text: str) -> "Timeline | None":
-        """Return the timeline that `str` prints like this, or None."""
+        """Return the timeline parsed from the form that `str` returns, or None."""
         found = _TIMELINE.fullmatch(text)
         return cls(found[1], int(found[2])) if found else None
 
@@ -77,6 +77,11 @@ class Primary:
         self._trusted: WeakSet[Session] = WeakSet()
         self.timeline: Timeline | None = None
         """The newest timeline seen; None if no server has reported one."""
+
+    @classmethod
+    def of(cls, url: DatabaseUrl) -> "Primary":
+        """Return the process's only state of the URL's primary, new if this is the first call."""
+        return _primaries.setdefault(url.text, cls())
 
     def is_trusted(self, session: Session) -> bool:
         """Whether the session is open and still counts as connected to the primary."""
@@ -123,11 +128,7 @@ class Primary:
 
 
 _primaries: dict[str, Primary] = {}
-
-
-def find_primary(url: DatabaseUrl) -> Primary:
-    """Return the process's state of the URL's primary."""
-    return _primaries.setdefault(url.text, Primary())
+"""By URL."""
 
 
 async def identify(session: Session, timeout_seconds: float) -> Timeline | None:

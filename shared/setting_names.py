@@ -48,20 +48,20 @@ def is_kubernetes_variable(name: str, value: str) -> bool:
     return is_port or _OF_A_SERVICE.fullmatch(name) is not None
 
 
-def find_unknown_variables(environment: Mapping[str, str], own: Collection[str]) -> Iterator[str]:
+def iter_unknown_variables(environment: Mapping[str, str], own: Collection[str]) -> Iterator[str]:
     """Yield an error message for each variable with the prefix that is not a setting; `own` are the service's names."""
     candidates = {name for name in environment if not is_kubernetes_variable(name, environment[name])}
-    for name in _find_unknown(candidates, {*own, *TOOLS}):
+    for name in _iter_unknown(candidates, {*own, *TOOLS}):
         yield f"{name}: unknown setting{_suggest(name)}"
 
 
-def find_unknown_files(names: Iterable[str], own: Collection[str]) -> Iterator[str]:
+def iter_unknown_files(names: Iterable[str], own: Collection[str]) -> Iterator[str]:
     """Yield an error message for each file of INKWELL_SECRETS_DIR with the prefix that is not a setting."""
-    for name in _find_unknown(names, own):
+    for name in _iter_unknown(names, own):
         yield f"INKWELL_SECRETS_DIR: its file {name} is not a setting{_suggest(name).lower()}"
 
 
-def _find_unknown(names: Iterable[str], known: Collection[str]) -> Iterator[str]:
+def _iter_unknown(names: Iterable[str], known: Collection[str]) -> Iterator[str]:
     for name in sorted(names):
         if name.upper().startswith(PREFIX) and name.upper() not in known and name.upper() not in list_all_names():
             yield name

@@ -22,9 +22,9 @@ from shared.broker_url import BrokerUrl
 from shared.database_url import DatabaseUrl
 from shared.setting_names import (
     PREFIX,
-    find_unknown_files,
-    find_unknown_variables,
     is_kubernetes_variable,
+    iter_unknown_files,
+    iter_unknown_variables,
     list_names,
 )
 
@@ -88,7 +88,7 @@ class DatabaseSettings(BaseSettings):
 
     @model_validator(mode="after")
     def _check_secrets(self) -> Self:
-        public = [f"INKWELL_{name.upper()}" for name, value in self if any(map(_is_public, find_secrets(value)))]
+        public = [f"INKWELL_{name.upper()}" for name, value in self if any(map(_is_public, iter_secrets(value)))]
         if public and self.environment != "development":
             raise ValueError(
                 f"{', '.join(public)}: a secret that contains {DEVELOPMENT_MARK} is public: set your own, "
@@ -141,13 +141,13 @@ class ServiceSettings(DatabaseSettings):
         return self
 
 
-def find_secrets(value: object) -> Iterator[str]:
+def iter_secrets(value: object) -> Iterator[str]:
     """Yield the secrets in a setting's value."""
     if isinstance(value, (Secret, SecretStr)):
         yield str(value.get_secret_value())
     elif isinstance(value, tuple):
         for item in value:
-            yield from find_secrets(item)
+            yield from iter_secrets(item)
 
 
 def _is_public(secret: str) -> bool:
@@ -160,10 +160,10 @@ SettingsT = TypeVar("SettingsT", bound=DatabaseSettings)
 def load_settings(settings_class: type[SettingsT]) -> SettingsT:
     """Load the settings from the environment or else files; prints each invalid one to stderr and exits with 2."""
     own = list_names(settings_class) | list_names(SecretFiles)
-    problems = list(find_unknown_variables(os.environ, own))
+    problems = list(iter_unknown_variables(os.environ, own))
     try:
         folder = SecretFiles().folder
-        problems += find_unknown_files((file.name for file in folder.iterdir()), own) if folder else ()
+        problems += iter_unknown_files((file.name for file in folder.iterdir()), own) if folder else ()
         settings = settings_class(_secrets_dir=folder)
     except SettingsError as error:
         unreadable = isinstance(error.__cause__, (OSError, UnicodeDecodeError))

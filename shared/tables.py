@@ -56,11 +56,13 @@ users = Table(
     Column("id", BigInteger, Identity(), primary_key=True),
     Column("credentials_version", Integer, nullable=False, server_default="1"),
     Column("name", Text, comment="as its user writes it"),
-    Column("folded_name", Text, comment="what no two users share"),
+    Column("folded_name", Text, comment="unique key of the name"),
     Column("password_hash", Text),
     Column("created_date", DateTime(timezone=True), nullable=False, server_default=func.now()),
     Column("updated_date", DateTime(timezone=True), nullable=False, server_default=func.now()),
-    Column("deleted_date", DateTime(timezone=True), comment="from then on the user and all that is theirs are gone"),
+    Column(
+        "deleted_date", DateTime(timezone=True), comment="when the user was deleted; their data is hidden from then on"
+    ),
     Column(
         "revision",
         BigInteger,

@@ -18,7 +18,7 @@ from dev.services import from_environment, no_docker, prepare, services
 from gateway.auth import passwords
 from gateway.settings import GatewaySettings
 from shared.connections import Connections
-from shared.messaging import Topology
+from shared.topology import Topology
 from tests.support import canaries, harness
 from tests.support.isolation import (
     PARTITIONS,

@@ -17,9 +17,9 @@ from uuid import UUID
 import asyncpg
 from pydantic_core import to_json
 
+from shared.broker import BROKER_ERRORS
 from shared.clock import CLOCK
 from shared.database import EXIT_SCHEMA_BEHIND, SchemaBehindError, Session, check_schema, connect
-from shared.messaging import BROKER_ERRORS
 from shared.partitions import read_partitions
 from shared.settings import MAX_PARTITIONS
 from worker.dead_letters import (

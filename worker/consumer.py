@@ -13,26 +13,24 @@ import asyncpg
 import structlog
 from aio_pika.abc import AbstractChannel, AbstractConnection
 
-from shared.clock import Clock
-from shared.connections import Connections
-from shared.contracts import LARGEST_MESSAGE_BYTES
-from shared.database import check_schema
-from shared.messaging import (
+from shared.broker import (
     BROKER_ERRORS,
     CLOSE_TIMEOUT_SECONDS,
-    PROBE_TIMEOUT_SECONDS,
     SETUP_TIMEOUT_SECONDS,
     PartitionsDifferError,
-    Topology,
     broker_call,
     choose_backoff,
     keep_running,
     open_connection,
     user_of,
-    wait_until_lost,
 )
+from shared.clock import Clock
+from shared.connections import Connections
+from shared.contracts import LARGEST_MESSAGE_BYTES
+from shared.database import check_schema
 from shared.metrics import BROKER_CONNECTED
 from shared.partitions import claim_partitions, wait_until_changed
+from shared.topology import PROBE_TIMEOUT_SECONDS, Topology, wait_until_lost
 from worker.deliveries import Batch, Deliveries, PartitionBlockedError
 from worker.failures import Applier, RepeatedBugError, describe
 from worker.metrics import OLDEST, PARTITIONS, PAUSED, count_applied

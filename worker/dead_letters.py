@@ -18,12 +18,13 @@ from aio_pika.exceptions import ChannelNotFoundEntity, DeliveryError, PublishErr
 from sqlalchemy import DateTime, bindparam, func, literal_column, null, or_, select, update
 from sqlalchemy.dialects.postgresql import ARRAY
 
+from shared.broker import BROKER_ERRORS, SETUP_TIMEOUT_SECONDS, broker_call, open_connection, user_of
 from shared.contracts import COMMANDS_CONTENT_TYPE, REJECTION_STATUS, OutcomeStatus, Rejection, encode_batch
 from shared.database import Session, Statement
 from shared.errors import describe_error
-from shared.messaging import BROKER_ERRORS, SETUP_TIMEOUT_SECONDS, Topology, broker_call, open_connection, user_of
 from shared.partitions import require_partitions
 from shared.tables import commands, notes, users
+from shared.topology import Topology
 from worker.replays import Letter, ReplayedWrite, parse_replayed_writes
 from worker.settings import WorkerSettings
 from worker.statements import FIND_REPLAYED

@@ -4,6 +4,7 @@ from collections.abc import AsyncIterator
 
 from aio_pika.abc import AbstractChannel
 
+from shared.broker import open_connection
 from shared.database import Session, connect
 from shared.doctor import (
     Finding,
@@ -15,9 +16,9 @@ from shared.doctor import (
     report,
     run_checks,
 )
-from shared.messaging import QUEUE_LIMIT, Topology, open_connection
 from shared.partitions import find_partitions
 from shared.queues import QueueMismatchError, exists
+from shared.topology import QUEUE_LIMIT, Topology
 from worker.settings import WorkerSettings
 
 NAME = "inkwell-worker doctor"

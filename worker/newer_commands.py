@@ -10,9 +10,10 @@ from datetime import timedelta
 from aio_pika import DeliveryMode, Message
 from aio_pika.abc import AbstractChannel, AbstractIncomingMessage
 
+from shared.broker import broker_call, open_connection, user_of
 from shared.connections import Connections
 from shared.contracts import BadCommand
-from shared.messaging import Topology, broker_call, open_connection, user_of
+from shared.topology import Topology
 from worker.deliveries import Batch, Delivery
 from worker.failures import Applier
 from worker.sessions import SESSION_SETTINGS

@@ -13,7 +13,7 @@ from sqlalchemy import text
 
 from shared.clock import Clock
 from shared.database import Session, Statement, connect
-from shared.primary import LOST, find_primary
+from shared.primary import LOST, Primary
 from worker.failures import describe
 from worker.metrics import DATABASE_UP
 from worker.settings import WorkerSettings
@@ -91,7 +91,7 @@ class PartitionAssignment:
                 self._adopt(held)
                 await asyncio.sleep(CHECK_INTERVAL_SECONDS)
         except LOST:
-            find_primary(self._database_url.get_secret_value()).distrust(session)
+            Primary.of(self._database_url.get_secret_value()).distrust(session)
             raise
         finally:
             session.terminate()

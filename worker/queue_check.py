@@ -5,8 +5,9 @@ import asyncio
 import structlog
 from aio_pika.abc import AbstractConnection
 
-from shared.messaging import QUEUE_LIMIT, SETUP_TIMEOUT_SECONDS, Topology
+from shared.broker import SETUP_TIMEOUT_SECONDS
 from shared.queues import QueueMismatchError
+from shared.topology import QUEUE_LIMIT, Topology
 
 REFUSED_PAUSE_SECONDS = 10.0
 

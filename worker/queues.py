@@ -9,13 +9,9 @@ import asyncio
 from aio_pika import DeliveryMode, Message
 from aio_pika.abc import AbstractChannel, AbstractIncomingMessage
 
-from shared.messaging import (
-    Topology,
-    build_quorum_arguments,
-    open_connection,
-    user_of,
-)
+from shared.broker import open_connection, user_of
 from shared.queues import QueueMismatchError, declare_queue, exists
+from shared.topology import Topology, build_quorum_arguments
 from worker.settings import WorkerSettings
 
 STEP_TIMEOUT_SECONDS = 10.0

@@ -11,19 +11,11 @@ import structlog
 from aio_pika import DeliveryMode, Message
 from aio_pika.abc import AbstractChannel, AbstractConnection, AbstractIncomingMessage
 
+from shared.broker import HEARTBEAT_SECONDS, REPLY_TO, SETUP_TIMEOUT_SECONDS, broker_call, open_connection, user_of
 from shared.contracts import COMMANDS_CONTENT_TYPE, encode_batch
-from shared.messaging import (
-    HEARTBEAT_SECONDS,
-    REPLY_TO,
-    SETUP_TIMEOUT_SECONDS,
-    Routes,
-    Topology,
-    broker_call,
-    open_connection,
-    user_of,
-)
 from shared.partitions import hold_lock, require_partitions
 from shared.queues import QueueMismatchError, exists
+from shared.topology import RoutingState, Topology
 from worker.queues import StillConsumedError, move, require_no_consumer
 from worker.settings import WorkerSettings
 
@@ -68,7 +60,8 @@ async def change(
     connection: AbstractConnection, channel: AbstractChannel, former: Topology, topology: Topology
 ) -> None:
     """Close the routes, wait until everything that is queued is committed, and open routes to the new partitions."""
-    if former.routes is not Routes.CLOSED:  # if a partition does not drain, this fails before a write is refused
+    if former.routes is not RoutingState.CLOSED:
+        # If a partition does not drain, this fails before a write is refused.
         await drain(connection, former)
     for partition in range(topology.partitions):
         try:

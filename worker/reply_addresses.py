@@ -7,7 +7,7 @@ so for those versions the address is checked.
 import re
 from base64 import b64decode
 
-from shared.messaging import REPLY_TO
+from shared.broker import REPLY_TO
 
 ROBUST_SINCE = (4, 3)
 """The first version of RabbitMQ that ignores an address that it cannot decode."""

@@ -12,22 +12,21 @@ from aio_pika import DeliveryMode, Message
 from aio_pika.abc import AbstractChannel
 from pydantic import Secret
 
-from shared.broker_url import BrokerUrl
-from shared.contracts import LARGEST_MESSAGE_BYTES, Reply, encode_replies
-from shared.errors import describe_error
-from shared.messaging import (
+from shared.broker import (
     BROKER_ERRORS,
     CLOSE_TIMEOUT_SECONDS,
     SETUP_TIMEOUT_SECONDS,
-    Topology,
     broker_call,
     broker_version,
     keep_running,
     open_connection,
-    wait_until_lost,
 )
+from shared.broker_url import BrokerUrl
+from shared.contracts import LARGEST_MESSAGE_BYTES, Reply, encode_replies
+from shared.errors import describe_error
 from shared.partitions import find_partitions
 from shared.primary import TIMELINE_HEADER, Primary
+from shared.topology import Topology, wait_until_lost
 from worker.reply_addresses import is_reply_address
 
 REPLY_TIMEOUT_SECONDS = 1.0

@@ -9,8 +9,8 @@ from contextlib import suppress
 import asyncpg
 import structlog
 
+from shared.broker import choose_backoff
 from shared.contracts import Outcome
-from shared.messaging import choose_backoff
 from worker.deliveries import Batch
 from worker.failures import Applier, FailureKind, classify, describe
 from worker.metrics import RETRIES, TRANSACTION_DURATION

@@ -47,21 +47,23 @@ def is_registration(gateway: Gateway, request: Request) -> bool:
 @operations.add(
     "GET",
     "/commands/{token}",
-    allows=Scope.WRITE,
+    requires=Scope.WRITE,
     exempts=is_registration,
-    reads=(COMMAND_PATH, PREFER),
+    inputs=(COMMAND_PATH, PREFER),
     returns=CommandState,
     answers={
         200: describe_answer(
             "The state of the write; `answer` has no body if the credentials lack the scope to read it",
-            *("Retry-After", "Preference-Applied"),
+            "Retry-After",
+            "Preference-Applied",
         )
     },
     problems=(COMMAND_NOT_FOUND, COMMAND_GONE),
 )
 async def get_command(gateway: Gateway, request: Request) -> Answer:
     """Returns the state of a write; `answer` is the response that it would have had."""
-    ticket, preferences = _read_ticket(gateway, request), request[PREFER]
+    ticket = _read_ticket(gateway, request)
+    preferences = request[PREFER]
     bind_ids(command_id=str(ticket.command_id))
     wait_seconds = gateway.submission.choose_wait(preferences) if preferences.wait_seconds else 0.0
     if ticket.owner == NO_OWNER:  # there is no caller
@@ -93,7 +95,8 @@ async def _poll(
 ) -> Outcome | None:
     """Poll for the outcome until the wait is over; holds no connection between polls."""
     now = asyncio.get_running_loop().time
-    deadline, pause = now() + wait_seconds, FIRST_POLL_SECONDS
+    deadline = now() + wait_seconds
+    pause = FIRST_POLL_SECONDS
     with gateway.replies.count_poll():
         while True:
             outcome = await look_up()

@@ -18,7 +18,9 @@ from gateway.http.requests import Request
 from gateway.resources import Gateway
 
 PACKAGE = "fastapi-offline"
-SCRIPT, STYLE, ICON = "swagger-ui-bundle.js", "swagger-ui.css", "favicon.png"
+SCRIPT = "swagger-ui-bundle.js"
+STYLE = "swagger-ui.css"
+ICON = "favicon.png"
 FILES = {SCRIPT: "text/javascript; charset=utf-8", STYLE: "text/css; charset=utf-8", ICON: "image/png"}
 """Media types by file."""
 POLICY = (
@@ -44,11 +46,11 @@ def build_docs_operations(app: FastAPI, root_path: str) -> Operations[Gateway]:
     policy = {"Content-Security-Policy": build_policy(page)}
     files = Path(str(resources.files(PACKAGE.replace("-", "_")))) / "static"
 
-    @operations.add("GET", "/openapi.json", allows=PUBLIC, ignores_query=True)
+    @operations.add("GET", "/openapi.json", requires=PUBLIC, ignores_query=True)
     async def get_document(_: Gateway, __: Request) -> Answer:
         return Answer(json.dumps(app.openapi(), ensure_ascii=False, separators=(",", ":")))
 
-    @operations.add("GET", "/docs", allows=PUBLIC, ignores_query=True)
+    @operations.add("GET", "/docs", requires=PUBLIC, ignores_query=True)
     async def show_page(_: Gateway, __: Request) -> Answer:
         return Answer(bytes(page.body), headers=policy, media_type="text/html; charset=utf-8")
 
@@ -57,7 +59,7 @@ def build_docs_operations(app: FastAPI, root_path: str) -> Operations[Gateway]:
         return Answer(await asyncio.to_thread((files / name).read_bytes), headers=IMMUTABLE, media_type=FILES[name])
 
     for name in FILES:
-        operations.add("GET", f"{folder}/{name}", allows=PUBLIC, ignores_query=True)(send_file)
+        operations.add("GET", f"{folder}/{name}", requires=PUBLIC, ignores_query=True)(send_file)
     return operations
 
 

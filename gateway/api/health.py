@@ -19,7 +19,7 @@ STOPPING: OpenApi = {"description": "Stopping", "content": {"application/json": 
 operations: Operations[Gateway] = Operations("health")
 
 
-@operations.add("GET", "/health/live", allows=PUBLIC, ignores_query=True)
+@operations.add("GET", "/health/live", requires=PUBLIC, ignores_query=True)
 async def live(_: Gateway, __: Request) -> Answer:
     """Answers 200 while the event loop runs."""
     return Answer('{"status":"live"}')
@@ -28,7 +28,7 @@ async def live(_: Gateway, __: Request) -> Answer:
 @operations.add(
     "GET",
     "/health/ready",
-    allows=PUBLIC,
+    requires=PUBLIC,
     ignores_query=True,
     answers={200: {"description": "Ready"}, 503: STOPPING},
 )

@@ -4,9 +4,10 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, Field, create_model
 
-from gateway.api.schemas import ITEMS, LEFT_OUT
+from gateway.api.schemas import ITEMS
 from gateway.http.body import Body
 from gateway.http.conditional import PreconditionHeaders
+from gateway.http.omittable import Omittable
 from gateway.settings import GatewaySettings
 from gateway.writes.states import NOTE_TEXT
 from shared.contracts import MAX_ITEMS, MAX_VERSION, STORABLE, Int64, NoteItems, NoteText, check_storable
@@ -36,9 +37,9 @@ Versions = Annotated[list[Version], Field(min_length=1, max_length=100)]
 
 class _Change(_Item):
     note_id: Annotated[Int64, Field(alias="id", strict=True)]
-    if_match: Versions = LEFT_OUT
+    if_match: Omittable[Versions] = None
     """Write only if the note is in one of these versions"""
-    if_none_match: Versions = LEFT_OUT
+    if_none_match: Omittable[Versions] = None
     """Write only if the note is in none of these versions"""
 
 
@@ -88,8 +89,10 @@ def _build_items_model(text: dict[str, Any], parts: dict[str, Any], limit: int) 
         fields = {"op": Literal[op], **fields}
         return create_model(f"{op.title()}ItemIn", __doc__=doc, __base__=base, **fields)
 
-    create, replace = item("create", _Item, text), item("replace", _Change, text)
-    patch, delete = item("patch", _Change, parts), item("delete", _Change, {})
+    create = item("create", _Item, text)
+    replace = item("replace", _Change, text)
+    patch = item("patch", _Change, parts)
+    delete = item("delete", _Change, {})
     one = Annotated[create | replace | patch | delete, Field(discriminator="op")]  # type: ignore[valid-type]
     several = Annotated[list[one], Field(min_length=1, max_length=limit)]
     doc = "Several writes in order, applied atomically."
@@ -97,5 +100,6 @@ def _build_items_model(text: dict[str, Any], parts: dict[str, Any], limit: int) 
 
 
 def build_text_type(max_length: int) -> object:
-    """Return the type of a text of limited length; after the validator, pydantic would call its characters items."""
+    """Return the type of a text of limited length."""
+    # With the limit after the validator, pydantic's error would say "items" instead of "characters".
     return Annotated[str, Field(max_length=max_length, json_schema_extra=STORABLE), AfterValidator(check_storable)]

@@ -75,37 +75,40 @@ def _describe_read(*headers: str) -> dict[int, OpenApi]:
     }
 
 
-operations: Operations[Gateway] = Operations("notes")
-"""The reads; the writes depend on the settings."""
+reads: Operations[Gateway] = Operations("notes")
+"""The writes depend on the settings; `build_note_operations` adds them."""
 
 
-@operations.add(
+@reads.add(
     "GET",
     "/notes",
-    allows=Scope.READ,
-    reads=(NOTES_PAGE, IF_NONE_MATCH),
+    requires=Scope.READ,
+    inputs=(NOTES_PAGE, IF_NONE_MATCH),
     returns=list[Note],
     answers=_describe_read("Link", "X-Total-Count"),
     problems=(OVERLOADED,),
 )
 async def list_notes(gateway: Gateway, request: Request) -> Answer:
     """Lists notes, by id or in another order; `Link` has the URL of the next page."""
-    page, key = request[NOTES_PAGE], (request.caller.owner, request.url_path, request.query)
-    kept, deadline = gateway.kept_pages.find(key), gateway.queries.start_deadline()
-    if not kept or kept.revision != await gateway.queries.find_revision(request.caller, deadline):
+    page = request[NOTES_PAGE]
+    key = (request.caller.owner, request.url_path, request.query)
+    kept = gateway.kept_pages.find(key)
+    deadline = gateway.queries.start_deadline()
+    if not kept or kept.revision != await gateway.queries.get_revision(request.caller, deadline):
         listed = await gateway.queries.list_notes(request.caller, page.shape, deadline, **page.arguments)
-        notes, links = arrange_notes(page, listed), build_list_links(request, page, listed)
+        notes = arrange_notes(page, listed)
+        links = build_list_links(request, page, listed)
         body, tag, headers = _build_page(join_notes(notes), links, listed.total)
         kept = KeptPage(listed.revision, body, tag, headers)
         gateway.kept_pages.keep(key, kept)
     return respond_unless_modified(request, Answer(kept.body, headers=dict(kept.headers)), kept.tag)
 
 
-@operations.add(
+@reads.add(
     "GET",
     "/notes/search",
-    allows=Scope.READ,
-    reads=(SEARCH_PAGE, IF_NONE_MATCH),
+    requires=Scope.READ,
+    inputs=(SEARCH_PAGE, IF_NONE_MATCH),
     returns=Matches,
     answers=_describe_read("Link"),
     problems=(OVERLOADED, SEARCH_TIMEOUT),
@@ -115,17 +118,18 @@ async def search_notes(gateway: Gateway, request: Request) -> Answer:
     page = request[SEARCH_PAGE]
     found = await gateway.queries.search_notes(request.caller, page.q, page.skip, page.limit)
     matched = json.dumps("similar_titles" if found.is_similar else "words")
-    limited, notes = json.dumps(found.is_limited), join_notes(found.notes)
+    limited = json.dumps(found.is_limited)
+    notes = join_notes(found.notes)
     text = f'{{"matched":{matched},"limited":{limited},"total":{found.total},"notes":{notes}}}'
     body, tag, headers = _build_page(text, build_search_links(request, page, found.total))
     return respond_unless_modified(request, Answer(body, headers=headers), tag)
 
 
-@operations.add(
+@reads.add(
     "GET",
     "/notes/{note_id}",
-    allows=Scope.READ,
-    reads=(NOTE_PATH, IF_NONE_MATCH),
+    requires=Scope.READ,
+    inputs=(NOTE_PATH, IF_NONE_MATCH),
     returns=Note,
     answers=_describe_read(),
     problems=(NOTE_NOT_FOUND,),
@@ -141,18 +145,19 @@ async def get_note(gateway: Gateway, request: Request) -> Answer:
 
 def build_note_operations(settings: GatewaySettings) -> list[Operation[Gateway]]:
     """Return the operations on notes."""
-    bodies, preconditions = NoteBodies(settings), PreconditionHeaders(required=settings.require_preconditions)
-    return [*operations, *_build_creations(bodies, preconditions), *_build_changes(bodies, preconditions)]
+    bodies = NoteBodies(settings)
+    preconditions = PreconditionHeaders(required=settings.require_preconditions)
+    return [*reads, *_build_creations(bodies, preconditions), *_build_changes(bodies, preconditions)]
 
 
 def _build_creations(bodies: NoteBodies, preconditions: PreconditionHeaders) -> Operations[Gateway]:
-    operations: Operations[Gateway] = Operations("notes")
+    creations: Operations[Gateway] = Operations("notes")
 
-    @operations.add(
+    @creations.add(
         "POST",
         "/notes",
-        allows=Scope.WRITE,
-        reads=(bodies.note, *WRITE_READERS),
+        requires=Scope.WRITE,
+        inputs=(bodies.note, *WRITE_READERS),
         returns=Note,
         answers=CREATE_ANSWERS,
         problems=WRITE_PROBLEMS,
@@ -161,11 +166,11 @@ def _build_creations(bodies: NoteBodies, preconditions: PreconditionHeaders) -> 
         """Creates a note."""
         return await gateway.submission.perform(request, CreateNote, request[bodies.note])
 
-    @operations.add(
+    @creations.add(
         "POST",
         "/notes/batch",
-        allows=Scope.WRITE,
-        reads=(bodies.items, *WRITE_READERS),
+        requires=Scope.WRITE,
+        inputs=(bodies.items, *WRITE_READERS),
         returns=WrittenItems,
         answers={
             200: describe_answer("The result of each write", *WRITE_HEADERS),
@@ -179,35 +184,35 @@ def _build_creations(bodies: NoteBodies, preconditions: PreconditionHeaders) -> 
         items = request[bodies.items].to_note_items(preconditions)
         return await gateway.submission.perform(request, ChangeNotes, items)
 
-    return operations
+    return creations
 
 
 def _build_changes(bodies: NoteBodies, preconditions: PreconditionHeaders) -> Operations[Gateway]:
-    operations: Operations[Gateway] = Operations("notes")
-    change = partial(operations.add, path="/notes/{note_id}", allows=Scope.WRITE, problems=CHANGE_PROBLEMS)
+    changes: Operations[Gateway] = Operations("notes")
+    change = partial(changes.add, path="/notes/{note_id}", requires=Scope.WRITE, problems=CHANGE_PROBLEMS)
     targeted = (NOTE_PATH, preconditions)
 
     def read_target(request: Request) -> dict[str, Any]:
         return {"note_id": request[NOTE_PATH].note_id, **dict(request[preconditions])}
 
-    @change(method="PUT", reads=(*targeted, bodies.note, *WRITE_READERS), returns=Note, answers=CHANGE_ANSWERS)
+    @change(method="PUT", inputs=(*targeted, bodies.note, *WRITE_READERS), returns=Note, answers=CHANGE_ANSWERS)
     async def replace_note(gateway: Gateway, request: Request) -> Answer:
         """Replaces a note's title and description; `created_date` stays the same."""
         replacement = NoteReplacement(**read_target(request), **dict(request[bodies.note]))
         return await gateway.submission.perform(request, ReplaceNote, replacement)
 
-    @change(method="PATCH", reads=(*targeted, bodies.patch, *WRITE_READERS), returns=Note, answers=CHANGE_ANSWERS)
+    @change(method="PATCH", inputs=(*targeted, bodies.patch, *WRITE_READERS), returns=Note, answers=CHANGE_ANSWERS)
     async def patch_note(gateway: Gateway, request: Request) -> Answer:
         """Changes the members of a note that are in the body (RFC 7396)."""
         patch = NotePatch(**read_target(request), **dict(request[bodies.patch]))
         return await gateway.submission.perform(request, PatchNote, patch)
 
-    @change(method="DELETE", reads=(*targeted, *WRITE_READERS), answers=DELETE_ANSWERS)
+    @change(method="DELETE", inputs=(*targeted, *WRITE_READERS), answers=DELETE_ANSWERS)
     async def delete_note(gateway: Gateway, request: Request) -> Answer:
         """Deletes a note."""
         return await gateway.submission.perform(request, DeleteNote, NoteTarget(**read_target(request)))
 
-    return operations
+    return changes
 
 
 def _build_page(text: str, links: dict[str, str], total: int | None = None) -> tuple[bytes, str, dict[str, str]]:

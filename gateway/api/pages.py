@@ -23,7 +23,7 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
-from gateway.api.schemas import LEFT_OUT
+from gateway.http.omittable import Omittable
 from gateway.http.parameters import INTEGER, Boolean, Integer64, Time, parse_query, parse_time
 from gateway.http.requests import Request
 from gateway.reads.results import NoteList
@@ -110,17 +110,17 @@ class NotesPage(Page):
 
     sort: Order = "id"
     """The sort order; `-` means descending"""
-    cursor: CursorParameter = LEFT_OUT
+    cursor: Omittable[CursorParameter] = None
     """The position of the page, from the `Link` of another page; cannot be combined with `skip`"""
-    created_from: Time = LEFT_OUT
+    created_from: Omittable[Time] = None
     """Only notes created at this time or later"""
-    created_until: Time = LEFT_OUT
+    created_until: Omittable[Time] = None
     """Only notes created before this time"""
-    updated_from: Time = LEFT_OUT
+    updated_from: Omittable[Time] = None
     """Only notes updated at this time or later"""
-    updated_until: Time = LEFT_OUT
+    updated_until: Omittable[Time] = None
     """Only notes updated before this time"""
-    title_prefix: Prefix = LEFT_OUT
+    title_prefix: Omittable[Prefix] = None
     """Only notes whose titles start with this text; case-sensitive"""
     total: Boolean = False
     """Whether to count the notes on all pages, in `X-Total-Count`; takes longer"""
@@ -135,14 +135,9 @@ class NotesPage(Page):
         return cursor
 
     @property
-    def position(self) -> Cursor | None:
-        """Where the page begins or ends; None if the request has no cursor."""
-        return self.cursor if "cursor" in self.model_fields_set else None
-
-    @property
     def is_backwards(self) -> bool:
-        """Whether the page ends at its position, instead of beginning there."""
-        return self.position is not None and self.position.backwards
+        """Whether the page ends at its cursor, instead of beginning there."""
+        return self.cursor is not None and self.cursor.backwards
 
     @cached_property
     def shape(self) -> ListShape:
@@ -151,14 +146,14 @@ class NotesPage(Page):
             sorted_by=self.sort.removeprefix("-"),
             descending=self.sort.startswith("-") != self.is_backwards,
             filters=frozenset(FILTERS) & self.model_fields_set,
-            is_continued=self.position is not None,
+            is_continued=self.cursor is not None,
             is_counted=self.total,
         )
 
     @property
     def arguments(self) -> dict[str, object]:
         """The parameters of the SQL; one note more than requested shows whether there is another page."""
-        after = {"after_key": self.position.value, "after_id": self.position.id} if self.position else {}
+        after = {"after_key": self.cursor.value, "after_id": self.cursor.id} if self.cursor else {}
         filters = {name: getattr(self, name) for name in self.shape.filters}
         return {"skip": self.skip, "limit": self.limit + 1} | after | filters
 
@@ -195,13 +190,14 @@ def arrange_notes(page: NotesPage, listed: NoteList) -> list[str]:
 
 def build_list_links(request: Request, page: NotesPage, listed: NoteList) -> dict[str, str]:
     """Return the page's links by relation."""
-    has_more, last = len(listed.notes) > page.limit, min(len(listed.notes), page.limit) - 1
+    has_more = len(listed.notes) > page.limit
+    last = min(len(listed.notes), page.limit) - 1
     if page.skip:
         return _build_skip_links(request, page, has_more=has_more)
     cursors: dict[str, Cursor] = {}
     if listed.notes and (has_more or page.is_backwards):
         cursors["next"] = Cursor.of(listed, 0 if page.is_backwards else last, page.sort)
-    if listed.notes and (has_more if page.is_backwards else page.position):
+    if listed.notes and (has_more if page.is_backwards else page.cursor):
         cursors["prev"] = Cursor.of(listed, last if page.is_backwards else 0, page.sort, backwards=True)
     links = {rel: build_url(request, cursor=cursor.encoded) for rel, cursor in cursors.items()}
     return links | {"first": build_url(request)}

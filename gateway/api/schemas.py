@@ -1,15 +1,14 @@
 """The models of answers, for the OpenAPI document."""
 
 from datetime import datetime
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import BaseModel
 
 from gateway.writes.states import NOTE, NOTE_TEXT
 from shared.contracts import PublicToken
 
-LEFT_OUT: Any = None
-"""The default of an optional member of a request that must not be null."""
+# Examples
 MATCHES = {"matched": "words", "limited": False, "total": 1, "notes": [NOTE]}
 ITEMS = {
     "items": [
@@ -18,7 +17,6 @@ ITEMS = {
         {"op": "delete", "id": 2},
     ]
 }
-"""Examples."""
 
 
 class Note(BaseModel, use_attribute_docstrings=True, json_schema_extra={"examples": [NOTE]}):

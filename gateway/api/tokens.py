@@ -126,8 +126,8 @@ operations: Operations[Gateway] = Operations("tokens")
 @operations.add(
     "POST",
     "/auth/token",
-    allows=PUBLIC,
-    reads=(LOGIN_FORM,),
+    requires=PUBLIC,
+    inputs=(LOGIN_FORM,),
     returns=AccessToken,
     problems=(INVALID_SCOPE, INVALID_GRANT, TOO_MANY_REQUESTS, OVERLOADED, DATABASE_UNAVAILABLE),
 )
@@ -157,7 +157,8 @@ async def _log_in(gateway: Gateway, request: Request, form: Mapping[str, str]) -
     account = _fold_account(form["username"])
     gateway.throttles.count_guess(request, account)
     login = await gateway.queries.find_login(account) if account else None
-    password, password_hash = SecretStr(form["password"]), login.password_hash if login else None
+    password = SecretStr(form["password"])
+    password_hash = login.password_hash if login else None
     if not await gateway.passwords.verify(password, password_hash) or login is None:
         raise _build_oauth_problem(INVALID_GRANT)
     gateway.throttles.forget_guesses(request, account)
@@ -181,15 +182,16 @@ def _build_oauth_problem(kind: ProblemType, detail: str | None = None) -> Proble
 @operations.add(
     "POST",
     "/auth/tokens",
-    allows=Scope.ACCOUNT,
-    reads=(NEW_TOKEN, *WRITE_READERS),
+    requires=Scope.ACCOUNT,
+    inputs=(NEW_TOKEN, *WRITE_READERS),
     returns=NewPersonalToken,
     answers={201: describe_answer("The personal token", "Location", *WRITE_HEADERS)} | ACCEPTED_ANSWER,
     problems=WRITE_PROBLEMS,
 )
 async def create_token(gateway: Gateway, request: Request) -> Answer:
     """Creates a personal token; only this answer contains its secret, `token`."""
-    new_token, owner = request[NEW_TOKEN], request.caller.owner
+    new_token = request[NEW_TOKEN]
+    owner = request.caller.owner
     identity = gateway.submission.identify(request, CreateToken)
     secret = gateway.keyed_hashes.personal_token(owner, identity.command_id, identity.issued_at)
     data = TokenRequest(
@@ -205,8 +207,8 @@ async def create_token(gateway: Gateway, request: Request) -> Answer:
 @operations.add(
     "GET",
     "/auth/tokens",
-    allows=Scope.ACCOUNT,
-    reads=(PAGE,),
+    requires=Scope.ACCOUNT,
+    inputs=(PAGE,),
     returns=list[PublicToken],
     problems=(OVERLOADED,),
 )
@@ -220,8 +222,8 @@ async def list_tokens(gateway: Gateway, request: Request) -> Answer:
 @operations.add(
     "GET",
     "/auth/tokens/{token_id}",
-    allows=Scope.ACCOUNT,
-    reads=(TOKEN_PATH,),
+    requires=Scope.ACCOUNT,
+    inputs=(TOKEN_PATH,),
     returns=PublicToken,
     problems=(TOKEN_NOT_FOUND,),
 )
@@ -236,8 +238,8 @@ async def get_token(gateway: Gateway, request: Request) -> Answer:
 @operations.add(
     "DELETE",
     "/auth/tokens/{token_id}",
-    allows=Scope.ACCOUNT,
-    reads=(TOKEN_PATH, *WRITE_READERS),
+    requires=Scope.ACCOUNT,
+    inputs=(TOKEN_PATH, *WRITE_READERS),
     answers=DELETE_ANSWERS,
     problems=(*WRITE_PROBLEMS, TOKEN_NOT_FOUND),
 )

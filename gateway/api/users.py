@@ -4,10 +4,10 @@ from typing import Annotated
 
 from pydantic import BaseModel, Field, SecretStr
 
-from gateway.api.schemas import LEFT_OUT
 from gateway.auth.passwords import PASSWORD_MAX_LENGTH
 from gateway.http.answers import Answer
 from gateway.http.body import Body
+from gateway.http.omittable import Omittable
 from gateway.http.openapi import describe_answer
 from gateway.http.operations import PUBLIC, Operations
 from gateway.http.requests import OpenApi, Request
@@ -58,9 +58,9 @@ class NewUser(BaseModel, extra="forbid", json_schema_extra={"examples": [_ADA]})
 class UserPatch(BaseModel, extra="forbid", json_schema_extra={"examples": [{"name": "Ada"}]}):
     """A merge patch (RFC 7396) of a user; a new password requires the current one."""
 
-    name: Username = LEFT_OUT
-    password: Password = LEFT_OUT
-    current_password: SecretStr = LEFT_OUT
+    name: Omittable[Username] = None
+    password: Omittable[Password] = None
+    current_password: Omittable[SecretStr] = None
 
 
 NEW_USER = Body(NewUser, "application/json")
@@ -76,8 +76,8 @@ operations: Operations[Gateway] = Operations("users")
 @operations.add(
     "POST",
     "/users",
-    allows=PUBLIC,
-    reads=(NEW_USER, *WRITE_READERS),
+    requires=PUBLIC,
+    inputs=(NEW_USER, *WRITE_READERS),
     returns=PublicUser,
     answers={201: describe_answer("The new user", "Location", *WRITE_HEADERS)} | ACCEPTED_ANSWER,
     problems=(*(each for each in WRITE_PROBLEMS if each != IDEMPOTENCY_KEY_SPENT), NAME_TAKEN, TOO_MANY_REQUESTS),
@@ -92,25 +92,26 @@ async def register_user(gateway: Gateway, request: Request) -> Answer:
     return await gateway.submission.perform(request, RegisterUser, registration, identity)
 
 
-@operations.add("GET", "/users/me", allows=Scope.ACCOUNT, returns=PublicUser)
+@operations.add("GET", "/users/me", requires=Scope.ACCOUNT, returns=PublicUser)
 async def get_user(gateway: Gateway, request: Request) -> Answer:
     """Returns the caller's account."""
-    user = await gateway.queries.find_user(request.caller)
+    user = await gateway.queries.get_user(request.caller)
     return Answer(user.model_dump_json())
 
 
 @operations.add(
     "PATCH",
     "/users/me",
-    allows=Scope.ACCOUNT,
-    reads=(USER_PATCH, *WRITE_READERS),
+    requires=Scope.ACCOUNT,
+    inputs=(USER_PATCH, *WRITE_READERS),
     returns=PublicUser,
     answers=CHANGE_ANSWERS | ACCEPTED_ANSWER,
     problems=(*WRITE_PROBLEMS, WRONG_PASSWORD, NAME_TAKEN, TOO_MANY_REQUESTS),
 )
 async def change_user(gateway: Gateway, request: Request) -> Answer:
     """Changes the name or the password; a new password revokes every token, including the one used here."""
-    patch, identity = request[USER_PATCH], gateway.submission.identify(request, ChangeUser)
+    patch = request[USER_PATCH]
+    identity = gateway.submission.identify(request, ChangeUser)
     password_hash = await _hash_new_password(gateway, request, patch, identity)
     change = UserChange(name=patch.name, password_hash=password_hash)
     return await _perform_on_account(gateway, request, ChangeUser, change, identity)
@@ -119,8 +120,8 @@ async def change_user(gateway: Gateway, request: Request) -> Answer:
 @operations.add(
     "DELETE",
     "/users/me",
-    allows=Scope.ACCOUNT,
-    reads=WRITE_READERS,
+    requires=Scope.ACCOUNT,
+    inputs=WRITE_READERS,
     answers=DELETE_ANSWERS,
     problems=WRITE_PROBLEMS,
 )

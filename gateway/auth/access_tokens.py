@@ -10,7 +10,7 @@ from pydantic import BaseModel, Field
 
 from gateway.caller import Caller
 from gateway.http.parameters import INTEGER
-from gateway.problems import CHALLENGE, INVALID_TOKEN, ProblemError
+from gateway.problems import INVALID_TOKEN, INVALID_TOKEN_CHALLENGE, ProblemError
 from gateway.settings import GatewaySettings
 from shared.clock import Clock
 from shared.contracts import MAX_VERSION, Scope
@@ -99,4 +99,4 @@ def build_key_id(secret: bytes) -> str:
 
 def build_token_problem() -> ProblemError:
     """Return a 401 that does not reveal whether the token is expired, revoked or forged."""
-    return ProblemError(INVALID_TOKEN, headers=CHALLENGE)
+    return ProblemError(INVALID_TOKEN, headers=INVALID_TOKEN_CHALLENGE)

@@ -61,7 +61,7 @@ class BearerTokens:
         if caller is None or caller.expires_at <= self._clock.timestamp():
             self._known.pop(token, None)
             if token.startswith(TOKEN_PREFIX):
-                return await self._find_holder(token)
+                return await self._get_holder(token)
             caller = self._access_tokens.read(token)
             self._remember(token, caller)
         if caller.confirmed_at + TRUST_SECONDS > asyncio.get_running_loop().time():
@@ -96,11 +96,11 @@ class BearerTokens:
 
     async def _confirm_holder(self, token: str, known: Caller) -> Caller:
         try:
-            return await self._find_holder(token)
+            return await self._get_holder(token)
         except DatabaseUnavailableError:
             return known
 
-    async def _find_holder(self, token: str) -> Caller:
+    async def _get_holder(self, token: str) -> Caller:
         forgotten = self._forgotten
         caller = await self._try(partial(self._queries.find_token_holder, digest(token)))
         if caller is None:
@@ -122,9 +122,11 @@ class BearerTokens:
             async with asyncio.timeout(CHECK_TIMEOUT_SECONDS):
                 result = await query()
         except (TimeoutError, DatabaseUnavailableError):
-            self._is_away, self._away_until = True, now() + AWAY_SECONDS
+            self._is_away = True
+            self._away_until = now() + AWAY_SECONDS
             raise DatabaseUnavailableError from None
-        self._is_away, self._away_until = False, 0.0
+        self._is_away = False
+        self._away_until = 0.0
         return result
 
 

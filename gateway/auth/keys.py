@@ -12,7 +12,7 @@ from gateway.settings import GatewaySettings
 
 _BLAKE2B_KEY_BYTES = 64
 TOKEN_PREFIX = "inkwell_"  # noqa: S105 - no secret
-"""Distinguishes a personal token from a JWT, and lets secret scanners recognise it."""
+"""Distinguishes a personal token from a JWT, and lets secret scanners recognize it."""
 
 
 class KeyedHashes:

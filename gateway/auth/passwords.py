@@ -45,7 +45,8 @@ class Passwords:
     async def verify(self, password: SecretStr, password_hash: str | None) -> bool:
         """Whether the password has this hash; None takes the same time. Raises ProblemError 503."""
         if len(password) > MAX_DECOMPOSED_LENGTH:  # composing a long text takes quadratic time
-            password, password_hash = SecretStr(""), None
+            password = SecretStr("")
+            password_hash = None
         return await self._run(lambda: self._matches(password, password_hash or DUMMY_HASH))
 
     def is_too_cheap(self, password_hash: str) -> bool:

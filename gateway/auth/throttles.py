@@ -32,7 +32,8 @@ class Windows:
         self._sweep(now)
         count, ends_at = self._windows.get(key, (0, 0.0))
         if ends_at <= now:
-            count, ends_at = 0, now + length_seconds
+            count = 0
+            ends_at = now + length_seconds
         self._windows[key] = count + 1, ends_at
         return count + 1, ends_at - now
 

@@ -1,1 +1,1 @@
-"""HTTP: a request's way from the socket to its handler and back. Knows nothing of notes."""
+"""HTTP: a request's way from the socket to its handler and back. Imports nothing about notes."""

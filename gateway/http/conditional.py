@@ -41,7 +41,8 @@ class PreconditionHeaders:
 
     async def read(self, request: Request) -> Preconditions:
         """Return the preconditions on the note's version; raises ProblemError 400 or 428."""
-        match, none_match = _read_header(request, b"if-match"), _read_header(request, b"if-none-match")
+        match = _read_header(request, b"if-match")
+        none_match = _read_header(request, b"if-none-match")
         if match is None and self._required:
             raise build_required_problem()
         if match is None and none_match is None:

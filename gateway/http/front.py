@@ -14,7 +14,8 @@ from starlette.types import Message, Receive, Scope, Send
 
 from gateway.caller import Authentication, Caller
 from gateway.http.answers import Answer, render
-from gateway.http.headers import CrossOriginPolicy, add_defaults
+from gateway.http.cors import CrossOriginPolicy
+from gateway.http.headers import add_defaults
 from gateway.http.operations import PUBLIC, Operation
 from gateway.http.request_head import HEAD_PROBLEM
 from gateway.http.requests import Request
@@ -97,7 +98,7 @@ class Front(Generic[ResourcesT]):
                 return self._cross_origin.answer_preflight(request.headers)
             return await self._perform(request, info)
         except Exception as error:  # noqa: BLE001 - a bug is answered, too
-            return render(find_problem(error))
+            return render(to_problem(error))
 
     def _check_head(self, request: Request) -> None:
         """Raise the ProblemError with which the protocol has rejected the request, or 421 for another host."""
@@ -108,7 +109,7 @@ class Front(Generic[ResourcesT]):
 
     async def _perform(self, request: Request, info: RequestInfo) -> Answer:
         """Route, authorize and read the request, and return its handler's answer."""
-        operations, request.path_parameters = self._routes.find(request.path)
+        operations, request.path_parameters = self._routes.resolve(request.path)
         info.route = next(iter(operations.values())).path  # the same for all of them
         operation = choose_operation(operations, request.method)
         request.body_limit_bytes = operation.body_limit_bytes or self._body_limit_bytes
@@ -116,8 +117,8 @@ class Front(Generic[ResourcesT]):
         resources = self.resources
         if resources is None:
             raise RuntimeError("the app's lifespan has not started")
-        if operation.allows != PUBLIC and not (operation.exempts and operation.exempts(resources, request)):
-            request.caller = await authorize(request, operation.allows, resources.authentication)
+        if operation.requires != PUBLIC and not (operation.exempts and operation.exempts(resources, request)):
+            request.caller = await authorize(request, operation.requires, resources.authentication)
         for reader in operation.readers:
             request.parts[reader] = await reader.read(request)
         return await operation.handler(resources, request)
@@ -163,7 +164,7 @@ async def authorize(request: Request, scope: TokenScope, authentication: Authent
     return caller
 
 
-def find_problem(error: Exception) -> ProblemError:
+def to_problem(error: Exception) -> ProblemError:
     """Return the problem that answers an error; logs an unexpected error as a bug."""
     match error:
         case ProblemError():

@@ -10,7 +10,7 @@ from gateway.problems import UNSUPPORTED_MEDIA_TYPE, ProblemError
 _TOKEN = r"[!#$%&'*+.^_`|~0-9A-Za-z-]+"  # noqa: S105 - no secret
 _QUOTED = r'"(?:[^"\\]|\\.)*"'
 _PARAMETER = re.compile(rf"({_TOKEN})=(?:({_TOKEN})|({_QUOTED}))")
-# Possessive quantifiers: white space between semicolons would cause exponential backtracking.
+# Possessive quantifiers: whitespace between semicolons would cause exponential backtracking.
 _MEDIA_TYPE = re.compile(rf"[ \t]*+({_TOKEN}/{_TOKEN})((?:[ \t]*+;[ \t]*+(?:{_PARAMETER.pattern})?+)*+)[ \t]*+")
 _UTF_8 = {"utf_8", *(alias for alias, codec in aliases.items() if codec == "utf_8")}
 """The names of UTF-8 that `codecs.lookup` accepts; the lookup itself would cache every name that a client invents."""

@@ -13,7 +13,7 @@ from gateway.http.body import SCHEMA
 from gateway.http.idempotency import IDEMPOTENCY_KEY
 from gateway.http.operations import PUBLIC, Operation
 from gateway.http.requests import OpenApi
-from gateway.problems import OUTCOMES, PROBLEM_TYPES, UNSUPPORTED_MEDIA_TYPE, Problem, ProblemType
+from gateway.problems import OUTCOME_PROBLEMS, PROBLEM_TYPES, UNSUPPORTED_MEDIA_TYPE, Problem, ProblemType
 from gateway.telemetry.request_ids import REQUEST_ID
 from shared.contracts import Scope
 
@@ -71,7 +71,7 @@ def check_served(app: FastAPI) -> None:
 def _describe_request(operation: Operation[Any]) -> OpenApi:
     """Describe the request's security requirement, parameters and body."""
     described: OpenApi = {"security": _describe_security(operation)}
-    for reader in operation.reads:
+    for reader in operation.inputs:
         for member, part in reader.openapi.items():
             described[member] = described.get(member, []) + part if isinstance(part, list) else part
     return described
@@ -79,11 +79,11 @@ def _describe_request(operation: Operation[Any]) -> OpenApi:
 
 def _describe_security(operation: Operation[Any]) -> list[dict[str, list[str]]]:
     """Return the security requirement; personal tokens never allow changes of the account."""
-    if operation.allows == PUBLIC:
+    if operation.requires == PUBLIC:
         return []
-    schemes = ["password"] if operation.allows is Scope.ACCOUNT else ["password", "personalToken"]
+    schemes = ["password"] if operation.requires is Scope.ACCOUNT else ["password", "personalToken"]
     anonymous: list[dict[str, list[str]]] = [{}] if operation.exempts else []
-    return anonymous + [{scheme: [operation.allows]} for scheme in schemes]
+    return anonymous + [{scheme: [operation.requires]} for scheme in schemes]
 
 
 def _describe_problems(operation: Operation[Any]) -> dict[int | str, OpenApi]:
@@ -97,7 +97,7 @@ def _describe_problems(operation: Operation[Any]) -> dict[int | str, OpenApi]:
 
 def _describe_response(operation: Operation[Any], problems: list[ProblemType]) -> OpenApi:
     headers = [name for problem in problems for name in problem.headers + problem.possible_headers]
-    if IDEMPOTENCY_KEY in operation.reads and not OUTCOMES.isdisjoint(problems):
+    if IDEMPOTENCY_KEY in operation.inputs and not OUTCOME_PROBLEMS.isdisjoint(problems):
         headers.append("Idempotent-Replayed")
     if operation.method == "PATCH" and UNSUPPORTED_MEDIA_TYPE in problems:
         headers.append("Accept-Patch")

@@ -38,7 +38,7 @@ AUTHENTICATION_PROBLEMS = (
 """The problems of every operation that needs credentials."""
 PUBLIC: Literal["public"] = "public"
 """Instead of a scope: the operation needs no credentials."""
-Allowed = Scope | Literal["public"]
+Requirement = Scope | Literal["public"]
 P = ParamSpec("P")
 ResourcesT = TypeVar("ResourcesT")
 Handler = Callable[[ResourcesT, Request], Awaitable[Answer]]
@@ -55,11 +55,11 @@ class Operation(Generic[ResourcesT]):
     path: str
     """A segment `{name}` is a parameter."""
     _: KW_ONLY
-    allows: Allowed
+    requires: Requirement
     """The scope that the caller's credentials must have."""
     exempts: Callable[[ResourcesT, Request], bool] | None = None
-    """Whether a particular request needs no credentials, in spite of `allows`."""
-    reads: tuple[Reader[Any], ...] = ()
+    """Whether a particular request needs no credentials, despite `requires`."""
+    inputs: tuple[Reader[Any], ...] = ()
     """The readers of the request's parts, in order; the handler gets a part's value with `request[reader]`."""
     ignores_query: bool = False
     """Whether undeclared query parameters are ignored instead of rejected."""
@@ -73,18 +73,18 @@ class Operation(Generic[ResourcesT]):
     @cached_property
     def readers(self) -> tuple[Reader[Any], ...]:
         """The declared readers, after one that rejects any query unless one of them reads the query."""
-        takes_query = any(isinstance(each, Parameters) and each.location == "query" for each in self.reads)
-        return self.reads if takes_query or self.ignores_query else (NO_QUERY, *self.reads)
+        takes_query = any(isinstance(each, Parameters) and each.location == "query" for each in self.inputs)
+        return self.inputs if takes_query or self.ignores_query else (NO_QUERY, *self.inputs)
 
     @cached_property
     def body_limit_bytes(self) -> int | None:
         """The limit on the body; None for that of the settings."""
-        return next((each.limit_bytes for each in self.reads if isinstance(each, Body)), None)
+        return next((each.limit_bytes for each in self.inputs if isinstance(each, Body)), None)
 
     @property
     def all_problems(self) -> set[ProblemType]:
         """Every problem that the operation may be answered with."""
-        of_credentials = () if self.allows == PUBLIC else AUTHENTICATION_PROBLEMS
+        of_credentials = () if self.requires == PUBLIC else AUTHENTICATION_PROBLEMS
         of_readers = [problem for reader in self.readers for problem in reader.problems]
         return {*COMMON_PROBLEMS, *of_credentials, *of_readers, *self.problems}
 
@@ -94,7 +94,7 @@ def _decorator(
 ) -> "Callable[Concatenate[Operations[ResourcesT], P], Callable[[Handler[ResourcesT]], Handler[ResourcesT]]]":
     """Return a method with the parameters of `Operation` except the handler, which it decorates, and the tag.
 
-    Derived, so that the type checker finds a missing `allows` or a misspelt parameter, and none is declared twice.
+    Derived, so that the type checker finds a missing `requires` or a misspelt parameter, and none is declared twice.
     """
 
     def add(

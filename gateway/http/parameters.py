@@ -23,7 +23,8 @@ _TIME = re.compile(
     r"(?:[Zz]|([+-])([01][0-9]|2[0-3]):([0-5][0-9]))"
 )
 """Date, hour and minute, seconds, their fraction, and the sign, hours and minutes of the offset (RFC 3339 §5.6)."""
-_FIRST, _LAST = datetime.min.replace(tzinfo=UTC), datetime.max.replace(tzinfo=UTC)
+_FIRST = datetime.min.replace(tzinfo=UTC)
+_LAST = datetime.max.replace(tzinfo=UTC)
 _MORE_DIGITS_THAN_64_BITS = 20
 
 
@@ -103,7 +104,7 @@ class Parameters(Generic[ModelT]):
             errors = error.errors(include_url=False, include_input=False)
             raise build_validation_problem(errors, part=self.location) from None
         if len(values) < len(pairs):
-            repeated = [_build_repeated_error(name) for name in _find_repeated(pairs)]
+            repeated = [_build_repeated_error(name) for name in _list_repeated(pairs)]
             raise build_validation_problem(repeated, part=self.location)
         return parameters
 
@@ -135,7 +136,7 @@ NO_QUERY = _NoQuery(_EmptyQuery, "query")
 """Rejects every query parameter."""
 
 
-def _find_repeated(pairs: Iterable[tuple[str, object]]) -> list[str]:
+def _list_repeated(pairs: Iterable[tuple[str, object]]) -> list[str]:
     """Return the names that occur more than once."""
     counts = Counter(name for name, _ in pairs)
     return [name for name, count in counts.items() if count > 1]

@@ -63,7 +63,8 @@ class Prefer:
         if header is None:
             return DEFAULTS
         parsed = dict(reversed(list(_parse_preferences(header))))
-        wait, returned = parsed.get("wait", ""), parsed.get("return")
+        wait = parsed.get("wait", "")
+        returned = parsed.get("return")
         return Preferences(
             respond_async=parsed.get("respond-async") == "",
             wait_seconds=min(int(wait), MAX_WAIT_SECONDS) if re.fullmatch(r"[0-9]{1,99}", wait) else None,

@@ -91,7 +91,8 @@ class BoundedProtocol(HttpToolsProtocol):
         """Release the connection's resources and wake its requests."""
         if self._watch:
             self._watch.cancel()
-        self._is_over, self._unparsed = True, b""
+        self._is_over = True
+        self._unparsed = b""
         for cycle in filter(None, (self._running, *(waiting for waiting, _ in self.pipeline))):
             if not cycle.response_complete:
                 cycle.disconnected = True
@@ -122,7 +123,8 @@ class BoundedProtocol(HttpToolsProtocol):
     def _close(self) -> None:
         """Close the connection; lingers first if the client may still be sending."""
         is_quiet = self._part is Part.NONE and not self._unparsed and not self.flow.read_paused
-        self._is_over, self._unparsed = True, b""
+        self._is_over = True
+        self._unparsed = b""
         self.pipeline.clear()
         if is_quiet or self.transport.is_closing():
             self.transport.close()
@@ -137,7 +139,8 @@ class BoundedProtocol(HttpToolsProtocol):
             return
         while self._unparsed and not self._is_full():
             size = max(PIECE_BYTES, self._body_left if self._part is Part.BODY else 0)
-            piece, self._unparsed = self._unparsed[:size], self._unparsed[size:]
+            piece = self._unparsed[:size]
+            self._unparsed = self._unparsed[size:]
             self._has_progressed = False
             try:
                 self.parser.feed_data(piece)
@@ -179,7 +182,8 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def _decline_upgrade(self, rest: bytes) -> None:
         """Parse the request again without `Upgrade`, which a server may ignore: llhttp stops after a head with it."""
-        self._upgrade_offered, self._unproductive_bytes = False, 0
+        self._upgrade_offered = False
+        self._unproductive_bytes = 0
         head = [b"%b %b HTTP/%b" % (self.parser.get_method(), self.url, self.parser.get_http_version().encode())]
         for name, value in self.headers:
             if name == b"connection":
@@ -193,7 +197,8 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def _reject(self, problem: ProblemError) -> None:
         """Stop parsing, and answer the current request with the problem after those before it."""
-        self._is_over, self._unparsed = True, b""
+        self._is_over = True
+        self._unparsed = b""
         if self._part is Part.BODY and self.cycle.response_complete:
             self._close()
         elif self._part is Part.BODY:
@@ -215,8 +220,9 @@ class BoundedProtocol(HttpToolsProtocol):
         self._body_left = 0
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """Add a header, its value stripped of white space; trailers are ignored."""
-        name, value = name.lower(), value.rstrip(b" \t")
+        """Add a header, its value stripped of whitespace; trailers are ignored."""
+        name = name.lower()
+        value = value.rstrip(b" \t")
         if self._part is Part.BODY:
             if name == b"connection":
                 self.cycle.keep_alive = False  # a `Connection` trailer changes how llhttp parses what follows
@@ -226,7 +232,8 @@ class BoundedProtocol(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         """Start the request, or queue it behind those before it."""
         self._has_progressed = True
-        method, version = self.parser.get_method(), self.parser.get_http_version()
+        method = self.parser.get_method()
+        version = self.parser.get_http_version()
         url = self._head.check(method, version, self.url)
         if self.parser.should_upgrade():
             self._upgrade_offered = True
@@ -264,7 +271,8 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def _start(self, cycle: RequestCycle, app: ASGI3Application) -> None:
         is_free = not self._is_answering()
-        self.cycle, self._awaiting_since = cycle, None
+        self.cycle = cycle
+        self._awaiting_since = None
         if is_free:
             self._start_asgi_task(cycle, app)
         else:
@@ -291,7 +299,8 @@ class BoundedProtocol(HttpToolsProtocol):
         if self._upgrade_offered:
             return
         self._has_progressed = True
-        self._part, self._awaiting_since = Part.NONE, None
+        self._part = Part.NONE
+        self._awaiting_since = None
         if not self.cycle.response_complete:
             self.cycle.more_body = False
             self.cycle.message_event.set()
@@ -300,8 +309,18 @@ class BoundedProtocol(HttpToolsProtocol):
         """Close the connection if it has been idle for too long, or the client sends or reads too slowly."""
         self._watch = self.loop.call_later(WATCH_SECONDS, self._check_progress)
         now = self.loop.time()
+        self._close_lingering(now)
+        self._close_idle(now)
+        self._reject_unfinished_body(now)
+        self._abort_stalled(now)
+
+    def _close_lingering(self, now: float) -> None:
+        """Close a connection that has lingered for long enough after its last answer."""
         if self._lingering_since is not None and now - self._lingering_since > LINGER_SECONDS:
             self.transport.close()
+
+    def _close_idle(self, now: float) -> None:
+        """Close a connection without a request, or with one whose rest does not arrive in time."""
         limit = self.timeout_keep_alive if self._is_idle() else HEAD_TIMEOUT_SECONDS
         if self._is_answering():
             self._awaiting_since = None
@@ -309,9 +328,16 @@ class BoundedProtocol(HttpToolsProtocol):
             self._awaiting_since = now
         elif now - self._awaiting_since > limit:
             self.shutdown()
+
+    def _reject_unfinished_body(self, now: float) -> None:
+        """Reject a request whose body is still incomplete some time after the gateway began to stop."""
         since = self._shutting_down_since
-        if since is not None and now - since > SHUTDOWN_BODY_SECONDS and self._part is Part.BODY and not self._is_over:
+        is_late = since is not None and now - since > SHUTDOWN_BODY_SECONDS
+        if is_late and self._part is Part.BODY and not self._is_over:
             self._reject(ProblemError(REQUEST_TIMEOUT, "The gateway is stopping"))
+
+    def _abort_stalled(self, now: float) -> None:
+        """Abort a connection whose client has read none of the answer for too long."""
         if not self.flow.write_paused and not self.transport.is_closing():
             self._outgoing.note_flow(now)
         elif self._outgoing.seconds_stalled(now) > self.send_timeout_seconds:

@@ -56,7 +56,8 @@ class RequestCycle(RequestResponseCycle):
     async def send(self, message: ASGISendEvent) -> None:
         """Send head and body together: each system call costs as much as a handler."""
         if message["type"] == "http.response.start":
-            self._status, self._headers = message["status"], [*self.default_headers, *message["headers"]]
+            self._status = message["status"]
+            self._headers = [*self.default_headers, *message["headers"]]
             return
         if self.flow.write_paused and not self.disconnected:
             await self.flow.drain()

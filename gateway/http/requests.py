@@ -81,7 +81,9 @@ class Request(StarletteRequest):
 
     async def body(self) -> bytes:
         """Return the body; raises ProblemError 408 or 413, or ClientDisconnect."""
-        parts, size, more_body = list[bytes](), 0, True
+        parts = list[bytes]()
+        size = 0
+        more_body = True
         try:
             async with asyncio.timeout(BODY_TIMEOUT_SECONDS):
                 while more_body:

@@ -45,9 +45,10 @@ class Routes:
         if operation.method == "GET":
             segment.operations["HEAD"] = operation
 
-    def find(self, path: str) -> tuple[dict[str, Operation[Any]], dict[str, str]]:
+    def resolve(self, path: str) -> tuple[dict[str, Operation[Any]], dict[str, str]]:
         """Return the path's operations by method, and the values of its parameters; raises ProblemError 404."""
-        segment, parameters = self._root, dict[str, str]()
+        segment = self._root
+        parameters = dict[str, str]()
         for part in path.split("/")[1:]:
             if part in segment.literal:
                 segment = segment.literal[part]

@@ -11,7 +11,13 @@ PYDANTIC_TYPES = {
     "unknown_field": ("extra_forbidden",),
     "repeated": ("repeated",),
     "wrong_type": (
-        *("bool_parsing", "dict_type", "int_type", "list_type", "model_attributes_type", "model_type", "string_type"),
+        "bool_parsing",
+        "dict_type",
+        "int_type",
+        "list_type",
+        "model_attributes_type",
+        "model_type",
+        "string_type",
     ),
     "not_an_integer": ("int_from_float", "int_parsing"),
     "out_of_range": ("greater_than_equal", "int_parsing_size", "less_than", "less_than_equal"),
@@ -19,8 +25,16 @@ PYDANTIC_TYPES = {
     "too_long": ("string_too_long", "too_long", "too_many_values", "too_many_words"),
     "too_many_errors": ("too_many_errors",),
     "invalid_value": (
-        *("datetime_from_date_parsing", "datetime_parsing", "enum", "literal_error", "string_unicode"),
-        *("timezone_aware", "union_tag_invalid", "uuid_parsing", "uuid_type", "value_error"),
+        "datetime_from_date_parsing",
+        "datetime_parsing",
+        "enum",
+        "literal_error",
+        "string_unicode",
+        "timezone_aware",
+        "union_tag_invalid",
+        "uuid_parsing",
+        "uuid_type",
+        "value_error",
     ),
 }
 FIELD_CODES = {each: code for code, types in PYDANTIC_TYPES.items() for each in types}

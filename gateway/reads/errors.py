@@ -1,9 +1,9 @@
 """The errors of reads, as problems."""
 
 from gateway.problems import (
-    CHALLENGE,
     CREDENTIALS_OUTDATED,
     DATABASE_UNAVAILABLE,
+    INVALID_TOKEN_CHALLENGE,
     SEARCH_TIMEOUT,
     ProblemError,
     build_retry_after,
@@ -28,4 +28,4 @@ class CredentialsOutdatedError(ProblemError):
     """The owner's credentials have changed, or the owner is deleted."""
 
     def __init__(self) -> None:
-        super().__init__(CREDENTIALS_OUTDATED, headers=CHALLENGE)
+        super().__init__(CREDENTIALS_OUTDATED, headers=INVALID_TOKEN_CHALLENGE)

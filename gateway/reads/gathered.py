@@ -1,4 +1,4 @@
-"""Batches reads of single notes as the publisher batches writes: those that arrive during a statement share the next.
+"""Gathers reads of single notes as the publisher gathers writes: those that arrive during a statement share the next.
 
 A statement costs ten times as much as one more note in it (docs/decisions/0029). There is no timer: a read that arrives
 alone is sent alone, at once. A statement contains only reads that arrived before it was sent, so each sees all writes
@@ -58,7 +58,7 @@ class GatheredReads:
         self._context = copy_context()
         """The context of the statements: a request's own would put its ids on the log lines of others."""
 
-    async def find(self, caller: Caller, note_id: int, deadline: float) -> FoundRow:
+    async def read(self, caller: Caller, note_id: int, deadline: float) -> FoundRow:
         """Return the caller's note and revision.
 
         Raises TimeoutError at the deadline, which must not be earlier than that of a previous read;
@@ -101,33 +101,33 @@ class GatheredReads:
 
     async def _send(self) -> None:
         """Send statements until no read waits."""
-        while batch := self._take():
+        while group := self._take():
             try:
-                _distribute(batch, *await self._fetch(batch))
-            except Exception as error:  # noqa: BLE001 - every read of the batch raises it
-                _fail(batch, error)
+                _distribute(group, *await self._fetch(group))
+            except Exception as error:  # noqa: BLE001 - every read of the group raises it
+                _fail(group, error)
             except asyncio.CancelledError:
-                for read in batch:
+                for read in group:
                     read.found.cancel()
                 raise
             self._forget_answered()
 
     def _take(self) -> list[NoteRead]:
         """Remove the next statement's reads from the queue; drops those that were cancelled or have expired."""
-        batch: list[NoteRead] = []
-        while self._waiting and len(batch) < READS_LIMIT:
+        group: list[NoteRead] = []
+        while self._waiting and len(group) < READS_LIMIT:
             read = self._waiting.popleft()
             if not read.found.done():
-                batch.append(read)
-        return batch
+                group.append(read)
+        return group
 
 
-def _distribute(batch: Sequence[NoteRead], timeline: Timeline | None, rows: Sequence[Record]) -> None:
+def _distribute(group: Sequence[NoteRead], timeline: Timeline | None, rows: Sequence[Record]) -> None:
     """Give each read its row; a read without a row has outdated credentials."""
     found: dict[int, FoundRow] = {
         place: (note, version, (timeline, revision)) for place, note, version, revision in rows
     }
-    for place, read in enumerate(batch, start=1):
+    for place, read in enumerate(group, start=1):
         if read.found.done():  # expired or cancelled
             continue
         if place in found:
@@ -136,8 +136,8 @@ def _distribute(batch: Sequence[NoteRead], timeline: Timeline | None, rows: Sequ
             read.found.set_exception(CredentialsOutdatedError())
 
 
-def _fail(batch: Sequence[NoteRead], error: Exception) -> None:
-    for read in batch:
+def _fail(group: Sequence[NoteRead], error: Exception) -> None:
+    for read in group:
         if not read.found.done():
             read.found.set_exception(error)
 

@@ -28,7 +28,7 @@ from gateway.reads.statements import (
     FIND_REGISTRATION,
     FIND_TOKEN,
     FIND_TOKEN_HOLDER,
-    FIND_USER,
+    GET_USER,
     LIST_TOKENS,
     PING,
     POLL_OUTCOME,
@@ -46,7 +46,8 @@ from shared.database import SCHEMA_REMEDY, Statement, milliseconds_before
 from shared.errors import describe_error
 from shared.primary import Primary, Timeline
 
-CLOCK_INTERVAL_SECONDS, FIRST_SYNCHRONIZATION_SECONDS = 2.0, 1.0
+CLOCK_INTERVAL_SECONDS = 2.0
+FIRST_SYNCHRONIZATION_SECONDS = 1.0
 NO_LIMIT = nullcontext()
 TOKEN_SCOPES = frozenset({Scope.READ, Scope.WRITE})
 """The scopes that a personal token may have."""
@@ -109,12 +110,12 @@ class Queries:
 
     async def find_note(self, caller: Caller, note_id: int) -> FoundNote | None:
         """Return the caller's note as JSON and its version, or None."""
-        note, version, _ = await self._find_row(caller, note_id, self.start_deadline())
+        note, version, _ = await self._read_row(caller, note_id, self.start_deadline())
         return None if note is None or version is None else (note, version)
 
-    async def find_revision(self, caller: Caller, deadline: float) -> Revision:
+    async def get_revision(self, caller: Caller, deadline: float) -> Revision:
         """Return the revision of the caller's notes, which any change of them raises."""
-        _, _, revision = await self._find_row(caller, NO_NOTE, deadline)
+        _, _, revision = await self._read_row(caller, NO_NOTE, deadline)
         return revision
 
     async def list_notes(
@@ -150,9 +151,9 @@ class Queries:
             raise build_unavailable(error) from error
         return SearchResult(notes or [], min(total, self._search_bound), total > self._search_bound, is_similar)
 
-    async def find_user(self, caller: Caller) -> PublicUser:
+    async def get_user(self, caller: Caller) -> PublicUser:
         """Return the caller's account."""
-        [row] = await self._fetch_mine(caller, FIND_USER)
+        [row] = await self._fetch_mine(caller, GET_USER)
         return PublicUser.model_validate(dict(row))
 
     async def find_password(self, caller: Caller) -> str | None:
@@ -240,10 +241,10 @@ class Queries:
         ):
             yield
 
-    async def _find_row(self, caller: Caller, note_id: int, deadline: float) -> FoundRow:
+    async def _read_row(self, caller: Caller, note_id: int, deadline: float) -> FoundRow:
         try:
             with FIND_NOTES.start_span():
-                return await self._notes.find(caller, note_id, deadline)
+                return await self._notes.read(caller, note_id, deadline)
         except CONNECTION_ERRORS as error:
             raise build_unavailable(error) from error
 

@@ -32,7 +32,8 @@ from shared.database import Statement
 from shared.tables import NOTE_FIELDS, SORTED_TITLE, commands, note_json, notes, personal_tokens, users
 
 _OWNER = bindparam("owner", type_=BigInteger)
-_SKIP, _LIMIT = bindparam("skip", type_=BigInteger), bindparam("limit", type_=BigInteger)
+_SKIP = bindparam("skip", type_=BigInteger)
+_LIMIT = bindparam("limit", type_=BigInteger)
 _FOLDED_NAME = bindparam("folded_name", type_=Text)
 _IS_LIVE = users.c.deleted_date.is_(None)
 _IS_CALLER = (
@@ -76,7 +77,7 @@ POLL_OUTCOME = Statement.compile(_OUTCOME.select_from(users.outerjoin(commands, 
 _IS_REGISTRATION = (commands.c.owner_id == _OWNER) | (commands.c.type == literal_column("'user.register'"))
 FIND_REGISTRATION = Statement.compile(_OUTCOME.where(_IS_COMMAND, _IS_REGISTRATION))
 
-FIND_USER = Statement.compile(select(*(users.c[name] for name in PublicUser.model_fields)).where(_IS_CALLER))
+GET_USER = Statement.compile(select(*(users.c[name] for name in PublicUser.model_fields)).where(_IS_CALLER))
 FIND_PASSWORD = Statement.compile(select(users.c.password_hash).where(_IS_CALLER))
 FIND_LOGIN = Statement.compile(
     select(users.c.id, users.c.credentials_version, users.c.password_hash).where(
@@ -174,9 +175,11 @@ def build_list_statement(shape: ListShape) -> Statement:
     place = (notes.c.owner_id, notes.c.id) if key is notes.c.id else (notes.c.owner_id, key, notes.c.id)
     page = select(*(notes.c[name] for name in NOTE_FIELDS), key.label("key")).where(mine, *conditions)
     if shape.is_continued:
-        after_key, after_id = bindparam("after_key", type_=key.type), bindparam("after_id", type_=BigInteger)
+        after_key = bindparam("after_key", type_=key.type)
+        after_id = bindparam("after_id", type_=BigInteger)
         after = (_OWNER, after_id) if key is notes.c.id else (_OWNER, after_key, after_id)
-        here, there = tuple_(*place), tuple_(*after)
+        here = tuple_(*place)
+        there = tuple_(*after)
         page = page.where(here < there if shape.descending else here > there)
     in_order = [each.desc() if shape.descending else each for each in place]
     rows = page.order_by(*in_order).offset(_SKIP).limit(_LIMIT).subquery()

@@ -51,10 +51,10 @@ class RequestInfo:
 
 def observe_request(method: str, info: RequestInfo, seconds: float) -> None:
     """Record a request's duration."""
-    _find_histogram(method if method in METHODS else "_OTHER", info.route, str(info.status or "")).observe(seconds)
+    _get_histogram(method if method in METHODS else "_OTHER", info.route, str(info.status or "")).observe(seconds)
 
 
 @cache
-def _find_histogram(method: str, route: str, status: str) -> Histogram:
+def _get_histogram(method: str, route: str, status: str) -> Histogram:
     """Return the histogram with these labels; cached, since `labels` costs as much as `observe`."""
     return REQUEST_DURATION.labels(method, route, status)

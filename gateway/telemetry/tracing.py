@@ -11,7 +11,7 @@ from starlette.types import Scope
 from gateway.telemetry.metrics import METHODS, RequestInfo
 from shared.contracts import Command
 from shared.logs import bind_ids
-from shared.messaging import Topology
+from shared.topology import Topology
 from shared.tracing import (
     CURRENT,
     NO_OP,

@@ -11,10 +11,10 @@ from gateway.http.answers import Answer, render
 from gateway.http.conditional import build_etag
 from gateway.http.prefer import DEFAULTS, Preferences
 from gateway.problems import (
-    CHALLENGE,
     COMMAND_FAILED,
     CREDENTIALS_OUTDATED,
     IDEMPOTENCY_KEY_SPENT,
+    INVALID_TOKEN_CHALLENGE,
     PROBLEM_TYPES,
     ProblemError,
 )
@@ -30,7 +30,7 @@ class Recipient:
     """The client that an answer is for."""
 
     scopes: Collection[Scope]
-    """An answer omits a resource that these do not allow to read."""
+    """An answer omits a resource that these scopes may not read."""
     prefix: str
     """The `root_path`, with which every URL's path begins."""
     preferences: Preferences = DEFAULTS
@@ -46,10 +46,12 @@ def build_answer(outcome: Outcome, attempt_id: UUID, command_url: Callable[[], s
     if outcome.status is not OutcomeStatus.APPLIED:
         return render(build_problem(outcome, command_url, headers))
     if outcome.http_status == HTTPStatus.CREATED:
-        headers["Location"] = recipient.prefix + _find_location(outcome)
-    preferences, body = recipient.preferences, outcome.body
+        headers["Location"] = recipient.prefix + _build_location(outcome)
+    preferences = recipient.preferences
+    body = outcome.body
     if not may_read(recipient.scopes, outcome):
-        preferences, body = preferences.without_representation(), None
+        preferences = preferences.without_representation()
+        body = None
     headers |= preferences.build_header(outcome.http_status)
     if preferences.minimal or not body:
         status = HTTPStatus.NO_CONTENT if outcome.http_status == HTTPStatus.OK else outcome.http_status
@@ -65,7 +67,7 @@ def build_problem(outcome: Outcome, command_url: Callable[[], str], headers: dic
     if problem is CREDENTIALS_OUTDATED and IDEMPOTENT_REPLAYED in headers:
         return ProblemError(IDEMPOTENCY_KEY_SPENT, headers=headers)  # even with new credentials, this key is rejected
     if problem is CREDENTIALS_OUTDATED:
-        headers = headers | CHALLENGE
+        headers = headers | INVALID_TOKEN_CHALLENGE
     item = json.loads(outcome.body).get("item") if outcome.body else None
     return ProblemError(problem, headers=headers, item=item)
 
@@ -75,7 +77,7 @@ def may_read(scopes: Collection[Scope], outcome: Outcome) -> bool:
     return (Scope.READ if outcome.type in NOTE_COMMANDS else Scope.ACCOUNT) in scopes
 
 
-def _find_location(outcome: Outcome) -> str:
+def _build_location(outcome: Outcome) -> str:
     """Return the path of the created resource, without the prefix."""
     match outcome.type:
         case "user.register":

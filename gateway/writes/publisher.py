@@ -17,6 +17,16 @@ from aio_pika.exceptions import DeliveryError, PublishError
 from gateway.settings import GatewaySettings
 from gateway.telemetry.metrics import BACKLOG_BYTES, BACKLOG_COMMANDS, CONFIRM_DURATION, PUBLISHED_COMMANDS
 from gateway.writes.replies import Attempt, Replies
+from shared.broker import (
+    BROKER_ERRORS,
+    REPLY_TO,
+    SETUP_TIMEOUT_SECONDS,
+    PartitionsDifferError,
+    is_blocked,
+    is_open,
+    keep_running,
+    open_connection,
+)
 from shared.clock import Clock
 from shared.contracts import (
     COMMANDS_CONTENT_TYPE,
@@ -27,21 +37,9 @@ from shared.contracts import (
     encode_batch,
 )
 from shared.errors import describe_error
-from shared.messaging import (
-    BROKER_ERRORS,
-    LOST_CHECK_SECONDS,
-    REPLY_TO,
-    SETUP_TIMEOUT_SECONDS,
-    PartitionsDifferError,
-    Topology,
-    is_blocked,
-    is_open,
-    keep_running,
-    open_connection,
-    wait_until_lost,
-)
 from shared.metrics import BROKER_CONNECTED
 from shared.partitions import require_equal, wait_until_changed, wait_until_declared
+from shared.topology import LOST_CHECK_SECONDS, Topology, wait_until_lost
 
 log = structlog.get_logger()
 
@@ -67,8 +65,7 @@ class Backlog:
 
     def __init__(self) -> None:
         self._attempts: dict[Attempt, None] = {}
-        self.size = 0
-        """Bytes."""
+        self.size_bytes = 0
 
     def __len__(self) -> int:
         return len(self._attempts)
@@ -76,34 +73,34 @@ class Backlog:
     def add(self, attempt: Attempt) -> None:
         """Append an attempt."""
         self._attempts[attempt] = None
-        self.size += len(attempt.encoded)
+        self.size_bytes += len(attempt.encoded)
 
     def withdraw(self, attempt: Attempt) -> None:
         """Remove an attempt, if it is still there."""
         if attempt in self._attempts:
             del self._attempts[attempt]
-            self.size -= len(attempt.encoded)
+            self.size_bytes -= len(attempt.encoded)
 
     def take(self) -> list[Attempt]:
         """Remove the next message's attempts and mark them as handed over."""
-        batch: list[Attempt] = []
-        size = writes = 0
+        taken: list[Attempt] = []
+        size_bytes = writes = 0
         for attempt in self._attempts:
-            size += len(attempt.encoded) + 1
+            size_bytes += len(attempt.encoded) + 1
             writes += count_writes(attempt.command)
-            if batch and (size > MAX_MESSAGE_BYTES or writes > MAX_MESSAGE_COMMANDS):
+            if taken and (size_bytes > MAX_MESSAGE_BYTES or writes > MAX_MESSAGE_COMMANDS):
                 break
-            batch.append(attempt)
-        for attempt in batch:
+            taken.append(attempt)
+        for attempt in taken:
             self.withdraw(attempt)
             attempt.handed_over = True
-        return batch
+        return taken
 
     def withdraw_all(self) -> list[Attempt]:
         """Remove and return all attempts."""
         attempts = list(self._attempts)
         self._attempts.clear()
-        self.size = 0
+        self.size_bytes = 0
         return attempts
 
 
@@ -217,7 +214,8 @@ class Publisher:
                 channel = await connection.channel(publisher_confirms=True, on_return_raises=True)
                 await self._replies.listen(channel)
             self._adopt(await wait_until_declared(channel, self._topology))
-            self._channel, self._connection = channel, connection
+            self._channel = channel
+            self._connection = connection
             self._confirmed_at.clear()
             self._is_silent.clear()
             self._connected.set()
@@ -253,21 +251,22 @@ class Publisher:
                     _fail(backlog.withdraw_all(), NotAcceptedError)
                 elif not self._is_open():
                     await asyncio.sleep(LOST_CHECK_SECONDS)
-                elif batch := backlog.take():
-                    await self._hand_over(partition, batch)
+                elif attempts := backlog.take():
+                    await self._hand_over(partition, attempts)
         finally:
             del self._flushing[partition]
 
     def _backlog_bytes(self) -> int:
-        return sum(backlog.size for backlog in self._all_backlogs())
+        return sum(backlog.size_bytes for backlog in self._all_backlogs())
 
     async def _is_blocked(self) -> bool:
         """Whether an alarm of the broker blocks the connection, usually for longer than a client can wait."""
-        was_blocked, connection = self._blocked, self._connection
+        was_blocked = self._blocked
+        connection = self._connection
         self._blocked = connection is not None and is_open(connection) and await is_blocked(connection)
         if self._blocked and not was_blocked:
             log.warning(
-                "RabbitMQ is short of memory or disk and takes no messages; writes are refused until it has room",
+                "RabbitMQ is short of memory or disk; writes are refused",
                 remedy="`rabbitmq-diagnostics alarms` says which; see InkwellBrokerAlarm in docs/operations.md",
             )
         return self._blocked
@@ -277,33 +276,34 @@ class Publisher:
             return False
         return self._connected.is_set() and is_open(self._connection) and not self._channel.is_closed
 
-    async def _hand_over(self, partition: int, batch: list[Attempt]) -> None:
+    async def _hand_over(self, partition: int, attempts: list[Attempt]) -> None:
         message = Message(
-            encode_batch(attempt.encoded for attempt in batch),
+            encode_batch(attempt.encoded for attempt in attempts),
             content_type=COMMANDS_CONTENT_TYPE,
             delivery_mode=DeliveryMode.PERSISTENT,
             timestamp=self._clock.now(),
             reply_to=REPLY_TO,
         )
-        PUBLISHED_COMMANDS.observe(len(batch))
+        PUBLISHED_COMMANDS.observe(len(attempts))
         now = asyncio.get_running_loop().time
         handed_over_at = now()
         try:
             with CONFIRM_DURATION.time():
                 await self._publish(message, partition)
-        except DeliveryError as error:  # a return (PublishError: no queue) or a nack (full): none of them is there
-            log.warning("commands refused by the broker", commands=len(batch), error=describe_error(error))
-            _fail(batch, NotAcceptedError if isinstance(error, PublishError) else OverloadedError)
+        except DeliveryError as error:
+            # A return (PublishError: no queue) or a nack (full): the broker has none of the commands.
+            log.warning("commands refused by the broker", commands=len(attempts), error=describe_error(error))
+            _fail(attempts, NotAcceptedError if isinstance(error, PublishError) else OverloadedError)
         except BROKER_ERRORS as error:
-            log.warning("commands unconfirmed", commands=len(batch), error=describe_error(error))
+            log.warning("commands unconfirmed", commands=len(attempts), error=describe_error(error))
             if isinstance(error, TimeoutError) and not await self._is_blocked():
                 self._check_silence(partition, handed_over_at)
         else:
             self._confirmed_at[partition] = now()
-            for attempt in batch:
+            for attempt in attempts:
                 attempt.confirm()
         finally:
-            _fail(batch, UnconfirmedError)  # those without an answer, also after a cancellation
+            _fail(attempts, UnconfirmedError)  # those without an answer, also after a cancellation
 
     def _check_silence(self, partition: int, since: float) -> None:
         """Reconnect if nothing was confirmed in time, or nothing more of a partition.
@@ -320,6 +320,6 @@ class Publisher:
             await self._topology.publish(self._channel, message, partition)
 
 
-def _fail(batch: Iterable[Attempt], error: type[Exception]) -> None:
-    for attempt in batch:
+def _fail(attempts: Iterable[Attempt], error: type[Exception]) -> None:
+    for attempt in attempts:
         attempt.fail(error())

@@ -10,8 +10,8 @@ from aio_pika.abc import AbstractChannel, AbstractIncomingMessage
 from pydantic import ValidationError
 
 from gateway.telemetry.metrics import WAITING
+from shared.broker import REPLY_TO
 from shared.contracts import Command, Outcome, decode_replies, encode_command
-from shared.messaging import REPLY_TO
 from shared.primary import TIMELINE_HEADER, Primary, Timeline
 
 log = structlog.get_logger()

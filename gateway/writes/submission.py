@@ -47,7 +47,7 @@ from gateway.writes.publisher import (
 from gateway.writes.replies import Attempt, Replies
 from gateway.writes.states import CommandState
 from shared.clock import Clock
-from shared.contracts import MAX_COMMAND_BYTES, NO_OWNER, Command, Outcome, RegisterUser, outcome_for
+from shared.contracts import MAX_COMMAND_BYTES, NO_OWNER, Command, NoteTarget, Outcome, RegisterUser, outcome_for
 from shared.logs import bind_ids
 from shared.tracing import Span
 
@@ -73,7 +73,9 @@ WRITE_HEADERS = ("Preference-Applied", "Idempotent-Replayed")
 ACCEPTED_ANSWER: dict[int, OpenApi] = {
     202: describe_answer(
         "Accepted; it will be applied, and its outcome will be at `Location`",
-        *("Location", "Retry-After", "Preference-Applied"),
+        "Location",
+        "Retry-After",
+        "Preference-Applied",
         model=CommandState,
     )
 }
@@ -101,8 +103,9 @@ REGISTRANT = Caller(NO_OWNER, credentials_version=0, scopes=EVERY_SCOPE)
 class Submission:
     """Submits writes."""
 
-    def __init__(  # noqa: PLR0913, PLR0917 - called in one place
+    def __init__(  # noqa: PLR0913 - called in one place
         self,
+        *,
         settings: GatewaySettings,
         clock: Clock,
         publisher: Publisher,
@@ -121,7 +124,8 @@ class Submission:
 
     def identify(self, request: Request, model: type[Command], target: int | str | None = None) -> Identity:
         """Return the identity of the caller's command on the target."""
-        caller, key = request.caller, request[IDEMPOTENCY_KEY]
+        caller = request.caller
+        key = request[IDEMPOTENCY_KEY]
         return self._build_identity(caller, build_command_id(caller.owner, model.type_name(), target, key), key)
 
     def identify_registration(self, request: Request, namespace: str) -> Identity:
@@ -153,7 +157,8 @@ class Submission:
         unknown; if an earlier request with the key has an outcome, answers with that instead.
         """
         preferences = request[PREFER]
-        identity = identity or self.identify(request, model, getattr(data, "note_id", None))
+        target = data.note_id if isinstance(data, NoteTarget) else None
+        identity = identity or self.identify(request, model, target)
         span = start_publish_span(self._publisher.topology, identity.caller.owner, identity.command_id, model)
         command = self._build_command(model, data, identity, request.query, span.traceparent)
         bind_ids(command_id=str(command.id))

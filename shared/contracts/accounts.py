@@ -18,7 +18,9 @@ NO_OWNER: Literal[0] = 0
 NAME_MAX_LENGTH = 64
 _WRITTEN = get_profile("UsernameCasePreserved")
 _FOLDED = get_profile("UsernameCaseMapped:CaseFold")
-MAX_HASH_MEMORY_KIB, MAX_HASH_PASSES, MAX_HASH_LANES = 65_536, 3, 4
+MAX_HASH_MEMORY_KIB = 65_536
+MAX_HASH_PASSES = 3
+MAX_HASH_LANES = 4
 """The costliest hash that a gateway verifies. To raise the cost, first upgrade every gateway to accept it."""
 _HASH = re.compile(
     r"\$argon2id\$v=19\$m=([0-9]{1,10}),t=([0-9]{1,10}),p=([0-9]{1,10})\$[A-Za-z0-9+/]{1,64}\$[A-Za-z0-9+/]{1,128}"

@@ -135,7 +135,7 @@ class ChangeUser(Envelope):
 
 
 class RenewHash(Envelope):
-    """Replace a user's password hash by a costlier one; the password and all credentials remain valid."""
+    """Replace a user's password hash with a costlier one; the password and all credentials remain valid."""
 
     type: Literal["user.renew_hash"] = "user.renew_hash"
     dataversion: Literal[1] = 1

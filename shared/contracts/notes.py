@@ -6,7 +6,8 @@ from pydantic import AfterValidator, BaseModel, Field
 
 from shared.contracts.values import STORABLE, Int64, check_storable
 
-TITLE_HARD_LIMIT, DESCRIPTION_HARD_LIMIT = 10_000, 1_000_000
+TITLE_HARD_LIMIT = 10_000
+DESCRIPTION_HARD_LIMIT = 1_000_000
 """In characters; a gateway's settings may lower them."""
 MAX_ITEMS = 1000
 """Writes in one command."""

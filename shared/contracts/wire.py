@@ -139,14 +139,15 @@ def _parse_integer(text: str) -> int | None:
 
 
 def _no_number(_: str) -> None:
-    """Replace NaN and Infinity, which JSON lacks, by null."""
+    """Replace NaN and Infinity, which JSON lacks, with null."""
 
 
 def _decode_event(event: object, *, fail_newer: bool) -> Received:
     command_id = _parse_id(event)
     if command_id is None or not isinstance(event, dict):
         return Unreadable(json.dumps(event).encode())
-    known, version = _VERSIONS.get(str(event.get("type"))), event.get("dataversion", 1)
+    known = _VERSIONS.get(str(event.get("type")))
+    version = event.get("dataversion", 1)
     is_newer = known is not None and isinstance(version, int) and known < version <= known + MAX_VERSIONS_AHEAD
     if is_newer and not fail_newer:
         raise NewerVersionError(f"{event['type']} version {version}; this worker knows {known}")

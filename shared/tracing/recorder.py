@@ -42,7 +42,8 @@ class TraceIds(RandomIdGenerator):
 
     def generate_trace_id(self) -> int:
         """Return the id that the sampler has accepted, or a new one."""
-        chosen, self.next_id = self.next_id, None
+        chosen = self.next_id
+        self.next_id = None
         return super().generate_trace_id() if chosen is None else chosen
 
 

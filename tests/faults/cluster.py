@@ -23,10 +23,11 @@ from pydantic import Secret
 from dev.backend import ROOT, Services, as_user, with_database
 from gateway.auth.access_tokens import AccessTokens
 from gateway.settings import GatewaySettings
+from shared.broker import open_connection
 from shared.broker_url import BrokerUrl
 from shared.clock import Clock
 from shared.contracts import Scope
-from shared.messaging import Topology, open_connection
+from shared.topology import Topology
 from tests.faults.clients import PUBLISH_SECONDS, READ_SECONDS, WAIT_SECONDS, Owner, session
 from tests.faults.servers import Servers, ServersT
 from tests.support.accounts import bearer

@@ -10,8 +10,8 @@ from typing import Any
 import structlog
 from aio_pika import DeliveryMode, Message
 
+from shared.broker import BROKER_ERRORS
 from shared.contracts import COMMANDS_CONTENT_TYPE
-from shared.messaging import BROKER_ERRORS
 from tests.faults.cluster import COPIES, PREFIX, Cluster, Service
 from tests.faults.history import Disturbance, History
 from tests.faults.servers import SingleServers

@@ -48,7 +48,7 @@ def in_seconds(seconds: float) -> float:
 
 def ask(gathered: GatheredReads, *note_ids: int, seconds: float = 10.0) -> "list[asyncio.Task[tuple[str, int] | None]]":
     async def find(note_id: int) -> tuple[str, int] | None:
-        note, version, _ = await gathered.find(IMPLICIT_CALLER, note_id, in_seconds(seconds))
+        note, version, _ = await gathered.read(IMPLICIT_CALLER, note_id, in_seconds(seconds))
         return (note, version) if note and version else None
 
     return [asyncio.create_task(find(note_id)) for note_id in note_ids]

@@ -12,8 +12,8 @@ from asyncpg import Connection, Record
 
 from dev.backend import Services
 from gateway.settings import GatewaySettings
-from shared.messaging import Topology
 from shared.tables import IMPLICIT_OWNER
+from shared.topology import Topology
 from tests.support import harness
 from tests.support.canaries import NOTE
 from tests.support.harness import decided, lasting_headers

@@ -35,8 +35,8 @@ operations: Operations[Gateway] = Operations("numbers")
 @operations.add(
     "GET",
     "/numbers/{number}/double",
-    allows=TokenScope.READ,
-    reads=(NUMBER,),
+    requires=TokenScope.READ,
+    inputs=(NUMBER,),
     returns=int,
     problems=(NOTE_NOT_FOUND,),
 )
@@ -111,7 +111,7 @@ async def test_an_operation_is_documented(client: httpx.AsyncClient) -> None:
 
 
 def test_an_operation_without_a_scope_cannot_be_declared() -> None:
-    with pytest.raises(TypeError, match="allows"):
+    with pytest.raises(TypeError, match="requires"):
         operations.add("GET", "/peek")(double_number)  # type: ignore[call-arg]
 
 
@@ -126,7 +126,7 @@ def test_a_segment_has_one_name_in_all_paths(
     gateway_settings: GatewaySettings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     other = Operations[Gateway]("numbers")
-    other.add("GET", "/numbers/{other}/half", allows=TokenScope.READ)(double_number)
+    other.add("GET", "/numbers/{other}/half", requires=TokenScope.READ)(double_number)
     monkeypatch.setattr(app_module, "collect_operations", lambda _: [*operations, *other])
 
     with pytest.raises(TypeError, match=r"is called \{number\} elsewhere"):

@@ -16,7 +16,7 @@ from shared.contracts import (
     MAX_MESSAGE_BYTES,
     MAX_MESSAGE_COMMANDS,
 )
-from shared.messaging import Topology
+from shared.topology import Topology
 from tests.support import harness
 from tests.support.commands import create
 

@@ -34,7 +34,7 @@ BODIES: dict[tuple[str, str], dict[str, Any]] = {
 }
 SETTINGS = GatewaySettings.model_validate(NOWHERE)
 APP = create_app(SETTINGS)
-SCOPES = {(operation.method, operation.path): str(operation.allows) for operation in collect_operations(SETTINGS)}
+SCOPES = {(operation.method, operation.path): str(operation.requires) for operation in collect_operations(SETTINGS)}
 ROUTES = list(SCOPES)
 GUARDED = [route for route in ROUTES if route not in OPEN]
 

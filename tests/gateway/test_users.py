@@ -11,7 +11,7 @@ from asyncpg import Connection, Record
 from dev.backend import Services
 from gateway.auth import passwords
 from gateway.settings import GatewaySettings
-from shared.messaging import Topology
+from shared.topology import Topology
 from tests.support import harness
 from tests.support.accounts import bearer, forged, personal_token, sign_in, sign_up
 from tests.support.canaries import NEW_PASSWORD, NOTE, PASSWORD, find_secrets

@@ -9,8 +9,8 @@ import pytest
 
 from dev.backend import ROOT
 from gateway.settings import GatewaySettings
-from shared.messaging import Topology
-from shared.settings import DatabaseSettings, MigrationSettings, ServiceSettings, find_secrets
+from shared.settings import DatabaseSettings, MigrationSettings, ServiceSettings, iter_secrets
+from shared.topology import Topology
 from tests.k8s.environment import environment
 from tests.k8s.parts import services_of
 from tests.k8s.passwords import secrets_of
@@ -116,7 +116,7 @@ def test_each_secret_setting_has_a_value_of_a_secret_which_no_other_one_has(over
     used = [
         [value for value in values if value in text]
         for _, setting in settings_of(overlay, called)
-        for text in find_secrets(setting)
+        for text in iter_secrets(setting)
     ]
 
     assert [len(each) for each in used] == [1] * len(used)

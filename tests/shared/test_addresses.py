@@ -16,10 +16,10 @@ from yarl import URL
 
 from gateway.settings import GatewaySettings
 from shared.addresses import Address, connect_to_any, resolve
+from shared.broker import BROKER_ERRORS, SETUP_TIMEOUT_SECONDS, is_open, open_connection
 from shared.broker_url import BrokerUrl
 from shared.database import CONNECT_TIMEOUT_SECONDS, connect
 from shared.database_url import DatabaseUrl
-from shared.messaging import BROKER_ERRORS, SETUP_TIMEOUT_SECONDS, is_open, open_connection
 from tests.support.proxy import proxy_to
 
 NAME = "two.test"

@@ -11,10 +11,11 @@ from pamqp.common import FieldTable
 from dev.backend import Services
 from gateway.doctor import examine as examine_gateway
 from gateway.settings import GatewaySettings
+from shared.broker import open_connection
 from shared.broker_metrics import NodeMetrics
 from shared.contracts import BadCommand
 from shared.doctor import Level, check_partition
-from shared.messaging import Topology, open_connection
+from shared.topology import Topology
 from tests.support import harness
 from tests.support.commands import create
 from worker.apply import apply_batch

@@ -7,8 +7,9 @@ from unittest.mock import AsyncMock
 import pytest
 from aio_pika.exceptions import ChannelNotFoundEntity
 
-from shared.messaging import Topology, broker_call, choose_backoff
+from shared.broker import broker_call, choose_backoff
 from shared.queues import exists
+from shared.topology import Topology
 
 
 def test_owner_keeps_its_partition_in_every_version() -> None:

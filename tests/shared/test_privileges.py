@@ -12,7 +12,7 @@ from yarl import URL
 from dev.backend import Services
 from gateway.settings import GatewaySettings
 from shared.database import Session
-from shared.messaging import Topology
+from shared.topology import Topology
 from tests.support.rendering import find
 
 Action = Callable[[AbstractChannel, Topology], Awaitable[object]]

@@ -12,7 +12,7 @@ from pydantic_settings import BaseSettings
 
 from dev.backend import ROOT
 from gateway.settings import GatewaySettings, Key
-from shared.setting_names import find_unknown_files, find_unknown_variables, list_names
+from shared.setting_names import iter_unknown_files, iter_unknown_variables, list_names
 from shared.settings import (
     DEVELOPMENT_MARK,
     DatabaseSettings,
@@ -305,8 +305,8 @@ def test_every_setting_of_a_class_is_known_to_a_program_that_has_none_of_it(sett
     names = list_names(settings_class)
 
     assert len(names) == len(settings_class.model_fields)
-    assert list(find_unknown_variables(dict.fromkeys(names, "1"), ())) == []
-    assert list(find_unknown_files(map(str.lower, names), ())) == []
+    assert list(iter_unknown_variables(dict.fromkeys(names, "1"), ())) == []
+    assert list(iter_unknown_files(map(str.lower, names), ())) == []
 
 
 def test_misspelt_file_is_named_and_other_secrets_are_ignored(

@@ -18,8 +18,8 @@ from gateway.__main__ import build_server_config
 from gateway.app import create_app
 from gateway.settings import GatewaySettings
 from shared.connections import Connections
-from shared.messaging import Topology
 from shared.partitions import find_partitions
+from shared.topology import Topology
 from tests.support import canaries, witness
 from worker.consumer import Consumer
 from worker.health import create_health_app

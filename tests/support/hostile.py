@@ -15,8 +15,8 @@ import pamqp.frame
 from aiormq.abc import ChannelFrame
 from pamqp.commands import Basic
 
+from shared.broker import BROKER_ERRORS
 from shared.contracts import LARGEST_MESSAGE_BYTES, MAX_MESSAGE_COMMANDS, encode_command
-from shared.messaging import BROKER_ERRORS
 from tests.support.commands import CHEAP_HASH, DIGEST, create
 
 FRAME_BYTES = 100_000

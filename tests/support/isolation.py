@@ -12,7 +12,7 @@ from sqlalchemy import make_url
 
 from dev.backend import ROOT, Services
 from gateway.settings import GatewaySettings
-from shared.messaging import Topology
+from shared.topology import Topology
 from tests.support import harness
 from worker.settings import WorkerSettings
 

@@ -11,7 +11,7 @@ from aio_pika.exceptions import ChannelPreconditionFailed
 
 from dev.backend import ROOT, Services
 from shared.contracts import LARGEST_MESSAGE_BYTES
-from shared.messaging import Topology
+from shared.topology import Topology
 from tests.support.harness import eventually
 from tests.support.hostile import Hostile, filled, hostile_messages, publish
 from tests.support.stack import Stack, running_stack

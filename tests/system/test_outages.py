@@ -21,7 +21,7 @@ from testcontainers.core.container import DockerContainer
 from dev.backend import ROOT
 from shared import broker_metrics
 from shared.doctor import check_broker
-from shared.messaging import Topology
+from shared.topology import Topology
 from tests.support.harness import eventually
 from tests.support.stack import Load, Stack, check
 from tests.system.servers import Servers

@@ -19,7 +19,7 @@ from testcontainers.core.container import DockerContainer
 from dev.backend import Services, as_user
 from dev.containers import rabbitmq_server
 from dev.definitions import ADMINISTRATOR
-from shared.messaging import Topology
+from shared.topology import Topology
 from tests.support.harness import eventually
 from tests.support.proxy import free_port
 from tests.support.stack import Process, Stack, running_stack

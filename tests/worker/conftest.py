@@ -8,7 +8,7 @@ from aio_pika.abc import AbstractChannel
 
 from dev.backend import Services
 from shared.contracts import COMMANDS_CONTENT_TYPE, Command, encode_batch, encode_command
-from shared.messaging import Topology
+from shared.topology import Topology
 from tests.support import harness
 from tests.support.commands import Publish
 from tests.support.operator import Operator

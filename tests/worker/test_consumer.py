@@ -17,7 +17,7 @@ from shared.contracts import (
     encode_batch,
     encode_command,
 )
-from shared.messaging import Topology
+from shared.topology import Topology
 from tests.support import harness
 from tests.support.commands import Publish, create
 from tests.support.harness import eventually

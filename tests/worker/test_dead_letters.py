@@ -27,7 +27,7 @@ from shared.contracts import (
     encode_batch,
     encode_command,
 )
-from shared.messaging import Topology
+from shared.topology import Topology
 from tests.support import harness
 from tests.support.applying import apply_with_others
 from tests.support.commands import create, delete, replace, several

@@ -15,7 +15,7 @@ from sqlalchemy import make_url
 from dev.backend import Services
 from shared.connections import Connections
 from shared.contracts import CreateToken, DeleteUser, encode_batch, encode_command
-from shared.messaging import Topology
+from shared.topology import Topology
 from tests.support import harness
 from tests.support.commands import DIGEST, attributes, create, delete
 from tests.support.harness import eventually

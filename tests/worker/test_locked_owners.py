@@ -14,7 +14,7 @@ from structlog.testing import capture_logs
 from dev.backend import Services
 from shared.connections import Connections
 from shared.contracts import ChangeUser
-from shared.messaging import Topology
+from shared.topology import Topology
 from tests.support import harness
 from tests.support.commands import Publish, attributes, create, patch
 from tests.support.harness import eventually

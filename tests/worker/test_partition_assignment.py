@@ -16,8 +16,8 @@ from dev.backend import Services
 from shared.clock import Clock
 from shared.contracts import encode_batch, encode_command
 from shared.database import Session, Statement, connect
-from shared.messaging import Topology
-from shared.primary import Primary, find_primary
+from shared.primary import Primary
+from shared.topology import Topology
 from tests.support import harness
 from tests.support.commands import create
 from tests.support.harness import eventually
@@ -264,7 +264,7 @@ async def test_slot_at_a_former_primary_is_given_up(
     worker_settings: WorkerSettings, database: "Connection[Record]", monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(partition_assignment, "CHECK_INTERVAL_SECONDS", INTERVAL_SECONDS)
-    primary = find_primary(worker_settings.database_url.get_secret_value())
+    primary = Primary.of(worker_settings.database_url.get_secret_value())
     async with Worker(worker_settings).running():
         await eventually(lambda: number_of_slots(database, 1))
         assert primary.timeline
@@ -288,7 +288,7 @@ async def test_silent_server_ends_the_trust_in_the_idle_sessions_of_the_worker(
         moved = url.set(host="127.0.0.1", port=link.port).render_as_string(hide_password=False)
         settings = WorkerSettings.model_validate(worker_settings.model_dump() | {"database_url": moved})
         session = await connect(settings.database_url, "test")
-        primary = find_primary(settings.database_url.get_secret_value())
+        primary = Primary.of(settings.database_url.get_secret_value())
         async with Worker(settings).running():
             assert primary.is_trusted(session)
             link.freeze()

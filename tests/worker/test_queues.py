@@ -11,8 +11,8 @@ from asyncpg import Connection, Record
 from pamqp.common import FieldTable
 
 from shared.contracts import Command, encode_batch, encode_command
-from shared.messaging import Topology, build_quorum_arguments
 from shared.queues import declare_queue
+from shared.topology import Topology, build_quorum_arguments
 from tests.support import harness
 from tests.support.commands import create
 from tests.support.harness import eventually

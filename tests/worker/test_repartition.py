@@ -13,9 +13,9 @@ from asyncpg import Connection, Record
 
 from dev.backend import Services
 from gateway.settings import GatewaySettings
-from shared.messaging import Routes, Topology
 from shared.partitions import find_partitions, hold_lock
 from shared.queues import exists
+from shared.topology import RoutingState, Topology
 from tests.support import harness
 from tests.support.canaries import NOTE
 from tests.support.harness import eventually
@@ -228,7 +228,7 @@ async def test_change_is_taken_back_if_the_worker_stops_applying_while_writes_ar
         assert (await client.post("/notes", json=NOTE)).status_code == 201
     found = await find_partitions(channel, Topology.of(gateway_settings))
     assert found
-    assert (found.partitions, found.routes) == (2, Routes.NUMBERED)
+    assert (found.partitions, found.routes) == (2, RoutingState.NUMBERED)
 
 
 async def test_worker_that_starts_while_the_routes_are_closed_applies_what_is_queued_and_opens_no_route(

@@ -10,7 +10,7 @@ from asyncpg import Connection, Record
 from dev.backend import Services
 from shared.connections import Connections
 from shared.contracts import Command, CreateItem, DeleteItem, PatchItem
-from shared.messaging import Topology
+from shared.topology import Topology
 from tests.support.commands import create, delete, patch, replace, several
 from tests.support.operator import Operator
 from worker.apply import apply_batch, record_failure

@@ -7,8 +7,9 @@ import pytest
 from asyncpg import Connection, Record
 
 from dev.backend import Services
+from shared.broker import REPLY_TO
 from shared.contracts import encode_batch, encode_command
-from shared.messaging import REPLY_TO, Topology
+from shared.topology import Topology
 from tests.support import harness
 from tests.support.commands import create
 from tests.support.harness import eventually

@@ -1,71 +1,26 @@
-"""RabbitMQ: the topology, which only this module declares, and connections that reconnect."""
+"""RabbitMQ: the exchanges and the queues, which only this module declares."""
 
 import asyncio
-import random
 import zlib
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
 from enum import StrEnum
-from functools import partial
-from traceback import format_tb
-from typing import Any
 
-import structlog
-from aio_pika import Connection, ExchangeType
+from aio_pika import ExchangeType
 from aio_pika.abc import AbstractChannel, AbstractConnection, AbstractMessage
-from aio_pika.exceptions import AMQPError, ChannelInvalidStateError, ProbableAuthenticationError
-from aiormq.connection import TransportFactory
 from pamqp.common import FieldTable
-from pydantic import Secret
-from yarl import URL
 
-from shared.addresses import Address, connect_to_any
-from shared.broker_url import BrokerUrl
-from shared.errors import describe_error
-from shared.frames import install_lenient_decoding
-from shared.queues import QueueMismatchError, declare_queue, exists, is_cancelled
+from shared.broker import BROKER_ERRORS, broker_call, broker_version, is_blocked, is_open
+from shared.name_numbers import FORMER_ROUTES_NUMBER, number_closed_routes, number_parking, number_range
+from shared.queues import QueueMismatchError, declare_queue, exists
 from shared.settings import ServiceSettings
 
-REPLY_TO = "amq.rabbitmq.reply-to"
-PARKING_OFFSET = 1000
-"""Added to a partition's number; greater than any of them."""
-RANGE, RANGES_OFFSET = 16, 400
-FORMER_ROUTES = 500
-CLOSED_OFFSET = 1000
-"""Added to the number of partitions, in the name of the exchange that replaces the routes while they are closed."""
 QUEUE_LIMIT = "x-max-length-bytes"
-HEARTBEAT_SECONDS = 5
-"""The broker needs two to three of them to detect a lost link, and redelivers the worker's messages only then."""
-SETUP_TIMEOUT_SECONDS = 10.0
-"""For connecting, all addresses of the URL's hosts together."""
-CLOSE_TIMEOUT_SECONDS = 2.0
-MAX_BACKOFF_SECONDS = 5.0
 LOST_CHECK_SECONDS = 0.5
 PROBE_EVERY_CHECKS = 10
 PROBE_TIMEOUT_SECONDS = 5.0
-BLOCKED_CHECK_SECONDS = 0.1
-LOGIN_REMEDY = (
-    "correct INKWELL_BROKER_URL; if it worked before, RabbitMQ's disk may have been full, after which it refuses "
-    "everyone: free the disk and restart the node"
-)
-PARTITIONS_REMEDY = (
-    "remove INKWELL_PARTITIONS or set it to the broker's number; `python -m worker repartition` changes that one"
-)
-BROKER_ERRORS = (AMQPError, ChannelInvalidStateError, OSError, TimeoutError)
-"""The errors of an unavailable or refusing broker."""
-
-log = structlog.get_logger()
 
 
-class PartitionsDifferError(ConnectionError):
-    """The setting names another number of partitions than the broker has."""
-
-    def __init__(self, wanted: int, found: int) -> None:
-        super().__init__(f"INKWELL_PARTITIONS={wanted}, but the broker has {found}")
-
-
-class Routes(StrEnum):
+class RoutingState(StrEnum):
     """How the exchange for commands leads to the queues."""
 
     NUMBERED = "numbered"
@@ -73,7 +28,7 @@ class Routes(StrEnum):
     CLOSED = "closed"
     """Not at all: the number of partitions is being changed."""
     UNNUMBERED = "unnumbered"
-    """By the queues' names: only workers of the version before have declared them."""
+    """By the queues' names: only workers of the previous version have declared them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +42,7 @@ class Topology:
     partitions: int
     """0 until the broker's number is known; `shared.partitions` finds it."""
     queue_limit_bytes: int = 1024 * 1024 * 1024
-    routes: Routes = Routes.NUMBERED
+    routes: RoutingState = RoutingState.NUMBERED
 
     @classmethod
     def of(cls, settings: ServiceSettings) -> "Topology":
@@ -101,23 +56,26 @@ class Topology:
 
     @property
     def range_exchange(self) -> str:
-        """The exchange, without routes, that narrows the search: the number is or was in the same range as this one."""
-        return f"{self.commands_exchange}.{RANGES_OFFSET + self.partitions // RANGE}"
+        """An exchange without routes; exists if the broker's number of partitions is or was in the same range."""
+        return f"{self.commands_exchange}.{number_range(self.partitions)}"
 
     @property
     def routes_exchange(self) -> str:
-        """The exchange between that one and the queues, named after the number; deleting it ends all routes."""
+        """The exchange between `commands_exchange` and the queues.
+
+        Its name contains the number of partitions; deleting it stops all routing.
+        """
         return f"{self.commands_exchange}.{self.partitions}"
 
     @property
     def closed_routes_exchange(self) -> str:
-        """The exchange, without routes, whose name contains the number while the routes are closed."""
-        return f"{self.commands_exchange}.{CLOSED_OFFSET + self.partitions}"
+        """An exchange without routes, whose name contains the number of partitions while the routes are closed."""
+        return f"{self.commands_exchange}.{number_closed_routes(self.partitions)}"
 
     @property
     def former_routes_exchange(self) -> str:
-        """The exchange with routes for gateways of the version before; the first change of the number deletes it."""
-        return f"{self.commands_exchange}.{FORMER_ROUTES}"
+        """The exchange with routes for gateways of the previous version, deleted by the first change of the number."""
+        return f"{self.commands_exchange}.{FORMER_ROUTES_NUMBER}"
 
     @property
     def dead_letter_queue(self) -> str:
@@ -130,12 +88,12 @@ class Topology:
 
     def parking_queue(self, partition: int) -> str:
         """Return the queue that holds a partition's messages while its own is redeclared; the worker may declare it."""
-        return self.command_queue(PARKING_OFFSET + partition)
+        return self.command_queue(number_parking(partition))
 
     def routing_key(self, partition: int) -> str:
         """Return the routing key of a partition; without a route for it, the broker returns the message."""
         queue = self.command_queue(partition)
-        return queue if self.routes is Routes.UNNUMBERED else f"{queue}.of.{self.partitions}"
+        return queue if self.routes is RoutingState.UNNUMBERED else f"{queue}.of.{self.partitions}"
 
     def destination(self, owner: int) -> str:
         """Return OpenTelemetry's destination name for an owner's commands: exchange and, if known, routing key."""
@@ -189,7 +147,7 @@ class Topology:
                 await queue.bind(exchange, key)
 
     async def unbind_partition(self, channel: AbstractChannel, partition: int) -> None:
-        """Route nothing to a partition's queue any more."""
+        """Stop routing to a partition's queue."""
         queue = await channel.get_queue(self.command_queue(partition), ensure=False)
         by_former_workers = (self.commands_exchange, queue.name)
         for exchange, key in (*self._routes(partition), by_former_workers):
@@ -203,22 +161,22 @@ class Topology:
         )
 
     async def is_current(self, channel: AbstractChannel) -> bool:
-        """Whether the broker's number of partitions is this one."""
+        """Whether the broker has this topology's number of partitions."""
         return await exists(channel, exchange=self.routes_exchange) or await exists(
             channel, exchange=self.closed_routes_exchange
         )
 
     async def declare_number(self, channel: AbstractChannel) -> None:
-        """Make this the broker's number of partitions, which must have none yet."""
+        """Give the broker, which must not have a number of partitions yet, that of this topology."""
         for name in (self.range_exchange, self.routes_exchange):
             await channel.declare_exchange(name, ExchangeType.DIRECT, durable=True)
 
     async def declare_former_routes(self, channel: AbstractChannel) -> None:
-        """Let gateways of the version before publish, until the number is changed for the first time."""
+        """Let gateways of the previous version publish, until the number is changed for the first time."""
         await channel.declare_exchange(self.former_routes_exchange, ExchangeType.DIRECT, durable=True)
 
     async def close_routes(self, channel: AbstractChannel) -> None:
-        """Route nothing to any queue any more; no late binding can undo it, since the exchanges are gone."""
+        """Stop routing to all queues; a late binding cannot undo this, since the exchanges are deleted."""
         await channel.declare_exchange(self.closed_routes_exchange, ExchangeType.DIRECT, durable=True)
         for name in (self.former_routes_exchange, self.routes_exchange):
             await channel.exchange_delete(name)
@@ -226,7 +184,7 @@ class Topology:
             await self.unbind_partition(channel, partition)
 
     async def open_routes(self, channel: AbstractChannel, closed: "Topology") -> None:
-        """Make this the broker's number of partitions, in place of the one whose routes are closed."""
+        """Give the broker this topology's number of partitions, in place of the one whose routes are closed."""
         await channel.exchange_delete(closed.closed_routes_exchange)
         await self.declare_number(channel)
         await self.bind_existing(channel)
@@ -267,83 +225,6 @@ async def build_quorum_arguments(channel: AbstractChannel) -> FieldTable:
     return arguments
 
 
-async def broker_version(channel: AbstractChannel) -> str:
-    """Return the version that the broker reports."""
-    version = (await channel.get_underlay_channel()).connection.server_properties["version"]
-    return version.decode() if isinstance(version, bytes) else str(version)
-
-
-@contextmanager
-def broker_call() -> Iterator[None]:
-    """Convert anything that the AMQP library raises in the block to a broker error.
-
-    When a connection ends, the library also raises bare exceptions and cancels calls by itself.
-    """
-    try:
-        yield
-    except asyncio.CancelledError as error:
-        if is_cancelled():
-            raise
-        raise ConnectionError("the connection was lost") from error
-    except BROKER_ERRORS:
-        raise
-    except Exception as error:
-        raise ConnectionError(f"unexpected {type(error).__name__}") from error
-
-
-def user_of(url: Secret[BrokerUrl]) -> str:
-    """Return the broker user in the URL."""
-    return url.get_secret_value().user
-
-
-class TransportToAddress(TransportFactory):
-    """Connects to one address of a host; the AMQP library accepts only a name, and waits for its first address."""
-
-    def __init__(self, address: Address) -> None:
-        self._address = address
-
-    async def create(
-        self,
-        url: URL,
-        **arguments: Any,  # noqa: ANN401 - the library's
-    ) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-        """Open the connection; TLS expects the certificate of the URL's host."""
-        is_tls = url.scheme == "amqps"
-        tls = {"ssl": await arguments["ssl_context_provider"].get_context(), "server_hostname": url.host}
-        return await asyncio.open_connection(self._address.ip, self._address.port, **(tls if is_tls else {}))
-
-
-async def _connect_to_one(url: BrokerUrl, name: str, address: Address, _: float) -> AbstractConnection:
-    node = url.url_of(address.host, address.port).update_query(heartbeat=HEARTBEAT_SECONDS)
-    connection = Connection(node, client_properties={"connection_name": name})
-    connection.kwargs["transport_factory"] = TransportToAddress(address)
-    try:
-        with broker_call():
-            await connection.connect()
-    except BaseException:
-        await connection.close()  # nothing is open, but the finalizer would close it, perhaps without a running loop
-        raise
-    return connection
-
-
-@asynccontextmanager
-async def open_connection(url: Secret[BrokerUrl], name: str) -> AsyncIterator[AbstractConnection]:
-    """Connect to the first node of the URL that answers; closes the connection after the block."""
-    install_lenient_decoding()
-    target = url.get_secret_value()
-    hosts = random.sample(target.hosts, len(target.hosts))
-    connection = await connect_to_any(
-        hosts, partial(_connect_to_one, target, name), BROKER_ERRORS, SETUP_TIMEOUT_SECONDS
-    )
-    try:
-        yield connection
-    finally:
-        with suppress(*BROKER_ERRORS):
-            async with asyncio.timeout(CLOSE_TIMEOUT_SECONDS):
-                with broker_call():
-                    await connection.close()
-
-
 async def wait_until_lost(connection: AbstractConnection, topology: Topology, *channels: AbstractChannel) -> None:
     """Wait until the connection or one of the channels is lost, whether or not the library reports it.
 
@@ -358,59 +239,3 @@ async def wait_until_lost(connection: AbstractConnection, topology: Topology, *c
                 await asyncio.gather(*(topology.probe(channel) for channel in channels))
             except BROKER_ERRORS:
                 return
-
-
-def is_open(connection: AbstractConnection) -> bool:
-    """Whether neither side has closed the connection, as far as known here."""
-    return connection.transport is not None and not connection.transport.connection.is_closed
-
-
-async def is_blocked(connection: AbstractConnection) -> bool:
-    """Whether the broker blocks the connection, because it is short of memory or disk."""
-    if connection.transport is None:
-        return False
-    try:
-        async with asyncio.timeout(BLOCKED_CHECK_SECONDS):
-            await connection.transport.connection.ready()
-    except TimeoutError:
-        return True
-    return False
-
-
-def choose_backoff(failures: int) -> float:
-    """Return the seconds to wait after this many failures in a row: exponential backoff with jitter."""
-    jitter: float = random.uniform(0.5, 1.0)  # noqa: S311 - spreads load, keeps no secret
-    return jitter * min(MAX_BACKOFF_SECONDS, 0.1 * 2.0 ** min(failures, 10))
-
-
-def _find_remedy(error: BaseException) -> str | None:
-    if isinstance(error, ProbableAuthenticationError):
-        return LOGIN_REMEDY
-    return PARTITIONS_REMEDY if isinstance(error, PartitionsDifferError) else None
-
-
-async def keep_running(session: Callable[[], Awaitable[None]], name: str) -> None:
-    """Run a broker session, and restart it after each error, until it returns or is cancelled.
-
-    The backoff grows while sessions fail at once, and is reset after one that lasted.
-    """
-    failures = 0
-    while True:
-        started = asyncio.get_running_loop().time()
-        try:
-            with broker_call():
-                return await session()
-        except BROKER_ERRORS as error:
-            if asyncio.get_running_loop().time() - started > MAX_BACKOFF_SECONDS:
-                failures = 0
-            pause = choose_backoff(failures)
-            failures += 1
-            log.warning(
-                "no broker session; Inkwell tries again by itself",
-                connection=name,
-                error=describe_error(error),
-                stack="".join(format_tb(error.__cause__.__traceback__)) if error.__cause__ else None,
-                retry_in_seconds=round(pause, 2),
-                **({"remedy": remedy} if (remedy := _find_remedy(error)) else {}),
-            )
-            await asyncio.sleep(pause)
