@@ -101,7 +101,10 @@ personal_tokens = Table(
 TITLE_START = '"left"(title, 200)'
 SORTED_TITLE = f'{TITLE_START} collate "C"'
 # A tsvector is limited to a megabyte; a search finds nothing beyond these lengths.
-WORDS = "setweight(inkwell_words(\"left\"(title, 1000)), 'A') || setweight(inkwell_words(\"left\"(description, 40000)), 'B')"
+WORDS = (
+    "setweight(inkwell_words(\"left\"(title, 1000)), 'A') || "
+    "setweight(inkwell_words(\"left\"(description, 40000)), 'B')"
+)
 # What separates the two is not found in texts.
 FOLDED_TEXT = 'inkwell_fold("left"(title, 1000) || chr(31) || "left"(description, 40000))'
 

@@ -163,7 +163,11 @@ class Queries:
         for matched, statement in steps:
             if found.is_limited or (matched == "similar" and found.total):
                 break
-            page = {"bound": bound - found.total, "skip": max(0, skip - found.total), "limit": limit - len(found.notes)}
+            page: dict[str, Any] = {
+                "bound": bound - found.total,
+                "skip": max(0, skip - found.total),
+                "limit": limit - len(found.notes),
+            }
             try:
                 [row] = await self._fetch_mine(caller, statement, deadline=deadline, **arguments, **page)
             except SearchTimeoutError:

@@ -231,7 +231,7 @@ select id,
   ) as rank,
   (select count(*) from matches) as total
 from ranked join notes using (id)
-"""
+"""  # noqa: S608 - constants
 # Notes that contain the text and not the words. As above, but where there are no trigrams to look up, the walk is all.
 _MATCHES_OF_TEXT = f"""
 with newest as (
@@ -265,7 +265,7 @@ ranked as materialized (select id from matches order by id desc limit :bound)
 select id, (strpos(split_part(folded_text, chr(31), 1), {_TEXT}) > 0)::int as rank,
   (select count(*) from matches) as total
 from ranked join notes using (id)
-"""
+"""  # noqa: S608 - constants
 # Limits the comparisons, for very many notes may be similar.
 _MATCHES_OF_TRIGRAMS = f"""
 with similar_notes as materialized (
@@ -276,7 +276,7 @@ with similar_notes as materialized (
 compared as materialized (select id, word_similarity({_TEXT}, folded_text) as rank from similar_notes),
 matches as materialized (select id, rank from compared order by rank desc, id desc limit :bound + 1)
 select id, rank, (select count(*) from matches) as total from matches order by rank desc, id desc limit :bound
-"""
+"""  # noqa: S608 - constants
 
 
 def _search(matches: str, is_partial: str = "false") -> Statement:

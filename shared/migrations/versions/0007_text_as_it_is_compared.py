@@ -1,6 +1,6 @@
-"""Searches find what is written: text in the form in which it is compared, words by their parts, and trigrams of all text.
+"""Searches find what is written: notes have their text in the form that is compared, and words by their parts.
 
-Locks `notes` while it is rewritten and its indexes are built; docs/operations.md has the time that a million notes take.
+Locks `notes` while it is rewritten and its indexes are built; docs/operations.md has the time for a million notes.
 """
 
 from alembic import op
@@ -10,8 +10,8 @@ down_revision = "0006"
 branch_labels = None
 depends_on = None
 
-# Without marks: accents of Latin, Greek and Cyrillic, points of Hebrew and Arabic, what selects a variant, what is invisible.
-# Vowel signs and other marks that make another letter stay. NFKD, not NFKC: a part of a text is then a part of its form.
+# Removes accents, the points of Hebrew and Arabic, selectors of variants, and what is invisible; vowel signs and other
+# marks that make another letter stay. NFKD, not NFKC, so that the form of a part of a text is a part of its form.
 FOLD = r"""
 create function inkwell_fold(value text) returns text immutable parallel safe language sql return case
   when octet_length(value) = length(value) then lower(value collate pg_c_utf8)
@@ -20,8 +20,9 @@ create function inkwell_fold(value text) returns text immutable parallel safe la
       lower(upper(
         regexp_replace(regexp_replace(regexp_replace(
           normalize(value, NFKD),
-          '[\u00ad\u0300-\u036f\u0591-\u05bd\u05bf\u05c1\u05c2\u05c4\u05c5\u05c7\u0610-\u061a\u0640\u064b-\u065f\u0670'
-          '\u1ab0-\u1aff\u1dc0-\u1dff\u200b-\u200f\u2060-\u2064\u20d0-\u20ff\ufe00-\ufe0f\ufe20-\ufe2f\ufeff]+', '', 'g'),
+          '[\u00ad\u0300-\u036f\u0591-\u05bd\u05bf\u05c1\u05c2\u05c4\u05c5\u05c7\u0610-\u061a\u0640\u064b-\u065f'
+          '\u0670\u1ab0-\u1aff\u1dc0-\u1dff\u200b-\u200f\u2060-\u2064\u20d0-\u20ff\ufe00-\ufe0f\ufe20-\ufe2f'
+          '\ufeff]+', '', 'g'),
           '[\u2010-\u2015\u2212]', '-', 'g'),
           '[\u2018\u2019\u02bc]', '''', 'g')
         collate pg_c_utf8) collate pg_c_utf8),
@@ -63,7 +64,10 @@ create function inkwell_query(value text) returns tsquery immutable parallel saf
   ) as parsed
 )
 """
-WORDS = "setweight(inkwell_words(\"left\"(title, 1000)), 'A') || setweight(inkwell_words(\"left\"(description, 40000)), 'B')"
+WORDS = (
+    "setweight(inkwell_words(\"left\"(title, 1000)), 'A') || "
+    "setweight(inkwell_words(\"left\"(description, 40000)), 'B')"
+)
 FORMER_WORDS = (
     "setweight(to_tsvector(inkwell_search_language(), \"left\"(title, 1000)), 'A') || "
     "setweight(to_tsvector(inkwell_search_language(), \"left\"(description, 40000)), 'B')"
