@@ -270,7 +270,7 @@ from ranked join notes using (id)
 _MATCHES_OF_TRIGRAMS = f"""
 with similar_notes as materialized (
   select id, folded_text from notes
-  where owner_id = :owner and folded_text %> {_TEXT} and show_trgm({_TEXT}) <> '{{}}'
+  where owner_id = :owner and folded_text %> {_TEXT} and {_HAS_TRIGRAMS}
   limit 2 * :bound
 ),
 compared as materialized (select id, word_similarity({_TEXT}, folded_text) as rank from similar_notes),
