@@ -163,10 +163,11 @@ class Queries:
         for matched, statement in steps:
             if found.is_limited or (matched == "similar" and found.total):
                 break
+            rest = bound - found.total
             page: dict[str, Any] = {
-                "bound": bound - found.total,
+                "bound": rest,
                 "skip": max(0, skip - found.total),
-                "limit": limit - len(found.notes),
+                "limit": min(limit - len(found.notes), rest),
             }
             try:
                 [row] = await self._fetch_mine(caller, statement, deadline=deadline, **arguments, **page)

@@ -64,7 +64,7 @@ def _write_words(term: "re.Match[str]") -> str:
 def _unquote(text: str) -> str:
     """Return the text of a phrase without its quotes; any other as it is."""
     is_phrase = len(text) > 2 and text[0] == text[-1] == '"' and '"' not in text[1:-1]
-    return text[1:-1] if is_phrase else text
+    return text[1:-1].strip() if is_phrase else text
 
 
 def _has_symbol(word: str) -> bool:

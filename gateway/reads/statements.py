@@ -261,7 +261,8 @@ matches as materialized (
   select id from walked where (select count(*) from walked) > :bound or not (select is_indexed from tried)
   union all (select id from looked_up order by id desc limit :bound + 1)
 ),
-ranked as materialized (select id from matches order by id desc limit :bound)
+-- one, even if there is room for none: with it comes their number
+ranked as materialized (select id from matches order by id desc limit greatest(:bound, 1))
 select id, (strpos(split_part(folded_text, chr(31), 1), {_TEXT}) > 0)::int as rank,
   (select count(*) from matches) as total
 from ranked join notes using (id)
