@@ -172,7 +172,7 @@ class Queries:
             try:
                 [row] = await self._fetch_mine(caller, statement, deadline=deadline, **arguments, **page)
             except SearchTimeoutError:
-                if not found.total:
+                if not found.total and matched != "similar":
                     raise
                 return replace(found, is_limited=True)
             found = _add(found, row, matched, bound)
