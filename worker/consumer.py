@@ -332,8 +332,8 @@ class Consumer:
     async def _acknowledge(self, batch: Batch) -> None:
         for message, multiple in self._deliveries.decided(batch):
             try:
-                with broker_call():
-                    await message.ack(multiple=multiple)
+                with broker_call():  # without waiting for the socket's buffer: the reply comes next
+                    await message.channel.basic_ack(message.delivery_tag or 0, multiple, wait=False)
             except BROKER_ERRORS as error:
                 log.info("acknowledgement dropped; what comes again has no second effect", error=describe(error))
 

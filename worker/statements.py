@@ -74,13 +74,19 @@ OWNER: Columns = {
 }
 COMPARED: Columns = {"version": notes.c.version.type}
 CHANGED = {name: NOTE[name] for name in ("title", "description", "updated_date", "version", "mod_revision")}
+_COUNT = bindparam("new_ids", type_=Integer())
 _FAILED: ColumnElement[str] = literal_column("'failed'")
 _STORED_COLUMNS = tuple(commands.c[name] for name in Outcome.model_fields)
 
 
+def _values(rows: Select[Any]) -> ColumnElement[Any]:
+    """Return an array of the only column's values."""
+    return func.array(rows.scalar_subquery())
+
+
 def _array(rows: Select[Any]) -> ColumnElement[Any]:
     """Return an array of the rows, each a tuple."""
-    return func.array(rows.with_only_columns(func.row(*rows.selected_columns)).scalar_subquery())
+    return _values(rows.with_only_columns(func.row(*rows.selected_columns)))
 
 
 def _read() -> ClauseElement:
@@ -91,13 +97,6 @@ def _read() -> ClauseElement:
     """
     known = select(*_STORED_COLUMNS).where(_any(commands.c.id, "ids")).order_by(commands.c.id)
     known_outcomes = known.with_for_update(key_share=True).cte("known")
-    next_id = func.nextval(literal_column("'notes_id_seq'")).label("id")
-    drawn = (
-        select(next_id)
-        .select_from(func.generate_series(literal_column("1"), bindparam("new_ids", type_=Integer())))
-        .subquery()
-    )
-    taken = select(notes.c.id).where(notes.c.id == drawn.c.id)  # after a restore, the sequence may lag behind
     owners = select(*(users.c[name] for name in KNOWN_USER))
     targets = select(*(notes.c[name] for name in NOTE)).where(_any(notes.c.id, "target_id"))
     return select(
@@ -105,8 +104,18 @@ def _read() -> ClauseElement:
         _array(owners.where(_any(users.c.id, "owners"), users.c.deleted_date.is_(None))).label("owners"),
         _array(select(known_outcomes)).label("outcomes"),
         _array(targets.where(_any(notes.c.owner_id, "owners"))).label("notes"),
-        func.array(select(drawn.c.id).where(~taken.exists()).scalar_subquery()).label("new_ids"),
+        _draw_ids().label("new_ids"),
     )
+
+
+def _draw_ids() -> ColumnElement[Any]:
+    """Return an array of new ids for notes; fewer than asked for if the sequence lags behind, as after a restore."""
+    next_id, numbers = func.nextval(literal_column("'notes_id_seq'")), func.generate_series(literal_column("1"), _COUNT)
+    drawn = select(_values(select(next_id).select_from(numbers)).label("ids")).cte("drawn")
+    ids = cast(select(drawn.c.ids).scalar_subquery(), ARRAY(notes.c.id.type))
+    taken = _values(select(notes.c.id).where(notes.c.id == func.any(ids)))
+    new_id = func.unnest(ids).column_valued("new_id")
+    return _values(select(new_id).where(new_id != func.all(taken)))
 
 
 def _store(*, changes: bool, replays: bool = False) -> ClauseElement:

@@ -289,11 +289,12 @@ async def test_owners_of_a_worker_that_knows_too_many_are_forgotten(
     assert len(await statements(one, [create(owner=1)], cache)) == 2
 
 
+@pytest.mark.parametrize("statistics", ["analyze", "select"])
 async def test_plans_that_were_made_for_small_tables_find_their_rows_in_large_ones(
-    one: Connections, database: "Connection[Record]"
+    one: Connections, database: "Connection[Record]", statistics: str
 ) -> None:
     await database.execute("insert into users (name) select 'Ada' from generate_series(1, 9)")
-    await database.execute("analyze")
+    await database.execute(statistics)
     cache = Cache(IDS_AHEAD)
 
     async def fastest_of(batches: int) -> float:

@@ -33,14 +33,14 @@ NUMBER_DELETIONS = """
 create function inkwell_number_deletions() returns trigger language plpgsql set search_path = public, pg_temp as $$
 begin
   update users set revision = revision + 1, purged_revision = revision + 1
-  where id in (
-    select deleted.owner_id from deleted
+  where id = any(array( -- not `in`: a plan from when the table was small would read the whole of it
+    select distinct deleted.owner_id from deleted
     where not exists (
       select from tombstones
       where tombstones.id = deleted.id and tombstones.owner_id = deleted.owner_id
         and tombstones.mod_revision > deleted.mod_revision
     )
-  );
+  ));
   return null;
 end $$
 """
