@@ -207,7 +207,7 @@ _CONTAINS_TEXT = "folded_text like '%' || inkwell_pattern(:text) || '%'"
 # An index of trigrams finds three letters or digits in a row, of an alphabet that the database's locale knows.
 _HAS_TRIGRAMS = f"coalesce(show_trgm({_TEXT}) <> '{{}}' and {_TEXT} ~ '[[:alnum:]]{{3}}', false)"
 _IS_BEYOND_REACH = (
-    f"not {_HAS_TRIGRAMS} and exists "
+    f"{_TEXT} is not null and not {_HAS_TRIGRAMS} and exists "
     "(select from notes where owner_id between :owner and :owner order by owner_id desc, id desc offset :reach)"
 )
 # Samples the newest notes. If 3 % of them match, the words are common, and walking back from the newest note soon finds
@@ -242,6 +242,7 @@ select id,
 from ranked join notes using (id)
 """  # noqa: S608 - constants
 # Notes that contain the text and not the words. As above, but where there are no trigrams to look up, the walk is all.
+# Ranks one even if `bound` is 0, since their number comes with it.
 _MATCHES_OF_TEXT = f"""
 with newest as (
   select words, folded_text from notes
@@ -270,7 +271,6 @@ matches as materialized (
   select id from walked where (select count(*) from walked) > :bound or not (select is_indexed from tried)
   union all (select id from looked_up order by id desc limit :bound + 1)
 ),
--- one, even if there is room for none: with it comes their number
 ranked as materialized (select id from matches order by id desc limit greatest(:bound, 1))
 select id, (strpos(split_part(folded_text, chr(31), 1), {_TEXT}) > 0)::int as rank,
   (select count(*) from matches) as total
