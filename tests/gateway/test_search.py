@@ -220,7 +220,7 @@ async def test_words_are_the_answer_if_looking_for_the_text_takes_too_long(
     await database.execute(SLOW_TEXT)
     async with harness.gateway(gateway_settings.model_copy(update={"search_timeout_seconds": 0.2})) as client:
         with_words = (await client.get("/notes/search?q=ink")).json()
-        with_text = await client.get("/notes/search?q=think")
+        with_text = await client.get("/notes/search?q=hink")
 
     assert (with_words["matched"], with_words["limited"], with_words["total"]) == ("words", True, 1)
     assert (with_text.status_code, with_text.json()["code"]) == (503, "search_timeout")
