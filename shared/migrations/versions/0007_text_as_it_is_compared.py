@@ -93,6 +93,7 @@ def upgrade() -> None:
         postgresql_ops={"folded_text": "gin_trgm_ops"},
         **GIN,
     )
+    op.execute("analyze notes (words, folded_text)")  # plans of filters depend on it, and nothing else would soon do it
 
 
 def downgrade() -> None:
