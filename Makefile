@@ -1,7 +1,8 @@
 # One command sets up, one checks, one tests; CI runs the same ones.
 UV := $(shell uv --version >/dev/null 2>&1 && command -v uv || echo .uv/bin/uv)
 RUN := $(UV) run --frozen --no-sync
-PROCESSES ?= 2
+PROCESSES ?= 3
+GROUP ?= test
 SECONDS ?= 600
 N ?= 10000
 TIMES ?= 10
@@ -17,37 +18,37 @@ help: ## this list
 
 ##@ Run
 
-up: .venv/made ## start everything and wait until it is healthy, in containers or without Docker
+up: .venv/run ## start everything and wait until it is healthy, in containers or without Docker
 	@$(RUN) python -m dev up
 
-down: .venv/made ## stop everything; the data stays
+down: .venv/run ## stop everything; the data stays
 	@$(RUN) python -m dev down
 
-logs: .venv/made ## follow the logs
+logs: .venv/run ## follow the logs
 	@$(RUN) python -m dev logs
 
-stop-worker: .venv/made ## stop the worker, to see what the gateway does without it
+stop-worker: .venv/run ## stop the worker, to see what the gateway does without it
 	@$(RUN) python -m dev stop-worker
 
-start-worker: .venv/made ## start it again
+start-worker: .venv/run ## start it again
 	@$(RUN) python -m dev start-worker
 
-doctor: .venv/made ## let what `make up` has started check itself, and say what to do
+doctor: .venv/run ## let what `make up` has started check itself, and suggest remedies
 	@$(RUN) python -m dev doctor
 
-seed: .venv/made ## fill what `make up` has started with notes: N=10000
+seed: .venv/run ## fill what `make up` has started with notes: N=10000
 	@$(RUN) python -m dev.seed $(N)
 
 ##@ Develop
 
-dev: .venv/made ## run from the source, reloading on change
+dev: .venv/run ## run from the source, reloading on change
 	@$(RUN) python -m dev dev
 
 format: .venv/made ## write the code in the project's format
 	$(RUN) ruff format .
 	$(RUN) ruff check --fix .
 
-generate: .venv/made ## write the generated files: OpenAPI document, settings tables, alerts of Kubernetes
+generate: .venv/$(GROUP) ## write the generated files: OpenAPI document, settings tables, alerts of Kubernetes
 	@$(RUN) python -m dev.openapi
 	@$(RUN) python -m dev.settings_table
 	@$(RUN) python -m dev.alerts
@@ -59,57 +60,57 @@ check: .venv/made ## format, lint, types, import rules
 	$(RUN) lint-imports --no-cache
 	$(UV) lock --check
 
-test: .venv/made ## run the tests on a real Postgres and a real RabbitMQ
+test: .venv/$(GROUP) ## run the tests on a real Postgres and a real RabbitMQ
 	$(RUN) pytest --numprocesses=$(PROCESSES) --dist=loadfile --no-loadscope-reorder --cov --cov-report=term-missing:skip-covered
 
-retest: .venv/made ## run those that failed again, one after the other: on a busy machine a test may starve
+retest: .venv/$(GROUP) ## run those that failed again, one after the other: on a busy machine a test may starve
 	$(RUN) pytest --last-failed --last-failed-no-failures=none
 
-smoke: .venv/made ## the commands of the README and the tutorial, and a few tests, without Docker
+smoke: .venv/$(GROUP) ## the commands of the README and the tutorial, and a few tests, without Docker
 	@$(RUN) python -m dev.smoke
 	BACKEND=local $(RUN) pytest tests/gateway/test_notes.py tests/worker/test_consumer.py tests/system/test_killed.py
 
-docs: .venv/made ## build the documentation's site into the folder site; warnings are errors
+docs: .venv/docs ## build the documentation's site into the folder site; warnings are errors
 	@$(RUN) python -m dev.documentation
 
 ##@ Break it
 
-faults: .venv/made ## inject faults into a cluster and check every promise: SECONDS, SEED="1 2", WRITE=1
+faults: .venv/$(GROUP) ## inject faults into a cluster and check every promise: SECONDS, SEED="1 2", WRITE=1
 	@$(RUN) python -m tests.faults --seconds $(SECONDS) $(if $(SEED),--seed $(SEED)) $(if $(WRITE),--write)
 
-mutations: .venv/made ## break the product in thirteen ways, each of which `make faults` must find; ten minutes
+mutations: .venv/$(GROUP) ## break the product in thirteen ways, each of which `make faults` must find; ten minutes
 	@$(RUN) python -m tests.faults --mutations --seed 1 $(if $(WRITE),--write)
 
-failover: .venv/made ## let servers fail over under load and check every promise: RIGS, TIMES, WRITE=1
+failover: .venv/$(GROUP) ## let servers fail over under load and check every promise: RIGS, TIMES, WRITE=1
 	@status=0; for rig in $(RIGS); do \
 		$(RUN) python -m tests.faults --rig $$rig --times $(TIMES) $(if $(WRITE),--write) || status=1; \
 	done; exit $$status
 
-outages: .venv/made ## the longest outages: kill, pause and starve the services and both servers
+outages: .venv/$(GROUP) ## the longest outages: kill, pause and starve the services and both servers
 	PAUSE_SECONDS=60 KILLS=20 $(RUN) pytest -m "" tests/system tests/k8s/test_rolling_update.py tests/faults/test_faults.py
 
-versions: .venv/made ## the system tests with a gateway, then a worker, of the previous version
+versions: .venv/$(GROUP) ## the system tests with a gateway, then a worker, of the previous version
 	$(RUN) python -m tests.system.versions
 
-servers: .venv/made ## the tests that use servers, on Postgres 17 and RabbitMQ 4.0
+servers: .venv/$(GROUP) ## the tests that use servers, on Postgres 17 and RabbitMQ 4.0
 	POSTGRES_IMAGE=postgres:17 RABBITMQ_IMAGE=rabbitmq:4.0-management BACKEND=docker $(RUN) pytest \
 		--numprocesses=$(PROCESSES) --dist=loadfile --no-loadscope-reorder tests/gateway tests/shared tests/system tests/worker
 
-fuzz: .venv/made ## send 10,000 requests drawn from the OpenAPI document, valid and invalid ones; some minutes
+fuzz: .venv/$(GROUP) ## send 10,000 requests drawn from the OpenAPI document, valid and invalid ones; some minutes
 	FUZZ_EXAMPLES=500 FUZZ_CASES=10000 $(RUN) pytest -s tests/fuzz
 
 ##@ Measure
 
-bench: .venv/made ## compare with the same API without a queue, forty minutes; writes docs/performance.md
+bench: .venv/bench ## compare with the same API without a queue, forty minutes; writes docs/performance.md
 	$(RUN) python -m bench --write
 
-bench-quick: .venv/made ## the same in three minutes, and only prints
+bench-quick: .venv/bench ## the same in three minutes, and only prints
 	$(RUN) python -m bench --connections 64 --owners 1 --rounds 2 --seconds 2 --trouble --scale 0
 
-bench-scale: .venv/made ## reads of an owner with a million notes against one with a thousand; ten minutes
+bench-scale: .venv/bench ## reads of an owner with a million notes against one with a thousand; ten minutes
 	$(RUN) python -m bench --scenario --trouble
 
-numbers: .venv/made ## what an operator plans with: bytes, sessions, pruning; ten minutes, 10 GB of disk, Docker
+numbers: .venv/bench ## what an operator plans with: bytes, sessions, pruning; ten minutes, 10 GB of disk, Docker
 	@$(RUN) python -m bench.numbers
 
 ##@ Release
@@ -125,4 +126,9 @@ sbom: .venv/made ## list what the image installs, with versions and hashes, as C
 
 .venv/made: pyproject.toml uv.lock | $(UV)
 	@$(UV) sync --frozen --quiet --compile-bytecode
+	@touch $@
+
+# A dependency group, beside those that are installed already.
+.venv/%: pyproject.toml uv.lock | $(UV)
+	@$(UV) sync --frozen --quiet --compile-bytecode --inexact --no-default-groups --group $*
 	@touch $@

@@ -1,1 +1,1 @@
-"""What Inkwell costs and gains against the same API that writes straight to Postgres; `make bench`."""
+"""Compares Inkwell with the same API that writes straight to Postgres: `make bench`."""

@@ -1,4 +1,4 @@
-"""Measures every contender in turn, round after round, and then in trouble: `python -m bench`."""
+"""Measures every contender in turn, round after round, and then under faults: `python -m bench`."""
 
 import argparse
 import asyncio
@@ -25,7 +25,7 @@ DOCS = Path(__file__).parent.parent / "docs"
 
 
 def main() -> int:
-    """Measures, prints, saves; 1 where a measurement proves nothing or a write was lost."""
+    """Measures, prints, saves; returns 1 if a measurement is invalid or a write was lost."""
     options = arguments()
     results = Results.load(options.read) if options.read else measured(options)
     print(tables(results), judged(results), table(results.scales), sep="\n")
@@ -39,7 +39,7 @@ def main() -> int:
 
 
 def arguments() -> argparse.Namespace:
-    """What the command line says."""
+    """Parses the command line."""
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
     parser.add_argument("--scenario", nargs="*", choices=SCENARIOS, default=list(SCENARIOS))
     parser.add_argument("--connections", nargs="+", type=int, default=list(CONNECTIONS))
@@ -54,7 +54,7 @@ def arguments() -> argparse.Namespace:
 
 
 def measured(options: argparse.Namespace) -> Results:
-    """A run, which is also saved."""
+    """Runs the benchmark and saves the results."""
     require_tools()
     try:
         with services() as urls:
@@ -66,7 +66,7 @@ def measured(options: argparse.Namespace) -> Results:
 
 
 async def run(urls: Services, options: argparse.Namespace) -> Results:
-    """Everything that the options ask for."""
+    """Measures everything that the options select."""
     machine = await describe(urls)
     async with running(urls, max(options.owners)) as (stage, contenders):
         measurements = await rounds(plan(options), contenders, options.seconds)
@@ -82,7 +82,7 @@ async def run(urls: Services, options: argparse.Namespace) -> Results:
 
 
 def plan(options: argparse.Namespace) -> list[tuple[int, Cell]]:
-    """What to measure in which round; contenders take turns within a round."""
+    """The measurements of each round; contenders alternate within a round."""
     return [
         (number * SCENARIOS[scenario].turns + turn, cell)
         for number in range(options.rounds)
@@ -95,7 +95,7 @@ def plan(options: argparse.Namespace) -> list[tuple[int, Cell]]:
 
 
 async def rounds(steps: list[tuple[int, Cell]], contenders: dict[str, Contender], seconds: int) -> list[Measurement]:
-    """The measurements, one at a time."""
+    """Runs the measurements one at a time."""
     measurements: list[Measurement] = []
     started = time.monotonic()
     for done, (number, cell) in enumerate(steps):
@@ -109,7 +109,7 @@ async def rounds(steps: list[tuple[int, Cell]], contenders: dict[str, Contender]
 
 
 def say(text: str) -> None:
-    """How far it is."""
+    """Prints the progress."""
     print(text, file=sys.stderr, flush=True)
 
 

@@ -1,4 +1,4 @@
-"""Everybody who is measured, as running processes: one HTTP process each, and a database each on one server."""
+"""The contenders as running processes: one HTTP process each, and each with its own database on one server."""
 
 import asyncio
 import os
@@ -36,26 +36,26 @@ BARE_UVICORN = "bare uvicorn"
 
 KEY = "for-measuring-only-for-measuring-only"
 TOKEN_LIFETIME_SECONDS = 86_400
-"""Longer than any run lasts."""
+"""Longer than any run."""
 PARTITIONS = 1
-"""As by default, where the broker has no queues yet."""
+"""The default, for a broker without queues."""
 START_SECONDS = 30.0
 UVICORN = ("uvicorn", "--loop", "uvloop", "--http", "httptools", "--no-access-log", "--log-level", "error")
 
 
 @dataclass(frozen=True, slots=True)
 class Contender:
-    """One way to serve the API."""
+    """One implementation of the API."""
 
     name: str
     url: str
     processes: list[psutil.Process]
-    """Everything that works for it, the servers included; first what answers the requests."""
+    """All of its processes, servers included; the one that answers requests is first."""
     database: Database | None = None
     headers: dict[str, str] = field(default_factory=dict)
-    """What its requests state."""
+    """The headers of its requests."""
     access_tokens: list[str] = field(default_factory=list)
-    """One for each of its users, who own the notes in turn; none where nobody signs in."""
+    """A token for each of its users, who own the notes in turn; empty without authentication."""
 
     async def ready(self) -> "Contender":
         """Waits until a note can be created."""
@@ -78,12 +78,12 @@ async def _status(client: httpx.AsyncClient) -> int:
 
 
 def authorization(access_token: str = "") -> dict[str, str]:
-    """The header that a token's holder sends; none without a token."""
+    """The header of a token's holder; none without a token."""
     return {"Authorization": f"Bearer {access_token}"} if access_token else {}
 
 
 class Stage:
-    """Starts the contenders; whatever it made is gone when its exits are taken."""
+    """Starts the contenders; everything it created is removed when its exits are closed."""
 
     def __init__(self, services: Services, exits: AsyncExitStack, users: int) -> None:
         self.services = services
@@ -94,7 +94,7 @@ class Stage:
         self._exits = exits
 
     async def contenders(self) -> list[Contender]:
-        """All of them, ready."""
+        """All contenders, ready."""
         beside = *await self._partitioned(), *await self._silent(), *await self._naive(), *await self._bare()
         return [*await self._direct(), *await self._inkwell(), *beside]
 
@@ -105,14 +105,14 @@ class Stage:
         return [await contender.ready()]
 
     async def _inkwell(self) -> list[Contender]:
-        """Clients that wait for the outcome, and clients that ask for 202 after the broker's confirm."""
+        """Two contenders: clients that wait for the outcome, and clients that ask for 202 after the confirm."""
         gateway, settings = await self.gateway("inkwell")
         worker = await self.worker(settings)
         waiting = await replace(gateway, processes=[*gateway.processes, worker]).ready()
         return [waiting, replace(waiting, name=INKWELL_202, headers={"Prefer": "respond-async"})]
 
     async def _partitioned(self) -> list[Contender]:
-        """With as many queues as for several workers."""
+        """With as many queues as several workers need."""
         gateway, settings = await self.gateway("partitioned", partitions=8)
         worker = await self.worker(settings)
         return [await replace(gateway, name=INKWELL_8, processes=[*gateway.processes, worker]).ready()]
@@ -124,7 +124,7 @@ class Stage:
         return [await replace(gateway, name=SILENT, processes=[*gateway.processes, worker]).ready()]
 
     async def gateway(self, name: str, *module: str, partitions: int = PARTITIONS) -> tuple[Contender, dict[str, str]]:
-        """A gateway with a database and queues of its own, which takes writes once a worker has the same settings."""
+        """A gateway with its own database and queues, which accepts writes once a worker has the same settings."""
         database = await self._database(name, Schema.INKWELL)
         topology = Topology(f"bench-{self._run}-{name}", partitions)
         settings = self._settings(database, topology)
@@ -160,7 +160,7 @@ class Stage:
         } | ({} if topology.partitions == PARTITIONS else {"INKWELL_PARTITIONS": str(topology.partitions)})
 
     async def reader(self, name: str) -> Contender:
-        """A gateway with a database of its own, and nobody who writes."""
+        """A gateway with its own database and without writers."""
         database = await self._database(name, Schema.INKWELL)
         settings = self._settings(database, Topology(f"bench-{self._run}-{name}", PARTITIONS))
         await migrate(settings)
@@ -182,7 +182,7 @@ class Stage:
         return [await Contender(NAIVE, url, processes, database).ready()]
 
     async def _bare(self) -> list[Contender]:
-        """A framework, and a server, that look nothing up."""
+        """The bare framework and the bare server, which read nothing."""
         apps = {BARE: ("bench.limit.framework:app",), BARE_UVICORN: ("bench.limit.server:app", "--no-proxy-headers")}
         served = {name: await self._serve(*app) for name, app in apps.items()}
         return [await Contender(name, url, [process]).ready() for name, (url, process) in served.items()]
@@ -210,7 +210,7 @@ class Stage:
         return f"http://127.0.0.1:{port}", await self._start(*UVICORN, *app, "--port", port, **settings)
 
     async def _serve_gateway(self, *module: str, **settings: str) -> tuple[str, psutil.Process]:
-        """As users start one."""
+        """With the default settings for users."""
         port = str(free_port())
         return f"http://127.0.0.1:{port}", await self._start(*module, INKWELL_PORT=port, **settings)
 
@@ -222,28 +222,28 @@ class Stage:
 
 @asynccontextmanager
 async def running(services: Services, users: int) -> AsyncIterator[tuple[Stage, dict[str, Contender]]]:
-    """All contenders by name, for the block; where users sign in, so many have done it."""
+    """All contenders by name for the block; those with authentication have this many signed-in users."""
     async with AsyncExitStack() as exits:
         stage = Stage(services, exits, users)
         yield stage, {contender.name: contender for contender in await stage.contenders()}
 
 
 def access_tokens(environment: dict[str, str], users: int) -> list[str]:
-    """What a gateway with these settings gives to its first users when they sign in."""
+    """The access tokens of the first users of a gateway with these settings."""
     settings = {name.removeprefix("INKWELL_").lower(): value for name, value in environment.items()}
     issuer = AccessTokens(GatewaySettings.model_validate(settings), Clock())
     return [issuer.issue(user, 1, frozenset(Scope)) for user in range(1, users + 1)]
 
 
 async def start(*module: str, **settings: str) -> Process:
-    """A Python module as a process; what it says goes to this one's stderr."""
+    """A Python module as a process, which shares this one's stderr."""
     return await asyncio.create_subprocess_exec(
         sys.executable, "-m", *module, env={**os.environ, **settings}, stdout=sys.stderr
     )
 
 
 async def migrate(settings: dict[str, str]) -> None:
-    """Gives the database of the settings its schema."""
+    """Migrates the database of the settings."""
     migration = await start("alembic", "upgrade", "head", **settings)
     await migration.wait()
 
@@ -256,7 +256,7 @@ async def stop(process: Process) -> None:
 
 
 def free_port() -> int:
-    """A port of loopback that nobody listens on."""
+    """A free port of loopback."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])

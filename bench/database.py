@@ -1,4 +1,4 @@
-"""A contender's database: the same notes for everybody before, and how many were written after."""
+"""A contender's database: the same notes before each measurement, and the number of writes after it."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -34,15 +34,14 @@ CHANGE_INTERVAL_SECONDS = 0.005
 
 
 def texts_of(notes: int) -> str:
-    """The titles and descriptions of so many notes, as SQL: half of them have the common word, five the rare one."""
+    """Titles and descriptions of this many notes, as SQL: half contain the common word, five the rare one."""
     return TEXTS.format(common=COMMON_WORD, rare=RARE_WORD, every=max(1, notes // RARE_NOTES))
 
 
 class Schema(Enum):
-    """Tables to empty, what a note has beside its text, and a number that grows by one with each replacement.
+    """The tables to truncate, a note's columns beside its text, and a counter that each replacement increments.
 
-    Where notes have no version that number is the server's transactions that wrote; nobody else writes meanwhile
-    but autovacuum.
+    Without versions the counter is that of the server's writing transactions; only autovacuum adds to it.
     """
 
     DIRECT = "notes", "created_date", "now()", "select pg_snapshot_xmax(pg_current_snapshot())::text::bigint"
@@ -63,14 +62,14 @@ class Schema(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Database:
-    """A database on the common server, over a connection that only the bench uses."""
+    """A database on the common server, on a connection of the bench."""
 
     url: str
     connection: "asyncpg.Connection[asyncpg.Record]"
     schema: Schema
 
     async def reset(self, owners: int, notes_per_owner: int, *, slow: bool = False, texts: str = ONE_TEXT) -> None:
-        """Notes with ids from 1, dealt out to the owners in turn, and nothing else; fast again unless `slow`."""
+        """Notes with ids from 1, distributed over the owners in turn; restores full speed unless `slow`."""
         values = self.schema.values.format(owners=owners)
         await self.connection.execute(f"truncate {self.schema.tables} restart identity; {NOT_SLOW}")
         if self.schema is Schema.INKWELL:
@@ -88,7 +87,7 @@ class Database:
             await self.slow_down()
 
     async def fill(self, notes: int, others: int) -> None:
-        """So many notes of the first owner, among ten of each of so many others."""
+        """This many notes of the first owner, among ten of each of this many others."""
         await self.reset(1 + others, 0)
         into = f"insert into notes (title, description, {self.schema.columns}) select"
         mine, theirs = "1, now(), now(), 1", f"2 + id % {others}, now(), now(), 1"
@@ -99,7 +98,7 @@ class Database:
         await self.connection.execute("vacuum analyze")
 
     async def slow_down(self) -> None:
-        """From now on every statement that inserts or updates notes, one or many, takes 100 ms longer."""
+        """Delays every statement that inserts or updates notes by 100 ms from now on."""
         await self.connection.execute(SLOW)
 
     async def speed_up(self) -> None:
@@ -108,7 +107,7 @@ class Database:
 
     @asynccontextmanager
     async def changing(self) -> AsyncIterator[None]:
-        """Raises the revision of every owner again and again, as changes do, so that no list is the one before."""
+        """Raises the revision of every owner continuously, as changes do, so that no list stays the same."""
         if self.schema is not Schema.INKWELL:
             yield
             return
@@ -125,15 +124,15 @@ class Database:
             await asyncio.sleep(CHANGE_INTERVAL_SECONDS)
 
     async def written(self, method: str) -> int:
-        """How many notes were created (POST) or replaced (PUT), counted from anywhere."""
+        """The number of notes created (POST) or replaced (PUT), with an arbitrary start."""
         return int(await self.connection.fetchval(COUNT if method == "POST" else self.schema.replaced))
 
     def overcounted(self, method: str) -> int:
-        """How many there may be too many in `written`."""
+        """The tolerance of `written`."""
         return AUTOVACUUM_TRANSACTIONS if method == "PUT" and self.schema is Schema.DIRECT else 0
 
     async def settled(self, method: str, expected: int) -> int:
-        """What is `written` when so many are and no more come; what there is when they do not all come in time."""
+        """The value of `written` once it is reached and stays, or the current one if it is not reached in time."""
         seen = -1
         deadline = asyncio.get_running_loop().time() + SETTLE_SECONDS
         while asyncio.get_running_loop().time() < deadline:

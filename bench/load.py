@@ -1,6 +1,6 @@
-"""The load: connections that are kept busy, each with one request at a time.
+"""The load generators: connections that are kept busy, each with one request at a time.
 
-wrk costs least; h2load also tells of each single answer when it came.
+wrk costs least; h2load also records when each answer came.
 """
 
 import asyncio
@@ -21,7 +21,7 @@ ANSWER_SECONDS = 30
 
 @dataclass(frozen=True, slots=True)
 class Answers:
-    """What wrk has seen."""
+    """The results of wrk."""
 
     requests: int
     seconds: float
@@ -29,25 +29,25 @@ class Answers:
     p95_ms: float
     p99_ms: float
     refused: int
-    """Answers of 400 and above."""
+    """Answers with status 400 and above."""
     broken: int
-    """Connections that failed, and answers that did not come."""
+    """Failed connections and missing answers."""
 
     @property
     def good(self) -> int:
-        """How many requests were answered as they should be."""
+        """The number of expected answers."""
         return self.requests - self.refused
 
 
 def require_tools() -> None:
-    """Ends the process with a sentence where a load generator is missing."""
+    """Exits with a message if a load generator is missing."""
     for tool, package in PACKAGES.items():
         if not shutil.which(tool):
             raise SystemExit(f"{tool} is missing; on Debian and Ubuntu: apt-get install {package}")
 
 
 async def run_wrk(to: Contender, scenario: Scenario, owners: int, connections: int, seconds: float) -> Answers:
-    """Keeps the connections busy for so long."""
+    """Keeps the connections busy for this long."""
     options = ["-t1", f"-c{connections}", f"-d{seconds}s", f"--timeout={ANSWER_SECONDS}s", f"-s{SCRIPT}"]
     arguments = [scenario.method, scenario.path, str(scenario.requests(owners)), str(NOTE), *to.access_tokens[:owners]]
     output = await run("wrk", *options, *_options(_headers(to)), to.url, "--", *arguments)
@@ -65,16 +65,16 @@ async def run_wrk(to: Contender, scenario: Scenario, owners: int, connections: i
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """One answer that h2load has seen."""
+    """One answer recorded by h2load."""
 
     time: float
-    """When it was complete, in seconds since the epoch."""
+    """The time of its completion, in seconds since the epoch."""
     status: int
     seconds: float
 
 
 async def run_h2load(to: Contender, connections: int, extent: str) -> list[Answer]:
-    """Creates notes for so many seconds (`-D20`), or so many of them (`-n5000`)."""
+    """Creates notes for this many seconds (`-D20`), or this many of them (`-n5000`)."""
     with NamedTemporaryFile(suffix=".tsv") as log:
         options = ["--h1", f"-c{connections}", extent, f"-d{NOTE}", f"--log-file={log.name}"]
         headers = _headers(to) | authorization(*to.access_tokens[:1])
@@ -83,7 +83,7 @@ async def run_h2load(to: Contender, connections: int, extent: str) -> list[Answe
 
 
 def _answer(started: int, status: int, lasted: int) -> Answer:
-    """From a line of h2load's log, in microseconds."""
+    """Parses a line of h2load's log, in microseconds."""
     return Answer((started + lasted) / 1e6, status, lasted / 1e6)
 
 
@@ -96,7 +96,7 @@ def _options(headers: dict[str, str]) -> list[str]:
 
 
 async def run(*command: str) -> str:
-    """What a tool prints; raises RuntimeError where it fails."""
+    """The output of a tool; raises RuntimeError if it fails."""
     process = await asyncio.create_subprocess_exec(
         *command, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT
     )

@@ -1,4 +1,4 @@
-"""Where and with what it was measured."""
+"""The machine and the versions of a measurement."""
 
 import os
 import platform
@@ -13,7 +13,7 @@ from dev.backend import Services
 
 
 async def describe(services: Services) -> dict[str, str]:
-    """What a reader needs to judge the figures."""
+    """What a reader needs to interpret the figures."""
     return {
         "processor": f"{os.cpu_count()} cores, {_processor()}",
         "memory": f"{psutil.virtual_memory().total / 2**30:.0f} GiB",

@@ -1,4 +1,4 @@
-"""One measurement: the same notes, a warm-up, the load, and a look whether what was answered was also written."""
+"""One measurement: the same notes, a warm-up, the load, and a check that every answered write was stored."""
 
 from contextlib import nullcontext
 
@@ -12,9 +12,9 @@ WARM_UP_SECONDS = 1
 
 
 async def measure(cell: Cell, contender: Contender, number: int, seconds: int) -> Measurement:
-    """A measurement of the round with this number; every accepted write is there before it returns.
+    """A measurement in the round with this number; every accepted write is stored before it returns.
 
-    So the CPU is that of all the work, also of what the worker does after a 202.
+    The processor time therefore includes the worker's, also after a 202.
     """
     scenario = SCENARIOS[cell.scenario]
     if contender.database:
@@ -42,7 +42,7 @@ async def measure(cell: Cell, contender: Contender, number: int, seconds: int) -
 
 
 async def _load(cell: Cell, contender: Contender, seconds: int, before: int) -> tuple[Answers, int | None]:
-    """The answers, and all that is written when nothing is under way any more; None where nothing writes."""
+    """The answers, and the number of stored writes once all are complete; None without writes."""
     scenario = SCENARIOS[cell.scenario]
     changing = contender.database.changing() if contender.database and scenario.changing else nullcontext()
     async with changing:

@@ -1,4 +1,4 @@
-"""The numbers that whoever runs Inkwell plans with: `python -m bench.numbers`, or `make numbers`.
+"""The figures for capacity planning: `python -m bench.numbers`, or `make numbers`.
 
 Bytes are those of this bench's note, which has 59 characters, in commands of 64 users.
 """
@@ -30,9 +30,9 @@ from worker.housekeeping import TRY_LOCK, prune
 CONNECTIONS = 64
 RETENTION = timedelta(days=7)
 QUEUEING = 3
-"""So many times as long as the other loads, so that what is queued outweighs what the broker needs anyway."""
+"""How many times longer than the other loads, so that the queued messages outweigh the broker's own memory."""
 OLD_SHARE = 5
-"""One in so many rows is older than the retention."""
+"""One in this many rows is older than the retention."""
 BROKER_FILES = "/var/lib/rabbitmq"
 QUEUED_MEMORY = ("binary", "quorum_ets", "quorum_queue_procs")
 SAMPLE_SECONDS = 0.1
@@ -42,7 +42,7 @@ SESSIONS = (
 )
 COUNT_OLD = "select count(*) from commands where decided_at < now() - $1::interval"
 SIZES = "select pg_table_size('{table}'), pg_indexes_size('{table}')"
-# Ids as gateways make them, UUIDs in the order of time; outcomes as workers store them.
+# Ids as gateways make them, time-ordered UUIDs; outcomes as workers store them.
 FILL_COMMANDS = """
 insert into commands (id, type, owner_id, fingerprint, attempt_id, issued_at, decided_at, status, http_status, note_id,
   note_version, body)
@@ -58,7 +58,7 @@ from generate_series(1, ROWS) as id,
 
 @dataclass(frozen=True, slots=True)
 class Number:
-    """One number, and how it was measured."""
+    """A figure and its method of measurement."""
 
     what: str
     value: str
@@ -81,13 +81,13 @@ def main() -> None:
 
 
 def table(numbers: list[Number]) -> str:
-    """The numbers in Markdown."""
+    """The figures in Markdown."""
     rows = "".join(f"| {each.what} | {each.value} | {each.how} |\n" for each in numbers)
     return f"| | measured | how |\n|---|---|---|\n{rows}"
 
 
 async def measured(urls: Services, rows: int, seconds: int) -> list[Number]:
-    """Everything, on one gateway and one worker."""
+    """Measures everything, with one gateway and one worker."""
     async with AsyncExitStack() as exits:
         stage = Stage(urls, exits, ALL_PARTITIONS)
         gateway, settings = await stage.gateway("numbers")
@@ -99,7 +99,7 @@ async def measured(urls: Services, rows: int, seconds: int) -> list[Number]:
         await database.reset(ALL_PARTITIONS, 0)
         await _stop(worker)
         queued, commands = await queueing(stage, gateway, settings, QUEUEING * seconds)
-        await TRY_LOCK.fetch(database.connection)  # so that no worker prunes from here on
+        await TRY_LOCK.fetch(database.connection)  # so no worker prunes from here on
         await stage.worker(settings)
         numbers += [*queued, *await growth(database, commands)]
         return [*numbers, *await pruning(gateway, rows, seconds), *image()]
@@ -125,7 +125,7 @@ async def _load(gateway: Contender, scenario: str, seconds: int) -> Answers:
 
 
 async def connections(gateway: Contender, seconds: int) -> list[Number]:
-    """Sessions at Postgres by their names, at rest and the most under load."""
+    """Sessions at Postgres by name, idle and at most under load."""
     database = _database(gateway)
     idle = await _sessions(database)
     loads = asyncio.gather(*(_load(gateway, scenario, seconds) for scenario in ("create", "list")))
@@ -149,7 +149,7 @@ async def _sessions(database: Database) -> dict[str, int]:
 async def queueing(
     stage: Stage, gateway: Contender, settings: dict[str, str], seconds: int
 ) -> tuple[list[Number], int]:
-    """What the broker needs for commands that nobody takes, and how many there are now."""
+    """The broker's memory and disk for unconsumed commands, and their number."""
     disk, memory = _broker(stage)
     answers = await _load(replace(gateway, headers={"Prefer": "respond-async"}), "create", seconds)
     more_disk, more_memory = _broker(stage)
@@ -169,14 +169,14 @@ async def queueing(
 
 
 def _broker(stage: Stage) -> tuple[int, int]:
-    """Bytes on disk, and bytes in memory that are there for what is queued."""
+    """Bytes on disk, and bytes in memory for queued messages."""
     disk = int(stage.rabbitmq.ask("du", "-sk", BROKER_FILES).split()[0]) * 1024
     memory = json.loads(stage.rabbitmq.ask("rabbitmq-diagnostics", "--quiet", "--formatter=json", "memory_breakdown"))
     return disk, sum(memory[part]["bytes"] for part in QUEUED_MEMORY)
 
 
 async def _messages(settings: dict[str, str]) -> list[bytes]:
-    """What is in the queues, at most as much as the broker hands out unacknowledged; it goes back at the end."""
+    """The queued messages, up to the broker's limit of unacknowledged ones; they are requeued at the end."""
     topology = Topology(settings["INKWELL_QUEUE_PREFIX"], PARTITIONS)
     messages: list[bytes] = []
     async with await aio_pika.connect(settings["INKWELL_BROKER_URL"]) as connection:
@@ -190,7 +190,7 @@ async def _messages(settings: dict[str, str]) -> list[bytes]:
 
 
 async def growth(database: Database, commands: int) -> list[Number]:
-    """What the rows of these commands take, once they are applied; what was under way when the load ended counts."""
+    """The size of the rows of these commands once applied, including those in flight when the load ended."""
     await database.settled("POST", commands)
     numbers = []
     for name in ("commands", "notes"):
@@ -202,7 +202,7 @@ async def growth(database: Database, commands: int) -> list[Number]:
 
 
 async def pruning(gateway: Contender, rows: int, seconds: int) -> list[Number]:
-    """How quickly old outcomes go while there are many, and how much slower writes are meanwhile."""
+    """How fast many old outcomes are pruned, and by how much writes slow down in the meantime."""
     database = _database(gateway)
     await database.reset(ALL_PARTITIONS, LISTED_NOTES)
     await database.connection.execute(FILL_COMMANDS.replace("ROWS", str(rows)).replace("OLD", str(OLD_SHARE)))
@@ -227,7 +227,7 @@ async def _old(database: Database) -> int:
 
 @asynccontextmanager
 async def _pruning(database: Database) -> AsyncIterator[None]:
-    """Prunes during the block, as a worker does."""
+    """Prunes during the block, like a worker."""
     task = asyncio.create_task(prune(database.connection, RETENTION))
     try:
         yield
@@ -237,7 +237,7 @@ async def _pruning(database: Database) -> AsyncIterator[None]:
 
 
 def image() -> list[Number]:
-    """The image's size, where it has been built."""
+    """The image's size, if it has been built."""
     with suppress(DockerException):
         size = docker.from_env().images.get("inkwell").attrs["Size"]
         return [Number("the image", f"{size / 1e6:,.0f} MB", "`docker image inspect inkwell`, with Python's own")]

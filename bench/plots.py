@@ -26,7 +26,7 @@ TICKS = (0.1, 0.2, 0.5, 1, 2, 5, 10, 20)
 
 
 def draw(results: Results, folder: Path) -> None:
-    """Writes every plot that the results can fill."""
+    """Writes every plot for which there are results."""
     folder.mkdir(parents=True, exist_ok=True)
     with mpl.rc_context({"svg.hashsalt": "inkwell", "svg.fonttype": "none", "font.size": 9, "axes.spines.top": False}):
         ratios(results, "requests_per_second", "requests/s against the direct way", folder / "throughput.svg")
@@ -38,7 +38,7 @@ def draw(results: Results, folder: Path) -> None:
 
 @contextmanager
 def figure(path: Path, rows: int, columns: int) -> Iterator[list[list[Axes]]]:
-    """Axes to draw on; saved as SVG, the same bytes for the same figures."""
+    """Axes saved as SVG, with the same bytes for the same figures."""
     drawing, axes = plt.subplots(
         rows, columns, figsize=(3.2 * columns, 2.7 * rows), sharey="row", squeeze=False, layout="constrained"
     )
@@ -48,7 +48,7 @@ def figure(path: Path, rows: int, columns: int) -> Iterator[list[list[Axes]]]:
 
 
 def ratios(results: Results, metric: str, label: str, path: Path) -> None:
-    """One panel for each scenario that has several numbers of connections."""
+    """A panel for each scenario with several numbers of connections."""
     scenarios = [name for name in SCENARIOS if len({c.connections for c in results.cells() if c.scenario == name}) > 1]
     if not scenarios:
         return
@@ -88,7 +88,7 @@ def _lines(axes: Axes, results: Results, cells: list[Cell], metric: str) -> None
 
 
 def over_time(trouble: str, contenders: list[Series], path: Path) -> None:
-    """Above the answers by status, below their latency; one column for each contender."""
+    """Answers by status above their latency; a column for each contender."""
     with figure(path, 2, len(contenders)) as [above, below]:
         above[0].set_ylabel("answers/s")
         below[0].set_ylabel("latency, ms")

@@ -1,4 +1,4 @@
-"""What a run has found, and what follows from it: ratios of each round, their median and their spread."""
+"""The results of a run and their statistics: ratios within each round, their median and their spread."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -12,7 +12,7 @@ from bench.scenarios import SCENARIOS, Cell
 
 @dataclass(frozen=True, slots=True)
 class Measurement:
-    """What one contender did in one round."""
+    """One contender's result in one round."""
 
     cell: Cell
     round: int
@@ -21,19 +21,19 @@ class Measurement:
     p99_ms: float
     cpu_seconds_per_1000: float
     answered: int
-    """Requests that were answered with 2xx."""
+    """The number of requests answered with 2xx."""
     refused: int
     broken: int
     written: int | None
-    """Notes created or replaced meanwhile; None where nothing is written."""
+    """The number of notes created or replaced; None without writes."""
     uncounted: int
-    """So many may be written beyond those answered: requests that were under way when the load ended."""
+    """Writes allowed beyond those answered: requests in flight when the load ended."""
     http_cpu_seconds_per_1000: float = 0.0
-    """Of the process that answers the requests alone."""
+    """The processor time of the process that answers the requests."""
 
     @property
     def problem(self) -> str | None:
-        """Why the measurement proves nothing, if so."""
+        """Why the measurement is invalid, if it is."""
         if self.refused or self.broken or not self.answered:
             return f"{self.refused} refused, {self.broken} broken, {self.answered} answered"
         if self.written is not None and not 0 <= self.written - self.answered <= self.uncounted:
@@ -43,7 +43,7 @@ class Measurement:
 
 @dataclass(frozen=True, slots=True)
 class Spread:
-    """The median of the rounds, and how far they lie apart."""
+    """The median over the rounds, and their range."""
 
     median: float
     low: float
@@ -60,38 +60,38 @@ class Spread:
 
 
 def times(factor: float) -> str:
-    """A ratio as people write it."""
+    """A ratio in readable form."""
     return f"{factor:g} ×"  # noqa: RUF001 - the sign is meant
 
 
 @dataclass(frozen=True, slots=True)
 class Series:
-    """One contender in trouble, in slices of time."""
+    """One contender under a fault, in slices of time."""
 
     trouble: str
     contender: str
     seconds: list[float]
-    """When each slice begins, after the begin of the load."""
+    """The start of each slice, after the start of the load."""
     answers: dict[int, list[float]]
     """Answers per second, by status."""
     p50_ms: list[float | None]
-    """Of the answers that came in the slice; None where none came."""
+    """The latency of the answers in the slice; None without answers."""
     p99_ms: list[float | None]
     accepted: int
-    """Requests that were answered with 2xx."""
+    """The number of requests answered with 2xx."""
     written: int
     settled_seconds: float
-    """How long after the load had ended the last write was there."""
+    """How long after the end of the load the last write was stored."""
 
     @property
     def problem(self) -> str | None:
-        """What was lost, if anything; writes without an answer, or with one that knows no outcome, may be there."""
+        """What was lost, if anything; writes without an answer, or with an unknown outcome, may be stored."""
         return f"{self.accepted} accepted, but {self.written} written" if self.written < self.accepted else None
 
 
 @dataclass(frozen=True, slots=True)
 class Scale:
-    """Milliseconds of one read in one round, alone on one connection."""
+    """The duration of one read in one round, in milliseconds, alone on one connection."""
 
     read: str
     round: int
@@ -112,7 +112,7 @@ class Results:
     scales: list[Scale] = field(default_factory=list)
 
     def cells(self) -> list[Cell]:
-        """What was measured, in the order of measuring."""
+        """The measured cells in order."""
         return list(dict.fromkeys(each.cell for each in self.measurements))
 
     def spread(self, cell: Cell, metric: str) -> Spread:
@@ -120,7 +120,7 @@ class Results:
         return Spread.of(self._rounds(cell, metric).values())
 
     def ratio(self, cell: Cell, metric: str) -> Spread | None:
-        """A metric of the cell against the scenario's base in the same rounds; None where that answered nothing."""
+        """A metric of the cell relative to the scenario's base in the same rounds; None without answers of the base."""
         to = SCENARIOS[cell.scenario].base
         base = next((each for each in self.cells() if _same_load(each, cell) and each.contender == to), None)
         if base is None:
@@ -139,7 +139,7 @@ class Results:
 
     @staticmethod
     def load(path: Path) -> "Results":
-        """What `save` has written."""
+        """The results that `save` has written."""
         return TypeAdapter(Results).validate_json(path.read_bytes())
 
 

@@ -1,4 +1,4 @@
-"""How much slower reads are for the owner of a million notes than for the owner of a thousand."""
+"""How much slower reads are for an owner of a million notes than for an owner of a thousand."""
 
 from statistics import median
 
@@ -13,7 +13,7 @@ SMALL, LARGE = 1_000, 1_000_000
 COMMON = "search, a word in half of the notes"
 MISSING, MISSING_TEXT = "search, a text that no note has", "xuokk"
 OTHER_OWNERS = 10_000
-"""Of the large database, with ten notes each."""
+"""Owners in the large database, with ten notes each."""
 SECONDS, ROUNDS = 2, 3
 AT_MOST = 3.0
 P95_MS = {COMMON: 50.0, MISSING: 250.0}
@@ -21,7 +21,7 @@ P95_MS = {COMMON: 50.0, MISSING: 250.0}
 
 
 def reads(notes: int, first: int) -> dict[str, str]:
-    """The path of each read, for the owner of so many notes with ids from the first on."""
+    """The path of each read, for the owner of this many notes with ids from the first on."""
     page = min(10_000, notes // LISTED_NOTES)
     cursor = Cursor(order="id", id=first - 1 + (page - 1) * LISTED_NOTES)
     return {
@@ -35,7 +35,7 @@ def reads(notes: int, first: int) -> dict[str, str]:
 
 
 async def scaled(stage: Stage, notes: int) -> list[Scale]:
-    """All reads, in turn for the owner of a thousand notes and for that of so many."""
+    """All reads, alternately for the owner of a thousand notes and for the owner of this many."""
     small, large = await stage.reader("small"), await stage.reader("large")
     paths = []
     for contender, count, others in ((small, SMALL, 0), (large, notes, OTHER_OWNERS)):
@@ -60,7 +60,7 @@ async def timed(contender: Contender, path: str) -> tuple[float, float]:
 
 
 def table(scales: list[Scale]) -> str:
-    """The reads as a Markdown table, judged."""
+    """The reads as a Markdown table with verdicts."""
     if not scales:
         return ""
     rows = "".join(

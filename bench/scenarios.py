@@ -1,4 +1,4 @@
-"""What is measured: which request, against whom, on which data."""
+"""The scenarios: which request, by which contenders, on which data."""
 
 from dataclasses import dataclass
 
@@ -6,12 +6,12 @@ from bench.contenders import BARE, BARE_UVICORN, DIRECT, INKWELL, INKWELL_8, INK
 from bench.database import ONE_TEXT, RARE_WORD, texts_of
 
 LISTED_NOTES = 100
-"""How many notes an owner has where notes are read or replaced, and so how many a list returns."""
+"""The number of an owner's notes for reads and replacements, and so the length of a list."""
 
 SEARCHED_NOTES = 100_000
 
 ALL_PARTITIONS = 64
-"""So many owners have commands in every partition."""
+"""This many owners have commands in every partition."""
 
 CONNECTIONS = (1, 16, 64, 256)
 
@@ -27,30 +27,29 @@ class Scenario:
     connections: tuple[int, ...] = CONNECTIONS
     slow_database: bool = False
     searched_notes: int = 0
-    """So many notes with texts that differ."""
+    """This many notes with different texts."""
     changing: bool = False
-    """Whether every list has changed since the one before."""
+    """Whether every list has changed since the previous read."""
     turns: int = 1
-    """How many times in a round its contenders are measured: often, where they hardly differ, and each time for as much
-    shorter."""
+    """Measurements of each contender in a round: more and shorter ones where contenders hardly differ."""
 
     @property
     def base(self) -> str:
-        """Whom the others are compared with."""
+        """The contender with which the others are compared."""
         return self.contenders[0]
 
     @property
     def notes_per_owner(self) -> int:
-        """How many notes there are before the first request."""
+        """The number of notes before the first request."""
         return 0 if self.method == "POST" else self.searched_notes or LISTED_NOTES
 
     @property
     def texts(self) -> str:
-        """The title and the description of each, as SQL."""
+        """The title and the description of each note, as SQL."""
         return texts_of(self.searched_notes) if self.searched_notes else ONE_TEXT
 
     def requests(self, owners: int) -> int:
-        """How many of its requests differ."""
+        """The number of different requests."""
         return owners * max(1, self.notes_per_owner if "{id}" in self.path else 1)
 
 
@@ -71,7 +70,12 @@ SCENARIOS = {
     ),
     "search": Scenario(
         f"Search {SEARCHED_NOTES:,} notes for a rare word",
-        *("GET", f"/notes/search?q={RARE_WORD}", (DIRECT, INKWELL), (1,)),  # more, and the direct way answers nothing
+        *(
+            "GET",
+            f"/notes/search?q={RARE_WORD}",
+            (DIRECT, INKWELL),
+            (1,),
+        ),  # with more, the direct contender answers nothing
         searched_notes=SEARCHED_NOTES,
     ),
     "slow": Scenario(
@@ -87,7 +91,7 @@ SCENARIOS = {
 
 
 ALONE = ("search", "create-telemetry", "get-telemetry")
-"""Here Inkwell too has one owner only."""
+"""Here Inkwell has only one owner, too."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +105,7 @@ class Cell:
 
 
 def cells(scenario: str, connections: int, owners: list[int]) -> list[Cell]:
-    """What is measured in turn, one right after the other; only Inkwell knows owners."""
+    """The contenders measured in turn; only Inkwell has owners."""
     return [
         Cell(scenario, contender, count, connections)
         for contender in SCENARIOS[scenario].contenders
@@ -110,7 +114,7 @@ def cells(scenario: str, connections: int, owners: list[int]) -> list[Cell]:
 
 
 def _owners(scenario: str, contender: str, owners: list[int]) -> list[int]:
-    """What this contender is measured with: several partitions are for several owners."""
+    """The contender's configuration: several partitions are for several owners."""
     if contender == INKWELL_8:
         return owners[-1:]
     return owners if contender in (INKWELL, INKWELL_202) and scenario not in ALONE else owners[:1]

@@ -1,4 +1,4 @@
-"""Postgres and RabbitMQ as processes of this machine, whether or not they run in containers."""
+"""Postgres and RabbitMQ as processes of this machine, in containers or not."""
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -11,29 +11,31 @@ from sqlalchemy import make_url
 
 
 class Server:
-    """Whoever serves the port of a URL."""
+    """The process that listens on the port of a URL."""
 
     def __init__(self, url: str) -> None:
         port = make_url(url).port
         self._containers = [each for each in _containers() if _publishes(each, port)]
         pids = {each.attrs["State"]["Pid"] for each in self._containers} or _listeners(port)
         if not pids:
-            raise SystemExit(f"nobody can be seen listening on port {port}: run the bench beside the servers, as root")
+            raise SystemExit(
+                f"no listening process is visible on port {port}: run the bench on the servers' machine, as root"
+            )
         self.processes = [psutil.Process(pid) for pid in pids]
 
     def ask(self, *command: str) -> str:
-        """What a program prints that is run beside the server; raises where that is not in a container."""
+        """The output of a program run beside the server; raises if the server is not in a container."""
         if not self._containers:
             raise SystemExit("the servers are not in containers, in which their tools and files could be found")
         code, output = self._containers[0].exec_run(list(command))
-        assert isinstance(output, bytes)  # noqa: S101 - as it is where nothing is streamed
+        assert isinstance(output, bytes)  # noqa: S101 - since nothing is streamed
         if code:
             raise RuntimeError(f"{command[0]} failed: {output.decode()}")
         return output.decode()
 
     @contextmanager
     def paused(self) -> Iterator[None]:
-        """Stops the server for the block, in the middle of whatever it does."""
+        """Pauses the server for the block."""
         members = [] if self._containers else tree(self.processes)
         for container in self._containers:
             container.pause()
@@ -49,12 +51,12 @@ class Server:
 
 
 def tree(roots: Iterable[psutil.Process]) -> list[psutil.Process]:
-    """The processes and all that descend from them."""
+    """The processes with all their descendants."""
     return [process for root in roots for process in (root, *root.children(recursive=True))]
 
 
 def cpu_seconds(roots: Iterable[psutil.Process]) -> float:
-    """What the processes and all their children, also the ended ones, have used so far."""
+    """The processor time of the processes and all their children so far, including ended ones."""
     seconds = 0.0
     for process in tree(roots):
         with suppress(psutil.NoSuchProcess):

@@ -1,4 +1,4 @@
-"""What clients see while something is wrong: a load of 25 seconds, and the trouble in the midst of it."""
+"""What clients see during a fault: a load of 25 seconds with the fault in its middle."""
 
 import asyncio
 import time
@@ -29,25 +29,25 @@ async def slow(_: Contender, database: Database, __: Stage) -> list[Answer]:
 
 
 async def paused(_: Contender, __: Database, stage: Stage) -> list[Answer]:
-    """Postgres stands still."""
+    """Postgres is paused."""
     with stage.postgres.paused():
         await asyncio.sleep(TROUBLE_SECONDS)
     return []
 
 
 async def burst(contender: Contender, _: Database, __: Stage) -> list[Answer]:
-    """Many more clients come at once; their answers."""
+    """Many more clients arrive at once; returns their answers."""
     return await run_h2load(contender, BURST_CONNECTIONS, f"-n{BURST_WRITES}")
 
 
 @dataclass(frozen=True, slots=True)
 class Trouble:
-    """Something that goes wrong while so many connections write."""
+    """A fault under a load of this many connections."""
 
     title: str
     connections: int
     happen: Callable[[Contender, Database, Stage], Awaitable[list[Answer]]]
-    """Lasts as long as the trouble; the answers to writes of its own."""
+    """Runs the fault; returns the answers to its own writes."""
 
 
 TROUBLES = {
@@ -58,7 +58,7 @@ TROUBLES = {
 
 
 async def endure(name: str, contender: Contender, stage: Stage) -> Series:
-    """The contender's answers around one trouble, and whether all that it accepted was written."""
+    """The contender's answers around one fault, and whether every accepted write was stored."""
     if contender.database is None:
         raise ValueError(f"{contender.name} stores nothing")
     trouble = TROUBLES[name]
@@ -87,7 +87,7 @@ async def endure(name: str, contender: Contender, stage: Stage) -> Series:
 
 
 def _slices(answers: list[Answer], started: float) -> list[list[Answer]]:
-    """The answers, which are in the order of their time, by the slice in which they came."""
+    """The answers, which are sorted by time, in slices."""
     slices: list[list[Answer]] = [[] for _ in range(ceil((answers[-1].time - started) / SLICE_SECONDS) + 1)]
     for answer in answers:
         slices[int((answer.time - started) / SLICE_SECONDS)].append(answer)
@@ -95,6 +95,6 @@ def _slices(answers: list[Answer], started: float) -> list[list[Answer]]:
 
 
 def _quantile(answers: list[Answer], share: float) -> float | None:
-    """Milliseconds within which this share of the answers came."""
+    """The latency in milliseconds of this share of the answers."""
     times = sorted(answer.seconds * 1000 for answer in answers)
     return times[min(len(times) - 1, int(share * len(times)))] if times else None

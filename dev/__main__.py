@@ -1,15 +1,26 @@
-"""What `make up`, `make down`, `make logs`, `make dev` and so on do: `python -m dev COMMAND`."""
+"""Implements `make up`, `make down`, `make logs`, `make dev` and so on: `python -m dev COMMAND`."""
 
 import argparse
 import os
+import signal
 import subprocess
 import sys
-
-from honcho.manager import Manager
+from collections.abc import Iterable
+from contextlib import suppress
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from dev.backend import DEVELOPMENT_KEY, UnavailableError
 from dev.services import backend_in_use, backend_to_start, from_environment, services
+from dev.supervised import Program, Supervisor
 
+DEVELOPMENT = {
+    "INKWELL_ENVIRONMENT": "development",
+    "INKWELL_SIGNING_KEYS": DEVELOPMENT_KEY,
+    "INKWELL_FINGERPRINT_KEY": DEVELOPMENT_KEY,
+    "INKWELL_PORT": "8000",
+}
+"""Defaults of `make dev` for settings that the shell does not set."""
 WELCOME = r"""
 Inkwell is up at http://127.0.0.1:{port}, with interactive documentation at /docs. To try it, paste the lines under
 "Try it" in README.md.
@@ -17,14 +28,14 @@ Inkwell is up at http://127.0.0.1:{port}, with interactive documentation at /doc
 
 
 def up() -> None:
-    """Starts the stack; returns when all of it is healthy."""
+    """Starts the stack; returns when it is healthy."""
     if given := from_environment():
         print("using the Postgres and the RabbitMQ that INKWELL_DATABASE_URL and INKWELL_BROKER_URL name")
     print(WELCOME.format(port=backend_to_start().up(given)))
 
 
 def down() -> None:
-    """Stops the stack; its data stay."""
+    """Stops the stack; its data are kept."""
     backend_in_use().down()
 
 
@@ -34,7 +45,7 @@ def logs() -> None:
 
 
 def stop_worker() -> None:
-    """Stops the worker, to see what the gateway does without one."""
+    """Stops the worker, to show how the gateway works without one."""
     backend_in_use().stop("worker")
 
 
@@ -44,29 +55,42 @@ def start_worker() -> None:
 
 
 def doctor() -> None:
-    """Has both services of the stack examine what they can reach."""
+    """Makes both services of the stack examine their connections."""
     backend, given = backend_in_use(), from_environment()
     sys.exit(max([backend.run(given, "gateway", "doctor"), backend.run(given, "worker", "doctor")]))
 
 
 def dev() -> None:
     """Runs gateway and worker from the source and restarts each when its code changes."""
-    with services() as urls:
-        environment = {
-            "INKWELL_ENVIRONMENT": "development",
-            "INKWELL_SIGNING_KEYS": DEVELOPMENT_KEY,
-            "INKWELL_FINGERPRINT_KEY": DEVELOPMENT_KEY,
-            **os.environ,
-            "INKWELL_DATABASE_URL": urls.database_url,
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    with suppress(KeyboardInterrupt), services() as urls, TemporaryDirectory(prefix="inkwell-dev-") as folder:
+        environment = {name: os.environ.get(name, value) for name, value in DEVELOPMENT.items()}
+        environment["INKWELL_DATABASE_URL"] = urls.database_url
+        subprocess.check_call([sys.executable, "-m", "alembic", "upgrade", "head"], env=os.environ | environment)
+        reloaded = ["gateway.app:create_app", "--factory", "--reload", "--reload-dir=gateway", "--reload-dir=shared"]
+        commands = {
+            "gateway": ["uvicorn", *reloaded, "--port", environment["INKWELL_PORT"]],
+            "worker": ["watchfiles", f"{sys.executable} -m worker", "worker", "shared"],
         }
-        subprocess.check_call(["alembic", "upgrade", "head"], env=environment)
-        manager = Manager()
-        reload = "uvicorn gateway.app:create_app --factory --reload --reload-dir gateway --reload-dir shared"
-        for service, command in (("gateway", reload), ("worker", "watchfiles 'python -m worker' worker shared")):
-            own = {"INKWELL_BROKER_URL": urls.broker_url_of(service)}
-            manager.add_process(service, command, env=environment | own)
-        manager.loop()
-    sys.exit(manager.returncode or 0)
+        programs = [
+            Program(
+                service,
+                [sys.executable, "-m", *command],
+                environment | {"INKWELL_BROKER_URL": urls.broker_url_of(service)},
+            )
+            for service, command in commands.items()
+        ]
+        supervisor = Supervisor(Path(folder))
+        try:
+            supervisor.start(programs)
+            follow(supervisor.log(service) for service in commands)
+        finally:
+            supervisor.stop()
+
+
+def follow(logs: Iterable[Path]) -> None:
+    """Prints what is written to the files, from the beginning, until Ctrl-C."""
+    subprocess.call(["tail", "--lines=+1", "--follow=name", "--retry", *map(str, logs)])
 
 
 COMMANDS = {

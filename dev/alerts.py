@@ -1,4 +1,4 @@
-"""`make generate`: writes the alert rules as the object that the Prometheus Operator takes, from those of Compose."""
+"""Writes Compose's alert rules as the Prometheus Operator's object: `make generate`."""
 
 from textwrap import indent
 

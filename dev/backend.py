@@ -1,4 +1,4 @@
-"""What a way of running Postgres, RabbitMQ and Inkwell has to offer; `containers` and `local` are the two."""
+"""The interface of a backend that runs Postgres, RabbitMQ and Inkwell: `containers` and `local` implement it."""
 
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ DEVELOPMENT_KEY = f"{DEVELOPMENT_MARK}-{DEVELOPMENT_MARK}"
 
 
 class UnavailableError(Exception):
-    """Something is missing on this machine; the message says what, and how to get it."""
+    """Something is missing on this machine; the message says what it is and how to install it."""
 
 
 def as_user(url: str, name: str, password: str) -> str:
@@ -32,33 +32,33 @@ def with_database(url: str, name: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Services:
-    """Where Postgres and RabbitMQ are, for an administrator of theirs."""
+    """The URLs of Postgres and RabbitMQ for an administrator."""
 
     database_url: str
     broker_url: str
     has_broker_users: bool = False
-    """Whether RabbitMQ knows a user for each service, whose password is its name."""
+    """Whether RabbitMQ has a user for each service, with its name as the password."""
 
     def broker_url_of(self, service: str) -> str:
-        """The broker as a service has it; without users of their own both have the one that there is."""
+        """The broker's URL for a service; without users of their own, both services share one."""
         user = f"inkwell_{service}"
         return as_user(self.broker_url, user, user) if self.has_broker_users else self.broker_url
 
 
 class Backend(Protocol):
-    """Two modules are one."""
+    """Implemented by two modules."""
 
     def prepare(self) -> None:
-        """Installs what is missing for `servers`."""
+        """Installs what `servers` needs."""
 
     def servers(self) -> AbstractContextManager[Services]:
-        """A Postgres and a RabbitMQ for the block, without a trace after it."""
+        """A Postgres and a RabbitMQ for the block, removed completely after it."""
 
     def up(self, given: Services | None) -> str:
-        """Starts the stack, on the given servers or on its own; the gateway's port, once all is healthy."""
+        """Starts the stack on the given servers or on its own; returns the gateway's port once it is healthy."""
 
     def down(self) -> None:
-        """Stops the stack; its data stay."""
+        """Stops the stack; its data are kept."""
 
     def stop(self, service: str) -> None:
         """Stops one service of the stack."""
@@ -67,7 +67,7 @@ class Backend(Protocol):
         """Starts it again."""
 
     def run(self, given: Services | None, service: str, *arguments: str) -> int:
-        """Runs `python -m SERVICE ARGUMENTS` with the settings of that service of the stack; the exit code."""
+        """Runs `python -m SERVICE ARGUMENTS` with the settings of that service of the stack; returns the exit code."""
 
     def logs(self) -> NoReturn:
         """Follows the stack's logs, until Ctrl-C."""

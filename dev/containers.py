@@ -28,7 +28,7 @@ exec docker-entrypoint.sh rabbitmq-server
 
 
 def no_engine() -> str | None:
-    """Why there are no containers here, where no Docker engine with Compose answers."""
+    """Why containers are not available: no Docker engine with Compose answers."""
     try:
         subprocess.run(["docker", "compose", "ls"], check=True, capture_output=True, timeout=ENGINE_TIMEOUT_SECONDS)
     except (OSError, subprocess.SubprocessError):
@@ -38,12 +38,12 @@ def no_engine() -> str | None:
 
 @cache
 def no_servers() -> str | None:
-    """Why there are no servers in containers here: the above, or images that cannot be had."""
+    """Why servers in containers are not available: no engine, or images that cannot be pulled."""
     return no_engine() or next(filter(None, (_no_image(image(name)) for name in IMAGES)), None)
 
 
 def no_stack(given: Services | None) -> str | None:
-    """Why Compose cannot start the stack here: the above, or an image that cannot be built."""
+    """Why Compose cannot start the stack: the reasons above, or an image that cannot be built."""
     if reason := no_engine() if given else no_servers():
         return reason
     return "Docker cannot build Inkwell's image" if subprocess.call([*COMPOSE, "build"]) else None
@@ -61,12 +61,12 @@ def _no_image(tag: str) -> str | None:
 
 
 def prepare() -> None:
-    """Nothing: `no_servers` has had the images pulled."""
+    """Does nothing: `no_servers` has pulled the images."""
 
 
 @contextmanager
 def servers() -> Iterator[Services]:
-    """Containers that are removed at the end of the block."""
+    """Containers for the block."""
     with postgres_server().with_exposed_ports(5432) as postgres, rabbitmq_server().with_exposed_ports(5672) as rabbitmq:
         yield Services(
             f"postgresql://inkwell:inkwell@{_address(postgres, 5432)}/inkwell",
@@ -76,7 +76,7 @@ def servers() -> Iterator[Services]:
 
 
 def postgres_server() -> DockerContainer:
-    """A Postgres whose superuser is `inkwell`, with the same password."""
+    """A Postgres whose superuser is `inkwell` with the same password."""
     ready = LogMessageWaitStrategy("database system is ready to accept connections.*", times=2)
     return (
         DockerContainer(image("POSTGRES_IMAGE"))
@@ -103,7 +103,7 @@ def _address(container: DockerContainer, port: int) -> str:
 
 
 def up(given: Services | None) -> str:
-    """Starts the stack; the gateway's port, once every container is healthy."""
+    """Starts the stack; returns the gateway's port once every container is healthy."""
     if given:
         _compose("run", "--build", "--rm", "--no-deps", "migrate")
         _compose("up", "-d", "--wait", "--no-deps", "gateway", "worker")
@@ -129,7 +129,7 @@ def start(service: str) -> None:
 
 
 def run(_given: Services | None, service: str, *arguments: str) -> int:
-    """Runs a tool in the container of a service, which has to be there; the exit code."""
+    """Runs a tool in the running container of a service; returns the exit code."""
     terminal = [] if sys.stdin.isatty() else ["--no-TTY"]
     return subprocess.call([*COMPOSE, "exec", *terminal, service, "python", "-m", service, *arguments])
 

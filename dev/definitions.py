@@ -1,4 +1,4 @@
-"""What RabbitMQ is given at its start: Inkwell's users and what they may do, as definitions.sh prints them."""
+"""RabbitMQ's definitions: Inkwell's users and their permissions, as definitions.sh prints them."""
 
 import json
 import os
@@ -18,7 +18,7 @@ def definitions(settings: Mapping[str, str]) -> str:
 
 
 def definitions_for_tests() -> str:
-    """The same for queues of every prefix, with an administrator; each user's name is its password."""
+    """The definitions for queues of every prefix, with an administrator; each user's name is its password."""
     given = json.loads(
         definitions(
             {

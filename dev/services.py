@@ -1,7 +1,7 @@
-"""Where Postgres, RabbitMQ and the stack run is decided here and nowhere else.
+"""Decides where Postgres, RabbitMQ and the stack run.
 
-Servers are those that the URLs of the environment name, where both are given. Else BACKEND=docker or BACKEND=local
-decides. Else it is containers, or local processes where Docker does not answer or cannot get the images.
+In this order: the servers that the URLs in the environment name, if both are set; what BACKEND=docker or BACKEND=local
+selects; containers; local processes if Docker does not answer or cannot pull the images.
 """
 
 import os
@@ -13,20 +13,20 @@ from dev.backend import Backend, Services, UnavailableError
 
 
 def from_environment() -> Services | None:
-    """The services that INKWELL_DATABASE_URL and INKWELL_BROKER_URL name, where both are set."""
+    """The servers of INKWELL_DATABASE_URL and INKWELL_BROKER_URL, if both are set."""
     database_url, broker_url = os.environ.get("INKWELL_DATABASE_URL"), os.environ.get("INKWELL_BROKER_URL")
     return Services(database_url, broker_url) if database_url and broker_url else None
 
 
 def prepare() -> None:
-    """Has at hand what `services` starts, so that several processes can each start some at once."""
+    """Prepares what `services` starts, so that several processes can start servers at once."""
     if not from_environment():
         (_demanded() or _containers_unless(containers.no_servers())).prepare()
 
 
 @contextmanager
 def services() -> Iterator[Services]:
-    """Services for the block: the environment's, or some that are removed at its end."""
+    """Servers for the block: those of the environment, or temporary ones."""
     if given := from_environment():
         yield given
         return
@@ -35,19 +35,19 @@ def services() -> Iterator[Services]:
 
 
 def no_docker() -> str | None:
-    """Why nothing may be run in containers here; None where it may."""
+    """Why containers are not available; None if they are."""
     return "BACKEND=local" if _demanded() is local else containers.no_servers()
 
 
 def backend_to_start() -> Backend:
-    """Where `make up` starts the stack, or renews the one that runs."""
+    """The backend in which `make up` starts the stack or updates the running one."""
     if local.is_running():
         return _demanded() or local
     return _demanded() or _containers_unless(containers.no_stack(from_environment()))
 
 
 def backend_in_use() -> Backend:
-    """Where `make up` has started the stack."""
+    """The backend in which `make up` has started the stack."""
     if local.is_running():
         return _demanded() or local
     return _demanded() or _containers_unless(containers.no_engine())

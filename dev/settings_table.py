@@ -1,4 +1,4 @@
-"""Writes the tables of docs/configuration.md from the settings' classes. `make generate`."""
+"""Writes the tables of docs/configuration.md from the settings classes: `make generate`."""
 
 from collections.abc import Iterable, Iterator
 from itertools import chain
@@ -20,7 +20,7 @@ TABLES: dict[str, tuple[type[BaseSettings], ...]] = {
     "worker": (WorkerSettings,),
     "migration": (MigrationSettings,),
 }
-"""The classes whose own settings, not those that they inherit, are in each table."""
+"""The classes in each table, with their own settings but not the inherited ones."""
 HEAD = "| setting | default | values | meaning |\n|---|---|---|---|\n"
 PAGES = {
     "auth": "api.md#without-users",
@@ -37,11 +37,11 @@ PAGES = {
     "trusted_proxies": "operations.md#behind-a-proxy-of-your-own",
     "wait_seconds": "commands.md#accepted-202",
 }
-"""Where a setting is explained at length."""
+"""The sections that explain a setting."""
 
 
 def tables(page: str) -> str:
-    """The page with its tables replaced, each between its two comments."""
+    """The page with new tables, each between its two comments."""
     for name, classes in TABLES.items():
         before, begin, rest = page.partition(f"<!-- settings: {name} -->\n")
         _, end, after = rest.partition("<!-- end of settings -->")
@@ -67,7 +67,7 @@ def _default(field: FieldInfo) -> str:
 
 
 def _values(field: FieldInfo) -> str:
-    """What the type and its limits allow, where that can be said in a few words."""
+    """The values that type and limits allow, if they can be described briefly."""
     if choices := _choices(field.annotation):
         return ", ".join(f"`{choice}`" for choice in choices)
     optional = (part.__metadata__ for part in get_args(field.annotation) if get_origin(part) is Annotated)
@@ -82,7 +82,7 @@ def _values(field: FieldInfo) -> str:
 
 
 def _unpacked(constraint: object) -> Iterable[object]:
-    """The limits that a `Field` inside of an optional type holds, or the constraint itself."""
+    """The limits of a `Field` inside an optional type, or the constraint itself."""
     return constraint.metadata if isinstance(constraint, FieldInfo) else (constraint,)
 
 

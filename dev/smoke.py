@@ -1,4 +1,4 @@
-"""`make smoke`: the commands of the README and of the tutorial, without Docker, on data of their own."""
+"""Runs the commands of the README and of the tutorial without Docker, on temporary data: `make smoke`."""
 
 import os
 import re
@@ -21,7 +21,7 @@ EXPECTED = [
     '"pending"',
     '"applied"',
 ]
-"""What the commands must print, in this order."""
+"""The expected output of the commands, in this order."""
 SIGN_IN_AND_LIST = r"""
 TOKEN=$(curl -s http://127.0.0.1:8000/auth/token -d username=ada -d 'password=correct horse battery' |
   sed -E 's/.*"access_token":"([^"]+)".*/\1/')
@@ -30,7 +30,7 @@ curl -s http://127.0.0.1:8000/notes/ -H "Authorization: Bearer $TOKEN"
 
 
 def main() -> None:
-    """Fails where a line fails, prints something else, or leaves a process running."""
+    """Fails if a line fails, prints something else, or leaves a process running."""
     with TemporaryDirectory(prefix="inkwell-") as name:
         state, port = Path(name), str(Ports.free().postgres)
         state.chmod(0o711)
@@ -69,7 +69,7 @@ def _expect(fragments: list[str], output: str) -> None:
 
 
 def _expect_nothing_left(mark: str) -> None:
-    """Whatever has been started since has the mark in its environment or in its arguments."""
+    """Fails if a process is left; all have the mark in their environment or arguments."""
     for process in Path("/proc").glob("[0-9]*"):
         try:
             known = (process / "environ").read_bytes() + (process / "cmdline").read_bytes()

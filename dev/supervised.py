@@ -1,4 +1,4 @@
-"""Processes in the background, kept by a supervisord of their own; one folder holds its files and their logs."""
+"""Background processes under their own supervisord; one folder holds its files and their logs."""
 
 import os
 import shlex
@@ -20,7 +20,7 @@ STOP_TIMEOUT_SECONDS = 120.0
 
 @dataclass(frozen=True)
 class Program:
-    """One process to keep running; programs stop in the reverse of their order."""
+    """A process to keep running; programs stop in reverse order."""
 
     name: str
     command: Sequence[str]
@@ -61,16 +61,16 @@ class Supervisor:
         self._configuration = folder / "supervisord.conf"
 
     def log(self, program: str) -> Path:
-        """What a program has printed."""
+        """The log of a program."""
         return self.folder / "logs" / f"{program}.log"
 
     @property
     def is_running(self) -> bool:
-        """Whether it answers."""
+        """Whether supervisord answers."""
         return self._configuration.exists() and self._ask("pid").returncode == 0
 
     def start(self, programs: Sequence[Program]) -> None:
-        """Keeps these programs and no others: what is new or has changed is started, what is gone is stopped."""
+        """Runs exactly these programs: starts new and changed ones, stops the others."""
         was_running = self.is_running
         self._configure(programs)
         if was_running:
@@ -85,7 +85,7 @@ class Supervisor:
             raise UnavailableError(f"{result.stdout.strip()}; `make logs` may say why")
 
     def stop(self) -> None:
-        """Stops every program and the daemon, where they run; returns when nothing is left."""
+        """Stops every program and the daemon; returns when all have ended."""
         with _uninterrupted():
             if not self.is_running:
                 return
@@ -95,7 +95,7 @@ class Supervisor:
                 raise UnavailableError(f"supervisord (process {pid}) does not stop")
 
     def wait_for(self, program: str, is_ready: Callable[[], bool]) -> None:
-        """Returns when the program is ready; shows the end of its log when it is not in time."""
+        """Returns when the program is ready; raises with the end of its log if it is late."""
         if not _until(is_ready, START_TIMEOUT_SECONDS):
             end = "\n".join(self.log(program).read_text(errors="replace").splitlines()[-10:])
             raise UnavailableError(f"{end}\n{program} is not ready; the end of {self.log(program)} is above")
@@ -135,7 +135,7 @@ def _until(condition: Callable[[], bool], timeout_seconds: float) -> bool:
 
 @contextmanager
 def _uninterrupted() -> Iterator[None]:
-    """Ignores Ctrl-C, here and in what is started here: the second one would leave everything running."""
+    """Ignores Ctrl-C in this process and its children: a second one would leave everything running."""
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
         yield

@@ -68,7 +68,7 @@ def read_arguments(arguments: Sequence[str]) -> Namespace:
     """Parse the command line; `subject` is None to run a gateway. Exits with 2 for invalid arguments."""
     parser = ArgumentParser("python -m gateway", description="Without a subject: runs a gateway until SIGTERM.")
     subjects = parser.add_subparsers(title="subjects", metavar="SUBJECT", dest="subject")
-    doctor = subjects.add_parser("doctor", help="checks settings, Postgres and the broker, and suggests remedies")
+    doctor = subjects.add_parser("doctor", help="check settings, Postgres and the broker, and suggest remedies")
     doctor.add_argument("--json", action="store_true", help="print one JSON object per line")
     return parser.parse_args(arguments)
 

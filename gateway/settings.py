@@ -135,7 +135,7 @@ class GatewaySettings(ServiceSettings):
     drain_delay_seconds: Annotated[float, Field(ge=0, le=60)] = 1.0
     """On SIGTERM: time between being not ready and refusing connections"""
     drain_timeout_seconds: Annotated[float, Field(ge=1, le=600)] = 20.0
-    """On SIGTERM: time to answer the requests in hand"""
+    """On SIGTERM: time to answer the requests in progress"""
 
     @property
     def prefix(self) -> str:

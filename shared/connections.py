@@ -22,7 +22,7 @@ from shared.primary import LOST, Primary, find_primary
 LIFETIME_SECONDS = 300.0
 """The age at which a connection is replaced."""
 WATCH_INTERVAL_SECONDS = 5.0
-"""How often `watch_primary` connects anew to find the current primary."""
+"""How often `watch_primary` reconnects to find the current primary."""
 CONNECTION_ERRORS = (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError)
 """The errors of a statement or a connection; the driver may raise others if a connection ends at the wrong moment."""
 SILENT_SECONDS = 0.4

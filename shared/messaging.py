@@ -106,12 +106,12 @@ class Topology:
 
     @property
     def routes_exchange(self) -> str:
-        """The exchange between that one and the queues; its name tells the number, and deleting it ends all routes."""
+        """The exchange between that one and the queues, named after the number; deleting it ends all routes."""
         return f"{self.commands_exchange}.{self.partitions}"
 
     @property
     def closed_routes_exchange(self) -> str:
-        """The exchange, without routes, whose name tells the number while the routes are closed."""
+        """The exchange, without routes, whose name contains the number while the routes are closed."""
         return f"{self.commands_exchange}.{CLOSED_OFFSET + self.partitions}"
 
     @property
@@ -146,14 +146,6 @@ class Topology:
     def partition_of(self, owner: int) -> int:
         """Return the partition that keeps an owner's commands in order, the same in every process and version."""
         return zlib.crc32(str(owner).encode()) % self.partitions
-
-    async def declare(self, channel: AbstractChannel) -> None:
-        """Declare the exchanges and the queues."""
-        await self.declare_former_routes(channel)
-        await self.declare_number(channel)
-        for partition in range(self.partitions):
-            await self.declare_partition(channel, partition)
-        await self.declare_dead_letters(channel)
 
     async def declare_dead_letters(self, channel: AbstractChannel) -> None:
         """Declare the dead-letter queue if it does not exist."""

@@ -73,7 +73,7 @@ users = Table(
         BigInteger,
         nullable=False,
         server_default="0",
-        comment="up to which deletions of notes are forgotten",
+        comment="deletions of notes up to this revision may have no tombstone",
     ),
     # Deferred, because one statement may transfer a name from one user to another.
     UniqueConstraint("folded_name", deferrable=True, initially="DEFERRED"),

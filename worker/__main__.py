@@ -1,4 +1,4 @@
-"""Runs a worker (`python -m worker`), or an operator's command if there are arguments."""
+"""Runs a worker (`python -m worker`), or a command for operators (`python -m worker SUBJECT …`)."""
 
 import asyncio
 import signal
@@ -18,12 +18,11 @@ from shared.logs import configure_logging
 from shared.metrics import serve_metrics, watch_loop
 from shared.settings import load_settings
 from shared.tracing import configure_tracing, shut_down_tracing
-from worker.apply import SESSION_SETTINGS
-from worker.command_line import change_partitions, operate, operate_on_queue, read_arguments
+from worker.command_line import read_arguments
 from worker.consumer import Consumer
-from worker.doctor import examine
 from worker.health import create_health_app
 from worker.housekeeping import Housekeeping
+from worker.sessions import SESSION_SETTINGS
 from worker.settings import WorkerSettings
 
 log = structlog.get_logger()
@@ -34,14 +33,8 @@ def main() -> None:
     arguments = read_arguments(sys.argv[1:])
     settings = load_settings(WorkerSettings)
     configure_logging(settings, "inkwell-worker")
-    if arguments.subject == "doctor":
-        sys.exit(uvloop.run(examine(settings, as_json=arguments.json)))
-    if arguments.subject == "queues":
-        sys.exit(uvloop.run(operate_on_queue(arguments, settings)))
-    if arguments.subject == "repartition":
-        sys.exit(uvloop.run(change_partitions(arguments, settings)))
-    if arguments.action:
-        sys.exit(uvloop.run(operate(arguments, settings)))
+    if arguments.run:
+        sys.exit(uvloop.run(arguments.run(arguments, settings)))
     serve_metrics(settings)
     configure_tracing("inkwell-worker")
     sockets = open_sockets(settings.worker_health_host, settings.worker_health_port, "INKWELL_WORKER_HEALTH_PORT")
@@ -54,12 +47,15 @@ async def run(settings: WorkerSettings, health_sockets: list[socket.socket]) -> 
     """Run the worker until it stops; return the exit code."""
     connections = Connections(settings.database_url, "inkwell-worker", 1, SESSION_SETTINGS)
     consumer = Consumer(settings, connections)
-    health = asyncio.create_task(serve_health(consumer, health_sockets))
-    watching = asyncio.create_task(watch_loop(consumer.look))
-    looking = asyncio.create_task(connections.watch_primary())
-    pruning = asyncio.create_task(Housekeeping(settings).run())
+    housekeeping = asyncio.create_task(Housekeeping(settings).run())
+    background = {
+        housekeeping,
+        asyncio.create_task(serve_health(consumer, health_sockets)),
+        asyncio.create_task(watch_loop(consumer.update_metrics)),
+        asyncio.create_task(connections.watch_primary()),
+    }
     consuming = asyncio.create_task(consumer.run())
-    stopping = stop_on_signals(consumer, pruning, consuming, settings.drain_timeout_seconds)
+    stopping = stop_on_signals(consumer, housekeeping, consuming, settings.drain_timeout_seconds)
     try:
         await consuming
     except SchemaBehindError as error:
@@ -68,21 +64,20 @@ async def run(settings: WorkerSettings, health_sockets: list[socket.socket]) -> 
     except asyncio.CancelledError:
         if not stopping.is_set():
             raise
-        log.warning("drain timeout: what was not committed is delivered again")
+        log.warning("drain timeout: what is not committed will be delivered again")
     finally:
-        beside = {health, watching, looking, pruning}
-        for task in beside:
+        for task in background:
             task.cancel()
-        await asyncio.wait(beside)
+        await asyncio.wait(background)
         connections.close()
     log.info("stopped")
     return 0
 
 
 def stop_on_signals(
-    consumer: Consumer, pruning: asyncio.Task[None], consuming: asyncio.Task[None], drain_timeout_seconds: float
+    consumer: Consumer, housekeeping: asyncio.Task[None], consuming: asyncio.Task[None], drain_timeout_seconds: float
 ) -> asyncio.Event:
-    """Finish the batch in hand on SIGTERM or SIGINT; after the timeout it is dropped, and delivered again later.
+    """Stop on SIGTERM or SIGINT after the current batch; after the timeout, cancel it: it will be delivered again.
 
     The first of these signals sets the returned event.
     """
@@ -90,9 +85,9 @@ def stop_on_signals(
     stopping = asyncio.Event()
 
     def stop() -> None:
-        log.info("stopping after the batch in hand")
+        log.info("stopping after the current batch")
         stopping.set()
-        pruning.cancel()
+        housekeeping.cancel()
         consumer.stop()
         loop.call_later(drain_timeout_seconds, consuming.cancel)
 
@@ -102,7 +97,7 @@ def stop_on_signals(
 
 
 class HealthServer(uvicorn.Server):
-    """A server that leaves signal handling to the worker."""
+    """A server that leaves signals to the worker."""
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:

@@ -1,7 +1,7 @@
 """The command line of `python -m worker`: no arguments, or a subject such as `doctor`, `dead-letters` or `queues`.
 
-Results go to stdout, as a table or (`--json`) one JSON object a line; errors go to stderr.
-Exit codes: 0 everything is done, 1 something is not, 2 invalid arguments or settings, 3 schema behind.
+Results are printed to stdout, as a table or with `--json` as one JSON object per line; errors to stderr.
+Exit codes: 0 everything is done, 1 something is not, 2 invalid arguments or settings, 3 the schema is behind.
 """
 
 import asyncio
@@ -25,15 +25,16 @@ from shared.settings import MAX_PARTITIONS
 from worker.dead_letters import (
     NotSentError,
     Row,
-    decided,
     discard,
+    explain_not_failed,
+    explain_not_replayable,
     find_commands,
     find_replayed,
     list_failed,
     send,
-    why_not_failed,
-    why_not_replay,
+    wait_for_outcomes,
 )
+from worker.doctor import examine
 from worker.failures import describe
 from worker.newer_commands import fail_newer_commands
 from worker.queues import StillConsumedError, remake
@@ -47,17 +48,18 @@ EXIT_WRONG_ARGUMENTS = 2
 
 
 def read_arguments(arguments: Sequence[str]) -> Namespace:
-    """Parse the arguments; without any, `action` is None. Exits with 2 and a usage line if they are invalid."""
+    """Parse the arguments; `run` is what they ask for, None without any. Exits with 2 if they are invalid."""
     parser = ArgumentParser("python -m worker", description="Without a subject: runs a worker until SIGTERM.")
-    parser.set_defaults(action=None)
-    subjects = parser.add_subparsers(title="subjects", metavar="SUBJECT", dest="subject")
-    doctor = subjects.add_parser("doctor", help="checks settings, Postgres and the broker, and says what to do")
-    doctor.add_argument("--json", action="store_true", help="one JSON object a line")
-    add_dead_letters(subjects.add_parser("dead-letters", help="commands that failed and are kept"))
-    add_queues(subjects.add_parser("queues", help="the command queues"))
+    parser.set_defaults(run=None)
+    subjects = parser.add_subparsers(title="subjects", metavar="SUBJECT")
+    doctor = subjects.add_parser("doctor", help="check settings, Postgres and the broker, and suggest remedies")
+    doctor.add_argument("--json", action="store_true", help="print one JSON object per line")
+    doctor.set_defaults(run=run_doctor)
+    add_dead_letters(subjects.add_parser("dead-letters", help="failed commands: list, show, replay or discard them"))
+    add_queues(subjects.add_parser("queues", help="repair a command queue"))
     add_repartition(subjects)
-    verbs = subjects.add_parser("commands", help="commands in every state").add_subparsers(required=True)
-    add_verb(verbs, "show", show_command, "what became of a command; never what its user wrote").add_argument(
+    verbs = subjects.add_parser("commands", help="show a command that has an outcome").add_subparsers(required=True)
+    add_verb(verbs, "show", show_command, "show the outcome of a command, without what its user wrote").add_argument(
         "id", type=UUID
     )
     parsed = parser.parse_args(arguments)
@@ -69,24 +71,25 @@ def read_arguments(arguments: Sequence[str]) -> Namespace:
 def add_dead_letters(parser: ArgumentParser) -> None:
     """Add the verbs for dead letters."""
     verbs = parser.add_subparsers(title="verbs", metavar="VERB", required=True)
-    add_verb(verbs, "list", list_letters, "all of them, without what their users wrote")
-    show = add_verb(verbs, "show", show_letter, "one with the whole command, which holds what its user wrote")
+    add_verb(verbs, "list", list_letters, "list all dead letters, without what their users wrote")
+    show = add_verb(verbs, "show", show_letter, "show one dead letter and its command, with what its user wrote")
     show.add_argument("id", type=UUID)
-    replay = add_verb(verbs, "replay", replay_letters, "send them again and tell what they become")
-    replay.add_argument("--force", action="store_true", help="also where the note was touched since")
-    discards = add_verb(verbs, "discard", discard_letters, "give them up: they become `rejected` for ever")
-    for verb in (replay, discards):
+    replays = add_verb(verbs, "replay", replay_letters, "apply dead letters again, and print their outcomes")
+    replays.add_argument("--force", action="store_true", help="even if the note has changed since the command failed")
+    discard_summary = "reject dead letters for good, and delete what their users wrote"
+    discards = add_verb(verbs, "discard", discard_letters, discard_summary)
+    for verb in (replays, discards):
         which = verb.add_mutually_exclusive_group(required=True)
         which.add_argument("ids", nargs="*", type=UUID, default=[], metavar="ID")
-        which.add_argument("--all", action="store_true", help="every dead letter, in their order")
+        which.add_argument("--all", action="store_true", help="all dead letters, in the order of their failure")
         verb.add_argument("--reason", help="with --all: only those that failed for this reason, such as `expired`")
-        verb.add_argument("--dry-run", action="store_true", help="only tell what would happen")
+        verb.add_argument("--dry-run", action="store_true", help="print what would happen, and change nothing")
 
 
 def add_queues(parser: ArgumentParser) -> None:
-    """Add the verbs for queues; each acts on one partition's queue and reports a number of messages or commands."""
+    """Add the verbs for queues, each of which acts on the queue of one partition."""
     verbs = parser.add_subparsers(title="verbs", metavar="VERB", required=True)
-    remake_summary = "redeclare a queue with the right arguments, and keep the messages in it"
+    remake_summary = "redeclare a queue with the right arguments; its messages are kept"
     fail_summary = "fail the commands of newer versions at the head of a queue, if no newer worker will be deployed"
     for verb, action, number_of, summary in (
         ("remake", remake, "messages moved; the queue has the right arguments", remake_summary),
@@ -94,27 +97,32 @@ def add_queues(parser: ArgumentParser) -> None:
     ):
         each = verbs.add_parser(verb, help=summary, description=summary)
         each.add_argument("partition", type=int)
-        each.set_defaults(on_queue=action, number_of=number_of)
+        each.set_defaults(run=operate_on_queue, on_queue=action, number_of=number_of)
 
 
 def add_repartition(subjects: Any) -> None:  # noqa: ANN401 - argparse's own
     """Add the subject that changes the number of partitions."""
-    summary = "change the number of partitions; writes are refused (503 not_accepted) for some seconds"
-    subjects.add_parser("repartition", help=summary, description=summary).add_argument(
-        "partitions", type=int, choices=range(1, MAX_PARTITIONS + 1), metavar=f"1..{MAX_PARTITIONS}"
-    )
+    summary = "change the number of partitions; for some seconds, writes get 503 not_accepted"
+    parser = subjects.add_parser("repartition", help=summary, description=summary)
+    parser.add_argument("partitions", type=int, choices=range(1, MAX_PARTITIONS + 1), metavar=f"1..{MAX_PARTITIONS}")
+    parser.set_defaults(run=change_partitions)
 
 
 def add_verb(verbs: Any, name: str, action: object, summary: str) -> ArgumentParser:  # noqa: ANN401 - argparse's own
-    """Add a verb that prints a table, or JSON if asked to."""
+    """Add a verb that prints a table, or JSON with `--json`."""
     parser: ArgumentParser = verbs.add_parser(name, help=summary, description=summary)
-    parser.add_argument("--json", action="store_true", help="one JSON object a line")
-    parser.set_defaults(action=action)
+    parser.add_argument("--json", action="store_true", help="print one JSON object per line")
+    parser.set_defaults(run=operate, action=action)
     return parser
 
 
+async def run_doctor(arguments: Namespace, settings: WorkerSettings) -> int:
+    """Check the worker; return the exit code."""
+    return await examine(settings, as_json=arguments.json)
+
+
 async def operate(arguments: Namespace, settings: WorkerSettings) -> int:
-    """Run the verb that the arguments name; return the exit code."""
+    """Run a verb on the rows of commands; return the exit code."""
     try:
         await check_schema(settings.database_url, APPLICATION_NAME)
         session = await connect(settings.database_url, APPLICATION_NAME)
@@ -134,7 +142,7 @@ async def operate(arguments: Namespace, settings: WorkerSettings) -> int:
 
 
 async def operate_on_queue(arguments: Namespace, settings: WorkerSettings) -> int:
-    """Run the verb on a partition's queue; return the exit code."""
+    """Run a verb on a partition's queue; return the exit code."""
     try:
         partitions = (await read_partitions(settings, APPLICATION_NAME)).partitions
         if arguments.partition not in range(partitions):
@@ -142,7 +150,7 @@ async def operate_on_queue(arguments: Namespace, settings: WorkerSettings) -> in
         settings = settings.model_copy(update={"partitions": partitions})
         number = await arguments.on_queue(settings, arguments.partition)
     except StillConsumedError:
-        return complain("the queue is consumed: stop the workers, then run this again")
+        return complain("the queue has a consumer: stop the workers, then run this again")
     except (*BROKER_ERRORS, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
         return complain(f"not done; nothing is lost, run this again: {describe(error)}")
     print(f"{number} {arguments.number_of}")
@@ -159,28 +167,28 @@ async def change_partitions(arguments: Namespace, settings: WorkerSettings) -> i
     except NotDoneError as error:
         return complain(str(error))
     except asyncio.CancelledError:
-        return complain("interrupted; the number is what it was, or this must be run again: see `doctor`")
+        return complain("interrupted; the number is unchanged, or this has to be run again: see `doctor`")
     except BROKER_ERRORS as error:
         return complain(f"not done; writes may be refused until you run this again: {describe(error)}")
     print(f"{arguments.partitions} partitions, formerly {former}")
     print(
-        "services without INKWELL_PARTITIONS take them up by themselves within seconds; "
-        f"restart those that have it with INKWELL_PARTITIONS={arguments.partitions}, or without it"
+        "services without INKWELL_PARTITIONS use them within seconds; "
+        f"restart those that set it with INKWELL_PARTITIONS={arguments.partitions}, or without it"
     )
     return EXIT_DONE
 
 
 async def list_letters(arguments: Namespace, _: WorkerSettings, session: Session) -> int:
-    """Print each dead letter on a line."""
+    """Print all dead letters."""
     show_rows(await list_failed(session), as_json=arguments.json)
     return EXIT_DONE
 
 
 async def show_letter(arguments: Namespace, _: WorkerSettings, session: Session) -> int:
-    """Print everything about one dead letter."""
+    """Print one dead letter with its command."""
     row = (await find_commands(session, [arguments.id])).get(arguments.id)
-    if row is None or why_not_failed(row):
-        return complain(f"{arguments.id} is no dead letter: {why_not_failed(row)}")
+    if row is None or explain_not_failed(row):
+        return complain(f"{arguments.id} is not a dead letter: {explain_not_failed(row)}")
     show_one({**row, "command": json.loads(row["command"])}, as_json=arguments.json)
     return EXIT_DONE
 
@@ -189,68 +197,68 @@ async def show_command(arguments: Namespace, _: WorkerSettings, session: Session
     """Print the outcome of one command."""
     row = (await find_commands(session, [arguments.id])).get(arguments.id)
     if row is None:
-        return complain(f"{arguments.id} has no outcome: it waits in its queue, was pruned, or never was")
+        return complain(f"{arguments.id} has no outcome: it waits in its queue, was pruned, or never existed")
     show_one({name: value for name, value in row.items() if name != "command"}, as_json=arguments.json)
     return EXIT_DONE
 
 
 async def replay_letters(arguments: Namespace, settings: WorkerSettings, session: Session) -> int:
-    """Send dead letters again and print the outcome of each."""
-    rows, force = await named(arguments, session), arguments.force
-    by_replays = await find_replayed(session, rows.values())
-    refused = {each: why for each, row in rows.items() if (why := why_not_replay(row, by_replays, force=force))}
-    sound = [row for each, row in rows.items() if row and each not in refused]
+    """Replay dead letters and print the outcome of each."""
+    rows, force = await select_commands(arguments, session), arguments.force
+    replayed = await find_replayed(session, rows.values())
+    refused = {each: why for each, row in rows.items() if (why := explain_not_replayable(row, replayed, force=force))}
+    letters = [row for each, row in rows.items() if row and each not in refused]
     if arguments.dry_run:
-        results = [result(row["id"], "would be sent again") for row in sound]
+        results = [build_result(row["id"], "would be sent again") for row in letters]
     else:
-        results = await replayed(settings, session, sound, force=force)
-    results += [result(each, "refused", why) for each, why in refused.items()]
+        results = await replay(settings, session, letters, force=force)
+    results += [build_result(each, "refused", why) for each, why in refused.items()]
     show_rows(results, as_json=arguments.json)
     return exit_code(results, "applied", "rejected", "would be sent again")
 
 
-async def replayed(settings: WorkerSettings, session: Session, rows: Sequence[Row], *, force: bool) -> list[Row]:
-    """Send the dead letters again; return the result of each."""
+async def replay(settings: WorkerSettings, session: Session, rows: Sequence[Row], *, force: bool) -> list[Row]:
+    """Replay the dead letters; return the result of each."""
     if not rows:
         return []
     [(at,)] = await CLOCK.fetch(session)
     not_sent = await send(settings, rows, at, force=force)
     sent = [row["id"] for row in rows if row["id"] not in not_sent]
     complain(f"{len(sent)} sent; waiting for their outcomes")
-    became = {row["id"]: row async for row in decided(session, sent, at)}
+    decided = {row["id"]: row async for row in wait_for_outcomes(session, sent, at)}
     undecided = {"status": "not decided yet", "reason": "ask again with `commands show`"}
-    outcomes = [(each, became.get(each, undecided)) for each in sent]
-    results = [result(each, outcome["status"], outcome["reason"]) for each, outcome in outcomes]
-    return results + [result(each, "not sent", why) for each, why in not_sent.items()]
+    outcomes = [(each, decided.get(each, undecided)) for each in sent]
+    results = [build_result(each, outcome["status"], outcome["reason"]) for each, outcome in outcomes]
+    return results + [build_result(each, "not sent", why) for each, why in not_sent.items()]
 
 
 async def discard_letters(arguments: Namespace, _: WorkerSettings, session: Session) -> int:
     """Discard dead letters and print the result of each."""
-    rows = await named(arguments, session)
-    refused = {each: why for each, row in rows.items() if (why := why_not_failed(row))}
+    rows = await select_commands(arguments, session)
+    refused = {each: why for each, row in rows.items() if (why := explain_not_failed(row))}
     letters = [each for each in rows if each not in refused]
     if arguments.dry_run:
-        results = [result(each, "would be discarded") for each in letters]
+        results = [build_result(each, "would be discarded") for each in letters]
     else:
         discarded = await discard(session, letters)
-        results = [result(each, "discarded" if each in discarded else "not failed any more") for each in letters]
-    results += [result(each, "refused", why) for each, why in refused.items()]
+        results = [build_result(each, "discarded" if each in discarded else "not failed any more") for each in letters]
+    results += [build_result(each, "refused", why) for each, why in refused.items()]
     show_rows(results, as_json=arguments.json)
     return exit_code(results, "discarded", "would be discarded")
 
 
-async def named(arguments: Namespace, session: Session) -> dict[UUID, Row | None]:
-    """Return the commands that the arguments name, in the order in which they failed; None for one without a row."""
+async def select_commands(arguments: Namespace, session: Session) -> dict[UUID, Row | None]:
+    """Return the commands that the arguments select, in the order in which they failed; None for one without a row."""
     letters = await list_failed(session)
-    places = {row["id"]: place for place, row in enumerate(letters)}
+    positions = {row["id"]: position for position, row in enumerate(letters)}
     ids = [row["id"] for row in letters if arguments.reason in (None, row["reason"])]
     if not arguments.all:
-        ids = sorted(arguments.ids, key=lambda each: places.get(each, len(places)))
+        ids = sorted(arguments.ids, key=lambda each: positions.get(each, len(positions)))
     rows = await find_commands(session, ids)
     return {each: rows.get(each) for each in ids}
 
 
-def result(command_id: UUID, outcome: str, reason: str | None = None) -> Row:
+def build_result(command_id: UUID, outcome: str, reason: str | None = None) -> Row:
     """Return the row to print for one of the commands."""
     return {"id": command_id, "result": outcome, "reason": reason}
 
@@ -261,14 +269,14 @@ def exit_code(results: Iterable[Row], *good: str) -> int:
 
 
 def show_rows(rows: Sequence[Row], *, as_json: bool) -> None:
-    """Print the rows: one JSON object a line, or a table."""
+    """Print the rows as a table, or as one JSON object per line."""
     if as_json:
         for row in rows:
             print(to_json(row).decode())
     elif rows:
         lines = [
             [name.replace("_", " ") for name in rows[0]],
-            *(list(map(printed, row.values())) for row in rows),
+            *(list(map(format_value, row.values())) for row in rows),
         ]
         widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
         for line in lines:
@@ -276,16 +284,16 @@ def show_rows(rows: Sequence[Row], *, as_json: bool) -> None:
 
 
 def show_one(row: Row, *, as_json: bool) -> None:
-    """Print one row: a JSON object on a line, or a line for each of its columns."""
+    """Print one row as a JSON object, or each of its columns on a line."""
     if as_json:
         return show_rows([row], as_json=True)
     for name, value in row.items():
-        print(f"{name.replace('_', ' ')}: {printed(value)}")
+        print(f"{name.replace('_', ' ')}: {format_value(value)}")
     return None
 
 
-def printed(value: object) -> str:
-    """Return a value as readable text."""
+def format_value(value: object) -> str:
+    """Return the value as readable text."""
     if isinstance(value, datetime):
         return value.isoformat(" ", "seconds")
     if isinstance(value, dict):

@@ -1,7 +1,7 @@
 """Consumes the partitions: takes deliveries, applies them, acknowledges them, and replies.
 
-Nothing is acknowledged before its commit. While it holds unacknowledged messages the worker neither cancels a
-consumer nor requeues a message, since either gives the next ones to another worker first; it closes the channel.
+Nothing is acknowledged before its commit. While a worker has unacknowledged messages, it neither cancels a consumer
+nor requeues a message, since the broker would give later messages to another worker first. It closes the channel.
 """
 
 import asyncio
@@ -41,63 +41,53 @@ from worker.queue_check import wait_for_correct_queue
 from worker.reply_sender import ReplySender
 from worker.retry import HandBackError, OwnersLockedError, apply_with_retries, pause
 from worker.settings import WorkerSettings
-from worker.traces import processing
+from worker.traces import trace_batch
 
 BATCH_TIMEOUT_SECONDS = 120.0
-"""A batch that takes longer is stuck, for whatever reason; its session is abandoned."""
+"""A batch that takes longer is stuck, for whatever reason; its messages go back to the broker."""
 BLOCKED_PAUSE_SECONDS = 30.0
 HELD_BYTES = 512 * 1024 * 1024
-"""Limit on unacknowledged messages in memory, assuming that each has the broker's maximum size."""
+"""Limit on the size of unacknowledged messages, if each has the broker's maximum."""
 WATCH_INTERVAL_SECONDS = 5.0
 FORGOTTEN_CHECKS = 5
-"""Checks in a row without a consumer; with `net_ticktime = 15` a queue whose leader hangs has a new one by then.
+"""The number of checks in a row that found no consumer, after which the worker subscribes again.
 
-Subscribing again earlier would do harm: the broker may then activate a consumer at the node that hangs, and keep it.
+With `net_ticktime = 15`, a queue whose leader hangs has a new leader by then. Before that, the broker might activate,
+and keep, a consumer on the node that hangs.
 """
 
 log = structlog.get_logger()
 
 
 class Consumer:
-    """Consumes until stopped; recovers by itself after the broker or Postgres was unavailable."""
+    """Consumes until stopped; recovers by itself when the broker or Postgres was unavailable."""
 
     def __init__(self, settings: WorkerSettings, connections: Connections) -> None:
         self._settings = settings
-        self._topology = Topology.of(settings)
-        self._reply_sender = ReplySender(settings.broker_url, self._topology, connections.primary)
+        self.topology = Topology.of(settings)
+        """The queues that this worker consumes; it has the broker's number of partitions once connected."""
+        self._reply_sender = ReplySender(settings.broker_url, self.topology, connections.primary)
         self._applier = Applier(connections, timedelta(days=settings.command_max_age_days))
         self._user = user_of(settings.broker_url)
         self._deliveries = Deliveries(self._user)
         self._clock = Clock()
-        self._assignment = PartitionAssignment(settings, self._clock, self._subscribe_anew)
-        self._holding: dict[int, asyncio.Event] = {}
-        """The partitions that this worker subscribes to; the event of each ends its subscription."""
+        self._assignment = PartitionAssignment(settings, self._clock, self._resubscribe)
+        self._subscriptions: dict[int, asyncio.Event] = {}
+        """The partitions that this worker subscribes to, each with the event that ends its subscription."""
         self._blocked: set[int] = set()
-        self._refused: set[int] = set()
-        self._are_partitions_different = False
+        """The partitions whose next command needs a newer worker."""
+        self.refused: set[int] = set()
+        """The partitions that it does not consume, because their queues have other arguments than they should."""
+        self.are_partitions_different = False
+        """Whether it consumes nothing, because INKWELL_PARTITIONS is not the broker's number."""
         self._stopping = asyncio.Event()
-        self._batch_since: float | None = None
-        self._oldest_in_hand: datetime | None = None
-
-    @property
-    def topology(self) -> Topology:
-        """The queues that this worker consumes; with the broker's number of partitions once it has connected."""
-        return self._topology
+        self._batch_started: float | None = None
+        self._oldest_in_batch: datetime | None = None
 
     @property
     def partitions(self) -> set[int]:
         """The partitions for which the broker has this worker as a consumer."""
-        return set(self._holding)
-
-    @property
-    def refused(self) -> set[int]:
-        """The partitions that this worker does not consume, because their queues were declared with other arguments."""
-        return set(self._refused)
-
-    @property
-    def are_partitions_different(self) -> bool:
-        """Whether this worker consumes nothing, because its setting names another number of partitions."""
-        return self._are_partitions_different
+        return set(self._subscriptions)
 
     @property
     def slot(self) -> int | None:
@@ -105,39 +95,39 @@ class Consumer:
         return self._assignment.slot
 
     @property
-    def stuck(self) -> bool:
-        """Whether a batch has been in hand for longer than its timeout should allow."""
+    def is_stuck(self) -> bool:
+        """Whether the current batch has taken longer than its timeout should allow."""
         now = asyncio.get_running_loop().time()
-        return self._batch_since is not None and now - self._batch_since > 2 * BATCH_TIMEOUT_SECONDS
+        return self._batch_started is not None and now - self._batch_started > 2 * BATCH_TIMEOUT_SECONDS
 
-    def look(self) -> None:
-        """Update the metrics that no event updates."""
-        PARTITIONS.set(len(self._holding))
+    def update_metrics(self) -> None:
+        """Set the gauges that describe the current state."""
+        PARTITIONS.set(len(self._subscriptions))
         PAUSED.labels("newer_version").set(bool(self._blocked))
-        since = [each for each in (self._deliveries.oldest, self._oldest_in_hand) if each]
-        OLDEST.set((self._clock.now() - min(since)).total_seconds() if since else 0)
+        published = [each for each in (self._deliveries.oldest, self._oldest_in_batch) if each]
+        OLDEST.set((self._clock.now() - min(published)).total_seconds() if published else 0)
         self._clock.report()
 
     def stop(self) -> None:
-        """Take no new batch; `run` returns when the one in hand is committed and acknowledged."""
+        """Take no new batch; `run` returns when the current one is committed and acknowledged."""
         self._stopping.set()
         self._deliveries.end()
 
     async def run(self) -> None:
         """Consume until `stop`; raises SchemaBehindError if the database lacks migrations."""
-        beside = [asyncio.create_task(self._reply_sender.run()), asyncio.create_task(self._assignment.run())]
+        background = [asyncio.create_task(self._reply_sender.run()), asyncio.create_task(self._assignment.run())]
         try:
             while not self._stopping.is_set():
                 await self._wait_for_database()
-                await self._assignment.first_slot()
+                await self._assignment.wait_for_slot()
                 await keep_running(self._session, "inkwell-worker consuming")
         finally:
-            for task in beside:
+            for task in background:
                 task.cancel()
-            await asyncio.wait(beside)
+            await asyncio.wait(background)
 
-    def _subscribe_anew(self) -> None:
-        """End the session between two batches; the next one subscribes with the priorities of the new slot."""
+    def _resubscribe(self) -> None:
+        """End the session after the current batch; the next one subscribes with the priorities of the new slot."""
         self._deliveries.end()
 
     async def _wait_for_database(self) -> None:
@@ -157,126 +147,129 @@ class Consumer:
 
     async def _session(self) -> None:
         """Consume on one connection; returns when the worker stops or hands back, raises when the broker ends it."""
-        if self._stopping.is_set():
+        if self._stopping.is_set():  # stopped while waiting to reconnect
             return
         async with open_connection(self._settings.broker_url, "inkwell-worker consuming") as connection:
             await self._adopt_partitions(connection)
             deliveries = self._deliveries = Deliveries(self._user)
-            self._applier.forget()
+            self._applier.clear_cache()  # others may have consumed the partitions since the last session
             priorities = self._assignment.priorities
-            if self._stopping.is_set():  # while it connected
+            if self._stopping.is_set():  # stopped while connecting
                 return
-            holders = [
+            subscriptions = [
                 asyncio.create_task(
-                    keep_running(partial(self._hold, connection, partition, priority), f"partition {partition}")
+                    keep_running(
+                        partial(self._keep_subscription, connection, partition, priority), f"partition {partition}"
+                    )
                 )
                 for partition, priority in enumerate(priorities)
             ]
-            lost = asyncio.create_task(wait_until_lost(connection, self._topology))
-            changed = asyncio.create_task(wait_until_changed(connection, self._topology))
-            for ended in (lost, changed):
-                ended.add_done_callback(lambda _: deliveries.end())
+            lost = asyncio.create_task(wait_until_lost(connection, self.topology))
+            changed = asyncio.create_task(wait_until_changed(connection, self.topology))
+            for watcher in (lost, changed):
+                watcher.add_done_callback(lambda _: deliveries.end())
             BROKER_CONNECTED.set(1)
             try:
                 await self._consume(deliveries, priorities)
             finally:
                 BROKER_CONNECTED.set(0)
-                for task in (lost, changed, *holders):
+                for task in (lost, changed, *subscriptions):
                     task.cancel()
-                await asyncio.wait([lost, changed, *holders])
+                await asyncio.wait([lost, changed, *subscriptions])
 
     async def _adopt_partitions(self, connection: AbstractConnection) -> None:
         """Adopt the broker's number of partitions; raises PartitionsDifferError if the setting names another."""
         try:
-            self._topology = await claim_partitions(connection, self._settings)
+            self.topology = await claim_partitions(connection, self._settings)
         except PartitionsDifferError:
-            self._are_partitions_different = True
+            self.are_partitions_different = True
             raise
-        self._are_partitions_different = False
-        self._assignment.partitions = self._topology.partitions
+        self.are_partitions_different = False
+        self._assignment.partitions = self.topology.partitions
 
-    async def _hold(self, connection: AbstractConnection, partition: int, priority: int) -> None:
-        """Subscribe to a partition until it must be released; raises when the broker ends the subscription."""
+    async def _keep_subscription(self, connection: AbstractConnection, partition: int, priority: int) -> None:
+        """Subscribe to a partition; raises ConnectionError when the subscription has ended."""
         if partition in self._blocked:
             await asyncio.sleep(BLOCKED_PAUSE_SECONDS)
             self._blocked.discard(partition)
-        let_go = asyncio.Event()
+        ended = asyncio.Event()
         try:
-            await wait_for_correct_queue(connection, self._topology, partition, self._refused)
+            await wait_for_correct_queue(connection, self.topology, partition, self.refused)
             async with asyncio.timeout(SETUP_TIMEOUT_SECONDS):
                 channel = await connection.channel(publisher_confirms=False)
-                await self._subscribe(channel, partition, priority, let_go)
-        except TimeoutError:  # as at a node that is cut off from the others: the next connection may lead to another
+                await self._subscribe(channel, partition, priority, ended)
+        except TimeoutError:  # this node may be cut off from the others: reconnect, perhaps to another
             self._deliveries.end()
             raise
-        self._holding[partition] = let_go
+        self._subscriptions[partition] = ended
         log.info("consuming", partition=partition)
         try:
-            await self._watch(channel, partition, let_go)
-        except TimeoutError:  # the broker has silently gone, and the whole connection with it
+            await self._watch(channel, partition, ended)
+        except TimeoutError:  # the broker has vanished, so the whole connection is dead
             self._deliveries.end()
             raise
         finally:
-            del self._holding[partition]
+            del self._subscriptions[partition]
             self._deliveries.drop(partition)
             with suppress(*BROKER_ERRORS):
                 async with asyncio.timeout(CLOSE_TIMEOUT_SECONDS):
                     await channel.close()
         raise ConnectionError("the broker ended the subscription")
 
-    async def _subscribe(self, channel: AbstractChannel, partition: int, priority: int, let_go: asyncio.Event) -> None:
-        await channel.set_qos(prefetch_count=prefetch_count(self._settings, self._topology.partitions))
-        channel.close_callbacks.add(lambda *_: let_go.set())
+    async def _subscribe(self, channel: AbstractChannel, partition: int, priority: int, ended: asyncio.Event) -> None:
+        await channel.set_qos(prefetch_count=prefetch_count(self._settings, self.topology.partitions))
+        channel.close_callbacks.add(lambda *_: ended.set())
         underlay = await channel.get_underlay_channel()
-        underlay.on_consumer_cancel_callbacks.add(lambda _: let_go.set())
-        queue = await channel.get_queue(self._topology.command_queue(partition), ensure=False)
+        underlay.on_consumer_cancel_callbacks.add(lambda _: ended.set())
+        queue = await channel.get_queue(self.topology.command_queue(partition), ensure=False)
         await queue.consume(
-            self._deliveries.receiver(partition),
+            self._deliveries.new_receiver(partition),
             arguments={"x-priority": priority},
             consumer_tag=f"slot-{self.slot}",  # shown in the broker's list of consumers
         )
 
-    async def _watch(self, channel: AbstractChannel, partition: int, let_go: asyncio.Event) -> None:
-        """Return when the subscription has ended, even if the broker did not say so."""
-        uncounted = 0
-        while not let_go.is_set():
+    async def _watch(self, channel: AbstractChannel, partition: int, ended: asyncio.Event) -> None:
+        """Return when the subscription has ended, even if the broker does not report it."""
+        checks_without_consumer = 0
+        while not ended.is_set():
             with suppress(TimeoutError):
-                await asyncio.wait_for(let_go.wait(), WATCH_INTERVAL_SECONDS)
+                await asyncio.wait_for(ended.wait(), WATCH_INTERVAL_SECONDS)
                 return
             async with asyncio.timeout(PROBE_TIMEOUT_SECONDS):
-                queue = await channel.declare_queue(self._topology.command_queue(partition), passive=True)
-            # A node that does not reach the queue's leader reports no consumers, although the subscription stands.
-            uncounted = 0 if queue.declaration_result.consumer_count else uncounted + 1
-            if uncounted == FORGOTTEN_CHECKS:
+                queue = await channel.declare_queue(self.topology.command_queue(partition), passive=True)
+            # A node that cannot reach the queue's leader reports no consumers, although the subscription exists.
+            has_consumer = bool(queue.declaration_result.consumer_count)
+            checks_without_consumer = 0 if has_consumer else checks_without_consumer + 1
+            if checks_without_consumer == FORGOTTEN_CHECKS:
                 log.warning("the broker has forgotten this consumer; subscribing again", partition=partition)
                 return
 
     async def _consume(self, deliveries: Deliveries, priorities: list[int]) -> None:
         while True:
             try:
-                if parked := deliveries.due():
+                if parked := deliveries.probe_parked():
                     await self._apply(deliveries.unpark(await self._applier.find_locked(parked)))
                 batch = await deliveries.take(self._settings.batch_commands)
                 if batch is None:
                     break
                 await self._apply(batch)
             except PartitionBlockedError as error:
-                self._let_go(error)
+                self._pause_partition(error)
             except RepeatedBugError as error:
                 log.error(
                     "paused: several commands fail in the same way, and no more of them are failed; "
-                    "mend the cause and the worker goes on by itself",
+                    "remove the cause, and the worker continues by itself",
                     error=str(error),
                 )
                 PAUSED.labels("repeated_bug").set(1)
                 await pause(self._stopping, BLOCKED_PAUSE_SECONDS / 6)
                 return
-            except HandBackError:
+            except HandBackError:  # closing the channels gives the messages back
                 return
         if not self._stopping.is_set() and self._assignment.priorities == priorities:
             raise ConnectionError("the broker closed the connection, or has another number of partitions")
 
-    def _let_go(self, error: PartitionBlockedError) -> None:
+    def _pause_partition(self, error: PartitionBlockedError) -> None:
         log.error(
             "partition paused: its next command is of a newer version; upgrade the workers first. Nothing is lost",
             partition=error.partition,
@@ -284,12 +277,12 @@ class Consumer:
             next_try_in_seconds=BLOCKED_PAUSE_SECONDS,
         )
         self._deliveries.drop(error.partition)
-        if let_go := self._holding.get(error.partition):
+        if ended := self._subscriptions.get(error.partition):
             self._blocked.add(error.partition)
-            let_go.set()
+            ended.set()
 
     async def _apply(self, batch: Batch) -> None:
-        """Apply a batch; the commands of owners whose rows other sessions hold are parked and tried again later."""
+        """Apply a batch; parks the commands of owners whose rows other sessions have locked."""
         while batch.deliveries:
             try:
                 await self._apply_at_once(batch)
@@ -304,40 +297,44 @@ class Consumer:
 
     async def _apply_at_once(self, batch: Batch) -> None:
         """Apply a batch, then acknowledge it, then reply."""
-        started = self._batch_since = asyncio.get_running_loop().time()
-        self._oldest_in_hand = batch.oldest
+        started = self._batch_started = asyncio.get_running_loop().time()
+        self._oldest_in_batch = batch.oldest
         try:
             async with asyncio.timeout(BATCH_TIMEOUT_SECONDS):
-                with processing(batch) as steps:
-                    outcomes = await apply_with_retries(batch, self._applier, steps, self._stopping)
-                    steps.decided(outcomes)
+                with trace_batch(batch) as trace:
+                    outcomes = await apply_with_retries(batch, self._applier, trace, self._stopping)
+                    trace.record_outcomes(outcomes)
                 for content in batch.unreadable:
                     await self._reply_sender.dead_letter(content)
                 await self._acknowledge(batch)
                 for reply_to, replies in batch.replies(outcomes).items():
                     await self._reply_sender.reply(reply_to, replies)
         finally:
-            self._batch_since = self._oldest_in_hand = None
-        redelivered = batch.redelivered
-        unreadable, now = len(batch.unreadable), self._clock.now()
-        count_applied(batch.commands, outcomes, now, redelivered=redelivered, unreadable=unreadable)
+            self._batch_started = self._oldest_in_batch = None
+        count_applied(
+            batch.commands,
+            outcomes,
+            self._clock.now(),
+            redelivered=batch.redelivered,
+            unreadable=len(batch.unreadable),
+        )
         log.info(
-            "batch settled",
+            "batch applied",
             commands=len(outcomes),
             messages=len(batch.deliveries),
-            redelivered=redelivered,
+            redelivered=batch.redelivered,
             milliseconds=round((asyncio.get_running_loop().time() - started) * 1000, 1),
         )
 
     async def _acknowledge(self, batch: Batch) -> None:
-        for message, multiple in self._deliveries.decided(batch):
+        for message, multiple in self._deliveries.acknowledgements(batch):
             try:
-                with broker_call():  # without waiting for the socket's buffer: the reply comes next
+                with broker_call():  # the reply is written next, so neither waits for the socket's buffer
                     await message.channel.basic_ack(message.delivery_tag or 0, multiple, wait=False)
             except BROKER_ERRORS as error:
-                log.info("acknowledgement dropped; what comes again has no second effect", error=describe(error))
+                log.info("acknowledgement dropped; redelivered commands have no second effect", error=describe(error))
 
 
 def prefetch_count(settings: WorkerSettings, partitions: int) -> int:
-    """Return each partition's prefetch count: the setting, or less if so many messages would not fit into memory."""
+    """Return the prefetch count of a partition: the setting, or less if all partitions would exceed HELD_BYTES."""
     return max(1, min(settings.prefetch_messages, HELD_BYTES // (partitions * LARGEST_MESSAGE_BYTES)))

@@ -1,7 +1,7 @@
-"""Dead letters: failed commands, each kept whole in its row, which an operator lists, replays or discards.
+"""Dead letters: failed commands, kept in their rows, which an operator lists, replays or discards.
 
-A replay publishes the stored command once more. The worker decides it only if the row is still `failed`, so two
-replays have one effect. A discarded command keeps its row, so a later delivery is never taken for the first.
+A replay publishes the stored command again. A worker applies it only if the row is still `failed`, so two replays have
+one effect. A discarded command keeps its row, so that a later delivery is not taken for the first.
 """
 
 import asyncio
@@ -24,17 +24,17 @@ from shared.errors import describe_error
 from shared.messaging import BROKER_ERRORS, SETUP_TIMEOUT_SECONDS, Topology, broker_call, open_connection, user_of
 from shared.partitions import require_partitions
 from shared.tables import commands, notes, users
-from worker.replays import Letter, ReplayedWrite, replayed_writes
+from worker.replays import Letter, ReplayedWrite, parse_replayed_writes
 from worker.settings import WorkerSettings
 from worker.statements import FIND_REPLAYED
 
 PUBLISH_TIMEOUT_SECONDS = 5.0
 QUIET_SECONDS = 10.0
-"""How long to wait for replays while none of them is decided."""
+"""How long to wait for the next outcome of a replay."""
 POLL_SECONDS = 0.2
 
 Row = dict[str, Any]
-"""What is shown of a command, by column name."""
+"""What is printed about a command, by column name."""
 
 
 class NotSentError(Exception):
@@ -42,7 +42,7 @@ class NotSentError(Exception):
 
 
 async def list_failed(session: Session) -> list[Row]:
-    """Return all failed commands without their content, in the order of their first failure, which keeps owners'."""
+    """Return all failed commands without their content, in the order of first failure, which is also each owner's."""
     return [dict(row) for row in await LIST_FAILED.fetch(session)]
 
 
@@ -52,14 +52,14 @@ async def find_commands(session: Session, ids: Sequence[UUID]) -> dict[UUID, Row
 
 
 async def discard(session: Session, ids: Sequence[UUID]) -> set[UUID]:
-    """Reject those of the commands that are still failed and delete their content; return their ids."""
+    """Reject those of the commands that are still failed, and delete their content; returns their ids."""
     async with session.transaction():
-        await RAISE_OWNERS.fetch(session, ids=ids)  # first, as a worker locks them
+        await RAISE_OWNERS.fetch(session, ids=ids)  # locks the owners before the commands, as a worker does
         return {row["id"] for row in await DISCARD.fetch(session, ids=ids)}
 
 
-def why_not_failed(row: Row | None) -> str | None:
-    """Return why the command is not a dead letter, or None if it is one."""
+def explain_not_failed(row: Row | None) -> str | None:
+    """Return why the command is not a dead letter; None if it is one."""
     if row is None:
         return "there is no such command, or it has no outcome"
     if row["status"] != OutcomeStatus.FAILED:
@@ -68,41 +68,41 @@ def why_not_failed(row: Row | None) -> str | None:
 
 
 async def find_replayed(session: Session, rows: Iterable[Row | None]) -> list[ReplayedWrite]:
-    """Return the writes of applied replays, for the owners of dead letters whose notes have changed since."""
+    """Return the writes of applied replays, of those owners who have a dead letter whose note has changed since."""
     owners = {row["owner"] for row in rows if row and row["note_version"] != row["note_version_now"]}
     replayed = await FIND_REPLAYED.fetch(session, owners=sorted(owners - {None})) if owners else []
-    return [write for row in replayed for write in replayed_writes(dict(row))]
+    return [write for row in replayed for write in parse_replayed_writes(dict(row))]
 
 
-def why_not_replay(row: Row | None, replayed: Sequence[ReplayedWrite], *, force: bool) -> str | None:
-    """Return why the command must not be sent again, or None if it may be."""
-    if row is None or why_not_failed(row):
-        return why_not_failed(row)
+def explain_not_replayable(row: Row | None, replayed: Sequence[ReplayedWrite], *, force: bool) -> str | None:
+    """Return why the command must not be replayed; None if it may be."""
+    if row is None or explain_not_failed(row):
+        return explain_not_failed(row)
     if row["owner"] is None:
-        return "its owner cannot be read, so nobody knows which queue it belongs to"
+        return "its owner cannot be read, so its queue is unknown"
     if not force and is_superseded(row, replayed):
         then, now = (f"version {row[name] or 'none'}" for name in ("note_version", "note_version_now"))
-        return f"note {row['note_id']} was touched since ({then} then, {now} now); --force replays it all the same"
+        return f"note {row['note_id']} has changed since ({then} then, {now} now); --force replays it nevertheless"
     return None
 
 
 def is_superseded(row: Row, replayed: Sequence[ReplayedWrite]) -> bool:
-    """Whether the letter's note has changed since it failed, other than by replays of earlier letters."""
+    """Whether the letter's note has changed since the failure, other than by replays of earlier letters."""
     letter = Letter(row["owner"], row["issued_at"])
     return letter.is_superseded(row["note_id"], row["note_version"], row["note_version_now"], replayed)
 
 
-def replay_of(content: str, at: datetime, *, force: bool) -> bytes:
-    """Return the stored command as a replay that an operator requested at that time."""
+def build_replay(content: str, at: datetime, *, force: bool) -> bytes:
+    """Return the stored command as a replay requested at this time."""
     event = json.loads(content) | {"replayedat": at.isoformat(), "replayforced": force}
-    text = json.dumps(event, ensure_ascii=False, separators=(",", ":"))  # no longer than what the gateway sent
+    text = json.dumps(event, ensure_ascii=False, separators=(",", ":"))  # not longer than the original
     return text.encode(errors="backslashreplace")  # writes lone surrogates as JSON escapes
 
 
 async def send(settings: WorkerSettings, rows: Iterable[Row], at: datetime, *, force: bool) -> dict[UUID, str]:
-    """Publish the failed commands again, in order; return why some were not sent, by id.
+    """Publish the failed commands again, in order; returns why some were not sent, by id.
 
-    If the broker does not accept one, the later ones of its owner are not sent either, which keeps their order.
+    If one is not accepted, later ones of its owner are not sent either, which preserves their order.
     Raises NotSentError if none is sent.
     """
     refused, owners, sent = dict[UUID, str](), set[int](), 0
@@ -110,8 +110,8 @@ async def send(settings: WorkerSettings, rows: Iterable[Row], at: datetime, *, f
         sender = Sender(settings, exits)
         for row in rows:
             if row["owner"] in owners:
-                refused[row["id"]] = "an earlier one of its owner was not sent"
-            elif why := await sender.send(row["owner"], replay_of(row["command"], at, force=force)):
+                refused[row["id"]] = "an earlier command of its owner was not sent"
+            elif why := await sender.send(row["owner"], build_replay(row["command"], at, force=force)):
                 refused[row["id"]] = why
                 owners.add(row["owner"])
             else:
@@ -122,30 +122,30 @@ async def send(settings: WorkerSettings, rows: Iterable[Row], at: datetime, *, f
 
 
 class Sender:
-    """Publishes replays, each with a confirm; reconnects after a failure, and gives up if that does not help."""
+    """Publishes replays, each confirmed; reconnects once after a failure, then gives up."""
 
     def __init__(self, settings: WorkerSettings, exits: AsyncExitStack) -> None:
         self._settings = settings
         self._topology = Topology.of(settings)
-        """With the broker's number of partitions, once there is a channel."""
+        """It has the broker's number of partitions once there is a channel."""
         self._exits = exits
         self._channel: AbstractChannel | None = None
         self._given_up: str | None = None
 
     async def send(self, owner: int, event: bytes) -> str | None:
-        """Publish the command; return None once the broker has confirmed it, otherwise why it has not."""
+        """Publish the command and wait for the confirm; returns None, or why there is none."""
         why = self._given_up
         for _ in range(0 if why else 2):
             try:
                 channel = self._channel = self._channel or await self._new_channel()
                 await publish(channel, self._topology, self._topology.partition_of(owner), event, self._user)
-            except (DeliveryError, ChannelNotFoundEntity) as error:  # the broker rejected this very command
+            except (DeliveryError, ChannelNotFoundEntity) as error:  # rejects only this command
                 self._channel = None
                 is_unroutable = isinstance(error, PublishError | ChannelNotFoundEntity)
                 return "the broker has no queue for it" if is_unroutable else "the queue is full"
-            except BROKER_ERRORS as error:  # it may have been sent; sending it again has no second effect
+            except BROKER_ERRORS as error:  # it may have been published; a second time has no second effect
                 self._channel = None
-                why = f"the broker did not take it ({describe_error(error)})"
+                why = f"the broker did not accept it ({describe_error(error)})"
             else:
                 return None
         self._given_up = why
@@ -156,7 +156,7 @@ class Sender:
         return user_of(self._settings.broker_url)
 
     async def _new_channel(self) -> AbstractChannel:
-        """Open a channel on which a publish returns when the broker has the message, and raises if it has not."""
+        """Open a channel with confirms that raises for returned messages."""
         opening = open_connection(self._settings.broker_url, "inkwell-worker replaying")
         connection = await self._exits.enter_async_context(opening)
         async with asyncio.timeout(SETUP_TIMEOUT_SECONDS):
@@ -167,9 +167,9 @@ class Sender:
 
 
 async def publish(channel: AbstractChannel, topology: Topology, partition: int, event: bytes, user: str) -> None:
-    """Publish the command in a message of its own and wait for the confirm; raises a broker error.
+    """Publish the command in a message of its own, confirmed; raises a broker error.
 
-    The broker verifies `user_id`; a worker accepts replays only from its own user.
+    The broker verifies `user_id`: workers accept replays from their own user only.
     """
     message = Message(
         encode_batch([event]),
@@ -181,12 +181,12 @@ async def publish(channel: AbstractChannel, topology: Topology, partition: int, 
         await topology.publish(channel, message, partition)
 
 
-async def decided(session: Session, ids: Iterable[UUID], at: datetime) -> AsyncIterator[Row]:
-    """Yield the outcomes of the replays as they are decided, until all are, or none was for QUIET_SECONDS."""
+async def wait_for_outcomes(session: Session, ids: Iterable[UUID], at: datetime) -> AsyncIterator[Row]:
+    """Yield the outcomes of the replays as they are committed; ends after QUIET_SECONDS without one."""
     now = asyncio.get_running_loop().time
     waiting, quiet_ends = set(ids), now() + QUIET_SECONDS
     while waiting and now() < quiet_ends:
-        rows = await FIND_DECIDED.fetch(session, ids=list(waiting), replayed_at=at)
+        rows = await FIND_OUTCOMES.fetch(session, ids=list(waiting), replayed_at=at)
         for row in rows:
             waiting.remove(row["id"])
             quiet_ends = now() + QUIET_SECONDS
@@ -214,7 +214,7 @@ DISCARDED = {
     "command": null(),
     "decided_at": func.now(),
 }
-"""The column values that turn a failed command into a discarded one."""
+"""The columns to update to turn a failed command into a discarded one."""
 
 LIST_FAILED = Statement.compile(
     select(
@@ -241,7 +241,7 @@ FIND_COMMANDS = Statement.compile(
         commands.c.command,
     ).where(_NAMED)
 )
-FIND_DECIDED = Statement.compile(
+FIND_OUTCOMES = Statement.compile(
     select(commands.c.id, commands.c.status, commands.c.reason).where(
         _NAMED, or_(~_FAILED, commands.c.replayed_at >= bindparam("replayed_at", type_=DateTime(timezone=True)))
     )

@@ -1,4 +1,4 @@
-"""What a handler can decide about a command, and the rows that it decides on; no database, no broker, no clock."""
+"""The decisions on commands, and the rows that they are based on; no database, no broker, no clock."""
 
 import json
 from collections.abc import Mapping
@@ -6,6 +6,8 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from http import HTTPStatus
 from uuid import UUID
+
+from pydantic import BaseModel
 
 from shared.contracts import (
     REJECTION_STATUS,
@@ -19,7 +21,7 @@ from shared.contracts import (
 )
 
 OutcomeColumns = dict[str, object]
-"""The columns of an outcome that hold the decision; for a written note they include the text to print."""
+"""The columns of an outcome that depend on the decision; those of a written note include its text."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +36,7 @@ class Note:
     updated_date: datetime
     version: int
     mod_revision: int = 0
-    """Its owner's revision when it was last changed."""
+    """The owner's revision at the last change."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,16 +50,16 @@ class User:
     created_date: datetime
     updated_date: datetime
     revision: int = 0
-    """How many of the user's commands were decided."""
+    """The number of decisions on the user's commands, corrections by hand included."""
     password_hash: str | None = None
-    """The new hash if the batch sets one."""
+    """The new hash, if the batch sets one; the stored one is not read."""
 
-    def raised(self, to: int) -> "User":
-        """Return the user with another revision."""
-        return replace(self, revision=to)
+    def with_revision(self, revision: int) -> "User":
+        """Return the user with this revision."""
+        return replace(self, revision=revision)
 
-    def renamed(self, name: str) -> "User":
-        """Return the user with another name."""
+    def with_name(self, name: str) -> "User":
+        """Return the user with this name."""
         return replace(self, name=name, folded_name=fold_name(name))
 
 
@@ -75,9 +77,20 @@ class PersonalToken:
     expires_date: datetime
 
 
+class NoteVersions(BaseModel, frozen=True):
+    """The versions of the notes that a failed command of several writes names, by id; the body of its outcome."""
+
+    versions: Mapping[int, int | None] = {}
+
+    @classmethod
+    def parse(cls, body: str | None) -> "NoteVersions":
+        """Return the versions in the body; none if the worker that failed the command could not read it."""
+        return cls() if body is None else cls.model_validate_json(body)
+
+
 @dataclass(frozen=True, slots=True)
 class NoteWritten:
-    """A note was created or changed, or already had the requested text."""
+    """A note was created or changed, or had the requested text already."""
 
     http_status: HTTPStatus
     note: Note
@@ -108,11 +121,11 @@ class NoteDeleted:
 
 @dataclass(frozen=True, slots=True)
 class NotesWritten:
-    """Several writes were applied at once."""
+    """Several writes were applied by one command."""
 
     items: WrittenItems
     notes: Mapping[int, Note | None]
-    """The notes after the writes; None for a deleted one."""
+    """The notes that were written, by id; None for a deleted one."""
 
     @property
     def outcome(self) -> OutcomeColumns:
@@ -129,14 +142,14 @@ class UserWritten:
 
     @property
     def outcome(self) -> OutcomeColumns:
-        """Applied; the response body is the user, who is also the owner of a registration."""
+        """Applied; the response body is the user, who owns the command even if it registers them."""
         body = PublicUser.model_validate(self.user, from_attributes=True).model_dump_json()
         return _applied(self.http_status, owner_id=self.user.id, body=body)
 
 
 @dataclass(frozen=True, slots=True)
 class UserDeleted:
-    """A user was deleted, with everything that belongs to them."""
+    """A user was deleted, with everything that they own."""
 
     user_id: int
 
@@ -173,14 +186,14 @@ class TokenRevoked:
 
 @dataclass(frozen=True, slots=True)
 class Rejected:
-    """The command has no effect, and never will have one."""
+    """The command has no effect and never will."""
 
     reason: Rejection
     note_id: int | None = None
     note_version: int | None = None
     """The note's current version if a precondition failed."""
     item: int | None = None
-    """The index of the rejected write among several."""
+    """The index of the write that was rejected, among several."""
 
     @property
     def outcome(self) -> OutcomeColumns:
@@ -202,20 +215,20 @@ class Failed:
     reason: str
     note_id: int | None = None
     note_version: int | None = None
-    """The version of the note when the command first failed."""
-    note_versions: str | None = None
-    """The same for the notes of several writes, as JSON."""
+    """The note's version when the command first failed."""
+    note_versions: NoteVersions | None = None
+    """The same for a command of several writes."""
 
     @property
     def outcome(self) -> OutcomeColumns:
-        """Failed; the body keeps the notes' versions for a replay, and is not part of the response."""
+        """Failed; the body is no response but the notes' versions, which a replay compares."""
         return {
             "status": OutcomeStatus.FAILED,
             "http_status": HTTPStatus.INTERNAL_SERVER_ERROR,
             "reason": self.reason,
             "note_id": self.note_id,
             "note_version": self.note_version,
-            "body": self.note_versions,
+            "body": self.note_versions and self.note_versions.model_dump_json(),
         }
 
 

@@ -26,18 +26,18 @@ from shared.frames import UNREADABLE_PROPERTIES
 from worker.metrics import DELIVERIES
 
 PARKED_PAUSE_SECONDS = 0.5
-"""How often to check whether the owners of parked commands are free."""
+"""How often to check whether the owners of parked commands are still locked."""
 BATCH_BYTES = 4 * 1024 * 1024
-"""A batch of this size takes no more messages: decoded, they take up to sixty times as much memory."""
+"""A batch of this size takes no more messages: decoded, they need up to sixty times as much memory."""
 ISOLATED_AFTER_DELIVERIES = 3
-"""A message that was returned more often may be killing its workers; it is handled alone, command by command."""
+"""A message that was returned more often may be crashing its workers; it becomes a batch of its own, run one by one."""
 
 
 Receiver = Callable[[AbstractIncomingMessage], Awaitable[None]]
 
 
 class PartitionBlockedError(Exception):
-    """The next message of a partition needs a newer worker."""
+    """The next message of a partition has a command that needs a newer worker."""
 
     def __init__(self, partition: int, error: NewerVersionError) -> None:
         super().__init__(str(error))
@@ -46,16 +46,16 @@ class PartitionBlockedError(Exception):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Delivery:
-    """A message, and the partition whose channel it must be acknowledged on."""
+    """A message and its partition, on whose channel it has to be acknowledged."""
 
     partition: int
     message: AbstractIncomingMessage
 
     @property
     def times_returned(self) -> int:
-        """How often the broker has taken the message back; 4.x counts disconnects under either name.
+        """How often the message was returned to the broker; RabbitMQ 4 counts disconnects in either header.
 
-        A publisher may have forged the counts, which are headers, but not the broker's `redelivered` flag.
+        A publisher may forge headers, but not the `redelivered` flag.
         """
         if not self.message.redelivered:
             return 0
@@ -63,14 +63,14 @@ class Delivery:
         return max((count for count in counts if isinstance(count, int)), default=0)
 
     def decode(self, replayer: str, *, fail_newer: bool = False) -> Sequence[Received]:
-        """Return its commands; replay marks count only if the broker verified that `replayer` published the message."""
+        """Return the commands; strips replay marks unless the broker has verified `replayer` as the publisher."""
         if self.message.type == UNREADABLE_PROPERTIES:
             return [Unreadable(self.message.body)]
         received = decode_batch(self.message.body, fail_newer=fail_newer)
         return received if self.message.user_id == replayer else list(map(strip_replay, received))
 
 
-def oldest(deliveries: Iterable[Delivery]) -> datetime | None:
+def find_oldest(deliveries: Iterable[Delivery]) -> datetime | None:
     """Return when the oldest of the messages was published, or None if none has a timestamp."""
     return min((each.message.timestamp for each in deliveries if each.message.timestamp), default=None)
 
@@ -83,18 +83,18 @@ def _owner_of(each: tuple[Delivery, Received]) -> int | None:
 
 @dataclass(slots=True)
 class Batch:
-    """Some deliveries in order, and the commands in them."""
+    """Deliveries in order, and the commands in them."""
 
     deliveries: list[Delivery] = field(default_factory=list)
     received: list[tuple[Delivery, Received]] = field(default_factory=list)
-    """The commands, each with its delivery."""
+    """What was decoded, each with its delivery."""
     markers: list[Delivery] = field(default_factory=list)
-    """Empty messages; the reply to one confirms that everything before it in its partition is committed."""
+    """Empty messages: the reply to one confirms that everything before it in its partition is committed."""
     writes: int = 0
     """The number of writes in the commands."""
     size_bytes: int = 0
     isolated: bool = False
-    """Whether to run its commands one by one, each after marking the attempt."""
+    """Whether to run the commands one by one, each after a committed mark."""
 
     def add(self, delivery: Delivery, received: Sequence[Received]) -> None:
         """Add a delivery with its decoded commands."""
@@ -106,13 +106,18 @@ class Batch:
             self.markers.append(delivery)
 
     @property
+    def decodable(self) -> list[tuple[Delivery, Command | BadCommand]]:
+        """The commands that get an outcome, each with its delivery."""
+        return [(delivery, each) for delivery, each in self.received if not isinstance(each, Unreadable)]
+
+    @property
     def commands(self) -> list[Command | BadCommand]:
         """The commands that get an outcome."""
-        return [received for _, received in self.received if not isinstance(received, Unreadable)]
+        return [each for _, each in self.received if not isinstance(each, Unreadable)]
 
     @property
     def unreadable(self) -> list[bytes]:
-        """The unreadable content of each message that has any; a JSON batch if several of its events are unreadable."""
+        """The unreadable content of each message that has any, as a JSON batch if it is more than one event."""
         contents: dict[int, list[bytes]] = defaultdict(list)
         for delivery, received in self.received:
             if isinstance(received, Unreadable):
@@ -121,22 +126,21 @@ class Batch:
 
     @property
     def redelivered(self) -> int:
-        """The number of its messages that were redelivered."""
+        """The number of redelivered messages."""
         return sum(bool(delivery.message.redelivered) for delivery in self.deliveries)
 
     @property
     def oldest(self) -> datetime | None:
         """When the oldest message was published."""
-        return oldest(self.deliveries)
+        return find_oldest(self.deliveries)
 
     def replies(self, outcomes: list[Outcome]) -> dict[str, list[Reply]]:
-        """Return the replies for each sender, from the outcomes of `commands`; a marker's is empty."""
+        """Return the replies by address, from the outcomes of `commands`; the reply to a marker is empty."""
         replies = defaultdict[str, list[Reply]](list)
         for marker in self.markers:
             replies[marker.message.reply_to or ""] = []
         replies.pop("", None)
-        decided = [(each, received) for each, received in self.received if not isinstance(received, Unreadable)]
-        for (delivery, command), outcome in zip(decided, outcomes, strict=True):
+        for (delivery, command), outcome in zip(self.decodable, outcomes, strict=True):
             envelope, reply_to = find_envelope(command), delivery.message.reply_to
             if reply_to and envelope:
                 replies[reply_to].append(Reply(attempt_id=envelope.attempt_id, outcome=outcome))
@@ -144,16 +148,16 @@ class Batch:
 
 
 class Deliveries:
-    """The deliveries of one connection, in order of arrival, until the connection or the worker ends."""
+    """The unacknowledged deliveries of one connection, in order of arrival."""
 
     def __init__(self, replayer: str) -> None:
         self._replayer = replayer
         """The broker user whose replays are accepted."""
         self._waiting: deque[Delivery] = deque()
         self._parked: list[tuple[Delivery, Received]] = []
-        """Commands of owners whose rows other sessions hold, in order; their messages stay unacknowledged."""
+        """Commands of owners whose rows other sessions have locked, in order; their messages stay unacknowledged."""
         self._parked_markers: list[Delivery] = []
-        """The markers of the partitions that have parked commands."""
+        """Markers of partitions that have parked commands."""
         self._locked: set[int] = set()
         """The owners of the parked commands."""
         self._parked_until = 0.0
@@ -161,8 +165,8 @@ class Deliveries:
         self._ended = False
         self._receivers: dict[int, Receiver] = {}
 
-    def receiver(self, partition: int) -> Receiver:
-        """Return a callback for a new consumer of a partition; `drop` disables it."""
+    def new_receiver(self, partition: int) -> Receiver:
+        """Return the callback for a new consumer of a partition; `drop` disables it."""
 
         async def receive(message: AbstractIncomingMessage) -> None:
             # No await before the message is stored, or a later one could overtake it.
@@ -176,11 +180,11 @@ class Deliveries:
 
     @property
     def oldest(self) -> datetime | None:
-        """When the oldest waiting message was published."""
-        return oldest([*self._waiting, *(delivery for delivery, _ in self._parked)])
+        """When the oldest waiting or parked message was published."""
+        return find_oldest([*self._waiting, *(delivery for delivery, _ in self._parked)])
 
     def drop(self, partition: int) -> None:
-        """Discard a partition's waiting messages and any that still arrive; the broker will deliver them again."""
+        """Discard a partition's messages, and those that still arrive; the broker delivers them again."""
         self._receivers.pop(partition, None)
         self._waiting = deque(delivery for delivery in self._waiting if delivery.partition != partition)
         self._parked = [each for each in self._parked if each[0].partition != partition]
@@ -191,11 +195,11 @@ class Deliveries:
         self._ended = True
         self._changed.set()
 
-    async def take(self, commands: int) -> Batch | None:
-        """Wait for a delivery and take those that have arrived, up to the one that reaches a limit of writes or bytes.
+    async def take(self, writes: int) -> Batch | None:
+        """Wait for a delivery, and take those that have arrived, up to the one that reaches a limit of writes or bytes.
 
-        Returns None when the deliveries have ended, and an empty batch when parked commands should be tried again.
-        Raises PartitionBlockedError if the next one needs a newer worker.
+        Returns None when the deliveries have ended, and an empty batch when it is time to retry parked commands.
+        Raises PartitionBlockedError if the next delivery needs a newer worker.
         """
         while not self._waiting and not self._ended:
             self._changed.clear()
@@ -205,13 +209,13 @@ class Deliveries:
                 return Batch()
         batch = Batch()
         while self._waiting and not self._ended and not batch.isolated:
-            if batch.writes >= commands or batch.size_bytes >= BATCH_BYTES or not self._take_next(batch):
+            if batch.writes >= writes or batch.size_bytes >= BATCH_BYTES or not self._take_next(batch):
                 break
         self.park(batch, self._locked)  # later commands of an owner wait behind the earlier ones
         return None if self._ended else batch
 
     def park(self, batch: Batch, owners: set[int]) -> None:
-        """Take the commands of these owners out of the batch, to be tried again."""
+        """Move the commands of these owners from the batch to the parked ones."""
         if owners:
             self._locked |= owners
             self._parked += [each for each in batch.received if _owner_of(each) in owners]
@@ -224,8 +228,8 @@ class Deliveries:
         """The partitions that have parked commands."""
         return {delivery.partition for delivery, _ in self._parked}
 
-    def due(self) -> list[Command | BadCommand]:
-        """Return the first parked command of each owner, if it is time to check whether they are free."""
+    def probe_parked(self) -> list[Command | BadCommand]:
+        """Return the first parked command of each owner if it is time to check for locks, otherwise []."""
         now = asyncio.get_running_loop().time()
         if not self._parked or now < self._parked_until:
             return []
@@ -233,7 +237,7 @@ class Deliveries:
         return Batch(received=list({_owner_of(each): each for each in reversed(self._parked)}.values())).commands
 
     def unpark(self, locked: set[int]) -> Batch:
-        """Return the parked commands of all owners but these, as a batch."""
+        """Remove the parked commands of all owners except these; returns them as a batch."""
         batch = Batch(received=[each for each in self._parked if _owner_of(each) not in locked])
         self._parked = [each for each in self._parked if _owner_of(each) in locked]
         batch.markers = [each for each in self._parked_markers if each.partition not in self._held_partitions]
@@ -242,15 +246,15 @@ class Deliveries:
         self._locked &= locked
         return batch
 
-    def decided(self, batch: Batch) -> list[tuple[AbstractIncomingMessage, bool]]:
-        """Return the messages to acknowledge now that the batch is applied, each with whether to include earlier ones.
+    def acknowledgements(self, batch: Batch) -> list[tuple[AbstractIncomingMessage, bool]]:
+        """Return the messages to acknowledge after the batch, each with AMQP's `multiple` flag for earlier ones.
 
-        A message is acknowledged once all of its commands are decided.
+        A message is acknowledged once all of its commands have outcomes.
         """
-        undecided = {*(delivery for delivery, _ in self._parked), *self._parked_markers}
+        incomplete = {*(delivery for delivery, _ in self._parked), *self._parked_markers}
         held = self._held_partitions
         last = {each.partition: (each.message, True) for each in batch.deliveries if each.partition not in held}
-        singly = [each.message for each in batch.deliveries if each.partition in held and each not in undecided]
+        singly = [each.message for each in batch.deliveries if each.partition in held and each not in incomplete]
         return [*((message, False) for message in singly), *last.values()]
 
     def _take_next(self, batch: Batch) -> bool:

@@ -22,33 +22,32 @@ from worker.settings import WorkerSettings
 
 NAME = "inkwell-worker doctor"
 TABLES = ("users", "notes", "commands", "personal_tokens", "attempt_marks")
-CHANGED = ("users", "notes", "commands")
-"""The tables whose rows are updated."""
-NUMBERED = ("users", "notes")
+UPDATED_TABLES = ("users", "notes", "commands")
+NUMBERED_TABLES = ("users", "notes")
 """The tables whose ids come from a sequence."""
-LACKING = """
+FIND_LACKING = """
 select coalesce(array_agg(name order by name), '{}') from unnest($1::text[]) as name
 where to_regclass(name) is null or not has_table_privilege(name, 'select')
     or not has_table_privilege(name, 'insert') or not has_table_privilege(name, 'delete')
     or name = any($2::text[]) and not has_table_privilege(name, 'update')
     or name = any($3::text[]) and not has_sequence_privilege(name || '_id_seq', 'usage')
 """
-DEAD = "select count(*), min(decided_at) from commands where status = 'failed'"
+COUNT_DEAD_LETTERS = "select count(*), min(decided_at) from commands where status = 'failed'"
 
 
 async def examine(settings: WorkerSettings, *, as_json: bool) -> int:
-    """Print every finding; return 1 if any is a problem."""
+    """Print all findings; return 1 if any is a problem."""
     findings = [check_secrets(settings)]
     advice = "writes are accepted and wait until it does; see its log"
     findings += await run_checks("Postgres", check_database(settings, NAME), advice)
-    findings += await run_checks("role", check_own(settings), "see above")
+    findings += await run_checks("role", check_rows(settings), "see above")
     findings += await run_checks("broker", check_broker(settings, NAME), "writes are 503 until it does; see its log")
     findings += await run_checks("queues", check_arguments(settings), "see above")
     return report(findings, as_json=as_json)
 
 
-async def check_own(settings: WorkerSettings) -> AsyncIterator[Finding]:
-    """Check the worker's rights, and whether commands wait for an operator."""
+async def check_rows(settings: WorkerSettings) -> AsyncIterator[Finding]:
+    """Check the worker's rights and the dead letters."""
     session = await connect(settings.database_url, NAME)
     try:
         yield await check_role(session)
@@ -58,11 +57,11 @@ async def check_own(settings: WorkerSettings) -> AsyncIterator[Finding]:
 
 
 async def check_role(session: Session) -> Finding:
-    """Check that the worker has the rights that it needs, and no others."""
+    """Check that the worker has the rights that it needs and no others."""
     if await session.fetchval("select current_setting('transaction_read_only')::bool"):
-        advice = "connect to the primary; if it is that, somebody has set default_transaction_read_only"
-        return Finding(Level.PROBLEM, "role", "may only read here, as at a standby", advice)
-    lacking = await session.fetchval(LACKING, TABLES, CHANGED, NUMBERED)
+        advice = "connect to the primary; if this is the primary, default_transaction_read_only is set on it"
+        return Finding(Level.PROBLEM, "role", "may only read here, as on a standby", advice)
+    lacking = await session.fetchval(FIND_LACKING, TABLES, UPDATED_TABLES, NUMBERED_TABLES)
     if lacking:
         advice = "connect as inkwell_worker, see dev/roles.sql, and run the migrations, which grant its rights"
         return Finding(Level.PROBLEM, "role", f"may not write {', '.join(lacking)}", advice)
@@ -78,7 +77,7 @@ async def check_role(session: Session) -> Finding:
 
 async def check_dead_letters(session: Session) -> Finding:
     """Check whether failed commands wait for an operator."""
-    [(count, since)] = await session.fetch(DEAD)
+    [(count, since)] = await session.fetch(COUNT_DEAD_LETTERS)
     return judge(
         "dead letters",
         f"{count}, the first of {since:%Y-%m-%d %H:%M} UTC" if count else "none",
@@ -89,7 +88,7 @@ async def check_dead_letters(session: Session) -> Finding:
 
 
 async def check_arguments(settings: WorkerSettings) -> AsyncIterator[Finding]:
-    """Check that the existing queues were declared as this worker would declare them."""
+    """Check that existing queues have the arguments with which this worker would declare them."""
     async with open_connection(settings.broker_url, NAME) as connection:
         channel = await connection.channel(publisher_confirms=False)
         topology = await find_partitions(channel, Topology.of(settings)) or Topology.of(settings)
@@ -100,9 +99,9 @@ async def check_arguments(settings: WorkerSettings) -> AsyncIterator[Finding]:
 
 
 async def check_queue(channel: AbstractChannel, topology: Topology, partition: int) -> AsyncIterator[Finding]:
-    """Check that a partition's queue has the arguments that order and durability depend on."""
+    """Check the arguments of a partition's queue, on which order and durability depend."""
     check = f"partition {partition}"
-    advice = f"`python -m worker queues remake {partition}` redeclares it and keeps the messages in it"
+    advice = f"`python -m worker queues remake {partition}` redeclares it and keeps its messages"
     try:
         differences = await topology.declare_command_queue(channel, partition)
     except QueueMismatchError as error:

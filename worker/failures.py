@@ -1,12 +1,12 @@
-"""Classifies the exceptions of a batch, and handles each kind of failure.
+"""Classifies the failures of a batch, and handles each kind.
 
 rejected    an outcome of the fold, never an exception
-unreadable  no command id can be read: it goes to the dead-letter queue
-bug         a handler raised, or Postgres refused the data: the culprit becomes a `failed` row
+unreadable  no command id can be read: the message goes to the dead-letter queue
+bug         a handler raised, or Postgres rejected the data: the command at fault becomes a `failed` row
 newer       a command of a newer version: its partition is paused until the worker is upgraded
-poison      every worker that tried the command died: it becomes a `failed` row
-locked      another session holds rows of some owners: their commands are parked, the others are applied
-transient   everything else, known or not: nothing is lost or decided, the batch is tried again
+poison      every worker that tried the command crashed: it becomes a `failed` row
+locked      another session has locked rows of some owners: their commands are parked, the others are applied
+transient   everything else, known or not: nothing is lost or decided, and the batch is retried
 """
 
 from collections.abc import Sequence
@@ -24,90 +24,92 @@ from shared.connections import CONNECTION_ERRORS, Connections
 from shared.contracts import BadCommand, Command, Outcome, find_envelope
 from shared.logs import bind_command
 from worker.apply import (
-    FOREVER,
+    NO_MAX_AGE,
     ConflictError,
     HandlerError,
     apply_batch,
     apply_in_transaction,
-    clear_marks,
     find_locked,
-    mark_attempt,
     record_failure,
     replayed_at,
-    unmark_attempt,
 )
+from worker.attempts import clear_marks, mark_attempt, unmark_attempt
 from worker.cache import IDS_AHEAD, Cache
 
 DATA_ERROR_CLASSES = ("22", "23")
-MAX_LIVES = 5
-"""How many processes may die of a command before it fails."""
+"""The classes of SQLSTATE for invalid data and violated constraints."""
+MAX_CRASHES = 5
+"""How many processes may crash while they try a command before it fails."""
 
 log = structlog.get_logger()
 
 
-class Kind(Enum):
-    """How the worker handles an exception of a batch."""
+class FailureKind(Enum):
+    """What to do about an exception of a batch."""
 
     BUG = auto()
+    """Find the command at fault and fail it."""
     PAUSE = auto()
+    """Fail no more commands until the cause is mended."""
     TRANSIENT = auto()
+    """Retry the batch."""
 
 
 class RepeatedBugError(Exception):
-    """A second command failed in the same way as the first: the command is not the cause, so no more are failed."""
+    """A second command failed in the same way as the one before, so the cause is not in the command."""
 
 
-def kind_of(error: Exception) -> Kind:
-    """Return the kind of a failure; transient unless it is known to be another."""
+def classify(error: Exception) -> FailureKind:
+    """Return the kind of a failure: transient, unless it is known to be another."""
     match error:
         case HandlerError():
-            return Kind.BUG
+            return FailureKind.BUG
         case asyncpg.PostgresError() if str(error.sqlstate)[:2] in DATA_ERROR_CLASSES:
-            return Kind.BUG
+            return FailureKind.BUG
         case RepeatedBugError():
-            return Kind.PAUSE
+            return FailureKind.PAUSE
         case _:
-            return Kind.TRANSIENT
+            return FailureKind.TRANSIENT
 
 
 class Applier:
-    """Applies batches: all their commands at once, or one by one to find the one at fault."""
+    """Applies batches: all commands at once, or one by one to find the one at fault."""
 
-    def __init__(self, connections: Connections, max_age: timedelta = FOREVER) -> None:
+    def __init__(self, connections: Connections, max_age: timedelta = NO_MAX_AGE) -> None:
         self._connections = connections
         self._max_age = max_age
         self._cache = Cache(IDS_AHEAD)
         self.process_id = uuid4()
         self._last_bug: str | None = None
 
-    def forget(self) -> None:
-        """Clear the cache of owners and ids: others may have written meanwhile."""
-        self._cache.forget()
+    def clear_cache(self) -> None:
+        """Forget owners and ids, because another worker may have written meanwhile."""
+        self._cache.clear()
 
     async def apply(self, batch: Sequence[Command | BadCommand]) -> list[Outcome]:
         """Return the committed outcome of each command, in order.
 
-        Raises RepeatedBugError, or the exception of a transient failure; the batch may be applied again then.
+        Raises RepeatedBugError, or the exception of a transient failure; then the batch can be applied again.
         """
         try:
             outcomes = await apply_batch(self._connections, batch, self._max_age, self._cache)
         except Exception as error:
-            if kind_of(error) is not Kind.BUG:
+            if classify(error) is not FailureKind.BUG:
                 raise
             return await self._apply_one_by_one(batch)
         self._last_bug = None
         return outcomes
 
     async def apply_isolated(self, batch: Sequence[Command | BadCommand]) -> list[Outcome]:
-        """Like `apply`, for a message that was returned often: one by one, failing a command that kills its workers.
+        """Like `apply`, but one by one and with marks, for a message that was returned often: it may crash its workers.
 
-        A command is not tried again after MAX_LIVES processes have died before storing its outcome. Transient failures
-        do not count, since the process survives them.
+        A command fails once MAX_CRASHES processes have tried it and crashed before they stored its outcome. Transient
+        failures do not count, because the process survives them.
         """
         outcomes = []
         for command in batch:
-            with telling(command):
-                if await mark_attempt(self._connections, command.id, self.process_id) >= MAX_LIVES:
+            with log_context(command):
+                if await mark_attempt(self._connections, command.id, self.process_id) >= MAX_CRASHES:
                     outcomes.append(await self._fail_poison(command))
                 else:
                     outcomes += await self._survive(command)
@@ -115,7 +117,7 @@ class Applier:
         return outcomes
 
     async def find_locked(self, batch: Sequence[Command | BadCommand]) -> set[int]:
-        """Return the owners for whom another session holds a row, none if Postgres is away; waits for no lock."""
+        """Return the owners of whom another session has locked a row; none if Postgres is unavailable."""
         with suppress(*CONNECTION_ERRORS, TimeoutError):
             return await find_locked(self._connections, batch)
         return set()
@@ -126,7 +128,7 @@ class Applier:
     async def _survive(self, command: Command | BadCommand) -> list[Outcome]:
         try:
             return await self._apply_one_by_one([command])
-        except BaseException:  # also when cancelled: in every case the process has survived
+        except BaseException:  # even a cancellation: the process has survived
             with suppress(Exception):
                 await unmark_attempt(self._connections, command.id, self.process_id)
             raise
@@ -134,29 +136,29 @@ class Applier:
     async def _fail_poison(self, command: Command | BadCommand) -> Outcome:
         try:
             outcome = await record_failure(self._connections, command, "worker_killed")
-        except ConflictError:  # it has its outcome, and only the acknowledgement was lost
+        except ConflictError:  # it has an outcome already; only the acknowledgement was lost
             return (await self._apply_alone(command))[0]
         log.error(
-            "command failed and is kept as a dead letter: every worker that tried it died; its neighbours are applied",
-            workers=MAX_LIVES,
+            "command failed and is kept as a dead letter: it has crashed every worker; its neighbours are applied",
+            workers=MAX_CRASHES,
         )
         return outcome
 
     async def _apply_one_by_one(self, batch: Sequence[Command | BadCommand]) -> list[Outcome]:
         outcomes = []
         for command in batch:
-            with telling(command):
+            with log_context(command):
                 try:
                     outcomes += await self._apply_alone(command)
                 except Exception as error:
-                    if kind_of(error) is not Kind.BUG:
+                    if classify(error) is not FailureKind.BUG:
                         raise
                     outcomes.append(await self._fail(command, error))
         return outcomes
 
     async def _fail(self, command: Command | BadCommand, error: Exception) -> Outcome:
         bug = _bug_key(error)
-        is_replay = replayed_at(command) is not None  # it has failed before, and must not hold up the others
+        is_replay = replayed_at(command) is not None  # an operator may replay many letters that fail in the same way
         if bug == self._last_bug and not is_replay:
             raise RepeatedBugError(bug)
         outcome = await record_failure(self._connections, command, _reason(error))
@@ -170,14 +172,14 @@ class Applier:
         return outcome
 
 
-def telling(command: Command | BadCommand) -> AbstractContextManager[None]:
+def log_context(command: Command | BadCommand) -> AbstractContextManager[None]:
     """Add the command's id and trace to the log lines of the block."""
     envelope = find_envelope(command)
     return bind_command(command.id, envelope.traceparent if envelope else None)
 
 
 def _stack(error: Exception) -> str | None:
-    """Return where a handler raised, without the message, which may quote user content."""
+    """Return a handler's traceback, without the exception's message, which may quote user content."""
     return "".join(format_tb(error.__cause__.__traceback__)) if error.__cause__ else None
 
 
@@ -186,11 +188,11 @@ def _reason(error: Exception) -> str:
 
 
 def _bug_key(error: Exception) -> str:
-    """Return a key that is equal for failures with the same cause."""
+    """Return a key that failures with the same cause share."""
     cause = error.__cause__ or error if isinstance(error, HandlerError) else error
     return f"{type(cause).__name__} {getattr(cause, 'sqlstate', None)}"
 
 
 def describe(error: Exception) -> str:
-    """Describe the failure in one line; a handler's error only by its class, since its text may quote user content."""
+    """Describe the failure in one line; a handler's exception by its class only, as its text may quote user content."""
     return type(error.__cause__ or error).__name__ if isinstance(error, HandlerError) else errors.describe_error(error)

@@ -1,9 +1,8 @@
-"""Runs a batch of commands through their handlers, with the same effect as running them one by one.
+"""Folds a batch of commands over the rows that were read; the effect is the same as applying them one by one.
 
-Pure, like the handlers: it starts from the rows that were read, and its changes are stored afterwards.
+Pure, like the handlers: the rows are in memory, and the changes to them are stored afterwards.
 """
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -22,6 +21,7 @@ from shared.contracts import (
     CreateToken,
     DeleteUser,
     Outcome,
+    OutcomeStatus,
     RegisterUser,
     Rejection,
     RenewHash,
@@ -38,6 +38,7 @@ from worker.decisions import (
     NoteDecision,
     NoteDeleted,
     NotesWritten,
+    NoteVersions,
     NoteWritten,
     PersonalToken,
     Rejected,
@@ -52,13 +53,13 @@ from worker.handlers import (
     change_note,
     change_notes,
     change_user,
+    check_target,
+    count_creations,
     create_note,
     create_token,
-    creations_in,
     register_user,
     renew_hash,
-    target_of,
-    targets_of,
+    target_ids,
 )
 from worker.replays import Letter, ReplayedWrite
 
@@ -69,7 +70,7 @@ RowT = TypeVar("RowT")
 
 
 class Rows(Generic[KeyT, RowT]):
-    """Rows before the batch, and its changes to them."""
+    """Rows as they were read, and the changes to them."""
 
     def __init__(self, before: Mapping[KeyT, RowT] | None = None) -> None:
         self.before: Mapping[KeyT, RowT] = before or {}
@@ -77,7 +78,7 @@ class Rows(Generic[KeyT, RowT]):
 
     @property
     def after(self) -> Mapping[KeyT, RowT | None]:
-        """The current state of the rows that were put; None for a deleted one."""
+        """The rows that were put, in their current state; None for a deleted one."""
         return self._after
 
     @property
@@ -95,18 +96,18 @@ class Rows(Generic[KeyT, RowT]):
 
     @property
     def created(self) -> list[RowT]:
-        """New rows that still exist, in the order of their keys."""
+        """New rows that still exist, ordered by key."""
         return [row for key, row in sorted(self._after.items(), key=_key) if row and key not in self.before]
 
     @property
     def changed(self) -> list[RowT]:
-        """Existing rows that have changed, in the order of their keys."""
+        """Rows that existed before and differ now, ordered by key."""
         rows = [(self.before.get(key), row) for key, row in sorted(self._after.items(), key=_key)]
         return [row for before, row in rows if before and row and row != before]
 
     @property
     def deleted(self) -> list[KeyT]:
-        """Keys of the rows that existed before and are deleted, in order."""
+        """Sorted keys of the rows that existed before and are deleted."""
         return sorted(key for key, row in self._after.items() if row is None and key in self.before)
 
 
@@ -115,13 +116,13 @@ def _key(item: tuple[KeyT, Any]) -> KeyT:
 
 
 @dataclass(frozen=True, slots=True)
-class Seen:
-    """The rows that a batch needs, all of one moment."""
+class Snapshot:
+    """The rows that a batch needs, all read by one statement."""
 
     now: datetime
     """By Postgres' clock."""
     owners: Mapping[int, User]
-    """The owners that exist."""
+    """The owners of the batch, without deleted ones."""
     outcomes: Mapping[UUID, Outcome] = field(default_factory=dict)
     """The outcomes that commands of the batch already have."""
     notes: Mapping[int, Note] = field(default_factory=dict)
@@ -129,7 +130,7 @@ class Seen:
 
 @dataclass(slots=True)
 class Fold:
-    """The state that a batch is folded over, and the batch's changes to it."""
+    """The state that a batch is folded over, and its changes."""
 
     users: Rows[int, User] = field(default_factory=Rows)
     notes: Rows[int, Note] = field(default_factory=Rows)
@@ -137,94 +138,97 @@ class Fold:
     names: Rows[str, int] = field(default_factory=Rows)
     """The user id of each folded name."""
     known: Mapping[UUID, Outcome] = field(default_factory=dict)
-    """The outcomes that commands of the batch already have; a replay's is that of its failure."""
+    """The outcomes that commands of the batch already have; a replay has that of its failure."""
     expired_before: datetime = NEVER
-    """A command issued before this is too old to be applied, if its time can be trusted."""
+    """A command issued before this time is too old to be applied."""
     replayed: list[ReplayedWrite] = field(default_factory=list)
-    """The writes to notes by applied replays of the batch's owners."""
+    """The writes of applied replays to notes of the batch's owners."""
     note_ids: Iterator[int] = field(default_factory=lambda: iter(()))
     user_ids: Iterator[int] = field(default_factory=lambda: iter(()))
-    decided: dict[UUID, tuple[Command | BadCommand, Decision]] = field(default_factory=dict)
-    """The commands that get their outcome in this batch."""
-    buried: dict[int, Note] = field(default_factory=dict)
-    """The deleted notes in their last state, with the revision of the deletion."""
+    decisions: dict[UUID, tuple[Command | BadCommand, Decision]] = field(default_factory=dict)
+    """The decided commands, by id, each with its decision."""
+    tombstones: dict[int, Note] = field(default_factory=dict)
+    """The notes that were deleted, in their last state, with the revision of the deletion."""
 
     @classmethod
-    def of(cls, seen: Seen, expired_before: datetime = NEVER) -> "Fold":
+    def of(cls, snapshot: Snapshot, expired_before: datetime = NEVER) -> "Fold":
         """Return a fold over the rows that were read."""
-        fold = cls(Rows(seen.owners), Rows(seen.notes), known=seen.outcomes, expired_before=expired_before)
-        for note in seen.notes.values():  # restored or corrected by hand without its owner
+        fold = cls(Rows(snapshot.owners), Rows(snapshot.notes), known=snapshot.outcomes, expired_before=expired_before)
+        for note in snapshot.notes.values():  # may be ahead of its owner after a restore or correction by hand
             owner = fold.users.get(note.owner_id)
             if owner and owner.revision < note.mod_revision:
-                fold.users.put(owner.id, owner.raised(to=note.mod_revision))
+                fold.users.put(owner.id, owner.with_revision(note.mod_revision))
         return fold
 
     def run(self, commands: Sequence[Command | BadCommand]) -> None:
-        """Decide the commands in order; their ids must differ."""
+        """Decide the commands in order; no id may occur twice."""
         for command in commands:
             decision = self.decide(command)
             if not isinstance(command, BadCommand) and not isinstance(decision, Rejected | Failed):
                 self._keep(command, decision)
-                self.replayed += writes_of_replay(command, decision)
+                self.replayed += list_replayed_writes(command, decision)
             self._conclude(command, decision)
 
     def fail(self, command: Command | BadCommand, reason: str) -> None:
-        """Decide that a command that cannot be applied has failed."""
-        self._conclude(command, self.failed(command, reason))
+        """Record the failure of a command that cannot be applied."""
+        self._conclude(command, self.build_failure(command, reason))
 
     def _conclude(self, command: Command | BadCommand, decision: Decision) -> None:
-        """Every decision raises its owner's revision: it outdates whatever others have seen."""
-        self.decided[command.id] = command, decision
+        """Record the decision and raise the owner's revision, so that writers who have read the former one conflict."""
+        self.decisions[command.id] = command, decision
         if (envelope := find_envelope(command)) and (owner := self.users.get(envelope.owner)):
-            self.users.put(owner.id, owner.raised(to=owner.revision + 1))
+            self.users.put(owner.id, owner.with_revision(owner.revision + 1))
 
     def decide(self, command: Command | BadCommand) -> Decision:
-        """Return the decision on one command, on the state that the commands before it left."""
+        """Return the decision on one command, based on the current state."""
         if isinstance(command, BadCommand):
-            return self.failed(command, command.reason)
-        if refused := self.refusal(command):
-            return refused
+            return self.build_failure(command, command.reason)
+        if decision := self.precheck(command):
+            return decision
         if isinstance(command, AccountCommand):
             return self._decide_on_account(command)
-        ids = iter(list(islice(self.note_ids, creations_in(command))))
+        ids = iter(list(islice(self.note_ids, count_creations(command))))
         if isinstance(command, ChangeNotes):
             return self._decide_on_several(command, ids)
         return decide_on_note(command, self.notes, ids)
 
-    def refusal(self, command: Command) -> Decision | None:
-        """Return the decision on a command that must not reach its handler, or None."""
+    def precheck(self, command: Command) -> Decision | None:
+        """Return the decision on a command that must not reach its handler; None for every other."""
         if self._is_orphan(command):
             return Rejected(Rejection.CREDENTIALS_OUTDATED)
         if self._is_expired(command):
-            return self.failed(command, "expired")
+            return self.build_failure(command, "expired")
         if self._is_superseded(command):
-            return self.failed(command, "superseded")
+            return self.build_failure(command, "superseded")
         owner = self.users.get(command.owner)
         outdated = owner and owner.credentials_version != command.credentials_version
         return Rejected(Rejection.CREDENTIALS_OUTDATED) if outdated else None
 
-    def failed(self, command: Command | BadCommand, reason: str) -> Decision:
-        """Return the failure, which keeps the command for an operator, with its note's version at the first failure.
+    def build_failure(self, command: Command | BadCommand, reason: str) -> Decision:
+        """Return the failure, with the versions of the command's notes at its first failure.
 
-        Rejects a deleted user's command instead, so that nothing that they wrote is kept.
+        Rejects a deleted user's command instead: a failed command is kept, and nothing of that user may be.
         """
         if self._is_orphan(command):
             return Rejected(Rejection.CREDENTIALS_OUTDATED)
-        failure = self.known.get(command.id)
-        if isinstance(command, ChangeNotes):
-            return Failed(reason, note_versions=failure.body if failure else self._versions_for(command))
-        if not isinstance(command, Change):
+        if isinstance(command, BadCommand):
             return Failed(reason)
-        version = failure.note_version if failure else self._version_for(command, command.data.note_id)
-        return Failed(reason, command.data.note_id, version)
+        versions = self._versions_at_failure(command)
+        if versions is None:
+            versions = self._current_versions(command)
+        if isinstance(command, ChangeNotes):
+            return Failed(reason, note_versions=NoteVersions(versions=versions))
+        if isinstance(command, Change):
+            return Failed(reason, command.data.note_id, versions[command.data.note_id])
+        return Failed(reason)
 
     def _decide_on_several(self, command: ChangeNotes, ids: Iterator[int]) -> Decision:
-        """Decide each write on the state that those before it left; the first rejection rejects all of them."""
+        """Decide the writes in order, on a draft; the first rejection rejects all of them."""
         draft = Rows(self.notes.now)
         decisions: list[NoteWritten | NoteDeleted] = []
         for index, single in enumerate(command.split()):
             decision = decide_on_note(single, draft, ids)
-            if isinstance(decision, Rejected):  # the response has the version from before the writes
+            if isinstance(decision, Rejected):  # with the version before the command, since none of its writes is kept
                 version = decision.note_version and self._version_for(single, decision.note_id)
                 return replace(decision, note_version=version, item=index)
             if isinstance(decision, NoteDeleted):
@@ -239,7 +243,7 @@ class Fold:
             taken = self._is_taken(command.data.name)
             return Rejected(Rejection.NAME_TAKEN) if taken else register_user(command, next(self.user_ids))
         owner = self.users.get(command.owner)
-        assert owner  # noqa: S101 - `refusal` has seen it
+        assert owner  # noqa: S101 - `precheck` has found it
         match command:
             case ChangeUser():
                 taken = command.data.name is not None and self._is_taken(command.data.name, owner.id)
@@ -284,11 +288,11 @@ class Fold:
                 assert_never(decision)
 
     def _keep_note(self, owner_id: int, note_id: int, note: Note | None) -> None:
-        """Keep the note's new state, with the owner's revision of its last change."""
+        """Put the note's new state, with the owner's new revision if it has changed."""
         before, owner = self.notes.get(note_id), self.users.get(owner_id)
-        assert owner  # noqa: S101 - `refusal` has seen it
+        assert owner  # noqa: S101 - `precheck` has found it
         if note is None and before:
-            self.buried[note_id] = replace(before, mod_revision=owner.revision + 1)
+            self.tombstones[note_id] = replace(before, mod_revision=owner.revision + 1)
         elif note and note is not before:
             note = replace(note, mod_revision=owner.revision + 1)
         self.notes.put(note_id, note)
@@ -305,46 +309,49 @@ class Fold:
         return self.names.get(fold_name(name)) not in (None, own_id)
 
     def _is_orphan(self, command: Command | BadCommand) -> bool:
-        """Whether the command needs an owner and has none; a registration needs none, even if it cannot be read."""
+        """Whether the command's owner does not exist; a registration, or a bad command that may be one, needs none."""
         envelope = find_envelope(command)
         if envelope is None or (envelope.owner == NO_OWNER and isinstance(command, RegisterUser | BadCommand)):
             return False
         return self.users.get(envelope.owner) is None
 
     def _is_expired(self, command: Command) -> bool:
-        """Whether the command is so old that its outcome may have been pruned; a replay's still exists."""
-        if command.id in self.known:
+        """Whether the command is so old that its outcome may have been pruned."""
+        if command.id in self.known:  # a replay
             return False
         may_expire = command.may_expire or command.replayed_at
         return bool(may_expire) and (command.replayed_at or command.time) < self.expired_before
 
     def _is_superseded(self, command: Command) -> bool:
         """Whether a note changed between the command's failure and its replay, other than by earlier replays."""
-        failure = self.known.get(command.id)
-        if failure is None or command.replay_forced:
+        versions = self._versions_at_failure(command)
+        if versions is None or command.replay_forced:
             return False
-        versions = {str(note_id): failure.note_version for note_id in targets_of(command)}
-        if isinstance(command, ChangeNotes) and failure.body is not None:  # None: by a worker that could not read it
-            versions = json.loads(failure.body)["versions"]
         letter = Letter(command.owner, command.time, command.replayed_at)
         return any(
-            letter.is_superseded(
-                note_id, versions.get(str(note_id)), self._version_for(command, note_id), self.replayed
-            )
-            for note_id in targets_of(command)
+            letter.is_superseded(note_id, versions.get(note_id), version, self.replayed)
+            for note_id, version in self._current_versions(command).items()
         )
 
-    def _versions_for(self, command: ChangeNotes) -> str:
-        versions = {note_id: self._version_for(command, note_id) for note_id in sorted(targets_of(command))}
-        return json.dumps({"versions": versions})
+    def _versions_at_failure(self, command: Command) -> Mapping[int, int | None] | None:
+        """Return the versions that the command's notes had when it first failed, or None if it has not failed."""
+        failure = self.known.get(command.id)
+        if failure is None or failure.status is not OutcomeStatus.FAILED:
+            return None
+        if isinstance(command, ChangeNotes):
+            return NoteVersions.parse(failure.body).versions
+        return dict.fromkeys(target_ids(command), failure.note_version)
+
+    def _current_versions(self, command: Command) -> Mapping[int, int | None]:
+        return {note_id: self._version_for(command, note_id) for note_id in sorted(target_ids(command))}
 
     def _version_for(self, command: Command, note_id: int | None) -> int | None:
         note = None if note_id is None else self.notes.get(note_id)
         return note.version if note and note.owner_id == command.owner else None
 
 
-def writes_of_replay(command: Command, decision: Applied) -> list[ReplayedWrite]:
-    """Return an applied replay's writes to notes, as its row will list them; none if the command is not a replay."""
+def list_replayed_writes(command: Command, decision: Applied) -> list[ReplayedWrite]:
+    """Return the writes to notes of a replay that is applied, as its row will list them; [] for other commands."""
     if not command.replayed_at:
         return []
     writes: list[tuple[int, int | None]] = []
@@ -361,8 +368,8 @@ def writes_of_replay(command: Command, decision: Applied) -> list[ReplayedWrite]
 
 
 def decide_on_note(command: SingleNoteCommand, notes: Rows[int, Note], ids: Iterator[int]) -> NoteDecision:
-    """Return the decision on a command about one note, on this state of the notes."""
+    """Return the decision on a command about one note."""
     if isinstance(command, CreateNote):
         return create_note(command, next(ids))
-    target = target_of(command, notes.get(command.data.note_id))
+    target = check_target(command, notes.get(command.data.note_id))
     return target if isinstance(target, Rejected) else change_note(command, target)

@@ -1,4 +1,4 @@
-"""What each command does to notes, users and personal tokens: pure functions, no database, no broker, no clock."""
+"""Handles each command: pure functions from a command and a row to a decision; no database, no broker, no clock."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
@@ -55,15 +55,15 @@ def create_note(command: CreateNote, note_id: int) -> NoteWritten:
 
 def replace_note(command: ReplaceNote, note: Note) -> NoteWritten:
     """Return the note with a new text."""
-    return NoteWritten(HTTPStatus.OK, changed(note, command, command.data.title, command.data.description))
+    return NoteWritten(HTTPStatus.OK, edit(note, command, command.data.title, command.data.description))
 
 
 def patch_note(command: PatchNote, note: Note) -> NoteWritten:
-    """Return the note with the parts of its text that the command sets."""
+    """Return the note with those parts of its text replaced that the command sets."""
     title, description = command.data.title, command.data.description
     title = note.title if title is None else title
     description = note.description if description is None else description
-    return NoteWritten(HTTPStatus.OK, changed(note, command, title, description))
+    return NoteWritten(HTTPStatus.OK, edit(note, command, title, description))
 
 
 def delete_note(_: DeleteNote, note: Note) -> NoteDeleted:
@@ -72,7 +72,7 @@ def delete_note(_: DeleteNote, note: Note) -> NoteDeleted:
 
 
 def change_note(command: Change, note: Note) -> NoteWritten | NoteDeleted:
-    """Return the result of the command on a note that it may change."""
+    """Return the decision on a command that may change the note."""
     match command:
         case ReplaceNote():
             return replace_note(command, note)
@@ -84,7 +84,7 @@ def change_note(command: Change, note: Note) -> NoteWritten | NoteDeleted:
             assert_never(command)
 
 
-def changed(note: Note, command: SingleNoteCommand, title: str, description: str) -> Note:
+def edit(note: Note, command: SingleNoteCommand, title: str, description: str) -> Note:
     """Return the note's next version, or the note itself if its text does not change.
 
     `updated_date` never goes back, whatever the gateways' clocks say.
@@ -95,8 +95,8 @@ def changed(note: Note, command: SingleNoteCommand, title: str, description: str
     return replace(note, title=title, description=description, updated_date=updated_date, version=note.version + 1)
 
 
-def target_of(command: Change, note: Note | None) -> Note | Rejected:
-    """The note that the command may change, or why it must not; another owner's note does not exist."""
+def check_target(command: Change, note: Note | None) -> Note | Rejected:
+    """Return the note if the command may change it, or the rejection; a note of another owner does not exist."""
     if note is None or note.owner_id != command.owner:
         return Rejected(Rejection.NOTE_NOT_FOUND, command.data.note_id)
     if not command.data.allow(note.version):
@@ -104,8 +104,8 @@ def target_of(command: Change, note: Note | None) -> Note | Rejected:
     return note
 
 
-def targets_of(command: Command | BadCommand) -> list[int]:
-    """Return the ids of the notes that the command changes or deletes, which need not exist."""
+def target_ids(command: Command | BadCommand) -> list[int]:
+    """Return the ids of the notes that the command changes or deletes; they need not exist."""
     match command:
         case ReplaceNote() | PatchNote() | DeleteNote():
             return [command.data.note_id]
@@ -115,8 +115,8 @@ def targets_of(command: Command | BadCommand) -> list[int]:
             return []
 
 
-def creations_in(command: Command | BadCommand) -> int:
-    """Return how many notes the command creates if it is applied."""
+def count_creations(command: Command | BadCommand) -> int:
+    """Return how many notes the command would create."""
     match command:
         case CreateNote():
             return 1
@@ -127,7 +127,7 @@ def creations_in(command: Command | BadCommand) -> int:
 
 
 def change_notes(decisions: Iterable[NoteWritten | NoteDeleted], notes: Mapping[int, Note | None]) -> NotesWritten:
-    """Return the result of several writes at once, which left the notes in this state."""
+    """Return the decision on several writes, with the notes as these have left them."""
     return NotesWritten(WrittenItems(items=tuple(map(_written_item, decisions))), notes)
 
 
@@ -138,7 +138,7 @@ def _written_item(decision: NoteWritten | NoteDeleted) -> WrittenItem:
 
 
 def register_user(command: RegisterUser, user_id: int) -> UserWritten:
-    """Return a new user with the first version of their credentials."""
+    """Return a new user, with the first version of credentials."""
     user = User(
         id=user_id,
         credentials_version=1,
@@ -152,27 +152,27 @@ def register_user(command: RegisterUser, user_id: int) -> UserWritten:
 
 
 def change_user(command: ChangeUser, user: User) -> UserWritten:
-    """Return the user with another name or password; a new password outdates all credentials issued so far.
+    """Return the user with another name or password; a new password outdates all credentials.
 
-    The same name changes nothing. A password always does, since its hash does not show whether it is the same.
+    The same name changes nothing. A password always does: a salted hash does not show whether it is the same.
     """
     if command.data.password_hash is None and command.data.name in (None, user.name):
         return UserWritten(HTTPStatus.OK, user)
     user = replace(user, updated_date=max(command.time, user.updated_date))
     if command.data.name is not None:
-        user = user.renamed(command.data.name)
+        user = user.with_name(command.data.name)
     if command.data.password_hash is not None:
         user = replace(user, password_hash=command.data.password_hash, credentials_version=user.credentials_version + 1)
     return UserWritten(HTTPStatus.OK, user)
 
 
 def renew_hash(command: RenewHash, user: User) -> UserWritten:
-    """Return the user with another hash of the same password; nothing visible changes."""
+    """Return the user with another hash of the same password; no visible change."""
     return UserWritten(HTTPStatus.OK, replace(user, password_hash=command.data.password_hash))
 
 
 def create_token(command: CreateToken, owner: User) -> TokenCreated:
-    """Return a new personal token, valid as long as its owner's credentials are, and no longer than requested."""
+    """Return a new personal token; it ends with its owner's credentials, or after the lifetime requested."""
     token = PersonalToken(
         id=command.id,
         owner_id=owner.id,

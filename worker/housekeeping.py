@@ -1,14 +1,13 @@
-"""Deletes old outcomes, tombstones and tokens, and the rows of deleted users.
+"""Deletes old outcomes, tombstones and tokens, and all rows of deleted users.
 
-Failed commands are left to an operator, unless their user is deleted.
-
-One worker at a time does this, the one that holds an advisory lock, on a connection of its own. It deletes in small
-steps and rests much longer than it works, so that writes are hardly affected.
+Failed commands are left to an operator, unless their user is deleted. One worker at a time does this, the one with an
+advisory lock, on a connection of its own. It works in small steps with long rests, so that writes are hardly affected.
 """
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable
 from datetime import timedelta
+from functools import partial
 from typing import Any
 
 import structlog
@@ -38,16 +37,16 @@ from worker.fold import NEVER
 from worker.settings import WorkerSettings
 
 INTERVAL_SECONDS = 60.0
-ROWS_PER_DELETE = 1000
+ROWS_PER_STEP = 1000
 TOMBSTONE_RETENTION = timedelta(days=30)
 REST_PER_WORK = 19
-"""The rest after a delete, as a multiple of its duration: deletes take a twentieth of one connection's time."""
+"""The rest after a step, as a multiple of its duration: it works a twentieth of the time."""
 
 log = structlog.get_logger()
 
 
 class Housekeeping:
-    """Runs beside the consumer, which never waits for it and never fails with it."""
+    """Runs in the background; the consumer neither waits for it nor fails with it."""
 
     def __init__(self, settings: WorkerSettings, interval_seconds: float = INTERVAL_SECONDS) -> None:
         self._database_url = settings.database_url
@@ -55,10 +54,10 @@ class Housekeeping:
         self._interval_seconds = interval_seconds
 
     async def run(self) -> None:
-        """Tidy up at intervals until cancelled; any failure is logged and retried.
+        """Clean up at intervals until cancelled; logs and retries any failure.
 
-        Not at once: a command that was decided but not acknowledged before all workers stopped is redelivered first,
-        and must find its outcome, however old that is.
+        The first clean-up is late on purpose: commands that were applied but not acknowledged when all workers stopped
+        are redelivered before, and must find their outcomes, however old.
         """
         while True:
             await asyncio.sleep(self._interval_seconds)
@@ -68,25 +67,25 @@ class Housekeeping:
                 log.warning("old outcomes not pruned; Inkwell tries again by itself", error=describe(error))
 
     async def _session(self) -> None:
-        """Tidy up on one connection until the first failure; return at once if another worker does."""
+        """Clean up on one connection until the first failure; returns at once if another worker does it."""
         session = await connect(self._database_url, "inkwell-worker housekeeping")
         try:
-            [(is_pruner,)] = await TRY_LOCK.fetch(session)
-            if not is_pruner:
+            [(is_locked,)] = await TRY_LOCK.fetch(session)
+            if not is_locked:
                 return
             log.info("this worker prunes old outcomes", retention_days=self._retention / timedelta(days=1))
             while True:
-                await self._tidy(session)
+                await self._clean_up(session)
                 await asyncio.sleep(self._interval_seconds)
         finally:
             session.terminate()
 
-    async def _tidy(self, session: Session) -> None:
+    async def _clean_up(self, session: Session) -> None:
         started = asyncio.get_running_loop().time()
-        await FORGET_MARKS.fetch(session)
-        await FORGET_TOKENS.fetch(session, retention=self._retention)
+        await DELETE_MARKS.fetch(session)
+        await DELETE_EXPIRED_TOKENS.fetch(session, retention=self._retention)
         if users := await remove_deleted_users(session):
-            log.info("deleted users removed with all that was theirs", users=users)
+            log.info("deleted users removed with everything that they owned", users=users)
         if tombstones := await purge_tombstones(session, TOMBSTONE_RETENTION):
             log.info("old tombstones purged", tombstones=tombstones)
         if rows := await prune(session, self._retention):
@@ -95,56 +94,50 @@ class Housekeeping:
 
 
 async def prune(session: Session, retention: timedelta) -> int:
-    """Delete the outcomes older than the retention, except failed ones, in small steps; return their number."""
-    now = asyncio.get_running_loop().time
-    pruned, since = 0, NEVER
-    while True:
-        started = now()
-        [(rows, last)] = await PRUNE.fetch(session, retention=retention, since=since, limit=ROWS_PER_DELETE)
-        pruned += int(rows)
-        if rows < ROWS_PER_DELETE:
-            return pruned
-        since = last
-        await asyncio.sleep(REST_PER_WORK * (now() - started))
+    """Delete the outcomes older than the retention, except failed ones; return their number."""
+    since = NEVER
+
+    async def delete_some() -> int:
+        nonlocal since
+        [(rows, last)] = await PRUNE.fetch(session, retention=retention, since=since, limit=ROWS_PER_STEP)
+        since = last or since
+        return int(rows)
+
+    return await run_in_steps(delete_some)
 
 
 async def purge_tombstones(session: Session, retention: timedelta) -> int:
-    """Delete the tombstones older than the retention, in small steps; return their number."""
-    now = asyncio.get_running_loop().time
-    purged = 0
-    while True:
-        started = now()
-        [(rows,)] = await PURGE_TOMBSTONES.fetch(session, retention=retention, limit=ROWS_PER_DELETE)
-        purged += int(rows)
-        if rows < ROWS_PER_DELETE:
-            return purged
-        await asyncio.sleep(REST_PER_WORK * (now() - started))
+    """Delete the tombstones older than the retention; return their number."""
+
+    async def delete_some() -> int:
+        [(rows,)] = await PURGE_TOMBSTONES.fetch(session, retention=retention, limit=ROWS_PER_STEP)
+        return int(rows)
+
+    return await run_in_steps(delete_some)
 
 
 async def remove_deleted_users(session: Session) -> int:
-    """Remove the rows of users who are marked as deleted, in small steps; return the number of users."""
+    """Delete the rows of some users who are marked as deleted; return the number of users."""
     ids = [row["id"] for row in await FIND_DELETED_USERS.fetch(session)]
-    if ids:
-        for statement in (
-            REMOVE_NOTES,
-            REMOVE_TOMBSTONES,
-            DISCARD_FAILURES,
-            BLANK_OUTCOMES,
-            REMOVE_TOKENS,
-            REMOVE_USERS,
-        ):
-            await in_small_steps(session, statement, ids)
+
+    async def remove_some(statement: Statement) -> int:
+        return len(await statement.fetch(session, owners=ids, limit=ROWS_PER_STEP))
+
+    for statement in REMOVE_USERS_IN_ORDER if ids else ():
+        await run_in_steps(partial(remove_some, statement))
     return len(ids)
 
 
-async def in_small_steps(session: Session, statement: Statement, owners: Sequence[int]) -> None:
-    """Run the statement until it finds no more rows of the owners, with a rest after each step."""
+async def run_in_steps(step: Callable[[], Awaitable[int]]) -> int:
+    """Repeat the step until it finds fewer than ROWS_PER_STEP rows; rests after each. Returns the number of rows."""
     now = asyncio.get_running_loop().time
-    rows = ROWS_PER_DELETE
-    while rows == ROWS_PER_DELETE:
+    total, rows = 0, ROWS_PER_STEP
+    while rows == ROWS_PER_STEP:
         started = now()
-        rows = len(await statement.fetch(session, owners=owners, limit=ROWS_PER_DELETE))
+        rows = await step()
+        total += rows
         await asyncio.sleep(REST_PER_WORK * (now() - started))
+    return total
 
 
 _SINCE = bindparam("since", type_=DateTime(timezone=True))
@@ -152,7 +145,7 @@ _OLD = (
     select(commands.c.id)
     .where(
         commands.c.status != literal_column("'failed'"),
-        commands.c.decided_at >= _SINCE,  # without it each step would scan the rows that earlier steps deleted
+        commands.c.decided_at >= _SINCE,  # or each step would scan the rows that earlier ones deleted
         commands.c.decided_at < func.now() - bindparam("retention", type_=Interval()),
     )
     .order_by(commands.c.decided_at)
@@ -162,8 +155,8 @@ _PRUNED = delete(commands).where(commands.c.id.in_(_OLD)).returning(commands.c.d
 
 TRY_LOCK = Statement.compile(text("select pg_try_advisory_lock(hashtext('inkwell housekeeping'))"))
 PRUNE = Statement.compile(select(func.count(), func.max(_PRUNED.c.decided_at)))
-# A failed command keeps its marks: its replay may be killing workers now.
-FORGET_MARKS = Statement.compile(
+# A failed command keeps its marks: its replay may be crashing workers at this moment.
+DELETE_MARKS = Statement.compile(
     delete(attempt_marks).where(
         select(commands.c.id)
         .where(commands.c.id == attempt_marks.c.command_id, commands.c.status != literal_column("'failed'"))
@@ -175,43 +168,53 @@ _RETENTION = bindparam("retention", type_=Interval())
 _OWNERS = func.any(bindparam("owners", type_=ARRAY(BigInteger())))
 
 
-def _some(table: Table, condition: ColumnElement[bool]) -> ColumnElement[bool]:
-    """Whether a row is one of those that a step takes."""
+def _limited(table: Table, condition: ColumnElement[bool]) -> ColumnElement[bool]:
+    """Whether a row is among those of one step that fulfil the condition."""
     key: ColumnElement[Any] = table.c.id
     return key.in_(select(key).where(condition).limit(bindparam("limit")))
 
 
 _THEIRS = commands.c.owner_id == _OWNERS
 _FAILED = commands.c.status == literal_column("'failed'")
-FORGET_TOKENS = Statement.compile(
+DELETE_EXPIRED_TOKENS = Statement.compile(
     delete(personal_tokens).where(personal_tokens.c.expires_date < func.now() - _RETENTION)
 )
 FIND_DELETED_USERS = Statement.compile(
     select(users.c.id).where(users.c.deleted_date.is_not(None)).limit(literal_column("100"))
 )
-REMOVE_NOTES = Statement.compile(delete(notes).where(_some(notes, notes.c.owner_id == _OWNERS)).returning(notes.c.id))
+REMOVE_NOTES = Statement.compile(
+    delete(notes).where(_limited(notes, notes.c.owner_id == _OWNERS)).returning(notes.c.id)
+)
 REMOVE_TOMBSTONES = Statement.compile(
-    delete(tombstones).where(_some(tombstones, tombstones.c.owner_id == _OWNERS)).returning(tombstones.c.id)
+    delete(tombstones).where(_limited(tombstones, tombstones.c.owner_id == _OWNERS)).returning(tombstones.c.id)
 )
 DISCARD_FAILURES = Statement.compile(
-    update(commands).where(_some(commands, _THEIRS & _FAILED)).values(DISCARDED).returning(commands.c.id)
+    update(commands).where(_limited(commands, _THEIRS & _FAILED)).values(DISCARDED).returning(commands.c.id)
 )
 BLANK_OUTCOMES = Statement.compile(
     update(commands)
-    .where(_some(commands, _THEIRS & commands.c.body.is_not(None)))
+    .where(_limited(commands, _THEIRS & commands.c.body.is_not(None)))
     .values(body=null())
     .returning(commands.c.id)
 )
 REMOVE_TOKENS = Statement.compile(
     delete(personal_tokens)
-    .where(_some(personal_tokens, personal_tokens.c.owner_id == _OWNERS))
+    .where(_limited(personal_tokens, personal_tokens.c.owner_id == _OWNERS))
     .returning(personal_tokens.c.id)
 )
-REMOVE_USERS = Statement.compile(delete(users).where(_some(users, users.c.id == _OWNERS)).returning(users.c.id))
+REMOVE_USERS = Statement.compile(delete(users).where(_limited(users, users.c.id == _OWNERS)).returning(users.c.id))
+REMOVE_USERS_IN_ORDER = (
+    REMOVE_NOTES,
+    REMOVE_TOMBSTONES,
+    DISCARD_FAILURES,
+    BLANK_OUTCOMES,
+    REMOVE_TOKENS,
+    REMOVE_USERS,
+)
 
 
 def _purge_tombstones() -> ClauseElement:
-    """Delete some old tombstones; record with their owners up to which revision deletions are forgotten."""
+    """Delete some old tombstones; record with their owners the revision of the last deletion that was purged."""
     old = (
         select(tombstones.c.id, tombstones.c.owner_id)
         .where(tombstones.c.deleted_date < func.now() - _RETENTION)
@@ -223,7 +226,7 @@ def _purge_tombstones() -> ClauseElement:
         select(users.c.id)
         .where(users.c.id.in_(select(old.c.owner_id)))
         .order_by(users.c.id)
-        .with_for_update(key_share=True, skip_locked=True)  # waiting with rows locked would hold up their owners
+        .with_for_update(key_share=True, skip_locked=True)  # waiting would keep the other owners locked
         .cte("owners")
     )
     purged = (

@@ -12,24 +12,28 @@ BATCH_COMMANDS = Histogram(
     "inkwell_worker_batch_commands", "Commands in a batch", buckets=(1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)
 )
 TRANSACTION_DURATION = Histogram(
-    "inkwell_worker_transaction_duration_seconds", "From a batch's first statement to its commit, or its failure"
+    "inkwell_worker_transaction_duration_seconds",
+    "From the start of an attempt to apply a batch to its end",
 )
 APPLY_DELAY = Histogram(
     "inkwell_command_apply_delay_seconds",
-    "From the request, or the replay, to the committed outcome",
+    "From the request or replay of a command to its committed outcome",
     buckets=(0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 600, 3600),
 )
 COMMANDS = Counter("inkwell_worker_commands", "Commands that got an outcome", ["type", "outcome"])
 FAILED = Counter("inkwell_worker_failed_commands", "Commands that failed and are kept for an operator")
-DELIVERIES = Counter("inkwell_worker_deliveries", "Messages that came", ["partition"])
-REDELIVERED = Counter("inkwell_worker_redelivered_messages", "Messages that came again")
+DELIVERIES = Counter("inkwell_worker_deliveries", "Messages received, by partition", ["partition"])
+REDELIVERED = Counter("inkwell_worker_redelivered_messages", "Messages received again, not acknowledged before")
 UNREADABLE = Counter("inkwell_worker_unreadable_messages", "Messages moved to the dead-letter queue")
-RETRIES = Counter("inkwell_worker_retries", "Batches that were tried again, since Postgres was not able or willing")
+RETRIES = Counter("inkwell_worker_retries", "Attempts to apply a batch that failed and were retried")
 PAUSED = Gauge("inkwell_worker_paused", "1 while commands wait for an operator", ["reason"])
 for _reason in ("newer_version", "repeated_bug"):
-    PAUSED.labels(_reason)  # exported from the start, so that a first change can be seen
-PARTITIONS = Gauge("inkwell_worker_partitions", "Partitions that the broker has this worker as a consumer of")
-OLDEST = Gauge("inkwell_worker_oldest_message_seconds", "Age of the oldest message in this process; 0 without one")
+    PAUSED.labels(_reason)  # exported from the start: Prometheus cannot see a change to a series without a value before
+PARTITIONS = Gauge("inkwell_worker_partitions", "Partitions that this worker subscribes to")
+OLDEST = Gauge(
+    "inkwell_worker_oldest_message_seconds",
+    "Age of the oldest message in this process; 0 without one",
+)
 DATABASE_UP = Gauge("inkwell_database_up", "1 while Postgres answers this worker")
 
 
@@ -41,16 +45,16 @@ def count_applied(
     redelivered: int,
     unreadable: int,
 ) -> None:
-    """Count a batch that was applied, and observe how long the clients of its commands waited."""
-    kinds = Tally[tuple[str, OutcomeStatus]]()
+    """Count a batch that was applied, and observe how long its commands took."""
+    counts = Tally[tuple[str, OutcomeStatus]]()
     for command, outcome in zip(commands, outcomes, strict=True):
         if isinstance(command, BadCommand):
-            kinds["unknown", outcome.status] += 1
+            counts["unknown", outcome.status] += 1
         else:
-            kinds[command.type, outcome.status] += 1
+            counts[command.type, outcome.status] += 1
             APPLY_DELAY.observe((now - (command.replayed_at or command.time)).total_seconds())
-    for kind, number in kinds.items():
-        COMMANDS.labels(*kind).inc(number)
+    for labels, count in counts.items():
+        COMMANDS.labels(*labels).inc(count)
     BATCH_COMMANDS.observe(len(outcomes))
     FAILED.inc(sum(outcome.status is OutcomeStatus.FAILED for outcome in outcomes))
     REDELIVERED.inc(redelivered)

@@ -1,7 +1,7 @@
 """Fails the commands of newer versions that pause a partition: `python -m worker queues fail-newer N`.
 
-For when no newer worker will be deployed: the gateway was rolled back, or the commands are forged. They become dead
-letters, to be replayed after an upgrade or discarded. Other commands in the same message are applied.
+For when no newer worker will be deployed, because the gateway was rolled back or the commands are forged. They become
+dead letters, to be discarded, or replayed after an upgrade. Other commands in their messages are applied.
 """
 
 import asyncio
@@ -13,15 +13,15 @@ from aio_pika.abc import AbstractChannel, AbstractIncomingMessage
 from shared.connections import Connections
 from shared.contracts import BadCommand
 from shared.messaging import Topology, broker_call, open_connection, user_of
-from worker.apply import SESSION_SETTINGS
 from worker.deliveries import Batch, Delivery
 from worker.failures import Applier
+from worker.sessions import SESSION_SETTINGS
 from worker.settings import WorkerSettings
 
 QUIET_SECONDS = 3.0
 """How long to wait for the next message."""
-BEFORE_EVERY_WORKER = 1000
-"""A consumer priority above every worker's."""
+PRIORITY = 1000
+"""The consumer priority; higher than that of any worker."""
 
 
 async def fail_newer_commands(settings: WorkerSettings, partition: int) -> int:
@@ -40,7 +40,7 @@ async def fail_newer_commands(settings: WorkerSettings, partition: int) -> int:
                 delivery, batch = Delivery(partition, message), Batch()
                 batch.add(delivery, delivery.decode(user, fail_newer=True))
                 if not (newer := count_newer(batch)):
-                    return failed  # closing the connection requeues it at the head
+                    return failed  # the message returns to the head of the queue when the connection closes
                 await applier.apply(batch.commands)
                 await dead_letter(channel, Topology.of(settings), batch)
                 await message.ack()
@@ -51,15 +51,15 @@ async def fail_newer_commands(settings: WorkerSettings, partition: int) -> int:
 
 
 async def consume(channel: AbstractChannel, queue: str) -> asyncio.Queue[AbstractIncomingMessage]:
-    """Consume a queue ahead of every worker, one unacknowledged message at a time."""
+    """Consume a queue before any worker, one unacknowledged message at a time."""
     inbox: asyncio.Queue[AbstractIncomingMessage] = asyncio.Queue()
     await channel.set_qos(prefetch_count=1)
-    await (await channel.get_queue(queue)).consume(inbox.put, arguments={"x-priority": BEFORE_EVERY_WORKER})
+    await (await channel.get_queue(queue)).consume(inbox.put, arguments={"x-priority": PRIORITY})
     return inbox
 
 
 async def receive_next(inbox: asyncio.Queue[AbstractIncomingMessage]) -> AbstractIncomingMessage | None:
-    """Return the next message, or None if none arrives soon."""
+    """Return the next message, or None if none arrives within QUIET_SECONDS."""
     try:
         return await asyncio.wait_for(inbox.get(), QUIET_SECONDS)
     except TimeoutError:

@@ -1,7 +1,7 @@
-"""Assigns the partitions to workers: each holds a slot, which gives it a consumer priority for each partition.
+"""Assigns partitions to workers: a worker holds a slot, from which its consumer priorities for the partitions follow.
 
-A slot is the smallest free number, held as an advisory lock by a session of its own. It affects the distribution and
-never the order: two workers with one slot would share badly, but still apply each partition's commands in order.
+A slot is the smallest free number, held as an advisory lock on a connection of its own. It affects the distribution,
+not the order: two workers with the same slot would share badly, but still apply each partition's commands in order.
 """
 
 import asyncio
@@ -21,55 +21,55 @@ from worker.settings import WorkerSettings
 CHECK_INTERVAL_SECONDS = 2.0
 FIRST_SLOT_TIMEOUT_SECONDS = 2.0
 ANSWER_TIMEOUT_SECONDS = 5.0
-"""A server that is silent for longer has failed; a worker that has nothing to apply detects that here."""
+"""A server that is silent for longer has failed; an idle worker detects that here."""
 STANDBY_PRIORITY = 0
 
 log = structlog.get_logger()
 
 
-def place(slot: int, partitions: int) -> int:
-    """Return where on the ring of partitions a slot starts; the first 1, 2, 3 … slots are evenly spaced."""
-    # The bits read backwards are the binary digits of van der Corput's sequence: 0, 1/2, 1/4, 3/4, 1/8 …
+def find_place(slot: int, partitions: int) -> int:
+    """Return where a slot starts on the ring of partitions; the first N slots are evenly spaced, for every N."""
+    # Reversed, the bits are the binary digits of the van der Corput sequence: 0, 1/2, 1/4, 3/4, 1/8 …
     return sorted(range(partitions), key=lambda each: f"{each:b}"[::-1]).index(slot)
 
 
-def priorities_of(slot: int | None, partitions: int) -> list[int]:
-    """Return the priorities of a slot's worker for each partition: highest at the slot's place, falling from there up.
+def choose_priorities(slot: int | None, partitions: int) -> list[int]:
+    """Return a worker's priority for each partition: highest where its slot starts, and falling from there up.
 
-    So a worker has the partitions from its place up to the next worker's. One without a slot, or with a slot beyond
+    So a worker gets the partitions from its start up to the next worker's. A worker without a slot, or with one beyond
     the number of partitions, stands by.
     """
     if slot is None or slot >= partitions:
         return [STANDBY_PRIORITY] * partitions
-    start = place(slot, partitions)
+    start = find_place(slot, partitions)
     return [partitions - (partition - start) % partitions for partition in range(partitions)]
 
 
 class PartitionAssignment:
-    """This worker's slot, which changes when workers join or leave, but not while Postgres is unavailable."""
+    """This worker's slot; it may change when workers join or leave, but not while Postgres is unavailable."""
 
-    def __init__(self, settings: WorkerSettings, clock: Clock, moved: Callable[[], None]) -> None:
+    def __init__(self, settings: WorkerSettings, clock: Clock, on_change: Callable[[], None]) -> None:
         self._database_url = settings.database_url
         self.partitions = settings.partitions or 0
-        """The broker's number of partitions, once the worker has connected."""
+        """The broker's number of partitions once the worker is connected."""
         self._prefix = settings.queue_prefix
         self._clock = clock
-        self._moved = moved
+        self._on_change = on_change
         self._has_slot = asyncio.Event()
         self.slot: int | None = None
 
     @property
     def priorities(self) -> list[int]:
         """This worker's consumer priority for each partition."""
-        return priorities_of(self.slot, self.partitions)
+        return choose_priorities(self.slot, self.partitions)
 
-    async def first_slot(self) -> None:
-        """Wait a short time for a slot; without one this worker stands by until it has one."""
+    async def wait_for_slot(self) -> None:
+        """Wait a short time for the first slot; without one, this worker stands by until it has one."""
         with suppress(TimeoutError):
             await asyncio.wait_for(self._has_slot.wait(), FIRST_SLOT_TIMEOUT_SECONDS)
 
     async def run(self) -> None:
-        """Hold a slot until cancelled, and call `moved` when the priorities change; failures are retried."""
+        """Hold a slot until cancelled; calls `on_change` when the priorities change, and retries failures."""
         while True:
             try:
                 await self._session()
@@ -79,16 +79,16 @@ class PartitionAssignment:
             await asyncio.sleep(CHECK_INTERVAL_SECONDS)
 
     async def _session(self) -> None:
-        """Hold a slot on one connection until the first failure, which releases the lock."""
+        """Hold a slot on one connection until the first failure, which releases it."""
         session = await connect(self._database_url, "inkwell-worker slot")
         try:
             held = None
             while True:
                 async with asyncio.timeout(ANSWER_TIMEOUT_SECONDS):
-                    held = await self._move(session, held)
+                    held = await self._choose_slot(session, held)
                     await self._clock.synchronize(session)
                 DATABASE_UP.set(1)
-                self._tell(held)
+                self._adopt(held)
                 await asyncio.sleep(CHECK_INTERVAL_SECONDS)
         except LOST:
             find_primary(self._database_url.get_secret_value()).distrust(session)
@@ -96,26 +96,26 @@ class PartitionAssignment:
         finally:
             session.terminate()
 
-    def _tell(self, slot: int) -> None:
+    def _adopt(self, slot: int) -> None:
         self._has_slot.set()
         if slot == self.slot:
             return
         log.info("slot taken", slot=slot, former=self.slot)
         former, self.slot = self.priorities, slot
         if self.priorities != former:
-            self._moved()
+            self._on_change()
 
-    async def _move(self, session: Session, held: int | None) -> int:
-        """Return the slot that the session holds from now on, a new one only if there are fewer workers than slots."""
+    async def _choose_slot(self, session: Session, held: int | None) -> int:
+        """Return the slot that the session holds from now on; it changes if the number of workers is not greater."""
         taken = {row["slot"] for row in await TAKEN.fetch(session, prefix=self._prefix)}
         if held is not None and held < len(taken):
             return held
         if held is None and self.slot is not None and await self._take(session, self.slot):
-            return self.slot  # still free after Postgres was unavailable, so the worker need not move
+            return self.slot  # Postgres was unavailable; the former slot is still free
         slot = 0
         while slot != held and (slot in taken or not await self._take(session, slot)):
             slot += 1
-        if held is not None and slot != held:  # not before, so that it always holds one
+        if held is not None and slot != held:  # only now, so that the worker always holds one
             await RELEASE.fetch(session, prefix=self._prefix, slot=held)
         return slot
 

@@ -1,4 +1,4 @@
-"""Keeps a worker from consuming a queue with other arguments until an operator has remade it."""
+"""Keeps a worker from consuming a queue with wrong arguments until an operator has remade it."""
 
 import asyncio
 
@@ -16,7 +16,7 @@ log = structlog.get_logger()
 async def wait_for_correct_queue(
     connection: AbstractConnection, topology: Topology, partition: int, refused: set[int]
 ) -> None:
-    """Return once the partition's queue exists and may be consumed; until then the partition is in `refused`."""
+    """Wait until the partition's queue may be consumed; meanwhile the partition is in `refused`."""
     while True:
         try:
             async with (
@@ -30,7 +30,7 @@ async def wait_for_correct_queue(
                 "queue not consumed; its arguments would allow writes out of order",
                 queue=topology.command_queue(partition),
                 error=str(error),
-                remedy=f"`python -m worker queues remake {partition}`, which keeps the messages in it",
+                remedy=f"`python -m worker queues remake {partition}`, which keeps its messages",
                 next_try_in_seconds=REFUSED_PAUSE_SECONDS,
             )
             await asyncio.sleep(REFUSED_PAUSE_SECONDS)

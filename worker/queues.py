@@ -1,7 +1,7 @@
-"""Remakes a command queue with the right arguments, and keeps its messages: `python -m worker queues remake N`.
+"""Redeclares a command queue with the right arguments: `python -m worker queues remake N`.
 
-The messages wait in a parking queue. While that exists, no worker consumes the partition and the exchange routes
-nothing to it, which preserves the order. After an interruption, running it again completes the remake.
+Its messages are moved to a parking queue and back. While that queue exists, no worker consumes the partition and the
+exchange routes nothing to it, which preserves the order. After an interruption, run it again to complete it.
 """
 
 import asyncio
@@ -28,7 +28,7 @@ class StillConsumedError(Exception):
 
 
 async def remake(settings: WorkerSettings, partition: int) -> int:
-    """Remake a partition's queue if its arguments are wrong; returns the number of messages moved.
+    """Redeclare a partition's queue if its arguments are wrong; returns the number of messages moved.
 
     Raises StillConsumedError or a broker error; then it can be run again.
     """
@@ -36,7 +36,7 @@ async def remake(settings: WorkerSettings, partition: int) -> int:
     queue, parking = topology.command_queue(partition), topology.parking_queue(partition)
     async with open_connection(settings.broker_url, "inkwell-worker remaking a queue") as connection:
         channel = await connection.channel(publisher_confirms=True, on_return_raises=True)
-        if not await is_correct(channel, topology, partition):
+        if not await try_declare(channel, topology, partition):
             await require_no_consumer(channel, queue)
             await declare_queue(channel, parking, await build_quorum_arguments(channel))
             await topology.unbind_partition(channel, partition)
@@ -52,8 +52,8 @@ async def remake(settings: WorkerSettings, partition: int) -> int:
     return moved
 
 
-async def is_correct(channel: AbstractChannel, topology: Topology, partition: int) -> bool:
-    """Whether the partition's queue has the right arguments; declares a missing one."""
+async def try_declare(channel: AbstractChannel, topology: Topology, partition: int) -> bool:
+    """Declare the partition's queue; return False if it exists with other arguments."""
     try:
         return not await topology.declare_command_queue(channel, partition)
     except QueueMismatchError:
@@ -61,7 +61,7 @@ async def is_correct(channel: AbstractChannel, topology: Topology, partition: in
 
 
 async def require_no_consumer(channel: AbstractChannel, queue: str, checks: int = CONSUMER_CHECKS) -> None:
-    """Raise StillConsumedError if the queue has a consumer; one that has just left gets time to disappear."""
+    """Raise StillConsumedError if the queue has a consumer; waits for one that is just leaving."""
     for _ in range(checks):
         if not (await channel.declare_queue(queue, passive=True)).declaration_result.consumer_count:
             return
@@ -70,7 +70,7 @@ async def require_no_consumer(channel: AbstractChannel, queue: str, checks: int 
 
 
 async def move(channel: AbstractChannel, source: str, target: str, user: str) -> int:
-    """Move every message of a queue to the end of another; returns their number."""
+    """Move all messages of a queue to the end of another; returns their number."""
     moved = 0
     await channel.set_qos(prefetch_count=PREFETCH_MESSAGES)
     queue = await channel.get_queue(source, ensure=False)

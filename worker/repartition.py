@@ -1,8 +1,8 @@
 """Changes the number of partitions while everything runs: `python -m worker repartition N`.
 
-While the routes are closed, the broker returns what gateways publish, and the workers apply what is queued. Only when
-all of it is committed is the new number declared, which preserves each owner's order. After an interruption at any
-point, running it again completes the change.
+While the routes are closed, the broker returns what gateways publish, and the workers apply what is queued. The new
+number is declared only when all of it is committed, which preserves each owner's order. After an interruption, at
+whatever point, run it again to complete it.
 """
 
 import asyncio
@@ -28,21 +28,21 @@ from worker.queues import StillConsumedError, move, require_no_consumer
 from worker.settings import WorkerSettings
 
 LOCK_TIMEOUT_SECONDS = 3.0 * HEARTBEAT_SECONDS
-"""The broker may hold the lock of an interrupted run for that long, if its host is lost."""
+"""The broker may keep the lock of an interrupted run for that long, if its host is lost."""
 DRAIN_TIMEOUT_SECONDS = 60.0
-"""The longest time for which writes are refused."""
+"""Limit on the time for which writes are refused."""
 SETTLE_SECONDS = 1.0
-"""Time for messages that the broker was routing, perhaps on another node, when the routes were closed."""
-ANSWER_SECONDS = 5.0
-"""Without an answer for this long, another empty message is sent: the first may have been lost with its channel."""
+"""The time for messages that the broker was routing, perhaps on another node, when the routes were closed."""
+REPLY_SECONDS = 5.0
+"""After this long without a reply, another empty message is sent: a reply may be lost with its channel."""
 LEAVE_CHECKS = 150
-"""The number of checks, over half a minute, for workers to leave the queues that are no longer partitions."""
+"""The number of checks, in half a minute, for workers to leave queues that are no longer partitions."""
 
 log = structlog.get_logger()
 
 
 class NotDoneError(ConnectionError):
-    """The change is not complete; the message says why, and what the number is."""
+    """The change is not complete; the message says why, and which number applies."""
 
 
 async def repartition(settings: WorkerSettings, partitions: int) -> int:
@@ -59,7 +59,7 @@ async def repartition(settings: WorkerSettings, partitions: int) -> int:
                 if former != topology:
                     await change(connection, channel, former, topology)
                 else:
-                    await topology.bind_existing(channel)  # an earlier run may have been interrupted before that
+                    await topology.bind_existing(channel)  # a former run may have been interrupted before that
                 await delete_others(channel, topology, user_of(settings.broker_url))
     return former.partitions
 
@@ -67,14 +67,14 @@ async def repartition(settings: WorkerSettings, partitions: int) -> int:
 async def change(
     connection: AbstractConnection, channel: AbstractChannel, former: Topology, topology: Topology
 ) -> None:
-    """Close the routes, wait until everything that is queued is committed, and open them to the new partitions."""
-    if former.routes is not Routes.CLOSED:  # a partition that would not be drained is found before a write is refused
+    """Close the routes, wait until everything that is queued is committed, and open routes to the new partitions."""
+    if former.routes is not Routes.CLOSED:  # if a partition does not drain, this fails before a write is refused
         await drain(connection, former)
     for partition in range(topology.partitions):
         try:
             await topology.declare_command_queue(channel, partition)
         except QueueMismatchError as error:
-            raise NotDoneError(f"not done; the number is what it was: {error}") from error
+            raise NotDoneError(f"not done; the number is unchanged: {error}") from error
     await former.close_routes(channel)
     closed_at = asyncio.get_running_loop().time()
     log.info("writes are refused until everything that is queued is applied", partitions=former.partitions)
@@ -90,7 +90,7 @@ async def change(
 
 
 async def drain(connection: AbstractConnection, topology: Topology) -> None:
-    """Wait until a worker has committed everything that is queued now; raises NotDoneError."""
+    """Wait until workers have committed everything that is queued now; raises NotDoneError."""
     waiting = set(range(topology.partitions))
 
     async def drain_one(partition: int) -> None:
@@ -103,7 +103,7 @@ async def drain(connection: AbstractConnection, topology: Topology) -> None:
     except TimeoutError:
         names = ", ".join(map(str, sorted(waiting)))
         raise NotDoneError(
-            f"not done; the number is what it was. No worker has applied everything in partitions {names} within "
+            f"not done; the number is unchanged. No worker has applied everything in partitions {names} within "
             f"{DRAIN_TIMEOUT_SECONDS:.0f} s. `python -m worker doctor` says why; workers of earlier versions never do"
         ) from None
 
@@ -111,17 +111,17 @@ async def drain(connection: AbstractConnection, topology: Topology) -> None:
 async def drain_partition(connection: AbstractConnection, topology: Topology, partition: int) -> None:
     """Wait until a worker has committed everything that is in a partition's queue now.
 
-    AMQP does not report how many messages are unacknowledged. So this appends an empty message, which a worker answers
-    once everything before it is committed.
+    AMQP does not report the number of unacknowledged messages. So this publishes an empty message, to which a worker
+    replies once everything before it is committed.
     """
-    answered = asyncio.Event()
+    replied = asyncio.Event()
 
     async def receive(_: AbstractIncomingMessage) -> None:
-        answered.set()
+        replied.set()
 
     channel = await connection.channel(publisher_confirms=True, on_return_raises=True)
     await (await channel.get_queue(REPLY_TO, ensure=False)).consume(receive, no_ack=True)
-    while not answered.is_set():
+    while not replied.is_set():
         empty = Message(
             encode_batch([]),
             content_type=COMMANDS_CONTENT_TYPE,
@@ -130,16 +130,16 @@ async def drain_partition(connection: AbstractConnection, topology: Topology, pa
         )
         await channel.default_exchange.publish(empty, topology.command_queue(partition), timeout=SETUP_TIMEOUT_SECONDS)
         try:
-            await asyncio.wait_for(answered.wait(), ANSWER_SECONDS)
+            await asyncio.wait_for(replied.wait(), REPLY_SECONDS)
         except TimeoutError:
-            log.info("the partition is not applied to its end yet", partition=partition)
+            log.info("the partition is not drained yet", partition=partition)
     await channel.close()
 
 
 async def delete_others(channel: AbstractChannel, topology: Topology, user: str) -> None:
-    """Delete the queues that are no longer partitions, once their consumers have left; raises NotDoneError.
+    """Delete the queues that are no longer partitions once their consumers have left; raises NotDoneError.
 
-    They hold nothing but unanswered empty messages, or what the broker took very long to route; it is moved, not lost.
+    They hold only empty messages, and commands that the broker took very long to route; these are moved to a partition.
     """
     end = topology.partitions
     while await exists(channel, queue=topology.command_queue(end)):

@@ -1,6 +1,6 @@
-"""Checks whether a dead letter's note has changed since the letter failed, other than by replays of earlier ones.
+"""Checks whether a dead letter's note has changed since the failure, other than by replays of earlier letters.
 
-All letters about one note failed at the same version of it, and can be replayed one after the other.
+So letters that failed at the same version of a note can be replayed one after the other.
 """
 
 import json
@@ -24,15 +24,17 @@ class ReplayedWrite:
 
 @dataclass(frozen=True, slots=True)
 class Letter:
-    """The owner and the times of a dead letter, which order it among the owner's replays."""
+    """The owner of a dead letter, and the times that order it among the owner's replays."""
 
     owner: int
     issued_at: datetime
     replayed_at: datetime | None = None
 
-    def is_superseded(self, note_id: int, then: int | None, now: int | None, replayed: Iterable[ReplayedWrite]) -> bool:
-        """Whether anything but replays that precede this one changed the note between these versions."""
-        if then == now:
+    def is_superseded(
+        self, note_id: int, at_failure: int | None, now: int | None, replayed: Iterable[ReplayedWrite]
+    ) -> bool:
+        """Whether anything but replays of earlier letters has changed the note between these versions."""
+        if at_failure == now:
             return False
         versions = {
             each.version
@@ -41,16 +43,16 @@ class Letter:
         }
         if now is None:
             return None not in versions
-        since = (then or 0) + 1
+        since = (at_failure or 0) + 1
         return now < since or not versions.issuperset(range(since, now + 1))
 
     def _follows(self, replayed: ReplayedWrite) -> bool:
-        """Whether the letter is later than the other, or both are replayed together, in their order."""
+        """Whether the letter is later than that write, or replayed together with it and so in order."""
         return replayed.issued_at <= self.issued_at or replayed.replayed_at == self.replayed_at
 
 
-def replayed_writes(row: Mapping[str, Any]) -> list[ReplayedWrite]:
-    """Return an applied replay's writes to notes, from its row of `commands`."""
+def parse_replayed_writes(row: Mapping[str, Any]) -> list[ReplayedWrite]:
+    """Return the writes to notes of an applied replay, from its row of `commands`."""
     when = row["issued_at"], row["replayed_at"]
     if row["type"] == "notes.change":
         items = json.loads(row["body"] or '{"items": []}')["items"]

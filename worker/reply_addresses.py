@@ -1,7 +1,7 @@
-"""Accepts only direct reply-to addresses, which the broker builds from its own process ids.
+"""Accepts only direct reply-to addresses, which the broker builds from its process ids.
 
-A publisher may have forged the address. RabbitMQ before 4.3 closes the connection of a publisher whose address it
-cannot decode, so such an address is not used there.
+The address may be forged. RabbitMQ before 4.3 closes a connection that publishes to an address that it cannot decode,
+so for those versions the address is checked.
 """
 
 import re
@@ -10,14 +10,14 @@ from base64 import b64decode
 from shared.messaging import REPLY_TO
 
 ROBUST_SINCE = (4, 3)
-"""The first RabbitMQ that ignores an address that it cannot decode."""
+"""The first version of RabbitMQ that ignores an address that it cannot decode."""
 _PROCESS_ID = re.compile(rb"\x83X(?:[vd](..)|[ws](.))", re.DOTALL)
-"""The start of an Erlang pid in the external term format, up to the length of its node's name."""
+"""The start of a pid in Erlang's external term format, up to the length of the node's name."""
 _AFTER_NAME_BYTES = 12
 
 
 def is_reply_address(address: str, broker_version: str) -> bool:
-    """Whether a reply can be sent to this address without risk to the connection."""
+    """Whether publishing to this address cannot cost the connection."""
     prefix, _, process = address.partition(f"{REPLY_TO}.")
     if prefix or not process:
         return False

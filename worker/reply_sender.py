@@ -1,6 +1,6 @@
-"""Sends replies, which are hints and may be lost, and dead letters, which must not be lost.
+"""Sends replies, which may be lost, and dead letters, which must not be lost.
 
-Uses a connection of its own, so that a broker that throttles publishers does not delay the consumer.
+It has a connection of its own: the broker throttles connections that publish, and must not throttle the consumer.
 """
 
 import asyncio
@@ -37,7 +37,7 @@ log = structlog.get_logger()
 
 
 class ReplySender:
-    """Sends while `run` is running and the broker is connected."""
+    """Sends while `run` runs and is connected to the broker."""
 
     def __init__(self, broker_url: Secret[BrokerUrl], topology: Topology, primary: Primary) -> None:
         self._broker_url = broker_url
@@ -48,7 +48,7 @@ class ReplySender:
         self._broker_version = "0.0"
 
     async def run(self) -> None:
-        """Keep a connection until cancelled."""
+        """Stay connected until cancelled."""
         await keep_running(self._session, "inkwell-worker publishing")
 
     async def _session(self) -> None:
@@ -68,7 +68,7 @@ class ReplySender:
         raise ConnectionError("the broker closed the publishing channel")
 
     async def reply(self, reply_to: str, replies: Sequence[Reply]) -> None:
-        """Send a gateway the committed outcomes; drop a reply that cannot be sent, since the rows are authoritative."""
+        """Send a gateway the committed outcomes; drops a reply that cannot be sent, since the gateway can read them."""
         if not is_reply_address(reply_to, self._broker_version):
             log.warning("reply dropped; its address is not a gateway's", replies=len(replies))
             return
@@ -83,9 +83,9 @@ class ReplySender:
             log.info("reply dropped; the gateway looks its commands up", error=describe_error(error))
 
     async def dead_letter(self, content: bytes) -> None:
-        """Publish unreadable content to the dead-letter queue and wait for the confirm; raises a broker error.
+        """Publish unreadable content to the dead-letter queue, confirmed; raises a broker error.
 
-        Content above the broker's message limit is truncated.
+        Content above the broker's limit for a message is truncated.
         """
         message = Message(content[:LARGEST_MESSAGE_BYTES], delivery_mode=DeliveryMode.PERSISTENT)
         channel = self._dead_letters
@@ -96,7 +96,7 @@ class ReplySender:
                         await self._topology.declare_dead_letters(channel)  # an operator may have deleted it
                 await self._publish(channel, message, self._topology.dead_letter_queue, mandatory=True)
         except TimeoutError:
-            if channel:  # a node that is cut off from the others confirms nothing; the next one may
+            if channel:  # this node may be cut off from the others, and confirm nothing: reconnect
                 with suppress(*BROKER_ERRORS):
                     async with asyncio.timeout(CLOSE_TIMEOUT_SECONDS):
                         with broker_call():

@@ -1,6 +1,6 @@
-"""Retries a batch while Postgres is unavailable, and hands it back to the broker if that takes long.
+"""Retries a batch while Postgres is unavailable; if that lasts, hands it back to the broker.
 
-Another worker may still reach Postgres. A batch is retried as a whole: it finds the outcomes that were committed.
+Another worker may still reach Postgres. A batch is retried as a whole, and finds the outcomes that were committed.
 """
 
 import asyncio
@@ -12,22 +12,22 @@ import structlog
 from shared.contracts import Outcome
 from shared.messaging import choose_backoff
 from worker.deliveries import Batch
-from worker.failures import Applier, Kind, describe, kind_of
+from worker.failures import Applier, FailureKind, classify, describe
 from worker.metrics import RETRIES, TRANSACTION_DURATION
-from worker.traces import Processing
+from worker.traces import BatchTrace
 
 RETRY_SECONDS = 15.0
-"""How long a batch is retried before its messages go back to the broker, for another worker to try."""
+"""How long a batch is retried before its messages go back to the broker."""
 
 log = structlog.get_logger()
 
 
 class HandBackError(Exception):
-    """The messages in hand must go back to the broker, in order: close their channels."""
+    """The unacknowledged messages must go back to the broker in order: close their channels."""
 
 
 class OwnersLockedError(Exception):
-    """Other sessions hold rows of these owners, whose commands must wait; the other commands need not."""
+    """Other sessions have locked rows of these owners, whose commands must wait; the other commands need not."""
 
     def __init__(self, owners: set[int], error: Exception) -> None:
         super().__init__(describe(error))
@@ -35,24 +35,24 @@ class OwnersLockedError(Exception):
 
 
 async def apply_with_retries(
-    batch: Batch, applier: Applier, processing: Processing, stopping: asyncio.Event
+    batch: Batch, applier: Applier, trace: BatchTrace, stopping: asyncio.Event
 ) -> list[Outcome]:
-    """Return the committed outcomes; retries after transient failures for a while, then raises HandBackError.
+    """Return the committed outcomes; retries transient failures for a while, then raises HandBackError.
 
-    Raises OwnersLockedError for owners whose commands have to wait.
+    Raises OwnersLockedError or RepeatedBugError at once.
     """
     retry_ends = asyncio.get_running_loop().time() + RETRY_SECONDS
     failures = 0
     if batch.redelivered:
-        applier.forget()
+        applier.clear_cache()
     while True:
         try:
-            with TRANSACTION_DURATION.time(), processing.applying():
+            with TRANSACTION_DURATION.time(), trace.start_transaction_span():
                 return await _apply(batch, applier)
         except OwnersLockedError:
             raise
         except Exception as error:
-            if kind_of(error) is Kind.PAUSE:
+            if classify(error) is FailureKind.PAUSE:
                 raise
             RETRIES.inc()
             log.warning(

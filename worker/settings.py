@@ -8,26 +8,15 @@ from shared.settings import ServiceSettings
 
 
 class WorkerSettings(ServiceSettings):
-    """What an operator may set for a worker."""
+    """The settings of a worker."""
 
-    batch_commands: Annotated[
-        int, Field(ge=1, le=10_000, description="A batch takes waiting messages until it has this many commands")
-    ] = 500
-    prefetch_messages: Annotated[
-        int,
-        Field(
-            ge=1,
-            le=1000,
-            description="Messages of each partition held before they are acknowledged; lowered above 8 partitions, to"
-            " fit into 512 MiB",
-        ),
-    ] = 20
-    drain_timeout_seconds: Annotated[
-        float, Field(gt=0, le=600, description="On SIGTERM: time to finish the batch in hand")
-    ] = 20.0
-    worker_health_host: Annotated[
-        str, Field(description="Address of the worker's probes; `::` means all addresses")
-    ] = "127.0.0.1"
-    worker_health_port: Annotated[
-        int, Field(ge=0, le=65535, description="Port of `/health/live` and `/health/ready`")
-    ] = 8081
+    batch_commands: Annotated[int, Field(ge=1, le=10_000)] = 500
+    """A batch takes waiting messages until it has this many commands"""
+    prefetch_messages: Annotated[int, Field(ge=1, le=1000)] = 20
+    """Messages of each partition held before they are acknowledged; lowered above 8 partitions, to fit into 512 MiB"""
+    drain_timeout_seconds: Annotated[float, Field(gt=0, le=600)] = 20.0
+    """On SIGTERM: time to finish the current batch"""
+    worker_health_host: str = "127.0.0.1"
+    """Address of the worker's probes; `::` means all addresses"""
+    worker_health_port: Annotated[int, Field(ge=0, le=65535)] = 8081
+    """Port of `/health/live` and `/health/ready`"""

@@ -1,4 +1,4 @@
-"""The SQL that applies a batch: compiled once, over sets, so it does not grow with the batch."""
+"""The SQL that applies a batch: statements over arrays, compiled once, the same for every batch size."""
 
 from collections.abc import Collection
 from typing import Any
@@ -8,7 +8,6 @@ from sqlalchemy import (
     Integer,
     Select,
     Text,
-    Uuid,
     bindparam,
     case,
     cast,
@@ -29,7 +28,7 @@ from sqlalchemy.sql.type_api import TypeEngine
 
 from shared.contracts import Outcome
 from shared.database import Statement
-from shared.tables import attempt_marks, commands, note_json, notes, personal_tokens, tombstones, users
+from shared.tables import commands, note_json, notes, personal_tokens, tombstones, users
 
 Columns = dict[str, TypeEngine[Any]]
 
@@ -39,10 +38,10 @@ def _any(named: ColumnElement[Any], name: str) -> ColumnElement[bool]:
 
 
 def _elements(name: str, columns: Columns, row_id: ColumnElement[int]) -> dict[str, ColumnElement[Any]]:
-    """Return a row's elements of the array parameters `<name>_<column>`; `<name>_id` has the ids of the rows.
+    """Return a row's elements of the array parameters `<name>_<column>`; `<name>_id` has the rows' ids.
 
-    Unlike a join with the arrays, this leaves the planner no choice: a plan that was made while the table was small,
-    and is kept while it grows, might read the whole table for each element.
+    A join with the arrays would leave the planner a choice: a plan made while the table was small could scan all of it
+    for each element, and would still be used when the table has grown.
     """
     position = func.array_position(bindparam(f"{name}_id", type_=ARRAY(row_id.type)), row_id)
     arrays = {key: bindparam(f"{name}_{key}", type_=ARRAY(type_)) for key, type_ in columns.items()}
@@ -50,7 +49,7 @@ def _elements(name: str, columns: Columns, row_id: ColumnElement[int]) -> dict[s
 
 
 def _rows(name: str, columns: Columns) -> TableValuedAlias:
-    """Return a FROM clause that reads one array parameter for each column, `<name>_<column>`."""
+    """Return a FROM clause over array parameters, one for each column, `<name>_<column>`."""
     arrays = [bindparam(f"{name}_{key}", type_=ARRAY(type_)) for key, type_ in columns.items()]
     values = func.unnest(*arrays).table_valued(*(column(key, type_) for key, type_ in columns.items()))
     return values.render_derived(name=name)
@@ -67,7 +66,7 @@ OUTCOME: Columns = {
 }
 USER: Columns = {c.name: c.type for c in users.c if c.name not in ("deleted_date", "purged_revision")}
 KNOWN_USER = tuple(name for name in USER if name != "password_hash")
-TOKEN: Columns = {c.name: c.type for c in personal_tokens.c} | {"scopes": Text()}  # arrays of arrays do not unnest
+TOKEN: Columns = {c.name: c.type for c in personal_tokens.c} | {"scopes": Text()}  # unnest() flattens nested arrays
 OWNER: Columns = {
     **{name: users.c[name].type for name in ("revision", "credentials_version")},
     "decisions": Integer(),
@@ -90,10 +89,10 @@ def _array(rows: Select[Any]) -> ColumnElement[Any]:
 
 
 def _read() -> ClauseElement:
-    """Select one row: Postgres' time, and the owners, outcomes and notes that a batch needs, all of one moment.
+    """Select in one row the time, and the owners, outcomes and notes that a batch needs.
 
-    Locking known outcomes is a write, so the statement waits for the synchronous standby, which may lack a commit that
-    was interrupted. An outcome that only the primary has must not be acknowledged.
+    The outcomes are locked: that is a write, so the statement waits for the synchronous standby. After an interrupted
+    commit only the primary may have an outcome, and its command must not be acknowledged.
     """
     known = select(*_STORED_COLUMNS).where(_any(commands.c.id, "ids")).order_by(commands.c.id)
     known_outcomes = known.with_for_update(key_share=True).cte("known")
@@ -109,7 +108,7 @@ def _read() -> ClauseElement:
 
 
 def _draw_ids() -> ColumnElement[Any]:
-    """Return an array of new ids for notes; fewer than asked for if the sequence lags behind, as after a restore."""
+    """Return an array of new ids for notes, without those in use after a restore has set the sequence back."""
     next_id, numbers = func.nextval(literal_column("'notes_id_seq'")), func.generate_series(literal_column("1"), _COUNT)
     drawn = select(_values(select(next_id).select_from(numbers)).label("ids")).cte("drawn")
     ids = cast(select(drawn.c.ids).scalar_subquery(), ARRAY(notes.c.id.type))
@@ -119,28 +118,28 @@ def _draw_ids() -> ColumnElement[Any]:
 
 
 def _store(*, changes: bool, replays: bool = False) -> ClauseElement:
-    """Store a batch's changes to notes and its outcomes: all, or nothing if rows have changed since the fold saw them.
+    """Store the changes to notes and the outcomes: all of them, or nothing if rows have changed since they were read.
 
-    Without `changes` it only creates notes. With `replays` it also replaces the outcomes of failed commands; then it
-    can store a part, and must run in a transaction that compares the number of rows.
+    Without `changes`, notes are only created. With `replays`, outcomes of failed commands are replaced as well; a part
+    of the batch may be stored then, so a transaction has to compare the number of rows.
     """
     created = _rows("created", NOTE)
-    as_seen = _match(changes=changes, replays=replays)
+    unchanged = _match(changes=changes, replays=replays)
     decisions = _elements("owner", OWNER, users.c.id)["decisions"]
     raise_revisions = (
         update(users)
-        .where(_any(users.c.id, "owner_id"), as_seen)
+        .where(_any(users.c.id, "owner_id"), unchanged)
         .values(revision=users.c.revision + decisions)
         .cte("raised")
     )
-    create_notes = insert(notes).from_select(list(NOTE), select(created).where(as_seen)).cte("created_notes")
-    change_notes = _change_notes(as_seen) if changes else ()
-    insert_outcomes = _insert_outcomes(as_seen, replays=replays).returning(*_STORED_COLUMNS)
+    create_notes = insert(notes).from_select(list(NOTE), select(created).where(unchanged)).cte("created_notes")
+    change_notes = _change_notes(unchanged) if changes else ()
+    insert_outcomes = _insert_outcomes(unchanged, replays=replays).returning(*_STORED_COLUMNS)
     return insert_outcomes.add_cte(raise_revisions, create_notes, *change_notes)
 
 
 def _match(*, changes: bool, replays: bool) -> ColumnElement[bool]:
-    """Lock the rows that the fold saw; true if none of them has changed and no command has an outcome."""
+    """Lock the rows that were read; true if none of them has changed, and none of the commands has an outcome."""
     owner, compared = _elements("owner", OWNER, users.c.id), _elements("compared", COMPARED, notes.c.id)
     matched_owners = (
         select(users.c.id)
@@ -165,44 +164,44 @@ def _match(*, changes: bool, replays: bool) -> ColumnElement[bool]:
     conditions = [_is_complete(matched_owners, "owner_id", users.c.id)]
     conditions += [_is_complete(matched_notes, "compared_id", notes.c.id)] if changes else []
     conditions += [] if replays else [~known.exists()]
-    return select(select(literal_column("true").label("is")).where(*conditions).cte("as_seen")).exists()
+    return select(select(literal_column("true").label("is")).where(*conditions).cte("unchanged")).exists()
 
 
-def _change_notes(as_seen: ColumnElement[bool]) -> tuple[CTE, ...]:
-    """Update the texts of notes, delete notes, and store their tombstones."""
-    buried = _rows("buried", NOTE)
+def _change_notes(unchanged: ColumnElement[bool]) -> tuple[CTE, ...]:
+    """Update notes, delete notes, and store the tombstones of deleted ones."""
+    tombstone = _rows("tombstone", NOTE)
     new_text = _elements("changed", CHANGED, notes.c.id)
-    bury = insert(tombstones).from_select(list(NOTE), select(buried).where(as_seen))
-    replaced = {name: bury.excluded[name] for name in NOTE if name != "id"} | {"deleted_date": func.now()}
+    bury = insert(tombstones).from_select(list(NOTE), select(tombstone).where(unchanged))
+    new_values = {name: bury.excluded[name] for name in NOTE if name != "id"} | {"deleted_date": func.now()}
     return (
-        update(notes).where(_any(notes.c.id, "changed_id"), as_seen).values(new_text).cte("changed_notes"),
-        delete(notes).where(_any(notes.c.id, "deleted"), as_seen).cte("deleted_notes"),
-        bury.on_conflict_do_update(index_elements=[tombstones.c.id], set_=replaced).cte("buried_notes"),
+        update(notes).where(_any(notes.c.id, "changed_id"), unchanged).values(new_text).cte("changed_notes"),
+        delete(notes).where(_any(notes.c.id, "deleted"), unchanged).cte("deleted_notes"),
+        bury.on_conflict_do_update(index_elements=[tombstones.c.id], set_=new_values).cte("stored_tombstones"),
     )
 
 
-def _insert_outcomes(as_seen: ColumnElement[bool], *, replays: bool) -> Insert:
+def _insert_outcomes(unchanged: ColumnElement[bool], *, replays: bool) -> Insert:
     outcome = _rows("outcome", OUTCOME)
     printed = {name: outcome.c[name] for name in PRINTED}
     body = note_json({**printed, "id": outcome.c.note_id, "version": outcome.c.note_version})
     columns = {name: outcome.c[name] for name in OUTCOME if name in commands.c} | {
-        # The commands of a batch share `now()`; the offset keeps their order.
+        # `now()` is the same for the whole batch; the offset records the order in it.
         "decided_at": func.now() + outcome.c.position * literal_column("interval '1 microsecond'"),
         "command": cast(outcome.c.command, commands.c.command.type),
         "body": case((outcome.c.title.is_not(None), body), else_=outcome.c.body),
     }
-    insert_outcomes = insert(commands).from_select(list(columns), select(*columns.values()).where(as_seen))
+    insert_outcomes = insert(commands).from_select(list(columns), select(*columns.values()).where(unchanged))
     return _replacing_failed(insert_outcomes, columns) if replays else insert_outcomes
 
 
 def _is_complete(matched: CTE, name: str, key: ColumnElement[Any]) -> ColumnElement[bool]:
-    """Whether every row of the array parameter was matched."""
+    """Whether as many rows were matched as the array parameter has."""
     number = select(func.count()).select_from(matched).scalar_subquery()
     return number == func.cardinality(bindparam(name, type_=ARRAY(key.type)))
 
 
 def _replacing_failed(insert_outcomes: Insert, columns: Collection[str]) -> Insert:
-    """Return the insert, extended to replace the outcome of a failed command that is replayed."""
+    """Return the insert, which also replaces the outcome of a failed command that is replayed."""
     replayed = insert_outcomes.excluded
     new_values: dict[str, ColumnElement[Any]] = {name: replayed[name] for name in columns if name != "id"}
     # A command that fails again keeps its place among the dead letters.
@@ -215,7 +214,7 @@ def _replacing_failed(insert_outcomes: Insert, columns: Collection[str]) -> Inse
 
 
 def _store_accounts() -> ClauseElement:
-    """Insert tokens, with all other changes to users and tokens in the same statement."""
+    """Store all changes to users and tokens in one statement."""
     registered, changed, created = _rows("registered", USER), _rows("changed", USER), _rows("created", TOKEN)
     new_values: dict[str, ColumnElement[Any]] = {
         name: changed.c[name] for name in ("credentials_version", "name", "folded_name", "updated_date", "revision")
@@ -241,12 +240,8 @@ def _store_accounts() -> ClauseElement:
     )
 
 
-_MARKED_COMMAND = attempt_marks.c.command_id == bindparam("command_id", type_=Uuid())
-_MARKING_PROCESS = bindparam("process_id", type_=Uuid())
-
-
 def _find_locked() -> ClauseElement:
-    """Find the owners for whom another session holds their row, or that of a note that the batch names."""
+    """Find the owners of whom another session has locked their own row or that of a note that the batch names."""
     target = _rows("target", {"id": notes.c.id.type, "owner_id": notes.c.owner_id.type})
     mine = (notes.c.id == target.c.id) & (notes.c.owner_id == target.c.owner_id)
     free_users = select(users.c.id).where(_any(users.c.id, "owners")).with_for_update(key_share=True, skip_locked=True)
@@ -263,8 +258,8 @@ def _find_locked() -> ClauseElement:
     return locked_users.union(locked_notes)
 
 
-# Two names that share a lock only wait for each other. Two-number locks never collide with the one-number locks, which
-# are held for long: otherwise a user could choose a name that hashes to the number of one.
+# Names with the same hash only wait for each other. A lock of two numbers never collides with one of a single number;
+# those are held for long, and a user could choose a name with the hash of one.
 LOCK_NAMES = Statement.compile(
     text(
         "select pg_advisory_xact_lock(hashtext('inkwell names'), key) from "
@@ -295,11 +290,3 @@ STORE_ACCOUNTS = Statement.compile(_store_accounts())
 STORE_CREATIONS = Statement.compile(_store(changes=False))
 STORE = Statement.compile(_store(changes=True))
 STORE_REPLAYS = Statement.compile(_store(changes=True, replays=True))
-MARK_ATTEMPT = Statement.compile(insert(attempt_marks).on_conflict_do_nothing())
-COUNT_OTHER_MARKS = Statement.compile(
-    select(func.count()).where(_MARKED_COMMAND, attempt_marks.c.process_id != _MARKING_PROCESS)
-)
-UNMARK_ATTEMPT = Statement.compile(
-    delete(attempt_marks).where(_MARKED_COMMAND, attempt_marks.c.process_id == _MARKING_PROCESS)
-)
-CLEAR_MARKS = Statement.compile(delete(attempt_marks).where(_any(attempt_marks.c.command_id, "ids")))

@@ -1,1 +1,1 @@
-"""The same API without a queue, in the way that FastAPI's async database tutorial teaches."""
+"""The same API without a queue, written as FastAPI's async database tutorial teaches."""

@@ -1,7 +1,7 @@
-"""Notes as FastAPI's async database tutorial serves them: every request runs its own SQL and waits for it.
+"""FastAPI's async database tutorial: every request runs its own SQL and waits for it.
 
-Beside the URL and the pool's size two things differ from the tutorial: the start-up hooks are a lifespan, since FastAPI
-has dropped the older kind, and the list is limited, as in the tutorial's section on pagination.
+Besides the URL and the pool's size two things differ from the tutorial: the start-up hooks are a lifespan, since
+FastAPI has dropped the older kind, and the list is limited, as in the tutorial's section on pagination.
 """
 
 import os
@@ -32,14 +32,14 @@ notes = Table(
 
 
 class NoteIn(BaseModel):
-    """What a client sends."""
+    """The body of a request."""
 
     title: str
     description: str
 
 
 class Note(BaseModel):
-    """What a client gets."""
+    """The body of an answer."""
 
     id: int
     title: str
@@ -49,7 +49,7 @@ class Note(BaseModel):
 
 @asynccontextmanager
 async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-    """Keeps the pool while the app runs, and creates the table."""
+    """Opens the pool while the app runs, and creates the table."""
     async with database:
         await database.execute(CreateTable(notes, if_not_exists=True))
         yield
@@ -60,7 +60,7 @@ app = FastAPI(lifespan=lifespan)
 
 @app.post("/notes/", response_model=Note, status_code=201)
 async def create_note(note: NoteIn) -> Record | None:
-    """Inserts a note, then reads what it has inserted."""
+    """Inserts a note, then reads it."""
     created = datetime.now(UTC).replace(tzinfo=None)
     note_id = await database.execute(notes.insert().values(**note.model_dump(), created_date=created))
     return await database.fetch_one(one(note_id))
@@ -89,7 +89,7 @@ async def read_note(note_id: int) -> Record:
 
 @app.put("/notes/{note_id}", response_model=Note)
 async def update_note(note_id: int, note: NoteIn) -> Record | None:
-    """Looks whether the note is there, updates it, reads it."""
+    """Checks that the note exists, updates it, reads it."""
     await existing(note_id)
     await database.execute(notes.update().where(notes.c.id == note_id).values(**note.model_dump()))
     return await database.fetch_one(one(note_id))

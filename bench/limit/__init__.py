@@ -1,1 +1,1 @@
-"""What bounds Inkwell from above, the framework alone, and from below, a queue without batches."""
+"""Upper and lower bounds for Inkwell: the framework alone, and a queue without batches."""

@@ -1,4 +1,4 @@
-"""FastAPI's own limit: the routes answer a fixed note and do nothing else."""
+"""FastAPI's own limit: the routes answer a fixed note."""
 
 from fastapi import FastAPI, Response
 
@@ -15,5 +15,5 @@ async def create_note() -> Response:
 
 @app.get("/notes/{note_id}")
 async def read_note(note_id: int) -> Response:  # noqa: ARG001 - FastAPI parses it all the same
-    """Looks nothing up."""
+    """Reads nothing."""
     return Response(NOTE, media_type="application/json")

@@ -1,4 +1,4 @@
-"""A queue as one writes it first: for each request one message, one transaction, one reply. This is its HTTP side."""
+"""A queue in its simplest form: a message, a transaction and a reply for each request. This is its HTTP side."""
 
 import asyncio
 import os
@@ -17,7 +17,7 @@ QUEUE = os.environ["BENCH_QUEUE"]
 
 
 class NoteIn(BaseModel):
-    """What a client sends."""
+    """The body of a request."""
 
     title: str
     description: str
@@ -25,7 +25,7 @@ class NoteIn(BaseModel):
 
 @asynccontextmanager
 async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-    """Connects, and hands every reply to the request that waits for it."""
+    """Connects, and passes every reply to its waiting request."""
     waiting: dict[str | None, asyncio.Future[bytes]] = {}
 
     async def settle(reply: AbstractIncomingMessage) -> None:
@@ -44,7 +44,7 @@ app = FastAPI(lifespan=lifespan)
 
 @app.post("/notes/")
 async def create_note(request: Request, note: NoteIn) -> Response:
-    """Publishes the note, waits for the broker's confirm and for the worker's reply."""
+    """Publishes the note; waits for the broker's confirm and for the worker's reply."""
     attempt = uuid4().hex
     reply = request.app.state.waiting[attempt] = asyncio.get_running_loop().create_future()
     message = Message(

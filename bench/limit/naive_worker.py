@@ -1,4 +1,4 @@
-"""The naive queue's worker: inserts the note of each message by itself, replies, acknowledges."""
+"""The worker of the simplest queue: inserts each message's note alone, replies, acknowledges."""
 
 import asyncio
 import json
@@ -21,7 +21,7 @@ INSERT = "insert into notes (title, description) values ($1, $2) returning row_t
 
 
 async def run() -> None:
-    """Consumes until the process is ended."""
+    """Consumes until the process is terminated."""
     async with (
         asyncpg.create_pool(os.environ["BENCH_DATABASE_URL"], min_size=CONNECTIONS, max_size=CONNECTIONS) as pool,
         await aio_pika.connect(os.environ["BENCH_BROKER_URL"]) as connection,

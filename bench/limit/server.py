@@ -1,4 +1,4 @@
-"""uvicorn's own limit: an ASGI application without a framework, which answers a fixed note and does nothing else."""
+"""uvicorn's own limit: an ASGI application without a framework, which answers a fixed note."""
 
 from starlette.types import Receive, Scope, Send
 
@@ -8,7 +8,7 @@ HEADERS = [(b"content-type", b"application/json"), (b"content-length", b"%d" % l
 
 
 async def app(scope: Scope, receive: Receive, send: Send) -> None:
-    """Looks nothing up."""
+    """Reads nothing."""
     if scope["type"] == "lifespan":
         await receive()
         await send({"type": "lifespan.startup.complete"})

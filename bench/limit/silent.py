@@ -1,4 +1,4 @@
-"""Inkwell without its telemetry, to see what that costs: nothing is counted or measured, no request has an id.
+"""Inkwell without telemetry, to measure its cost: no counters, no measurements, no request ids.
 
 `python -m bench.limit.silent gateway`, or `worker`.
 """
@@ -18,11 +18,11 @@ import worker.__main__
 import worker.consumer
 from shared.tracing import NO_OP
 
-NOBODY = b"-"
+NO_ID = b"-"
 
 
 def always(value: object = None) -> Callable[..., Any]:
-    """A function that only returns the value."""
+    """A function that returns the value."""
     return lambda *_, **__: value
 
 
@@ -31,7 +31,7 @@ SILENCED = (
     (Gauge, "set", always()),
     (Histogram, "observe", always()),
     (gateway.http.front, "observe_request", always()),
-    (gateway.http.front, "choose_request_id", always(NOBODY)),
+    (gateway.http.front, "choose_request_id", always(NO_ID)),
     (gateway.http.front, "IDS", SimpleNamespace(set=always())),
     (gateway.writes.submission, "bind_ids", always()),
     (gateway.writes.submission, "start_publish_span", always(NO_OP)),
@@ -41,9 +41,9 @@ SILENCED = (
 
 
 def silence() -> None:
-    """Does what telemetry there is in this process away."""
+    """Removes the telemetry of this process."""
     for owner, name, silent in SILENCED:
-        getattr(owner, name)  # one that is called otherwise by now fails, and is not left loud
+        getattr(owner, name)  # raises if it has been renamed, instead of keeping it silently
         setattr(owner, name, silent)
 
 

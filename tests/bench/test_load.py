@@ -1,4 +1,4 @@
-"""What the load generator sends."""
+"""The requests of the load generator."""
 
 import shutil
 from collections import Counter
@@ -9,7 +9,7 @@ from fastapi import FastAPI, Request
 from bench.contenders import Contender
 from bench.load import run_wrk
 from bench.scenarios import SCENARIOS
-from tests import harness
+from tests.support import harness
 
 
 @pytest.mark.skipif(not shutil.which("wrk"), reason="wrk is missing")

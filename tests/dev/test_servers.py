@@ -1,4 +1,4 @@
-"""Postgres and RabbitMQ are the same wherever Inkwell names them."""
+"""Postgres and RabbitMQ have the same versions everywhere."""
 
 import re
 import subprocess
@@ -9,7 +9,7 @@ import yaml
 
 from dev.backend import ROOT
 from dev.containers import IMAGES
-from tests.k8s.rendering import containers_of, find, pods_of
+from tests.support.rendering import containers_of, find, pods_of
 
 COMPOSE = yaml.safe_load((ROOT / "docker-compose.yml").read_text())["services"]
 POSTGRES, RABBITMQ = IMAGES["POSTGRES_IMAGE"], IMAGES["RABBITMQ_IMAGE"]
@@ -61,13 +61,13 @@ def test_data_of_postgres_are_below_the_volume_in_a_folder_of_their_version(plac
 @pytest.mark.parametrize(
     ("folder", "is_started"),
     [
-        (".", False),  # Compose's volume of 17, mounted one level higher than before
-        ("data", False),  # or mounted where it was
-        ("pgdata", False),  # that of the demonstration on Kubernetes
-        ("17/docker", False),  # where the official image has its data
+        (".", False),  # Compose's volume for 17, mounted one level higher than before
+        ("data", False),  # or mounted at the same place
+        ("pgdata", False),  # the volume of the demonstration on Kubernetes
+        ("17/docker", False),  # the data folder of the official image
         ("data-17", False),
-        ("before-18", True),  # set aside by an operator who has taken the data over
-        ("data-18", True),  # its own
+        ("before-18", True),  # set aside by an operator after the migration
+        ("data-18", True),  # of this version
     ],
 )
 def test_postgres_is_started_unless_there_are_only_the_data_of_another_version(

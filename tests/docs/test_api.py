@@ -1,4 +1,4 @@
-"""docs/api.md lists what there is."""
+"""docs/api.md lists every operation."""
 
 import re
 

@@ -1,4 +1,4 @@
-"""The clients of docs/clients.md, run as they stand there while the gateway's link to the broker is cut."""
+"""The clients in docs/clients.md work while the gateway's link to the broker is cut."""
 
 import asyncio
 import os
@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from dev.backend import Services
-from tests.harness import eventually
-from tests.proxy import Proxy, proxy_to
-from tests.system.stack import ROOT, Stack, running_stack
+from dev.backend import ROOT, Services
+from tests.support.harness import eventually
+from tests.support.proxy import Proxy, proxy_to
+from tests.support.stack import Stack, running_stack
 
 RECIPES = dict(
     re.findall(r"^```(python|bash)\n(.*?)^```", (ROOT / "docs/clients.md").read_text(), re.DOTALL | re.MULTILINE)
@@ -24,7 +24,7 @@ INTERPRETERS = {"python": sys.executable, "bash": "bash"}
 async def stack(
     request: pytest.FixtureRequest, servers: Services, database_url: str, queue_prefix: str, tmp_path: Path
 ) -> AsyncIterator[Stack]:
-    """With a gateway that never waits for outcomes, so that the client has to, and with a usual one."""
+    """A stack whose gateway never waits for outcomes, so the client has to, and one with the default wait."""
     async with running_stack(database_url, servers, queue_prefix, tmp_path, wait_seconds=request.param) as stack:
         await eventually(lambda: has_broker(stack))
         yield stack
@@ -55,7 +55,7 @@ async def test_recipe_writes_one_note_although_the_broker_is_cut_off_before_it_c
 
 
 async def run(language: str, url: str, token: str, folder: Path) -> str:
-    """What the recipe prints when it has ended well."""
+    """The recipe's output; fails if the recipe does."""
     process = await asyncio.create_subprocess_exec(
         INTERPRETERS[language],
         *("-c", RECIPES[language]),

@@ -1,4 +1,4 @@
-"""docs/configuration.md has every setting as the services read it, and its commands make secrets."""
+"""docs/configuration.md lists every setting of the services, and its commands generate valid secrets."""
 
 import re
 import shutil

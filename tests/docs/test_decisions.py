@@ -1,4 +1,4 @@
-"""Every decision has a record in the same form, and a line in the index."""
+"""Every decision record has the same form and a line in the index."""
 
 import re
 from pathlib import Path

@@ -1,34 +1,30 @@
-"""The documentation page in a real browser that reaches nothing but the gateway."""
+"""The interactive documentation in a real browser with access to the gateway only."""
 
-import shutil
-from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 import httpx
-import pytest
-from playwright.async_api import ConsoleMessage, Page, Response, async_playwright
 
-from tests.accounts import sign_up
-from tests.canaries import PASSWORD
+from tests.support.accounts import sign_up
+from tests.support.canaries import PASSWORD
 
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium: apt-get install chromium")
+if TYPE_CHECKING:
+    from playwright.async_api import ConsoleMessage, Page, Response
 
 
 @dataclass
 class Reader:
-    """Somebody who reads the documentation and tries things out."""
+    """A reader of the interactive documentation."""
 
-    page: Page
+    page: "Page"
     requested: list[str] = field(default_factory=list)
-    """The URLs that the page has asked for."""
+    """The URLs that the page has requested."""
     complaints: list[str] = field(default_factory=list)
-    """The warnings and errors on the browser's console; it says there, too, what the page's policy has stopped."""
+    """The warnings and errors on the browser's console, including violations of the page's policy."""
 
     @classmethod
-    async def at(cls, page: Page, url: str) -> Self:
-        """Opens the documentation, and waits until it is there."""
+    async def at(cls, page: "Page", url: str) -> Self:
+        """Opens the documentation and waits until it is rendered."""
         reader = cls(page)
         page.on("request", lambda request: reader.requested.append(request.url))
         page.on("console", reader.listen)
@@ -37,12 +33,12 @@ class Reader:
         await page.locator("#operations-notes-listNotes").wait_for()
         return reader
 
-    def listen(self, message: ConsoleMessage) -> None:
+    def listen(self, message: "ConsoleMessage") -> None:
         if message.type in {"warning", "error"}:
             self.complaints.append(message.text)
 
-    async def try_out(self, operation: str) -> Response:
-        """Has the page send the operation's request as it stands; what the gateway answers."""
+    async def try_out(self, operation: str) -> "Response":
+        """Sends the operation's example request from the page; returns the gateway's answer."""
         block = self.page.locator(f"#operations-{operation}")
         await block.locator(".opblock-summary-control").click()
         await block.get_by_role("button", name="Try it out").click()
@@ -52,7 +48,7 @@ class Reader:
         return await answered.value
 
     async def sign_in(self, name: str, password: str) -> None:
-        """Uses the Authorize button, and asks for every scope."""
+        """Signs in with the Authorize button, with every scope."""
         await self.page.get_by_role("button", name="Authorize").first.click()
         form = self.page.locator(".auth-container").filter(has_text="OAuth2")
         await form.locator("input[data-name=username]").or_(form.locator("#oauth_username")).first.fill(name)
@@ -63,19 +59,11 @@ class Reader:
         await self.page.get_by_role("button", name="Close").first.click()
 
 
-def is_of_the_api(response: Response) -> bool:
+def is_of_the_api(response: "Response") -> bool:
     return "/docs" not in response.url and "/openapi.json" not in response.url
 
 
-@pytest.fixture
-async def page() -> AsyncIterator[Page]:
-    async with async_playwright() as playwright:
-        browser = await playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield await browser.new_page()
-        await browser.close()
-
-
-async def test_page_loads_and_tries_out_without_leaving_its_origin(page: Page, client: httpx.AsyncClient) -> None:
+async def test_page_loads_and_tries_out_without_leaving_its_origin(page: "Page", client: httpx.AsyncClient) -> None:
     origin = str(client.base_url).rstrip("/")
     created = await client.post("/notes", json={"title": "Ink", "description": "Buy a bottle"})
     reader = await Reader.at(page, origin)
@@ -89,7 +77,7 @@ async def test_page_loads_and_tries_out_without_leaving_its_origin(page: Page, c
     assert reader.complaints == []
 
 
-async def test_authorize_button_signs_in(page: Page, users_client: httpx.AsyncClient) -> None:
+async def test_authorize_button_signs_in(page: "Page", users_client: httpx.AsyncClient) -> None:
     ada = await sign_up(users_client, "Ada")
     created = await users_client.post("/notes", json={"title": "Ink", "description": ""}, headers=ada.headers)
     reader = await Reader.at(page, str(users_client.base_url).rstrip("/"))

@@ -1,4 +1,4 @@
-"""docs/openapi.json is what a gateway serves, and a client that is generated from it works."""
+"""docs/openapi.json is what a gateway serves, and a client generated from it works."""
 
 import subprocess
 import sys
@@ -11,7 +11,7 @@ import httpx
 import pytest
 
 from dev.openapi import PATH, document
-from tests.canaries import NOTE, PASSWORD
+from tests.support.canaries import NOTE, PASSWORD
 
 PACKAGE = "inkwell_client"
 
@@ -22,7 +22,7 @@ def test_document_is_what_a_gateway_serves() -> None:
 
 @pytest.fixture(scope="module")
 def package(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The name of the generated package, which can be imported."""
+    """The name of the generated package, which is importable."""
     folder = tmp_path_factory.mktemp("generated")
     program, where = Path(sys.executable).parent / "openapi-python-client", folder / PACKAGE
     quiet = folder / "config.yaml"
@@ -36,14 +36,14 @@ def package(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 @pytest.fixture
 async def client(package: str, users_client: httpx.AsyncClient) -> AsyncIterator[Any]:
-    """A generated client of a running gateway; nobody has signed in."""
+    """A generated client of a running gateway, not signed in."""
     url = str(users_client.base_url)
     async with import_module(package).Client(base_url=url, raise_on_unexpected_status=True) as client:
         yield client
 
 
 async def call(name: str, **arguments: Any) -> Any:
-    """What an operation answers, as the generated client has parsed it."""
+    """An operation's answer, as the generated client parses it."""
     response = await import_module(f"{PACKAGE}.api.{name}").asyncio_detailed(**arguments)
     return response.parsed
 
@@ -74,7 +74,7 @@ async def test_generated_client_writes_reads_and_searches(client: Any) -> None:
         await call("notes.delete_note", client=ada, note_id=note.id)
 
 
-async def test_generated_client_tells_the_problem(client: Any) -> None:
+async def test_generated_client_shows_the_problem(client: Any) -> None:
     problem = await call("notes.get_note", client=client, note_id=1)
 
     assert (problem.status, problem.code) == (401, "not_authenticated")

@@ -1,4 +1,4 @@
-"""Every promise has a number, and what looks for its breaking is documented under the same one."""
+"""Every promise has a number, under which the check of its violations is documented."""
 
 import re
 

@@ -1,4 +1,4 @@
-"""Links lead somewhere: those of every page, and the pages that code and configuration name."""
+"""Links have targets: those of every page, and the pages that code and configuration name."""
 
 import re
 import subprocess
@@ -15,7 +15,7 @@ NAMED_PAGE = re.compile(r"docs/[\w/-]+\.(?:md|json|svg)(?:#[\w-]+)?")
 
 
 def files(*patterns: str) -> list[Path]:
-    """Those that git knows, or would add."""
+    """The files that git tracks or would add."""
     command = ["git", "ls-files", "--cached", "--others", "--exclude-standard", "--", *patterns]
     listed = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout
     return [ROOT / name for name in listed.splitlines() if (ROOT / name).is_file()]
@@ -30,7 +30,7 @@ def links(page: Path) -> Iterator[str]:
 
 @cache
 def anchors(page: Path) -> frozenset[str]:
-    """The anchors of a page's headings, as code hosts make them."""
+    """The anchors of a page's headings, as code hosts generate them."""
     found: list[str] = []
     for heading in HEADING.findall(FENCED.sub("", page.read_text())):
         text = re.sub(r"\[([^]]*)\]\([^)]*\)", r"\1", heading).lower()

@@ -1,4 +1,4 @@
-"""The README is short, and claims no more than was measured."""
+"""The README is short and claims no more than was measured."""
 
 import re
 

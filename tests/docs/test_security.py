@@ -1,4 +1,4 @@
-"""docs/security.md is held to what it says."""
+"""The procedures of docs/security.md have the described effects."""
 
 import re
 
@@ -7,16 +7,16 @@ import httpx
 from dev.backend import ROOT
 from gateway.settings import GatewaySettings
 from shared.database import Session
-from tests import harness
-from tests.accounts import bearer, personal_token, sign_in, sign_up
-from tests.harness import eventually
+from tests.support import harness
+from tests.support.accounts import bearer, personal_token, sign_in, sign_up
+from tests.support.canaries import NOTE
+from tests.support.harness import eventually
 from worker.settings import WorkerSettings
 
 PAGE = (ROOT / "docs/security.md").read_text()
-NOTE = {"title": "x", "description": ""}
 
 
-async def test_everybody_is_signed_out_and_can_sign_in_again(
+async def test_all_users_are_signed_out_and_can_sign_in_again(
     users_client: httpx.AsyncClient, database: Session
 ) -> None:
     ada = await sign_up(users_client)
@@ -29,7 +29,7 @@ async def test_everybody_is_signed_out_and_can_sign_in_again(
         assert (await users_client.get("/notes", headers=headers)).status_code == 401
     token = await sign_in(users_client, ada.name)
     assert (await users_client.post("/notes", json=NOTE, headers=bearer(token))).status_code == 201
-    assert await database.fetchval("select credentials_version from users where id = 1") == 1  # the implicit owner's
+    assert await database.fetchval("select credentials_version from users where id = 1") == 1  # of the implicit owner
 
 
 async def test_personal_tokens_outlive_the_fingerprint_key(
@@ -48,7 +48,7 @@ async def test_personal_tokens_outlive_the_fingerprint_key(
             assert (repeated.status_code, repeated.json()["code"]) == (422, "idempotency_key_reused")
 
 
-async def test_signing_key_that_is_taken_away_signs_everybody_out(
+async def test_removal_of_a_signing_key_signs_all_users_out(
     password_settings: GatewaySettings, worker_settings: WorkerSettings
 ) -> None:
     async with harness.worker(worker_settings):

@@ -1,25 +1,27 @@
-"""The documentation's site, as `make docs` builds it."""
+"""The documentation site, as `make docs` builds it."""
 
 import json
 import re
 import shutil
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
+from typing import TYPE_CHECKING
 
 import pytest
-from playwright.async_api import Page, async_playwright
 
 from dev.backend import ROOT
 from dev.documentation import build, gather
 
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+if TYPE_CHECKING:
+    from playwright.async_api import Page
 
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    pytest.importorskip("zensical", reason="needs the dependency group docs: `make .venv/docs`")
     folder = tmp_path_factory.mktemp("documentation")
     shutil.copy(ROOT / "zensical.toml", folder)
     assert build(folder) == 0
@@ -33,14 +35,6 @@ def url(site: Path) -> Iterator[str]:
         Thread(target=server.serve_forever).start()
         yield f"http://127.0.0.1:{server.server_port}"
         server.shutdown()
-
-
-@pytest.fixture
-async def page() -> AsyncIterator[Page]:
-    async with async_playwright() as playwright:
-        browser = await playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield await browser.new_page()
-        await browser.close()
 
 
 def test_readme_is_the_first_page_and_leads_to_the_others(site: Path) -> None:
@@ -73,8 +67,7 @@ def test_links_to_the_source_lead_to_the_repository_if_it_is_known(tmp_path: Pat
     assert "worker/fold.py)" not in (tmp_path / "architecture.md").read_text()
 
 
-@pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium: apt-get install chromium")
-async def test_reference_shows_every_operation(url: str, page: Page) -> None:
+async def test_reference_shows_every_operation(url: str, page: "Page") -> None:
     document = json.loads((ROOT / "docs/openapi.json").read_text())
     complaints: list[str] = []
     page.on("pageerror", lambda error: complaints.append(str(error)))

@@ -1,4 +1,4 @@
-"""Breaks a cluster of Inkwell for a while and judges what came of it: `python -m tests.faults`."""
+"""Injects faults into a cluster of Inkwell and judges the outcome: `python -m tests.faults`."""
 
 import argparse
 import sys
@@ -16,7 +16,7 @@ from tests.faults.run import run
 
 
 def main() -> int:
-    """1 where a promise was broken, or where a mutation was not found out."""
+    """Returns 1 if a promise was broken, or if a mutation was not caught."""
     options = arguments()
     if options.times:
         verdict = uvloop.run(run(0, options.seed[0], options.faults, **chosen(options), times=options.times))
@@ -35,12 +35,12 @@ def main() -> int:
 
 
 def chosen(options: argparse.Namespace) -> dict[str, Any]:
-    """Which rig, and where its logs go."""
+    """The rig and the folder of its logs."""
     return {"rig": options.rig, "logs": options.logs}
 
 
 def arguments() -> argparse.Namespace:
-    """What the command line says."""
+    """Parses the command line."""
     seed = SystemRandom().randrange(10**6)
     parser = argparse.ArgumentParser(prog="python -m tests.faults", description=__doc__)
     parser.add_argument("--seconds", type=float, default=600, help="of each run")

@@ -24,8 +24,8 @@ from tests.faults.cluster import PREFIX, Cluster
 from tests.faults.history import EVERYTHING
 from tests.faults.nemesis import LONG, Fault, Nemesis
 from tests.faults.servers import Servers
-from tests.harness import eventually
-from tests.proxy import free_port
+from tests.support.harness import eventually
+from tests.support.proxy import free_port
 
 NODES = 3
 PARTED = (5.0, 40.0)
@@ -54,7 +54,7 @@ CONFIGURATION = "\n".join(
 
 @dataclass
 class BrokerNodes(Servers):
-    """A Postgres, and three nodes of a broker."""
+    """A Postgres, and the three nodes of a broker."""
 
     postgres: DockerContainer
     peers: Network
@@ -63,7 +63,7 @@ class BrokerNodes(Servers):
     """The nodes that a fault has left killed."""
 
     async def rabbitmqctl(self, *arguments: str) -> str:
-        """Return what the broker's own tool prints at a node that runs."""
+        """Return the output of the broker's command-line tool on a running node."""
         node = min({*range(NODES)} - self.down)
         result = await asyncio.to_thread(self.nodes[node].exec, ["rabbitmqctl", "-q", *arguments])
         assert result.exit_code == 0, result.output
@@ -89,11 +89,11 @@ class BrokerNodes(Servers):
         docker_of(self.peers).connect(self.container(node), aliases=[f"rabbit-{node + 1}"])
 
     def isolate(self, node: int) -> None:
-        """Take a node's connection to the others away; it still answers clients."""
+        """Disconnect a node from the others; it still serves clients."""
         docker_of(self.peers).disconnect(self.container(node))
 
-    async def mend(self) -> None:
-        """Start what was left killed, and wait until each queue is on all nodes again."""
+    async def repair(self) -> None:
+        """Start the killed nodes, and wait until each queue has a replica on every node again."""
         await self.act("start", self.down)
         self.down.clear()
         await eventually(self._is_whole, within_seconds=120, every_seconds=0.5)
@@ -108,19 +108,19 @@ class BrokerNodes(Servers):
 
 
 def docker_of(network: Network) -> DockerNetwork:
-    """Return Docker's own object, which can do more."""
+    """Return Docker's own object, which has more methods."""
     assert network._network
     return network._network
 
 
 @asynccontextmanager
 async def broker_nodes() -> AsyncIterator[BrokerNodes]:
-    """All of them, for the block."""
+    """The three nodes for the block."""
     postgres_port, ports = free_port(), [free_port() for _ in range(NODES)]
     broker_url = f"amqp://{ADMINISTRATOR}:{ADMINISTRATOR}@{','.join(f'127.0.0.1:{port}' for port in ports)}/"
     database_url = f"postgresql://inkwell:inkwell@127.0.0.1:{postgres_port}/inkwell"
     services = Services(database_url, broker_url, has_broker_users=True)
-    internal = Network(docker_network_kw={"internal": True})  # no way out, so clients' connections never go over it
+    internal = Network(docker_network_kw={"internal": True})  # without a gateway, so clients' connections never use it
     with postgres_server().with_bind_ports(5432, postgres_port) as postgres, internal as peers:
         nodes = [node(number, port) for number, port in enumerate(ports, 1)]
         servers = BrokerNodes(services, nodes[0], postgres, peers, nodes)
@@ -136,7 +136,7 @@ async def broker_nodes() -> AsyncIterator[BrokerNodes]:
 
 
 def node(number: int, port: int) -> DockerContainer:
-    """Return a node that has not been started."""
+    """Return a node that is not started yet."""
     return (
         DockerContainer(image("RABBITMQ_IMAGE"))
         .with_kwargs(hostname=f"rabbit-{number}")
@@ -149,7 +149,7 @@ def node(number: int, port: int) -> DockerContainer:
 
 
 async def has_formed(servers: BrokerNodes) -> bool:
-    """Whether all nodes are one cluster."""
+    """Whether the nodes form one cluster."""
     try:
         status: dict[str, Any] = json.loads(await servers.rabbitmqctl("cluster_status", "--formatter", "json"))
     except (AssertionError, ValueError):
@@ -158,26 +158,26 @@ async def has_formed(servers: BrokerNodes) -> bool:
 
 
 async def leader_is_killed(_: Nemesis, cluster: Cluster[BrokerNodes]) -> str:
-    """The node with the queues' leaders is gone, and stays away until everything is served again."""
+    """Kill the node with the queues' leaders until everything is served again."""
     async with cluster.servers.rabbitmq_lock:
         return await stays_killed(cluster.servers, await cluster.servers.leader())
 
 
 async def follower_is_killed(_: Nemesis, cluster: Cluster[BrokerNodes]) -> str:
-    """Another node is gone, and stays away until everything is served again."""
+    """Kill another node until everything is served again."""
     async with cluster.servers.rabbitmq_lock:
         return await stays_killed(cluster.servers, (await cluster.servers.leader() + 1) % NODES)
 
 
 async def stays_killed(servers: BrokerNodes, node: int) -> str:
-    """Kill a node, which `mend` starts again."""
+    """Kill a node, which `repair` starts again."""
     await servers.act("kill", [node])
     servers.down.add(node)
     return f"rabbit-{node + 1}"
 
 
 async def leader_hangs(nemesis: Nemesis, cluster: Cluster[BrokerNodes]) -> str:
-    """The node with the queues' leaders takes connections and answers nothing, for a while."""
+    """Pause the node with the queues' leaders for a while: it accepts connections but answers nothing."""
     async with cluster.servers.rabbitmq_lock:
         leader = await cluster.servers.leader()
         await cluster.servers.act("pause", [leader])
@@ -187,12 +187,12 @@ async def leader_hangs(nemesis: Nemesis, cluster: Cluster[BrokerNodes]) -> str:
 
 
 async def majority_is_killed(nemesis: Nemesis, cluster: Cluster[BrokerNodes]) -> str:
-    """Two of the three are gone, and come back after a while."""
+    """Kill two of the three nodes for a while."""
     return await killed_for_a_while(nemesis, cluster, 2)
 
 
 async def all_are_killed(nemesis: Nemesis, cluster: Cluster[BrokerNodes]) -> str:
-    """The power is cut: all nodes, Postgres and all services are gone at once, and started again."""
+    """A power cut: kill all nodes, Postgres and all services at once, and start them again."""
     async with cluster.servers.postgres_lock:
         postgres = cluster.servers.postgres.get_wrapped_container()
         await asyncio.gather(
@@ -210,7 +210,7 @@ async def all_are_killed(nemesis: Nemesis, cluster: Cluster[BrokerNodes]) -> str
 
 
 async def killed_for_a_while(nemesis: Nemesis, cluster: Cluster[BrokerNodes], number: int) -> str:
-    """Kill so many nodes, and start them again."""
+    """Kill this many nodes, and start them again."""
     async with cluster.servers.rabbitmq_lock:
         first = await cluster.servers.leader()
         nodes = [(first + each) % NODES for each in range(number)]
@@ -221,7 +221,7 @@ async def killed_for_a_while(nemesis: Nemesis, cluster: Cluster[BrokerNodes], nu
 
 
 async def leader_is_isolated(nemesis: Nemesis, cluster: Cluster[BrokerNodes]) -> str:
-    """The node with the queues' leaders reaches clients and no other node, for a while."""
+    """Isolate the node with the queues' leaders from the other nodes, but not from clients, for a while."""
     async with cluster.servers.rabbitmq_lock:
         leader = await cluster.servers.leader()
         await asyncio.to_thread(cluster.servers.isolate, leader)

@@ -1,4 +1,4 @@
-"""Runs each mutation of the product until the checker finds it out."""
+"""Runs each mutation of the product until the checker catches it."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,12 +12,12 @@ from tests.faults.run import run
 log = structlog.get_logger()
 
 CATCH_SECONDS, SLICE_SECONDS = 120.0, 30.0
-"""So long the nemesis may take to bring a mutation out; after each slice the checker looks."""
+"""The most time that the nemesis may take to expose a mutation; the checker runs after each slice."""
 
 
 @dataclass(frozen=True)
 class Catch:
-    """What the checker has found of a mutation, and how many seconds of nemesis it took."""
+    """What the checker found for a mutation, and after how many seconds of nemesis."""
 
     mutation: Mutation
     seconds: float
@@ -25,17 +25,17 @@ class Catch:
 
     @property
     def promises(self) -> list[str]:
-        """Those that were found broken."""
+        """The promises that were broken."""
         return sorted({violation.partition(":")[0] for violation in self.violations})
 
     @property
     def is_caught(self) -> bool:
-        """Whether one of the promises was, that the mutation is meant to break."""
+        """Whether one of the promises that the mutation is meant to break was broken."""
         return not set(self.promises).isdisjoint(self.mutation.promises)
 
 
 async def catch(mutation: Mutation, seed: int) -> Catch:
-    """Runs the broken product until the checker finds it out, or the time is over."""
+    """Runs the broken product until the checker catches it or the time is over."""
     caught = Catch(mutation, 0.0, [])
     with TemporaryDirectory(prefix=f"inkwell-{mutation.name}-") as folder:
         tree = applied(mutation, Path(folder))

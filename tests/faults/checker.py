@@ -1,6 +1,6 @@
 """Decides each promise from what clients saw and what the database holds; a violation is a sentence that names one.
 
-The database tells through its rows, and through an audit that triggers have kept, of what happened in which order.
+The database's evidence is its rows and an audit by triggers, which has the order of events.
 """
 
 from collections import Counter, defaultdict
@@ -14,14 +14,14 @@ from tests.faults.facts import Facts
 from tests.faults.history import EVERYTHING, GONE, PATCHED, Answer, History, Write, text_of_item
 
 SLACK_SECONDS = 1.0
-"""I7 promises the deadline and this."""
+"""Tolerance beyond the deadline that I7 promises."""
 KEPT_ALIVE_SECONDS = 0.5
-"""A connection that ends sooner may have been closed while the request was on its way; that is HTTP's."""
+"""A shorter connection may have been closed while the request was in flight, which HTTP allows."""
 READ, WRITTEN = {200, 404}, {200, 201, 202, 204, 404, 412}
 
 
 def violations(history: History, facts: Facts) -> list[str]:
-    """Every broken promise, as far as the evidence shows it."""
+    """Every broken promise that the evidence shows."""
     of_writes = (
         accepted,
         present,
@@ -50,21 +50,21 @@ def violations(history: History, facts: Facts) -> list[str]:
 
 
 def accepted(history: History, facts: Facts) -> Iterator[str]:
-    """I1: what was accepted has an outcome, and what was applied is there."""
+    """I1: every accepted write has an outcome, and every applied one has its effect."""
     by_marker, deleted = facts.by_marker(), facts.deleted()
     for write in history.writes:
         if write.accepted is not None and write.status in ("unknown", "refused"):
-            yield f"I1: {told(write)} was accepted and has no outcome"
+            yield f"I1: {describe(write)} was accepted but has no outcome"
         if write.status == "applied" and write.kind not in ("delete", "touch") and write.marker not in by_marker:
-            yield f"I1: {told(write)} is said to be applied, and no command has applied it"
+            yield f"I1: {describe(write)} was reported as applied, but no command has applied it"
         if write.status == "applied" and write.kind == "delete" and write.note not in deleted:
-            yield f"I1: {told(write)} is said to be applied, and no command has deleted the note"
+            yield f"I1: {describe(write)} was reported as applied, but no command has deleted the note"
         if write.status == "failed" and not write.marker.startswith(POISON):
-            yield f"I1: {told(write)} has failed, and nothing is wrong with it"
+            yield f"I1: {describe(write)} has failed although nothing is wrong with it"
 
 
 def present(_: History, facts: Facts) -> Iterator[str]:
-    """I1: what commands have done to a note is how the note is now."""
+    """I1: each note is in the state that its commands produced."""
     stored, deleted, texts = {row["id"]: row for row in facts.notes}, facts.deleted(), facts.by_version()
     for note in {note for note, _ in texts}:
         if (note in stored) == (note in deleted):
@@ -74,7 +74,7 @@ def present(_: History, facts: Facts) -> Iterator[str]:
 
 
 def once(_: History, facts: Facts) -> Iterator[str]:
-    """I2: no command acted twice, and nothing but commands acted."""
+    """I2: no command acted twice, and nothing else acted."""
     for marker, commands in facts.by_marker().items():
         if len(commands) > 1:
             yield f"I2: {marker} was applied {len(commands)} times"
@@ -95,7 +95,7 @@ def once(_: History, facts: Facts) -> Iterator[str]:
 
 
 def unchanged(history: History, facts: Facts) -> Iterator[str]:
-    """I2: what changes nothing leaves a note as it is, and nothing else does; no version is written twice."""
+    """I2: only a write without a change leaves its note untouched, and no version is written twice."""
     touched = Counter(write.note for write in history.writes if write.kind == "touch" and write.status != "rejected")
     for note, count in Counter(row["note_id"] for row in facts.unchanging()).items():
         if count > touched[note]:
@@ -110,11 +110,11 @@ def unchanged(history: History, facts: Facts) -> Iterator[str]:
 
 
 def refused(history: History, facts: Facts) -> Iterator[str]:
-    """I3: what was refused or rejected has no effect."""
+    """I3: refused and rejected writes have no effect."""
     by_marker = facts.by_marker()
     for write in history.writes:
         if write.status in ("refused", "rejected", "failed") and write.marker in by_marker:
-            yield f"I3: {told(write)} was {write.status} and is applied"
+            yield f"I3: {describe(write)} was {write.status} but is applied"
     deletes: dict[int | None, list[Write]] = defaultdict(list)
     for write in history.writes:
         if write.kind == "delete":
@@ -127,23 +127,23 @@ def refused(history: History, facts: Facts) -> Iterator[str]:
 
 
 def truthful(history: History, facts: Facts) -> Iterator[str]:
-    """I4: what a client was told is what was committed, of its own request."""
+    """I4: the outcome that a client saw is the committed one, of its own request."""
     versions = facts.by_version()
     for write in history.writes:
         if write.status == "applied" and write.kind not in ("delete", "batch"):
             _, body, version = write.original
             text = versions.get((write.note or 0, version or 0)) if write.kind == "touch" else write.marker
             if body and (body.get("description", body.get("name")) != text or body.get("version") != version):
-                yield f"I4: {told(write)} was answered {body}, version {version}"
+                yield f"I4: {describe(write)} was answered {body}, version {version}"
             if body and version and versions.get((body["id"], version)) != text:
-                yield f"I4: {told(write)} was told version {version} of note {body['id']}, which is another's"
+                yield f"I4: {describe(write)} got version {version} of note {body['id']}, which is another's"
     for answer in history.answers():
         if answer.code == "internal_error":
             yield f"I4: a gateway answered internal_error: {answer.body}"
 
 
 def conditional(history: History, facts: Facts) -> Iterator[str]:
-    """I4: a write with a condition was applied to the very version that it asked for, or there was another."""
+    """I4: a conditional write was applied to exactly the version that it named, or rejected because of another one."""
     last: dict[int, int] = defaultdict(int)
     for row in facts.applied():
         last[row["note_id"]] = max(last[row["note_id"]], row["note_version"] or 0)
@@ -155,43 +155,43 @@ def conditional(history: History, facts: Facts) -> Iterator[str]:
         made = dict(write.made).get(write.note or 0, made) if write.kind == "batch" else made
         before = last[write.note or 0] if write.kind == "delete" else (made or 0) - (write.kind != "touch")
         if write.status == "applied" and made and before != write.condition:
-            yield f"I4: {told(write)} asked for version {write.condition} and was applied to another"
+            yield f"I4: {describe(write)} asked for version {write.condition} and was applied to another"
         if status == 412 and write.condition == made:
-            yield f"I4: {told(write)} asked for version {made}, and was answered 412, which told that version"
+            yield f"I4: {describe(write)} asked for version {made}, but was answered 412 with that version"
         if status == 412 and write.condition == last[write.note or 0] and write.note not in deleted:
-            yield f"I4: {told(write)} asked for version {write.condition}, which it is, and was answered 412"
+            yield f"I4: {describe(write)} asked for version {write.condition}, which is current, but was answered 412"
 
 
 def the_same_again(history: History, _: Facts) -> Iterator[str]:
-    """I2: a write that is repeated with its key is answered as before."""
+    """I2: a write repeated with its key gets the same answer."""
     for write in history.writes:
-        told_before = {(each.status // 100, each.code, each.version) for each in write.attempts if each.is_outcome}
-        if write.key and len(told_before) > 1:
-            yield f"I2: {told(write)} was repeated with its key and answered in several ways: {told_before}"
+        answers = {(each.status // 100, each.code, each.version) for each in write.attempts if each.is_outcome}
+        if write.key and len(answers) > 1:
+            yield f"I2: {describe(write)} was repeated with its key and got different answers: {answers}"
 
 
 def alike(history: History, _: Facts) -> Iterator[str]:
-    """I4: whoever is told the outcome of a write is told the same, however often and wherever they ask."""
+    """I4: every answer about a write's outcome is the same, whenever and wherever it was requested."""
     for write in history.writes:
         statuses = {status // 100 for status, _ in write.results}
         bodies = [body for status, body in write.results if status // 100 == 2 and body]  # or a short one is preferred
         if len(statuses) > 1 or len({str(body.get("items", body.get("id"))) for body in bodies}) > 1:
-            yield f"I4: {told(write)} was told of in several ways: {write.results}"
+            yield f"I4: {describe(write)} has contradictory answers: {write.results}"
 
 
 def rejected_rightly(history: History, facts: Facts) -> Iterator[str]:
-    """I4: what was rejected was so for a reason that there was; a note of somebody else's is not found."""
+    """I4: every rejection has a valid reason; another owner's note is not found."""
     deleted = facts.deleted()
     for write in history.writes:
         if write.status == "rejected":
             expected = {404} if write.is_trespass or write.note in deleted else set()
             expected |= {412} if write.condition and not write.is_trespass else set()
             if write.original[0] not in expected:
-                yield f"I{10 if write.is_trespass else 4}: {told(write)} was answered {write.original[0]}"
+                yield f"I{10 if write.is_trespass else 4}: {describe(write)} was answered {write.original[0]}"
 
 
 def answered_as_declared(history: History, _: Facts) -> Iterator[str]:
-    """I4: who reads what is theirs is told it, or that it is gone, or that Postgres does not answer."""
+    """I4: a read of an own note answers the note, that it is gone, or that Postgres is unavailable."""
     own = [read.answer for read in history.reads if not read.is_trespass]
     for answer in own:
         if answer.status not in (0, 200, 404, 503):
@@ -199,24 +199,24 @@ def answered_as_declared(history: History, _: Facts) -> Iterator[str]:
     for write in history.writes:
         for poll in write.polls:
             if poll.status not in (0, 200, 503):
-                yield f"I4: {told(write)} was answered {poll.status} {poll.code} at its command's URL"
+                yield f"I4: {describe(write)} was answered {poll.status} {poll.code} at its command's URL"
 
 
 def truthful_of_several(history: History, facts: Facts) -> Iterator[str]:
-    """I4: likewise of several writes at once, item by item."""
+    """I4: the same for several writes at once, item by item."""
     versions = facts.by_version()
     for write in history.writes:
         if write.status != "applied" or write.kind != "batch":
             continue
         if write.original[1] and len(write.made) != PATCHED + 1:
-            yield f"I4: {told(write)} was answered {write.original[1]}"
+            yield f"I4: {describe(write)} was answered {write.original[1]}"
         for index, item in enumerate(write.made):
             if versions.get(item) != text_of_item(write.marker, index):
-                yield f"I4: {told(write)} was told of note {item[0]}, version {item[1]}, which is another's"
+                yield f"I4: {describe(write)} got note {item[0]}, version {item[1]}, which is another's"
 
 
 def read_truly(history: History, facts: Facts) -> Iterator[str]:
-    """I4: what was read is a version that was committed."""
+    """I4: every version that was read was committed."""
     versions = facts.by_version()
     for read in history.reads:
         if read.answer.status == 200 and read.note:  # not an empty list
@@ -233,11 +233,11 @@ def polled(history: History, facts: Facts) -> Iterator[str]:
             if poll.status == 200 and poll.body["answer"]:
                 committed = statuses.get(poll.body["id"])
                 if poll.body["status"] != committed:
-                    yield f"I4: {told(write)} was told {poll.body['status']}, and is {committed}"
+                    yield f"I4: {describe(write)} was reported as {poll.body['status']}, but is {committed}"
 
 
 def read_your_writes(history: History, _: Facts) -> Iterator[str]:
-    """I5: a read that was sent after an answer sees what the answer told."""
+    """I5: a read sent after an answer sees at least the state of that answer."""
     known: dict[int, list[tuple[float, int]]] = defaultdict(list)
     first_delete = first_deletes(history)
     for write in history.writes:
@@ -250,13 +250,13 @@ def read_your_writes(history: History, _: Facts) -> Iterator[str]:
         seen = read.answer.version or 0 if read.answer.status == 200 else GONE
         least = max((version for time, version in known[read.note] if time < read.answer.asked), default=0)
         if seen < least:
-            yield f"I5: note {read.note} was read in version {seen} after version {least} had been told"
+            yield f"I5: note {read.note} was read in version {seen} after version {least} had been answered"
         if seen == GONE and read.answer.answered < first_delete.get(read.note, float("inf")):
-            yield f"I5: note {read.note} was not found, and nobody had deleted it"
+            yield f"I5: note {read.note} was not found, but had not been deleted"
 
 
 def first_deletes(history: History) -> dict[int | None, float]:
-    """When somebody first asked for a note to be deleted, by the note."""
+    """The time of the first request to delete each note."""
     first: dict[int | None, float] = {}
     for write in history.writes:
         if write.kind == "delete" and write.status != "rejected":
@@ -265,7 +265,7 @@ def first_deletes(history: History) -> dict[int | None, float]:
 
 
 def numbered(_: History, facts: Facts) -> Iterator[str]:
-    """I6: every decision raises its owner's revision, and what is written has a later one than all before it."""
+    """I6: every decision raises its owner's revision, and what it writes has a later one than everything before."""
     for owner in facts.owners:
         if owner["revision"] < owner["decided"]:
             yield f"I6: owner {owner['id']} is in revision {owner['revision']} after {owner['decided']} decisions"
@@ -277,7 +277,7 @@ def numbered(_: History, facts: Facts) -> Iterator[str]:
 
 
 def outdated(rows: Iterable[Any]) -> Iterator[str]:
-    """I6: rows of one owner that were written in a revision that an earlier transaction had, or one before it."""
+    """I6: an owner's rows written with a revision of an earlier transaction, or with a lower one."""
     before = 0
     for _transaction, written in groupby(rows, key=lambda row: row["transaction"]):
         together = list(written)
@@ -288,7 +288,7 @@ def outdated(rows: Iterable[Any]) -> Iterator[str]:
 
 
 def in_order(history: History, facts: Facts) -> Iterator[str]:
-    """I6: a write that was sent after another one's 2xx is applied after it, if both are of one owner."""
+    """I6: a write sent after another write's 2xx is applied after it, if both have the same owner."""
     place_of = facts.places()
     by_id, by_marker = {row["id"]: row for row in facts.commands}, facts.by_marker()
     deletes = {row["note_id"]: row for row in facts.applied() if row["type"] == "note.delete"}
@@ -308,7 +308,7 @@ def in_order(history: History, facts: Facts) -> Iterator[str]:
 
 @dataclass(frozen=True)
 class Placed:
-    """Where a write was decided: its transaction, and what it made of which note, where it made something."""
+    """Where a write was decided: its transaction, its note, and the version that it produced, if any."""
 
     place: int
     version: int
@@ -317,9 +317,9 @@ class Placed:
 
 
 def overtaken(placed: Iterable[Placed]) -> Iterator[str]:
-    """Writes of one owner that were decided before others which had been accepted before these were sent.
+    """An owner's writes that were decided before others which had been accepted before these were sent.
 
-    Within a transaction only writes to the same note have an order that anybody can see.
+    Within a transaction only writes to the same note have an observable order.
     """
     earliest, latest_note = float("inf"), dict[tuple[int, int | None], float]()
     pending, place = float("inf"), None
@@ -327,7 +327,7 @@ def overtaken(placed: Iterable[Placed]) -> Iterator[str]:
         if each.place != place:
             earliest, place = min(earliest, pending), each.place
         if min(earliest, latest_note.get((each.place, each.note), float("inf"))) < each.write.asked:
-            yield f"I6: {told(each.write)} was decided before a write that had been accepted before it was sent"
+            yield f"I6: {describe(each.write)} was decided before a write that had been accepted before it was sent"
         done = each.write.accepted if each.write.accepted is not None else float("inf")
         pending = min(pending, done)
         if each.note:
@@ -335,7 +335,7 @@ def overtaken(placed: Iterable[Placed]) -> Iterator[str]:
 
 
 def in_time(history: History, _: Facts) -> Iterator[str]:
-    """I7: every request is answered, within its deadline and a second, unless its gateway is killed."""
+    """I7: every request is answered within its deadline and a second, unless its gateway is killed."""
     kills = [each for each in history.disturbances if each.name in ("gateway-kill", "power-cut")]
     for answer in history.answers():
         took = answer.answered - answer.asked - history.lag_seconds
@@ -349,14 +349,14 @@ def in_time(history: History, _: Facts) -> Iterator[str]:
 
 
 def owners_own(history: History, facts: Facts) -> Iterator[str]:
-    """I10: nobody reads or changes what is another's."""
+    """I10: no owner reads or changes another's notes."""
     owners = {row["note_id"]: row["owner_id"] for row in facts.applied() if row["type"] == "note.create"}
     for row in facts.applied():
         if owners.get(row["note_id"], row["owner_id"]) != row["owner_id"]:
             yield f"I10: owner {row['owner_id']} has changed note {row['note_id']}, which is another's"
     for write in history.writes:
         if write.is_trespass and write.status == "applied":
-            yield f"I10: {told(write)} changed another owner's note"
+            yield f"I10: {describe(write)} changed another owner's note"
     for read in history.reads:
         if read.is_trespass and read.answer.status not in (0, 404, 503):
             yield f"I10: another owner's note {read.note} was answered {read.answer.status}"
@@ -365,7 +365,7 @@ def owners_own(history: History, facts: Facts) -> Iterator[str]:
 
 
 def available(history: History, _: Facts) -> Iterator[str]:
-    """I11: reads work while the broker is away, and writes are accepted while Postgres is."""
+    """I11: reads work while the broker is down, and writes are accepted while Postgres is."""
     reads = [read.answer for read in history.reads]
     writes = [answer for write in history.writes for answer in write.attempts]
     for server, answers, good in (("broker", reads, READ), ("postgres", writes, WRITTEN)):
@@ -375,21 +375,21 @@ def available(history: History, _: Facts) -> Iterator[str]:
 
 
 def alone(history: History, server: str) -> Iterator[tuple[float, float]]:
-    """The times in which this server was away and nothing else was wrong or had just been."""
+    """The times at which this server was down and nothing else had failed recently."""
     rounds = Counter(each.round for each in history.disturbances)
     for each in history.disturbances:
         if each.name in (f"{server}-kill", f"{server}-pause", f"{server}-restart") and rounds[each.round] == 1:
             yield each.began, each.ended
 
 
-def told(write: Write) -> str:
-    """The write, for a person."""
+def describe(write: Write) -> str:
+    """The write, described for a violation."""
     note = f" of note {write.note}" if write.note else ""
     return f"{write.kind}{note} by owner {write.owner} ({write.marker})"
 
 
 def kinds(answers: Iterable[Answer]) -> Counter[str]:
-    """How often each kind of answer in the table of statuses came."""
+    """How often each kind of answer in the table of statuses was seen."""
     counted: Counter[str] = Counter()
     for answer in answers:
         if answer.status:

@@ -1,4 +1,4 @@
-"""Clients who write, poll and read all the time, repeat what is unknown with its key, and write everything down."""
+"""Clients that write, poll and read all the time, repeat unknown writes with their keys, and record everything."""
 
 import asyncio
 import json
@@ -12,31 +12,31 @@ from uuid import UUID
 
 import aiohttp
 
-from tests.canaries import PASSWORD
 from tests.faults.history import PATCHED, Answer, History, Read, Write, text_of_item
-from tests.harness import eventually
+from tests.support.canaries import PASSWORD
+from tests.support.harness import eventually
 
 PUBLISH_SECONDS, READ_SECONDS, WAIT_SECONDS = 3.0, 3.0, 1.0
-"""What the gateways are set to."""
+"""The settings of the gateways."""
 PATIENCE_SECONDS = 10.0
-"""How much longer than promised a client waits, to see how late an answer is."""
+"""How much longer than promised a client waits, to measure how late an answer is."""
 TRIES, NO_VERSION = 6, 999_999
 ASKS_AT_ONCE, OPEN_WRITES = 0.2, 4
 LOOKS, REPEATS, CONDITIONS = 0.3, 0.05, 0.15
-"""After so many of its writes a client reads the note, sends the write once more, or sets a condition before."""
+"""A client reads the note, repeats the write, or sets a condition once in this many writes."""
 GIVEN_UP_SECONDS = 3.0
-"""How long a client asks for a write without a key that the broker has never confirmed, and may not have."""
+"""How long a client polls a write without a key that the broker has never confirmed and may not have."""
 KEPT_SECONDS = 2.0
-"""An idle connection is given up before uvicorn does after 5 s, or a request could meet its end."""
+"""Shorter than uvicorn's limit of 5 s, or a request could be sent on a closing connection."""
 POISON = "poison"
-"""Such a description is one that Postgres refuses, by a trigger."""
+"""A trigger in Postgres refuses such a description."""
 PREFERENCES = ("", "", "wait=1", "wait=2", "respond-async", "respond-async", "return=minimal")
 Gateways = Sequence[aiohttp.ClientSession]
 CHANGES = ("replace", "patch", "touch", "delete")
 
 
 def several(write: Write) -> dict[str, Any]:
-    """Two new notes and the patch of another, all or none."""
+    """Two new notes and a patch of another, all or none."""
     texts = [text_of_item(write.marker, index) for index in range(PATCHED + 1)]
     created = [{"op": "create", "title": "Ink", "description": text} for text in texts[:PATCHED]]
     condition = {"if_match": [write.condition]} if write.condition else {}
@@ -59,14 +59,14 @@ REQUESTS: dict[str, Callable[[Write], tuple[str, str, dict[str, Any] | None]]] =
 
 @dataclass
 class Owner:
-    """A user, and the notes that their clients know of."""
+    """A user and the notes that their clients know."""
 
     id: int
     headers: dict[str, str]
     notes: dict[int, int] = field(default_factory=dict)
-    """The newest version that was told of each."""
+    """The newest version of each note that an answer contained."""
     urls: list[str] = field(default_factory=list)
-    """Of commands."""
+    """The URLs of commands."""
 
 
 class Client:
@@ -81,7 +81,7 @@ class Client:
         self._open: deque[Write] = deque()
 
     async def run(self, stopping: asyncio.Event, pause_seconds: float) -> None:
-        """Goes on until it is told to stop."""
+        """Writes and reads until stopped."""
         while not stopping.is_set():
             await self._act()
             await asyncio.sleep(self._random.expovariate(1 / pause_seconds))
@@ -103,7 +103,7 @@ class Client:
             await self.write(kind, None if kind == "create" else note)
 
     async def write(self, kind: str, note: int | None = None, *, marker: str = "", is_trespass: bool = False) -> Write:
-        """A write, repeated as a careful client does; then a look at what it has made."""
+        """A write, repeated as a careful client repeats it, and then a read of its note."""
         key = self._new_id() if marker or self._random.random() < 0.8 else None
         write = Write(self.owner.id, kind, note, marker or self._new_id(), key, is_trespass)
         write.conditions = self._conditions(kind, note)
@@ -121,7 +121,7 @@ class Client:
         return write
 
     async def _ask_for_open(self, write: Write) -> None:
-        """Asks what became of this write or of the oldest open ones, so that clients do not outrun the workers."""
+        """Resolves this write or the oldest open ones, so that clients do not outrun the workers."""
         self._open.append(write)
         self.owner.urls.append(str(write.url))
         if self._random.random() < ASKS_AT_ONCE:
@@ -136,7 +136,7 @@ class Client:
         self._history.reads.append(Read(self.owner.id, note, answer, is_trespass))
 
     async def _list(self) -> None:
-        """Reads the first page of the notes, which is as good as reading each that is on it."""
+        """Reads the first page of the notes, which counts as a read of each note on it."""
         answer = await self._ask("GET", "/notes/?limit=20", READ_SECONDS)
         notes = answer.body if answer.status == 200 else []
         for note in notes:
@@ -146,7 +146,7 @@ class Client:
             self._history.reads.append(Read(self.owner.id, 0, answer))
 
     async def ask_again(self, write: Write) -> bool:
-        """Asks once more what became of it; whether that is known now."""
+        """Polls the write once more; returns whether its outcome is known now."""
         if write.status != "unknown":
             return True
         if write.key and write.accepted is None:
@@ -156,7 +156,7 @@ class Client:
         return write.status != "unknown"
 
     async def settle(self, write: Write, deadline: float) -> None:
-        """Finds out what became of it, as a client does in the end; everything works again by now."""
+        """Resolves the write as a client does in the end; everything works again by now."""
         must_be_known = write.key or write.accepted is not None
         left = max(GIVEN_UP_SECONDS, deadline - asyncio.get_running_loop().time())
         with suppress(TimeoutError):
@@ -164,7 +164,7 @@ class Client:
                 seconds = left if must_be_known else GIVEN_UP_SECONDS
                 await eventually(lambda: self.ask_again(write), within_seconds=seconds)
         if must_be_known and write.status == "unknown":
-            self._history.complaints.append(f"I1: nobody knows what became of {write.kind} {write.marker}")
+            self._history.complaints.append(f"I1: the outcome of {write.kind} {write.marker} stays unknown")
 
     async def _trespass(self) -> None:
         stranger = self._random.choice([owner for owner in self._owners if owner is not self.owner])
@@ -195,7 +195,7 @@ class Client:
             await self.read(note)
 
     def _conditions(self, kind: str, note: int | None) -> dict[str, str]:
-        """Now and then a condition: one that never holds, or the newest version that is known of the note."""
+        """Sometimes a condition: one that never holds, or the newest known version of the note."""
         if kind not in (*CHANGES, "batch") or self._random.random() > CONDITIONS:
             return {}
         version = self.owner.notes.get(note or 0, NO_VERSION) if self._random.random() < 0.8 else NO_VERSION
@@ -235,7 +235,7 @@ class Client:
 
 
 async def fill(answer: Answer, response: aiohttp.ClientResponse) -> None:
-    """Takes over what the checker needs of a response."""
+    """Records what the checker needs of a response."""
     content = await response.read()
     answer.etag, answer.location = response.headers.get("etag"), response.headers.get("location")
     if content:
@@ -245,7 +245,7 @@ async def fill(answer: Answer, response: aiohttp.ClientResponse) -> None:
 
 
 def session(base_url: str) -> aiohttp.ClientSession:
-    """A session that sends a request once: aiohttp itself would repeat some where a connection ends, unseen."""
+    """A session that sends a request once: aiohttp itself would silently repeat some when a connection ends."""
     connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=KEPT_SECONDS)
     opened = aiohttp.ClientSession(base_url, connector=connector)
     opened._retry_connection = False

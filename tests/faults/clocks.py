@@ -1,4 +1,4 @@
-"""Wrong clocks: the plainest servers, with a clock for each service that can be set, and the faults that set it."""
+"""Wrong clocks: the plain servers, a settable clock for each service, and the faults that set it."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
@@ -12,7 +12,7 @@ from typing import Any
 from tests.faults.cluster import Cluster, Service
 from tests.faults.nemesis import Fault, Nemesis
 from tests.faults.servers import SingleServers, single_servers
-from tests.wrong_clocks import DAY, HOUR, MONTH, SettableClock
+from tests.support.wrong_clocks import DAY, HOUR, MONTH, SettableClock
 
 WRONG_SECONDS = 10.0
 OFFSETS = {"hour": HOUR, "day": DAY, "month": MONTH}
@@ -20,25 +20,25 @@ MISDATED = """
 select count(*) from commands
 where issued_at not between decided_at - interval '60 seconds' and decided_at + interval '1 second'
 """
-"""Commands whose time is not Postgres': they were decided within a minute, and not before they were issued."""
+"""Commands whose time is not Postgres': decided within a minute of their issue, and not before it."""
 
 
 @dataclass
 class ClockedServers(SingleServers):
-    """One of each, and the clocks of the services."""
+    """One server of each kind, and the clocks of the services."""
 
     folder: Path
     clocks: dict[str, SettableClock] = field(default_factory=dict)
 
     def environment(self, service: str) -> dict[str, str]:
-        """Return what gives a service's process a clock of its own."""
+        """Return the environment that gives a service's process its own clock."""
         self.clocks[service] = SettableClock(self.folder / service)
         return self.clocks[service].environment
 
 
 @asynccontextmanager
 async def clocked_servers() -> AsyncIterator[ClockedServers]:
-    """Servers for services whose clocks can be set."""
+    """Servers for services with settable clocks."""
     with TemporaryDirectory(prefix="inkwell-clocks-") as folder:
         async with single_servers() as single:
             yield ClockedServers(single.services, single.rabbitmq, single.postgres, Path(folder))
@@ -48,7 +48,7 @@ Services = Callable[[Cluster[Any]], Sequence[Service]]
 
 
 def jumps(services: Services, seconds: float) -> Fault:
-    """A service's clock is wrong for a while."""
+    """Set a service's clock wrong for a while."""
 
     async def jump(nemesis: Nemesis, cluster: Cluster[ClockedServers]) -> str:
         service = nemesis.one_of(services(cluster))
@@ -62,7 +62,7 @@ def jumps(services: Services, seconds: float) -> Fault:
 
 
 def is_wrong_from_the_start(services: Services, seconds: float) -> Fault:
-    """A service starts with a wrong clock, which is put right later."""
+    """Start a service with a wrong clock, which is corrected later."""
 
     async def start(nemesis: Nemesis, cluster: Cluster[ClockedServers]) -> str:
         service = nemesis.one_of(services(cluster))
@@ -78,7 +78,7 @@ def is_wrong_from_the_start(services: Services, seconds: float) -> Fault:
 
 
 async def look_at_times(nemesis: Nemesis, cluster: Cluster[ClockedServers]) -> None:
-    """Complains where a command has another time than Postgres had."""
+    """Record a complaint if a command's time is not Postgres'."""
     [(misdated,)] = await cluster.query(MISDATED)
     if misdated:
         nemesis.complain(f"I4: {misdated} commands have times that are not Postgres'")

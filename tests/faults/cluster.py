@@ -20,19 +20,19 @@ from aio_pika.abc import AbstractChannel
 from pamqp.common import FieldTable
 from pydantic import Secret
 
-from dev.backend import Services, as_user, with_database
+from dev.backend import ROOT, Services, as_user, with_database
 from gateway.auth.access_tokens import AccessTokens
 from gateway.settings import GatewaySettings
 from shared.broker_url import BrokerUrl
 from shared.clock import Clock
 from shared.contracts import Scope
 from shared.messaging import Topology, open_connection
-from tests.accounts import bearer
 from tests.faults.clients import PUBLISH_SECONDS, READ_SECONDS, WAIT_SECONDS, Owner, session
 from tests.faults.servers import Servers, ServersT
-from tests.harness import create_roles
-from tests.proxy import Proxy, free_port, proxy_to
-from tests.system.stack import KEY, ROOT, Process
+from tests.support.accounts import bearer
+from tests.support.harness import create_roles
+from tests.support.proxy import Proxy, free_port, proxy_to
+from tests.support.stack import KEY, Process
 
 GATEWAYS, WORKERS, PARTITIONS, OWNERS = 2, 3, 8, 16
 RECOVERY_SECONDS = 60.0
@@ -69,14 +69,14 @@ create trigger audit after insert or update or delete on notes for each row exec
 create trigger audit after insert or update on commands for each row execute function audit_command();
 create trigger audit after update on users for each row execute function audit_owner();
 """
-"""Everything that happens to notes, commands and owners, in the order of the owners' locks."""
+"""An audit of notes, commands and owners, in the order in which the owners are locked."""
 HOSTS = re.compile("(?<=@)[^/]+")
 Check = Callable[[], Awaitable[bool]]
 
 
 @dataclass
 class Service:
-    """A gateway or a worker, with its links: `database` and `broker`, `database-2` to a second host, and so on."""
+    """A gateway or a worker with its links: `database` and `broker`, `database-2` to a second host, and so on."""
 
     name: str
     process: Process
@@ -87,7 +87,7 @@ class Service:
 
 @dataclass
 class Cluster(Generic[ServersT]):
-    """Everything that the nemesis may break; whoever breaks a part holds its lock."""
+    """Everything that the nemesis may break; a fault holds the lock of the part that it breaks."""
 
     servers: ServersT
     database_url: str
@@ -119,7 +119,7 @@ class Cluster(Generic[ServersT]):
             connection.terminate()
 
     async def recovered(self) -> tuple[float, list[str]]:
-        """How many seconds it takes until everything is served again, and what came last."""
+        """How many seconds it takes until everything is served again, and what recovered last."""
         now = asyncio.get_running_loop().time
         started, missing, last = now(), self._checks(), list[str]()
         while missing and now() < started + RECOVERY_SECONDS:
@@ -134,11 +134,11 @@ class Cluster(Generic[ServersT]):
             )
             last = list(missing) or last
             if not missing and len(checked) < len(self._checks()):
-                missing = self._checks()  # all of them at the same time
+                missing = self._checks()  # all at the same time
         return now() - started, last
 
     def _checks(self) -> dict[str, Check]:
-        """Whether the services are ready, and whether each gateway serves the writes and reads of each partition."""
+        """Whether the services are ready and each gateway serves writes and reads of every partition."""
         owners = {self.topology.partition_of(owner.id): owner for owner in self.owners}
         checks: dict[str, Check] = {each.name: each.process.is_ready for each in self.services}
         for gateway, client in zip(self.gateways, self.clients, strict=True):
@@ -167,7 +167,7 @@ class Cluster(Generic[ServersT]):
 
 
 async def probe(client: aiohttp.ClientSession, owner: Owner) -> bool:
-    """Whether a write of the owner is applied, and a read answered."""
+    """Whether a write of the owner is applied and a read is answered."""
     note, timeout = {"title": "probe", "description": ""}, aiohttp.ClientTimeout(10)
     waiting = owner.headers | {"Prefer": "wait=3"}
     try:
@@ -185,7 +185,7 @@ async def probe(client: aiohttp.ClientSession, owner: Owner) -> bool:
 async def running_cluster(
     opening: AbstractAsyncContextManager[ServersT], tree: Path = ROOT, logs: Path | None = None
 ) -> AsyncIterator[Cluster[ServersT]]:
-    """A cluster of the services in a tree, on these servers, for the block."""
+    """A cluster of the services in a source tree, on these servers, for the block."""
     async with AsyncExitStack() as exits:
         servers = await exits.enter_async_context(opening)
         folder = logs or Path(exits.enter_context(TemporaryDirectory(prefix="inkwell-faults-")))
@@ -226,7 +226,7 @@ async def migrated(servers: Services, tree: Path) -> str:
 
 @asynccontextmanager
 async def service(name: str, database_url: str, servers: Servers, logs: Path, tree: Path) -> AsyncIterator[Service]:
-    """A gateway or worker that has not been started; its links are there for the block."""
+    """A gateway or worker that is not started yet; its links work during the block."""
     kind, port, links = name.partition("-")[0], str(free_port()), dict[str, Proxy]()
     environment = settings() | servers.environment(name)
     async with AsyncExitStack() as exits:
@@ -252,13 +252,13 @@ def with_addresses(url: str, ports: Iterable[int]) -> str:
 
 
 def urls_of(kind: str, database_url: str, servers: Services) -> dict[str, str]:
-    """Where a gateway or worker finds the servers."""
+    """The URLs of the servers for a gateway or worker."""
     role = f"inkwell_{kind}"
     return {"database": as_user(database_url, role, role), "broker": servers.broker_url_of(kind)}
 
 
 def settings() -> dict[str, str]:
-    """What all services have in common: short waits, so that more happens."""
+    """The settings that all services share: short waits, so that more happens."""
     return {
         "INKWELL_PARTITIONS": str(PARTITIONS),
         "INKWELL_QUEUE_PREFIX": PREFIX,
@@ -275,7 +275,7 @@ def settings() -> dict[str, str]:
 
 
 async def new_owners(database_url: str) -> list[Owner]:
-    """Users, who are in every partition, with their access tokens."""
+    """Users in every partition, with their access tokens."""
     names = "select 'owner ' || n, 'owner ' || n from generate_series(1, $1) as n"
     connection = await asyncpg.connect(database_url)
     rows = await connection.fetch(f"insert into users (name, folded_name) {names} returning id", OWNERS)
@@ -287,9 +287,9 @@ async def new_owners(database_url: str) -> list[Owner]:
 
 
 async def keep_copies(cluster: Cluster[Any]) -> None:
-    """Has the broker keep a copy of the last messages with commands."""
+    """Makes the broker keep a copy of the last messages with commands."""
     async with cluster.channel() as channel:
-        # A classic queue would be away with its node, and the broker refuse what the command's own queue takes.
+        # A classic queue would be lost with its node, and the broker would then refuse the commands' messages.
         arguments: FieldTable = {"x-queue-type": "quorum", "x-max-length": 300}
         queue = await channel.declare_queue(COPIES, durable=True, arguments=arguments)
         for partition in range(PARTITIONS):

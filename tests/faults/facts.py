@@ -1,4 +1,4 @@
-"""What Postgres holds of a run: the commands, the notes, and the audit that triggers have kept of both."""
+"""The content of Postgres after a run: the commands, the notes, and the audit of both by triggers."""
 
 import json
 from collections import defaultdict
@@ -24,17 +24,17 @@ TYPES = {201: "note.create", 200: "note.patch", 204: "note.delete"}
 
 @dataclass
 class Facts:
-    """What the database holds when everything is settled."""
+    """The content of the database once everything is settled."""
 
     commands: list[Any]
     notes: list[Any]
     audit: list[Any]
     owners: list[Any] = field(default_factory=list)
-    """Each with its revision, and how many of its commands were decided."""
+    """Each owner's revision, and the number of their decided commands."""
 
     @classmethod
     async def of(cls, cluster: Cluster[Any]) -> "Facts":
-        """All of it."""
+        """Reads everything."""
         audit = await cluster.query("select * from audit order by seq")
         commands = [dict(row) for row in await cluster.query(COMMANDS)]
         texts = {row["id"]: row["description"] for row in audit if row["kind"] == "insert"}
@@ -50,7 +50,7 @@ class Facts:
         return (each for each in self.commands if each["status"] == "applied" and each["note_id"])
 
     def places(self) -> dict[str, int]:
-        """Where in the order of all transactions each command was decided."""
+        """The position of each command's decision in the order of all transactions."""
         first: dict[int, int] = {}
         return {
             row["id"]: first.setdefault(row["transaction"], row["seq"])
@@ -59,7 +59,7 @@ class Facts:
         }
 
     def makers(self) -> dict[tuple[int, int], Any]:
-        """The command that has made each version of each note: the first of those that tell it."""
+        """The command that produced each version of each note: the first that names it."""
         places, makers = self.places(), dict[tuple[int, int], Any]()
         for row in sorted(self.applied(), key=lambda row: places.get(row["id"], 0)):
             if row["note_version"]:
@@ -67,7 +67,7 @@ class Facts:
         return makers
 
     def unchanging(self) -> list[Any]:
-        """The applied commands that have left a note as it was."""
+        """The applied commands that left a note unchanged."""
         makers = self.makers()
         versions = ((row, makers.get((row["note_id"], row["note_version"]))) for row in self.applied())
         return [row for row, maker in versions if maker and maker is not row]
@@ -77,11 +77,11 @@ class Facts:
         return {row["note_id"] for row in self.applied() if row["type"] == "note.delete"}
 
     def by_version(self) -> dict[tuple[int, int], str]:
-        """What stands in each version of each note, by its commands."""
+        """The text of each version of each note, according to its commands."""
         return {version: row["marker"] or "" for version, row in self.makers().items()}
 
     def by_marker(self) -> dict[str, list[Any]]:
-        """The applied commands that wrote a marker, by it."""
+        """The applied commands by the marker that they wrote."""
         found: dict[str, list[Any]] = defaultdict(list)
         makers = self.makers()
         for command in self.commands:
@@ -92,9 +92,9 @@ class Facts:
 
 
 def with_items(command: dict[str, Any], texts: Mapping[str, str]) -> Iterator[dict[str, Any]]:
-    """The command; of several writes at once also each of them, as if it were a command of its own.
+    """The command; for several writes at once, also each of them as if it were a command.
 
-    The first of them is a new note, whose text tells which write of the history it is.
+    The first of them is a new note, whose text identifies the write in the history.
     """
     if command["type"] != "notes.change" or command["status"] != "applied":
         yield command

@@ -1,21 +1,21 @@
-"""What clients did and were answered: the evidence that the checker judges."""
+"""What clients sent and received: the evidence for the checker."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
 GONE = 10**9
-"""The version of a note that is deleted."""
+"""The version of a deleted note."""
 REFUSALS = {"not_accepted", "overloaded"}
-"""The codes of 503 that say that a write certainly has no effect."""
+"""The codes of 503 that guarantee that a write has no effect."""
 
 
 PATCHED = 2
-"""Which of several writes at once is the patch."""
+"""The position of the patch among several writes at once."""
 
 
 def text_of_item(marker: str, index: int) -> str:
-    """The description that one of several writes at once gives its note."""
+    """The description of the note that one of several writes at once creates."""
     return f"{marker}#{index}"
 
 
@@ -25,17 +25,17 @@ EVERYTHING = "everything"
 
 @dataclass(slots=True)
 class Answer:
-    """One request and what came of it; times are those of the event loop."""
+    """One request and its answer; times are those of the event loop."""
 
     gateway: int
     asked: float
     limit_seconds: float
-    """How long the gateway may take by its promises."""
+    """The promised time for the answer."""
     answered: float = 0.0
     status: int = 0
-    """0 where no answer came."""
+    """0 if no answer came."""
     code: str | None = None
-    """Of a problem."""
+    """The code of a problem."""
     body: Any = None
     etag: str | None = None
     location: str | None = None
@@ -44,28 +44,28 @@ class Answer:
 
     @property
     def is_sent(self) -> bool:
-        """Whether the gateway may have it."""
+        """Whether the gateway may have received it."""
         return self.error != "ClientConnectorError"
 
     @property
     def is_refusal(self) -> bool:
-        """Whether it says that the write has no effect."""
+        """Whether the answer says that the write has no effect."""
         return not self.is_sent or 400 <= self.status < 500 or self.code in REFUSALS
 
     @property
     def is_outcome(self) -> bool:
-        """Whether it is the answer of a write that tells its outcome."""
+        """Whether the answer of a write contains its outcome."""
         return self.status in (200, 201, 204) or 400 <= self.status < 500 or self.code == "command_failed"
 
     @property
     def version(self) -> int | None:
-        """The note's version that it tells."""
+        """The note's version in the answer."""
         return int(self.etag.strip('"')) if self.etag else None
 
 
 @dataclass(slots=True)
 class Write:
-    """A write as one client wants it, however often it has to ask.
+    """A write as one client intends it, with all its attempts.
 
     The marker is its description, or the user's or the token's name; no other write has it, and a `touch` writes none.
     """
@@ -80,14 +80,14 @@ class Write:
     is_trespass: bool = False
     """Whether the note is another owner's."""
     conditions: dict[str, str] = field(default_factory=dict)
-    """Headers that each attempt has."""
+    """The headers of every attempt."""
     attempts: list[Answer] = field(default_factory=list)
     polls: list[Answer] = field(default_factory=list)
-    """Answers of its command's URL."""
+    """The answers at its command's URL."""
 
     @property
     def url(self) -> str | None:
-        """The URL of its command, as the last answer that had one told it."""
+        """The URL of its command, from the last answer that contained one."""
         for answer in reversed(self.attempts):
             if answer.status == 202:
                 return answer.location
@@ -97,7 +97,7 @@ class Write:
 
     @property
     def command(self) -> str | None:
-        """The id of its command, where an answer told it."""
+        """The id of its command, if an answer contained it."""
         states = (
             answer.body for answer in (*self.attempts, *self.polls) if answer.status in (200, 202) and answer.body
         )
@@ -105,19 +105,19 @@ class Write:
 
     @property
     def condition(self) -> int | None:
-        """The version that it asks for."""
+        """The version that its condition names."""
         return int(self.conditions["If-Match"].strip('"')) if self.conditions else None
 
     @property
     def decided(self) -> Answer | None:
-        """The first answer that tells the outcome."""
-        tell = (answer for answer in self.attempts if answer.is_outcome)
+        """The first answer with the outcome."""
+        with_outcome = (answer for answer in self.attempts if answer.is_outcome)
         asked = (poll for poll in self.polls if poll.status == 200 and poll.body["answer"])
-        return next(tell, None) or next(asked, None)
+        return next(with_outcome, None) or next(asked, None)
 
     @property
     def status(self) -> str:
-        """`applied`, `rejected`, `failed`; `refused` where it was never accepted; `unknown` where nobody can tell."""
+        """`applied`, `rejected`, `failed`; `refused` if it was never accepted; `unknown` if no answer shows it."""
         if answer := self.decided:
             if answer in self.polls:
                 return str(answer.body["status"])
@@ -126,38 +126,37 @@ class Write:
 
     @property
     def original(self) -> tuple[int, Any, int | None]:
-        """Status, body and version of the answer that tells the outcome."""
+        """Status, body and version of the answer with the outcome."""
         answer = self.decided
         assert answer
         if answer in self.polls:
-            told = answer.body["answer"]
-            etag = told["headers"].get("ETag", "").strip('"')
-            return told["status"], told["body"], int(etag) if etag else None
+            original = answer.body["answer"]
+            etag = original["headers"].get("ETag", "").strip('"')
+            return original["status"], original["body"], int(etag) if etag else None
         return answer.status, answer.body, answer.version
 
     @property
     def results(self) -> list[tuple[int, Any]]:
-        """Status and body of every answer, at its command's URL too, that tells the outcome."""
+        """Status and body of every answer with the outcome, also at its command's URL."""
         asked = [poll.body["answer"] for poll in self.polls if poll.status == 200 and poll.body["answer"]]
-        told = [(answer.status, answer.body) for answer in self.attempts if answer.is_outcome]
-        return told + [(answer["status"], answer["body"]) for answer in asked]
+        answered = [(answer.status, answer.body) for answer in self.attempts if answer.is_outcome]
+        return answered + [(answer["status"], answer["body"]) for answer in asked]
 
     @property
     def subject(self) -> int | None:
-        """The note that it is about, or that it has made."""
+        """The note that it names or has created."""
         if self.kind != "create" or self.status != "applied":
             return self.note
         answer, (_, body, _) = self.decided, self.original
-        told = body["id"] if isinstance(body, dict) and "id" in body else None
-        if told is None and answer and answer.location:
-            told = answer.location.rpartition("/")[2]
-        return (
-            int(told) if told is not None and str(told).isdecimal() else None
-        )  # or it is the answer to another, as the checker finds
+        note_id = body["id"] if isinstance(body, dict) and "id" in body else None
+        if note_id is None and answer and answer.location:
+            note_id = answer.location.rpartition("/")[2]
+        # Without an id it is the answer to another write, as the checker finds out.
+        return int(note_id) if note_id is not None and str(note_id).isdecimal() else None
 
     @property
     def made(self) -> list[tuple[int, int]]:
-        """The versions in which it has left notes, as far as its answers tell."""
+        """The versions of its notes, as far as its answers show."""
         if self.status != "applied":
             return []
         _, body, version = self.original
@@ -167,24 +166,24 @@ class Write:
 
     @property
     def asked(self) -> float:
-        """When it was first sent."""
+        """The time of the first attempt."""
         return self.attempts[0].asked
 
     @property
     def accepted(self) -> float | None:
-        """When the first 2xx came."""
+        """The time of the first 2xx."""
         return min((answer.answered for answer in self.attempts if 200 <= answer.status < 300), default=None)
 
     @property
     def applied(self) -> float | None:
-        """When the client knew that it was applied."""
+        """The time at which the client knew that it was applied."""
         answer = self.decided
         return answer.answered if answer and self.status == "applied" else None
 
 
 @dataclass(slots=True)
 class Read:
-    """A note as it was read."""
+    """A note as a client read it."""
 
     owner: int
     note: int
@@ -194,13 +193,13 @@ class Read:
 
 @dataclass(slots=True)
 class Disturbance:
-    """One fault: which, to what, when; times are those of the event loop."""
+    """One fault with its target and its times, which are those of the event loop."""
 
     name: str
     target: str
     began: float
     round: int = 0
-    """Those of one round overlap, and the cluster recovers from all of them together."""
+    """Faults of the same round overlap, and the cluster recovers from all of them together."""
     ended: float = 0.0
 
 
@@ -214,19 +213,19 @@ class History:
     recoveries: list[float] = field(default_factory=list)
     """Seconds from the end of each disturbance, or of several at once, until everything was served again."""
     complaints: list[str] = field(default_factory=list)
-    """What was found broken while the run was under way."""
+    """Violations found during the run."""
     lag_seconds: float = 0.0
-    """The longest time in which the clients themselves stood still."""
+    """The longest time in which the clients themselves were stalled."""
 
     def recoveries_by_fault(self) -> dict[str, list[float]]:
-        """The seconds that each recovery from a fault took, and from those that overlapped with it."""
+        """The seconds of each recovery from a fault and from those that overlapped with it."""
         found: dict[str, list[float]] = {}
         for each in self.disturbances:
             found.setdefault(each.name, []).append(self.recoveries[each.round - 1])
         return found
 
     def answers(self) -> Iterator[Answer]:
-        """All of them."""
+        """All requests."""
         for write in self.writes:
             yield from write.attempts
             yield from write.polls

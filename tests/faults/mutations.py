@@ -1,7 +1,7 @@
-"""Deliberate breaks of the product: the checker must find each, or it proves nothing where it finds none.
+"""Deliberate breaks of the product: the checker must catch each, or a clean run proves nothing.
 
-Each is a patch. Its head names what is broken, the promises that must be found violated, and the faults that bring
-that out fastest.
+Each is a patch. Its head describes the break, the promises that must be found broken, and the faults that
+expose it fastest.
 """
 
 import os
@@ -10,32 +10,32 @@ import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.system.stack import ROOT
+from dev.backend import ROOT
 
 FOLDER = Path(__file__).with_name("mutations")
 PACKAGES = ("gateway", "worker", "shared")
 
 
 class StalePatchError(Exception):
-    """The code that a mutation breaks has changed; its patch must follow."""
+    """The code that a mutation breaks has changed; its patch has to be updated."""
 
 
 @dataclass(frozen=True)
 class Mutation:
-    """One break."""
+    """One deliberate break."""
 
     name: str
     sentence: str
-    """What is broken."""
+    """A description of the break."""
     promises: tuple[str, ...]
-    """Of which at least one is found violated."""
+    """The promises, at least one of which must be found broken."""
     faults: tuple[str, ...]
-    """The nemesis's, which bring it out."""
+    """The faults of the nemesis that expose it."""
     path: Path
 
 
 def mutations() -> list[Mutation]:
-    """All of them, by name."""
+    """All mutations by name."""
     return [_read(path) for path in sorted(FOLDER.glob("*.patch"))]
 
 
@@ -45,7 +45,7 @@ def _read(path: Path) -> Mutation:
 
 
 def _words(head: list[str], label: str) -> tuple[str, ...]:
-    """What stands behind the label; raises ValueError where the head lacks its line."""
+    """The text after the label; raises ValueError if the head lacks its line."""
     [line] = [line for line in head if line.startswith(label)]
     return tuple(line.removeprefix(label).split())
 
@@ -53,12 +53,12 @@ def _words(head: list[str], label: str) -> tuple[str, ...]:
 def applied(mutation: Mutation, to: Path) -> Path:
     """The folder, with the services' source as the mutation leaves it.
 
-    Raises StalePatchError with what git says where the patch does not fit.
+    Raises StalePatchError with git's message if the patch does not fit.
     """
     for package in PACKAGES:
         shutil.copytree(ROOT / package, to / package, ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(ROOT / "pyproject.toml", to)
-    # A folder inside a repository would be patched in the repository's root.
+    # In a folder inside a repository, git would patch the repository's root.
     environment = {**os.environ, "GIT_CEILING_DIRECTORIES": str(to.resolve().parent)}
     command = ["git", "apply", str(mutation.path)]
     result = subprocess.run(command, cwd=to, env=environment, check=False, capture_output=True, text=True)

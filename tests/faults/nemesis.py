@@ -1,4 +1,4 @@
-"""Breaks things, from a seed: alone and overlapping, for a while, and then lets everything recover."""
+"""Injects faults, chosen by a seed, alone and overlapping, and then lets everything recover."""
 
 import asyncio
 import json
@@ -15,7 +15,7 @@ from shared.messaging import BROKER_ERRORS
 from tests.faults.cluster import COPIES, PREFIX, Cluster, Service
 from tests.faults.history import Disturbance, History
 from tests.faults.servers import SingleServers
-from tests.proxy import Proxy
+from tests.support.proxy import Proxy
 
 RECOVERY_LIMIT_SECONDS = 30.0
 SHORT, LONG, CALM = (0.2, 2.0), (2.0, 7.0), (1.0, 5.0)
@@ -25,7 +25,7 @@ log = structlog.get_logger()
 
 
 class Nemesis:
-    """Injects faults round by round; each kind once before any comes again."""
+    """Injects faults round by round; each kind once before any is repeated."""
 
     def __init__(self, cluster: Cluster[Any], history: History, seed: int, faults: "Mapping[str, Fault]") -> None:
         self._cluster = cluster
@@ -35,45 +35,45 @@ class Nemesis:
         self._deck: list[str] = []
         self._round = 0
         self.unreadable = 0
-        """How many messages it has published that nobody can read."""
+        """The number of unreadable messages that it has published."""
 
     async def run(self, seconds: float) -> None:
-        """Goes on for so long, and until everything has recovered from the last round."""
+        """Injects faults for this long, and until everything has recovered from the last round."""
         ends = asyncio.get_running_loop().time() + seconds
         while asyncio.get_running_loop().time() < ends:
             await self._disturb([self._next() for _ in range(self._random.choice((1, 1, 2)))])
 
     async def run_each(self, times: int) -> None:
-        """Injects each fault so many times, alone, in shuffled order."""
+        """Injects each fault this many times, alone, in shuffled order."""
         names = [*self._faults] * times
         for name in self._random.sample(names, len(names)):
             await self._disturb([name])
 
     def complain(self, what: str) -> None:
-        """Something is broken already."""
+        """Records a violation."""
         self._history.complaints.append(what)
 
     def seconds(self, bounds: tuple[float, float]) -> float:
-        """A time between two."""
+        """A random duration between the two."""
         return self._random.uniform(*bounds)
 
     def some_link(self, server: str = "") -> tuple[str, Proxy]:
-        """A link of a service, to Postgres or to the broker."""
+        """A random link of a service, to Postgres or to the broker."""
         service = self._random.choice(self._cluster.services)
         server = server or self._random.choice(("database", "broker"))
         return f"{service.name} to {server}", service.links[server]
 
     def one_of(self, services: Sequence[Service]) -> Service:
-        """A service."""
+        """A random service."""
         return self._random.choice(services)
 
     def garbage(self) -> bytes:
-        """What is no message."""
+        """Bytes that are not a message."""
         self.unreadable += 1
         return self._random.choice(GARBAGE)
 
     def partition(self) -> int:
-        """A partition."""
+        """A random partition."""
         return self._random.randrange(self._cluster.topology.partitions)
 
     def _next(self) -> str:
@@ -82,11 +82,11 @@ class Nemesis:
         return self._deck.pop()
 
     async def _disturb(self, names: list[str]) -> None:
-        """One round: the faults at once, the recovery, and a calm."""
+        """One round: the faults at once, the recovery, and a calm period."""
         self._round += 1
         await asyncio.gather(*(self._inject(name, delay) for delay, name in enumerate(names)))
         await self._recover(names)
-        await self._cluster.servers.mend()
+        await self._cluster.servers.repair()
         await asyncio.sleep(self.seconds(CALM))
 
     async def _inject(self, name: str, delay: float) -> None:
@@ -108,11 +108,11 @@ class Nemesis:
 
 
 Fault = Callable[[Nemesis, Cluster[Any]], Awaitable[str]]
-"""Breaks something for a while; the value is what."""
+"""Breaks something for a while; returns the target."""
 
 
 def ended(how: signal.Signals, services: Callable[[Cluster[Any]], Sequence[Service]]) -> Fault:
-    """Ends a process, and starts it again as a supervisor does."""
+    """Ends a process, and starts it again as a supervisor would."""
 
     async def end(nemesis: Nemesis, cluster: Cluster[Any]) -> str:
         service = nemesis.one_of(services(cluster))
@@ -121,7 +121,7 @@ def ended(how: signal.Signals, services: Callable[[Cluster[Any]], Sequence[Servi
                 nemesis.complain(f"I8: {service.name} had ended by itself")
             code = await service.process.stop(how)
             if how is signal.SIGTERM and code != 0:
-                nemesis.complain(f"I9: {service.name} ended with exit code {code} when told to stop")
+                nemesis.complain(f"I9: {service.name} ended with exit code {code} after SIGTERM")
             await asyncio.sleep(nemesis.seconds(SHORT))
             await service.process.start(ready=False)
         return service.name
@@ -152,7 +152,7 @@ async def postgres_is_paused(nemesis: Nemesis, cluster: Cluster[SingleServers]) 
 
 
 async def users_are_corrected(_: Nemesis, cluster: Cluster[SingleServers]) -> str:
-    """An operator changes the row of every user, in one transaction."""
+    """An operator's transaction changes the row of every user."""
     async with cluster.servers.postgres_lock:
         await cluster.query(
             "with locked as (select id from users order by id for update) "
@@ -186,12 +186,12 @@ async def broker_is_paused(nemesis: Nemesis, cluster: Cluster[SingleServers]) ->
 
 
 async def broker_answers(cluster: Cluster[Any]) -> None:
-    """Returns when the broker has started; its start is a part of the fault."""
+    """Returns when the broker has started; its start belongs to the fault."""
     while True:
         try:
             async with asyncio.timeout(5), cluster.channel():
                 return
-        except (*BROKER_ERRORS, RuntimeError):  # the latter is what becomes of aiormq's StopAsyncIteration here
+        except (*BROKER_ERRORS, RuntimeError):  # aiormq raises StopAsyncIteration, which becomes a RuntimeError here
             await asyncio.sleep(0.3)
 
 
@@ -219,7 +219,7 @@ async def link_is_slow(nemesis: Nemesis, _: Cluster[Any]) -> str:
 
 
 async def slowed(link: Proxy, delay_seconds: float, seconds: float) -> None:
-    """Makes each piece of what flows over the link take longer for a while."""
+    """Delays every piece of data on the link for a while."""
     async with link.lock:
         link.delay_seconds = delay_seconds
         await asyncio.sleep(seconds)
@@ -227,14 +227,14 @@ async def slowed(link: Proxy, delay_seconds: float, seconds: float) -> None:
 
 
 async def commits_are_slow(nemesis: Nemesis, cluster: Cluster[Any]) -> str:
-    """Whatever the workers ask of Postgres takes longer, while the gateways read as fast as ever."""
+    """Delays every statement of the workers, while the gateways read at full speed."""
     delay, seconds = nemesis.seconds((0.02, 0.3)), nemesis.seconds(LONG)
     await asyncio.gather(*(slowed(worker.links["database"], delay, seconds) for worker in cluster.workers))
     return "workers"
 
 
 async def confirm_is_lost(nemesis: Nemesis, cluster: Cluster[Any]) -> str:
-    """What a gateway publishes arrives, and the connection ends before it hears of that."""
+    """Lets a gateway's messages arrive, but closes the connection before the confirms do."""
     service = nemesis.one_of(cluster.gateways)
     link = service.links["broker"]
     async with link.lock:
@@ -261,12 +261,12 @@ async def queue_is_full(nemesis: Nemesis, cluster: Cluster[Any]) -> str:
         await asyncio.sleep(nemesis.seconds(LONG))
         await cluster.servers.rabbitmqctl("clear_policy", "full")
         await asyncio.sleep(1)  # until it is gone everywhere
-        await forget_copies(cluster)  # of what the broker has refused, which must never be published again
+        await forget_copies(cluster)  # one that the broker has refused, which must never be published again
     return "rabbitmq"
 
 
 async def messages_are_duplicated(_: Nemesis, cluster: Cluster[Any]) -> str:
-    """Some of the last messages with commands are published again."""
+    """Publishes some of the last messages with commands again."""
     published = 0
     async with cluster.servers.rabbitmq_lock, cluster.channel() as channel:
         queue = await channel.get_queue(COPIES)
@@ -293,7 +293,7 @@ async def messages_are_unreadable(nemesis: Nemesis, cluster: Cluster[Any]) -> st
 
 
 async def forget_copies(cluster: Cluster[Any]) -> None:
-    """The copies of messages that are kept begin anew."""
+    """Starts the copies of messages anew."""
     async with cluster.channel() as channel:
         await (await channel.get_queue(COPIES)).purge()
 

@@ -1,4 +1,4 @@
-"""The rig `postgres-pair`: a primary and a synchronous standby, whose promotion follows each loss of the primary.
+"""The rig `postgres-pair`: a primary and a synchronous standby, which is promoted whenever the primary is lost.
 
 The services name both hosts. Each of them has a proxy to each, so an address can also be moved to the new primary.
 """
@@ -18,12 +18,12 @@ from dev.containers import image, postgres_server
 from tests.faults.cluster import Cluster
 from tests.faults.nemesis import SHORT, Fault, Nemesis
 from tests.faults.servers import Servers, broker
-from tests.harness import eventually
-from tests.proxy import free_port
+from tests.support.harness import eventually
+from tests.support.proxy import free_port
 
 NOTICED_SECONDS = (2.0, 5.0)
-"""How long it takes until whoever watches the primary has it replaced."""
-# The server that fills the data listens on its socket alone.
+"""How long it takes until the monitor of the primary promotes the standby."""
+# The server that fills the data listens on its socket only.
 ALLOW_REPLICATION = """
 until pg_isready --quiet --host 127.0.0.1; do sleep 0.1; done
 echo 'host replication all all scram-sha-256' >> $PGDATA/pg_hba.conf
@@ -38,7 +38,7 @@ exec docker-entrypoint.sh postgres -c wal_keep_size=512MB
 
 @dataclass
 class PostgresPair(Servers):
-    """Two Postgres nodes, of which one follows the other; `primary` is the number of the one that leads."""
+    """Two Postgres nodes, one of which replicates the other; `primary` is the number of the primary."""
 
     network: Network
     ports: tuple[int, int]
@@ -51,7 +51,7 @@ class PostgresPair(Servers):
         return 1 - self.primary
 
     def psql(self, node: int, statement: str) -> str:
-        """Return what the statement prints at one of the two."""
+        """Return the output of the statement on one of the two."""
         command = ["psql", "-h", "127.0.0.1", "-U", "inkwell", "-At", "-c", statement]
         result = self.nodes[node].exec(command)
         assert result.exit_code == 0, result.output
@@ -66,7 +66,7 @@ class PostgresPair(Servers):
         self.psql(0, "select pg_reload_conf()")
 
     def follow(self) -> None:
-        """Make the other node anew as a synchronous standby of the primary."""
+        """Rebuild the other node as a synchronous standby of the primary."""
         if len(self.nodes) > 1:
             self.nodes[self.standby].stop()
         server = (
@@ -83,7 +83,7 @@ class PostgresPair(Servers):
         self.has_standby = True
 
     def promote(self) -> None:
-        """Make the standby the primary, which waits for no standby of its own as long as it has none."""
+        """Promote the standby, which waits for no standby of its own until it has one."""
         self.psql(self.standby, "alter system reset synchronous_standby_names")
         assert self.psql(self.standby, "select pg_promote()") == "t"
         self.primary, self.has_standby = self.standby, False
@@ -95,8 +95,8 @@ class PostgresPair(Servers):
     def _alias(self, node: int) -> str:
         return f"postgres-{node + 1}"
 
-    async def mend(self) -> None:
-        """Replace the node that was lost by a standby, without which the next fault would lose commits."""
+    async def repair(self) -> None:
+        """Replace the lost node by a new standby, without which the next fault would lose commits."""
         if not self.has_standby:
             await asyncio.to_thread(self.follow)
         await eventually(self._is_synchronous, within_seconds=60)
@@ -108,7 +108,7 @@ class PostgresPair(Servers):
 
 @asynccontextmanager
 async def postgres_pair() -> AsyncIterator[PostgresPair]:
-    """Both nodes and a broker, for the block."""
+    """Both nodes and a broker for the block."""
     ports = free_port(), free_port()
     hosts = ",".join(f"127.0.0.1:{port}" for port in ports)
     database_url = f"postgresql://inkwell:inkwell@{hosts}/inkwell?target_session_attrs=primary"
@@ -116,7 +116,7 @@ async def postgres_pair() -> AsyncIterator[PostgresPair]:
         pair = PostgresPair(Services(database_url, broker_url, has_broker_users=True), rabbitmq, network, ports)
         try:
             await asyncio.to_thread(pair.start_primary)
-            await pair.mend()
+            await pair.repair()
             yield pair
         finally:
             for node in pair.nodes:
@@ -127,7 +127,7 @@ async def postgres_pair() -> AsyncIterator[PostgresPair]:
 async def replaced_primary(
     nemesis: Nemesis, cluster: Cluster[PostgresPair], how: Literal["kill", "pause"]
 ) -> AsyncIterator[int]:
-    """Lose the primary, and have its standby promoted after a while; the value is the number of the lost one."""
+    """Lose the primary and promote its standby after a while; returns the number of the lost node."""
     pair = cluster.servers
     async with pair.postgres_lock:
         for node in (0, 1):
@@ -140,21 +140,21 @@ async def replaced_primary(
 
 
 async def primary_is_killed(nemesis: Nemesis, cluster: Cluster[PostgresPair]) -> str:
-    """The primary is gone."""
+    """Kill the primary."""
     async with replaced_primary(nemesis, cluster, "kill") as lost:
         return f"postgres-{lost + 1}"
 
 
 async def primary_hangs(nemesis: Nemesis, cluster: Cluster[PostgresPair]) -> str:
-    """The primary takes connections and never answers."""
+    """Pause the primary: it accepts connections but never answers."""
     async with replaced_primary(nemesis, cluster, "pause") as lost:
         return f"postgres-{lost + 1}"
 
 
 async def address_moves(nemesis: Nemesis, cluster: Cluster[PostgresPair]) -> str:
-    """The primary hangs, its standby gets its address, and then the former primary goes on as if it still were one.
+    """Pause the primary, give its address to the standby, and then resume the former primary.
 
-    Connections that are open still lead to it. What it commits waits for its standby, which follows it no more.
+    Open connections still lead to the former primary. Its commits wait for its standby, which no longer follows it.
     """
     pair = cluster.servers
     async with replaced_primary(nemesis, cluster, "pause") as lost:
@@ -165,7 +165,7 @@ async def address_moves(nemesis: Nemesis, cluster: Cluster[PostgresPair]) -> str
 
 
 def redirect(cluster: Cluster[PostgresPair], address: int, node: int) -> None:
-    """Have new connections to the address of one node go to another node."""
+    """Send new connections to the address of one node to another node."""
     for service in cluster.services:
         link = service.links["database-2" if address else "database"]
         link.lead_to("127.0.0.1", cluster.servers.ports[node])

@@ -1,4 +1,4 @@
-"""What runs have shown, as Markdown: the terminal and docs/reliability.md get the same."""
+"""The results of runs as Markdown, for the terminal and for docs/reliability.md."""
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -14,7 +14,7 @@ PAGE = Path(__file__).parent.parent.parent / "docs" / "reliability.md"
 SHOWN = 20
 MUTATIONS = "mutations"
 PROMISES = {"lost": "I1", "doubled": "I2", "reordered": "I6"}
-"""What a broken promise is called."""
+"""The heading of a broken promise."""
 
 
 def printed(verdicts: list[Verdict]) -> str:
@@ -36,7 +36,7 @@ def printed(verdicts: list[Verdict]) -> str:
 
 
 def failovers(verdict: Verdict) -> str:
-    """How long each recovery took, and every violation of a run in which each fault came alone.
+    """The duration of each recovery, and every violation, of a run that injects each fault alone.
 
     What was broken cannot be put down to one of the faults, so it stands in the row of all.
     """
@@ -55,7 +55,7 @@ def failovers(verdict: Verdict) -> str:
 
 
 def recovery_row(name: str, seconds: Sequence[float], broken: Iterable[int | str] = ("",) * 4) -> str:
-    """How long the recoveries from one fault took."""
+    """The durations of the recoveries from one fault."""
     cells = name, len(seconds), f"{median(seconds):.1f} s", f"{max(seconds):.1f} s", *broken
     return f"| {' | '.join(map(str, cells))} |"
 
@@ -81,7 +81,7 @@ def table(name: str, counts: dict[str, int]) -> list[str]:
 
 
 def caught(catches: list[Catch]) -> str:
-    """What was found of each mutation."""
+    """The findings for each mutation."""
     rows = (
         f"| {each.mutation.sentence} | {each.seconds:.0f} s | "
         f"{'' if each.is_caught else '**not caught** '}{', '.join(each.promises)} |"
@@ -91,7 +91,7 @@ def caught(catches: list[Catch]) -> str:
 
 
 def write(section: str, text: str) -> None:
-    """Puts the text into its section of docs/reliability.md; rows of what was not run again stay."""
+    """Writes the text into its section of docs/reliability.md; keeps the rows of what was not run again."""
     page = PAGE.read_text()
     begin, end = f"<!-- {section} -->\n", f"<!-- end of {section} -->"
     before, _, rest = page.partition(begin)

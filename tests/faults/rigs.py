@@ -1,4 +1,4 @@
-"""The rigs: which servers a run has, and which faults it injects into them."""
+"""The rigs: the servers of a run and the faults that it injects into them."""
 
 from collections.abc import Callable, Mapping
 from contextlib import AbstractAsyncContextManager
@@ -12,7 +12,7 @@ from tests.faults.servers import single_servers
 
 @dataclass(frozen=True)
 class Rig:
-    """Servers, which tell by themselves how they are mended, and faults."""
+    """Servers, which know how to repair themselves, and faults."""
 
     servers: Callable[[], AbstractAsyncContextManager[Any]]
     faults: Mapping[str, Fault]

@@ -1,4 +1,4 @@
-"""One run: clients write while the nemesis breaks things; then everything is settled, looked at and judged."""
+"""One run: clients write while the nemesis injects faults; then everything is settled, inspected and judged."""
 
 import asyncio
 import json
@@ -10,9 +10,8 @@ from typing import Any
 
 import aiohttp
 
+from dev.backend import ROOT
 from shared.contracts import NO_OWNER
-from tests.accounts import bearer
-from tests.canaries import PASSWORD
 from tests.faults.checker import kinds, violations
 from tests.faults.clients import POISON, Client, Owner
 from tests.faults.cluster import Cluster, running_cluster
@@ -20,7 +19,8 @@ from tests.faults.facts import Facts
 from tests.faults.history import History, Write
 from tests.faults.nemesis import Nemesis
 from tests.faults.rigs import RIGS
-from tests.system.stack import ROOT
+from tests.support.accounts import bearer
+from tests.support.canaries import PASSWORD
 
 CLIENTS_PER_OWNER = 3
 PAUSE_SECONDS = 0.06
@@ -28,12 +28,12 @@ POISON_SECONDS, NEWCOMER_SECONDS = 4.0, 2.0
 SETTLED_SECONDS, SETTLING = 30.0, 32
 QUIET_SECONDS, TICK_SECONDS = 30.0, 0.05
 MORE_FILES, MORE_SESSIONS, MORE_MEGABYTES = 12, 4, 100
-"""So many more than in the beginning are no leak: connections come and go."""
+"""Growth below this is no leak: connections come and go."""
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What a run has shown."""
+    """The results of a run."""
 
     seed: int
     seconds: float
@@ -42,7 +42,7 @@ class Verdict:
     faults: Counter[str]
     answers: Counter[str]
     recoveries: Mapping[str, Sequence[float]]
-    """Seconds of each, by fault."""
+    """The seconds of each recovery, by fault."""
     lag_seconds: float
 
 
@@ -57,9 +57,9 @@ async def run(
     tree: Path = ROOT,
     logs: Path | None = None,
 ) -> Verdict:
-    """Runs the services of a tree through these faults or all of a rig's; their logs go to a folder.
+    """Runs the services of a source tree through these faults or all of a rig's; their logs go to a folder.
 
-    That takes so many seconds, or as long as it takes to inject each fault so many times.
+    A run ends after this many seconds, or once each fault was injected this many times.
     """
     chosen = {name: RIGS[rig].faults[name] for name in faults or RIGS[rig].faults}
     loop = asyncio.get_running_loop()
@@ -89,7 +89,7 @@ async def run(
             seed,
             seconds,
             violations(history, facts),
-            len({command["id"] for command in facts.commands}),  # several writes at once are one
+            len({command["id"] for command in facts.commands}),  # several writes at once are one command
             Counter(each.name for each in history.disturbances),
             kinds(history.answers()),
             history.recoveries_by_fault(),
@@ -98,7 +98,7 @@ async def run(
 
 
 async def poison(client: Client, stopping: asyncio.Event) -> None:
-    """Writes what Postgres refuses, now and then; the next one when the last one is decided, since two are a bug."""
+    """Sometimes writes what Postgres refuses, each after the previous one is decided, since two count as a bug."""
     number = 0
     while not stopping.is_set():
         number += 1
@@ -109,13 +109,13 @@ async def poison(client: Client, stopping: asyncio.Event) -> None:
 
 
 async def newcomers(cluster: Cluster[Any], history: History, clients: list[Client], stopping: asyncio.Event) -> None:
-    """Users register, make a token and change their name, one after the other."""
-    nobody = Client(Owner(NO_OWNER, {}), (), cluster.clients, history, NO_OWNER)
-    clients.append(nobody)
+    """Users register, create a token and change their name, one after the other."""
+    unregistered = Client(Owner(NO_OWNER, {}), (), cluster.clients, history, NO_OWNER)
+    clients.append(unregistered)
     number = 0
     while not stopping.is_set():
         number += 1
-        registered = await nobody.write("register", marker=f"newcomer-{number}")
+        registered = await unregistered.write("register", marker=f"newcomer-{number}")
         if person := await signed_in(cluster, history, registered):
             client = Client(person, (), cluster.clients, history, number)
             clients.append(client)
@@ -125,17 +125,17 @@ async def newcomers(cluster: Cluster[Any], history: History, clients: list[Clien
 
 
 async def signed_in(cluster: Cluster[Any], history: History, registered: Write) -> Owner | None:
-    """The new user, if the registration has worked and somebody answers; who is registered can sign in."""
+    """The new user, if the registration succeeded and the sign-in is answered; a registered user can sign in."""
     if registered.status != "applied":
         return None
     client, login = cluster.clients[0], {"username": registered.marker, "password": PASSWORD}
     try:
         async with client.post("/auth/token", data=login) as answer:
-            told = await answer.text()
+            text = await answer.text()
             if 400 <= answer.status < 500:
-                complaint = f"I5: {registered.marker} is registered, and signing in was answered {told}"
+                complaint = f"I5: {registered.marker} is registered, and signing in was answered {text}"
                 history.complaints.append(complaint)
-            headers = bearer(json.loads(told).get("access_token", ""))
+            headers = bearer(json.loads(text).get("access_token", ""))
         async with client.get("/users/me", headers=headers) as me:
             return Owner((await me.json())["id"], headers) if me.ok else None
     except (aiohttp.ClientError, OSError):
@@ -143,7 +143,7 @@ async def signed_in(cluster: Cluster[Any], history: History, registered: Write) 
 
 
 async def settle(clients: list[Client], history: History) -> None:
-    """Finds out what became of all writes: what was accepted is decided soon, now that everything is served again."""
+    """Resolves all writes: every accepted one is decided soon, now that everything is served again."""
     client_of = {client.owner.id: client for client in clients}
     room = asyncio.Semaphore(SETTLING)
     deadline = asyncio.get_running_loop().time() + SETTLED_SECONDS
@@ -156,7 +156,7 @@ async def settle(clients: list[Client], history: History) -> None:
 
 
 async def left_behind(cluster: Cluster[Any], before: dict[str, int], unreadable: int) -> list[str]:
-    """What has not returned to where it was when some time is over."""
+    """What has not returned to its initial level within a time."""
     deadline = asyncio.get_running_loop().time() + QUIET_SECONDS
     while found := leaks(before, await cluster.leftovers(), unreadable):
         if asyncio.get_running_loop().time() > deadline:
@@ -166,7 +166,7 @@ async def left_behind(cluster: Cluster[Any], before: dict[str, int], unreadable:
 
 
 async def keep_time(history: History) -> None:
-    """Notes how long the clients stand still, so that it is not taken for the gateways' time."""
+    """Records how long the clients are stalled, so that it is not counted as the gateways' time."""
     now = asyncio.get_running_loop().time
     while True:
         started = now()
@@ -175,7 +175,7 @@ async def keep_time(history: History) -> None:
 
 
 def leaks(before: dict[str, int], after: dict[str, int], unreadable: int) -> list[str]:
-    """I9: what has not returned to where it was; and what should have become a dead letter."""
+    """I9: what has not returned to its initial level; and messages that should have become dead letters."""
     room = {name: MORE_MEGABYTES if name.endswith("MB") else MORE_FILES for name in before} | {
         "sessions": MORE_SESSIONS
     }

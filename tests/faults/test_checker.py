@@ -1,4 +1,4 @@
-"""The checker finds each promise broken in a history that breaks it, and nothing in one that does not."""
+"""The checker finds each broken promise in a made-up history, and nothing in a history without one."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -15,7 +15,7 @@ OWNER = 7
 
 @dataclass
 class Story:
-    """A history and the database's facts, made up step by step; a second passes with each."""
+    """A made-up history with the database's facts; each step takes a second."""
 
     history: History = field(default_factory=History)
     facts: Facts = field(default_factory=lambda: Facts([], [], []))
@@ -31,7 +31,7 @@ class Story:
         return write
 
     def applied(self, note: int, version: int | None, marker: str | None, kind: str = "note.replace") -> None:
-        """What the database holds of an applied command, each in a transaction of its own."""
+        """Adds an applied command to the database, each in its own transaction."""
         number = len(self.facts.commands) + 1
         command = {"id": f"c{number}", "type": kind, "status": "applied", "owner_id": OWNER}
         self.facts.commands.append(command | {"note_id": note, "note_version": version, "marker": marker})
@@ -92,7 +92,7 @@ def written_without_a_change(story: Story) -> None:
     story.facts.audit += [update, update]
 
 
-def told_another_text_of_what_it_left_alone(story: Story) -> None:
+def shown_another_text_of_an_unchanged_note(story: Story) -> None:
     story.replaced(1, 2, "b")
     story.touched(1, 2, "a")
 
@@ -111,13 +111,13 @@ def refused_and_applied(story: Story) -> None:
     story.applied(1, 2, "b")
 
 
-def told_of_anothers(story: Story) -> None:
+def shown_anothers(story: Story) -> None:
     body = {"id": 1, "description": "c", "version": 2}
     story.written("replace", 1, "b", story.answered(200, body=body, etag='"2"'))
     story.applied(1, 2, "b")
 
 
-def told_what_is_not_so(story: Story) -> None:
+def shown_what_is_false(story: Story) -> None:
     write = story.written("replace", 1, "b", story.answered(202, body={"id": "c2"}, location="/commands/c2"))
     rejected = {"status": 404, "headers": {}, "body": {}}
     write.polls.append(story.answered(200, body={"id": "c2", "status": "rejected", "answer": rejected}))
@@ -212,7 +212,7 @@ def refused_in_the_version_that_it_asked_for(story: Story) -> None:
     story.replaced(1, 2, "c")
 
 
-def told_of_anothers_at_its_url(story: Story) -> None:
+def shown_anothers_at_its_url(story: Story) -> None:
     story.created(2, "b")
     applied = {"status": 201, "headers": {"ETag": '"1"'}, "body": {"id": 1, "description": "a", "version": 1}}
     state = {"id": "c2", "status": "applied", "answer": applied}
@@ -226,7 +226,7 @@ def answered_otherwise_when_repeated(story: Story) -> None:
 
 
 def several(story: Story) -> None:
-    """Two new notes and a patch, at once."""
+    """Two new notes and a patch at once."""
     items = [(5, 1), (6, 1), (1, 2)]
     body = {"items": [{"id": note, "version": version} for note, version in items]}
     story.written("batch", 1, "b", story.answered(200, body=body))
@@ -235,7 +235,7 @@ def several(story: Story) -> None:
         story.applied(note, version, f"b#{index}", "note.create" if version == 1 else "note.patch")
 
 
-def told_of_anothers_items(story: Story) -> None:
+def shown_anothers_items(story: Story) -> None:
     several(story)
     answer = story.history.writes[-1].attempts[-1]
     answer.body["items"][0], answer.body["items"][1] = answer.body["items"][1], answer.body["items"][0]
@@ -260,7 +260,7 @@ def decided_twice(story: Story) -> None:
     story.facts.audit.append(story.facts.audit[0] | {"seq": 9})
 
 
-def deleted_by_nobody(story: Story) -> None:
+def deleted_without_a_command(story: Story) -> None:
     story.written("delete", 1, "b", story.answered(503, code="not_accepted"))
     story.applied(1, None, None, "note.delete")
 
@@ -310,12 +310,12 @@ BROKEN = {
     touched_into_a_new_version: "I2",
     left_alone_by_a_replacement: "I2",
     written_without_a_change: "I2",
-    told_another_text_of_what_it_left_alone: "I4",
+    shown_another_text_of_an_unchanged_note: "I4",
     touched_against_its_condition: "I4",
     refused_and_applied: "I3",
-    told_of_anothers: "I4",
-    told_what_is_not_so: "I4",
-    told_of_anothers_items: "I4",
+    shown_anothers: "I4",
+    shown_what_is_false: "I4",
+    shown_anothers_items: "I4",
     refused_for_no_reason: "I4",
     forgotten_at_its_url: "I4",
     crashed: "I4",
@@ -326,12 +326,12 @@ BROKEN = {
     applied_against_its_condition: "I4",
     refused_although_its_condition_held: "I4",
     refused_in_the_version_that_it_asked_for: "I4",
-    told_of_anothers_at_its_url: "I4",
+    shown_anothers_at_its_url: "I4",
     answered_otherwise_when_repeated: "I2",
     anothers_listed: "I10",
     half_done: "I2",
     partly_gone: "I1",
-    deleted_by_nobody: "I3",
+    deleted_without_a_command: "I3",
     rejected_for_no_reason: "I4",
     read_as_never_written: "I4",
     rejected_since_overtaken: "I6",
@@ -352,7 +352,7 @@ BROKEN = {
 
 
 def good() -> Story:
-    """A note is created, replaced in order, read, and deleted; another write is refused and has no effect."""
+    """A note is created, replaced in order, read, and deleted; another write is refused without an effect."""
     story = Story()
     story.created(1, "a")
     return story
@@ -382,7 +382,7 @@ def test_writes_of_one_transaction_have_no_order_unless_they_are_to_one_note() -
     story.created(3, "c")
     first, second = story.facts.audit[-2:]
     first["id"], second["id"], second["transaction"] = second["id"], first["id"], first["transaction"]
-    second["owner_id"] = OWNER + 1  # as a registration has, that was nobody's
+    second["owner_id"] = OWNER + 1  # a new owner, as after a registration
 
     assert violations(story.history, story.facts) == []
 

@@ -1,4 +1,4 @@
-"""A cluster of which one part or another fails all the time keeps every promise."""
+"""A cluster in which one part or another always fails keeps every promise."""
 
 import os
 from itertools import chain
@@ -7,18 +7,18 @@ import pytest
 
 from tests.faults.nemesis import RECOVERY_LIMIT_SECONDS
 from tests.faults.run import run
-from tests.wrong_clocks import needs_libfaketime
+from tests.support.wrong_clocks import needs_libfaketime
 
 FAULTS_SECONDS = float(os.environ.get("FAULTS_SECONDS", "60"))
 TIMED = ("I7", "I8", "I9", "I11")
-"""Other tests run beside this one, so how long things take shows nothing here; `make faults` judges it."""
+"""Other tests run beside this one, so durations prove nothing here; `make faults` judges them."""
 DIED = "ended"
-"""What has ended by itself, or not with exit code 0, has done so however long it took."""
+"""A process that ended unexpectedly, or not with exit code 0, is a failure whatever its durations."""
 FEW_COMMANDS = 300
-"""A run with fewer of them shows nothing."""
+"""A run with fewer writes proves nothing."""
 SEED = 1
 SLOWER_SECONDS = 20.0
-"""Recovery takes longer while other tests run; with RabbitMQ's own settings it takes a minute."""
+"""Recovery takes longer beside other tests; with RabbitMQ's default settings it takes a minute."""
 
 
 @pytest.mark.needs_docker

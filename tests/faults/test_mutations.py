@@ -1,4 +1,4 @@
-"""Each mutation breaks the tree as it is, and leaves what can run."""
+"""Each mutation fits the current source, and the broken source still runs."""
 
 import ast
 import re
@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from dev.backend import ROOT
 from tests.faults.mutations import PACKAGES, Mutation, StalePatchError, applied, mutations
 from tests.faults.nemesis import FAULTS
-from tests.system.stack import ROOT
 
 MUTATIONS = mutations()
 EACH = pytest.mark.parametrize("mutation", MUTATIONS, ids=[mutation.name for mutation in MUTATIONS])
@@ -39,7 +39,7 @@ def test_it_applies_and_leaves_other_code_that_compiles(mutation: Mutation, tmp_
     assert [path for path in original if ast.dump(ast.parse(mutated[path])) != ast.dump(ast.parse(original[path]))]
 
 
-def test_a_patch_that_does_not_fit_tells_what_git_says(tmp_path: Path) -> None:
+def test_patch_that_does_not_fit_fails_with_the_message_of_git(tmp_path: Path) -> None:
     stale = tmp_path / "stale.patch"
     stale.write_text("--- a/worker/apply.py\n+++ b/worker/apply.py\n@@ -1 +1 @@\n-not there\n+nor this\n")
     with pytest.raises(StalePatchError, match=r"(?s)stale: .*worker/apply\.py"):

@@ -1,4 +1,4 @@
-"""Credentials for what changes or deletes the account: somebody new's, or nothing else could be asked after it."""
+"""Credentials for operations that change or delete the account: a new user's, so that later cases still work."""
 
 from typing import Any
 from uuid import uuid4
@@ -6,15 +6,15 @@ from uuid import uuid4
 import httpx
 import schemathesis
 
-from tests.canaries import PASSWORD
+from tests.support.canaries import PASSWORD
 
 
 @schemathesis.auth(refresh_interval=None).apply_to(path="/users/me", method=["PATCH", "DELETE"])
 class SomebodyNew:
-    """A user for one case."""
+    """A new user for one case."""
 
     def get(self, case: Any, _: Any) -> str:
-        """An access token of theirs."""
+        """The user's access token."""
         name = f"fuzz-{uuid4()}"
         with httpx.Client(base_url=case.operation.base_url) as client:
             client.post("/users", json={"name": name, "password": PASSWORD}).raise_for_status()
@@ -22,5 +22,5 @@ class SomebodyNew:
         return str(answer.raise_for_status().json()["access_token"])
 
     def set(self, case: Any, data: str, _: Any) -> None:
-        """Signs the case with it."""
+        """Sets the token on the case."""
         case.headers = {**(case.headers or {}), "Authorization": f"Bearer {data}"}

@@ -1,4 +1,4 @@
-"""What the OpenAPI document allows is answered as it declares, and what it forbids is refused; nothing is a 5xx."""
+"""Requests that the OpenAPI document allows are answered as declared, others are rejected, and none is a 5xx."""
 
 import asyncio
 import os
@@ -6,17 +6,17 @@ import re
 import sys
 from pathlib import Path
 
+from dev.backend import ROOT
 from gateway.settings import GatewaySettings
-from tests import harness
-from tests.accounts import sign_up
-from tests.canaries import NOTE
+from tests.support import harness
+from tests.support.accounts import sign_up
+from tests.support.canaries import NOTE
 from worker.settings import WorkerSettings
 
-ROOT = Path(__file__).parent.parent.parent
 EXAMPLES = os.environ.get("FUZZ_EXAMPLES", "5")
-"""Cases for each operation in each phase that draws them."""
+"""The number of cases for each operation and phase."""
 CASES = int(os.environ.get("FUZZ_CASES", "500"))
-"""So many there must be at least."""
+"""The least number of cases."""
 PLENTY = "1000000/minute"
 LIMITS = {"registration_limit": PLENTY, "login_limit": PLENTY, "login_address_limit": PLENTY}
 
@@ -30,16 +30,16 @@ async def test_no_case_fails_a_check_of_schemathesis(
         accepted = await client.post("/notes", json=NOTE, headers=person.headers | {"Prefer": "respond-async"})
         command = accepted.headers["location"].rpartition("/")[2]
         environment = {"AUTHORIZATION": person.headers["Authorization"], "COMMAND": command}
-        code, told = await schemathesis(f"{client.base_url}/openapi.json", environment)
+        code, output = await schemathesis(f"{client.base_url}/openapi.json", environment)
 
-    assert code == 0, told
-    [cases] = re.findall(r"(\d+) generated", told)
+    assert code == 0, output
+    [cases] = re.findall(r"(\d+) generated", output)
     sys.stdout.write(f"{cases} cases, none of which failed\n")
     assert int(cases) >= CASES
 
 
 async def schemathesis(document: str, environment: dict[str, str]) -> tuple[int | None, str]:
-    """Its exit code, and what it has found."""
+    """The exit code and the output."""
     program = Path(sys.executable).parent / "schemathesis"
     config = Path(__file__).parent / "schemathesis.toml"
     process = await asyncio.create_subprocess_exec(
@@ -48,5 +48,5 @@ async def schemathesis(document: str, environment: dict[str, str]) -> tuple[int 
         cwd=ROOT,
         stdout=asyncio.subprocess.PIPE,
     )
-    told, _ = await process.communicate()
-    return process.returncode, told.decode()
+    output, _ = await process.communicate()
+    return process.returncode, output.decode()

@@ -1,4 +1,4 @@
-"""Access tokens that are signed rightly and say what no gateway ever says, and others that are no tokens at all."""
+"""Access tokens with a valid signature but impossible claims, and malformed tokens."""
 
 import hmac
 import json
@@ -15,8 +15,8 @@ from gateway.problems import ProblemError
 from gateway.settings import GatewaySettings
 from shared.clock import Clock
 from shared.contracts import Scope
-from tests import harness
-from tests.accounts import bearer, forged, sign_up
+from tests.support import harness
+from tests.support.accounts import bearer, forged, sign_up
 
 SETTINGS = harness.settings_without_servers(auth="password", read_timeout_seconds=0.5)
 KEY = SETTINGS.signing_keys[0].get_secret_value().encode()
@@ -40,7 +40,7 @@ def signed(header: str, claims: str) -> str:
 
 
 def saying(claims: dict[str, str], header: dict[str, str] | None = None) -> str:
-    """A right token but for these members, whose values are JSON; an empty one is left out."""
+    """A valid token except for these members, whose values are JSON; an empty one is left out."""
     return signed(*(members(*each) for each in ((HEADER, header or {}), (CLAIMS, claims))))
 
 
@@ -51,13 +51,13 @@ def members(right: dict[str, Any], changed: dict[str, str]) -> str:
 
 @pytest.fixture(scope="module")
 async def gateway() -> AsyncIterator[httpx.AsyncClient]:
-    """A client of a gateway with nothing behind it: what it lets in is 503."""
+    """A client of a gateway without servers: a request with a valid token is answered 503."""
     async with harness.gateway(SETTINGS) as client:
         yield client
 
 
 async def code_of(gateway: httpx.AsyncClient, token: str) -> tuple[int, str]:
-    """How a read with the token is answered."""
+    """The answer to a read with the token."""
     answer = await gateway.get("/notes/1", headers=bearer(token))
     return answer.status_code, answer.json()["code"]
 
@@ -123,7 +123,7 @@ async def test_token_with_a_wrong_claim_is_invalid(gateway: httpx.AsyncClient, c
 )
 async def test_token_with_a_wrong_header_is_invalid(gateway: httpx.AsyncClient, member: str, value: str) -> None:
     token = saying({}, {member: value})
-    if len(token) > 30_000:  # more than there is room for in a request
+    if len(token) > 30_000:  # larger than a request may be
         with pytest.raises(ProblemError, match="invalid_token"):
             AccessTokens(SETTINGS, Clock()).read(token)
     else:

@@ -1,4 +1,4 @@
-"""What writes are answered when too much waits already, for the broker or for an outcome."""
+"""The answers to writes when too many already wait for the broker or for an outcome."""
 
 import asyncio
 from typing import Any
@@ -8,8 +8,8 @@ import pytest
 from asyncpg import Connection, Record
 
 from gateway.settings import GatewaySettings
-from tests import harness
-from tests.harness import eventually
+from tests.support import harness
+from tests.support.harness import eventually
 from worker.settings import WorkerSettings
 
 ASYNC = {"Prefer": "respond-async"}
@@ -72,7 +72,7 @@ async def test_full_backlog_refuses_writes_at_once_and_they_never_have_an_effect
     assert 20 < len(overloaded) < 40
     assert max(answer.elapsed.total_seconds() for answer in overloaded) < 0.9
     assert all(1 <= int(answer.headers["retry-after"]) <= 5 for answer in answers)
-    assert again.json()["code"] == "not_accepted"  # there is room again, and still no broker
+    assert again.json()["code"] == "not_accepted"  # there is room again, but still no broker
     async with harness.gateway(gateway_settings) as client, harness.worker(worker_settings):
         await eventually(lambda: created(client))
     assert await database.fetchval("select string_agg(title, ',') from notes") == "last"
@@ -109,7 +109,7 @@ async def test_overload_is_not_kept_for_its_key(
 async def test_writes_beyond_the_waiters_are_accepted_at_once(gateway_settings: GatewaySettings, limit: int) -> None:
     settings = with_settings(gateway_settings, waiters_limit=limit, wait_seconds=1)
     async with harness.gateway(settings) as client:
-        await client.post("/notes", json=note("first"), headers=ASYNC)  # by now the gateway is connected
+        await client.post("/notes", json=note("first"), headers=ASYNC)  # the gateway has connected by now
         answers = await asyncio.gather(*(client.post("/notes", json=note("waits")) for _ in range(10)))
         impatient = [answer for answer in answers if answer.elapsed.total_seconds() < 0.9]
 
@@ -117,7 +117,7 @@ async def test_writes_beyond_the_waiters_are_accepted_at_once(gateway_settings: 
     assert len(impatient) == 10 - limit
 
 
-async def test_gateway_without_room_for_waiters_accepts_writes_and_tells_outcomes(
+async def test_gateway_without_room_for_waiters_accepts_writes_and_answers_polls(
     gateway_settings: GatewaySettings, worker_settings: WorkerSettings
 ) -> None:
     async with (

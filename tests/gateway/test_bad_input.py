@@ -1,4 +1,4 @@
-"""Bad requests: each is refused with a problem that tells what is wrong, before anything is published."""
+"""Bad requests are rejected with a problem that describes the error, before anything is published."""
 
 import asyncio
 import gzip
@@ -11,9 +11,9 @@ import httpx
 import pytest
 
 from gateway.settings import GatewaySettings
-from tests import harness
-from tests.accounts import bearer, forged
-from tests.canaries import NOTE
+from tests.support import harness
+from tests.support.accounts import bearer, forged
+from tests.support.canaries import NOTE
 
 JSON = {"content-type": "application/json"}
 LIMIT = 64 * 1024
@@ -101,7 +101,7 @@ NOT_UUIDS = [
     *("x", "1", "{{{0}}}", "urn:uuid:{0}", "{0}%0A", "%20{0}", "{1}", "{0}0", "{0}-", "0x{1}", "{2}"),
     "00000000-0000-4000-8000-00000000000g",
 ]
-"""Spellings of a UUID that are not its hyphenated one, which is {0}; {1} lacks hyphens, {2} has them elsewhere."""
+"""Spellings of a UUID other than the hyphenated one, which is {0}; {1} lacks hyphens, {2} has them elsewhere."""
 
 
 SETTINGS = {
@@ -116,7 +116,7 @@ SETTINGS = {
 
 @pytest.fixture(scope="module")
 async def gateway() -> AsyncIterator[httpx.AsyncClient]:
-    """A client of a gateway with nothing behind it: what is refused here, the gateway refuses by itself."""
+    """A client of a gateway without servers, which rejects these requests alone."""
     async with harness.gateway(GatewaySettings.model_validate(SETTINGS | {"auth": "none"})) as client:
         yield client
 
@@ -139,7 +139,7 @@ def assert_problem(response: httpx.Response, status: int, code: str) -> None:
 
 
 def assert_invalid(response: httpx.Response, *errors: tuple[str, str]) -> None:
-    """A problem 422 with these errors, each a pointer and a code."""
+    """A problem 422 with these errors, each with pointer and code."""
     assert_problem(response, 422, "validation_failed")
     problem: dict[str, Any] = response.json()
     assert [(error["pointer"], error["code"]) for error in problem["errors"]] == list(errors)
@@ -303,7 +303,7 @@ async def test_compressed_body_is_refused_with_the_codings_there_are(
 
 
 @pytest.mark.parametrize("coding", ["identity", "Identity", "", "identity, identity", ",identity"])
-async def test_body_that_is_as_it_is_may_say_so(gateway: httpx.AsyncClient, coding: str) -> None:
+async def test_unencoded_body_may_say_so(gateway: httpx.AsyncClient, coding: str) -> None:
     response = await gateway.post("/notes", content=b"{}", headers=JSON | {"Content-Encoding": coding})
 
     assert_problem(response, 422, "validation_failed")
@@ -414,7 +414,7 @@ async def test_every_wrong_parameter_is_named(gateway: httpx.AsyncClient) -> Non
 
 
 @pytest.mark.parametrize("token", ["x", "%00", "%ff", "a.b", "WzFd.AAAA", "x" * 5000, "é", "🖋"])
-async def test_command_url_that_nobody_signed_is_not_found(gateway: httpx.AsyncClient, token: str) -> None:
+async def test_unsigned_command_url_is_not_found(gateway: httpx.AsyncClient, token: str) -> None:
     assert_problem(await gateway.get(f"/commands/{token}"), 404, "command_not_found")
 
 
@@ -446,7 +446,7 @@ async def test_refused_requests_write_nothing(client: httpx.AsyncClient, databas
     for note_id in NOT_INTEGERS + BEYOND_64_BITS:
         assert (await client.delete(f"/notes/{note_id}")).is_client_error
 
-    # The writes of one owner are applied in order: had one of those been published, it would be seen by now.
+    # An owner's writes are applied in order: had one of those been published, it would be visible by now.
     last = (await client.post("/notes", json=NOTE)).json()
     assert (await client.get("/notes")).json() == [first, last]
     assert await database.fetchval("select count(*) from commands") == 2

@@ -1,4 +1,4 @@
-"""Hashing passwords on a machine that has no time for it: who waits, who is refused, and what always works."""
+"""Hashing passwords on a busy machine: which requests wait, which are rejected, and what always works."""
 
 import asyncio
 import os
@@ -15,10 +15,10 @@ from gateway.auth import passwords
 from gateway.auth.passwords import Passwords
 from gateway.problems import ProblemError
 from gateway.settings import GatewaySettings
-from tests import harness
-from tests.accounts import sign_up
-from tests.canaries import PASSWORD
-from tests.harness import eventually
+from tests.support import harness
+from tests.support.accounts import sign_up
+from tests.support.canaries import PASSWORD
+from tests.support.harness import eventually
 from worker.settings import WorkerSettings
 
 WAIT_SECONDS = 0.1
@@ -26,7 +26,7 @@ SECRET = SecretStr(PASSWORD)
 
 
 class SlowHasher(PasswordHasher):
-    """Finishes a hash when the test lets it, as on a host that is busy with something else."""
+    """Finishes a hash when the test allows it, as on a busy host."""
 
     may_finish = threading.Event()
     started = 0
@@ -44,7 +44,7 @@ class SlowHasher(PasswordHasher):
 
 @pytest.fixture
 def slow_hasher(monkeypatch: pytest.MonkeyPatch) -> Iterator[type[SlowHasher]]:
-    """Two threads that hash until the test lets them finish, and others that wait for a tenth of a second."""
+    """Two hashing threads that the test can hold, and a waiting limit of a tenth of a second."""
     monkeypatch.setattr(SlowHasher, "may_finish", threading.Event())
     monkeypatch.setattr(SlowHasher, "started", 0)
     monkeypatch.setattr(passwords, "PasswordHasher", lambda: SlowHasher(time_cost=1, memory_cost=8, parallelism=1))

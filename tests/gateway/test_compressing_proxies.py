@@ -1,19 +1,19 @@
-"""Conditional requests through proxies that compress, and change the entity tags of what they have compressed."""
+"""Conditional requests through proxies that compress responses and then change their entity tags."""
 
 from pathlib import Path
 
 import httpx
 import pytest
 
-from tests.canaries import NOTE
-from tests.web_proxies import APACHE, NGINX, apache, nginx
+from tests.support.canaries import NOTE
+from tests.support.web_proxies import APACHE, NGINX, apache, nginx
 
 GZIP = "gzip on; gzip_proxied any; gzip_types application/json; gzip_min_length 0;"
 PROXY = "location / { proxy_pass http://gateway; proxy_set_header Host $host; }"
 
 
 async def change_on_condition(proxied: httpx.AsyncClient, coding: str, tags: tuple[str, str]) -> None:
-    """Reads, changes and reads again with the tags that the proxy tells, which are those of versions 1 and 2."""
+    """Reads, changes and reads again with the proxy's tags, which stand for versions 1 and 2."""
     path = (await proxied.post("/notes", json=NOTE)).headers["location"]
     read = await proxied.get(path, headers={"Accept-Encoding": coding})
     assert (read.headers["content-encoding"], read.headers["etag"]) == (coding, tags[0])

@@ -1,4 +1,4 @@
-"""Entity tags, and the conditions on them: reads that save a body, changes of exactly the version that was seen."""
+"""Entity tags and conditions: reads that save a body, and changes of exactly the version that was read."""
 
 from collections.abc import AsyncIterator
 from typing import Any
@@ -7,9 +7,9 @@ import httpx
 import pytest
 
 from gateway.settings import GatewaySettings
-from tests import harness
-from tests.canaries import NOTE
-from tests.harness import decided
+from tests.support import harness
+from tests.support.canaries import NOTE
+from tests.support.harness import decided
 from worker.settings import WorkerSettings
 
 NEW = NOTE | {"title": "Pencil"}
@@ -25,12 +25,6 @@ OTHER_TAGS = [
     *('"2"', '"01"', '"1.0"', '"-1"', '""', '"x"', '"*"', f'"{"9" * 30}"', '"²"', 'W/"2"', '"2-gzip"', 'W/"2-gzip"'),
     *('"1-"', '"1-x"', '"1-GZIP"', '"1gzip"', '"1---gzip"', '"-gzip"', '"1-gzip-"', '"1-gzip-gzip"'),
 ]
-
-
-@pytest.fixture
-async def path(shared_client: httpx.AsyncClient) -> str:
-    """The path of a new note."""
-    return str((await shared_client.post("/notes", json=NOTE)).headers["location"])
 
 
 def conditional(name: str, *values: str) -> list[tuple[bytes, bytes]]:
@@ -159,7 +153,7 @@ async def test_list_is_sent_again_once_it_has_changed(client: httpx.AsyncClient)
     tags = {(await client.get("/notes")).headers["etag"]}
 
     async def is_known() -> bool:
-        """Whether the client, who then remembers it, has seen the list."""
+        """Whether the list is new to the client, who then remembers it."""
         answer = await client.get("/notes", headers=conditional("If-None-Match", ", ".join(tags)))
         known = answer.headers["etag"] in tags
         tags.add(answer.headers["etag"])
@@ -211,7 +205,7 @@ async def test_of_changes_of_one_version_in_one_batch_the_first_is_applied(
 
 @pytest.fixture(scope="module")
 async def strict() -> AsyncIterator[httpx.AsyncClient]:
-    """A client of a gateway that demands preconditions and has nothing behind it."""
+    """A client of a gateway without servers that demands preconditions."""
     settings = GatewaySettings.model_validate(
         {
             "database_url": "postgresql://nobody:nothing@127.0.0.1:1/nowhere",
@@ -244,7 +238,7 @@ async def test_change_with_the_version_passes_where_it_is_demanded(
 ) -> None:
     passed = await strict.request(method, "/notes/1", json=body, headers={"If-Match": tags})
 
-    assert passed.json()["code"] == "not_accepted"  # there is no broker; nothing else was wrong
+    assert passed.json()["code"] == "not_accepted"  # the only error is the missing broker
 
 
 async def test_creation_needs_no_version_where_it_is_demanded(strict: httpx.AsyncClient) -> None:

@@ -1,4 +1,4 @@
-"""Who is let in while Postgres is away, and how long a gateway believes what it knew."""
+"""Which credentials are accepted while Postgres is down, and for how long a gateway trusts its earlier answers."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -11,11 +11,11 @@ from yarl import URL
 
 from gateway.auth import authentication
 from gateway.settings import GatewaySettings
-from tests import harness
-from tests.accounts import Person, bearer, personal_token, sign_up
-from tests.canaries import NOTE, PASSWORD
-from tests.harness import eventually
-from tests.proxy import Proxy, proxy_to
+from tests.support import harness
+from tests.support.accounts import Person, bearer, personal_token, sign_up
+from tests.support.canaries import NOTE, PASSWORD
+from tests.support.harness import eventually
+from tests.support.proxy import Proxy, proxy_to
 from worker.settings import WorkerSettings
 
 LATER = {"Prefer": "respond-async"}
@@ -23,7 +23,7 @@ LATER = {"Prefer": "respond-async"}
 
 @dataclass(frozen=True)
 class Cut:
-    """A gateway whose way to Postgres can be cut, while the worker's stays."""
+    """A gateway whose link to Postgres can be cut; the worker's stays."""
 
     client: httpx.AsyncClient
     link: Proxy
@@ -78,7 +78,7 @@ async def test_personal_token_writes_while_postgres_is_away_if_it_was_known(cut:
     assert refused.headers["retry-after"]
 
 
-async def test_nobody_signs_in_while_postgres_is_away_and_everybody_when_it_is_back(cut: Cut) -> None:
+async def test_sign_in_fails_while_postgres_is_down_and_works_once_it_is_back(cut: Cut) -> None:
     form = {"username": cut.ada.name, "password": PASSWORD}
     await cut.link.cut()
     assert (await cut.client.post("/auth/token", data=form)).status_code == 503
@@ -99,7 +99,7 @@ async def test_what_was_known_is_asked_again_after_a_while(
         assert (await cut.write(token)).status_code == 202
     await database.execute("update users set credentials_version = 2")
     for token in (cut.ada.token, personal):
-        assert (await cut.write(token)).status_code == 202  # for half a minute; the worker will reject it
+        assert (await cut.write(token)).status_code == 202  # for half a minute; the worker then rejects it
 
     monkeypatch.setattr(authentication, "TRUST_SECONDS", 0.0)
 

@@ -1,4 +1,4 @@
-"""Dates: clients get every one of them in one form, with six digits of a second and the offset `+00:00`."""
+"""Dates: all have one form, with six digits of a second and the offset `+00:00`."""
 
 import json
 import re
@@ -15,11 +15,11 @@ from gateway.writes.command_urls import CommandUrls
 from shared.connections import Connections
 from shared.contracts import NO_OWNER, Command, CreateToken, Outcome, OutcomeStatus, RegisterUser
 from shared.tables import IMPLICIT_OWNER
-from tests import harness
-from tests.accounts import bearer, forged
-from tests.canaries import NOTE
-from tests.commands import CHEAP_HASH, DIGEST, attributes, create, patch, replace
-from tests.harness import settings_without_servers
+from tests.support import harness
+from tests.support.accounts import bearer, forged
+from tests.support.canaries import NOTE
+from tests.support.commands import CHEAP_HASH, DIGEST, attributes, create, patch, replace
+from tests.support.harness import settings_without_servers
 from worker.apply import apply_batch
 
 DATES = {
@@ -94,7 +94,7 @@ def created_id(body: str) -> str:
     return str(json.loads(body)["id"])
 
 
-async def test_accepted_write_tells_when_it_was_issued_with_six_digits(gateway_settings: GatewaySettings) -> None:
+async def test_accepted_write_has_its_issue_time_with_six_digits(gateway_settings: GatewaySettings) -> None:
     async with harness.gateway(gateway_settings) as client:
         accepted = await client.post("/notes", json=NOTE, headers={"Prefer": "respond-async"})
         polled = await client.get(accepted.headers["location"])
@@ -109,7 +109,7 @@ async def test_accepted_write_tells_when_it_was_issued_with_six_digits(gateway_s
             assert datetime.fromisoformat(printed) == time
 
 
-def test_secret_is_made_of_the_time_as_it_always_was() -> None:
+def test_secret_is_derived_from_the_time_in_its_original_form() -> None:
     hashes = KeyedHashes(settings_without_servers())
 
     assert {time: hashes.personal_token(7, COMMAND_ID, time) for time in SECRETS} == SECRETS
@@ -120,6 +120,6 @@ def test_secret_of_an_outcome_of_an_earlier_version_is_revealed_again(fraction: 
     body = {"id": str(COMMAND_ID), "created_date": f"2026-01-01T00:00:00{fraction}+00:00"}
     outcome = Outcome(id=COMMAND_ID, status=OutcomeStatus.APPLIED, http_status=201, body=json.dumps(body))
 
-    told = json.loads(reveal_token(KeyedHashes(settings_without_servers()), 7, outcome).body or "")
+    revealed = json.loads(reveal_token(KeyedHashes(settings_without_servers()), 7, outcome).body or "")
 
-    assert told == body | {"token": SECRETS[ISSUED_AT]}
+    assert revealed == body | {"token": SECRETS[ISSUED_AT]}

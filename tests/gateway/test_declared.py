@@ -1,4 +1,4 @@
-"""A gateway and the queues that it may not declare: it waits for a worker to do so."""
+"""The gateway may not declare the queues: it waits until a worker has done so."""
 
 import aio_pika
 import httpx
@@ -7,11 +7,10 @@ from dev.backend import Services
 from gateway.settings import GatewaySettings
 from shared.messaging import Topology
 from shared.tables import IMPLICIT_OWNER
-from tests import harness
-from tests.harness import eventually
+from tests.support import harness
+from tests.support.canaries import NOTE
+from tests.support.harness import eventually
 from worker.settings import WorkerSettings
-
-NOTE = {"title": "Ink", "description": ""}
 
 
 def impatient(settings: GatewaySettings) -> GatewaySettings:

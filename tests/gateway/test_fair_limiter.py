@@ -1,4 +1,4 @@
-"""One owner's reads do not keep the others' waiting: who gets a permit, in which order, and who is refused."""
+"""One owner's reads do not delay those of others: who gets a permit, in which order, and who is rejected."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -12,9 +12,9 @@ from gateway.reads import fair_limiter
 from gateway.reads.fair_limiter import FairLimiter, ShareExhaustedError
 from gateway.settings import GatewaySettings
 from gateway.telemetry.metrics import READS_FAILED
-from tests import harness
-from tests.accounts import Person, sign_up
-from tests.harness import eventually
+from tests.support import harness
+from tests.support.accounts import Person, sign_up
+from tests.support.harness import eventually
 from worker.settings import WorkerSettings
 
 GREEDY, ADA, BOB = 1, 2, 3
@@ -34,7 +34,7 @@ def soon() -> float:
 
 
 class Reads:
-    """Reads that take a permit and keep it until the test ends them; in which order they got theirs."""
+    """Reads that hold a permit until the test ends them, in the order in which they got it."""
 
     def __init__(self, permits: int, share: int) -> None:
         self.limiter = FairLimiter(permits, share)
@@ -42,7 +42,7 @@ class Reads:
         self._ends: dict[str, asyncio.Event] = {}
 
     async def begin(self, owner: int, name: str) -> "asyncio.Task[None]":
-        """A read of an owner's; it has begun, or waits, when this returns."""
+        """Starts an owner's read, which holds a permit or waits when this returns."""
         self._ends[name] = asyncio.Event()
         task = asyncio.create_task(self._read(owner, name))
         await asyncio.sleep(0)
@@ -104,7 +104,7 @@ async def test_place_that_comes_as_its_read_is_given_up_goes_to_the_next() -> No
     async with reads.limiter.permit(GREEDY, soon()):
         waiting = await reads.begin(ADA, "waiting")
         last = await reads.begin(BOB, "last")
-    waiting.cancel()  # its place is there, and it has not noticed
+    waiting.cancel()  # it has its permit but has not noticed
     await asyncio.gather(waiting, return_exceptions=True)
     await reads.end("last")
 
@@ -117,7 +117,7 @@ async def test_read_that_is_given_up_as_a_place_comes_does_not_get_it() -> None:
     async with reads.limiter.permit(GREEDY, soon()):
         waiting = await reads.begin(ADA, "waiting")
         last = await reads.begin(ADA, "last")
-        waiting.cancel()  # it has not noticed when the place is given back
+        waiting.cancel()  # it has not noticed when the permit is released
     await asyncio.gather(waiting, return_exceptions=True)
     await reads.end("last")
 
@@ -140,7 +140,7 @@ async def test_requests_beyond_the_bound_are_refused_at_once_and_others_are_not(
     await asyncio.gather(*tasks)
 
 
-async def test_deadline_tells_whether_ones_own_requests_or_those_of_others_are_in_the_way() -> None:
+async def test_error_at_the_deadline_says_whether_the_owners_own_requests_were_in_the_way() -> None:
     reads = Reads(permits=2, share=1)
     tasks = [await reads.begin(GREEDY, "greedy"), await reads.begin(ADA, "ada")]
     now = asyncio.get_running_loop().time()
@@ -181,7 +181,7 @@ async def two_users(
         yield client, await sign_up(client), await sign_up(client)
 
 
-async def test_owner_whose_searches_take_long_has_one_of_them_under_way_and_keeps_nobody_waiting(
+async def test_owner_with_long_searches_runs_one_at_a_time_and_delays_no_other_owner(
     password_settings: GatewaySettings,
     worker_settings: WorkerSettings,
     database: "Connection[Record]",
@@ -204,7 +204,7 @@ async def test_owner_whose_searches_take_long_has_one_of_them_under_way_and_keep
         assert {search.status_code for search in await asyncio.gather(*searches)} == {200}
 
 
-async def test_search_that_takes_too_long_is_stopped_and_told_and_is_no_failed_read(
+async def test_search_that_takes_too_long_is_stopped_and_does_not_count_as_a_failed_read(
     password_settings: GatewaySettings,
     worker_settings: WorkerSettings,
     database: "Connection[Record]",
@@ -248,7 +248,7 @@ async def test_searches_of_one_owner_beyond_the_bound_are_refused_at_once(
         await asyncio.gather(*searches)
 
 
-async def test_only_owner_has_all_permits_where_nobody_signs_in(
+async def test_only_owner_has_all_permits_without_authentication(
     gateway_settings: GatewaySettings,
     worker_settings: WorkerSettings,
     database: "Connection[Record]",

@@ -1,4 +1,4 @@
-"""Reads of single notes share a statement without anybody noticing: who may read what, and what fails, is per read."""
+"""Reads of single notes share a statement invisibly: authorization and failures stay per read."""
 
 import asyncio
 from collections.abc import Sequence
@@ -12,15 +12,15 @@ from gateway.caller import IMPLICIT_CALLER
 from gateway.reads.errors import CredentialsOutdatedError
 from gateway.reads.gathered import READS_LIMIT, STATEMENTS_LIMIT, GatheredReads, NoteRead
 from gateway.settings import GatewaySettings
-from tests import harness
-from tests.accounts import bearer, forged, sign_up
-from tests.canaries import NOTE
-from tests.harness import eventually
+from tests.support import harness
+from tests.support.accounts import bearer, forged, sign_up
+from tests.support.canaries import NOTE
+from tests.support.harness import eventually
 from worker.settings import WorkerSettings
 
 
 class Postgres:
-    """Answers statements when it is told to; note 404 does not exist, and note 401 is of an outdated caller."""
+    """A Postgres that answers statements on demand; note 404 does not exist, and note 401 has an outdated caller."""
 
     def __init__(self) -> None:
         self.statements: list[list[int]] = []
@@ -28,7 +28,7 @@ class Postgres:
         self.error: Exception | None = None
 
     async def fetch(self, reads: Sequence[NoteRead]) -> tuple[None, list[Record]]:
-        """The rows, of an unknown timeline."""
+        """The rows, without a known timeline."""
         self.statements.append([read.note_id for read in reads])
         await self.may_answer.wait()
         if self.error:
@@ -115,7 +115,7 @@ async def test_a_failed_statement_fails_its_own_reads_alone(error: Exception) ->
     assert failed == [1, 2]
 
 
-async def test_a_client_that_goes_away_takes_nobody_with_it() -> None:
+async def test_client_that_disconnects_cancels_no_other_read() -> None:
     postgres = Postgres()
     gathered = GatheredReads(postgres.fetch)
 
@@ -190,7 +190,7 @@ async def test_close_ends_the_reads_in_progress() -> None:
     assert [type(answer) for answer in answers] == [asyncio.CancelledError] * 3
 
 
-async def test_everybody_reads_their_own_notes_through_one_statement(
+async def test_each_owner_reads_their_own_notes_through_one_statement(
     password_settings: GatewaySettings, worker_settings: WorkerSettings, database: "Connection[Record]"
 ) -> None:
     async with harness.worker(worker_settings), harness.gateway(password_settings) as client:

@@ -1,4 +1,4 @@
-"""The headers that every answer has: security, caching, and what pages of other origins may see."""
+"""The headers of every answer: security, caching, and cross-origin access."""
 
 import asyncio
 import re
@@ -10,8 +10,8 @@ import pytest
 
 from gateway.reads.queries import Queries
 from gateway.settings import GatewaySettings
-from tests import harness
-from tests.canaries import NOTE
+from tests.support import harness
+from tests.support.canaries import NOTE
 
 SECURITY = {
     "x-content-type-options": "nosniff",
@@ -135,7 +135,7 @@ async def test_page_of_another_origin_gets_no_permission_by_default(shared_clien
 
 @pytest.fixture(scope="module")
 async def open_client() -> AsyncIterator[httpx.AsyncClient]:
-    """Of a gateway that pages of one origin may use."""
+    """Settings of a gateway that one other origin may use."""
     async with harness.gateway(harness.settings_without_servers(cors_origins=PAGE)) as client:
         yield client
 

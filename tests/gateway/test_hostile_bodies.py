@@ -1,4 +1,4 @@
-"""Bodies that are made to keep the event loop busy: they are refused before anything is made of what is in them."""
+"""Bodies made to block the event loop are rejected before their content is processed."""
 
 import json
 import time
@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 
 from gateway.api.note_bodies import ITEMS_LIMIT_BYTES, ITEMS_LIMIT_VALUES
 from gateway.http.body import VALUES_LIMIT, has_more_values
-from tests import harness
+from tests.support import harness
 
 BUSY_SECONDS = 0.05
-"""Of processor time, for the whole request, its client's part too; each of these bodies took from 40 to 240 ms."""
+"""Of processor time for the whole request, including the client; each of these bodies used to take 40 to 240 ms."""
 SMALL = 64 * 1024
 JSON = {"Content-Type": "application/json"}
 
@@ -47,21 +47,14 @@ OTHERS = {
 
 
 @pytest.fixture(scope="module")
-async def gateway() -> AsyncIterator[httpx.AsyncClient]:
-    """Without servers: nothing here gets as far."""
-    async with harness.gateway(harness.settings_without_servers()) as client:
-        yield client
-
-
-@pytest.fixture(scope="module")
 async def gateway_of_users() -> AsyncIterator[httpx.AsyncClient]:
-    """The same, where users sign in."""
+    """As `gateway`, where users sign in."""
     async with harness.gateway(harness.settings_without_servers(auth="password")) as client:
         yield client
 
 
 async def assert_refused(gateway: httpx.AsyncClient, method: str, path: str, body: bytes, limit: int) -> None:
-    """One error about the whole body, found in little time: the best of some tries."""
+    """One error about the whole body, found quickly: the best of several tries."""
     busy = []
     for _ in range(3):
         started = time.process_time()
@@ -99,7 +92,7 @@ VALUES = st.recursive(
 
 
 def strings_and_commas(value: object) -> int:
-    """What `has_more_values` counts, of the parsed value."""
+    """The count that `has_more_values` makes, from the parsed value."""
     if isinstance(value, str):
         return 1
     if isinstance(value, list):

@@ -1,4 +1,4 @@
-"""What holds for every path: slashes, HEAD, 405, 404; and how notes are listed and measured."""
+"""Rules for every path: slashes, HEAD, 405, 404; and how lists are bounded and measured."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -16,8 +16,8 @@ from gateway.settings import GatewaySettings
 from gateway.writes.command_urls import CommandUrls
 from shared.contracts import DeleteNote, NoteTarget
 from shared.tables import IMPLICIT_OWNER
-from tests import harness
-from tests.harness import lasting_headers
+from tests.support import harness
+from tests.support.harness import lasting_headers
 from worker.settings import WorkerSettings
 
 NOTES = 103
@@ -48,7 +48,7 @@ ALLOWED = {
 
 @pytest.fixture(scope="module")
 async def settings(servers: Services, template: str) -> AsyncIterator[GatewaySettings]:
-    """Of a gateway that only reads: on a database with notes, in no order, and with a broker that is away."""
+    """A gateway that only reads: on a database with notes in no order, and with its broker down."""
     name = f"inkwell_test_{uuid4().hex[:12]}"
     admin = await asyncpg.connect(servers.database_url)
     await admin.execute(f"create database {name} template {template}")
@@ -87,7 +87,7 @@ async def reader(settings: GatewaySettings) -> AsyncIterator[httpx.AsyncClient]:
 
 @pytest.fixture
 def path(request: pytest.FixtureRequest, settings: GatewaySettings) -> str:
-    """The parameter, or a command's URL where it says `command`."""
+    """The path with its parameter, or a command's URL for `command`."""
     name: str = request.param
     return command_url(settings) if name == "command" else name
 

@@ -14,9 +14,9 @@ from dev.backend import Services
 from gateway.settings import GatewaySettings
 from shared.messaging import Topology
 from shared.tables import IMPLICIT_OWNER
-from tests import harness
-from tests.canaries import NOTE
-from tests.harness import decided, lasting_headers
+from tests.support import harness
+from tests.support.canaries import NOTE
+from tests.support.harness import decided, lasting_headers
 from worker.settings import WorkerSettings
 
 OTHER = {"title": "Pen", "description": ""}
@@ -30,7 +30,7 @@ CHANGES: list[tuple[str, Any]] = [("PUT", NOTE), ("PATCH", {"title": "Pen"}), ("
 
 
 def key(value: str | None = None, **others: str) -> dict[str, str]:
-    """A key, or a new one, and other headers."""
+    """Headers with a key, new by default, and others."""
     return {"Idempotency-Key": value or f'"{uuid4()}"'} | others
 
 
@@ -40,12 +40,12 @@ async def created(client: httpx.AsyncClient) -> str:
 
 
 async def path_of(client: httpx.AsyncClient, method: str) -> str:
-    """Where to send a request with this method."""
+    """The path for a request with this method."""
     return "/notes" if method == "POST" else await created(client)
 
 
 def assert_replay(replayed: httpx.Response, first: httpx.Response) -> None:
-    """The same answer, which says that it was given before."""
+    """Checks that the answer is the same and marked as a replay."""
     assert (replayed.status_code, replayed.content) == (first.status_code, first.content)
     assert replayed.headers.pop("idempotent-replayed") == "true"
     assert lasting_headers(replayed) == lasting_headers(first)
@@ -159,7 +159,7 @@ async def test_one_key_names_another_command_for_each_method_and_note(shared_cli
 async def test_key_and_request_name_the_same_command_in_every_version(
     client: httpx.AsyncClient, database: "Connection[Record]"
 ) -> None:
-    """A retry may reach a newer gateway; so these values must never change."""
+    """A retry may reach a newer gateway, so these values must never change."""
     await client.post("/notes", json=NOTE, headers=key("k"))
     await client.put("/notes/1", json=OTHER, headers=key("k") | {"If-Match": '"1"'})
     await client.patch("/notes/1", json={"title": "Pen"}, headers=key("k"))
@@ -179,7 +179,7 @@ async def test_attempts_at_the_same_time_have_one_effect_and_one_answer(shared_c
     assert sum("idempotent-replayed" not in answer.headers for answer in answers) == 1
 
 
-async def test_url_tells_each_attempt_its_own_outcome(
+async def test_url_shows_each_attempt_its_own_outcome(
     gateway_settings: GatewaySettings, worker_settings: WorkerSettings
 ) -> None:
     headers = key(Prefer="respond-async")
@@ -197,11 +197,11 @@ async def test_url_tells_each_attempt_its_own_outcome(
     assert again["answer"] == first["answer"]
 
 
-async def test_lost_reply_tells_each_attempt_its_own_outcome(
+async def test_each_attempt_gets_its_own_outcome_despite_a_lost_reply(
     gateway_settings: GatewaySettings, worker_settings: WorkerSettings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def lose(*_: object) -> None:
-        """Replies are hints: this one is lost."""
+        """Replies are hints: this one gets lost."""
 
     monkeypatch.setattr("worker.reply_sender.ReplySender.reply", lose)
     impatient, headers = gateway_settings.model_copy(update={"wait_seconds": 0.5}), key()
@@ -272,7 +272,7 @@ async def test_redelivery_is_no_replay(
 
 
 async def double(servers: Services, topology: Topology) -> None:
-    """Waits for the next message and puts it back twice."""
+    """Waits for the next message and requeues it twice."""
     messages: asyncio.Queue[AbstractIncomingMessage] = asyncio.Queue()
     async with await aio_pika.connect(servers.broker_url) as connection:
         channel = await connection.channel()

@@ -1,4 +1,4 @@
-"""What gateways of different versions must agree on, or a retry that meets another one acts twice or is refused."""
+"""Values on which gateways of all versions must agree, or a retry at another one acts twice or is rejected."""
 
 from datetime import UTC, datetime
 from uuid import UUID

@@ -1,4 +1,4 @@
-"""Lists that are answered from memory are as current, and as private, as those that Postgres answers."""
+"""Lists answered from memory are as current and as private as those from Postgres."""
 
 from collections.abc import Callable
 
@@ -10,15 +10,15 @@ from gateway.reads.kept_pages import PAGE_OVERHEAD_BYTES, KeptPage, KeptPages
 from gateway.reads.queries import Queries
 from gateway.settings import GatewaySettings
 from shared.primary import Timeline
-from tests import harness
-from tests.accounts import bearer, forged, sign_up
-from tests.canaries import NOTE
+from tests.support import harness
+from tests.support.accounts import bearer, forged, sign_up
+from tests.support.canaries import NOTE
 from worker.settings import WorkerSettings
 
 
 @pytest.fixture
 def lists_read(monkeypatch: pytest.MonkeyPatch) -> list[object]:
-    """The shapes of the lists that are read from Postgres, in order."""
+    """The kinds of lists that were read from Postgres, in order."""
     shapes: list[object] = []
     read = Queries.list_notes
 

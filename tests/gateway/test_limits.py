@@ -1,7 +1,6 @@
-"""Bounds on a request: how long its target and headers may be, and how long it may take to arrive."""
+"""Limits of a request: the length of its target and headers, and the time that it may take to arrive."""
 
 import asyncio
-from collections.abc import AsyncIterator
 
 import httpx
 import pytest
@@ -10,8 +9,8 @@ from uvicorn._types import ASGI3Application
 from gateway.http import protocol, requests
 from gateway.http.request_cycle import RequestCycle
 from gateway.settings import GatewaySettings
-from tests import harness
-from tests.raw_http import connected, up_to_the_end
+from tests.support import harness
+from tests.support.raw_http import connected, up_to_the_end
 
 TARGET_LIMIT = 8 * 1024
 FIELDS_LIMIT = 100
@@ -20,15 +19,8 @@ START = b"GET /health/live HTTP/1.1\r\nHost: localhost\r\n"
 UPLOAD = b"POST /notes HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n"
 
 
-@pytest.fixture(scope="module")
-async def gateway() -> AsyncIterator[httpx.AsyncClient]:
-    """Without a broker and without a database: every test here is about what comes before them."""
-    async with harness.gateway(harness.settings_without_servers()) as client:
-        yield client
-
-
 async def answered_while_sending(stream: asyncio.StreamReader, writer: asyncio.StreamWriter, piece: bytes) -> bytes:
-    """What comes back, up to the connection's end, while the piece is sent again and again."""
+    """Everything received until the connection ends, while the piece is sent again and again."""
     answer = asyncio.create_task(up_to_the_end(stream))
     while not answer.done():
         writer.write(piece)

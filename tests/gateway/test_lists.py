@@ -13,8 +13,8 @@ import pytest
 from asyncpg import Connection, Record
 
 from dev.backend import Services
-from tests import harness
-from tests.conftest import fresh_database, settings_of_gateway
+from tests.support import harness
+from tests.support.isolation import fresh_database, settings_of_gateway
 
 NOTES = """
 insert into notes (owner_id, title, description, created_date, updated_date, version)
@@ -33,7 +33,7 @@ NOT_TIMES = [
     *("2026-01-01%0900:00:00Z", "2026-01-01_00:00:00Z", "2026-01-01T00:00:0%D9%A1Z", "%D9%A2026-01-01T00:00:00Z"),
     *("0000-12-31T23:59:59Z", "10000-01-01T00:00:00Z", "-0001-01-01T00:00:00Z"),
 ]
-"""Also the `+` of an offset that is not percent-encoded, which is a space in a query."""
+"""Including a `+` in an offset that is not percent-encoded, which means a space in a query."""
 MICROSECONDS = """
 insert into notes (owner_id, title, description, created_date, updated_date, version)
 select 1, '', '', time, time, 1
@@ -49,23 +49,23 @@ ORDERS = ["id", "-id", "created", "-created", "updated", "-updated", "title", "-
 
 @pytest.fixture(scope="module")
 async def seven(servers: Services, template: str) -> AsyncIterator[httpx.AsyncClient]:
-    """A client of a gateway with seven notes, whose ids are 1 to 7, and which nobody changes."""
+    """A client of a gateway with seven notes with ids 1 to 7, which are never changed."""
     async with fresh_database(servers, template) as url:
         database = await asyncpg.connect(url)
         await database.execute(NOTES, TITLES, DAYS)
         await database.close()
-        async with harness.gateway(settings_of_gateway(servers, url, "nobody-writes")) as client:
+        async with harness.gateway(settings_of_gateway(servers, url, "no-writes")) as client:
             yield client
 
 
 @pytest.fixture(scope="module")
 async def microseconds(servers: Services, template: str) -> AsyncIterator[httpx.AsyncClient]:
-    """As `seven`; the notes follow each other by a microsecond, and the second is of the first one in 2026."""
+    """As `seven`, with notes a microsecond apart, the second of which is the first of 2026."""
     async with fresh_database(servers, template) as url:
         database = await asyncpg.connect(url)
         await database.execute(MICROSECONDS)
         await database.close()
-        async with harness.gateway(settings_of_gateway(servers, url, "nobody-writes")) as client:
+        async with harness.gateway(settings_of_gateway(servers, url, "no-writes")) as client:
             yield client
 
 
@@ -76,7 +76,7 @@ async def ids(client: httpx.AsyncClient, url: str) -> list[int]:
 
 
 async def pages(client: httpx.AsyncClient, url: str, rel: str = "next") -> list[list[int]]:
-    """The ids on each page that links lead to, from this one on."""
+    """The ids on each page, following links from this one."""
     found = []
     while url:
         response = await client.get(url)
@@ -268,7 +268,7 @@ async def test_pages_lose_and_repeat_nothing_while_notes_are_written(
 
 
 async def pages_slowly(client: httpx.AsyncClient, url: str) -> list[int]:
-    """The ids on all pages; other requests come between them."""
+    """The ids on all pages, with other requests in between."""
     found: list[int] = []
     while url:
         response = await client.get(url)
@@ -279,7 +279,7 @@ async def pages_slowly(client: httpx.AsyncClient, url: str) -> list[int]:
 
 
 async def write_a_thousand_times(client: httpx.AsyncClient, notes: set[int]) -> tuple[set[int], set[int]]:
-    """Deletes, replaces and creates; the notes that are gone, and those that were changed."""
+    """Deletes, replaces and creates notes; returns the deleted and the changed ones."""
     gone: set[int] = set()
     changed: set[int] = set()
 

@@ -7,10 +7,10 @@ import pytest
 from asyncpg import Connection, Record
 
 from gateway.settings import GatewaySettings
-from tests import harness
-from tests.accounts import sign_up
-from tests.canaries import NOTE
-from tests.harness import decided
+from tests.support import harness
+from tests.support.accounts import sign_up
+from tests.support.canaries import NOTE
+from tests.support.harness import decided
 from worker.settings import WorkerSettings
 
 CREATE = {"op": "create", **NOTE}
@@ -55,7 +55,7 @@ async def test_all_writes_happen_in_their_order(three: httpx.AsyncClient) -> Non
     assert await all_notes(three) == [(1, "Patched", 3), (3, "Ink", 2), (4, "New", 1)]
 
 
-async def test_item_that_changes_nothing_tells_the_version_that_its_note_keeps(three: httpx.AsyncClient) -> None:
+async def test_item_that_changes_nothing_has_the_unchanged_version_of_its_note(three: httpx.AsyncClient) -> None:
     response = await batch(
         three,
         {"op": "patch", "id": 1},
@@ -93,7 +93,7 @@ async def test_one_bad_item_leaves_nothing_behind(
     assert await all_notes(three) == before
 
 
-async def test_failed_condition_tells_the_version_that_the_note_keeps(three: httpx.AsyncClient) -> None:
+async def test_failed_condition_has_the_unchanged_version_of_the_note(three: httpx.AsyncClient) -> None:
     change = {"op": "patch", "id": 1, "title": "b"}
 
     response = await batch(three, change, change | {"if_match": [1]})
@@ -186,7 +186,7 @@ async def test_bad_item_is_named_by_its_pointer(
     assert [(error["pointer"], error["code"]) for error in response.json()["errors"]] == [(pointer, code)]
 
 
-async def test_of_very_many_errors_the_first_hundred_are_told(shared_client: httpx.AsyncClient) -> None:
+async def test_of_very_many_errors_the_first_hundred_are_listed(shared_client: httpx.AsyncClient) -> None:
     body = {"items": [CREATE]} | {f"unknown{number}": 1 for number in range(1000)}
 
     response = await shared_client.post("/notes/batch", json=body)
@@ -195,7 +195,7 @@ async def test_of_very_many_errors_the_first_hundred_are_told(shared_client: htt
     assert len(response.json()["errors"]) == 100
 
 
-async def test_errors_without_end_are_not_told_one_by_one(shared_client: httpx.AsyncClient) -> None:
+async def test_errors_without_end_are_not_listed_one_by_one(shared_client: httpx.AsyncClient) -> None:
     body = {"items": [CREATE]} | {f"unknown{number}": 1 for number in range(9000)}
 
     response = await shared_client.post("/notes/batch", json=body)

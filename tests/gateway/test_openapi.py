@@ -1,21 +1,23 @@
-"""The OpenAPI document against what running gateways answer: nothing undeclared, and nothing declared in vain."""
+"""Running gateways answer what the OpenAPI document declares: nothing more, and nothing less."""
 
 import asyncio
 import re
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from itertools import product
 from typing import Any, Self
 from uuid import uuid4
 
+import asyncpg
 import httpx
 import pytest
 from asyncpg import Connection, Record
 from pydantic import BaseModel
 from yarl import URL
 
+from dev.backend import Services
 from gateway.api.schemas import Note
 from gateway.app import create_app
 from gateway.auth import passwords
@@ -25,14 +27,14 @@ from gateway.settings import GatewaySettings
 from gateway.telemetry.request_ids import REQUEST_ID
 from gateway.writes.command_urls import CommandUrls
 from gateway.writes.states import CommandState
-from tests import harness
-from tests.accounts import Person, bearer, forged, personal_token, sign_up
-from tests.canaries import NOTE, PASSWORD
-from tests.commands import create
-from tests.harness import eventually
-from tests.proxy import proxy_to
-from tests.witness import Witness
-from worker.settings import WorkerSettings
+from tests.support import harness
+from tests.support.accounts import Person, bearer, forged, personal_token, sign_up
+from tests.support.canaries import NOTE, PASSWORD
+from tests.support.commands import create
+from tests.support.harness import eventually
+from tests.support.isolation import SIGNING_IN, fresh_database, fresh_prefix, settings_of_gateway, settings_of_worker
+from tests.support.proxy import proxy_to
+from tests.support.witness import Witness
 
 KEY = {"Idempotency-Key": "8e03978e"}
 JSON = {"Content-Type": "application/json"}
@@ -45,6 +47,12 @@ POISON = """
     insert into keepers (note_id) select id from notes;
     insert into keepers (token_id) select id from personal_tokens;
 """
+CURE = """
+    drop table keepers;
+    alter table notes drop constraint poison;
+    alter table personal_tokens drop constraint poison;
+    alter table users drop constraint poison;
+"""
 DISCARD = """
     update commands set status = 'rejected', reason = 'discarded', http_status = 410, note_version = null
     where status = 'failed'
@@ -56,16 +64,12 @@ NO_BROKER = {
     "backlog_limit_bytes": 8192,
 }
 STRICT = {"require_preconditions": True, "login_limit": "1/hour", "registration_limit": "1/hour"}
-SLOW_SEARCHES = """
-create or replace function inkwell_search_language() returns regconfig immutable language sql
-as 'select case when pg_sleep(9)::text = '''' then ''english''::regconfig end'
-"""
 NOT_TRIED = {("ready", 503, None)}
 
 
 @dataclass(frozen=True)
 class Account:
-    """A user with a note and a personal token, and what it takes to write each of them."""
+    """A user with a note and a personal token, and the requests to write each of them."""
 
     person: Person
     note: str
@@ -73,14 +77,14 @@ class Account:
 
     @classmethod
     async def opened(cls, client: httpx.AsyncClient) -> Self:
-        """Somebody new."""
+        """The account of a new user."""
         person = await sign_up(client)
         note = await client.post("/notes", json=NOTE, headers=person.headers)
         token = await personal_token(client, person)
         return cls(person, note.headers["location"], f"/auth/tokens/{token['id']}")
 
     def writes(self, word: str) -> list[tuple[str, str, dict[str, Any]]]:
-        """Every write, the last of which closes the account: its method, its path, and a body with the word."""
+        """Every write with a body that contains the word: method, path and body; the last closes the account."""
         note = {"json": NOTE | {"title": word}}
         several = {
             "items": [{"op": "create", **NOTE}, {"op": "patch", "id": int(self.note.split("/")[-1]), "title": word}]
@@ -99,21 +103,64 @@ class Account:
         ]
 
     async def write_all(self, client: httpx.AsyncClient, word: str, **headers: str) -> None:
-        """Everything at once."""
+        """Sends every write at once."""
         own = self.person.headers | headers
         await asyncio.gather(
             *(client.request(method, path, headers=own, **body) for method, path, body in self.writes(word))
         )
 
 
-@pytest.fixture
-def witness(password_settings: GatewaySettings) -> Witness:
-    return Witness(create_app(password_settings).openapi())
+@dataclass
+class World:
+    """The servers, the document, two gateways under observation, and the scenarios that have run."""
+
+    settings: GatewaySettings
+    database: "Connection[Record]"
+    witness: Witness
+    client: httpx.AsyncClient
+    without_postgres: httpx.AsyncClient
+    """A gateway that cannot see outdated credentials, so the worker has to reject their writes."""
+    tried: set[str] = field(default_factory=set)
+
+    async def account(self) -> Account:
+        return await Account.opened(self.client)
+
+    def gateway(self, **changes: object) -> AbstractAsyncContextManager[httpx.AsyncClient]:
+        """A watched gateway with some settings changed."""
+        return watched(self.witness, self.settings, **changes)
+
+    async def ask_everything(
+        self, headers: dict[str, str], client: httpx.AsyncClient | None = None, **request: Any
+    ) -> None:
+        """Call each operation once, on something that does not exist."""
+        for method, path, _ in self.witness.operations:
+            target = path.format(note_id=999, token_id=uuid4(), token="x")
+            if path.endswith("/search") and "params" not in request:
+                target += "?q=ink"
+            await (client or self.client).request(method, target, headers=headers, **request)
+
+
+@pytest.fixture(scope="module")
+async def world(servers: Services, template: str) -> AsyncIterator[World]:
+    async with (
+        fresh_database(servers, template) as url,
+        fresh_prefix(servers) as prefix,
+        harness.worker(settings_of_worker(servers, url, prefix)),
+    ):
+        settings = settings_of_gateway(servers, url, prefix, **SIGNING_IN)
+        witness = Witness(create_app(settings).openapi())
+        async with (
+            watched(witness, settings) as client,
+            watched(witness, settings, **NO_POSTGRES) as without_postgres,
+        ):
+            database = await asyncpg.connect(url)
+            yield World(settings, database, witness, client, without_postgres)
+            await database.close()
 
 
 @asynccontextmanager
 async def watched(witness: Witness, settings: GatewaySettings, **changes: object) -> AsyncIterator[httpx.AsyncClient]:
-    """A gateway with some settings changed, each of whose answers is witnessed."""
+    """A gateway with some settings changed, each of whose answers is compared with the document."""
     async with harness.gateway(GatewaySettings.model_validate(settings.model_dump() | changes)) as client:
         client.event_hooks = {"response": [witness]}
         if changes != NO_BROKER:
@@ -125,202 +172,248 @@ async def has_broker(client: httpx.AsyncClient) -> bool:
     return bool((await client.get("/health/ready")).json()["dependencies"]["broker"] == "up")
 
 
-async def test_document_declares_exactly_what_gateways_answer(
-    password_settings: GatewaySettings,
-    worker_settings: WorkerSettings,
-    database: "Connection[Record]",
-    witness: Witness,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    settings = password_settings
-    async with (
-        harness.worker(worker_settings),
-        watched(witness, settings) as client,
-        watched(witness, settings, **NO_POSTGRES) as unsighted,
-    ):
-        ada, bob = await Account.opened(client), await Account.opened(client)
-        await read(client, witness, settings, ada)
-        await sign_in(client, ada.person)
-        await ask_without_a_right(client, witness, settings, ada.person)
-        await ask_everything(unsighted, witness, bearer("inkwell_0123456789"))
-        await write(unsighted, ada, bob.person.name)
-        await fail(unsighted, database, bob)
-    async with watched(witness, settings, **STRICT) as client:
-        await write_too_often(client, bob)
-    async with watched(witness, settings, search_timeout_seconds=0.1) as client:
-        await read_too_much(client, database, bob.person, monkeypatch)
-    await write_without_an_answer(witness, settings, bob)
-    await write_slowly(witness, settings, bob)
-    async with watched(witness, settings, **NO_BROKER) as client:
-        await bob.write_all(client, "lost")
-        await asyncio.gather(*(bob.write_all(client, "refused") for _ in range(8)))
-        monkeypatch.setattr(passwords, "WAITING_LIMIT", 0)
-        await client.post("/auth/token", data={"username": bob.person.name, "password": PASSWORD})
-    async with watched(witness, settings, **NO_POSTGRES) as client:
-        await client.post("/auth/token", data={"username": bob.person.name, "password": PASSWORD})
-
-    bugs = {each for each in witness.declared if each[2] == "internal_error"}
-    ids = {each for each in witness.declared if each[2] == REQUEST_ID}  # the witness has them on every answer
-    assert witness.declared - witness.seen - bugs - ids == NOT_TRIED
-
-
-async def read(client: httpx.AsyncClient, witness: Witness, settings: GatewaySettings, account: Account) -> None:
-    """Every read of what there is, of what there is not, and of what cannot be; with conditions, if it has a tag."""
-    headers = account.person.headers
-    there = {"note_id": account.note.split("/")[-1], "token_id": account.token.split("/")[-1]}
+async def read_everything(world: World) -> None:
+    """Every read of what exists, of what does not and of what cannot exist; with conditions if there is a tag."""
+    account = await world.account()
+    existing = {"note_id": account.note.split("/")[-1], "token_id": account.token.split("/")[-1]}
     missing = {"note_id": "999", "token_id": str(uuid4())}
-    for path in [path for method, path, _ in witness.operations if method == "GET"]:
-        for named, query in product((there, missing, {}), ("", "?limit=1&total=true", "?q=ink", "?limit=0")):
-            target = re.sub(r"{(\w+)}", lambda name, named=named: named.get(name[1], "x"), path) + query  # type: ignore[misc]
-            answer = await client.get(target, headers=headers)
-            for condition in ("no tag", answer.headers["etag"]) if "etag" in answer.headers else ():
-                await client.get(target, headers=headers | {"If-None-Match": condition})
-    for time in (datetime.now(UTC), datetime.now(UTC) - timedelta(days=30)):
-        command = create(owner=account.person.id, time=time)
-        url = CommandUrls(settings).url(command, confirmed=True)
-        for query in ("", "?wait=0"):
-            await client.get(url + query, headers=headers | {"Prefer": "wait=0"})
-
-
-async def read_too_much(
-    client: httpx.AsyncClient, database: "Connection[Record]", person: Person, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A search that takes too long, and reads of somebody who has too many under way."""
-    await database.execute(SLOW_SEARCHES)
-    await client.get("/notes/search?q=ink", headers=person.headers)
-    with monkeypatch.context() as patch:
-        patch.setattr(fair_limiter, "WAITING_LIMIT", 0)
-        patch.setattr(fair_limiter.FairLimiter, "_may_acquire", lambda *_: False)
-        for path in ("/notes", "/notes/search?q=ink", "/auth/tokens"):
-            await client.get(path, headers=person.headers)
-
-
-async def sign_in(client: httpx.AsyncClient, person: Person) -> None:
-    """In ways that are refused."""
-    for wrong in ({"grant_type": "implicit"}, {"scope": "everything"}, {"password": "wrong"}):
-        await client.post("/auth/token", data={"username": person.name, "password": PASSWORD} | wrong)
-    await client.post("/auth/token", headers=COMPRESSED)
-
-
-async def ask_everything(client: httpx.AsyncClient, witness: Witness, headers: dict[str, str], **request: Any) -> None:
-    """Each operation once, of something that does not exist."""
-    for method, path, _ in witness.operations:
-        target = path.format(note_id=999, token_id=uuid4(), token="x")
-        if path.endswith("/search") and "params" not in request:
-            target += "?q=ink"
-        await client.request(method, target, headers=headers, **request)
-
-
-async def ask_without_a_right(
-    client: httpx.AsyncClient, witness: Witness, settings: GatewaySettings, person: Person
-) -> None:
-    """With credentials of every kind that is refused, and with more than there is room for."""
-    for changed in ({"scope": ""}, {"credentials_version": 7}, {"key": "x" * 32}):
-        await ask_everything(client, witness, bearer(forged(settings, person.id, **changed)))
-    await ask_everything(client, witness, {})
-    await ask_everything(client, witness, {"Long": "a" * 40_000})
-    await ask_everything(client, witness, {}, params={"long": "a" * 10_000})
-    await ask_everything(client, witness, person.headers, content=b"a" * 3_000_000)
-    await ask_everything(client, witness, person.headers, params={"colour": "blue"})
-
-
-async def write(client: httpx.AsyncClient, account: Account, taken: str) -> None:
-    """Each write in many ways, to a gateway that cannot see whose credentials are outdated: the worker tells."""
     headers = account.person.headers
+    for path in [path for method, path, _ in world.witness.operations if method == "GET"]:
+        for named, query in product((existing, missing, {}), ("", "?limit=1&total=true", "?q=ink", "?limit=0")):
+            target = re.sub(r"{(\w+)}", lambda name, named=named: named.get(name[1], "x"), path) + query  # type: ignore[misc]
+            answer = await world.client.get(target, headers=headers)
+            for condition in ("no tag", answer.headers["etag"]) if "etag" in answer.headers else ():
+                await world.client.get(target, headers=headers | {"If-None-Match": condition})
+
+
+async def read_commands(world: World) -> None:
+    person = (await world.account()).person
+    for time in (datetime.now(UTC), datetime.now(UTC) - timedelta(days=30)):
+        url = CommandUrls(world.settings).url(create(owner=person.id, time=time), confirmed=True)
+        for query in ("", "?wait=0"):
+            await world.client.get(url + query, headers=person.headers | {"Prefer": "wait=0"})
+
+
+async def read_too_slowly(world: World) -> None:
+    person = (await world.account()).person
+    async with world.database.transaction(), world.gateway(search_timeout_seconds=0.1) as client:
+        await world.database.execute("lock table notes in access exclusive mode")
+        await client.get("/notes/search?q=ink", headers=person.headers)
+
+
+async def read_too_much_at_once(world: World) -> None:
+    person = (await world.account()).person
+    async with world.gateway() as client:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(fair_limiter, "WAITING_LIMIT", 0)
+            patch.setattr(fair_limiter.FairLimiter, "_may_acquire", lambda *_: False)
+            for path in ("/notes", "/notes/search?q=ink", "/auth/tokens"):
+                await client.get(path, headers=person.headers)
+
+
+async def sign_in_wrongly(world: World) -> None:
+    name = (await world.account()).person.name
+    for wrong in ({"grant_type": "implicit"}, {"scope": "everything"}, {"password": "wrong"}):
+        await world.client.post("/auth/token", data={"username": name, "password": PASSWORD} | wrong)
+    await world.client.post("/auth/token", headers=COMPRESSED)
+
+
+async def sign_in_while_too_many_do(world: World) -> None:
+    name = (await world.account()).person.name
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(passwords, "WAITING_LIMIT", 0)
+        await world.client.post("/auth/token", data={"username": name, "password": PASSWORD})
+
+
+async def sign_in_without_postgres(world: World) -> None:
+    name = (await world.account()).person.name
+    await world.without_postgres.post("/auth/token", data={"username": name, "password": PASSWORD})
+
+
+async def ask_without_the_right(world: World) -> None:
+    person = (await world.account()).person
+    for changed in ({"scope": ""}, {"credentials_version": 7}, {"key": "x" * 32}):
+        await world.ask_everything(bearer(forged(world.settings, person.id, **changed)))
+    await world.ask_everything({})
+    await world.ask_everything(bearer("inkwell_0123456789"), world.without_postgres)
+
+
+async def ask_beyond_the_limits(world: World) -> None:
+    person = (await world.account()).person
+    await world.ask_everything({"Long": "a" * 40_000})
+    await world.ask_everything({}, params={"long": "a" * 10_000})
+    await world.ask_everything(person.headers, content=b"a" * 3_000_000)
+    await world.ask_everything(person.headers, params={"colour": "blue"})
+
+
+async def write_to_what_is_missing(world: World) -> None:
+    account = await world.account()
+    client, headers = world.without_postgres, account.person.headers
     for path in ("/notes/x", "/notes/999", "/notes/999"):
         for method in ("PUT", "PATCH", "DELETE"):
             await client.request(method, path, headers=headers | KEY, json={} if method == "DELETE" else NOTE)
     await client.delete("/auth/tokens/x", headers=headers)
     own = {"op": "delete", "id": int(account.note.split("/")[-1]), "if_match": [99]}
     for number, item in enumerate(({"op": "delete", "id": 999}, own) * 2):
-        key = {"Idempotency-Key": f"in vain {number % 2}"}
+        key = {"Idempotency-Key": f"rejected {number % 2}"}
         await client.post("/notes/batch", json={"items": [item]}, headers=headers | key)
+
+
+async def take_a_name_that_is_taken(world: World) -> None:
+    headers, taken = (await world.account()).person.headers, (await world.account()).person.name
     for _ in range(2):
-        await client.patch("/users/me", json={"name": taken}, headers=headers | {"Idempotency-Key": "taken"})
-    for method, path, body in account.writes("word"):
-        if body:
-            await write_nonsense(client, method, path, headers)
-        await write_in_many_ways(client, method, path, body, headers)
-    for _ in range(2):
-        await account.write_all(client, "late", **{"Idempotency-Key": "late"})
+        await world.without_postgres.patch(
+            "/users/me", json={"name": taken}, headers=headers | {"Idempotency-Key": "taken"}
+        )
 
 
-async def write_nonsense(client: httpx.AsyncClient, method: str, path: str, headers: dict[str, str]) -> None:
-    await client.request(method, path, headers=headers, content=b"{")
-    await client.request(method, path, headers=headers | JSON, content=b"{")
-    await client.request(method, path, headers=headers, json={"colour": "blue"})
-    await client.request(method, path, headers=headers | COMPRESSED, content=b"")
+async def write_nonsense(world: World) -> None:
+    account = await world.account()
+    headers = account.person.headers
+    for method, path in [(method, path) for method, path, body in account.writes("word") if body]:
+        await world.client.request(method, path, headers=headers, content=b"{")
+        await world.client.request(method, path, headers=headers | JSON, content=b"{")
+        await world.client.request(method, path, headers=headers, json={"colour": "blue"})
+        await world.client.request(method, path, headers=headers | COMPRESSED, content=b"")
 
 
-async def write_in_many_ways(
-    client: httpx.AsyncClient, method: str, path: str, body: dict[str, Any], headers: dict[str, str]
-) -> None:
-    """What changes nothing comes first, since some of the operations delete what they are about."""
+async def write_in_many_ways(world: World) -> None:
+    """Writes without a change come first, since some operations delete their target."""
+    account = await world.account()
     unless_it_is_a_note = KEY | {"If-Match": '"99"', "Prefer": "wait=9"}
     minimal = {"Prefer": "return=minimal", "Idempotency-Key": "another"}
     representation = {"Prefer": "return=representation", "Idempotency-Key": "third"}
-    for own_headers, query in (
+    ways = [
         ({"Idempotency-Key": ""}, ""),
         (unless_it_is_a_note, ""),
         (unless_it_is_a_note, ""),
-        (KEY, "?&"),  # the one difference that there can be between two deletions of the same
+        (KEY, "?&"),  # the only difference possible between two deletions of the same thing
         (minimal, ""),
         (minimal, ""),
         (representation, ""),
         (representation, ""),
         ({"Prefer": "respond-async"}, ""),
-    ):
-        await client.request(method, path + query, headers=headers | own_headers, **body)
+    ]
+    for (method, path, body), (headers, query) in product(account.writes("word"), ways):
+        await world.without_postgres.request(method, path + query, headers=account.person.headers | headers, **body)
 
 
-async def fail(client: httpx.AsyncClient, database: "Connection[Record]", account: Account) -> None:
-    """Commands that fail and are discarded; each is repeated, since two failures in a row would pause the worker."""
-    for change in (POISON, DISCARD):
-        await database.execute(change)
-        for method, path, body in account.writes("poison"):
-            for _ in range(2):
-                headers = account.person.headers | {"Idempotency-Key": "poison"}
-                await client.request(method, path, headers=headers, **body)
-
-
-async def write_too_often(client: httpx.AsyncClient, account: Account) -> None:
-    """To a gateway that allows one try, and no change without a precondition."""
-    for method, path, body in account.writes("strict")[:6] * 2:
-        await client.request(method, path, headers=account.person.headers | {"Prefer": "respond-async"}, **body)
+async def write_with_a_deleted_account(world: World) -> None:
+    account = await world.account()
+    await world.client.delete("/users/me", headers=account.person.headers)
     for _ in range(2):
-        wrong = {"password": PASSWORD, "current_password": "wrong"}
-        await client.patch("/users/me", json=wrong, headers=account.person.headers)
-        await client.post("/auth/token", data={"username": account.person.name, "password": "wrong"})
+        await account.write_all(world.without_postgres, "late", **{"Idempotency-Key": "late"})
 
 
-async def write_without_an_answer(witness: Witness, settings: GatewaySettings, account: Account) -> None:
-    """To a broker whose confirms do not arrive."""
-    url = URL(str(settings.broker_url.get_secret_value()))
-    async with proxy_to(str(url.host), url.port or 5672) as link:
-        changes = {"broker_url": str(url.with_host("127.0.0.1").with_port(link.port)), "publish_timeout_seconds": 0.3}
-        async with watched(witness, settings, **changes) as client:
+async def write_what_fails_and_is_discarded(world: World) -> None:
+    """Repeats each write, since two failures in a row would pause the worker."""
+    account = await world.account()
+    headers = account.person.headers | {"Idempotency-Key": "poison"}
+    try:
+        for change in (POISON, DISCARD):
+            await world.database.execute(change)
+            for method, path, body in account.writes("poison"):
+                for _ in range(2):
+                    await world.without_postgres.request(method, path, headers=headers, **body)
+    finally:
+        await world.database.execute(CURE)
+
+
+async def write_too_often(world: World) -> None:
+    """At a gateway that allows one attempt, and no change without a precondition."""
+    account = await world.account()
+    headers = account.person.headers
+    async with world.gateway(**STRICT) as client:
+        for method, path, body in account.writes("strict")[:6] * 2:
+            await client.request(method, path, headers=headers | {"Prefer": "respond-async"}, **body)
+        for _ in range(2):
+            wrong = {"password": PASSWORD, "current_password": "wrong"}
+            await client.patch("/users/me", json=wrong, headers=headers)
+            await client.post("/auth/token", data={"username": account.person.name, "password": "wrong"})
+
+
+async def write_unconfirmed(world: World) -> None:
+    """With a broker whose confirms are lost, while no worker can decide."""
+    account = await world.account()
+    url = URL(str(world.settings.broker_url.get_secret_value()))
+    async with proxy_to(str(url.host), url.port or 5672) as link, world.database.transaction():
+        await world.database.execute("lock table commands in exclusive mode")
+        broker_url = str(url.with_host("127.0.0.1").with_port(link.port))
+        async with world.gateway(broker_url=broker_url, publish_timeout_seconds=0.3) as client:
             link.freeze("down")
             await account.write_all(client, "unheard", **KEY)
 
 
-async def write_slowly(witness: Witness, settings: GatewaySettings, account: Account) -> None:
-    """To a gateway that does not wait for bodies."""
+async def write_without_a_broker(world: World) -> None:
+    """Until the backlog is full."""
+    account = await world.account()
+    async with world.gateway(**NO_BROKER) as client:
+        await account.write_all(client, "lost")
+        await asyncio.gather(*(account.write_all(client, "refused") for _ in range(8)))
+
+
+async def write_slowly(world: World) -> None:
+    """At a gateway that does not wait for bodies."""
 
     async def body() -> AsyncIterator[bytes]:
         yield b"{"
         await asyncio.sleep(0.2)
 
+    account = await world.account()
     writes = [(method, path, "application/json") for method, path, body in account.writes("slow") if body]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(requests, "BODY_TIMEOUT_SECONDS", 0.0)
-        async with watched(witness, settings) as client:
-            for method, path, media_type in (*writes, ("POST", "/auth/token", "application/x-www-form-urlencoded")):
-                headers = account.person.headers | {"Content-Type": media_type}
-                await client.request(method, path, content=body(), headers=headers)
+        for method, path, media_type in (*writes, ("POST", "/auth/token", "application/x-www-form-urlencoded")):
+            headers = account.person.headers | {"Content-Type": media_type}
+            await world.client.request(method, path, content=body(), headers=headers)
 
 
-def test_operations_have_names_that_people_would_give(witness: Witness) -> None:
-    assert {operation for operation, _, _ in witness.declared} == {
+SCENARIOS: dict[str, Callable[[World], Awaitable[None]]] = {
+    scenario.__name__.replace("_", " "): scenario
+    for scenario in (
+        read_everything,
+        read_commands,
+        read_too_slowly,
+        read_too_much_at_once,
+        sign_in_wrongly,
+        sign_in_while_too_many_do,
+        sign_in_without_postgres,
+        ask_without_the_right,
+        ask_beyond_the_limits,
+        write_to_what_is_missing,
+        take_a_name_that_is_taken,
+        write_nonsense,
+        write_in_many_ways,
+        write_with_a_deleted_account,
+        write_what_fails_and_is_discarded,
+        write_too_often,
+        write_unconfirmed,
+        write_without_a_broker,
+        write_slowly,
+    )
+}
+
+
+@pytest.mark.parametrize("name", SCENARIOS)
+async def test_gateways_answer_nothing_that_the_document_does_not_declare(world: World, name: str) -> None:
+    world.tried.add(name)
+
+    await SCENARIOS[name](world)
+
+
+async def test_document_declares_nothing_that_no_gateway_answers(world: World) -> None:
+    for name in SCENARIOS.keys() - world.tried:
+        await SCENARIOS[name](world)
+
+    bugs = {each for each in world.witness.declared if each[2] == "internal_error"}
+    ids = {each for each in world.witness.declared if each[2] == REQUEST_ID}  # on every answer, as the witness checks
+    assert world.witness.declared - world.witness.seen - bugs - ids == NOT_TRIED
+
+
+def test_operations_have_names_that_people_would_give() -> None:
+    document = Witness(create_app(harness.settings_without_servers(auth="password")).openapi())
+
+    assert {operation for operation, _, _ in document.declared} == {
         *("listNotes", "searchNotes", "changeNotes", "getNote", "createNote", "replaceNote", "patchNote", "deleteNote"),
         *("registerUser", "getUser", "changeUser", "deleteUser"),
         *("issueToken", "createToken", "listTokens", "getToken", "revokeToken"),
@@ -328,8 +421,8 @@ def test_operations_have_names_that_people_would_give(witness: Witness) -> None:
     }
 
 
-def test_where_nobody_signs_in_no_operation_asks_who_calls(gateway_settings: GatewaySettings) -> None:
-    without_users = Witness(create_app(gateway_settings).openapi())
+def test_without_authentication_no_operation_requires_credentials() -> None:
+    without_users = Witness(create_app(harness.settings_without_servers()).openapi())
 
     assert not {(name, status) for name, status, _ in without_users.declared if status in (401, 403)}
     assert not [path for _, path, operation in without_users.operations if "security" in operation]

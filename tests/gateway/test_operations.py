@@ -1,4 +1,4 @@
-"""An endpoint that somebody adds is enforced and documented as it is declared; what FastAPI would ignore is refused."""
+"""A new endpoint is enforced and documented as declared; declarations that FastAPI would ignore are rejected."""
 
 from collections.abc import AsyncIterator, Awaitable, Callable
 
@@ -19,9 +19,9 @@ from gateway.problems import NOTE_NOT_FOUND, ProblemError
 from gateway.resources import Gateway
 from gateway.settings import GatewaySettings
 from shared.contracts import Scope as TokenScope
-from tests import harness
-from tests.accounts import Person, bearer, sign_in, sign_up
-from tests.conftest import SIGNING_IN, fresh_database, fresh_prefix, settings_of_gateway, settings_of_worker
+from tests.support import harness
+from tests.support.accounts import Person, bearer, sign_in, sign_up
+from tests.support.isolation import SIGNING_IN, fresh_database, fresh_prefix, settings_of_gateway, settings_of_worker
 
 
 class _Path(BaseModel):
@@ -49,7 +49,7 @@ async def double_number(_: Gateway, request: Request) -> Answer:
 
 @pytest.fixture(scope="module")
 async def client(servers: Services, template: str) -> AsyncIterator[httpx.AsyncClient]:
-    """Of a gateway with one operation more."""
+    """A gateway with one additional operation."""
     declared = app_module.collect_operations
     async with fresh_database(servers, template) as url, fresh_prefix(servers) as prefix:
         settings = settings_of_gateway(servers, url, prefix, **SIGNING_IN)
@@ -140,7 +140,7 @@ class Middleware:
         self.app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass everything on."""
+        """Passes everything on."""
         await self.app(scope, receive, send)
 
 

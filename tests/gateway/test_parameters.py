@@ -1,4 +1,4 @@
-"""What a query says, whoever encodes it."""
+"""Query strings are parsed the same, however they are encoded."""
 
 from datetime import UTC, datetime, timedelta, timezone
 from urllib.parse import quote, quote_plus, urlencode

@@ -1,4 +1,4 @@
-"""Hashes of passwords: cheap ones sign in and are renewed, those that nobody could afford are never computed."""
+"""Password hashes: cheap ones are accepted and renewed, unaffordable ones are never computed."""
 
 import time
 from functools import partial
@@ -12,10 +12,10 @@ from pydantic import SecretStr
 from gateway.auth import passwords
 from gateway.auth.passwords import Passwords
 from gateway.settings import GatewaySettings
-from tests import harness
-from tests.accounts import bearer, sign_in, sign_up
-from tests.canaries import PASSWORD
-from tests.harness import eventually
+from tests.support import harness
+from tests.support.accounts import bearer, sign_in, sign_up
+from tests.support.canaries import PASSWORD
+from tests.support.harness import eventually
 from worker.settings import WorkerSettings
 
 CHEAP = PasswordHasher(time_cost=1, memory_cost=8, parallelism=1)

@@ -1,4 +1,4 @@
-"""PATCH: a JSON merge patch (RFC 7396) changes the members that it has."""
+"""PATCH: a JSON merge patch (RFC 7396) changes only the members that it contains."""
 
 import json
 from typing import Any
@@ -7,9 +7,9 @@ import httpx
 import pytest
 
 from gateway.settings import GatewaySettings
-from tests import harness
-from tests.canaries import NOTE
-from tests.harness import decided
+from tests.support import harness
+from tests.support.canaries import NOTE
+from tests.support.harness import decided
 from worker.settings import WorkerSettings
 
 MERGE_PATCH = "application/merge-patch+json"
@@ -45,12 +45,6 @@ INVALID: dict[str, tuple[bytes, list[tuple[str, str]]]] = {
     "long description": (json.dumps({"description": "a" * 201}).encode(), [("/body/description", "too_long")]),
     "U+0000": (b'{"title": "\\u0000"}', [("/body/title", "invalid_value")]),
 }
-
-
-@pytest.fixture
-async def path(shared_client: httpx.AsyncClient) -> str:
-    """The path of a new note."""
-    return str((await shared_client.post("/notes", json=NOTE)).headers["location"])
 
 
 @pytest.mark.parametrize("media_type", [MERGE_PATCH, "application/json", f"{MERGE_PATCH}; charset=UTF-8"])

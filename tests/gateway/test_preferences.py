@@ -1,4 +1,4 @@
-"""The `Prefer` header: how a client wants a write to be answered, and how long it waits at a command's URL."""
+"""The `Prefer` header: how a write is answered, and how long a poll of a command's URL waits."""
 
 import asyncio
 from typing import Any
@@ -8,9 +8,9 @@ import pytest
 
 from gateway.app import create_app
 from gateway.settings import GatewaySettings
-from tests import harness
-from tests.canaries import NOTE
-from tests.harness import decided
+from tests.support import harness
+from tests.support.canaries import NOTE
+from tests.support.harness import decided
 from worker.settings import WorkerSettings
 
 NEW = NOTE | {"title": "Pencil"}
@@ -23,7 +23,7 @@ async def created(client: httpx.AsyncClient) -> str:
 
 
 def prefer(*preferences: str) -> list[tuple[str, str]]:
-    """A header for each."""
+    """A header line for each value."""
     return [("Prefer", preference) for preference in preferences]
 
 
@@ -33,7 +33,7 @@ async def accepted(client: httpx.AsyncClient) -> str:
 
 
 @pytest.mark.parametrize(("method", "body"), [("POST", NOTE), *CHANGES])
-async def test_client_that_will_not_wait_gets_a_url_that_tells_the_outcome(
+async def test_client_that_will_not_wait_gets_a_url_with_the_outcome(
     shared_client: httpx.AsyncClient, method: str, body: dict[str, str] | None
 ) -> None:
     path = "/notes" if method == "POST" else await created(shared_client)
@@ -125,7 +125,7 @@ async def test_write_without_an_outcome_is_accepted_after_the_wait(
     gateway_settings: GatewaySettings, preference: str, seconds: float, applied: str
 ) -> None:
     async with harness.gateway(gateway_settings) as client:
-        await accepted(client)  # by now the gateway is connected
+        await accepted(client)  # the gateway has connected by now
         answer = await client.post("/notes", json=NOTE, headers=prefer(preference))
 
     assert (answer.status_code, answer.headers["preference-applied"]) == (202, applied)
@@ -173,7 +173,7 @@ async def test_representation_is_returned_where_there_is_one(
     assert answer.headers.get("preference-applied") == (None if deleted else "return=representation")
 
 
-async def test_problem_is_told_whole_and_applies_no_preference(shared_client: httpx.AsyncClient) -> None:
+async def test_problem_is_complete_and_applies_no_preference(shared_client: httpx.AsyncClient) -> None:
     answer = await shared_client.put("/notes/999999", json=NOTE, headers=prefer("return=minimal, wait=5"))
 
     assert (answer.status_code, answer.json()["code"]) == (404, "note_not_found")

@@ -1,4 +1,4 @@
-"""Behind proxies as people have them: nginx with its defaults, and under a prefix of the path."""
+"""Behind reverse proxies: nginx with its defaults, and under a path prefix."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -8,10 +8,10 @@ import httpx
 import pytest
 
 from gateway.settings import GatewaySettings
-from tests import harness
-from tests.accounts import sign_up
-from tests.canaries import NOTE, PASSWORD
-from tests.web_proxies import NGINX, nginx
+from tests.support import harness
+from tests.support.accounts import sign_up
+from tests.support.canaries import NOTE, PASSWORD
+from tests.support.web_proxies import NGINX, nginx
 from worker.settings import WorkerSettings
 
 pytestmark = pytest.mark.skipif(NGINX is None, reason="needs nginx: apt-get install nginx-light")
@@ -32,7 +32,7 @@ async def test_nginx_proxies_every_write(shared_client: httpx.AsyncClient, tmp_p
 
 
 async def chunks() -> AsyncIterator[bytes]:
-    """A note, of a length that is not known before."""
+    """A note whose length is not known in advance."""
     for part in (b'{"title": "Ink", ', b'"description": ""}'):
         yield part
 

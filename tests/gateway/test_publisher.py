@@ -1,4 +1,4 @@
-"""How a backlog becomes messages."""
+"""How the publisher turns a backlog into messages."""
 
 import pytest
 
@@ -17,11 +17,11 @@ from shared.contracts import (
     MAX_MESSAGE_COMMANDS,
 )
 from shared.messaging import Topology
-from tests import harness
-from tests.commands import create
+from tests.support import harness
+from tests.support.commands import create
 
 ADDED_BYTES = 64
-"""What the command may say of an item that its request does not."""
+"""Members of an item that the command has but the request lacks."""
 
 
 def backlog_of(*attempts: Attempt) -> Backlog:

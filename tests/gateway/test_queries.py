@@ -1,4 +1,4 @@
-"""Which index serves each read, as EXPLAIN tells, in a database where other owners have written, too."""
+"""The index that serves each read, according to EXPLAIN, in a database with the notes of many owners."""
 
 from collections.abc import AsyncIterator
 from dataclasses import replace
@@ -22,7 +22,7 @@ from gateway.reads.statements import (
 )
 from gateway.settings import GatewaySettings
 from shared.database import Session, Statement, connect
-from tests.conftest import fresh_database, settings_of_gateway
+from tests.support.isolation import fresh_database, settings_of_gateway
 
 OWNERS = "insert into users (name) select 'Ada' from generate_series(1, 101)"
 NOTES = """
@@ -58,7 +58,7 @@ INDEX = {
 
 @pytest.fixture(scope="module")
 async def session(servers: Services, template: str) -> AsyncIterator[Session]:
-    """A session as the gateway has it, in a database with notes of many owners."""
+    """The gateway's session, in a database with notes of many owners."""
     async with fresh_database(servers, template) as url:
         database = await asyncpg.connect(url)
         await database.execute(OWNERS)
@@ -73,7 +73,7 @@ async def session(servers: Services, template: str) -> AsyncIterator[Session]:
 
 
 async def plan_of(session: Session, statement: Statement, **changed: object) -> str:
-    """The plan, without the parts that were never needed."""
+    """The plan without the parts that were never executed."""
     values = VALUES | changed
     explaining = replace(statement, sql=f"explain (analyze, costs off, timing off) {statement.sql}")
     rows = await explaining.fetch(session, **values)
@@ -81,7 +81,7 @@ async def plan_of(session: Session, statement: Statement, **changed: object) -> 
 
 
 def used(plan: str) -> set[str]:
-    """The indexes that were really walked, and `Seq Scan` where a whole table was."""
+    """The indexes that were used, and `Seq Scan` if a whole table was read."""
     lines = [line for line in plan.splitlines() if "never executed" not in line]
     words = " ".join(lines).replace("(", " ").split()
     return {word for word in words if word.endswith(("_idx", "_pkey"))} | (

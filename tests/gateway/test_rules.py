@@ -1,4 +1,4 @@
-"""Every route against every kind of credentials that must not be let in; the routes are the application's own."""
+"""Every route rejects every kind of invalid credentials; the routes are the application's own."""
 
 import re
 from collections.abc import AsyncIterator
@@ -11,10 +11,10 @@ import pytest
 from dev.backend import Services
 from gateway.app import collect_operations, create_app
 from gateway.settings import GatewaySettings
-from tests import harness
-from tests.accounts import Person, bearer, forged, invalid_tokens, personal_token, sign_in, sign_up
-from tests.canaries import NOTE, PASSWORD
-from tests.conftest import SIGNING_IN, fresh_database, fresh_prefix, settings_of_gateway, settings_of_worker
+from tests.support import harness
+from tests.support.accounts import Person, bearer, forged, invalid_tokens, personal_token, sign_in, sign_up
+from tests.support.canaries import NOTE, PASSWORD
+from tests.support.isolation import SIGNING_IN, fresh_database, fresh_prefix, settings_of_gateway, settings_of_worker
 
 NOWHERE = {
     "database_url": "postgresql://nobody:nothing@127.0.0.1:1/nowhere",
@@ -79,7 +79,7 @@ def named(route: tuple[str, str]) -> str:
     return " ".join(route)
 
 
-def test_every_route_declares_a_rule_and_few_let_everybody_in() -> None:
+def test_every_route_declares_a_rule_and_few_are_public() -> None:
     declared = {
         (method.upper(), path): operation["security"]
         for path, operations in APP.openapi()["paths"].items()
@@ -99,7 +99,7 @@ def test_notes_need_scopes_of_notes_and_all_else_that_of_the_account(route: tupl
 
 
 @pytest.mark.parametrize("route", GUARDED, ids=named)
-async def test_nobody_is_let_in_without_a_token(world: World, route: tuple[str, str]) -> None:
+async def test_request_without_a_token_is_rejected(world: World, route: tuple[str, str]) -> None:
     answer = await world.ask(route, {})
 
     assert (answer.status_code, answer.json()["code"]) == (401, "not_authenticated")
@@ -194,7 +194,9 @@ async def test_parameter_of_a_registrations_url_is_refused(world: World) -> None
 
 
 @pytest.mark.parametrize("route", [route for route in GUARDED if "{" in route[1]], ids=named)
-async def test_what_is_anothers_cannot_be_told_from_what_is_not_there(world: World, route: tuple[str, str]) -> None:
+async def test_resources_of_others_are_indistinguishable_from_missing_ones(
+    world: World, route: tuple[str, str]
+) -> None:
     nothing: dict[str, str] = {
         "note_id": "987654321",
         "token": "made-up",

@@ -7,8 +7,8 @@ import pytest
 from asyncpg import Connection, Record
 
 from gateway.settings import GatewaySettings
-from tests import harness
-from tests.accounts import sign_up
+from tests.support import harness
+from tests.support.accounts import sign_up
 
 NOTES = [
     ("Buying ink", "a bottle of blue ink, and two pens"),
@@ -39,7 +39,7 @@ select 1, 'note ' || n, case when n % $2 = 0 then 'common' else '' end, now(), n
 
 @pytest.fixture(scope="module")
 async def library(shared_client: httpx.AsyncClient) -> httpx.AsyncClient:
-    """A client of a gateway with some notes, which nobody changes."""
+    """A client of a gateway with some notes, which are never changed."""
     await write(shared_client)
     return shared_client
 
@@ -252,9 +252,9 @@ async def test_pages_of_a_search_follow_its_links(library: httpx.AsyncClient) ->
 async def test_word_that_is_new_is_found_in_every_note_that_has_it(
     gateway_settings: GatewaySettings, database: "Connection[Record]"
 ) -> None:
-    await database.execute(MANY, 3000, 4000)  # in none of them
+    await database.execute(MANY, 3000, 4000)  # in none of the notes
     await database.execute("update notes set description = 'brandnew' where id % 20 = 0 and id > 2000 or id = 1")
-    settings = gateway_settings.model_copy(update={"search_matches": 50})  # and so 2,500 notes are walked
+    settings = gateway_settings.model_copy(update={"search_matches": 50})  # so all 2,500 notes are read
     async with harness.gateway(settings) as client:
         response = (await client.get("/notes/search?q=brandnew&limit=1000")).json()
         await database.execute("update notes set description = '' where id > 2700")
@@ -287,7 +287,7 @@ async def test_changed_note_is_found_by_its_new_words_alone(client: httpx.AsyncC
     assert await found(client, "return") == []
 
 
-async def test_nobody_finds_what_is_another_owners(users_client: httpx.AsyncClient) -> None:
+async def test_search_never_finds_another_owners_notes(users_client: httpx.AsyncClient) -> None:
     ada, bob = await sign_up(users_client), await sign_up(users_client)
     await users_client.post("/notes", json={"title": "Inkwell", "description": "secret"}, headers=ada.headers)
 

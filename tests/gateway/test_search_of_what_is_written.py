@@ -13,8 +13,8 @@ import httpx
 import pytest
 
 from dev.backend import Services
-from tests import harness
-from tests.conftest import alembic, settings_of_gateway, with_database
+from tests.support import harness
+from tests.support.isolation import alembic, settings_of_gateway, with_database
 
 LOCALES = {
     "C": ["locale_provider libc locale 'C'"],

@@ -1,4 +1,4 @@
-"""Access tokens and personal tokens: how one gets them, what they are good for, and how often one may try."""
+"""Access tokens and personal tokens: how they are issued, what they allow, and rate limits."""
 
 from urllib.parse import urlencode
 
@@ -10,10 +10,10 @@ from asyncpg import Connection, Record
 
 from gateway.auth.passwords import DUMMY_HASH
 from gateway.settings import GatewaySettings
-from tests import harness
-from tests.accounts import Person, bearer, personal_token, sign_in, sign_up
-from tests.canaries import NEW_PASSWORD, PASSWORD
-from tests.harness import decided, eventually
+from tests.support import harness
+from tests.support.accounts import Person, bearer, personal_token, sign_in, sign_up
+from tests.support.canaries import NEW_PASSWORD, PASSWORD
+from tests.support.harness import decided, eventually
 from worker.settings import WorkerSettings
 
 FORM = {"username": "Ada", "password": PASSWORD}
@@ -144,7 +144,7 @@ async def test_unknown_user_is_answered_as_a_wrong_password_is(shared_users_clie
     assert unknown.headers.keys() == wrong.headers.keys()
 
 
-def test_password_of_nobody_costs_as_much_as_anybodys() -> None:
+def test_password_of_an_unknown_user_costs_as_much_as_any() -> None:
     assert not PasswordHasher().check_needs_rehash(DUMMY_HASH)
 
 
@@ -159,7 +159,7 @@ async def test_personal_token_reads_and_writes_within_its_scopes(
     assert (await shared_users_client.get("/notes", headers=ada.headers)).json()[0]["title"] == "Ink"
 
 
-async def test_retry_shows_the_same_personal_token_and_nobody_else_sees_it(
+async def test_retry_shows_the_same_personal_token_to_its_owner_alone(
     shared_users_client: httpx.AsyncClient, ada: Person
 ) -> None:
     headers = ada.headers | {"Idempotency-Key": "8e03978e"}
@@ -192,24 +192,24 @@ async def test_key_that_is_used_again_when_it_is_forgotten_makes_another_secret(
 
 
 async def test_personal_tokens_are_listed_in_pages_until_a_new_password_ends_them(
-    users_client: httpx.AsyncClient,
+    shared_users_client: httpx.AsyncClient,
 ) -> None:
-    ada = await sign_up(users_client)
-    ids = [(await personal_token(users_client, ada))["id"] for _ in range(3)]
+    ada = await sign_up(shared_users_client)
+    ids = [(await personal_token(shared_users_client, ada))["id"] for _ in range(3)]
 
     async def listed(query: str) -> list[str]:
-        page = (await users_client.get(f"/auth/tokens{query}", headers=ada.headers)).json()
+        page = (await shared_users_client.get(f"/auth/tokens{query}", headers=ada.headers)).json()
         return [token["id"] for token in page]
 
     assert await listed("") == ids
     assert await listed("?skip=1&limit=1") == ids[1:2]
     assert await listed("?skip=3") == []
-    await users_client.patch(
+    await shared_users_client.patch(
         "/users/me", json={"password": NEW_PASSWORD, "current_password": PASSWORD}, headers=ada.headers
     )
-    token = await sign_in(users_client, ada.name, NEW_PASSWORD)
-    assert (await users_client.get("/auth/tokens", headers=bearer(token))).json() == []
-    assert (await users_client.get(f"/auth/tokens/{ids[0]}", headers=bearer(token))).status_code == 404
+    token = await sign_in(shared_users_client, ada.name, NEW_PASSWORD)
+    assert (await shared_users_client.get("/auth/tokens", headers=bearer(token))).json() == []
+    assert (await shared_users_client.get(f"/auth/tokens/{ids[0]}", headers=bearer(token))).status_code == 404
 
 
 async def test_late_answer_shows_the_personal_token_to_its_owner_alone(users_client: httpx.AsyncClient) -> None:
@@ -223,8 +223,8 @@ async def test_late_answer_shows_the_personal_token_to_its_owner_alone(users_cli
     url, note = accepted.headers["location"], {"title": "Ink", "description": ""}
     assert (await users_client.get(url)).headers["cache-control"] == "no-store"
     assert (await users_client.post("/notes", json=note, headers=bearer(token))).status_code == 201
-    told = (await users_client.get(url, headers=bearer(token))).json()["answer"]
-    assert (told["status"], told["body"]) == (201, None)
+    original = (await users_client.get(url, headers=bearer(token))).json()["answer"]
+    assert (original["status"], original["body"]) == (201, None)
 
 
 async def test_expired_personal_token_is_not_let_in(
@@ -342,7 +342,7 @@ async def test_registrations_are_throttled_by_address(
         assert [await register(f"a{n}", "203.0.113.7") for n in range(3)] == [201, 201, 429]
         assert await register("b", "198.51.100.1, 203.0.113.8") == 201
         assert await register("c", "203.0.113.7, 203.0.113.8") == 201
-        assert await register("d", "203.0.113.9, 203.0.113.8") == 429  # the proxy's word counts, not the client's
+        assert await register("d", "203.0.113.9, 203.0.113.8") == 429  # the proxy's header counts, not the client's
         assert [await register(f"e{n}", f"2001:db8::{n}") for n in range(3)] == [201, 201, 429]
         assert [await register(f"f{n}", None) for n in range(3)] == [201, 201, 201]
 
@@ -370,19 +370,19 @@ async def test_forwarded_address_is_not_believed_of_strangers(
     ("host", "status"),
     [("localhost:8000", 200), ("LOCALHOST", 200), ("[::1]:1", 200), ("notes.example", 421), ("", 421)],
 )
-async def test_implicit_owner_is_nobody_who_was_led_here_by_another_name(
-    client: httpx.AsyncClient, host: str, status: int
+async def test_implicit_owner_is_served_under_loopback_names_alone(
+    shared_client: httpx.AsyncClient, host: str, status: int
 ) -> None:
-    answer = await client.get("/notes/", headers={"Host": host})
+    answer = await shared_client.get("/notes/", headers={"Host": host})
 
     assert answer.status_code == status
     assert status == 200 or answer.json()["code"] == "misdirected_request"
 
 
-async def test_implicit_owner_needs_no_token_and_there_are_no_accounts(client: httpx.AsyncClient) -> None:
-    assert (await client.get("/notes/")).status_code == 200
-    assert (await client.post("/users/", json={"name": "Ada", "password": PASSWORD})).status_code == 404
-    document = (await client.get("/openapi.json")).json()
+async def test_implicit_owner_needs_no_token_and_there_are_no_accounts(shared_client: httpx.AsyncClient) -> None:
+    assert (await shared_client.get("/notes/")).status_code == 200
+    assert (await shared_client.post("/users/", json={"name": "Ada", "password": PASSWORD})).status_code == 404
+    document = (await shared_client.get("/openapi.json")).json()
     assert not {path for path in document["paths"] if path.startswith(("/users", "/auth"))}
     assert "security" not in document["paths"]["/notes"]["get"]
 
@@ -399,6 +399,6 @@ async def test_token_that_the_api_does_not_give_allows_no_more_than_one_that_it_
 ) -> None:
     bob = await sign_up(users_client)
     token = await personal_token(users_client, bob)
-    await database.execute(f"update personal_tokens set {forged}")  # noqa: S608 - as somebody with the broker's password
+    await database.execute(f"update personal_tokens set {forged}")  # noqa: S608 - as an attacker with the broker's password
 
     assert (await users_client.get("/users/me", headers=bearer(token["token"]))).status_code == status

@@ -1,4 +1,4 @@
-"""Users as they see their own account."""
+"""Users and their own accounts."""
 
 import asyncio
 import unicodedata
@@ -12,10 +12,10 @@ from dev.backend import Services
 from gateway.auth import passwords
 from gateway.settings import GatewaySettings
 from shared.messaging import Topology
-from tests import harness
-from tests.accounts import bearer, forged, personal_token, sign_in, sign_up
-from tests.canaries import NEW_PASSWORD, NOTE, PASSWORD, told_in
-from tests.harness import decided, eventually
+from tests.support import harness
+from tests.support.accounts import bearer, forged, personal_token, sign_in, sign_up
+from tests.support.canaries import NEW_PASSWORD, NOTE, PASSWORD, find_secrets
+from tests.support.harness import decided, eventually
 from worker.settings import WorkerSettings
 
 SPELLINGS = ["Ada", "ada", "ADA", "aDa", "\uff21da", "\uff41\uff44\uff41"]
@@ -39,7 +39,7 @@ async def test_registration_is_answered_with_the_user_and_no_password(shared_use
     assert answer.json().keys() == {"id", "name", "created_date", "updated_date"}
 
 
-async def test_registrant_asks_what_became_of_it_without_a_token(shared_users_client: httpx.AsyncClient) -> None:
+async def test_registrant_reads_the_outcome_without_a_token(shared_users_client: httpx.AsyncClient) -> None:
     user = {"name": "Grace", "password": PASSWORD}
     accepted = await shared_users_client.post("/users/", json=user, headers={"Prefer": "respond-async"})
 
@@ -115,9 +115,9 @@ async def test_fifty_registrations_of_one_name_make_one_user_and_their_neighbour
 
 IMPOSSIBLE = ["", "two words", "a" * 65, "tab\t", "\u0000", "\U0001f600", 7]
 GROWING = "\u0958" * 33
-"""Composed as Unicode does it, twice as long."""
+"""In NFC, twice as long as allowed."""
 UNFOLDABLE = "\u05d0\u0345"
-"""A name in RFC 8265, which its folding is not."""
+"""A valid name in RFC 8265 whose case-folded form is not."""
 
 
 @pytest.mark.parametrize("name", [*IMPOSSIBLE, GROWING, UNFOLDABLE])
@@ -240,19 +240,19 @@ async def test_new_password_needs_the_current_one(shared_users_client: httpx.Asy
     assert await sign_in(shared_users_client, ada.name)
 
 
-async def test_new_password_ends_every_token(users_client: httpx.AsyncClient) -> None:
-    ada = await sign_up(users_client)
-    personal = (await personal_token(users_client, ada))["token"]
+async def test_new_password_ends_every_token(shared_users_client: httpx.AsyncClient) -> None:
+    ada = await sign_up(shared_users_client)
+    personal = (await personal_token(shared_users_client, ada))["token"]
     change = {"password": NEW_PASSWORD, "current_password": PASSWORD}
 
-    assert (await users_client.patch("/users/me", json=change, headers=ada.headers)).status_code == 200
+    assert (await shared_users_client.patch("/users/me", json=change, headers=ada.headers)).status_code == 200
 
     for token in (ada.token, personal):
         for method in ("GET", "POST"):
-            refused = await users_client.request(method, "/notes", json=NOTE, headers=bearer(token))
+            refused = await shared_users_client.request(method, "/notes", json=NOTE, headers=bearer(token))
             assert refused.status_code == 401
-    token = await sign_in(users_client, ada.name, NEW_PASSWORD)
-    assert (await users_client.post("/notes", json=NOTE, headers=bearer(token))).status_code == 201
+    token = await sign_in(shared_users_client, ada.name, NEW_PASSWORD)
+    assert (await shared_users_client.post("/notes", json=NOTE, headers=bearer(token))).status_code == 201
 
 
 async def test_deleted_user_is_gone_at_once_on_every_gateway(
@@ -300,9 +300,7 @@ async def test_command_that_was_authorised_before_a_password_change_and_applied_
             assert (repeated.status_code, repeated.json()["code"]) == (409, "idempotency_key_spent")
 
 
-async def test_old_token_is_told_no_outcome(
-    password_settings: GatewaySettings, users_client: httpx.AsyncClient
-) -> None:
+async def test_old_token_gets_no_outcome(password_settings: GatewaySettings, users_client: httpx.AsyncClient) -> None:
     ada = await sign_up(users_client)
     accepted = await users_client.post("/notes", json=NOTE, headers=ada.headers | {"Prefer": "respond-async"})
     url = accepted.headers["location"]
@@ -336,7 +334,7 @@ async def test_of_all_secrets_only_the_passwords_hash_is_queued_and_stored(
     tables = ("users", "personal_tokens", "commands")
     stored = [str(await database.fetch(f"select * from {table}")) for table in tables]  # noqa: S608 - from above
 
-    assert told_in("".join(queued)) == told_in("".join(stored)) == ["a password's hash"]
+    assert find_secrets("".join(queued)) == find_secrets("".join(stored)) == ["a password's hash"]
 
 
 async def test_token_of_another_deployment_is_refused(

@@ -1,4 +1,4 @@
-"""Credentials that may write and not read: no answer to a write tells them what they could not read."""
+"""Credentials that may write but not read: no answer to a write contains what they could not read."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -6,9 +6,9 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.accounts import Person, bearer, personal_token, sign_in, sign_up
-from tests.canaries import NOTE, PASSWORD
-from tests.harness import decided
+from tests.support.accounts import Person, bearer, personal_token, sign_in, sign_up
+from tests.support.canaries import NOTE, PASSWORD
+from tests.support.harness import decided
 
 BODILESS = {"content-type", "preference-applied"}
 CHANGES: list[tuple[str, Any]] = [("PUT", NOTE | {"title": "Pen"}), ("PATCH", {"title": "Pen"}), ("PATCH", {})]
@@ -16,7 +16,7 @@ CHANGES: list[tuple[str, Any]] = [("PUT", NOTE | {"title": "Pen"}), ("PATCH", {"
 
 @dataclass(frozen=True)
 class Writer:
-    """Ada with all that she may do, and headers of hers that may only write."""
+    """Ada with all scopes, and headers of hers with write scopes only."""
 
     client: httpx.AsyncClient
     ada: Person
@@ -36,7 +36,7 @@ async def writer(request: pytest.FixtureRequest, shared_users_client: httpx.Asyn
     return Writer(client, ada, bearer(await sign_in(client, ada.name, scope=scope)))
 
 
-async def test_note_is_created_and_not_told(writer: Writer) -> None:
+async def test_note_is_created_and_not_shown(writer: Writer) -> None:
     created = await writer.client.post("/notes", json=NOTE, headers=writer.headers)
 
     assert (created.status_code, created.content, created.headers["etag"]) == (201, b"", '"1"')
@@ -47,7 +47,7 @@ async def test_note_is_created_and_not_told(writer: Writer) -> None:
 
 
 @pytest.mark.parametrize(("method", "body"), CHANGES, ids=str)
-async def test_note_is_changed_and_not_told(writer: Writer, method: str, body: Any) -> None:
+async def test_note_is_changed_and_not_shown(writer: Writer, method: str, body: Any) -> None:
     path = await writer.created()
 
     changed = await writer.client.request(method, path, json=body, headers=writer.headers)
@@ -57,7 +57,7 @@ async def test_note_is_changed_and_not_told(writer: Writer, method: str, body: A
     assert not BODILESS & set(changed.headers)
 
 
-async def test_several_writes_are_done_and_not_told(writer: Writer) -> None:
+async def test_several_writes_are_applied_and_not_shown(writer: Writer) -> None:
     path = await writer.created()
     items = [{"op": "create", **NOTE}, {"op": "patch", "id": int(path.rpartition("/")[2]), "title": "Pen"}]
 
@@ -86,7 +86,7 @@ async def test_representation_that_may_not_be_read_is_not_said_to_be_returned(
     assert [each.headers.get("preference-applied") for each in (created, changed)] == [applied] * 2
 
 
-async def test_repetition_tells_as_much_as_its_own_credentials_may_read(writer: Writer) -> None:
+async def test_replay_shows_as_much_as_its_own_credentials_may_read(writer: Writer) -> None:
     key = {"Idempotency-Key": "once"}
     first = await writer.client.post("/notes", json=NOTE, headers=writer.ada.headers | key)
     written_only = await writer.client.post("/notes", json=NOTE, headers=writer.headers | key)
@@ -99,7 +99,7 @@ async def test_repetition_tells_as_much_as_its_own_credentials_may_read(writer: 
 
 
 @pytest.mark.parametrize(("method", "body", "status"), [("POST", NOTE, 201), ("PUT", NOTE, 204), ("PATCH", {}, 204)])
-async def test_url_of_a_command_tells_as_much_as_who_asks_may_read(
+async def test_url_of_a_command_shows_as_much_as_the_caller_may_read(
     writer: Writer, method: str, body: Any, status: int
 ) -> None:
     path = "/notes" if method == "POST" else await writer.created()
@@ -125,7 +125,7 @@ async def test_url_of_a_command_tells_as_much_as_who_asks_may_read(
         ("POST", "/auth/tokens", {"name": "script", "scopes": ["notes:read"]}, 201),
     ],
 )
-async def test_url_of_a_command_about_the_account_tells_nothing_of_it_without_the_scope(
+async def test_url_of_a_command_on_the_account_shows_nothing_without_the_scope(
     writer: Writer, method: str, path: str, body: Any, status: int
 ) -> None:
     later = writer.ada.headers | {"Prefer": "respond-async"}
@@ -140,12 +140,12 @@ async def test_url_of_a_command_about_the_account_tells_nothing_of_it_without_th
 
 
 async def scopes_of(writer: Writer) -> set[str]:
-    """What the writer's token may do, as the API tells."""
+    """The scopes of the writer's token, according to the API."""
     answer = await writer.client.get("/users/me", headers=writer.headers)
     return {"account"} if answer.is_success else set()
 
 
-async def test_problem_is_told_to_who_may_only_write(writer: Writer) -> None:
+async def test_problem_is_shown_to_a_caller_with_write_scope_alone(writer: Writer) -> None:
     path = await writer.created()
     outdated = await writer.client.put(path, json=NOTE, headers=writer.headers | {"If-Match": '"7"'})
     absent = await writer.client.delete("/notes/999999", headers=writer.headers)
@@ -154,7 +154,7 @@ async def test_problem_is_told_to_who_may_only_write(writer: Writer) -> None:
     assert [answer.json()["code"] for answer in (outdated, absent)] == ["precondition_failed", "note_not_found"]
 
 
-async def test_registrant_is_told_the_user_at_once_and_at_the_url(shared_users_client: httpx.AsyncClient) -> None:
+async def test_registrant_gets_the_user_at_once_and_at_the_url(shared_users_client: httpx.AsyncClient) -> None:
     user = {"name": "Grace", "password": PASSWORD}
     registered = await shared_users_client.post("/users", json=user)
     accepted = await shared_users_client.post(

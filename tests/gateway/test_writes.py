@@ -1,4 +1,4 @@
-"""What a write is answered when something behind the gateway is slow, away or broken."""
+"""The answers to writes while something behind the gateway is slow, down or broken."""
 
 import asyncio
 import base64
@@ -16,11 +16,11 @@ from yarl import URL
 from gateway.app import create_app
 from gateway.settings import GatewaySettings
 from gateway.writes.command_urls import CommandUrls
-from tests import harness
-from tests.canaries import NOTE
-from tests.commands import create
-from tests.harness import eventually
-from tests.proxy import Proxy, proxy_to
+from tests.support import harness
+from tests.support.canaries import NOTE
+from tests.support.commands import create
+from tests.support.harness import eventually
+from tests.support.proxy import Proxy, proxy_to
 from worker.settings import WorkerSettings
 
 WAIT_SECONDS = 0.3
@@ -44,7 +44,7 @@ async def database_link(gateway_settings: GatewaySettings) -> AsyncIterator[Prox
 def through(
     settings: GatewaySettings, *, broker: Proxy | None = None, database: Proxy | None = None
 ) -> GatewaySettings:
-    """Impatient settings, with some links through a proxy."""
+    """Settings with short timeouts, with some links through a proxy."""
     values = settings.model_dump() | {
         "wait_seconds": WAIT_SECONDS,
         "publish_timeout_seconds": DEADLINE_SECONDS,
@@ -59,7 +59,7 @@ def through(
     return GatewaySettings.model_validate(values)
 
 
-async def test_write_that_outlasts_its_wait_is_accepted_and_its_url_tells_the_original_answer(
+async def test_write_that_outlasts_its_wait_is_accepted_and_its_url_has_the_original_answer(
     gateway_settings: GatewaySettings, worker_settings: WorkerSettings
 ) -> None:
     async with harness.gateway(through(gateway_settings)) as client:
@@ -80,7 +80,7 @@ async def test_write_that_outlasts_its_wait_is_accepted_and_its_url_tells_the_or
         assert state["answer"]["body"] == note.json()
 
 
-async def test_rejected_write_is_told_by_its_url(
+async def test_url_of_a_rejected_write_says_so(
     gateway_settings: GatewaySettings, worker_settings: WorkerSettings
 ) -> None:
     async with harness.gateway(through(gateway_settings)) as client:
@@ -156,7 +156,7 @@ async def test_starts_without_the_broker(gateway_settings: GatewaySettings, brok
         assert (await client.post("/notes/", json=NOTE)).status_code == 202
 
 
-async def test_without_postgres_writes_are_accepted_and_reads_are_told_to_come_again(
+async def test_without_postgres_writes_are_accepted_and_reads_are_to_be_retried(
     gateway_settings: GatewaySettings, database_link: Proxy
 ) -> None:
     await database_link.cut()
@@ -185,7 +185,7 @@ async def test_postgres_that_does_not_answer_does_not_hold_a_read_beyond_its_dea
         assert (await eventually(lambda: listed(client))).json() == []
 
 
-async def test_write_whose_confirm_is_lost_is_unconfirmed_and_its_url_tells_what_became_of_it(
+async def test_write_whose_confirm_is_lost_is_unconfirmed_and_its_url_has_the_outcome(
     gateway_settings: GatewaySettings, worker_settings: WorkerSettings, broker_link: Proxy
 ) -> None:
     async with harness.gateway(through(gateway_settings, broker=broker_link)) as client:
@@ -224,7 +224,7 @@ async def test_lost_reply_is_made_up_for_by_one_look_at_the_database(
     gateway_settings: GatewaySettings, worker_settings: WorkerSettings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def lose(*_: object) -> None:
-        """Replies are hints: this one is lost."""
+        """Replies are hints: this one gets lost."""
 
     monkeypatch.setattr("worker.reply_sender.ReplySender.reply", lose)
     async with harness.worker(worker_settings), harness.gateway(through(gateway_settings)) as client:

@@ -1,37 +1,37 @@
-"""Which connections the policies of an overlay allow.
+"""The connections that an overlay's network policies allow.
 
-A field that is not understood is refused, or it could allow more than is told.
+An unknown field is an error, or it could allow more than is reported.
 """
 
 from collections.abc import Iterator
 from typing import TypeAlias
 
 from tests.k8s.parts import chosen_by
-from tests.k8s.rendering import Object, objects_of
+from tests.support.rendering import Object, objects_of
 
 Arrow: TypeAlias = tuple[str, str, int | str]
-"""From whom, to whom, to which port; pods elsewhere by their namespace, a slash and the labels that they must have.
+"""Source, destination and port; pods elsewhere by namespace, slash and required labels.
 
-A network has a slash before its bits. A port of TCP is a number, others are `UDP 53`, and several `35672-35682`.
+A network is in CIDR notation. A TCP port is a number, a UDP port `UDP 53`, and a range `35672-35682`.
 """
 PARTS = ("gateway", "worker", "migrate", "postgres", "rabbitmq")
 API_SERVER = "anywhere"
-"""It has no pods that a policy could name."""
+"""An end without pods that a policy could name."""
 NAMESPACE = "kubernetes.io/metadata.name"
 
 
 def outwards(overlay: str) -> set[Arrow]:
-    """What the ends that begin a connection may do."""
+    """The connections that the policies allow the source to open."""
     return set(_allowed(overlay, "egress", "to"))
 
 
 def inwards(overlay: str) -> set[Arrow]:
-    """What the other ends let in."""
+    """The connections that the policies allow the destination to accept."""
     return {(other, own, port) for own, other, port in _allowed(overlay, "ingress", "from")}
 
 
 def within(arrows: set[Arrow]) -> set[Arrow]:
-    """Those between pods of Inkwell."""
+    """The connections between pods of Inkwell."""
     return {arrow for arrow in arrows if set(arrow[:2]) <= set(PARTS)}
 
 
@@ -48,7 +48,7 @@ def _allowed(overlay: str, direction: str, peers: str) -> Iterator[Arrow]:
         for rule in policy.get(direction, []):
             assert rule.keys() <= {peers, "ports"}, rule
             others = {name for peer in rule[peers] for name in _named(overlay, peer)} if peers in rule else {API_SERVER}
-            assert others, "an empty list is everybody"
+            assert others, "an empty list allows every peer"
             for own in chosen_by(overlay, policy["podSelector"]):
                 yield from ((own, other, _port(port)) for other in others for port in rule["ports"])
 

@@ -1,4 +1,4 @@
-"""The pods of the `dev` overlay, from the image of this source, for all tests of this folder."""
+"""The pods of the `dev` overlay, from the image of this source, shared by all tests of this folder."""
 
 import asyncio
 import subprocess

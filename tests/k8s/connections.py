@@ -1,4 +1,4 @@
-"""Who has connected to whom, as the pods' own tables of sockets show it."""
+"""Which pods have connected to which, from the socket tables of the pods' own networks."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -6,7 +6,7 @@ from ipaddress import IPv4Address, IPv6Address, ip_address
 
 LISTENING = "0A"
 OUTSIDE = "outside"
-"""Whoever is no pod: the tests, and the probes."""
+"""A peer that is not a pod: the tests and the probes."""
 WATCH = """
 import time
 seen = set()
@@ -20,12 +20,12 @@ while True:
                 print(local, remote, state, flush=True)
     time.sleep(0.1)
 """
-"""Prints each socket of a network once. One that was closed stays in the table of who closed it for a minute."""
+"""Prints each socket of a network once; a closed one stays in the table of the closing side for a minute."""
 
 
 @dataclass(frozen=True)
 class Network:
-    """What one pod's network has seen."""
+    """The sockets that one pod's network has shown."""
 
     part: str
     address: str
@@ -34,7 +34,7 @@ class Network:
 
 
 def arrows_seen(networks: Iterable[Network]) -> set[tuple[str, str, int]]:
-    """Who has connected to whom at which port, by the parts' names; what a pod says to itself is left out."""
+    """Source, destination and port of each connection, by the names of the parts, without those inside a pod."""
     networks = list(networks)
     parts = {network.address: network.part for network in networks}
     return {
@@ -55,7 +55,7 @@ def _connections(network: Network) -> Iterator[tuple[str, str, int]]:
 
 
 def _end(text: str) -> tuple[str, int]:
-    """Address and port of what the kernel prints, which is the address's words, each with its last byte first."""
+    """Address and port in the kernel's format: 32-bit words, each in little-endian order."""
     words, _, port = text.partition(":")
     raw = b"".join(bytes.fromhex(words[at : at + 8])[::-1] for at in range(0, len(words), 8))
     address = IPv4Address(raw) if len(raw) == 4 else IPv6Address(raw).ipv4_mapped or IPv6Address(raw)

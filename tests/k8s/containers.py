@@ -1,6 +1,6 @@
-"""A container of a manifest as the Docker engine takes it: rights, limits and volumes.
+"""Translates a container of a manifest for the Docker engine: rights, limits and volumes.
 
-What is not understood is refused, or a test would pass without it.
+An unknown field is an error, or a test would pass without it.
 """
 
 from pathlib import Path
@@ -10,7 +10,7 @@ from docker import DockerClient
 from docker.types import Mount
 
 from tests.k8s.environment import content
-from tests.k8s.rendering import Object
+from tests.support.rendering import Object
 
 CPU_PERIOD_MICROSECONDS = 100_000
 UNDERSTOOD = {
@@ -31,11 +31,11 @@ find /empty -mindepth 1 -maxdepth 1 -exec chmod 777 {} +
 find /claims -mindepth 1 -maxdepth 1 -exec mkdir -m 700 {}/lost+found ';'
 [ -z "$GROUP" ] || { chgrp -R "$GROUP" /empty /claims; chmod -R ug+rwX,g+s /empty /claims; }
 """
-"""What a kubelet does to new volumes; a claim's is a file system, which has something at its top."""
+"""Initialises volumes as a kubelet does; a claim's is a file system, which is not empty."""
 
 
 def refuse_unknown(maker: Object) -> None:
-    """Fails where a pod, or what makes it, has what would be left out; one pod is made, to begin with."""
+    """Fails if a pod or its owner has a field that would be ignored; one pod is created at first."""
     spec = maker["spec"]["template"]["spec"]
     assert maker["spec"].keys() <= UNDERSTOOD_OF[maker["kind"]], maker["spec"].keys()
     assert maker["spec"].get("replicas", 1) == 1
@@ -45,7 +45,7 @@ def refuse_unknown(maker: Object) -> None:
 
 
 def rights_and_limits(spec: Object, container: Object) -> dict[str, Any]:
-    """Whose processes they are, what they may do, and how much they may take; as Docker's arguments."""
+    """User, capabilities and limits as Docker's arguments."""
     user, own, limits = spec["securityContext"], container["securityContext"], container["resources"]["limits"]
     assert user["seccompProfile"] == {"type": "RuntimeDefault"}, "which is Docker's as well"
     memory = limits["memory"].removesuffix("i")  # Docker's M is a MiB
@@ -67,7 +67,7 @@ def _processors(text: str) -> float:
 
 
 class Volumes:
-    """A pod's volumes, as a kubelet hands them over."""
+    """A pod's volumes, as a kubelet provides them."""
 
     def __init__(self, overlay: str, maker: Object, folder: Path, name: str) -> None:
         self._name = name
@@ -82,7 +82,7 @@ class Volumes:
                 _write(self._files[each["name"]], content(overlay, each["configMap"]["name"]))
 
     def make(self, engine: DockerClient, image: str, label: str) -> None:
-        """Makes those that can be written to."""
+        """Creates the writable ones."""
         for name in self._places:
             engine.volumes.create(f"{self._name}-{name}", labels={label: ""})
         engine.containers.run(
@@ -102,7 +102,7 @@ class Volumes:
         if name in self._files:
             return Mount(place, str(self._files[name] / mount.get("subPath", "")), "bind", read_only=read_only)
         assert "subPath" not in mount
-        # With Docker, an image's own files would get into a new volume.
+        # Docker would copy the image's own files into a new volume.
         return Mount(place, f"{self._name}-{name}", "volume", read_only=read_only, no_copy=True)
 
 
@@ -110,4 +110,4 @@ def _write(folder: Path, files: dict[str, str]) -> None:
     folder.mkdir(parents=True)
     for name, text in files.items():
         (folder / name).write_text(text)
-        (folder / name).chmod(0o644)  # a ConfigMap's
+        (folder / name).chmod(0o644)  # of a ConfigMap

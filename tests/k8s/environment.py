@@ -1,13 +1,13 @@
-"""The variables that a container of a manifest gets."""
+"""The environment variables of a container in a manifest."""
 
 import re
 
 from tests.k8s.passwords import held_by
-from tests.k8s.rendering import Object, find
+from tests.support.rendering import Object, find
 
 
 def environment(overlay: str, container: Object) -> dict[str, str]:
-    """A container's variables as the kubelet gives them, of which each may have earlier ones in its value."""
+    """A container's variables as the kubelet sets them; a value may refer to earlier ones."""
     variables: dict[str, str] = {}
     for source in container.get("envFrom", []):
         variables |= content(overlay, source["configMapRef"]["name"])
@@ -20,13 +20,13 @@ def environment(overlay: str, container: Object) -> dict[str, str]:
 
 
 def content(overlay: str, config_map: str) -> dict[str, str]:
-    """What a ConfigMap holds."""
+    """The data of a ConfigMap."""
     data: dict[str, str] = find(overlay, "ConfigMap", config_map)["data"]
     return data
 
 
 def expanded(text: str, variables: dict[str, str]) -> str:
-    """With the values of `$(NAME)`; `$$` is a dollar, and an unknown name stays as it is."""
+    """The text with the values of `$(NAME)`; `$$` is a dollar, and an unknown name is kept."""
 
     def value(found: re.Match[str]) -> str:
         return "$" if found[0] == "$$" else variables.get(found[1], found[0])

@@ -1,14 +1,14 @@
-"""The parts of an overlay: what their pods are called by, and what they listen at, those of operators too."""
+"""The parts of an overlay: their pods' labels and ports, including those of operators."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cache
 
-from tests.k8s.rendering import Object, containers_of, objects_of, pods_of
+from tests.support.rendering import Object, containers_of, objects_of, pods_of
 
 PART = "inkwell/part"
 POSTGRES_PORTS = {"postgres": 5432, "metrics": 9187, "status": 8000}
-"""What CloudNativePG's pods listen at."""
+"""The ports of CloudNativePG's pods."""
 RABBITMQ_PORTS = {"amqp": 5672, "management": 15672, "prometheus": 15692}
 
 
@@ -19,9 +19,9 @@ class Part:
     labels: dict[str, str]
     ports: dict[str, int]
     service: str | None = None
-    """The Service that an operator makes for them."""
+    """The Service that an operator creates for them."""
     resources: list[Object] = field(default_factory=list)
-    """Those of each container."""
+    """The ports of each container."""
 
 
 @cache
@@ -34,15 +34,15 @@ def parts_of(overlay: str) -> dict[str, Part]:
 
 
 def chosen_by(overlay: str, selector: Object) -> set[str]:
-    """The parts whose pods have what a selector asks; one that chooses none, or asks otherwise, is a mistake."""
+    """The parts whose pods match a selector; one that matches none, or has other fields, is a mistake."""
     assert selector.keys() <= {"matchLabels", "matchExpressions"}, selector
     chosen = {name for name, part in parts_of(overlay).items() if _has(part.labels, selector)}
-    assert chosen, f"{selector} chooses nobody"
+    assert chosen, f"{selector} selects no part"
     return chosen
 
 
 def services_of(overlay: str) -> dict[str, str]:
-    """The part behind the name of each Service, those that operators make too."""
+    """The part behind the name of each Service, including those of operators."""
     own = [each for each in objects_of(overlay) if each["kind"] == "Service"]
     return {part.service: name for name, part in parts_of(overlay).items() if part.service} | {
         each["metadata"]["name"]: chosen_by(overlay, {"matchLabels": each["spec"]["selector"]}).pop() for each in own

@@ -1,4 +1,4 @@
-"""What the Secrets of an overlay hold: its own ones, or those that docs/kubernetes.md has one make for it."""
+"""The content of an overlay's Secrets: its own, or those that docs/kubernetes.md creates for it."""
 
 import re
 from base64 import b64decode
@@ -7,7 +7,7 @@ from functools import cache
 from hashlib import sha256
 
 from dev.backend import ROOT
-from tests.k8s.rendering import objects_of
+from tests.support.rendering import objects_of
 
 CERTIFICATE = {"tls.crt": "a certificate", "tls.key": "its key"}
 
@@ -37,7 +37,7 @@ def _documented() -> Iterator[tuple[str, dict[str, str]]]:
 
 
 def _with_passwords(value: str, place: str) -> str:
-    """The value as the shell makes it: a password of its own for the place, or for the variable that it is kept in."""
+    """The value that the shell produces: a password of its own for each place or variable."""
 
     def password(found: re.Match[str]) -> str:
         return sha256((found[1] or place).encode()).hexdigest()

@@ -1,7 +1,7 @@
-"""Runs an overlay's pods as a kubelet would, on the Docker engine: no more of Kubernetes than these manifests need.
+"""Runs an overlay's pods like a kubelet, on the Docker engine: as much of Kubernetes as these manifests need.
 
-A pod is a container that only holds its address, and the manifest's containers, which share that address. (Podman can
-play such files itself, but knows neither StatefulSets nor readiness nor what precedes a stop.)
+A pod is a container that only holds its address, and the manifest's containers, which share it. (`podman kube play`
+runs such files, but supports neither StatefulSets nor readiness nor preStop hooks.)
 """
 
 import asyncio
@@ -20,31 +20,31 @@ from shared import __version__
 from tests.k8s.connections import WATCH, Network
 from tests.k8s.containers import Volumes, refuse_unknown, rights_and_limits
 from tests.k8s.environment import environment, expanded
-from tests.k8s.rendering import Object, find, makers_of, objects_of
+from tests.support.rendering import Object, find, makers_of, objects_of
 
 IMAGE = f"inkwell:{__version__}"
 EXEC_TRIES = 5
-"""A busy engine now and then loses what a short command prints."""
+"""A busy engine sometimes loses the output of a short command."""
 RESTART_SECONDS = 1
-"""Before a container that failed is started again; Kubernetes waits longer."""
+"""The pause before a failed container is restarted; Kubernetes waits longer."""
 START_SECONDS = 120
 
 
 @dataclass
 class Namespace:
-    """The pods of one overlay, in a network of their own."""
+    """The pods of one overlay, in their own network."""
 
     overlay: str
     folder: Path
-    """For the files of ConfigMaps."""
+    """The folder for the files of ConfigMaps."""
     name: str = field(default_factory=lambda: f"inkwell-pods-{uuid4().hex[:8]}")
     engine: docker.DockerClient = field(default_factory=docker.from_env)
     pods: list["Pod"] = field(default_factory=list)
-    """Also those that have ended: nobody else gets their addresses."""
+    """Ended pods included; their addresses are not used again."""
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
-        """Starts one pod of each kind at once, as `kubectl apply` does; nothing of them is left after the block."""
+        """Starts one pod of each kind at once, like `kubectl apply`; removes everything after the block."""
         self.engine.networks.create(self.name, labels={self.name: ""})
         try:
             async with asyncio.TaskGroup() as starting:
@@ -55,7 +55,7 @@ class Namespace:
             await asyncio.to_thread(self._remove)
 
     async def start(self, deployment: str) -> "Pod":
-        """One more pod of a Deployment, when it is ready."""
+        """Adds a ready pod to a Deployment."""
         return await self._start(find(self.overlay, "Deployment", deployment))
 
     async def _start(self, maker: Object) -> "Pod":
@@ -65,11 +65,11 @@ class Namespace:
         return pod
 
     def of(self, part: str) -> list["Pod"]:
-        """The pods of this part that run."""
+        """The running pods of this part."""
         return [pod for pod in self.pods if pod.part == part and pod.exit_code is None]
 
     def services_of(self, pod: "Pod") -> list[str]:
-        """The names of the Services that lead to a pod. Their ports must be its own: nothing here translates them."""
+        """The names of the Services of a pod, whose ports must be its own: nothing here translates them."""
         services = [each for each in objects_of(self.overlay) if each["kind"] == "Service"]
         chosen = [each for each in services if each["spec"]["selector"].items() <= pod.labels.items()]
         for each in (port for service in chosen for port in service["spec"]["ports"]):
@@ -91,7 +91,7 @@ class Pod:
 
     address: str
     main: Container
-    """That of the manifest's containers which runs, or ran last."""
+    """The container of the manifest that runs, or ran last."""
 
     def __init__(self, namespace: Namespace, maker: Object) -> None:
         self._namespace, self._maker, template = namespace, maker, maker["spec"]["template"]
@@ -102,12 +102,12 @@ class Pod:
         self.part = self.labels["inkwell/part"]
         self.name = f"{self.part}-{'0' if maker['kind'] == 'StatefulSet' else uuid4().hex[:5]}"
         self.exit_code: int | None = None
-        """None until it has been stopped, or has done its work."""
+        """None until it has stopped or completed."""
         self._unique = f"{namespace.name}-{self.name}"
         self._volumes = Volumes(namespace.overlay, maker, namespace.folder, self._unique)
 
     async def start(self) -> None:
-        """Returns when it is ready; of a Job, when it has done its work."""
+        """Returns when the pod is ready, or a Job's has completed."""
         await asyncio.to_thread(self._prepare)
         try:
             async with asyncio.timeout(START_SECONDS):
@@ -133,18 +133,18 @@ class Pod:
             await asyncio.sleep(self.container["readinessProbe"]["periodSeconds"])
 
     async def stop(self) -> int:
-        """Ends it as one that is deleted; the exit code, which is 137 if it had to be killed."""
+        """Ends the pod as on deletion; returns the exit code, which is 137 if it had to be killed."""
         left = self.spec["terminationGracePeriodSeconds"]
         if "lifecycle" in self.container:
             seconds = self.container["lifecycle"]["preStop"]["sleep"]["seconds"]
             await asyncio.sleep(seconds)
             left -= seconds
-        await asyncio.to_thread(self.main.stop, timeout=left)  # SIGTERM, and SIGKILL after it
+        await asyncio.to_thread(self.main.stop, timeout=left)  # SIGTERM, then SIGKILL
         self.exit_code = int(self.state["ExitCode"])
         return self.exit_code
 
     async def passes(self, kind: str) -> bool:
-        """Whether it passes one of its probes."""
+        """Whether a probe of the pod succeeds."""
         probe = self.container[kind]
         try:
             async with asyncio.timeout(probe["timeoutSeconds"]):
@@ -153,7 +153,7 @@ class Pod:
             return False
 
     async def run(self, *command: str) -> str:
-        """What a command prints in its container."""
+        """The output of a command in its container."""
         printed, tries = b"", 0
         while not printed and tries < EXEC_TRIES:
             result = await asyncio.to_thread(self.main.exec_run, list(command))
@@ -163,28 +163,28 @@ class Pod:
         return printed.decode()
 
     def port(self, name: str) -> int:
-        """The port that its container calls so."""
+        """The port with this name in its container."""
         [port] = [int(each["containerPort"]) for each in self.container["ports"] if each["name"] == name]
         return port
 
     def url(self, port: str) -> str:
-        """Where its container serves HTTP."""
+        """The URL at which its container serves HTTP."""
         return f"http://{self.address}:{self.port(port)}"
 
     @property
     def state(self) -> dict[str, Any]:
-        """What the engine tells of its container."""
+        """The engine's description of its container."""
         self.main.reload()
         return {**self.main.attrs["State"], "RestartCount": self.main.attrs["RestartCount"]}
 
     @property
     def log(self) -> str:
-        """What its container has printed."""
+        """The log of its container."""
         return printed_by(self.main)
 
     @property
     def network(self) -> Network:
-        """What its network has seen so far."""
+        """The sockets that its network has shown so far."""
         return Network(self.part, self.address, printed_by(self._holder))
 
     async def _ask(self, probe: Object) -> bool:
@@ -244,5 +244,5 @@ class Pod:
 
 
 def printed_by(container: Container) -> str:
-    """What it has written to both of its streams."""
+    """The text that it has written to both of its streams."""
     return container.logs().decode()

@@ -1,11 +1,11 @@
-"""What the objects of an overlay call by name."""
+"""The names by which an overlay's objects refer to others."""
 
 import re
 from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
 from tests.k8s.passwords import secrets_of
-from tests.k8s.rendering import fields_of, name_of, objects_of
+from tests.support.rendering import fields_of, name_of, objects_of
 
 CREDENTIALS = ("username", "password")
 REFERENCES: dict[str, tuple[str, tuple[str, ...]]] = {
@@ -25,12 +25,12 @@ REFERENCES: dict[str, tuple[str, tuple[str, ...]]] = {
     "serviceAccountName": ("ServiceAccount", ()),
     "serviceName": ("Service", ()),
 }
-"""By its field, the kind of what is referred to, and the keys that it must have where the reference names none."""
+"""The kind that each field refers to, and the keys that it needs if the reference names none."""
 LIKE_A_REFERENCE = re.compile(r"(Refs?|References?|Secrets?|SecretName|ConfigMaps?)$", re.IGNORECASE)
 
 
 class Target(NamedTuple):
-    """What is referred to: an object, or a key of it."""
+    """A target of references: an object, or a key in it."""
 
     kind: str
     name: str
@@ -38,7 +38,7 @@ class Target(NamedTuple):
 
 
 def references_of(overlay: str) -> Iterator[tuple[str, Target]]:
-    """Each object with what it refers to."""
+    """Each object with the targets of its references."""
     for each in objects_of(overlay):
         for field, value in fields_of(each):
             if field in REFERENCES:
@@ -49,7 +49,7 @@ def references_of(overlay: str) -> Iterator[tuple[str, Target]]:
 
 
 def there(overlay: str) -> Iterator[Target]:
-    """Whatever may be referred to."""
+    """All possible targets."""
     for each in objects_of(overlay):
         yield Target(each["kind"], each["metadata"]["name"])
         if each["kind"] == "ConfigMap":

@@ -1,10 +1,10 @@
-"""Every connection that the policies allow, those from and to other namespaces too, is one of these."""
+"""The policies allow exactly these connections, including those from and to other namespaces."""
 
 import pytest
 
 from dev.backend import ROOT
 from tests.k8s.arrows import API_SERVER, NAMESPACE, PARTS, Arrow, inwards, outwards, policies, within
-from tests.k8s.rendering import OVERLAYS, fields_of
+from tests.support.rendering import OVERLAYS, fields_of
 
 NAME_SERVERS = ("kube-system/k8s-app=kube-dns", "169.254.20.10/32", "169.254.169.254/32")
 BASE: set[Arrow] = {

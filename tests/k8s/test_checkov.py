@@ -1,4 +1,4 @@
-"""What a scanner for Kubernetes manifests finds; what it is not to look for is in k8s/checkov.yaml, and why."""
+"""A scanner for Kubernetes manifests finds nothing; k8s/checkov.yaml lists skipped checks with reasons."""
 
 import re
 import shutil
@@ -8,15 +8,15 @@ from pathlib import Path
 import pytest
 
 from dev.backend import ROOT
-from tests.k8s.rendering import OVERLAYS, text_of
+from tests.support.rendering import OVERLAYS, text_of
 
 CHECKOV = "checkov==3.3.30"
-"""Run apart from everything else: it wants other versions of what is used here."""
+"""Runs in its own environment, since it needs other versions of shared dependencies."""
 MANY = 500
-"""Fewer are no scan of all of it."""
+"""A scan with fewer checks is incomplete."""
 UV = shutil.which("uv") or str(ROOT / ".uv/bin/uv")
 OF_CHECKOV = [UV, "tool", "run", "--from", CHECKOV]
-"""Begins a command that runs beside checkov, which uv gets the first time."""
+"""The beginning of a command that runs beside checkov, which uv downloads on first use."""
 
 
 def test_scanner_finds_nothing(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Operators know each field of what they are given, and a field that is wrong does not pass."""
+"""Operators know every field of their objects, and an invalid field is found."""
 
 from collections.abc import Callable, Iterator
 from copy import deepcopy
@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 
 from tests.k8s.custom import MODELS, SCHEMAS, complaint_about, is_custom
-from tests.k8s.rendering import OVERLAYS, Object, name_of, objects_of
+from tests.support.rendering import OVERLAYS, Object, name_of, objects_of
 
 CUSTOM = [each for overlay in OVERLAYS for each in objects_of(overlay) if is_custom(each)]
 FREE = ("annotations", "definition", "labels", "limits", "matchLabels", "metadata", "parameters", "params", "requests")
-"""Fields that hold what a user calls as he likes."""
+"""Fields with names that users choose."""
 NEEDED = {
     "Cluster": ("spec.instances", "spec.bootstrap.initdb.secret.name", "spec.postgresql.synchronous.method"),
     "RabbitmqCluster": (

@@ -1,4 +1,4 @@
-"""What docs/kubernetes.md has an operator write into an overlay does what it says there."""
+"""The overlays that docs/kubernetes.md describes have the described effect."""
 
 import os
 import re
@@ -11,7 +11,7 @@ import yaml
 
 from dev.backend import ROOT
 from tests.k8s.custom import complaint_about, is_custom
-from tests.k8s.rendering import Object, built, objects_of
+from tests.support.rendering import Object, built, objects_of
 
 PAGE = (ROOT / "docs/kubernetes.md").read_text()
 ADDITIONS = [dedent(block) for block in re.findall(r"```yaml\n(.*?)```", PAGE, re.DOTALL)]
@@ -19,7 +19,7 @@ KUSTOMIZATION = {"apiVersion": "kustomize.config.k8s.io/v1beta1", "kind": "Kusto
 
 
 def with_addition(folder: Path, addition: str) -> list[Object]:
-    """The objects of an overlay that has this beside all of production."""
+    """The objects of an overlay that adds this to production."""
     production = os.path.relpath(ROOT / "k8s/overlays/production", folder)
     overlay: dict[str, Any] = KUSTOMIZATION | {"resources": [production]} | yaml.safe_load(addition)
     (folder / "kustomization.yaml").write_text(yaml.safe_dump(overlay))

@@ -1,19 +1,19 @@
-"""Every overlay can be applied: it builds, and every object is one that Kubernetes knows, field by field."""
+"""Every overlay can be applied: it builds, and Kubernetes knows every object field by field."""
 
 import pytest
 from kubernetes_validate import ValidationError, validate
 
 from dev.alerts import OBJECT, rule_object
 from tests.k8s.custom import is_custom
-from tests.k8s.rendering import OVERLAYS, find, name_of, objects_of
+from tests.support.rendering import OVERLAYS, find, name_of, objects_of
 
 VERSIONS = ("1.35.0", "1.36.0", "1.37.0")
-"""Kubernetes itself looks after three."""
+"""Kubernetes maintains its own last three."""
 BUILT_IN = {
     *("ConfigMap", "Deployment", "HorizontalPodAutoscaler", "Ingress", "Job", "Namespace", "NetworkPolicy"),
     *("PodDisruptionBudget", "Secret", "Service", "ServiceAccount", "StatefulSet"),
 }
-"""All that the tests of this folder look at; more needs more of them."""
+"""The kinds that this folder's tests cover; a new kind needs more tests."""
 
 
 @pytest.mark.parametrize("version", VERSIONS)

@@ -1,4 +1,4 @@
-"""What a platform team asks of every pod, container and image, whoever writes the manifests."""
+"""A platform team's rules for every pod, container and image."""
 
 import re
 
@@ -6,11 +6,11 @@ import pytest
 
 from tests.k8s.containers import refuse_unknown
 from tests.k8s.parts import parts_of
-from tests.k8s.rendering import OVERLAYS, Object, containers_of, fields_of, find, makers_of, objects_of, pods_of
+from tests.support.rendering import OVERLAYS, Object, containers_of, fields_of, find, makers_of, objects_of, pods_of
 
 HASTE_SECONDS = 30
 NOTICED_SECONDS = 5
-"""After which nobody sends requests to a pod that is to end, at the latest."""
+"""The longest time until no more requests reach a terminating pod."""
 QUANTITY = re.compile(r"(\d+(?:\.\d+)?)(m|Ki|Mi|Gi|)")
 FACTORS = {"": 1.0, "m": 0.001, "Ki": 2.0**10, "Mi": 2.0**20, "Gi": 2.0**30}
 PROBES = {"startupProbe", "livenessProbe", "readinessProbe"}
@@ -26,7 +26,7 @@ CONTAINERS = [
 
 
 def amount(quantity: object) -> float:
-    """A quantity of Kubernetes as a number."""
+    """A Kubernetes quantity as a number."""
     found = QUANTITY.fullmatch(str(quantity))
     assert found, quantity
     return float(found[1]) * FACTORS[found[2]]
@@ -92,7 +92,7 @@ def test_nothing_is_started_anew_in_a_hurry(pod: Object) -> None:
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
 @pytest.mark.parametrize("service", ["gateway", "worker"])
-def test_service_is_alive_whoever_else_is_not(overlay: str, service: str) -> None:
+def test_service_is_alive_whatever_else_is_down(overlay: str, service: str) -> None:
     [container] = find(overlay, "Deployment", service)["spec"]["template"]["spec"]["containers"]
     ready, alive, started = (container[f"{probe}Probe"]["httpGet"] for probe in ("readiness", "liveness", "startup"))
 
@@ -101,7 +101,7 @@ def test_service_is_alive_whoever_else_is_not(overlay: str, service: str) -> Non
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
-def test_release_takes_no_capacity_away_and_gateways_serve_until_nobody_sends_requests(overlay: str) -> None:
+def test_release_removes_no_capacity_and_gateways_serve_until_no_more_requests_come(overlay: str) -> None:
     gateway, worker = (find(overlay, "Deployment", name)["spec"] for name in ("gateway", "worker"))
     [container] = gateway["template"]["spec"]["containers"]
 

@@ -1,4 +1,4 @@
-"""What one object says of another is so: an API server or an operator would notice otherwise, or nobody until later."""
+"""References between objects are correct; an API server or an operator would find a mistake late or never."""
 
 import re
 from typing import Any
@@ -9,7 +9,7 @@ import yaml
 from dev.backend import ROOT
 from tests.k8s.parts import chosen_by, parts_of
 from tests.k8s.references import references_of, there
-from tests.k8s.rendering import OVERLAYS, Object, containers_of, fields_of, find, makers_of, name_of, objects_of
+from tests.support.rendering import OVERLAYS, Object, containers_of, fields_of, find, makers_of, name_of, objects_of
 
 NAME = re.compile(r"[a-z0-9]([a-z0-9.-]*[a-z0-9])?")
 
@@ -102,7 +102,7 @@ def test_what_prometheus_asks_is_what_it_asks_under_compose() -> None:
 
 
 def asked_by(monitor: Object) -> list[tuple[str, Any]]:
-    """The jobs of a PodMonitor: whom they ask, where and for what."""
+    """The jobs of a PodMonitor: their targets, ports and paths."""
     [part] = chosen_by("production", monitor["spec"]["selector"])
     ports = parts_of("production")[part].ports
     return [

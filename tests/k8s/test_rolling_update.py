@@ -1,6 +1,6 @@
-"""A new release under load: the pods are replaced in turn as the Deployments say, and no request fails.
+"""A new release under load: pods are replaced as the Deployments say, and no request fails.
 
-Servers stay up here, so that a client has nothing to retry: any refusal counts.
+The servers stay up, so a client has nothing to retry: any refusal is a failure.
 """
 
 import asyncio
@@ -11,10 +11,10 @@ from contextlib import asynccontextmanager
 import httpx
 import pytest
 
-from tests import canaries
-from tests.accounts import Person, sign_up
 from tests.k8s.pods import Namespace, Pod
 from tests.k8s.test_policy import NOTICED_SECONDS
+from tests.support import canaries
+from tests.support.accounts import Person, sign_up
 from tests.system.test_rolling import CLIENTS, Balancer, Load
 
 PARTS = "worker", "gateway"
@@ -28,7 +28,7 @@ pytestmark = [
 
 
 class Endpoints(Balancer):
-    """Hands requests to the gateways of which it has been told, in turn; it learns late that one ends."""
+    """Sends requests in turn to the gateways that it knows; learns late that one terminates."""
 
     def __init__(self) -> None:
         super().__init__([])
@@ -36,7 +36,7 @@ class Endpoints(Balancer):
 
     @asynccontextmanager
     async def to(self, pods: list[Pod]) -> AsyncIterator["Endpoints"]:
-        """Leads to the pods, and others that come; for the block."""
+        """A balancer for these pods and new ones, for the block."""
         for pod in pods:
             self.add(pod)
         try:
@@ -46,16 +46,16 @@ class Endpoints(Balancer):
                 await client.aclose()
 
     def add(self, pod: Pod) -> None:
-        """To be called when it is ready."""
+        """Adds a pod that is ready."""
         self._clients[pod.name] = httpx.AsyncClient(base_url=pod.url("http"), timeout=30)
         self._ready = [*self._ready, self._clients[pod.name]]
 
     def some_client(self) -> httpx.AsyncClient:
-        """A client of one of them."""
+        """A client of the next pod."""
         return self._ready[0]
 
     def remove(self, pod: Pod) -> None:
-        """No new request goes there."""
+        """Sends no more requests to the pod."""
         self._ready = [client for client in self._ready if client is not self._clients[pod.name]]
 
 
@@ -90,12 +90,12 @@ async def test_release_fails_no_request_loses_no_write_and_every_process_ends_by
     assert not load.refusals
     assert [pod.state["RestartCount"] for part in PARTS for pod in namespace.of(part)] == [0] * len(before)
     assert {pod.name: pod.exit_code for pod in before} == {pod.name: 0 for pod in before}
-    assert not canaries.told_in("".join(pod.log for pod in namespace.pods if pod.part in PARTS))
+    assert not canaries.find_secrets("".join(pod.log for pod in namespace.pods if pod.part in PARTS))
     await told_once(namespace, load, people)
 
 
 async def told_once(namespace: Namespace, load: Load, people: list[Person]) -> None:
-    """Every write has its effect and its outcome once, and there are no others."""
+    """Checks that every write has its effect and its outcome once, and that there are no others."""
     owners = {str(person.id) for person in people}
     notes = await query(namespace, "select owner_id, title, version from notes")
     theirs = sorted(tuple(note) for owner, *note in notes if owner in owners)
@@ -105,7 +105,7 @@ async def told_once(namespace: Namespace, load: Load, people: list[Person]) -> N
 
 
 async def query(namespace: Namespace, sql: str) -> list[list[str]]:
-    """The rows as `psql` prints them."""
+    """The rows in the format of `psql`."""
     [postgres] = namespace.of("postgres")
     printed = await postgres.run("psql", "--username=inkwell", "--no-align", "--tuples-only", "--command", sql)
     return [line.split("|") for line in printed.splitlines()]

@@ -1,15 +1,15 @@
-"""The pods of the `dev` overlay run as its manifests say: users, rights, limits, files, probes, connections."""
+"""The pods of the `dev` overlay run as the manifests say: users, rights, limits, files, probes, connections."""
 
 import sys
 
 import httpx
 import pytest
 
-from tests import canaries
-from tests.accounts import sign_up
 from tests.k8s.arrows import outwards, within
 from tests.k8s.connections import OUTSIDE, arrows_seen
 from tests.k8s.pods import Namespace, Pod
+from tests.support import canaries
+from tests.support.accounts import sign_up
 
 pytestmark = [
     pytest.mark.needs_docker,
@@ -88,7 +88,7 @@ async def test_memory_is_limited(namespace: Namespace, part: str) -> None:
 def test_who_connected_to_whom_is_what_the_policies_allow(namespace: Namespace) -> None:
     seen = arrows_seen(pod.network for pod in namespace.pods)
 
-    # From outside come these tests and the probes. Names are resolved on loopback here; nobody monitors `dev`.
+    # These tests and the probes connect from outside. Names are resolved on loopback; `dev` has no monitoring.
     assert {arrow for arrow in seen if arrow[0] != OUTSIDE} == within(outwards("dev"))
 
 

@@ -1,4 +1,4 @@
-"""What Postgres and RabbitMQ must not lose: three of each, every commit on two disks, and who may do what there."""
+"""Postgres and RabbitMQ in production: three nodes each, every commit on two disks, and least privilege."""
 
 import json
 import os
@@ -13,18 +13,18 @@ from tests.faults.broker_nodes import CLUSTER_SETTINGS
 from tests.k8s.parts import services_of
 from tests.k8s.passwords import secrets_of
 from tests.k8s.references import references_of
-from tests.k8s.rendering import OVERLAYS, Object, fields_of, find, makers_of, objects_of
 from tests.k8s.test_policy import amount
 from tests.k8s.test_settings import PATHS, ROLES, settings_of
+from tests.support.rendering import OVERLAYS, Object, fields_of, find, makers_of, objects_of
 
 SYNCHRONOUS = {"method": "any", "number": 1, "dataDurability": "required", "failoverQuorum": True}
 LOSE_COMMITS = {"fsync", "full_page_writes", "synchronous_commit", "synchronous_standby_names"}
 SESSIONS = {"gateway": 5, "worker": 4}
-"""Of Postgres, that each may have at most."""
+"""The most connections of each service to Postgres."""
 LABEL_OF_CLOUDNATIVE_PG = "cnpg.io/reload=true"
-"""With it a changed password is Postgres's at once."""
+"""A label that makes Postgres adopt a changed password at once."""
 LABEL_OF_TOPOLOGY_OPERATOR = "rabbitmq.com/topology-operator=true"
-"""Without it a User is refused."""
+"""The operator refuses a User without it."""
 RIGHTS = ("configure", "write", "read")
 
 
@@ -37,7 +37,7 @@ def specs_of(kind: str, overlay: str = "production") -> dict[str, Object]:
     return {each["metadata"]["name"]: each["spec"] for each in objects_of(overlay) if each["kind"] == kind}
 
 
-def test_every_commit_is_on_two_disks_before_anybody_is_told_of_it() -> None:
+def test_every_commit_is_on_two_disks_before_it_is_confirmed() -> None:
     cluster = spec_of("Cluster", "postgres")
 
     assert cluster["instances"] >= 3

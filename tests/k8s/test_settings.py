@@ -1,4 +1,4 @@
-"""The services start with exactly what the manifests give them, and what the manifests say twice agrees."""
+"""The services start with exactly the settings in the manifests, and repeated values agree."""
 
 import os
 import re
@@ -14,7 +14,7 @@ from shared.settings import DatabaseSettings, MigrationSettings, ServiceSettings
 from tests.k8s.environment import environment
 from tests.k8s.parts import services_of
 from tests.k8s.passwords import secrets_of
-from tests.k8s.rendering import OVERLAYS, Object, containers_of, find, objects_of, pods_of
+from tests.support.rendering import OVERLAYS, Object, containers_of, find, objects_of, pods_of
 from worker.settings import WorkerSettings
 
 SETTINGS: dict[str, type[DatabaseSettings]] = {
@@ -32,7 +32,7 @@ GIVEN = {
     | {"signing_keys", "fingerprint_key", "host", "port", "drain_delay_seconds", "trusted_proxies"},
     "Deployment worker, worker": IN_COMMON | {"worker_health_host", "worker_health_port"},
 }
-"""All that the services are given; what else there is keeps its default."""
+"""All settings that the manifests set; others keep their defaults."""
 OTHER_VARIABLES = {"POSTGRES_PASSWORD", "RABBITMQ_PASSWORD", "PYTHON_CPU_COUNT"}
 ROLES = {"gateway": "inkwell_gateway", "worker": "inkwell_worker", "migrate": "inkwell_migrator"}
 PATHS = {"postgres": "/inkwell", "rabbitmq": "/"}
@@ -40,7 +40,7 @@ DRAIN = ("drain_delay_seconds", "drain_timeout_seconds", "publish_timeout_second
 
 
 def container_of(overlay: str, called: str) -> Object:
-    """The container, by its maker without a version, and its name."""
+    """The container by its owner and its name, without a version."""
     [found] = [
         container
         for maker, pod in pods_of(overlay)
@@ -51,7 +51,7 @@ def container_of(overlay: str, called: str) -> Object:
 
 
 def settings_of(overlay: str, called: str) -> DatabaseSettings:
-    """What the container's program reads."""
+    """The settings that the container's program reads."""
     with pytest.MonkeyPatch.context() as patch:
         for name in [name for name in os.environ if name.startswith("INKWELL_")]:
             patch.delenv(name)

@@ -1,4 +1,4 @@
-"""A server with several hosts, or a host with several addresses: one that hangs does not hold up the others."""
+"""A server with several hosts, or a host with several addresses: one that hangs does not delay the others."""
 
 import asyncio
 import socket
@@ -20,7 +20,7 @@ from shared.broker_url import BrokerUrl
 from shared.database import CONNECT_TIMEOUT_SECONDS, connect
 from shared.database_url import DatabaseUrl
 from shared.messaging import BROKER_ERRORS, SETUP_TIMEOUT_SECONDS, is_open, open_connection
-from tests.proxy import proxy_to
+from tests.support.proxy import proxy_to
 
 NAME = "two.test"
 SILENT, ANSWERING = "127.0.0.2", "127.0.0.1"
@@ -42,7 +42,7 @@ def name_with_two_addresses(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @asynccontextmanager
 async def silent_server(port: int = 0) -> AsyncIterator[int]:
-    """The port of a server that takes connections and never answers."""
+    """The port of a server that accepts connections and never answers."""
     ending = asyncio.Event()
 
     async def say_nothing(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -58,14 +58,14 @@ async def silent_server(port: int = 0) -> AsyncIterator[int]:
 
 
 async def connect_to_postgres(url: str) -> None:
-    """Connects as the services do, and asks something."""
+    """Connects as the services do and sends a query."""
     session = await connect(Secret(DatabaseUrl.parse(url)), "test")
     assert await session.fetchval("select current_user") == "inkwell_gateway"
     await session.close()
 
 
 async def connect_to_broker(url: str) -> None:
-    """Connects as the services do, and asks something."""
+    """Connects as the services do and sends a request."""
     async with open_connection(Secret(BrokerUrl.parse(url)), "test") as connection:
         await connection.channel()
         assert is_open(connection)
@@ -75,7 +75,7 @@ async def connect_to_broker(url: str) -> None:
 async def test_postgres_is_found_at_the_other_address_of_a_name_if_one_hangs(gateway_settings: GatewaySettings) -> None:
     url = URL(str(gateway_settings.database_url.get_secret_value()))
     async with proxy_to(str(url.host), url.port or 0) as proxy, silent_server(proxy.port):
-        for _ in range(3):  # in whatever order
+        for _ in range(3):  # in any order
             async with asyncio.timeout(CONNECT_TIMEOUT_SECONDS):
                 await connect_to_postgres(str(url.with_host(NAME).with_port(proxy.port)))
 
@@ -156,7 +156,7 @@ Serve = Callable[[asyncio.StreamReader, asyncio.StreamWriter, ssl.SSLContext], A
 
 @pytest.fixture
 def certificate(tmp_path: Path) -> Path:
-    """A certificate of the name, with its key in the same file."""
+    """A certificate for the name, with its key in the same file."""
     key, signed = tmp_path / "key.pem", tmp_path / "certificate.pem"
     names = ("-subj", f"/CN={NAME}", "-addext", f"subjectAltName=DNS:{NAME}")
     subprocess.run([*CERTIFICATE, *names, "-keyout", str(key), "-out", str(signed)], check=True, capture_output=True)
@@ -166,12 +166,12 @@ def certificate(tmp_path: Path) -> Path:
 
 @asynccontextmanager
 async def tls_server(certificate: Path, serve: Serve) -> AsyncIterator[int]:
-    """The port of a server with the certificate at the answering address; the other one is refused."""
+    """The port of a server with the certificate at the answering address; the other address refuses connections."""
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     context.load_cert_chain(certificate)
 
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with suppress(OSError, asyncio.IncompleteReadError):  # the client may have had enough
+        with suppress(OSError, asyncio.IncompleteReadError):  # the client may have closed the connection
             await serve(reader, writer, context)
             await writer.drain()
         writer.close()
@@ -184,7 +184,7 @@ async def tls_server(certificate: Path, serve: Serve) -> AsyncIterator[int]:
 
 
 async def refuse_a_password(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, tls: ssl.SSLContext) -> None:
-    """What Postgres does with a wrong password, over TLS."""
+    """Postgres' answer to a wrong password, over TLS."""
     await reader.readexactly(8)
     writer.write(b"S")
     await writer.start_tls(tls)

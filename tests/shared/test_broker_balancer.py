@@ -1,4 +1,4 @@
-"""The balancer before RabbitMQ that docs/operations.md has."""
+"""The load balancer for RabbitMQ in docs/operations.md."""
 
 import asyncio
 import re
@@ -11,8 +11,8 @@ import pytest
 from aio_pika.exceptions import AMQPConnectionError
 
 from dev.backend import ROOT, Services
-from tests.harness import eventually
-from tests.proxy import free_port
+from tests.support.harness import eventually
+from tests.support.proxy import free_port
 
 HAPROXY = shutil.which("haproxy") or shutil.which("haproxy", path="/usr/sbin")
 EXAMPLE = re.compile("```haproxy\n(.+?)```", re.DOTALL)

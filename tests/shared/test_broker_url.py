@@ -1,9 +1,9 @@
-"""INKWELL_BROKER_URL: several nodes, and what is wrong with one is told at start."""
+"""INKWELL_BROKER_URL: several nodes, and errors that are reported at start."""
 
 import pytest
 
 from shared.broker_url import BrokerUrl
-from tests.shared.test_settings import assert_refused, run
+from tests.support.programs import assert_refused, run
 
 
 @pytest.mark.parametrize(
@@ -62,16 +62,15 @@ def test_url_that_cannot_be_read_is_refused_without_its_password(url: str) -> No
     assert "hunter2" not in str(refused.value)
 
 
-@pytest.mark.parametrize("program", [("gateway",), ("worker",), ("worker", "dead-letters", "list")])
 @pytest.mark.parametrize(
-    ("url", "told"),
+    ("program", "url", "message"),
     [
-        ("amqp://u:hunter2-hunter2@one,two:70000/", "port"),
-        ("amqp://u:hunter2-hunter2@one,/", "lacks a host"),
-        ("amqp://u:hunter2-hunter2@one/?cafle=/x", "did you mean cafile?"),
+        (("gateway",), "amqp://u:hunter2-hunter2@one,two:70000/", "port"),
+        (("worker",), "amqp://u:hunter2-hunter2@one,/", "lacks a host"),
+        (("worker", "dead-letters", "list"), "amqp://u:hunter2-hunter2@one/?cafle=/x", "did you mean cafile?"),
     ],
 )
 def test_program_ends_where_the_url_is_wrong_and_names_the_setting(
-    program: tuple[str, ...], url: str, told: str
+    program: tuple[str, ...], url: str, message: str
 ) -> None:
-    assert_refused(run(*program, INKWELL_BROKER_URL=url), "INKWELL_BROKER_URL", told)
+    assert_refused(run(*program, INKWELL_BROKER_URL=url), "INKWELL_BROKER_URL", message)

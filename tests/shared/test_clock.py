@@ -1,4 +1,4 @@
-"""Postgres' time as a service carries it on: the best sample counts, and the service's own clock does not."""
+"""A service's clock follows Postgres: the best sample counts, and the machine's clock does not."""
 
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -14,7 +14,7 @@ START = datetime(2026, 1, 1, tzinfo=UTC)
 
 
 class SystemClock(datetime):
-    """The machine's clock, as a test sets it."""
+    """The machine's clock, set by the test."""
 
     ahead = timedelta()
 
@@ -31,7 +31,7 @@ def system_clock(monkeypatch: pytest.MonkeyPatch) -> type[SystemClock]:
 
 
 def sample(offset_seconds: float = 0.0, error_seconds: float = 0.001, at: float | None = None) -> Sample:
-    """What a Postgres shows whose clock is so far ahead of the machine's."""
+    """A sample of a Postgres whose clock is this far ahead of the machine's."""
     now = elapsed_seconds()
     seen_at = now if at is None else at
     shown = datetime.now(UTC) + timedelta(seconds=offset_seconds + seen_at - now)

@@ -1,4 +1,4 @@
-"""The few connections to Postgres: what becomes of the others when one fails, or when something is given up."""
+"""The pool of connections to Postgres: failures and cancellations of one do not affect the others."""
 
 import asyncio
 
@@ -9,13 +9,13 @@ from asyncpg import Connection, Record
 from shared.connections import Connections
 from shared.database import Session, connect
 from shared.primary import FormerPrimaryError, Timeline, identify
-from tests.harness import eventually
+from tests.support.harness import eventually
 from worker.settings import WorkerSettings
 
 RUNNING = "select count(*) from pg_stat_activity where datname = current_database() and query = 'select pg_sleep(7)'"
 
 
-async def test_statement_that_nobody_waits_for_any_more_ends_with_its_session(
+async def test_abandoned_statement_ends_with_its_session(
     connections: Connections, database: "Connection[Record]"
 ) -> None:
     for _ in range(3):
@@ -31,7 +31,7 @@ async def none_runs(database: "Connection[Record]") -> bool:
 
 
 async def idle_sessions(connections: Connections, count: int = 3) -> list[Session]:
-    """So many of the connections, made and idle."""
+    """This many connections, opened and idle."""
 
     async def use(ready: asyncio.Barrier) -> Session:
         async with connections.acquire() as session:
@@ -43,7 +43,7 @@ async def idle_sessions(connections: Connections, count: int = 3) -> list[Sessio
 
 
 async def used_again(connections: Connections, count: int = 3) -> set[Session]:
-    """The sessions that those who ask next get."""
+    """The sessions that the next callers get."""
     return set(await idle_sessions(connections, count))
 
 
@@ -97,13 +97,13 @@ async def test_idle_connections_are_dropped_when_the_server_ends_one(
 
 
 async def sleep(connections: Connections) -> None:
-    """Asks for something that takes long."""
+    """Runs a long statement."""
     async with connections.acquire() as session:
         await session.execute("select pg_sleep(7)")
 
 
 async def end_sleeping(database: "Connection[Record]") -> bool:
-    """Has the server end whoever sleeps."""
+    """Makes the server end the sleeping session."""
     return bool(await database.fetch(RUNNING.replace("count(*)", "pg_terminate_backend(pid)")))
 
 
@@ -130,7 +130,7 @@ async def test_idle_connections_are_dropped_when_the_server_says_that_it_takes_n
 ) -> None:
     sessions = await idle_sessions(connections)
     async with connections.acquire() as session:
-        # The server reports a changed setting with the answer to any statement, whatever has changed it.
+        # The server reports a changed setting with the answer to any statement, however it was changed.
         await session.execute("set default_transaction_read_only = on")
 
     assert not await used_again(connections) & set(sessions)
@@ -146,7 +146,7 @@ async def test_idle_connections_are_kept_when_only_a_statement_fails(connections
     assert len(await used_again(connections) & set(sessions)) == len(sessions) - 1
 
 
-async def test_idle_connections_are_kept_when_somebody_gives_up_soon(connections: Connections) -> None:
+async def test_idle_connections_are_kept_when_a_caller_gives_up_soon(connections: Connections) -> None:
     sessions = await idle_sessions(connections)
     with pytest.raises(TimeoutError):
         async with asyncio.timeout(0.05), connections.acquire() as session:
@@ -176,7 +176,7 @@ async def test_session_in_use_is_ended_when_a_newer_timeline_is_seen(connections
     assert timeline
     asking = asyncio.create_task(sleep(connections))
     await asyncio.sleep(0.2)
-    connections.primary.distrust(session)  # as when another session has failed before
+    connections.primary.distrust(session)  # as after another session's failure
 
     connections.primary.observe(Timeline(timeline.system, timeline.number + 1))
 

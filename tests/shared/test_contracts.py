@@ -1,4 +1,4 @@
-"""The wire: what was ever sent is read for ever, and no bad message takes its neighbours along."""
+"""The wire format: old messages stay readable, and an invalid command does not affect its neighbours."""
 
 import json
 from datetime import UTC, datetime
@@ -169,7 +169,7 @@ REPLIES = [
 
 
 def event(command: Command = CREATE, **members: object) -> dict[str, Any]:
-    """A command as it travels, with some members replaced."""
+    """A command as JSON with some members replaced."""
     travelling: dict[str, Any] = json.loads(encode_command(command))
     return travelling | members
 
@@ -179,7 +179,7 @@ def batch(*events: object) -> bytes:
 
 
 def batch_with_raw_title(raw_title: bytes) -> bytes:
-    """A bad command between two good ones; its title is not what `json.dumps` would write."""
+    """An invalid command between two valid ones; its title is not formatted as `json.dumps` would."""
     bad = json.dumps(event(REPLACE, data={"note_id": 7, "title": "@", "description": ""})).encode()
     return encode_batch([encode_command(CREATE), bad.replace(b'"@"', raw_title), encode_command(DELETE)])
 
@@ -427,7 +427,7 @@ ITEM = {"op": "delete", "note_id": 1}
 
 
 def typed(type_name: str, data: object) -> dict[str, Any]:
-    """A command of this type with these data."""
+    """A command of this type with this data."""
     owner = 0 if type_name == "user.register" else 1
     return event(type=type_name, owner=owner, dataversion=1, data=data)
 
@@ -541,7 +541,7 @@ def test_bad_command_that_postgres_could_not_store_is_unreadable() -> None:
 
 
 def is_storable_json(content: str) -> bool:
-    """Whether Postgres takes it as JSON, which knows neither NaN nor Infinity."""
+    """Whether Postgres accepts it as JSON, which has neither NaN nor Infinity."""
     constants: list[str] = []
     json.loads(content, parse_constant=constants.append)
     content.encode()

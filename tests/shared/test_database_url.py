@@ -1,4 +1,4 @@
-"""What INKWELL_DATABASE_URL may say: what libpq knows has its effect on a real Postgres, or is refused by its name."""
+"""INKWELL_DATABASE_URL: each of libpq's parameters has its effect on a real Postgres, or is rejected by name."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -15,8 +15,8 @@ from gateway.settings import GatewaySettings
 from shared import database
 from shared.database import NotPrimaryError, Session, connect
 from shared.database_url import KNOWN, UNSUPPORTED, DatabaseUrl
-from tests.proxy import free_port
-from tests.shared.test_settings import assert_refused, run
+from tests.support.programs import assert_refused, run
+from tests.support.proxy import free_port
 
 LIBPQ = """
 application_name channel_binding client_encoding connect_timeout dbname fallback_application_name gssdelegation
@@ -96,7 +96,7 @@ def test_parameter_that_cannot_be_had_is_named(parameters: str, named: str) -> N
         DatabaseUrl.parse(f"postgresql://inkwell:hunter2@127.0.0.1/inkwell?{parameters}")
 
 
-@pytest.mark.parametrize("program", [("gateway",), ("worker",), ("alembic", "upgrade", "head"), ("gateway", "doctor")])
+@pytest.mark.parametrize("program", [("gateway", "doctor"), ("alembic", "upgrade", "head")])
 def test_program_ends_where_the_url_has_a_parameter_that_cannot_be_had(program: tuple[str, ...]) -> None:
     url = "postgresql://inkwell:hunter2-hunter2@127.0.0.1:1/inkwell?channel_binding=require"
 
@@ -189,7 +189,7 @@ async def test_host_that_answers_is_found_among_others(gateway_settings: Gateway
 
 @asynccontextmanager
 async def silent_host() -> AsyncIterator[int]:
-    """The port of a server that takes connections and never says a word."""
+    """The port of a server that accepts connections and never answers."""
 
     async def say_nothing(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await asyncio.sleep(60)
@@ -227,9 +227,7 @@ async def test_of_several_hosts_the_primary_is_found(
     assert DatabaseUrl.parse("postgresql://one").connect_arguments("x")["target_session_attrs"] == "primary"
 
 
-async def test_password_may_be_in_a_file_that_nobody_else_reads(
-    gateway_settings: GatewaySettings, tmp_path: Path
-) -> None:
+async def test_password_may_be_in_a_private_file(gateway_settings: GatewaySettings, tmp_path: Path) -> None:
     place = make_url(str(gateway_settings.database_url.get_secret_value()))
     file = tmp_path / "passwords"
     file.write_text(f"{place.host}:{place.port}:*:inkwell_gateway:inkwell_gateway\n")
@@ -243,7 +241,7 @@ async def test_password_may_be_in_a_file_that_nobody_else_reads(
         DatabaseUrl.parse(url)
 
 
-def test_parameters_without_effect_are_told() -> None:
+def test_parameters_without_effect_are_reported() -> None:
     ended = run("worker", "doctor", INKWELL_DATABASE_URL="postgresql://x@127.0.0.1:1/x?keepalives_idle=30")
 
     assert "parameters of INKWELL_DATABASE_URL without effect" in ended.stderr

@@ -1,4 +1,4 @@
-"""`python -m gateway doctor` and `python -m worker doctor`: what they say of a deployment that is ill in one way."""
+"""`python -m gateway doctor` and `python -m worker doctor`: their findings in a deployment with one defect."""
 
 import json
 from typing import Any
@@ -15,8 +15,8 @@ from shared.broker_metrics import NodeMetrics
 from shared.contracts import BadCommand
 from shared.doctor import Level, check_partition
 from shared.messaging import Topology, open_connection
-from tests import harness
-from tests.commands import create
+from tests.support import harness
+from tests.support.commands import create
 from worker.apply import apply_batch
 from worker.doctor import examine as examine_worker
 from worker.settings import WorkerSettings
@@ -26,7 +26,7 @@ NOWHERE = {"database_url": "postgresql://nobody:nothing@127.0.0.1:1/n", "broker_
 
 
 async def gateway_findings(settings: GatewaySettings, printed: Printed) -> tuple[int, dict[str, dict[str, Any]]]:
-    """The exit code, and the findings by what was checked."""
+    """The exit code, and the findings by subject."""
     code = await examine_gateway(settings, as_json=True)
     return code, by_check(printed)
 
@@ -38,11 +38,11 @@ async def worker_findings(settings: WorkerSettings, printed: Printed) -> tuple[i
 
 def by_check(printed: Printed) -> dict[str, dict[str, Any]]:
     lines = printed.readouterr().out.splitlines()
-    findings = [json.loads(line) for line in lines if line.startswith("{")]  # there may be logs between them
+    findings = [json.loads(line) for line in lines if line.startswith("{")]  # log lines may precede them
     return {finding["check"]: finding for finding in findings}
 
 
-def ill(findings: dict[str, dict[str, Any]]) -> set[str]:
+def find_problems(findings: dict[str, dict[str, Any]]) -> set[str]:
     return {check for check, finding in findings.items() if finding["level"] != "ok"}
 
 
@@ -54,15 +54,15 @@ async def test_nothing_is_wrong_with_what_runs(
         worker_code, of_worker = await worker_findings(worker_settings, capsys)
 
     assert (code, worker_code) == (0, 0)
-    assert ill(findings) | ill(of_worker) <= {"broker"}  # an old one does not share
+    assert find_problems(findings) | find_problems(of_worker) <= {"broker"}  # an old broker does not report consumers
     assert {"schema", "clock", "connections", "role", "alarms", "partition 0", "partition 1"} <= set(findings)
 
 
-async def test_partition_that_nobody_consumes_is_a_problem(gateway_settings: GatewaySettings, capsys: Printed) -> None:
+async def test_partition_without_a_consumer_is_a_problem(gateway_settings: GatewaySettings, capsys: Printed) -> None:
     code, findings = await gateway_findings(gateway_settings, capsys)
 
     assert code == 1
-    assert {"partition 0", "partition 1"} <= ill(findings)
+    assert {"partition 0", "partition 1"} <= find_problems(findings)
     assert "start a worker" in findings["partition 0"]["advice"]
 
 
@@ -106,7 +106,7 @@ async def test_server_that_is_away_does_not_keep_the_others_from_being_checked(
         assert findings[still]["level"] == "ok"
 
 
-async def test_schema_that_is_behind_is_told_with_the_command_that_mends_it(
+async def test_outdated_schema_is_reported_with_the_command_that_updates_it(
     gateway_settings: GatewaySettings, database: "Connection[Record]", capsys: Printed
 ) -> None:
     await database.execute("update alembic_version set version_num = '0001'")
@@ -206,7 +206,7 @@ async def test_number_of_partitions_that_is_too_low_is_a_problem(
     assert findings["partitions"]["level"] == "problem"
 
 
-async def test_change_of_the_number_of_partitions_that_is_not_complete_is_told_with_the_command_that_completes_it(
+async def test_incomplete_change_of_the_number_of_partitions_is_reported_with_the_command_that_completes_it(
     gateway_settings: GatewaySettings, servers: Services, capsys: Printed
 ) -> None:
     topology = Topology.of(gateway_settings)
@@ -223,7 +223,7 @@ async def test_change_of_the_number_of_partitions_that_is_not_complete_is_told_w
     assert "python -m worker repartition 1" in opened["queues"]["advice"]
 
 
-async def test_broker_that_only_workers_of_the_version_before_have_prepared_is_told(
+async def test_broker_that_only_workers_of_the_previous_version_have_prepared_is_reported(
     gateway_settings: GatewaySettings, servers: Services, capsys: Printed
 ) -> None:
     topology = Topology.of(gateway_settings)
@@ -238,7 +238,7 @@ async def test_broker_that_only_workers_of_the_version_before_have_prepared_is_t
 
 
 @pytest.mark.parametrize(("argument", "level"), [("x-max-length-bytes", "warning"), ("x-overflow", "problem")])
-async def test_queue_that_was_made_otherwise_is_told(
+async def test_queue_with_other_arguments_is_reported(
     servers: Services, worker_settings: WorkerSettings, capsys: Printed, argument: str, level: str
 ) -> None:
     topology = Topology.of(worker_settings)

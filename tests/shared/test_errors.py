@@ -1,4 +1,4 @@
-"""What log lines say of errors: enough to mend them, and nothing that users wrote."""
+"""Log lines describe errors well enough to fix them, and contain nothing that users wrote."""
 
 import asyncio
 import socket
@@ -45,7 +45,7 @@ async def test_parameter_that_the_driver_refuses_is_not_quoted(database: "Connec
     assert describe_error(caught.value) == "DataError 22000"
 
 
-async def test_closed_connection_is_told(database_url: str) -> None:
+async def test_closed_connection_is_described(database_url: str) -> None:
     connection = await asyncpg.connect(database_url)
     await connection.close()
 
@@ -55,7 +55,7 @@ async def test_closed_connection_is_told(database_url: str) -> None:
     assert describe_error(caught.value) == "InterfaceError: connection is closed"
 
 
-async def test_wrong_password_is_told_without_the_password(servers: Services) -> None:
+async def test_wrong_password_is_described_without_the_password(servers: Services) -> None:
     url = str(aio_pika.connection.make_url(servers.broker_url).with_password(SECRET))
     with pytest.raises(AMQPError) as caught:
         await aio_pika.connect(url)
@@ -79,7 +79,7 @@ async def test_error_of_the_broker_has_its_reply_code_and_its_text(servers: Serv
     assert describe_error(returned.value) == "PublishError 312: NO_ROUTE"
 
 
-async def test_server_that_is_away_is_told_with_its_address() -> None:
+async def test_unreachable_server_is_described_with_its_address() -> None:
     with socket.socket() as closed:
         closed.bind(("127.0.0.1", 0))
         port = closed.getsockname()[1]
@@ -104,7 +104,7 @@ def test_credentials_in_a_text_are_left_out() -> None:
     )
 
 
-def test_other_errors_are_told_by_their_class_alone() -> None:
+def test_other_errors_are_described_by_their_class_alone() -> None:
     class Model(BaseModel):
         number: int
 

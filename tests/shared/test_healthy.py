@@ -1,4 +1,4 @@
-"""The health check of all containers: when it tells, and when it stays."""
+"""The health check of all containers: when it reports, and when it keeps checking."""
 
 import subprocess
 from pathlib import Path
@@ -10,7 +10,7 @@ from dev.containers import IMAGES
 
 CHECKS = """
 export PATH=/fakes:$PATH
-check() { sh /healthy.sh sh -c 'echo look; test -e /tmp/well'; echo "told $?"; }
+check() { sh /healthy.sh sh -c 'echo look; test -e /tmp/well'; echo "exit $?"; }
 check; touch /tmp/well; check; check; rm /tmp/well; check; touch /tmp/well; check
 """
 ONE_MINUTE = ["look", "sleep 10"] * 6
@@ -19,7 +19,7 @@ FAKE_SLEEP = '#!/bin/sh\necho "sleep $1"\n'
 pytestmark = pytest.mark.needs_docker
 
 
-def test_first_success_and_every_failure_are_told_at_once_and_a_success_like_the_last_after_a_minute(
+def test_first_success_and_every_failure_are_reported_at_once_and_a_repeated_success_after_a_minute(
     tmp_path: Path,
 ) -> None:
     (tmp_path / "sleep").write_text(FAKE_SLEEP)
@@ -29,5 +29,5 @@ def test_first_success_and_every_failure_are_told_at_once_and_a_success_like_the
 
     looks = subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()
 
-    failed, succeeded = ["look", "told 1"], ["look", "told 0"]
-    assert looks == [*failed, *succeeded, *ONE_MINUTE, "told 0", *failed, *succeeded]
+    failed, succeeded = ["look", "exit 1"], ["look", "exit 0"]
+    assert looks == [*failed, *succeeded, *ONE_MINUTE, "exit 0", *failed, *succeeded]

@@ -1,4 +1,4 @@
-"""Where the services listen, by the host that an operator names: on IPv4, on IPv6, on both."""
+"""The addresses on which the services listen, by the host in the settings: IPv4, IPv6, or both."""
 
 import asyncio
 import errno
@@ -14,9 +14,9 @@ import pytest
 
 from dev.backend import DEVELOPMENT_KEY, ROOT
 from shared.listening import open_sockets, single_socket_host
-from tests.harness import eventually
-from tests.proxy import free_port
-from tests.system.stack import Process
+from tests.support.harness import eventually
+from tests.support.proxy import free_port
+from tests.support.stack import Process
 
 IPV4, IPV6 = "127.0.0.1", "::1"
 SETTINGS = {
@@ -48,7 +48,7 @@ HOSTS = [pytest.param(host, marks=needs_ipv6 if ":" in host else ()) for host in
 
 @asynccontextmanager
 async def listening(service: str, folder: Path, **settings: str) -> AsyncIterator[Process]:
-    """A service whose servers are away, during the block; its probes and metrics do not need them."""
+    """A service without its servers during the block; probes and metrics do not need them."""
     process = Process([sys.executable, "-m", service], SETTINGS | settings, folder / "log", ready_url="")
     await process.start(ready=False)
     try:
@@ -58,13 +58,13 @@ async def listening(service: str, folder: Path, **settings: str) -> AsyncIterato
 
 
 async def answers_at(port: int, path: str) -> set[str]:
-    """The loopback addresses of which a port answers 200."""
+    """The loopback addresses at which a port answers 200."""
     async with httpx.AsyncClient(timeout=5) as client:
         return {each for each in (IPV4, IPV6) if await is_well(client, each, port, path)}
 
 
 async def until_answered_at(port: int, path: str, addresses: set[str]) -> None:
-    """Returns when it answers at these loopback addresses and no others: the sockets come one after the other."""
+    """Returns when it answers at exactly these loopback addresses; the sockets open one after the other."""
 
     async def is_so() -> bool:
         return await answers_at(port, path) == addresses
@@ -88,7 +88,7 @@ async def probe(**settings: str) -> int | None:
 
 
 @pytest.mark.parametrize("host", HOSTS)
-async def test_gateway_and_its_metrics_listen_where_they_are_told_to_and_the_probe_finds_it(
+async def test_gateway_and_its_metrics_listen_at_the_configured_host_and_the_probe_finds_it(
     host: str, tmp_path: Path
 ) -> None:
     port, metrics_port = free_port(), free_port()
@@ -101,7 +101,7 @@ async def test_gateway_and_its_metrics_listen_where_they_are_told_to_and_the_pro
 
 
 @pytest.mark.parametrize("host", [pytest.param("::", marks=needs_ipv6), IPV4])
-async def test_probes_of_the_worker_listen_where_they_are_told_to(host: str, tmp_path: Path) -> None:
+async def test_probes_of_the_worker_listen_at_the_configured_host(host: str, tmp_path: Path) -> None:
     port = free_port()
     settings = {"INKWELL_WORKER_HEALTH_HOST": host, "INKWELL_WORKER_HEALTH_PORT": str(port)}
     async with listening("worker", tmp_path, **settings):

@@ -1,4 +1,4 @@
-"""The topology, and what the AMQP library does when a connection dies."""
+"""The topology, and the AMQP library's behaviour when a connection is lost."""
 
 import asyncio
 from types import SimpleNamespace
@@ -26,7 +26,7 @@ def test_owners_spread_over_the_partitions() -> None:
     assert min(counts) > 800
 
 
-async def test_cancellation_that_nobody_asked_for_is_a_broker_error() -> None:
+async def test_cancellation_without_a_request_is_a_broker_error() -> None:
     future = asyncio.get_running_loop().create_future()
     future.cancel()
 
@@ -70,7 +70,7 @@ def test_pauses_grow_to_their_limit_and_never_beyond() -> None:
 
 async def test_cancellation_that_meets_the_brokers_no_is_not_forgotten() -> None:
     class Asking:
-        """A channel whose task is cancelled just when the broker closes it, as aiormq then has it."""
+        """A channel whose task is cancelled just as the broker closes it, in aiormq's state of that moment."""
 
         async def queue_declare(self, *_: object, **__: object) -> None:
             task = asyncio.current_task()

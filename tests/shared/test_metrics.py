@@ -1,4 +1,4 @@
-"""Metrics: what happens is counted under names that stay few, and nothing that users write is among them."""
+"""Metrics: events are counted with bounded labels, which contain nothing that users write."""
 
 import asyncio
 from uuid import uuid4
@@ -8,9 +8,9 @@ import pytest
 from prometheus_client import REGISTRY, generate_latest
 
 from gateway.settings import GatewaySettings
-from tests import harness
-from tests.canaries import NOTE
-from tests.harness import eventually
+from tests.support import harness
+from tests.support.canaries import NOTE
+from tests.support.harness import eventually
 
 REQUESTS = "http_server_request_duration_seconds_count"
 LABELS = ("http_request_method", "http_route", "http_response_status_code")
@@ -25,7 +25,7 @@ def requests(method: str, route: str, status: int) -> float:
 
 
 def kinds() -> int:
-    """How many kinds of requests have been counted."""
+    """The number of label sets of the request counter."""
     return sum(sample.name == REQUESTS for metric in REGISTRY.collect() for sample in metric.samples)
 
 
@@ -54,7 +54,7 @@ async def test_request_is_counted_by_its_route_and_status(
     assert requests(counted, route, status) == before + 1
 
 
-async def test_paths_that_nobody_serves_are_counted_together(shared_client: httpx.AsyncClient) -> None:
+async def test_unknown_paths_are_counted_together(shared_client: httpx.AsyncClient) -> None:
     await shared_client.get("/before")
     before = kinds()
 
@@ -77,14 +77,14 @@ async def test_write_is_counted_on_its_whole_way(shared_client: httpx.AsyncClien
 
     assert (await shared_client.post("/notes", json=NOTE)).status_code == 201
 
-    async def counted() -> bool:  # the worker counts when it has replied
+    async def counted() -> bool:  # the worker counts after its reply
         return value("inkwell_worker_commands_total", **applied) == before[1] + 1
 
     await eventually(counted)
     assert [value(name) for name in names] == [each + 1 for each in before[0]]
 
 
-async def test_write_that_the_broker_is_not_there_for_is_told_while_it_waits(gateway_settings: GatewaySettings) -> None:
+async def test_write_that_waits_for_a_missing_broker_is_counted(gateway_settings: GatewaySettings) -> None:
     away = {"broker_url": "amqp://nobody:nothing@127.0.0.1:1/", "publish_timeout_seconds": 1}
     names = [f"inkwell_{each}" for each in ("writes_waiting", "publisher_backlog_commands", "publisher_backlog_bytes")]
 
@@ -118,7 +118,7 @@ async def test_metrics_tell_nothing_that_users_write(shared_client: httpx.AsyncC
     await shared_client.post("/notes", json=NOTE, headers={"Idempotency-Key": "k" * 20})
     await shared_client.get(f"/notes/search?q={NOTE['description']}")
 
-    told = generate_latest().decode()
+    exposed = generate_latest().decode()
 
-    assert NOTE["description"] not in told
-    assert "k" * 20 not in told
+    assert NOTE["description"] not in exposed
+    assert "k" * 20 not in exposed

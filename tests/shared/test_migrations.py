@@ -1,11 +1,10 @@
-"""Migrations, the rights that they give, and what a worker does about a schema that is behind."""
+"""Migrations, the grants that they make, and a worker's reaction to an outdated schema."""
 
 import asyncio
 import os
 import subprocess
 import sys
 from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import TypeAlias
 from uuid import uuid4
 
@@ -13,14 +12,13 @@ import asyncpg
 import pytest
 from sqlalchemy import make_url
 
-from dev.backend import Services
+from dev.backend import ROOT, Services
 from gateway.settings import GatewaySettings
 from shared.database import SchemaBehindError, check_schema
 from shared.tables import SCHEMA_REVISION, metadata
-from tests.harness import eventually
+from tests.support.harness import eventually
 from worker.settings import WorkerSettings
 
-ROOT = Path(__file__).parent.parent.parent
 MIGRATION_LOCK = 0x1E7C_0DE5
 Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
 
@@ -50,7 +48,7 @@ SCHEMA_CHANGES = ["drop table notes", "truncate notes", "alter table notes add c
 
 @pytest.fixture
 async def empty_database_url(servers: Services) -> AsyncIterator[str]:
-    """The URL of a database in which nothing was ever migrated."""
+    """The URL of a database without any migration."""
     name = f"inkwell_empty_{uuid4().hex[:12]}"
     admin = await asyncpg.connect(servers.database_url)
     await admin.execute(f"create database {name}")
@@ -59,24 +57,8 @@ async def empty_database_url(servers: Services) -> AsyncIterator[str]:
     await admin.close()
 
 
-@pytest.fixture
-async def as_gateway(gateway_settings: GatewaySettings) -> AsyncIterator[Connection]:
-    """A connection to the test's database as the gateway has it."""
-    connection = await asyncpg.connect(str(gateway_settings.database_url.get_secret_value()))
-    yield connection
-    await connection.close()
-
-
-@pytest.fixture
-async def as_worker(worker_settings: WorkerSettings) -> AsyncIterator[Connection]:
-    """A connection to the test's database as the worker has it."""
-    connection = await asyncpg.connect(str(worker_settings.database_url.get_secret_value()))
-    yield connection
-    await connection.close()
-
-
 def run(database_url: str, *arguments: str, **environment: str) -> "subprocess.CompletedProcess[str]":
-    """Runs a Python module as a process, as an operator does."""
+    """Runs a Python module as a process."""
     return subprocess.run(
         [sys.executable, "-m", *arguments],
         env={**os.environ, "INKWELL_DATABASE_URL": database_url, **environment},
@@ -89,7 +71,7 @@ def run(database_url: str, *arguments: str, **environment: str) -> "subprocess.C
 
 
 def alembic(database_url: str, *arguments: str) -> str:
-    """Runs Alembic; what it prints."""
+    """Runs Alembic; returns its output."""
     ended = run(database_url, "alembic", *arguments)
     assert ended.returncode == 0, ended.stderr
     return ended.stdout

@@ -1,4 +1,4 @@
-"""Behind PgBouncer, which pools sessions, and with TLS and a socket, neither of which the servers of the tests have."""
+"""Behind PgBouncer in session mode, and with TLS and a Unix socket, which the test servers lack."""
 
 import asyncio
 import subprocess
@@ -14,11 +14,11 @@ from gateway.reads.queries import SESSION_SETTINGS
 from gateway.settings import GatewaySettings
 from shared.database import connect
 from shared.database_url import DatabaseUrl
-from tests import harness
-from tests.canaries import NOTE
-from tests.conftest import alembic
-from tests.harness import eventually
-from tests.pgbouncer import PGBOUNCER, Pooler, pgbouncer
+from tests.support import harness
+from tests.support.canaries import NOTE
+from tests.support.harness import eventually
+from tests.support.isolation import alembic
+from tests.support.pgbouncer import PGBOUNCER, Pooler, pgbouncer
 from worker.settings import WorkerSettings
 
 pytestmark = pytest.mark.skipif(PGBOUNCER is None, reason="needs PgBouncer: apt-get install pgbouncer")
@@ -83,7 +83,7 @@ async def test_session_has_its_settings(pooler: Pooler, gateway_settings: Gatewa
         await session.close()
 
 
-async def test_session_is_as_new_for_whoever_gets_it_next(pooler: Pooler, gateway_settings: GatewaySettings) -> None:
+async def test_session_is_reset_for_the_next_client(pooler: Pooler, gateway_settings: GatewaySettings) -> None:
     url = pooler.url(gateway_settings.database_url.get_secret_value(), "inkwell_gateway")
     session = await connect(Secret(DatabaseUrl.parse(url.render_as_string(hide_password=False))), "test", None)
     backend = await session.fetchval("select pg_backend_pid()")
@@ -100,7 +100,7 @@ async def test_session_is_as_new_for_whoever_gets_it_next(pooler: Pooler, gatewa
     await eventually(is_given_again)
 
 
-async def test_statement_that_nobody_waits_for_any_more_ends_behind_a_pooler_too(
+async def test_abandoned_statement_ends_behind_a_pooler_too(
     pooler: Pooler, gateway_settings: GatewaySettings, database: "asyncpg.Connection[asyncpg.Record]"
 ) -> None:
     own = GatewaySettings.model_validate(behind(pooler, gateway_settings, "inkwell_gateway"))
@@ -138,7 +138,7 @@ async def test_server_may_be_a_socket(
 
 @pytest.fixture
 def certificate(tmp_path: Path) -> dict[str, str]:
-    """The files of a certificate for loopback that its key has signed."""
+    """The files of a certificate for loopback, signed by its own key."""
     files = {name: tmp_path / name for name in ("server.key", "server.crt")}
     command = [*SELF_SIGNED, "-keyout", str(files["server.key"]), "-out", str(files["server.crt"])]
     subprocess.run(command, check=True, capture_output=True)
@@ -147,7 +147,7 @@ def certificate(tmp_path: Path) -> dict[str, str]:
 
 @pytest.fixture
 async def secured(servers: Services, certificate: dict[str, str]) -> AsyncIterator[Pooler]:
-    """One that demands TLS."""
+    """A pooler that requires TLS."""
     async with pgbouncer(servers.database_url, WITH_TLS, **certificate) as running:
         yield running
 

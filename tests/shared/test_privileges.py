@@ -1,6 +1,6 @@
-"""What each service's user must not do, at RabbitMQ and in Postgres."""
+"""What each service's user may not do in RabbitMQ and in Postgres."""
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 
 import aio_pika
 import asyncpg
@@ -9,11 +9,11 @@ from aio_pika.abc import AbstractChannel
 from aiormq.exceptions import ChannelAccessRefused
 from yarl import URL
 
-from dev.backend import Services, as_user
+from dev.backend import Services
 from gateway.settings import GatewaySettings
 from shared.database import Session
 from shared.messaging import Topology
-from tests.k8s.rendering import find
+from tests.support.rendering import find
 
 Action = Callable[[AbstractChannel, Topology], Awaitable[object]]
 
@@ -95,7 +95,7 @@ async def consume(channel: AbstractChannel, queue: str) -> object:
 
 
 async def ignore(_: object) -> None:
-    """What a consumer that must not be does with a message."""
+    """What an unauthorised consumer could do with a message."""
 
 
 async def get(channel: AbstractChannel, queue: str) -> object:
@@ -117,7 +117,7 @@ async def publish(channel: AbstractChannel, exchange: str, key: str) -> object:
 
 @pytest.fixture
 def broker(servers: Services) -> Services:
-    """The servers, where RabbitMQ has a user for each service."""
+    """The servers, if RabbitMQ has a user for each service."""
     if not servers.has_broker_users:
         pytest.skip("INKWELL_BROKER_URL names a RabbitMQ in which there is one user for both services")
     return servers
@@ -137,23 +137,6 @@ async def test_refused_at_the_broker(
 async def test_broker_has_no_guest(broker: Services) -> None:
     with pytest.raises(aio_pika.exceptions.AMQPConnectionError):
         await aio_pika.connect(str(URL(broker.broker_url).with_user("guest").with_password("guest")))
-
-
-@pytest.fixture(params=["gateway", "worker"])
-async def as_service(request: pytest.FixtureRequest, database_url: str) -> AsyncIterator[Session]:
-    """A connection to the test's database as a service has it."""
-    role = f"inkwell_{request.param}"
-    connection = await asyncpg.connect(as_user(database_url, role, role))
-    yield connection
-    await connection.close()
-
-
-@pytest.fixture
-async def as_gateway(gateway_settings: GatewaySettings) -> AsyncIterator[Session]:
-    """A connection to the test's database as the gateway has it."""
-    connection = await asyncpg.connect(str(gateway_settings.database_url.get_secret_value()))
-    yield connection
-    await connection.close()
 
 
 async def test_services_can_create_nothing_in_postgres(as_service: Session) -> None:
@@ -187,7 +170,7 @@ async def assert_refused(session: Session, statement: str) -> None:
     pytest.fail(f"`{statement}` is allowed")
 
 
-async def test_nobody_of_inkwell_is_an_administrator(database: Session) -> None:
+async def test_no_user_of_inkwell_is_an_administrator(database: Session) -> None:
     roles = await database.fetch("select * from pg_roles where rolname like 'inkwell\\__%'")
 
     assert {role["rolname"] for role in roles} == {"inkwell_gateway", "inkwell_migrator", "inkwell_worker"}

@@ -1,4 +1,4 @@
-"""The image's health check, as Docker runs it."""
+"""The image's health check, run as Docker runs it."""
 
 import os
 import subprocess
@@ -11,12 +11,12 @@ from threading import Thread
 
 import pytest
 
-from tests.proxy import free_port
+from tests.support.proxy import free_port
 
 
 @contextmanager
 def answering(status: HTTPStatus) -> Iterator[int]:
-    """Something that gives this answer to everything, also as a proxy, on a port of loopback."""
+    """A server on a port of loopback that gives this answer to every request, also as a proxy."""
 
     class Answer(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
@@ -47,5 +47,5 @@ def test_health_is_what_the_service_says_and_not_what_a_proxy_does(status: HTTPS
         assert is_healthy(port, http_proxy=f"http://127.0.0.1:{proxy}") is expected
 
 
-def test_nobody_who_answers_is_ill() -> None:
+def test_probe_fails_if_nothing_answers() -> None:
     assert not is_healthy(free_port())

@@ -1,4 +1,4 @@
-"""What numbers an owner's writes where the writer does not: the version before, and an operator with `psql`."""
+"""Triggers number the writes that come without a revision: from the previous version, or by `psql`."""
 
 import time
 
@@ -6,7 +6,7 @@ import pytest
 from asyncpg import CheckViolationError, Connection, Record
 
 from shared.connections import Connections
-from tests.commands import create, delete, patch
+from tests.support.commands import create, delete, patch
 from worker.apply import apply_batch
 
 INSERT = (
@@ -17,7 +17,7 @@ MANY = 30_000
 
 
 async def owner_row(database: "Connection[Record]", owner: int = 1) -> tuple[int, int]:
-    """The owner's revision, and up to which deletions are forgotten."""
+    """The owner's revision, and the revision up to which deletions are purged."""
     row = await database.fetchrow("select revision, purged_revision from users where id = $1", owner)
     assert row
     return row["revision"], row["purged_revision"]
@@ -138,7 +138,7 @@ async def test_deletion_by_hand_of_a_note_that_was_brought_back_is_not_taken_for
     assert await owner_row(database) == (4, 4)
 
 
-async def test_truncation_outdates_everybodys_lists(database: "Connection[Record]") -> None:
+async def test_truncation_outdates_the_lists_of_all_owners(database: "Connection[Record]") -> None:
     await database.execute(INSERT, 1, 1)
 
     await database.execute("truncate notes")
@@ -176,7 +176,7 @@ async def test_correction_of_very_many_notes_by_hand_writes_their_owner_once(
     await database.execute(INSERT, 1, MANY)
     await database.execute(statement)
 
-    assert time.monotonic() - started < 30  # an update of the owner for each takes minutes
+    assert time.monotonic() - started < 30  # an update of the owner for each would take minutes
     assert (await owner_row(database))[0] == 2
 
 

@@ -1,17 +1,16 @@
-"""Wrong settings, as an operator meets them: the process ends at once and names what to mend."""
+"""Wrong settings end a process at once with a line that names what to correct."""
 
 import json
-import os
 import re
 import socket
-import subprocess
-import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from pydantic import ValidationError
 from pydantic_settings import BaseSettings
 
+from dev.backend import ROOT
 from gateway.settings import GatewaySettings, Key
 from shared.setting_names import find_unknown_files, find_unknown_variables, list_names
 from shared.settings import (
@@ -22,23 +21,10 @@ from shared.settings import (
     ServiceSettings,
     load_settings,
 )
+from tests.support.programs import GOOD, KEY, PUBLIC_KEY, SECRET, URLS, assert_one_line_names, assert_refused, run
 from worker.settings import WorkerSettings
 
-ROOT = Path(__file__).parent.parent.parent
-SECRET = "hunter2-hunter2"
-KEY = "a-key-that-is-used-in-the-tests-only"
-GOOD = {
-    "INKWELL_DATABASE_URL": f"postgresql://inkwell:{SECRET}@127.0.0.1:1/inkwell",
-    "INKWELL_BROKER_URL": f"amqp://inkwell:{SECRET}@127.0.0.1:1/",
-    "INKWELL_SIGNING_KEYS": KEY,
-    "INKWELL_FINGERPRINT_KEY": KEY,
-}
-PUBLIC_KEY = f"{DEVELOPMENT_MARK}-{DEVELOPMENT_MARK}"
-URLS = {
-    "INKWELL_DATABASE_URL": "postgresql://inkwell:development%2Donly@127.0.0.1:1/inkwell",
-    "INKWELL_BROKER_URL": "amqp://inkwell:development-only@127.0.0.1:1/",
-}
-
+SERVICES = (GatewaySettings, WorkerSettings)
 WRONG_IN_BOTH = [
     ("INKWELL_DATABASE_URL", None),
     ("INKWELL_DATABASE_URL", ""),
@@ -66,32 +52,36 @@ WRONG_IN_GATEWAY = [
 WRONG_IN_WORKER = [("INKWELL_BATCH_COMMANDS", "0"), ("INKWELL_DRAIN_TIMEOUT_SECONDS", "inf")]
 
 
-def run(*arguments: str, **changes: str | None) -> "subprocess.CompletedProcess[str]":
-    """Runs a Python module as a process with good settings but for the changes; None takes one away."""
-    inherited = {name: value for name, value in os.environ.items() if not name.startswith("INKWELL_")}
-    environment = {name: value for name, value in (inherited | GOOD | changes).items() if value is not None}
-    command = [sys.executable, "-m", *arguments]
-    return subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+Refuse = Callable[..., str]
 
 
-def assert_refused(ended: "subprocess.CompletedProcess[str]", *names: str) -> None:
-    """Exit code 2, nothing on stdout, one line on stderr that names the settings, and no secret in it."""
-    assert (ended.returncode, ended.stdout) == (2, "")
-    assert_one_line_names(ended.stderr, *names)
+@pytest.fixture
+def refuse(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Refuse:
+    """Loads a class of settings as the services do, from good ones but for the changes; returns what is on stderr.
+
+    `test_misspelt_variable_is_named_with_the_nearest_one_that_there_is` covers the programs that do so.
+    """
+
+    def refuse(settings_class: type[DatabaseSettings], **changes: str | None) -> str:
+        for name, value in (GOOD | changes).items():
+            if value is None:
+                monkeypatch.delenv(name, raising=False)
+            else:
+                monkeypatch.setenv(name, value)
+        with pytest.raises(SystemExit) as ended:
+            load_settings(settings_class)
+        printed = capsys.readouterr()
+        assert (ended.value.code, printed.out) == (2, "")
+        return printed.err
+
+    return refuse
 
 
-def assert_one_line_names(stderr: str, *names: str) -> None:
-    assert len(stderr.splitlines()) == 1
-    assert all(name in stderr for name in names)
-    assert SECRET not in stderr
-    assert KEY not in stderr
-    assert PUBLIC_KEY not in stderr
-
-
-@pytest.mark.parametrize("value", [None, f"mysql://inkwell:{SECRET}@127.0.0.1/inkwell"])
 @pytest.mark.parametrize("service", ["gateway", "worker"])
-def test_service_ends_and_names_its_wrong_setting(service: str, value: str | None) -> None:
-    assert_refused(run(service, INKWELL_DATABASE_URL=value), "INKWELL_DATABASE_URL")
+def test_service_ends_and_names_its_wrong_setting(service: str) -> None:
+    ended = run(service, INKWELL_DATABASE_URL=f"mysql://inkwell:{SECRET}@127.0.0.1/inkwell")
+
+    assert_refused(ended, "INKWELL_DATABASE_URL")
 
 
 @pytest.mark.parametrize("service", ["gateway", "worker"])
@@ -102,23 +92,27 @@ def test_metrics_port_that_is_taken_is_named(service: str) -> None:
     assert_refused(ended, "INKWELL_METRICS_PORT")
 
 
-@pytest.mark.parametrize("service", ["gateway", "worker"])
-def test_retention_under_which_a_late_delivery_would_act_twice_is_named(service: str) -> None:
-    ended = run(service, INKWELL_COMMAND_MAX_AGE_DAYS="4")
+@pytest.mark.parametrize("service", SERVICES)
+def test_retention_under_which_a_late_delivery_would_act_twice_is_named(
+    refuse: Refuse, service: type[ServiceSettings]
+) -> None:
+    line = refuse(service, INKWELL_COMMAND_MAX_AGE_DAYS="4")
 
-    assert_refused(ended, "INKWELL_COMMAND_RETENTION_DAYS", "INKWELL_COMMAND_MAX_AGE_DAYS")
+    assert_one_line_names(line, "INKWELL_COMMAND_RETENTION_DAYS", "INKWELL_COMMAND_MAX_AGE_DAYS")
 
 
 @pytest.mark.parametrize(
     ("service", "name", "value"),
     [
-        *[(service, name, URLS[name]) for service in ("gateway", "worker") for name in URLS],
-        ("gateway", "INKWELL_SIGNING_KEYS", f"{KEY},{PUBLIC_KEY}"),
-        ("gateway", "INKWELL_FINGERPRINT_KEY", PUBLIC_KEY.upper()),
+        *[(service, name, URLS[name]) for service in SERVICES for name in URLS],
+        (GatewaySettings, "INKWELL_SIGNING_KEYS", f"{KEY},{PUBLIC_KEY}"),
+        (GatewaySettings, "INKWELL_FINGERPRINT_KEY", PUBLIC_KEY.upper()),
     ],
 )
-def test_secret_for_development_is_refused_elsewhere(service: str, name: str, value: str) -> None:
-    assert_refused(run(service, **{name: value}), name, "INKWELL_ENVIRONMENT")
+def test_secret_for_development_is_refused_elsewhere(
+    refuse: Refuse, service: type[ServiceSettings], name: str, value: str
+) -> None:
+    assert_one_line_names(refuse(service, **{name: value}), name, "INKWELL_ENVIRONMENT")
 
 
 def test_migrator_refuses_a_password_for_development() -> None:
@@ -127,10 +121,10 @@ def test_migrator_refuses_a_password_for_development() -> None:
     assert_refused(run("alembic", "upgrade", "head", **{name: URLS[name]}), name, "INKWELL_ENVIRONMENT")
 
 
-def test_every_secret_for_development_is_named() -> None:
-    ended = run("gateway", INKWELL_FINGERPRINT_KEY=PUBLIC_KEY, **URLS)
+def test_every_secret_for_development_is_named(refuse: Refuse) -> None:
+    line = refuse(GatewaySettings, INKWELL_FINGERPRINT_KEY=PUBLIC_KEY, **URLS)
 
-    assert_refused(ended, "INKWELL_FINGERPRINT_KEY", *URLS)
+    assert_one_line_names(line, "INKWELL_FINGERPRINT_KEY", *URLS)
 
 
 def test_secrets_for_development_are_good_enough_there() -> None:
@@ -157,9 +151,8 @@ def test_every_secret_that_compose_has_a_default_for_is_marked_and_in_the_exampl
     assert [name for name, _ in secrets if f"{name}=" not in example] == []
 
 
-@pytest.mark.parametrize("value", [None, SECRET])
-def test_migrator_ends_and_names_its_wrong_setting(value: str | None) -> None:
-    assert_refused(run("alembic", "upgrade", "head", INKWELL_DATABASE_URL=value), "INKWELL_DATABASE_URL")
+def test_migrator_ends_and_names_its_wrong_setting() -> None:
+    assert_refused(run("alembic", "upgrade", "head", INKWELL_DATABASE_URL=SECRET), "INKWELL_DATABASE_URL")
 
 
 @pytest.mark.parametrize(
@@ -170,50 +163,33 @@ def test_migrator_ends_and_names_its_wrong_setting(value: str | None) -> None:
     ],
 )
 def test_wrong_setting_is_named_and_its_value_is_not_shown(
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-    service: type[ServiceSettings],
-    name: str,
-    value: str | None,
+    refuse: Refuse, service: type[ServiceSettings], name: str, value: str | None
 ) -> None:
-    for good_name, good_value in GOOD.items():
-        monkeypatch.setenv(good_name, good_value)
-    if value is None:
-        monkeypatch.delenv(name)
-    else:
-        monkeypatch.setenv(name, value)
-
-    with pytest.raises(SystemExit) as ended:
-        load_settings(service)
-
-    assert ended.value.code == 2
-    assert_one_line_names(capsys.readouterr().err, name)
+    assert_one_line_names(refuse(service, **{name: value}), name)
 
 
-def test_every_wrong_setting_has_its_line() -> None:
-    ended = run("gateway", INKWELL_DATABASE_URL=None, INKWELL_PORT="http", INKWELL_FINGERPRINT_KEY=SECRET)
+def test_every_wrong_setting_has_its_line(refuse: Refuse) -> None:
+    lines = refuse(GatewaySettings, INKWELL_DATABASE_URL=None, INKWELL_PORT="http", INKWELL_FINGERPRINT_KEY=SECRET)
 
-    assert ended.returncode == 2
-    lines = sorted(ended.stderr.splitlines())
     names = ["INKWELL_DATABASE_URL", "INKWELL_FINGERPRINT_KEY", "INKWELL_PORT"]
-    assert [line.split(": ")[1] for line in lines] == names
-    assert SECRET not in ended.stderr
+    assert sorted(line.split(": ")[1] for line in lines.splitlines()) == names
+    assert SECRET not in lines
 
 
-def test_note_limits_that_do_not_fit_into_a_body_are_named() -> None:
-    ended = run("gateway", INKWELL_TITLE_MAX_LENGTH="1024", INKWELL_BODY_LIMIT_BYTES="1024")
+def test_note_limits_that_do_not_fit_into_a_body_are_named(refuse: Refuse) -> None:
+    line = refuse(GatewaySettings, INKWELL_TITLE_MAX_LENGTH="1024", INKWELL_BODY_LIMIT_BYTES="1024")
 
-    assert_refused(
-        ended, "INKWELL_TITLE_MAX_LENGTH", "INKWELL_DESCRIPTION_MAX_LENGTH", "INKWELL_BODY_LIMIT_BYTES=14788 or more"
+    assert_one_line_names(
+        line, "INKWELL_TITLE_MAX_LENGTH", "INKWELL_DESCRIPTION_MAX_LENGTH", "INKWELL_BODY_LIMIT_BYTES=14788 or more"
     )
     settings(title_max_length=1024, body_limit_bytes=14788)
 
 
-def test_note_limits_that_fit_into_no_body_are_refused_with_the_greatest_that_do() -> None:
-    ended = run("gateway", INKWELL_DESCRIPTION_MAX_LENGTH="1000000")
+def test_note_limits_that_fit_into_no_body_are_refused_with_the_greatest_that_do(refuse: Refuse) -> None:
+    line = refuse(GatewaySettings, INKWELL_DESCRIPTION_MAX_LENGTH="1000000")
 
-    assert_refused(
-        ended, "INKWELL_DESCRIPTION_MAX_LENGTH must be at most 87373", "INKWELL_BODY_LIMIT_BYTES is at most 1048576"
+    assert_one_line_names(
+        line, "INKWELL_DESCRIPTION_MAX_LENGTH must be at most 87373", "INKWELL_BODY_LIMIT_BYTES is at most 1048576"
     )
     settings(title_max_length=50, description_max_length=87_323, body_limit_bytes=1024 * 1024)
 
@@ -246,11 +222,11 @@ def test_misspelt_variable_is_named_with_the_nearest_one_that_there_is(program: 
     assert_refused(ended, "INKWELL_READ_CONECTIONS:", "INKWELL_READ_CONNECTIONS?")
 
 
-def test_misspelt_variable_and_the_setting_that_is_missing_for_it_are_both_named() -> None:
-    ended = run("worker", INKWELL_DATABASE_URL=None, INKWELL_DATABSE_URL=GOOD["INKWELL_DATABASE_URL"], INKWELL_X="1")
+def test_misspelt_variable_and_the_setting_that_is_missing_for_it_are_both_named(refuse: Refuse) -> None:
+    changes = {"INKWELL_DATABASE_URL": None, "INKWELL_DATABSE_URL": GOOD["INKWELL_DATABASE_URL"], "INKWELL_X": "1"}
+    lines = refuse(WorkerSettings, **changes)
 
-    assert ended.returncode == 2
-    assert [line.removeprefix("wrong setting: ") for line in ended.stderr.splitlines()] == [
+    assert [line.removeprefix("wrong setting: ") for line in lines.splitlines()] == [
         "INKWELL_DATABSE_URL: unknown setting; did you mean INKWELL_DATABASE_URL?",
         "INKWELL_X: unknown setting",
         "INKWELL_DATABASE_URL: Field required",
@@ -273,7 +249,7 @@ OF_KUBERNETES = {
     "INKWELL_METRICS_PORT": "udp://[fd00::1]:9464",
     "INKWELL_WORKER_HEALTH_PORT": "tcp://10.0.0.3:8081",
 }
-"""What the kubelet gives every pod beside Services named inkwell, inkwell-gateway, inkwell-metrics and so on."""
+"""The variables that the kubelet sets for Services named inkwell, inkwell-gateway, inkwell-metrics and so on."""
 
 
 @pytest.mark.parametrize("service", [GatewaySettings, WorkerSettings, DatabaseSettings, MigrationSettings])
@@ -299,8 +275,8 @@ def test_port_from_a_file_counts_where_kubernetes_has_made_a_variable_of_its_nam
 
 
 @pytest.mark.parametrize("name", ["INKWELL_GATEWAY_PORT", "INKWELL_SERVICE_HOSTS", "INKWELL_PORT_8000", "inkwell_prot"])
-def test_variable_that_only_resembles_one_of_kubernetes_is_refused(name: str) -> None:
-    assert_refused(run("gateway", **{name: "8000"}), name)
+def test_variable_that_only_resembles_one_of_kubernetes_is_refused(refuse: Refuse, name: str) -> None:
+    assert_one_line_names(refuse(GatewaySettings, **{name: "8000"}), name)
 
 
 @pytest.mark.parametrize("service", [GatewaySettings, WorkerSettings, DatabaseSettings, MigrationSettings])
@@ -333,7 +309,7 @@ def test_every_setting_of_a_class_is_known_to_a_program_that_has_none_of_it(sett
     assert list(find_unknown_files(map(str.lower, names), ())) == []
 
 
-def test_misspelt_file_is_named_and_the_secrets_of_others_are_let_be(
+def test_misspelt_file_is_named_and_other_secrets_are_ignored(
     secrets: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (secrets / "postgres_password").write_text(SECRET)
@@ -351,7 +327,7 @@ def test_misspelt_file_is_named_and_the_secrets_of_others_are_let_be(
 
 @pytest.fixture
 def secrets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder with all good settings in files, links as Kubernetes makes them; none is in the environment."""
+    """A folder with valid settings in files, linked as by Kubernetes; the environment has none."""
     (tmp_path / "..first").mkdir()
     (tmp_path / "..data").symlink_to("..first")
     for name, value in GOOD.items():
@@ -390,13 +366,15 @@ def test_folder_of_secrets_may_be_missing(monkeypatch: pytest.MonkeyPatch, tmp_p
     assert load_settings(GatewaySettings).model_dump() == settings().model_dump()
 
 
-@pytest.mark.parametrize("service", ["gateway", "worker"])
-def test_wrong_setting_in_a_file_is_named_as_one_of_the_environment(service: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("service", SERVICES)
+def test_wrong_setting_in_a_file_is_named_as_one_of_the_environment(
+    refuse: Refuse, service: type[ServiceSettings], tmp_path: Path
+) -> None:
     (tmp_path / "inkwell_broker_url").write_text(f"http://inkwell:{SECRET}@127.0.0.1/")
 
-    ended = run(service, INKWELL_BROKER_URL=None, INKWELL_SECRETS_DIR=str(tmp_path))
+    line = refuse(service, INKWELL_BROKER_URL=None, INKWELL_SECRETS_DIR=str(tmp_path))
 
-    assert_refused(ended, "INKWELL_BROKER_URL")
+    assert_one_line_names(line, "INKWELL_BROKER_URL")
 
 
 def test_migrator_reads_files_and_refuses_a_password_for_development_there_too(tmp_path: Path) -> None:
@@ -418,9 +396,9 @@ def test_file_that_cannot_be_read_is_refused(secrets: Path, capsys: pytest.Captu
     assert_one_line_names(capsys.readouterr().err, "INKWELL_SECRETS_DIR")
 
 
-@pytest.mark.parametrize("service", ["gateway", "worker"])
-def test_folder_that_cannot_be_looked_at_is_refused(service: str) -> None:
-    assert_refused(run(service, INKWELL_SECRETS_DIR="/" + "x" * 300), "INKWELL_SECRETS_DIR")
+@pytest.mark.parametrize("service", SERVICES)
+def test_folder_that_cannot_be_looked_at_is_refused(refuse: Refuse, service: type[ServiceSettings]) -> None:
+    assert_one_line_names(refuse(service, INKWELL_SECRETS_DIR="/" + "x" * 300), "INKWELL_SECRETS_DIR")
 
 
 def settings(**changes: int | str) -> GatewaySettings:

@@ -1,4 +1,4 @@
-"""What whoever has a service's database password can do with it: attack by attack, on a real Postgres."""
+"""What an attacker can do with a service's database password: attack by attack, on a real Postgres."""
 
 from collections.abc import AsyncIterator, Awaitable, Callable
 
@@ -8,9 +8,9 @@ from sqlalchemy import make_url
 
 from dev.backend import ROOT, Services, as_user
 from shared.database import Session
-from tests import harness
-from tests.conftest import alembic, with_database
-from tests.k8s.rendering import find
+from tests.support import harness
+from tests.support.isolation import alembic, with_database
+from tests.support.rendering import find
 
 ROLES = ["inkwell_gateway", "inkwell_worker", "inkwell_migrator"]
 OTHER_DATABASES = ["postgres", "template1"]
@@ -74,35 +74,13 @@ async def assert_refused(session: Session, statement: str) -> None:
 
 @pytest.fixture
 def name(database_url: str) -> str:
-    """The database's."""
+    """The database of the attack."""
     return str(make_url(database_url).database)
-
-
-@pytest.fixture(params=["inkwell_gateway", "inkwell_worker"])
-def role(request: pytest.FixtureRequest) -> str:
-    """A service's."""
-    return str(request.param)
-
-
-@pytest.fixture
-async def as_service(role: str, database_url: str) -> AsyncIterator[Session]:
-    """A session that whoever has the service's password opens."""
-    session = await asyncpg.connect(as_user(database_url, role, role))
-    yield session
-    await session.close()
-
-
-@pytest.fixture
-async def as_gateway(database_url: str) -> AsyncIterator[Session]:
-    """One with the gateway's."""
-    session = await asyncpg.connect(as_user(database_url, "inkwell_gateway", "inkwell_gateway"))
-    yield session
-    await session.close()
 
 
 @pytest.fixture
 async def administrator(servers: Services) -> AsyncIterator[Session]:
-    """A session with the server, whose roles and rules the test changes; skips where that is somebody's."""
+    """A session with a server whose roles and rules may be changed; skips if the server is not the tests' own."""
     if not servers.has_broker_users:
         pytest.skip("INKWELL_DATABASE_URL names a server that may have other users")
     session = await asyncpg.connect(servers.database_url)
@@ -227,7 +205,7 @@ async def test_role_connects_to_no_other_database(administrator: Session, server
 
 @pytest.fixture
 async def add_rules(administrator: Session) -> AsyncIterator[Callable[[list[str]], Awaitable[None]]]:
-    """Puts rules of who may connect before the server's own, until the test ends."""
+    """Puts access rules before the server's own, until the test ends."""
     file = await administrator.fetchval("show hba_file")
     text = await administrator.fetchval("select pg_read_file($1)", file)
     before = [line for line in text.splitlines() if line and not line.startswith("#")]

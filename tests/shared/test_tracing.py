@@ -1,4 +1,4 @@
-"""Traces: one tree from the request to its SQL, without what users write, and nothing at all when they are off."""
+"""Traces: one tree from the request to its SQL, without anything that users write; no spans if disabled."""
 
 import subprocess
 import sys
@@ -17,13 +17,13 @@ from gateway.settings import GatewaySettings
 from shared.settings import EXIT_BAD_SETTING
 from shared.tracing import Tracing, find_trace_id, is_enabled
 from shared.tracing.recorder import SdkRecorder
-from tests import harness
-from tests.canaries import NOTE
-from tests.commands import create
-from tests.harness import eventually
+from tests.support import harness
+from tests.support.canaries import NOTE
+from tests.support.commands import create
+from tests.support.harness import eventually
 from worker.deliveries import Batch, Delivery
 from worker.settings import WorkerSettings
-from worker.traces import processing
+from worker.traces import trace_batch
 
 TRACE, PARENT = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
 SAMPLED, UNSAMPLED = f"00-{TRACE}-{PARENT}-01", f"00-{TRACE}-{PARENT}-00"
@@ -31,7 +31,7 @@ SAMPLED, UNSAMPLED = f"00-{TRACE}-{PARENT}-01", f"00-{TRACE}-{PARENT}-00"
 
 @pytest.fixture
 def exporter(monkeypatch: pytest.MonkeyPatch) -> InMemorySpanExporter:
-    """Takes the spans of everything that is in this process."""
+    """Records every span of this process."""
     exporter = InMemorySpanExporter()
     monkeypatch.setattr(Tracing, "recorder", SdkRecorder(SimpleSpanProcessor(exporter), "inkwell-test"))
     return exporter
@@ -57,7 +57,7 @@ def children(spans: Sequence[ReadableSpan], parent: ReadableSpan) -> list[Readab
 
 
 async def finished(exporter: InMemorySpanExporter, name: str) -> Sequence[ReadableSpan]:
-    """Every span, once there is one of this name."""
+    """Every span, once there is one with this name."""
 
     async def spans() -> Sequence[ReadableSpan] | None:
         spans = exporter.get_finished_spans()
@@ -144,17 +144,17 @@ async def test_spans_tell_nothing_that_users_write_and_no_url_that_lets_in(
     await traced.get(accepted.headers["location"])
     await traced.get("/notes/search", params={"q": NOTE["description"]})
 
-    told = "".join(each.to_json() for each in await finished(exporter, "GET /notes/search"))
-    assert NOTE["description"] not in told
-    assert "k" * 20 not in told
-    assert accepted.headers["location"] not in told
+    exported = "".join(each.to_json() for each in await finished(exporter, "GET /notes/search"))
+    assert NOTE["description"] not in exported
+    assert "k" * 20 not in exported
+    assert accepted.headers["location"] not in exported
 
 
 def test_transaction_of_several_commands_is_linked_to_each(exporter: InMemorySpanExporter) -> None:
     commands = [create(traceparent=f"00-{uuid4().hex}-{PARENT}-01") for _ in range(3)] + [create()]
     batch = Batch(received=[(Delivery(0, Addressed()), command) for command in commands])  # type: ignore[arg-type]
 
-    with processing(batch) as steps, steps.applying():
+    with trace_batch(batch) as trace, trace.start_transaction_span():
         pass
 
     transaction, *processed = exporter.get_finished_spans()

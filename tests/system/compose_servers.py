@@ -1,4 +1,4 @@
-"""Compose's Postgres and RabbitMQ as docker-compose.yml runs them, on disks so small that a test can fill them."""
+"""Compose's Postgres and RabbitMQ as docker-compose.yml runs them, on disks small enough to fill."""
 
 import os
 import subprocess
@@ -12,7 +12,7 @@ import yaml
 
 from dev.backend import ROOT, Services
 from dev.containers import image
-from tests.proxy import free_port
+from tests.support.proxy import free_port
 
 DISK_MEGABYTES = 350
 DISK_LIMIT = "disk_free_limit.absolute = {}MB\n"
@@ -33,7 +33,7 @@ class ComposeServers:
     broker_metrics_port: int
 
     def compose(self, *arguments: str) -> str:
-        """What `docker compose` prints with the arguments."""
+        """Runs `docker compose` with the arguments; returns its output."""
         done = subprocess.run(
             [*self.command, *arguments], env=os.environ | PASSWORDS, check=True, capture_output=True, text=True
         )
@@ -44,12 +44,12 @@ class ComposeServers:
         self._on_disks(f"dd if=/dev/zero of=/disks/{disk}/filler bs=4k 2>/dev/null")
 
     def leave(self, disk: str, megabytes: int) -> None:
-        """Fills the disk except for this."""
+        """Fills the disk except for this much."""
         size = f"$(($(df --output=avail -m /disks/{disk} | tail -n 1) - {megabytes}))"
         self._on_disks(f"head -c {size}M /dev/zero > /disks/{disk}/filler")
 
     def free(self, disk: str) -> None:
-        """Removes what `fill` and `leave` have written."""
+        """Removes the files of `fill` and `leave`."""
         self._on_disks(f"rm /disks/{disk}/filler")
 
     def _on_disks(self, command: str) -> None:
@@ -58,12 +58,12 @@ class ComposeServers:
 
 @contextmanager
 def compose_servers(folder: Path, disk_limit_megabytes: int) -> Iterator[ComposeServers]:
-    """Both for the block; RabbitMQ refuses messages below this limit instead of that of dev/rabbitmq.conf."""
+    """Both servers for the block; RabbitMQ refuses messages below this much free space."""
     postgres, amqp, metrics = free_port(), free_port(), free_port()
     limit, override = folder / "limit.conf", folder / "override.yml"
     limit.write_text(DISK_LIMIT.format(disk_limit_megabytes))
     disk = {"driver_opts": {"type": "tmpfs", "device": "tmpfs", "o": f"size={DISK_MEGABYTES}m"}}
-    holder = {  # or what is in memory would be gone when a server restarts
+    holder = {  # tmpfs would lose the data when a server restarts
         "image": image("RABBITMQ_IMAGE"),
         "entrypoint": ["sleep", "infinity"],
         "init": True,

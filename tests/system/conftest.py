@@ -1,4 +1,4 @@
-"""A running stack for each test, on the session's servers; and servers that a module may break."""
+"""A running stack for each test on the session's servers, and servers that the tests of a module may break."""
 
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 
 from dev.backend import Services
+from tests.support.stack import Stack, running_stack
+from tests.system.deployment import Deployment, deployed
 from tests.system.servers import Servers, breakable_servers
-from tests.system.stack import Stack, running_stack
 
 
 @pytest.fixture
@@ -20,3 +21,11 @@ async def stack(servers: Services, database_url: str, queue_prefix: str, tmp_pat
 def breakable() -> Iterator[Servers]:
     with breakable_servers() as servers:
         yield servers
+
+
+@pytest.fixture
+async def deployment(tmp_path: Path) -> AsyncIterator[Deployment]:
+    """A running deployment under Compose."""
+    async with deployed(tmp_path) as deployment:
+        await deployment.up()
+        yield deployment

@@ -1,4 +1,4 @@
-"""A worker with a bug: a note called "deadly" kills the process. The bug is a patch; the worker knows nothing of it."""
+"""A worker with a bug: a note titled "deadly" kills the process. Patched here; the product has no such switch."""
 
 import os
 import signal

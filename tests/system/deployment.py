@@ -1,4 +1,4 @@
-"""Inkwell under Compose, as somebody has it who runs `docker compose up`."""
+"""Inkwell under Compose, as `docker compose up` starts it."""
 
 import asyncio
 import os
@@ -12,31 +12,31 @@ from uuid import uuid4
 import httpx
 
 from dev.backend import ROOT
-from tests import canaries
-from tests.proxy import free_port
+from tests.support import canaries
+from tests.support.proxy import free_port
 
 
 @dataclass
 class Deployment:
-    """A project with a name, a port and a folder of its own; the folder has what a checkout has."""
+    """A Compose project with its own name, port and folder, which links to the files of the checkout."""
 
     environment: dict[str, str]
     folder: Path
     client: httpx.AsyncClient
 
     async def up(self, **environment: str) -> None:
-        """Builds the image, which has to be done where the files are, and starts everything."""
+        """Builds the image from the checkout and starts everything."""
         await self.run(f"docker compose --project-directory {ROOT} --file {ROOT}/docker-compose.yml build")
         await self.run("docker compose up -d --wait", **environment)
 
     async def run(self, script: str, **environment: str) -> str:
-        """What the shell prints that runs these lines in the folder; fails as soon as one of them fails."""
+        """Runs the lines in a shell in the folder, stopping at the first that fails; returns their output."""
         ended = await self.attempt(script, **environment)
         assert ended.returncode == 0, ended.stdout + ended.stderr
         return ended.stdout
 
     async def attempt(self, script: str, **environment: str) -> "subprocess.CompletedProcess[str]":
-        """The same, where it may fail."""
+        """As `run`, but may fail."""
         command = ["bash", "-euc", script]
         given = os.environ | self.environment | environment
         return await asyncio.to_thread(
@@ -44,7 +44,7 @@ class Deployment:
         )
 
     async def sql(self, statement: str) -> list[str]:
-        """The rows, as an administrator sees them."""
+        """The rows that an administrator gets, as text."""
         psql = "docker compose exec -T postgres psql --username=inkwell --no-align --tuples-only --command"
         return sorted((await self.run(f'{psql} "{statement}"')).split())
 
@@ -56,7 +56,7 @@ class Deployment:
 
 @asynccontextmanager
 async def deployed(folder: Path) -> AsyncIterator[Deployment]:
-    """A deployment that is not started yet; nothing of it is left after the block."""
+    """A deployment that is not started yet, removed after the block."""
     for each in ROOT.iterdir():
         if not each.name.startswith("."):
             (folder / each.name).symlink_to(each)

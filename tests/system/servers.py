@@ -1,4 +1,4 @@
-"""A Postgres and a RabbitMQ that the tests may break, in containers on ports that stay the same."""
+"""A Postgres and a RabbitMQ in containers on fixed ports, which tests may break."""
 
 import asyncio
 import subprocess
@@ -13,19 +13,19 @@ import asyncpg
 import httpx
 from testcontainers.core.container import DockerContainer
 
-from dev.backend import Services, as_user
+from dev.backend import ROOT, Services, as_user
 from dev.containers import postgres_server, rabbitmq_server
 from dev.definitions import ADMINISTRATOR
-from tests.harness import create_roles
-from tests.proxy import free_port
-from tests.system.stack import ROOT, Stack, running_stack
+from tests.support.harness import create_roles
+from tests.support.proxy import free_port
+from tests.support.stack import Stack, running_stack
 
 SMALL_DISK = "size=32m"
 
 
 @dataclass(frozen=True)
 class Servers:
-    """The two containers, and where they are for an administrator."""
+    """The two containers and their URLs for an administrator."""
 
     postgres: DockerContainer
     rabbitmq: DockerContainer
@@ -33,7 +33,7 @@ class Servers:
     broker_metrics_port: int
 
     async def psql(self, *statements: str) -> None:
-        """Runs the statements, each in a transaction of its own."""
+        """Runs the statements, each in its own transaction."""
         connection = await asyncpg.connect(self.services.database_url)
         try:
             for statement in statements:
@@ -42,28 +42,28 @@ class Servers:
             await connection.close()
 
     async def rabbitmqctl(self, *arguments: str) -> None:
-        """Does what the broker's own tool does."""
+        """Runs the broker's command-line tool."""
         result = await asyncio.to_thread(self.rabbitmq.exec, ["rabbitmqctl", *arguments])
         assert result.exit_code == 0, result.output
 
     async def restart_postgres(self) -> None:
-        """Returns when the container runs again, which is before it answers."""
+        """Returns when the container runs again; the server may not answer yet."""
         await asyncio.to_thread(self.postgres.get_wrapped_container().restart, timeout=10)
 
     async def restart_rabbitmq(self) -> None:
-        """Returns when the container runs again, which is before it answers."""
+        """Returns when the container runs again; the server may not answer yet."""
         await asyncio.to_thread(self.rabbitmq.get_wrapped_container().restart, timeout=20)
 
     @asynccontextmanager
     async def stack(self, folder: Path, **settings: str) -> AsyncIterator[Stack]:
-        """A stack for the block, on a migrated database and queues of its own."""
+        """A stack for the block, on a new migrated database with its own queues."""
         async with stack_on(self.services, folder, **settings) as stack:
             yield stack
 
 
 @asynccontextmanager
 async def stack_on(services: Services, folder: Path, **settings: str) -> AsyncIterator[Stack]:
-    """A stack for the block, on a migrated database and queues of its own."""
+    """A stack for the block, on a new migrated database with its own queues."""
     name = f"test_{uuid4().hex[:12]}"
     administrator = await asyncpg.connect(services.database_url)
     await administrator.execute(f"create database {name}")
@@ -79,7 +79,7 @@ async def stack_on(services: Services, folder: Path, **settings: str) -> AsyncIt
 
 @contextmanager
 def breakable_servers() -> Iterator[Servers]:
-    """Both for the block."""
+    """Both servers for the block."""
     postgres_port, rabbitmq_port, metrics_port = free_port(), free_port(), free_port()
     postgres = postgres_server().with_tmpfs_mount("/small", SMALL_DISK).with_bind_ports(5432, postgres_port)
     rabbitmq = rabbitmq_server().with_bind_ports(5672, rabbitmq_port).with_bind_ports(15692, metrics_port)

@@ -1,4 +1,4 @@
-"""What the person on call is told of an outage, as a real Prometheus judges it: the cause, and nothing beside it."""
+"""An outage fires its own alert and no other, as judged by a real Prometheus."""
 
 import asyncio
 import re
@@ -13,19 +13,20 @@ import httpx
 import pytest
 import yaml
 
-from tests.harness import eventually
-from tests.proxy import free_port
+from dev.backend import ROOT
+from tests.support.harness import eventually
+from tests.support.proxy import free_port
+from tests.support.stack import Load, Stack
+from tests.support.wrong_clocks import HOUR, SettableClock, needs_libfaketime
 from tests.system.servers import Servers
-from tests.system.stack import ROOT, Load, Stack
-from tests.wrong_clocks import HOUR, SettableClock, needs_libfaketime
 
 PROMETHEUS = shutil.which("prometheus")
 FILES = ROOT / "observability"
 SHORTER = {"1m": "3s", "2m": "8s", "3m": "8s", "5m": "10s", "10m": "20s", "30s": "1s"}
-"""What a minute and more are in this test, where everything is looked at every second."""
+"""The durations of alerts in this test, which checks everything every second."""
 TIMES = re.compile(r"(?<=for: )\d+m|(?<=\[)\d+m|(?<=:)30s(?=])")
 LONG_SECONDS = 15
-"""Longer than any alert hesitates."""
+"""Longer than the longest delay of an alert."""
 
 pytestmark = [
     pytest.mark.needs_docker,
@@ -48,7 +49,7 @@ class Watched:
         return {alert["labels"]["alertname"] for alert in alerts if alert["state"] == "firing"}
 
     async def scraped(self) -> set[tuple[str, str]]:
-        """The jobs, and how they are."""
+        """The jobs and their health."""
         targets = (await self._get("/api/v1/targets"))["activeTargets"]
         return {(target["labels"]["job"], target["health"]) for target in targets}
 
@@ -58,7 +59,7 @@ class Watched:
 
 
 def configured(folder: Path, ports: dict[str, int]) -> Path:
-    """The configuration with these ports instead of names, and with everything quicker."""
+    """The configuration with these ports instead of names, and with shorter intervals."""
     configuration: dict[str, Any] = yaml.safe_load((FILES / "prometheus.yml").read_text())
     configuration["global"] = {"scrape_interval": "1s", "evaluation_interval": "1s"}
     for job in configuration["scrape_configs"]:
@@ -85,7 +86,7 @@ def prometheus(configuration: Path, port: int) -> Iterator[None]:
 
 @asynccontextmanager
 async def with_metrics(stack: Stack, clock: SettableClock) -> AsyncIterator[dict[str, int]]:
-    """The services anew, with their metrics on these ports and a clock that can be set."""
+    """Restarts the services with their metrics on these ports and a settable clock."""
     ports = {"gateway": free_port(), "worker": free_port()}
     await asyncio.gather(stack.gateway.stop(), stack.worker.stop())
     stack.worker = stack.worker.variant(None, INKWELL_METRICS_PORT=str(ports["worker"]), **clock.environment)
@@ -165,7 +166,7 @@ async def put_clock_right(watched: Watched) -> None:
 
 
 BUSY = "InkwellEventLoopLag"
-"""True while other tests take the processors."""
+"""Expected while other tests use the processors."""
 Step = Callable[[Watched], Awaitable[None]]
 
 
@@ -183,13 +184,13 @@ async def test_outage_turns_its_own_alert_true_and_no_other(
     watched: Watched, stop: Step, start: Step, alert: str
 ) -> None:
     await eventually(lambda: nothing_fires(watched), within_seconds=60)
-    told: set[str] = set()
+    fired: set[str] = set()
 
     await stop(watched)
     for _ in range(LONG_SECONDS):
         await asyncio.sleep(1)
-        told |= await watched.firing()
+        fired |= await watched.firing()
     await start(watched)
     await eventually(lambda: nothing_fires(watched), within_seconds=60)
 
-    assert told - {BUSY} == {alert}
+    assert fired - {BUSY} == {alert}

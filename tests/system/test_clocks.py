@@ -1,4 +1,4 @@
-"""One service's clock is wrong, for a while or from its start: no accepted write fails, and every time is Postgres'."""
+"""One service's clock is wrong, for a while or from its start: no accepted write fails, and all times are Postgres'."""
 
 import asyncio
 import json
@@ -11,25 +11,25 @@ from typing import Any
 import httpx
 import pytest
 
-from dev.backend import Services
-from tests import canaries
-from tests.accounts import sign_up
-from tests.conftest import fresh_database, fresh_prefix
-from tests.harness import eventually
-from tests.proxy import free_port
-from tests.system.stack import ROOT, Load, Process, Stack, check, running_stack
-from tests.wrong_clocks import DAY, HOUR, MONTH, SettableClock, needs_libfaketime
+from dev.backend import ROOT, Services
+from tests.support import canaries
+from tests.support.accounts import sign_up
+from tests.support.canaries import NOTE
+from tests.support.harness import eventually
+from tests.support.isolation import fresh_database, fresh_prefix
+from tests.support.proxy import free_port
+from tests.support.stack import Load, Process, Stack, check, running_stack
+from tests.support.wrong_clocks import DAY, HOUR, MONTH, SettableClock, needs_libfaketime
 
 OFFSETS = (HOUR, -HOUR, DAY, -DAY, 4 * DAY, -4 * DAY, MONTH, -MONTH)
 WRONG_SECONDS = 1.0
-NOTE = {"title": "note", "description": ""}
 SERVICES = ("gateway", "worker")
 
 pytestmark = needs_libfaketime
 
 
 class Clocks:
-    """A stack whose services each have a clock that can be set."""
+    """A stack whose services each have a settable clock."""
 
     def __init__(self, stack: Stack, clocks: dict[str, SettableClock]) -> None:
         self.stack = stack
@@ -42,7 +42,7 @@ class Clocks:
         return self.stack.gateway if service == "gateway" else self.stack.worker
 
     async def restart(self, service: str, seconds: float = 0) -> None:
-        """Starts the service anew, with its clock so far ahead."""
+        """Restarts the service with its clock this far ahead."""
         await self.process(service).stop()
         self[service].set(seconds)
         await self.process(service).start()
@@ -68,12 +68,12 @@ async def clocks(servers: Services, template: str, tmp_path_factory: pytest.Temp
 
 
 def metrics() -> dict[str, str]:
-    """A port of their own for a process's metrics."""
+    """A port for a process's metrics."""
     return {"INKWELL_METRICS_PORT": str(free_port())}
 
 
 async def check_times(stack: Stack) -> None:
-    """Every command was issued, by its own time, when it was decided by Postgres', give or take."""
+    """Checks that the time of every command agrees with Postgres' time of its decision, within a tolerance."""
     [(early, late)] = await stack.query(
         "select min(extract(epoch from decided_at - issued_at)), max(extract(epoch from decided_at - issued_at))"
         " from commands"
@@ -132,8 +132,8 @@ async def test_tokens_of_a_gateway_with_a_wrong_clock_are_good_elsewhere_and_the
                 assert (await client.get("/notes/", headers=personal)).status_code == 200
             pending = await there.post("/notes/", json=NOTE, headers={"Prefer": "respond-async"})
             auth = {"Authorization": there.headers["authorization"]}
-            told = await here.get(pending.headers["location"], headers=auth | {"Prefer": "wait=5"})
-            assert told.json()["status"] == "applied"
+            polled = await here.get(pending.headers["location"], headers=auth | {"Prefer": "wait=5"})
+            assert polled.json()["status"] == "applied"
     finally:
         await other.kill()
     await check_times(stack)
@@ -178,7 +178,7 @@ async def test_doctor_compares_the_clocks(clocks: Clocks, tmp_path: Path, servic
 
 
 async def clock_by_doctor(clocks: Clocks, folder: Path, service: str, offset: int) -> str:
-    """How bad the service's check-up finds a clock that is so far ahead."""
+    """The doctor's verdict on a clock this far ahead."""
     clock = SettableClock(folder / f"{offset}.clock")
     clock.set(offset)
     command, environment = [sys.executable, "-m", service, "doctor", "--json"], clocks.process(service).environment
@@ -189,8 +189,8 @@ async def clock_by_doctor(clocks: Clocks, folder: Path, service: str, offset: in
     return str(finding["level"])
 
 
-async def test_wrong_clock_locks_nobody_out_for_longer_than_the_limit_says(clocks: Clocks) -> None:
-    wrong = {"username": "nobody", "password": canaries.PASSWORD + "!"}
+async def test_wrong_clock_locks_no_user_out_for_longer_than_the_limit(clocks: Clocks) -> None:
+    wrong = {"username": "unknown", "password": canaries.PASSWORD + "!"}
     client = clocks.stack.client
 
     with clocks["gateway"].wrong(MONTH):
@@ -227,7 +227,7 @@ async def test_command_of_a_gateway_that_has_never_seen_postgres_is_applied(
 
 
 async def decided(client: httpx.AsyncClient, url: str) -> dict[str, Any]:
-    """The state of a command once it has an outcome; while Postgres is away there is none."""
+    """The state of a command once it has an outcome; there is none while Postgres is down."""
 
     async def state() -> dict[str, Any] | None:
         answer = await client.get(url)

@@ -1,4 +1,4 @@
-"""A standby of Postgres is promoted; the former primary hangs, or comes back behind everybody's back."""
+"""A standby of Postgres is promoted while the former primary hangs, or later comes back unnoticed."""
 
 import asyncio
 import subprocess
@@ -11,16 +11,16 @@ from uuid import uuid4
 import httpx
 import pytest
 
-from dev.backend import Services, as_user, with_database
-from tests import canaries
+from dev.backend import ROOT, Services, as_user, with_database
 from tests.faults.cluster import migrated
 from tests.faults.postgres_pair import PostgresPair, postgres_pair
-from tests.harness import eventually
-from tests.system.stack import ROOT, Stack, running_stack
+from tests.support import canaries
+from tests.support.harness import eventually
+from tests.support.stack import Stack, running_stack
 
 RECOVERY_SECONDS = 30.0
 READERS = 8
-"""More than the gateway has connections."""
+"""More than the gateway's connections."""
 COMMANDS = [
     ("inkwell_worker", "-m", "shared.wait_for_postgres"),
     ("inkwell_worker", "-m", "shared.wait_for_schema"),
@@ -40,14 +40,14 @@ async def pair() -> AsyncIterator[PostgresPair]:
 
 @pytest.fixture
 async def whole_pair(pair: PostgresPair) -> PostgresPair:
-    """The pair with a standby that has all commits."""
-    await pair.mend()
+    """The pair with a standby that has received every commit."""
+    await pair.repair()
     return pair
 
 
 @asynccontextmanager
 async def stack_at_one_address(pair: PostgresPair, folder: Path) -> AsyncIterator[Stack]:
-    """A stack whose links to Postgres lead to the primary of now."""
+    """A stack whose links to Postgres lead to the current primary."""
     port = pair.ports[pair.primary]
     database_url = f"postgresql://inkwell:inkwell@127.0.0.1:{port}/inkwell_faults"
     async with running_stack(database_url, pair.services, f"test-{uuid4().hex[:12]}", folder) as stack:
@@ -55,7 +55,7 @@ async def stack_at_one_address(pair: PostgresPair, folder: Path) -> AsyncIterato
 
 
 async def fail_over(pair: PostgresPair, *stacks: Stack) -> None:
-    """Pause the primary, promote the standby, move the address, and let the former primary go on."""
+    """Pause the primary, promote the standby, move the address, and resume the former primary."""
     former = pair.primary
     await asyncio.to_thread(pair.nodes[former].get_wrapped_container().pause)
     await asyncio.to_thread(pair.promote)
@@ -69,7 +69,7 @@ async def test_no_read_comes_from_the_former_primary_once_a_write_is_answered(
     whole_pair: PostgresPair, tmp_path: Path
 ) -> None:
     async with stack_at_one_address(whole_pair, tmp_path) as stack:
-        await asyncio.gather(*(stack.client.get("/notes/") for _ in range(READERS)))  # idle sessions from now on
+        await asyncio.gather(*(stack.client.get("/notes/") for _ in range(READERS)))  # idle sessions from here on
         await fail_over(whole_pair, stack)
 
         created = await eventually(lambda: written(stack.client), within_seconds=RECOVERY_SECONDS)
@@ -84,7 +84,7 @@ async def test_idle_gateway_reads_from_the_new_primary_soon(whole_pair: Postgres
         await fail_over(whole_pair, stack)
         created = await eventually(lambda: written(stack.client), within_seconds=RECOVERY_SECONDS)
 
-        # It has had no reply of a worker's, and not one of its sessions has failed.
+        # The gateway has had no reply from a worker, and none of its sessions has failed.
         await eventually(lambda: is_read(idle, created), within_seconds=10)
         statuses = [await read(idle, created) for _ in range(64)]
 
@@ -92,7 +92,7 @@ async def test_idle_gateway_reads_from_the_new_primary_soon(whole_pair: Postgres
 
 
 async def written(client: httpx.AsyncClient) -> str | None:
-    """The place of a new note, where its writing is answered 201."""
+    """The path of a new note; fails unless the write is answered 201."""
     answer = await client.post("/notes/", json=canaries.NOTE)
     return answer.headers["Location"] if answer.status_code == 201 else None
 
@@ -103,7 +103,7 @@ async def read(client: httpx.AsyncClient, note: str) -> int:
 
 
 async def is_read(client: httpx.AsyncClient, note: str) -> bool:
-    """Whether the note is there."""
+    """Whether the note exists."""
     return await read(client, note) == 200
 
 
@@ -124,7 +124,7 @@ async def test_every_command_finds_the_second_host_when_the_first_one_hangs(
 
 
 def run(services: Services, url: str, role: str, *command: str) -> "subprocess.CompletedProcess[str]":
-    """What a command does with this URL; fails where it takes too long."""
+    """Runs a command with this URL; fails if it takes too long."""
     environment = {
         "INKWELL_DATABASE_URL": as_user(url, role, role),
         "INKWELL_BROKER_URL": services.broker_url_of("worker"),

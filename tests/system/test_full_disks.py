@@ -1,4 +1,4 @@
-"""A disk is full to the last byte: what was accepted is kept, and everything recovers once there is room again."""
+"""A full disk loses no accepted write, and everything recovers once there is space again."""
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator
@@ -11,10 +11,10 @@ import pytest
 from shared import broker_metrics
 from shared.broker_metrics import read_broker_metrics
 from shared.doctor import Finding, Level, check_broker
-from tests.harness import eventually
+from tests.support.harness import eventually
+from tests.support.stack import Load, Stack, check
 from tests.system.compose_servers import ComposeServers, compose_servers
 from tests.system.servers import stack_on
-from tests.system.stack import Load, Stack, check
 from tests.system.test_outages import PUBLISH_TIMEOUT_SECONDS, WAIT_SECONDS, create, logged, reading, wrote
 from worker.settings import WorkerSettings
 
@@ -102,7 +102,7 @@ async def test_postgres_whose_disk_is_full_applies_what_waits_once_there_is_room
 
 
 async def waits_to_start(compose: ComposeServers, stack: Stack) -> bool:
-    """Whether Postgres has ended because its log has no room; each call makes it begin a file of the log until then."""
+    """Whether Postgres has ended because its WAL has no space; each call makes it start a new WAL file until then."""
     with suppress(asyncpg.PostgresError, OSError, TimeoutError):
         await stack.script("select pg_logical_emit_message(true, 'filling', 'x'), pg_switch_wal()")
     return "Postgres waits to start" in await asyncio.to_thread(compose.compose, "logs", "postgres")

@@ -1,4 +1,4 @@
-"""Somebody publishes with the gateway's own broker password; the real gateway and the real worker go on."""
+"""An attacker publishes with the gateway's broker password; the real gateway and worker keep working."""
 
 import asyncio
 import re
@@ -12,15 +12,15 @@ from aio_pika.exceptions import ChannelPreconditionFailed
 from dev.backend import ROOT, Services
 from shared.contracts import LARGEST_MESSAGE_BYTES
 from shared.messaging import Topology
-from tests.harness import eventually
-from tests.hostile import Hostile, filled, hostile_messages, publish
-from tests.system.stack import Stack, running_stack
+from tests.support.harness import eventually
+from tests.support.hostile import Hostile, filled, hostile_messages, publish
+from tests.support.stack import Stack, running_stack
 
 PATIENTLY = {"Prefer": "wait=10"}
 SETTLED_SECONDS = 5.0
 CONFIGURATIONS = ("dev/rabbitmq.conf", "k8s/components/operators/rabbitmq.yaml")
 MEMORY_MIB = 800
-"""Of the gibibyte that a worker's container has."""
+"""Of the 1 GiB limit of a worker's container."""
 
 
 async def dead_letters(servers: Services, topology: Topology) -> int:
@@ -54,7 +54,7 @@ async def test_pair_goes_on_whatever_is_published_with_the_gateways_password(ser
         became = [now - then for now, then in zip(seen, before, strict=True)]
         if became not in message.expected:
             surprises.append(f"{message.name}: {became} dead letters and failed commands")
-        if len(surprises) > 5:  # nothing goes on, and each of the others would take its time
+        if len(surprises) > 5:  # no progress is possible, and each of the others would take as long
             break
     assert not surprises, "; ".join(surprises)
     assert not stack.worker.events("batch not applied; it stays unacknowledged and is tried again")
@@ -80,7 +80,7 @@ async def test_worker_holds_many_of_the_largest_messages_in_the_memory_that_it_h
 
 
 def peak_kib(pid: int) -> int:
-    """The most memory that a process has had."""
+    """The peak memory of a process."""
     status = Path(f"/proc/{pid}/status").read_text()
     return int(re.findall(r"VmHWM:\s+(\d+) kB", status)[0])
 

@@ -1,4 +1,4 @@
-"""Kill -9 of the services at the worst moments."""
+"""The services are killed with SIGKILL at the worst moments."""
 
 import asyncio
 import os
@@ -8,15 +8,11 @@ import sys
 from gateway.settings import GatewaySettings
 from gateway.writes.command_urls import CommandUrls
 from shared.contracts import CreateNote
-from tests.commands import create
-from tests.harness import eventually
-from tests.system.stack import Load, Process, Stack, check
+from tests.support.commands import create
+from tests.support.harness import eventually
+from tests.support.stack import Load, Process, Stack, check
 
 KILLS = int(os.environ.get("KILLS", "8"))
-SLOW_STORE = """
-create function slow() returns trigger language plpgsql as $$ begin perform pg_sleep(0.05); return null; end $$;
-create trigger slow after insert on commands for each statement execute function slow();
-"""
 SLOW_COMMIT = """
 create function slow() returns trigger language plpgsql as $$ begin perform pg_sleep(2); return null; end $$;
 create constraint trigger slow after insert on notes initially deferred
@@ -25,7 +21,7 @@ create constraint trigger slow after insert on notes initially deferred
 
 
 async def test_worker_killed_under_load_again_and_again_loses_and_repeats_nothing(stack: Stack) -> None:
-    await stack.script(SLOW_STORE)
+    await stack.slow_down_stores(0.05)
     async with Load(stack.client).running() as load:
         kills_with_work_in_hand = kills = 0
         while kills_with_work_in_hand < KILLS:
@@ -37,7 +33,7 @@ async def test_worker_killed_under_load_again_and_again_loses_and_repeats_nothin
 
 
 async def test_worker_killed_while_it_does_several_writes_at_once_does_all_or_none(stack: Stack) -> None:
-    await stack.script(SLOW_STORE)
+    await stack.slow_down_stores(0.05)
 
     async def write(number: int) -> None:
         items = [{"op": "create", "title": f"{number}", "description": ""}] * 100
@@ -64,7 +60,7 @@ async def test_worker_killed_while_it_does_several_writes_at_once_does_all_or_no
 
 
 async def test_worker_killed_between_commit_and_acknowledgement_repeats_nothing(stack: Stack) -> None:
-    stack.links["worker-broker"].freeze("up")  # the worker's acknowledgement does not arrive
+    stack.links["worker-broker"].freeze("up")  # the worker's acknowledgement is lost
     created = await stack.client.post("/notes/", json={"title": "once", "description": ""})
     await eventually(lambda: is_applied(stack, 1))
     await stack.worker.kill()
@@ -99,7 +95,9 @@ async def test_worker_killed_during_commit_repeats_nothing(stack: Stack) -> None
     assert await stack.value("select count(*) from notes") == 1
 
 
-async def test_gateway_killed_between_confirm_and_answer_leaves_one_effect_and_a_url_that_tells(stack: Stack) -> None:
+async def test_gateway_killed_between_confirm_and_answer_leaves_one_effect_and_a_url_with_the_outcome(
+    stack: Stack,
+) -> None:
     await stack.worker.stop()
     writing = asyncio.create_task(stack.client.post("/notes/", json={"title": "orphan", "description": ""}))
     await asyncio.sleep(0.3)
@@ -140,11 +138,11 @@ async def test_command_that_kills_every_worker_is_failed_and_its_neighbours_are_
 
 
 async def kill_while_it_settles(stack: Stack) -> bool:
-    """Kills the worker at a random moment of its work; whether it had a message in hand, which then came again."""
-    settled = len(stack.worker.events("batch settled"))
+    """Kills the worker at a random moment; returns whether it held a message, which was then redelivered."""
+    applied = len(stack.worker.events("batch applied"))
 
     async def works() -> bool:
-        return len(stack.worker.events("batch settled")) > settled
+        return len(stack.worker.events("batch applied")) > applied
 
     await eventually(works)
     await asyncio.sleep(random.uniform(0, 0.1))  # noqa: S311 - no secret
@@ -153,7 +151,7 @@ async def kill_while_it_settles(stack: Stack) -> bool:
     await stack.worker.start()
 
     async def works_again() -> bool:
-        return any(event.get("event") == "batch settled" for event in stack.worker.events()[before:])
+        return any(event.get("event") == "batch applied" for event in stack.worker.events()[before:])
 
     await eventually(works_again)
     return await redelivered(stack, before)

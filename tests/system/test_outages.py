@@ -1,4 +1,4 @@
-"""Postgres and the broker fail under load, one way after the other; Inkwell keeps its promises and comes back."""
+"""Postgres and the broker fail under load, in one way after another; Inkwell keeps its promises and recovers."""
 
 import asyncio
 import json
@@ -18,16 +18,17 @@ import httpx
 import pytest
 from testcontainers.core.container import DockerContainer
 
+from dev.backend import ROOT
 from shared import broker_metrics
 from shared.doctor import check_broker
 from shared.messaging import Topology
-from tests.harness import eventually
+from tests.support.harness import eventually
+from tests.support.stack import Load, Stack, check
 from tests.system.servers import Servers
-from tests.system.stack import ROOT, Load, Stack, check
 from worker.settings import WorkerSettings
 
 PAUSE_SECONDS = float(os.environ.get("PAUSE_SECONDS", "10"))
-"""Longer than the worker's patience; `make outages` pauses for a minute."""
+"""Longer than the worker retries before it closes its channels; `make outages` pauses for a minute."""
 SHORT_SECONDS = 6.0
 WAIT_SECONDS = 0.5
 PUBLISH_TIMEOUT_SECONDS = 5.0
@@ -106,7 +107,7 @@ POSTGRES_FAULTS: dict[Fault, str] = {
 
 
 LONG = pytest.mark.long
-"""What the fault runs do, too."""
+"""The fault runs inject these, too."""
 OFTEN = (postgres_restarts, postgres_is_killed, postgres_is_paused)
 
 
@@ -116,7 +117,7 @@ OFTEN = (postgres_restarts, postgres_is_killed, postgres_is_paused)
     ids=lambda fault: fault.__name__,
 )
 async def test_while(fault: Fault, breakable: Servers, stack: Stack) -> None:
-    """Writes are answered 202 throughout, nothing fails, and all is applied within 30 s of the fault's end."""
+    """Checks that every write is answered 202, nothing fails, and all is applied within 30 s of the fault's end."""
     async with Load(stack.client).running() as load:
         await eventually(lambda: wrote(load, stack))
         await fault(breakable, stack)
@@ -167,7 +168,7 @@ BROKER_FAULTS = [
 
 @pytest.mark.parametrize("fault", BROKER_FAULTS, ids=lambda fault: fault.__name__)
 async def test_when(fault: Fault, breakable: Servers, stack: Stack) -> None:
-    """Reads go on, each request meets its deadline, all comes back within 30 s, and what was unknown is told."""
+    """Checks that reads work, deadlines are met, all recovers within 30 s, and unknown writes are resolved."""
     reads: list[int] = []
     async with Load(stack.client).running() as load, reading(stack.client, reads):
         await eventually(lambda: wrote(load, stack))
@@ -230,7 +231,7 @@ async def test_delivery_that_the_broker_takes_back_for_its_age_has_one_effect(br
         await breakable.rabbitmqctl("eval", f"application:set_env(rabbit, {setting}).")
 
 
-async def test_doctor_tells_of_a_memory_alarm(breakable: Servers, stack: Stack) -> None:
+async def test_doctor_reports_a_memory_alarm(breakable: Servers, stack: Stack) -> None:
     assert (await examined(stack))["alarms"] == "ok"
 
     await breakable.rabbitmqctl("set_vm_memory_high_watermark", "absolute", "1MB")
@@ -269,11 +270,11 @@ async def test_doctor_counts_what_a_worker_has_and_has_not_acknowledged(
 
 
 async def ignore(_: object) -> None:
-    """What a worker does that is stuck."""
+    """What a stuck worker logs."""
 
 
 async def examined(stack: Stack) -> dict[str, str]:
-    """The verdicts of a worker's doctor, which needs the worker's environment."""
+    """The findings of a worker's doctor, which needs the worker's environment."""
     environment = {**os.environ, **stack.environment}
     command = [sys.executable, "-m", "worker", "doctor", "--json"]
     ended = await asyncio.to_thread(
@@ -285,7 +286,7 @@ async def examined(stack: Stack) -> dict[str, str]:
 
 @asynccontextmanager
 async def paused(container: DockerContainer) -> AsyncIterator[None]:
-    """Stops every process of a container for the block, sockets and all."""
+    """Stops every process of a container for the block; their sockets stay open."""
     await asyncio.to_thread(container.get_wrapped_container().pause)
     try:
         yield
@@ -295,7 +296,7 @@ async def paused(container: DockerContainer) -> AsyncIterator[None]:
 
 @asynccontextmanager
 async def reading(client: httpx.AsyncClient, statuses: list[int]) -> AsyncIterator[None]:
-    """Reads all the time, and keeps the statuses."""
+    """Reads all the time and records the statuses."""
 
     async def read() -> None:
         while True:
@@ -309,7 +310,7 @@ async def reading(client: httpx.AsyncClient, statuses: list[int]) -> AsyncIterat
 
 
 async def told_truthfully(load: Load, stack: Stack) -> None:
-    """The URL of each unconfirmed write says `applied` where it has an effect, and `unknown` where it has none."""
+    """Checks that the URL of each unconfirmed write says `applied` if it has an effect, and `unknown` if not."""
     titles = await stack.titles()
     for title in load.titles(504):
         answer = load.answers[title]
@@ -328,7 +329,7 @@ async def create(stack: Stack) -> bool:
 
 
 async def is_withdrawn(stack: Stack) -> bool:
-    """Whether the gateway knows that it is blocked: a write is refused, and not unconfirmed."""
+    """Whether the gateway has noticed that it is blocked: a write is refused, not unconfirmed."""
     response = await stack.client.post("/notes/", json={"title": uuid4().hex, "description": ""})
     return response.status_code == 503
 
@@ -338,5 +339,5 @@ async def exists(title: str, stack: Stack) -> bool:
 
 
 async def logged(stack: Stack, text: str) -> bool:
-    """Whether the worker has logged trouble that contains the text."""
+    """Whether the worker has logged an error that contains the text."""
     return any(text in str(event) for event in stack.worker.events() if event.get("level") == "warning")

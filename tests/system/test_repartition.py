@@ -1,4 +1,4 @@
-"""The number of partitions changes under load: nothing is lost or reordered, also where the change is interrupted."""
+"""The number of partitions changes under load, with interruptions: no write is lost or reordered."""
 
 import asyncio
 import os
@@ -12,15 +12,15 @@ from pathlib import Path
 
 import pytest
 
-from dev.backend import Services
-from tests.harness import eventually
-from tests.proxy import free_port
-from tests.system.stack import ROOT, Stack, running_stack
+from dev.backend import ROOT, Services
+from tests.support.harness import eventually
+from tests.support.proxy import free_port
+from tests.support.stack import Stack, running_stack
 from tests.system.writers import Writer, all_go_on, are_decided, check_order, headers_of, new_owners, writing
 
 NUMBERS = [int(number) for number in os.environ.get("REPARTITION_NUMBERS", "4 3 8 1").split()]
 CLOSED, KILL_WITHIN_SECONDS = "writes are refused", 1.5
-"""What the command logs at its most delicate moment, and how long that lasts, or a little longer."""
+"""The event that the command logs at its most delicate moment, and slightly longer than that moment lasts."""
 
 
 @pytest.fixture
@@ -60,13 +60,13 @@ async def test_number_changes_under_load_and_nothing_is_lost_or_reordered_though
 
 
 async def goes_on(stack: Stack) -> None:
-    """Writes of every owner are decided."""
+    """Waits until writes of every owner are decided."""
     since = await stack.value("select now()::text")
     await eventually(partial(all_go_on, stack, since), within_seconds=120, every_seconds=0.5)
 
 
 async def interrupt(command: "subprocess.Popen[str]") -> None:
-    """Kills the command at any moment after it has ended the routes."""
+    """Kills the command at a random moment after it has closed the routes."""
     assert command.stdout
     while CLOSED not in (line := await asyncio.to_thread(command.stdout.readline)):
         assert line, "it ended before"
@@ -77,6 +77,6 @@ async def interrupt(command: "subprocess.Popen[str]") -> None:
 
 async def complete(stack: Stack, number: int) -> None:
     command = start_repartition(stack, number)
-    told, _ = await asyncio.to_thread(command.communicate)
-    assert command.returncode == 0, told
-    assert f"{number} partitions" in told
+    output, _ = await asyncio.to_thread(command.communicate)
+    assert command.returncode == 0, output
+    assert f"{number} partitions" in output

@@ -1,4 +1,4 @@
-"""One key, many attempts: over two gateways, while services die, links break and queues fill."""
+"""One key, many attempts: over two gateways, while services are killed, links break and queues fill."""
 
 import asyncio
 import random
@@ -13,10 +13,10 @@ import httpx
 import pytest
 
 from dev.backend import Services
-from tests.harness import dated, decided, eventually
-from tests.system.stack import Load, Process, Stack, check, running_stack
+from tests.support.canaries import NOTE
+from tests.support.harness import dated, decided, eventually
+from tests.support.stack import Load, Process, Stack, check, running_stack
 
-NOTE = {"title": "once", "description": ""}
 OTHER = {"title": "other", "description": ""}
 KEY = {"Idempotency-Key": '"the key"', "Prefer": "wait=25"}
 ATTEMPTS = 50
@@ -28,15 +28,11 @@ VICTIMS = [
     ("gateway", signal.SIGKILL),
     ("worker", signal.SIGKILL),
 ]
-SLOW_STORE = """
-create function slow() returns trigger language plpgsql as $$ begin perform pg_sleep(1); return null; end $$;
-create trigger slow after insert on commands for each statement execute function slow();
-"""
 
 
 @dataclass
 class Retrying:
-    """Clients that repeat each request with its key until it is answered 201, and then once more elsewhere."""
+    """Clients that repeat each request with its key until a 201, and then once more at the other gateway."""
 
     clients: list[httpx.AsyncClient]
     answers: dict[str, list[httpx.Response]] = field(default_factory=dict)
@@ -45,7 +41,7 @@ class Retrying:
 
     @asynccontextmanager
     async def running(self, count: int = 8) -> AsyncIterator[None]:
-        """Writes during the block, and finishes what was begun."""
+        """Writes during the block, and finishes what it has started."""
         tasks = [asyncio.create_task(self._write()) for _ in range(count)]
         try:
             yield
@@ -78,7 +74,7 @@ async def clients(stack: Stack) -> AsyncIterator[list[httpx.AsyncClient]]:
 
 @pytest.fixture
 async def impatient(servers: Services, database_url: str, queue_prefix: str, tmp_path: Path) -> AsyncIterator[Stack]:
-    """A stack that waits neither long for a confirm nor for an outcome, and whose queues are short."""
+    """A stack with short waits for confirms and outcomes, and with short queues."""
     settings = {
         "wait_seconds": "0.1",
         "publish_timeout_seconds": str(PUBLISH_TIMEOUT_SECONDS),
@@ -89,14 +85,14 @@ async def impatient(servers: Services, database_url: str, queue_prefix: str, tmp
 
 
 async def attempt(clients: Sequence[httpx.AsyncClient], count: int) -> list[httpx.Response]:
-    """The answers to so many attempts at once, by turns at each gateway."""
+    """The answers to this many concurrent attempts, alternating between the gateways."""
     return await asyncio.gather(
         *(clients[each % len(clients)].post("/notes", json=NOTE, headers=KEY) for each in range(count))
     )
 
 
 async def assert_one_effect(stack: Stack, answers: list[httpx.Response]) -> None:
-    """The note exists once, and every answer is that it was created, one of them for the first time."""
+    """Checks that the note exists once and that every answer is its 201, exactly one of them not a replay."""
     [note] = (await stack.client.get("/notes")).json()
     assert {(answer.status_code, answer.text) for answer in answers} == {(201, answers[0].text)}
     assert dated(answers[0].json()) == dated(note)
@@ -108,7 +104,7 @@ async def test_attempts_at_two_gateways_at_once_have_one_effect(stack: Stack, cl
 
 
 async def test_attempts_whose_worker_is_killed_have_one_effect(stack: Stack, clients: list[httpx.AsyncClient]) -> None:
-    await stack.script(SLOW_STORE)
+    await stack.slow_down_stores(1)
     attempts = asyncio.create_task(attempt(clients, ATTEMPTS))
     await eventually(lambda: is_storing(stack))
     await stack.worker.kill()
@@ -132,7 +128,7 @@ async def test_attempt_whose_gateway_is_killed_can_be_repeated_at_another(
     answers = repeated + await attempt(clients, 2)
     assert {(answer.status_code, answer.text) for answer in answers} == {(201, answers[0].text)}
     assert all("idempotent-replayed" in answer.headers for answer in answers)
-    assert await stack.titles() == {"once"}
+    assert await stack.titles() == {NOTE["title"]}
 
 
 async def test_requests_repeated_until_they_are_answered_have_one_effect_each_through_kills(
@@ -200,7 +196,7 @@ async def test_write_cut_off_before_its_confirm_is_unconfirmed_and_its_key_gives
     repeated = await eventually(lambda: written(stack))
     state = await decided(stack.client, url)
     assert (state["status"], state["answer"]["body"]) == ("applied", repeated.json())
-    assert await stack.value("select count(*) from notes where title = 'once'") == 1
+    assert await stack.value("select count(*) from notes where title = 'Ink'") == 1
 
 
 async def test_full_queue_refuses_writes_and_exactly_the_accepted_are_applied(impatient: Stack) -> None:

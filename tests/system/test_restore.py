@@ -1,17 +1,15 @@
-"""What docs/operations.md says of backup and restore, done with its own commands on a stack under Compose."""
+"""The commands for backup and restore in docs/operations.md, run on a stack under Compose."""
 
 import re
-from collections.abc import AsyncIterator
-from pathlib import Path
 
 import httpx
 import pytest
 
 from dev.backend import ROOT
-from tests import canaries
-from tests.accounts import sign_in, sign_up
-from tests.harness import decided
-from tests.system.deployment import Deployment, deployed
+from tests.support import canaries
+from tests.support.accounts import sign_in, sign_up
+from tests.support.harness import decided
+from tests.system.deployment import Deployment
 
 SECTION = (ROOT / "docs/operations.md").read_text().partition("## Backup and restore\n")[2].partition("\n## ")[0]
 BACKUP, RESTORE, RESTORE_ANEW = re.findall(r"```bash\n(.*?)```", SECTION, re.DOTALL)
@@ -19,13 +17,6 @@ TABLES = "select tablename, tableowner from pg_tables where schemaname = 'public
 EXTENSIONS = "select extname from pg_extension where extname in ('pg_trgm', 'btree_gin')"
 
 pytestmark = [pytest.mark.needs_docker, pytest.mark.long]
-
-
-@pytest.fixture
-async def deployment(tmp_path: Path) -> AsyncIterator[Deployment]:
-    async with deployed(tmp_path) as deployment:
-        await deployment.up()
-        yield deployment
 
 
 async def test_dump_is_restored_and_what_was_queued_is_applied_to_it(deployment: Deployment) -> None:
@@ -51,8 +42,8 @@ async def test_dump_is_restored_and_what_was_queued_is_applied_to_it(deployment:
     again = await deployment.create("lost", "second")
     assert (again.status_code, "Idempotent-Replayed" in again.headers) == (201, False)
     assert again.json()["id"] > lost.json()["id"]
-    await nobody_is_eve(client, eve.headers)
-    await nothing_is_wrong(deployment, owners)
+    await assert_token_stays_invalid(client, eve.headers)
+    await assert_all_is_restored(deployment, owners)
 
 
 async def test_dump_is_restored_into_a_new_deployment(deployment: Deployment) -> None:
@@ -68,18 +59,18 @@ async def test_dump_is_restored_into_a_new_deployment(deployment: Deployment) ->
     assert (await client.get(kept.headers["Location"])).content == kept.content
     assert (await deployment.create("kept", "first")).headers["Idempotent-Replayed"] == "true"
     assert (await deployment.create("new", "second")).status_code == 201
-    await nothing_is_wrong(deployment, owners)
+    await assert_all_is_restored(deployment, owners)
 
 
-async def nobody_is_eve(client: httpx.AsyncClient, headers: dict[str, str]) -> None:
-    """The token of a user who is gone is nobody's, also when somebody else has registered."""
+async def assert_token_stays_invalid(client: httpx.AsyncClient, headers: dict[str, str]) -> None:
+    """Checks that the token of a deleted user is invalid, even after another user has registered."""
     await sign_up(client, "mallory")
     assert (await client.get("/users/me", headers=headers)).status_code == 401
     assert (await client.get("/notes", headers=headers)).status_code == 401
 
 
-async def nothing_is_wrong(deployment: Deployment, owners: list[str]) -> None:
-    """Owners, rights and schema are what they were: the gateway cannot write, and the migrator can go on."""
+async def assert_all_is_restored(deployment: Deployment, owners: list[str]) -> None:
+    """Checks that owners, rights and schema are restored: the gateway cannot write, and the migrator can migrate."""
     assert await deployment.sql(TABLES) == owners
     assert await deployment.sql(EXTENSIONS) == ["btree_gin", "pg_trgm"]
     for service in ("gateway", "worker"):

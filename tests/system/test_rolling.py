@@ -1,6 +1,6 @@
-"""A rolling restart under load: every process and both servers in turn, and no client loses a write or learns of it.
+"""A rolling restart under load: every process and both servers in turn, and no client loses a write or sees an error.
 
-Clients retry what the API says may be retried (503 and 504), with the key of the first try, and nothing else.
+Clients retry only what the API allows them to (503 and 504), with the key of the first attempt.
 """
 
 import asyncio
@@ -16,12 +16,12 @@ from uuid import uuid4
 import httpx
 import pytest
 
-from tests import canaries
-from tests.accounts import sign_up
-from tests.harness import eventually
-from tests.proxy import free_port
+from tests.support import canaries
+from tests.support.accounts import sign_up
+from tests.support.harness import eventually
+from tests.support.proxy import free_port
+from tests.support.stack import Stack
 from tests.system.servers import Servers
-from tests.system.stack import Stack
 
 CLIENTS = 6
 RETRIABLE = {"database_unavailable", "not_accepted", "overloaded", "unconfirmed"}
@@ -29,13 +29,13 @@ BALANCER_SECONDS = 0.05
 RETRY_SECONDS = 0.2
 RECOVERY_SECONDS = 30.0
 UNDISTURBED = 3
-"""How many times each client gets everything done before the next restart."""
+"""How many times each client completes its work before the next restart."""
 
 pytestmark = [pytest.mark.needs_docker, pytest.mark.long]
 
 
 class Balancer:
-    """Hands requests to the gateways that are ready, in turn, as a load balancer does that asks them often."""
+    """Sends requests to the ready gateways in turn, like a load balancer with frequent probes."""
 
     def __init__(self, gateways: list[httpx.AsyncClient]) -> None:
         self._gateways = self._ready = gateways
@@ -43,7 +43,7 @@ class Balancer:
 
     @asynccontextmanager
     async def watching(self) -> AsyncIterator[None]:
-        """Asks who is ready during the block."""
+        """Probes the gateways during the block."""
         watching = asyncio.create_task(self._watch())
         try:
             yield
@@ -57,7 +57,7 @@ class Balancer:
             await asyncio.sleep(BALANCER_SECONDS)
 
     async def request(self, method: str, path: str, **request: Any) -> httpx.Response:
-        """What a ready gateway answers."""
+        """The answer of a ready gateway."""
         client = self._ready[next(self._turns) % len(self._ready)]
         return await client.request(method, path, **request)
 
@@ -71,20 +71,20 @@ async def is_ready(client: httpx.AsyncClient) -> bool:
 
 @dataclass
 class Load:
-    """Clients that write and read all the time, and what they have met."""
+    """Clients that write and read all the time, and their observations."""
 
     gateways: Balancer
     phase: str = "before"
     refusals: dict[str, Counter[str]] = field(default_factory=lambda: defaultdict(Counter))
-    """How often what was refused, by phase and code."""
+    """The number of refusals by phase and code."""
     versions: dict[str, int] = field(default_factory=dict)
-    """Of the notes that there must be, by title."""
+    """The notes that must exist, by title."""
     rounds: Counter[int] = field(default_factory=Counter)
     _stopping: bool = False
 
     @asynccontextmanager
     async def running(self, headers: list[dict[str, str]]) -> AsyncIterator[None]:
-        """A client for each of the users during the block; fails as soon as one of them meets what it must not."""
+        """A client for each user during the block; fails as soon as one of them sees a violation."""
         async with asyncio.TaskGroup() as clients:
             for number, each in enumerate(headers):
                 clients.create_task(self._use(number, each))
@@ -94,7 +94,7 @@ class Load:
                 self._stopping = True
 
     async def goes_on(self) -> None:
-        """Returns when every client has got everything done a few more times."""
+        """Returns when every client has completed its work a few more times."""
         before = self.rounds.copy()
 
         async def went_on() -> bool:
@@ -120,7 +120,7 @@ class Load:
         assert newest == [patched]
 
     async def _write(self, method: str, path: str, headers: dict[str, str], body: object) -> Any:
-        """The note, as the write has left it."""
+        """The note as the write has left it."""
         key = {"Idempotency-Key": uuid4().hex}
         answer = await self._until_taken(method, path, headers=headers | key, json=body)
         if answer.status_code != 202:
@@ -135,7 +135,7 @@ class Load:
         return (await self._until_taken("GET", path, headers=headers)).json()
 
     async def _until_taken(self, method: str, path: str, **request: Any) -> httpx.Response:
-        """The first answer that is no refusal; fails with any that the client could not expect."""
+        """The first answer that is not a refusal; fails with an answer that the client could not expect."""
         while True:
             answer = await self.gateways.request(method, path, **request)
             if answer.status_code in (200, 201, 202):
@@ -185,10 +185,10 @@ async def test_everything_is_restarted_in_turn_and_no_client_loses_or_doubles_a_
 
 
 async def told_once(load: Load, stack: Stack) -> None:
-    """Every write has its effect and its outcome once, and there are no others."""
+    """Checks that every write has its effect and its outcome once, and that there are no others."""
     notes = await stack.query("select title, version from notes")
     assert sorted(map(tuple, notes)) == sorted(load.versions.items())
-    registrations = CLIENTS + 1  # one of them is the stack's own
+    registrations = CLIENTS + 1  # one of them belongs to the stack
     outcomes = await stack.query("select status, count(*) from commands group by status")
     assert [tuple(row) for row in outcomes] == [("applied", registrations + sum(load.versions.values()))]
     assert not await stack.idle_in_transaction()

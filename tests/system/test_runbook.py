@@ -1,14 +1,12 @@
-"""What the runbook tells to type, typed on a stack under Compose."""
+"""The commands of the runbook, run on a stack under Compose."""
 
 import re
-from collections.abc import AsyncIterator
-from pathlib import Path
 
 import pytest
 
 from dev.backend import ROOT
-from tests.harness import eventually
-from tests.system.deployment import Deployment, deployed
+from tests.support.harness import eventually
+from tests.system.deployment import Deployment
 
 RUNBOOK = (ROOT / "docs/operations.md").read_text()
 LOOK = re.findall(r"```bash\n(.*?)```", RUNBOOK.partition("### InkwellUnreadableMessages\n")[2], re.DOTALL)[0]
@@ -22,13 +20,6 @@ asyncio.run(publish())
 END"""
 
 pytestmark = [pytest.mark.needs_docker, pytest.mark.long]
-
-
-@pytest.fixture
-async def deployment(tmp_path: Path) -> AsyncIterator[Deployment]:
-    async with deployed(tmp_path) as deployment:
-        await deployment.up()
-        yield deployment
 
 
 async def test_unreadable_messages_are_shown_and_stay(deployment: Deployment) -> None:

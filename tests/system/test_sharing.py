@@ -1,4 +1,4 @@
-"""Workers share the partitions, come and go; each owner's writes are applied in the order in which they were sent."""
+"""Workers that come and go share the partitions; each owner's writes are applied in the order of sending."""
 
 import asyncio
 import json
@@ -20,13 +20,13 @@ from dev.backend import Services, as_user
 from dev.containers import rabbitmq_server
 from dev.definitions import ADMINISTRATOR
 from shared.messaging import Topology
-from tests.harness import eventually
-from tests.proxy import free_port
-from tests.system.stack import Process, Stack, running_stack
+from tests.support.harness import eventually
+from tests.support.proxy import free_port
+from tests.support.stack import Process, Stack, running_stack
 from tests.system.writers import Writer, all_go_on, are_decided, check_order, headers_of, new_owners, writing
 
 SHARING_SECONDS = float(os.environ.get("SHARING_SECONDS", "25"))
-"""How long workers come and go."""
+"""For how long workers come and go."""
 PARTITIONS = 8
 WORKERS = 3
 TAKEOVER_SECONDS = 15.0
@@ -39,18 +39,18 @@ pytestmark = pytest.mark.needs_docker
 
 @dataclass
 class Broker:
-    """A RabbitMQ whose own tools tell which consumers are active."""
+    """A RabbitMQ whose command-line tool lists the active consumers."""
 
     container: DockerContainer
     port: int
 
     def beside(self, database_url: str) -> Services:
-        """This broker, and the Postgres of the URL."""
+        """This broker together with the Postgres of the URL."""
         broker_url = f"amqp://{ADMINISTRATOR}:{ADMINISTRATOR}@127.0.0.1:{self.port}/"
         return Services(database_url, broker_url, has_broker_users=True)
 
     async def active(self, prefix: str) -> Active:
-        """Who is active in the queues of the prefix."""
+        """The active consumer of each queue with the prefix."""
         command = ["rabbitmqctl", "-q", "--formatter", "json", "list_consumers", "queue_name", "consumer_tag", "active"]
         result = await asyncio.to_thread(self.container.exec, command)
         assert result.exit_code == 0, result.output
@@ -78,7 +78,7 @@ async def stack(database_url: str, broker: Broker, tmp_path: Path) -> AsyncItera
 
 @pytest.fixture
 async def workers(stack: Stack, broker: Broker) -> AsyncIterator[list[Process]]:
-    """Three workers on straight ways to the servers, since the proxies share this process with the writers."""
+    """Three workers without proxies, which would compete with the writers for this process."""
     await stack.worker.stop()
     straight = stack.worker.variant(
         INKWELL_BROKER_URL=broker.beside(stack.database_url).broker_url_of("worker"),
@@ -94,7 +94,7 @@ async def workers(stack: Stack, broker: Broker) -> AsyncIterator[list[Process]]:
 
 @dataclass
 class Watch:
-    """Looks at the active consumers all the time."""
+    """Watches the active consumers."""
 
     broker: Broker
     prefix: str
@@ -116,7 +116,7 @@ class Watch:
             await asyncio.sleep(1)
 
 
-@pytest.mark.long  # the fault runs do the same, and more
+@pytest.mark.long  # the fault runs do the same and more
 async def test_writes_of_each_owner_stay_in_order_while_workers_are_killed_stopped_and_started(
     stack: Stack, workers: list[Process], broker: Broker
 ) -> None:
@@ -135,7 +135,7 @@ async def test_writes_of_each_owner_stay_in_order_while_workers_are_killed_stopp
 
 
 async def disturb(workers: list[Process], stack: Stack) -> None:
-    """Takes one or two workers away, again and again; somebody goes on with each partition soon."""
+    """Stops one or two workers again and again; another one soon takes over each partition."""
     ends = asyncio.get_running_loop().time() + SHARING_SECONDS
     while asyncio.get_running_loop().time() < ends:
         leaving = random.sample(workers, random.choice((1, 2)))  # noqa: S311 - no secret
@@ -149,6 +149,6 @@ async def disturb(workers: list[Process], stack: Stack) -> None:
 
 
 async def is_shared(broker: Broker, prefix: str) -> bool:
-    """Whether every worker is active, each partition has one, and nobody has more than twice the share."""
+    """Whether every worker is active, each partition has one, and none has more than twice its share."""
     active = Counter(tag for tags in (await broker.active(prefix)).values() for tag in tags)
     return len(active) == WORKERS and active.total() == PARTITIONS and max(active.values()) <= 2 * PARTITIONS / WORKERS

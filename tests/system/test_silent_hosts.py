@@ -1,4 +1,4 @@
-"""One of a URL's hosts goes silent: connections that are open hang, and new ones are taken and never answered."""
+"""One of a URL's hosts goes silent: open connections hang, and new ones are accepted but never answered."""
 
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -9,10 +9,10 @@ import pytest
 from yarl import URL
 
 from gateway.settings import GatewaySettings
-from tests import harness
-from tests.canaries import NOTE
-from tests.harness import eventually
-from tests.proxy import Proxy, proxy_to
+from tests.support import harness
+from tests.support.canaries import NOTE
+from tests.support.harness import eventually
+from tests.support.proxy import Proxy, proxy_to
 from worker.settings import WorkerSettings
 
 RECOVERY_SECONDS = 30.0
@@ -21,7 +21,7 @@ SettingsT = TypeVar("SettingsT", GatewaySettings, WorkerSettings)
 
 @asynccontextmanager
 async def two_hosts(name: str, *settings: Any) -> AsyncIterator[tuple[list[Proxy], list[Any]]]:
-    """The settings with two hosts in a URL, which both lead to the one server; the second one refuses until started."""
+    """Settings with two hosts in a URL that lead to the same server; the second refuses connections until started."""
     async with AsyncExitStack() as exits:
         target = URL(str(getattr(settings[0], name).get_secret_value()))
         proxies = [await exits.enter_async_context(proxy_to(str(target.host), target.port or 0)) for _ in range(2)]
@@ -38,7 +38,7 @@ def with_hosts(settings: SettingsT, name: str, hosts: str) -> SettingsT:
 
 
 async def is_served(client: httpx.AsyncClient) -> bool:
-    """Whether a write is applied and can be read."""
+    """Whether a write is applied and readable."""
     written = await client.post("/notes/", json=NOTE, timeout=15)
     return written.status_code == 201 and (await client.get(written.headers["Location"])).status_code == 200
 
@@ -57,4 +57,4 @@ async def test_reads_and_writes_go_on_at_the_other_host(
         silent.freeze()
 
         await eventually(lambda: is_served(client), within_seconds=RECOVERY_SECONDS)
-        silent.strand()  # so that nothing hangs while all is stopped
+        silent.strand()  # so that stopping does not hang

@@ -1,4 +1,4 @@
-"""SIGTERM, and clients that go away."""
+"""SIGTERM under load, and clients that disconnect."""
 
 import asyncio
 import random
@@ -11,15 +11,11 @@ import pytest
 from asyncpg import Connection, Record
 
 from gateway.settings import GatewaySettings
-from tests import harness
-from tests.harness import eventually
-from tests.system.stack import Load, Stack, check
+from tests.support import harness
+from tests.support.harness import eventually
+from tests.support.stack import Load, Stack, check
 from worker.settings import WorkerSettings
 
-SLOW_STORE = """
-create function slow() returns trigger language plpgsql as $$ begin perform pg_sleep(0.3); return null; end $$;
-create trigger slow after insert on commands for each statement execute function slow();
-"""
 SLOW_PRUNING = """
 create function slow() returns trigger language plpgsql as $$ begin perform pg_sleep(60); return null; end $$;
 create trigger slow after delete on commands for each statement execute function slow();
@@ -31,7 +27,7 @@ CLIENTS = 1000
 
 
 async def test_worker_stopped_under_load_finishes_its_batch_and_exits_with_0(stack: Stack) -> None:
-    await stack.script(SLOW_STORE)
+    await stack.slow_down_stores(0.3)
     async with Load(stack.client).running() as load:
         await eventually(lambda: has_settled(stack))
         assert await stack.worker.stop() == 0
@@ -46,7 +42,7 @@ async def test_worker_stopped_while_it_prunes_stops_at_once(stack: Stack) -> Non
     await stack.worker.stop()
     await stack.script(SLOW_PRUNING)
     await stack.worker.start()
-    await eventually(lambda: is_pruning(stack), within_seconds=90)  # a worker prunes a minute after its start at first
+    await eventually(lambda: is_pruning(stack), within_seconds=90)  # a worker first prunes a minute after its start
 
     async with asyncio.timeout(5):
         assert await stack.worker.stop() == 0
@@ -103,7 +99,7 @@ async def test_clients_that_disconnect_cost_no_memory(stack: Stack) -> None:
 
 
 async def disconnect(url: httpx.URL, clients: int) -> None:
-    """So many clients, a hundred at a time, each of which resets its connection at a random moment."""
+    """This many clients, a hundred at a time, each of which resets its connection at a random moment."""
     for _ in range(clients // 100):
         await asyncio.gather(*(disconnect_once(url) for _ in range(100)))
 
@@ -130,7 +126,7 @@ async def as_few_tasks_as(count: int) -> bool:
 
 
 async def has_settled(stack: Stack) -> bool:
-    return len(stack.worker.events("batch settled")) > 2
+    return len(stack.worker.events("batch applied")) > 2
 
 
 async def ready_status(stack: Stack) -> int | None:
@@ -147,7 +143,7 @@ def sessions(state: str, application: str = "%") -> str:
 
 
 def resident_bytes(pid: int) -> int:
-    """What a process holds in memory."""
+    """The resident memory of a process."""
     return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * 4096
 
 

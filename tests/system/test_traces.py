@@ -1,4 +1,4 @@
-"""Traces and log lines of whole processes: what a collector gets of them, and what happens while there is none."""
+"""Traces and log lines of whole processes, with a collector and without."""
 
 import asyncio
 import time
@@ -10,10 +10,10 @@ from uuid import uuid4
 import pytest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
-from tests.canaries import NOTE
-from tests.harness import eventually
-from tests.proxy import free_port
-from tests.system.stack import Process, Stack
+from tests.support.canaries import NOTE
+from tests.support.harness import eventually
+from tests.support.proxy import free_port
+from tests.support.stack import Process, Stack
 
 TRACE = uuid4().hex
 SAMPLED = {"traceparent": f"00-{TRACE}-00f067aa0ba902b7-01"}
@@ -21,11 +21,11 @@ POISON = "alter table notes add constraint poison check (title <> 'poison') not 
 
 
 class Collector:
-    """Takes traces as OTLP over HTTP."""
+    """A collector that receives traces as OTLP over HTTP."""
 
     def __init__(self) -> None:
         self.spans: list[tuple[str, str, str]] = []
-        """The trace, the service and the name of each."""
+        """The trace, the service and the name of each span."""
         collector = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -41,11 +41,11 @@ class Collector:
         self.url = f"http://127.0.0.1:{self.server.server_port}"
 
     def take(self, body: bytes) -> None:
-        """Keeps what an export says."""
+        """Records the spans of an export."""
         for resource in ExportTraceServiceRequest.FromString(body).resource_spans:
-            told = {each.key: each.value.string_value for each in resource.resource.attributes}
+            found = {each.key: each.value.string_value for each in resource.resource.attributes}
             for scope in resource.scope_spans:
-                self.spans += [(each.trace_id.hex(), told["service.name"], each.name) for each in scope.spans]
+                self.spans += [(each.trace_id.hex(), found["service.name"], each.name) for each in scope.spans]
 
 
 @pytest.fixture
@@ -60,7 +60,7 @@ def collector() -> Iterator[Collector]:
 
 
 async def restarted(stack: Stack, **environment: str) -> tuple[Process, Process]:
-    """Both services of the stack, with other variables."""
+    """Restarts both services of the stack with other variables."""
     for process in (stack.worker, stack.gateway):
         await process.stop()
     stack.worker, stack.gateway = (each.variant(None, **environment) for each in (stack.worker, stack.gateway))
@@ -86,8 +86,8 @@ async def test_collector_gets_one_trace_of_both_services_at_the_latest_when_they
         codes = [await each.stop() for each in processes]
 
     assert codes == [0, 0]
-    told = {(service, name.split()[0]) for trace, service, name in collector.spans if trace == TRACE}
-    assert told >= {
+    found = {(service, name.split()[0]) for trace, service, name in collector.spans if trace == TRACE}
+    assert found >= {
         ("inkwell-gateway", "POST"),
         ("inkwell-gateway", "publish"),
         ("inkwell-worker", "process"),
@@ -119,9 +119,9 @@ async def test_collector_that_is_away_costs_no_request_and_hardly_delays_the_end
         codes = [await each.stop() for each in processes]
 
     assert codes == [0, 0]
-    assert time.monotonic() - stopping < 10  # with the gateway's drain of a second
-    told = [each for each in stack.gateway.events() if "opentelemetry" in str(each) or "traces" in each["event"]]
-    assert len(told) == 1
+    assert time.monotonic() - stopping < 10  # including the gateway's drain of a second
+    found = [each for each in stack.gateway.events() if "opentelemetry" in str(each) or "traces" in each["event"]]
+    assert len(found) == 1
 
 
 async def is_told(process: Process) -> bool:

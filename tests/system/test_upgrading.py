@@ -1,4 +1,4 @@
-"""From the servers of before to today's on their volumes: refused in words, or taken over as documented."""
+"""From previous versions of the servers to the current ones on their volumes: refused, or migrated as documented."""
 
 import re
 import sys
@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from dev.backend import ROOT
-from tests import canaries
-from tests.accounts import sign_up
-from tests.harness import decided
+from tests.support import canaries
+from tests.support.accounts import sign_up
+from tests.support.harness import decided
 from tests.system.deployment import Deployment, deployed
 
 DOCUMENTATION = (ROOT / "docs/operations.md").read_text()

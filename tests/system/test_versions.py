@@ -1,6 +1,6 @@
-"""Gateways and workers of this version beside those of the one before, on what this version's migrations have made.
+"""Gateways and workers of this version beside those of the previous one, on this version's schema.
 
-An upgrade runs them so: migrate, then workers, then gateways; and backwards the other way round.
+An upgrade runs them in this order: migration, workers, gateways; a rollback in the opposite order.
 """
 
 import asyncio
@@ -15,12 +15,12 @@ from uuid import uuid4
 import httpx
 import pytest
 
-from dev.backend import Services
-from tests import canaries
-from tests.accounts import sign_up
-from tests.harness import dated, decided
-from tests.proxy import free_port
-from tests.system.stack import ROOT, TREES, Stack, running_stack
+from dev.backend import ROOT, Services
+from tests.support import canaries
+from tests.support.accounts import sign_up
+from tests.support.harness import dated, decided
+from tests.support.proxy import free_port
+from tests.support.stack import TREES, Stack, running_stack
 from tests.system.versions import BEFORE_LISTS as PREVIOUS
 from tests.system.versions import unpack
 
@@ -31,13 +31,13 @@ PRESENT_WORKER, PREVIOUS_WORKER = "present worker", "previous worker"
 
 @pytest.fixture(scope="module")
 def previous(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the services' source as they were."""
+    """A folder with the source of the previous services."""
     folder = tmp_path_factory.mktemp("previous")
     try:
         unpack(PREVIOUS, folder)
     except (OSError, subprocess.CalledProcessError) as error:
-        told = getattr(error, "stderr", b"").decode().strip() or error
-        pytest.skip(f"needs git and the history, which a shallow clone lacks: {told}")
+        reason = getattr(error, "stderr", b"").decode().strip() or error
+        pytest.skip(f"needs git and the history, which a shallow clone lacks: {reason}")
     return folder
 
 
@@ -72,7 +72,7 @@ async def test_worker_of_the_previous_version_fails_what_it_does_not_know_and_ke
 
         assert (failed.status_code, failed.json()["code"]) == (500, "command_failed")
         assert [tuple(row) for row in await stack.query(FAILED)] == [("unknown_type", "notes.change", True)]
-        assert (await stack.client.post("/notes/", json=canaries.NOTE)).status_code == 201  # its neighbours go on
+        assert (await stack.client.post("/notes/", json=canaries.NOTE)).status_code == 201  # others are applied
     await stack.worker.start()
 
     replayed = await asyncio.to_thread(operate, stack, "dead-letters", "replay", "--all")
@@ -117,13 +117,13 @@ async def test_deployment_that_never_set_the_number_of_partitions_keeps_its_eigh
 
 
 async def offers_several_at_once(gateway: httpx.AsyncClient) -> bool:
-    """Whether it is of the present version."""
+    """Whether it is of the current version."""
     return "/notes/batch" in (await gateway.get("/openapi.json")).json()["paths"]
 
 
 @asynccontextmanager
 async def previous_worker(stack: Stack, previous: Path) -> AsyncIterator[None]:
-    """A worker of the previous version, which runs for the block."""
+    """A worker of the previous version for the block."""
     worker = stack.worker.twin(free_port(), previous)
     await worker.start()
     try:
@@ -133,7 +133,7 @@ async def previous_worker(stack: Stack, previous: Path) -> AsyncIterator[None]:
 
 
 async def serves(client: httpx.AsyncClient, beside: httpx.AsyncClient) -> None:
-    """Somebody new does everything through one gateway; the other one tells the same, and answers what is repeated."""
+    """A new user does everything through one gateway; the other one answers the same, also to repeated requests."""
     headers = (await sign_up(client)).headers
     key = headers | {"Idempotency-Key": uuid4().hex}
 
@@ -168,7 +168,7 @@ async def serves(client: httpx.AsyncClient, beside: httpx.AsyncClient) -> None:
 
 
 def operate(stack: Stack, *arguments: str) -> "subprocess.CompletedProcess[str]":
-    """Does what an operator asks of the present worker's command line."""
+    """Runs the current worker's command line."""
     environment = {**os.environ, **stack.environment}
     command = [sys.executable, "-m", "worker", *arguments]
     return subprocess.run(command, cwd=ROOT, env=environment, check=False, capture_output=True, text=True)

@@ -1,6 +1,6 @@
-"""The system tests with a gateway or a worker of the version before: `make versions`.
+"""Runs the system tests with a gateway or a worker of the previous version: `make versions`.
 
-With a release both commits move to the release before.
+Each release moves both commits to the release before it.
 """
 
 import io
@@ -11,12 +11,12 @@ import tarfile
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from tests.system.stack import ROOT
+from dev.backend import ROOT
 
 PREVIOUS = "2ef81a74659a52bacfcc9d67d2ea4898f151f6d2"
-"""The version before: the last commit without metrics, alerts and traces."""
+"""The previous version: the last commit without metrics, alerts and traces."""
 BEFORE_LISTS = "4521b655fcfa21a04b775d21f38294368cc20123"
-"""One more before: the last commit whose schema is 0003, without lists, search and several writes at once."""
+"""The version before that: the last commit with schema 0003, without lists, search and several writes at once."""
 OF_THIS_VERSION_ALONE = [
     "test_alerts.py",
     "test_traces.py",
@@ -25,14 +25,14 @@ OF_THIS_VERSION_ALONE = [
     "test_repeated_without_a_broker.py",
     "test_versions.py",
 ]
-"""What the version before does not have: metrics, traces, bounds on messages, a number of partitions at the broker.
+"""Features that the previous version lacks: metrics, traces, bounds on messages, partitions declared at the broker.
 
-The last has both versions already.
+The last file starts both versions itself.
 """
 
 
 def unpack(commit: str, folder: Path) -> None:
-    """Puts the services' source as of a commit into a folder; needs git and the history."""
+    """Extracts the services' source of a commit into a folder; needs git and the history."""
     command = ["git", "archive", commit, "gateway", "worker", "shared", "pyproject.toml"]
     archive = subprocess.run(command, cwd=ROOT, check=True, capture_output=True).stdout
     with tarfile.open(fileobj=io.BytesIO(archive)) as source:
@@ -40,7 +40,7 @@ def unpack(commit: str, folder: Path) -> None:
 
 
 def main() -> int:
-    """1 where a test fails with either of the services of the version before."""
+    """Returns 1 if a test fails with either service of the previous version."""
     left_out = [f"--ignore=tests/system/{name}" for name in OF_THIS_VERSION_ALONE]
     with TemporaryDirectory(prefix="inkwell-previous-") as folder:
         unpack(PREVIOUS, Path(folder))

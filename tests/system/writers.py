@@ -1,4 +1,4 @@
-"""Owners who each replace one note again and again, and whether their writes were applied in order."""
+"""Owners who each replace one note again and again, to check that their writes are applied in order."""
 
 import asyncio
 import random
@@ -13,19 +13,19 @@ from gateway.auth.access_tokens import AccessTokens
 from gateway.settings import GatewaySettings
 from shared.clock import Clock
 from shared.contracts import Scope
-from tests.accounts import bearer
-from tests.canaries import NOTE
-from tests.system.stack import Stack
+from tests.support.accounts import bearer
+from tests.support.canaries import NOTE
+from tests.support.stack import Stack
 
 OWNERS = 40
 PAUSE_SECONDS = 0.1
 END_SECONDS = 60.0
-"""For the write in hand, once told to stop; so a test whose writes stay refused fails instead of hanging."""
+"""The deadline of the last write, so that a test whose writes stay refused fails instead of hanging."""
 
 
 @dataclass
 class Writer:
-    """An owner who replaces one note again and again, each time after the 202 of the time before."""
+    """An owner who replaces one note again and again, each time after the previous 202."""
 
     clients: list[httpx.AsyncClient]
     headers: dict[str, str]
@@ -35,7 +35,7 @@ class Writer:
     stopping: bool = False
 
     async def write(self) -> None:
-        """Writes until told to stop; what was sent is accepted when it returns."""
+        """Writes until `stopping`; everything sent is accepted when it returns."""
         created = await self._accepted("POST", "/notes/", "0", wait=30)
         self.note_url = created.headers["location"]
         while not self.stopping:
@@ -44,7 +44,7 @@ class Writer:
             await asyncio.sleep(PAUSE_SECONDS)
 
     async def _accepted(self, method: str, url: str, title: str, wait: int = 0) -> httpx.Response:
-        """The 2xx of a write, which is repeated with its key until one comes."""
+        """The 2xx of a write, which is repeated with its key until accepted."""
         prefer = f"wait={wait}" if wait else "respond-async"
         headers = self.headers | {"Idempotency-Key": uuid4().hex, "Prefer": prefer}
         body = NOTE | {"title": title}
@@ -60,14 +60,14 @@ class Writer:
 
 
 async def new_owners(stack: Stack) -> list[int]:
-    """The ids of users who need no password here, since their tokens are made by `headers_of`."""
+    """The ids of users without passwords, whose tokens `headers_of` makes."""
     names = "select 'owner ' || n, 'owner ' || n from generate_series(1, %d) as n"
     insert = f"insert into users (name, folded_name) {names % OWNERS} returning id"
     return [row["id"] for row in await stack.query(insert)]
 
 
 def headers_of(owner: int, stack: Stack) -> dict[str, str]:
-    """What a request has for its owner to be known."""
+    """The headers that authenticate the owner."""
     settings = {name.removeprefix("INKWELL_").lower(): value for name, value in stack.environment.items()}
     tokens = AccessTokens(GatewaySettings.model_validate(settings), Clock())
     return bearer(tokens.issue(owner, 1, frozenset(Scope)))
@@ -75,7 +75,7 @@ def headers_of(owner: int, stack: Stack) -> dict[str, str]:
 
 @asynccontextmanager
 async def writing(writers: list[Writer]) -> AsyncIterator[list[Writer]]:
-    """They write during the block."""
+    """The writers run during the block."""
     tasks = [asyncio.create_task(writer.write()) for writer in writers]
     try:
         yield writers
@@ -87,7 +87,7 @@ async def writing(writers: list[Writer]) -> AsyncIterator[list[Writer]]:
 
 
 async def all_go_on(stack: Stack, since: str) -> bool:
-    """Whether some write of every owner was decided since then."""
+    """Whether a write of every owner has been decided since then."""
     decided = f"select count(distinct owner_id) from commands where decided_at > '{since}'"  # noqa: S608 - no user's words
     return bool(await stack.value(decided) == OWNERS)
 
@@ -98,9 +98,9 @@ async def are_decided(stack: Stack, writers: list[Writer]) -> bool:
 
 
 async def check_order(stack: Stack, owners: list[int], writers: list[Writer]) -> None:
-    """Every accepted write was applied once, and each owner's in the order in which they were accepted."""
+    """Checks that every accepted write was applied once, and each owner's writes in the order of their acceptance."""
     notes = {row["owner_id"]: row for row in await stack.query("select owner_id, title, version from notes")}
-    # Not by decided_at: a transaction that waited for an owner's row began before the one it waited for.
+    # Not by decided_at: a transaction that waited for an owner's row started before the one it waited for.
     versions = "select owner_id, array_agg(note_version order by issued_at) from commands group by 1"
     applied = dict([tuple(row) for row in await stack.query(versions)])
     for owner, writer in zip(owners, writers, strict=True):

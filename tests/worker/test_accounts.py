@@ -1,4 +1,4 @@
-"""What a batch does to users and their tokens, and what it does not let their names and credentials do to it."""
+"""The effects of a batch on users and their tokens, and the effects of their names and credentials on a batch."""
 
 import asyncio
 import json
@@ -31,16 +31,16 @@ from shared.contracts import (
     print_time,
 )
 from shared.database import connect
-from tests.applying import apply_with_others
-from tests.commands import CHEAP_HASH, DIGEST, attributes, create, delete
-from tests.harness import eventually
+from tests.support.applying import apply_with_others
+from tests.support.commands import CHEAP_HASH, DIGEST, attributes, create, delete
+from tests.support.harness import eventually
 from worker.apply import apply_batch, record_failure
 from worker.failures import Applier
 from worker.housekeeping import TRY_LOCK
 from worker.settings import WorkerSettings
 
 NAMED_AS_HOUSEKEEPINGS_LOCK = "ebrx_th73wxw"
-"""hashtextextended() makes of it the number of the lock that the pruning worker holds for good."""
+"""hashtextextended() maps it to the number of the lock that the pruning worker holds permanently."""
 NOW = datetime.now(UTC)
 COSTLIER_HASH = CHEAP_HASH.replace("t=1", "t=2")
 
@@ -70,9 +70,7 @@ async def registered(connections: Connections, database: "Connection[Record]", n
     return int(await database.fetchval("select id from users where name = $1", name))
 
 
-async def test_no_name_meets_a_lock_that_somebody_holds_for_good(
-    connections: Connections, worker_settings: WorkerSettings
-) -> None:
+async def test_no_name_meets_a_permanently_held_lock(connections: Connections, worker_settings: WorkerSettings) -> None:
     pruner = await connect(worker_settings.database_url, "test")
     [(holds,)] = await TRY_LOCK.fetch(pruner)
     assert holds
@@ -116,10 +114,10 @@ async def test_registration_and_rename_that_race_for_a_name_give_it_to_one_of_th
             [change(bob, f"ADA{number}"), create(owner=bob)],
         ]
 
-        told = await asyncio.gather(*(apply_with_others(connections, batch) for batch in batches))
+        results = await asyncio.gather(*(apply_with_others(connections, batch) for batch in batches))
 
-        assert sorted(outcomes[0].http_status for outcomes in told) in ([200, 409], [201, 409])
-        assert [outcomes[1].http_status for outcomes in told] == [201, 201]
+        assert sorted(outcomes[0].http_status for outcomes in results) in ([200, 409], [201, 409])
+        assert [outcomes[1].http_status for outcomes in results] == [201, 201]
     assert await database.fetchval("select count(*) = count(distinct folded_name) from users where name is not null")
     assert await database.fetchval("select revision from users where id = $1", bob) == 30
 
@@ -141,7 +139,7 @@ async def test_name_that_an_operator_gives_away_meanwhile_is_taken(
 
 
 async def register_with_others(connections: Connections, name: str) -> list[Outcome]:
-    """As a worker does, while others hold locks now and then."""
+    """Like a worker, while others sometimes hold locks."""
     while True:
         with suppress(LockNotAvailableError):
             return await Applier(connections).apply([register(name)])
@@ -220,7 +218,7 @@ async def test_hash_is_not_renewed_once_the_password_is_another(
 
 
 @pytest.mark.parametrize("command", [create(owner=0), delete(1, owner=0), new_token(0)], ids=lambda each: each.type)
-async def test_nobody_can_do_nothing_but_register(
+async def test_caller_without_an_account_can_only_register(
     connections: Connections, database: "Connection[Record]", command: Command
 ) -> None:
     [outcome] = await apply_batch(connections, [command])

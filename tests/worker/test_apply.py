@@ -1,4 +1,4 @@
-"""A batch in one transaction: what it does to the notes, and what it says of each command."""
+"""A batch in one transaction: its effects on the notes, and the outcome of each command."""
 
 import asyncio
 import json
@@ -13,8 +13,8 @@ from asyncpg.connection import LoggedQuery
 
 from shared.connections import Connections
 from shared.contracts import BadCommand, Command, CreateItem, DeleteItem, NoteItem, PatchItem, ReplaceItem
-from tests.applying import apply_with_others
-from tests.commands import create, delete, patch, replace, several
+from tests.support.applying import apply_with_others
+from tests.support.commands import create, delete, patch, replace, several
 from worker.apply import apply_batch
 
 MAX_STATEMENTS = 12
@@ -63,7 +63,7 @@ async def test_same_id_in_two_transactions_at_once_has_one_effect(
     assert await database.fetchval("select count(*) from notes") == 10
 
 
-async def test_command_decided_meanwhile_by_somebody_who_holds_no_lock_keeps_that_outcome_and_has_no_effect(
+async def test_command_decided_meanwhile_by_a_session_without_a_lock_keeps_that_outcome_and_has_no_effect(
     connections: Connections, database: "Connection[Record]"
 ) -> None:
     command = create()
@@ -81,7 +81,7 @@ async def test_command_decided_meanwhile_by_somebody_who_holds_no_lock_keeps_tha
 
 
 @pytest.mark.parametrize("batches", [1, 2])
-async def test_same_id_for_another_request_is_told_so_and_has_no_effect(
+async def test_same_id_for_another_request_is_rejected_and_has_no_effect(
     connections: Connections, database: "Connection[Record]", batches: int
 ) -> None:
     mine = create("mine", fingerprint="mine")
@@ -225,7 +225,7 @@ async def test_a_batch_of_500_takes_as_many_statements_as_a_batch_of_one(connect
         mixed += [create(), replace(note_id), replace(note_id), replace(note_id + 200), delete(note_id)]
     assert len(mixed) == 500
 
-    await apply_batch(connections, [create()])  # the driver asks for the types on a connection's first use
+    await apply_batch(connections, [create()])  # the driver looks up the types on a connection's first use
     few = await statements(connections, [create(), delete(1)])
     many = await statements(connections, mixed)
 
@@ -248,7 +248,7 @@ async def test_a_thousand_writes_at_once_take_as_many_statements_as_one(connecti
 
 
 async def statements(connections: Connections, batch: Sequence[Command]) -> list[str]:
-    """What a batch sends to Postgres."""
+    """The statements that a batch sends to Postgres."""
     seen: list[LoggedQuery] = []
     async with connections.acquire() as session:
         session.add_query_logger(seen.append)

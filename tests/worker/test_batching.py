@@ -1,4 +1,4 @@
-"""Batching cannot be seen: any partition of a list of commands does what the commands do one by one."""
+"""Batching is invisible: any partition of a list of commands has the effects of the commands one by one."""
 
 import json
 from base64 import b64encode
@@ -31,21 +31,21 @@ from shared.contracts import (
     RevokeToken,
 )
 from shared.database import Session
-from tests.commands import CHEAP_HASH, DIGEST, create, patch, replace
+from tests.support.commands import CHEAP_HASH, DIGEST, create, patch, replace
 from worker.apply import apply_batch
 from worker.cache import Cache
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 EXPIRED_BEFORE = START + timedelta(seconds=30)
 REPLAYED_AT = START + timedelta(minutes=9)
-# Each example empties the one database by itself, and a busy machine is no reason to fail.
+# Each example empties the one database itself, and a busy machine must not fail the test.
 SLOW_ON_PURPOSE = [HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
 OWNERS = st.sampled_from([1, 2, 99])
 NOTE_IDS = st.integers(1, 6)
 TEXTS = st.sampled_from(["a", "b", "🖋"])
 HASHES = st.sampled_from([CHEAP_HASH, CHEAP_HASH.replace("t=1", "t=2")])
 VERSIONS = st.none() | st.tuples(st.integers(1, 3))
-# Few ids and fingerprints, so that redeliveries and reused keys happen.
+# Few ids and fingerprints, so that redeliveries and reused keys occur.
 REPEATED_IDS = st.uuids() | st.integers(1, 8).map(lambda number: UUID(int=number))
 FINGERPRINTS = st.sampled_from(["one", "one", "one", "two"])
 NAMES = st.sampled_from(["Ada", "ADA", "\uff41\uff44\uff41", "Bob", "bob", "Cleo"])
@@ -85,7 +85,7 @@ Batches = list[list[Command]]
 
 
 def renewed_hash(command_id: UUID) -> str:
-    """A hash that no other command has: the salt of each is random."""
+    """A hash that no other command has, since each salt is random."""
     return CHEAP_HASH.replace("c2FsdHNhbHQ", b64encode(command_id.bytes[-8:]).decode().rstrip("="))
 
 
@@ -109,7 +109,7 @@ def commands(draw: st.DrawFn, ids: st.SearchStrategy[UUID]) -> Command:
 
 @st.composite
 def changes(draw: st.DrawFn, model: type[Command]) -> dict[str, Any]:
-    """What a command says: of an account, or which note, in which versions, and as much text as its type has."""
+    """A command's data: for an account, or for a note with its versions and a text that its type allows."""
     if model in ACCOUNTS:
         return draw(account_changes(model))
     if model is ChangeNotes:
@@ -155,13 +155,13 @@ def cut(draw: st.DrawFn, sequence: list[Command]) -> Batches:
 
 @st.composite
 def partitioned(draw: st.DrawFn) -> Batches:
-    """Any commands, redeliveries among them."""
+    """Any commands, with redeliveries."""
     return cut(draw, draw(st.lists(commands(REPEATED_IDS), min_size=1, max_size=16)))
 
 
 @st.composite
 def with_replays(draw: st.DrawFn) -> Batches:
-    """Commands of which some expire, and later the replays of some of them between new ones; each replayed once.
+    """Commands, some of which expire, and later replays of some of these among new ones, each at most once.
 
     An operator can replay only what has failed before, so a replay is never in the batch of its original.
     """
@@ -178,7 +178,7 @@ def with_replays(draw: st.DrawFn) -> Batches:
 
 @st.composite
 def repetitive(draw: st.DrawFn) -> Batches:
-    """Many changes of two notes, of which about half change nothing."""
+    """Many changes of two notes, about half of which change nothing."""
     changes = [
         create("a", "a"),
         create("b", "b"),
@@ -203,7 +203,7 @@ def repetitive(draw: st.DrawFn) -> Batches:
 
 @pytest.fixture
 async def watched(database: "Connection[Record]") -> "Connection[Record]":
-    """A database in which no row can be written without being changed."""
+    """A database that raises if a row is written without a change."""
     await database.execute(UNCHANGED)
     return database
 
@@ -241,7 +241,7 @@ async def test_changes_that_change_nothing_leave_rows_and_versions_alone_in_any_
 
 
 class SameIds(Cache):
-    """Gives notes the same ids however the commands are batched: what a conflict has wasted is used again."""
+    """Gives notes the same ids in any batching: an id that a conflict has wasted is used again."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -251,9 +251,9 @@ class SameIds(Cache):
         self._first = self._next
         super().use(session)
 
-    def forget(self) -> None:
+    def clear(self) -> None:
         self._next = self._first
-        super().forget()
+        super().clear()
 
     def missing_note_ids(self, batch: Sequence[Command | BadCommand]) -> int:  # noqa: ARG002 - it draws none
         return 0

@@ -1,4 +1,4 @@
-"""Nothing is locked between the read and the store of a batch: who comes second writes nothing, and looks again."""
+"""Nothing is locked between a batch's read and its store: the second writer writes nothing and reads again."""
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator, Sequence
@@ -12,38 +12,38 @@ from asyncpg.connection import LoggedQuery
 
 from shared.connections import Connections
 from shared.contracts import BadCommand, Command
-from tests.applying import apply_with_others
-from tests.commands import create, delete, patch, replace
-from tests.harness import eventually
-from worker.apply import SESSION_SETTINGS, apply_batch, apply_in_transaction, record_failure
+from tests.support import harness
+from tests.support.applying import apply_with_others
+from tests.support.commands import create, delete, patch, replace
+from tests.support.harness import eventually
+from worker.apply import apply_batch, apply_in_transaction, record_failure
 from worker.cache import IDS_AHEAD, Cache
+from worker.sessions import SESSION_SETTINGS
 from worker.settings import WorkerSettings
 from worker.statements import READ, STORE, STORE_CREATIONS
 
 
 @pytest.fixture
 def one(worker_settings: WorkerSettings) -> Iterator[Connections]:
-    """A worker's one connection."""
-    connections = Connections(worker_settings.database_url, "test", 1, SESSION_SETTINGS)
-    yield connections
-    connections.close()
+    """The only connection of a worker."""
+    with harness.connected(worker_settings, "test") as connections:
+        yield connections
 
 
 @pytest.fixture
 def other(worker_settings: WorkerSettings) -> Iterator[Connections]:
-    """Another worker's."""
-    connections = Connections(worker_settings.database_url, "test", 1, SESSION_SETTINGS)
-    yield connections
-    connections.close()
+    """The connection of another worker."""
+    with harness.connected(worker_settings, "test") as connections:
+        yield connections
 
 
 async def statements(connections: Connections, batch: Sequence[Command | BadCommand], cache: Cache) -> list[str]:
-    """What a batch sends to Postgres."""
+    """The statements that a batch sends to Postgres."""
     seen: list[LoggedQuery] = []
     async with connections.acquire() as session:
         session.add_query_logger(seen.append)
     await apply_batch(connections, batch, cache=cache)
-    await asyncio.sleep(0)  # the driver calls its loggers a moment later
+    await asyncio.sleep(0)  # the driver calls its loggers slightly later
     async with connections.acquire() as session:
         session.remove_query_logger(seen.append)
     return [logged.query for logged in seen]
@@ -59,7 +59,7 @@ async def revision(database: "Connection[Record]") -> int:
 
 @asynccontextmanager
 async def waiting_for(database: "Connection[Record]", correction: str) -> AsyncIterator[None]:
-    """Make a correction by hand, and commit it when the block's batch waits for its lock."""
+    """Correct a row by hand, and commit once the block's batch waits for its lock."""
     correcting = database.transaction()
     await correcting.start()
     await database.execute(correction)
@@ -204,7 +204,7 @@ async def test_owner_whose_note_has_a_later_revision_catches_up(
     assert [row[0] for row in await database.fetch("select mod_revision from notes order by id")] == [4, 10]
 
 
-async def test_note_that_is_corrected_by_hand_between_read_and_store_is_changed_as_it_is_by_then(
+async def test_note_that_is_corrected_by_hand_between_read_and_store_is_changed_in_its_corrected_form(
     one: Connections, database: "Connection[Record]"
 ) -> None:
     await apply_batch(one, [create("Ink", "Blue")])
@@ -315,7 +315,7 @@ async def test_plans_that_were_made_for_small_tables_find_their_rows_in_large_on
         "select gen_random_uuid(), 'applied', 200 from generate_series(1, 200000)"
     )
 
-    assert await fastest_of(10) < 0.05  # a scan of the users alone takes as long
+    assert await fastest_of(10) < 0.05  # scanning only the users takes as long
 
 
 @contextmanager
@@ -364,8 +364,8 @@ async def is_committing(database: "Connection[Record]") -> bool:
 
 
 @pytest.mark.usefixtures("lost_standby")
-@pytest.mark.parametrize("command", [delete(7), delete(7, owner=999)], ids=["of a user", "of nobody"])
-async def test_outcome_whose_commit_waited_for_a_lost_standby_is_not_told_before_the_standby_has_it(
+@pytest.mark.parametrize("command", [delete(7), delete(7, owner=999)], ids=["of a user", "of an unknown user"])
+async def test_outcome_whose_commit_waited_for_a_lost_standby_is_not_sent_before_the_standby_has_it(
     worker_settings: WorkerSettings, database: "Connection[Record]", command: Command
 ) -> None:
     with waits_for_a_standby(worker_settings) as connections:

@@ -1,8 +1,8 @@
-"""What the worker makes of messages, good and bad, on a real broker and a real Postgres."""
+"""The worker's handling of valid and invalid messages, on a real broker and a real Postgres."""
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import aio_pika
@@ -10,28 +10,23 @@ import pytest
 from asyncpg import Connection, Record
 from yarl import URL
 
-from dev.backend import Services
 from shared.connections import Connections
 from shared.contracts import (
-    COMMANDS_CONTENT_TYPE,
     LARGEST_MESSAGE_BYTES,
-    Command,
     CreateNote,
     encode_batch,
     encode_command,
 )
 from shared.messaging import Topology
-from tests import harness
-from tests.commands import create
-from tests.harness import eventually
-from tests.proxy import proxy_to
+from tests.support import harness
+from tests.support.commands import Publish, create
+from tests.support.harness import eventually
+from tests.support.proxy import proxy_to
 from worker import fold, handlers
 from worker.consumer import HELD_BYTES, Consumer, prefetch_count
 from worker.decisions import NoteWritten
 from worker.deliveries import BATCH_BYTES
 from worker.settings import WorkerSettings
-
-Publish = Callable[[Sequence[bytes]], Awaitable[None]]
 
 POISON_TRIGGER = """
 create function refuse() returns trigger language plpgsql as $$
@@ -43,33 +38,9 @@ create constraint trigger poison after insert on notes initially deferred
 """
 
 
-@pytest.fixture
-async def channel(servers: Services, worker_settings: WorkerSettings) -> AsyncIterator[aio_pika.abc.AbstractChannel]:
-    async with await aio_pika.connect(servers.broker_url) as connection:
-        channel = await connection.channel(on_return_raises=True)
-        await Topology.of(worker_settings).declare(channel)
-        yield channel
-
-
-@pytest.fixture
-def publish(channel: aio_pika.abc.AbstractChannel, worker_settings: WorkerSettings) -> Publish:
-    """Publishes one message to the first partition, made of these events."""
-    queue = Topology.of(worker_settings).command_queue(0)
-
-    async def publish(events: Sequence[bytes]) -> None:
-        message = aio_pika.Message(encode_batch(events), content_type=COMMANDS_CONTENT_TYPE)
-        await channel.default_exchange.publish(message, queue)
-
-    return publish
-
-
 async def outcomes(database: "Connection[Record]") -> dict[str, int]:
     rows = await database.fetch("select status, count(*) from commands group by status")
     return {row["status"]: row["count"] for row in rows}
-
-
-def encoded(commands: Sequence[Command]) -> list[bytes]:
-    return [encode_command(command) for command in commands]
 
 
 async def test_poison_in_a_batch_of_500_fails_alone(
@@ -77,7 +48,7 @@ async def test_poison_in_a_batch_of_500_fails_alone(
 ) -> None:
     await database.execute(POISON_TRIGGER)
     poison = create("poison")
-    await publish(encoded([create() for _ in range(250)] + [poison] + [create() for _ in range(249)]))
+    await publish(*[create() for _ in range(250)], poison, *[create() for _ in range(249)])
 
     async with harness.worker(worker_settings):
         await eventually(lambda: _equals(database, {"applied": 499, "failed": 1}))
@@ -93,7 +64,7 @@ async def test_command_whose_handler_raises_fails_alone(
     publish: Publish, database: "Connection[Record]", worker_settings: WorkerSettings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(fold, "create_note", raising_for("poison"))
-    await publish(encoded([create(), create("poison"), create()]))
+    await publish(create(), create("poison"), create())
 
     async with harness.worker(worker_settings):
         await eventually(lambda: _equals(database, {"applied": 2, "failed": 1}))
@@ -105,7 +76,7 @@ async def test_second_command_that_fails_in_the_same_way_is_not_failed_but_waits
     publish: Publish, database: "Connection[Record]", worker_settings: WorkerSettings
 ) -> None:
     await database.execute(POISON_TRIGGER)
-    await publish(encoded([create(), create("poison"), create("poison"), create()]))
+    await publish(create(), create("poison"), create("poison"), create())
 
     async with harness.worker(worker_settings):
         await eventually(lambda: _equals(database, {"applied": 1, "failed": 1}))
@@ -123,8 +94,8 @@ async def test_unreadable_goes_to_the_dead_letter_queue_and_its_neighbours_are_a
 ) -> None:
     no_id, bad_data = b'{"type": "note.create"}', json.loads(encode_command(create()))
     bad_data["data"] = {"title": 1}
-    await publish([*encoded([create()]), no_id, json.dumps(bad_data).encode(), *encoded([create()])])
-    await publish([b"\xff not json"])
+    await publish(create(), no_id, json.dumps(bad_data).encode(), create())
+    await publish(b"\xff not json")
 
     async with harness.worker(worker_settings):
         await eventually(lambda: _equals(database, {"applied": 2, "failed": 1}))
@@ -137,7 +108,7 @@ async def test_unreadable_goes_to_the_dead_letter_queue_and_its_neighbours_are_a
 async def test_unreadable_message_stays_however_often_it_is_looked_at(
     publish: Publish, channel: aio_pika.abc.AbstractChannel, worker_settings: WorkerSettings
 ) -> None:
-    await publish([b"\xff not json"])
+    await publish(b"\xff not json")
 
     async with harness.worker(worker_settings):
         queue = await channel.get_queue(Topology(worker_settings.queue_prefix, 2).dead_letter_queue)
@@ -160,10 +131,10 @@ async def test_newer_version_of_a_known_type_pauses_its_partition_and_no_other(
     queue = topology.command_queue(0)
 
     async with harness.worker(worker_settings) as consumer:
-        await publish([json.dumps(newer).encode()])
-        await publish(encoded([create("behind the newer one")]))
+        await publish(json.dumps(newer).encode())
+        await publish(create("behind the newer one"))
         await eventually(lambda: _equal(consumer.partitions, {1}))
-        other = aio_pika.Message(encode_batch(encoded([create("in another partition")])))
+        other = aio_pika.Message(encode_batch([encode_command(create("in another partition"))]))
         await channel.default_exchange.publish(other, topology.command_queue(1))
         await eventually(lambda: _equals(database, {"applied": 1}))
         assert await database.fetchval("select title from notes") == "in another partition"
@@ -181,14 +152,16 @@ async def test_strange_delivery_count_is_no_reason_to_stop(
     worker_settings: WorkerSettings,
     count: Any,
 ) -> None:
-    message = aio_pika.Message(encode_batch(encoded([create()])), headers={"x-delivery-count": count})
-    await channel.default_exchange.publish(message, Topology(worker_settings.queue_prefix, 2).command_queue(0))
+    topology = Topology.of(worker_settings)
+    await harness.declare_on(channel, topology)
+    message = aio_pika.Message(encode_batch([encode_command(create())]), headers={"x-delivery-count": count})
+    await channel.default_exchange.publish(message, topology.command_queue(0))
 
     async with harness.worker(worker_settings):
         await eventually(lambda: _equals(database, {"applied": 1}))
 
 
-async def test_worker_told_to_stop_while_it_connects_stops(worker_settings: WorkerSettings) -> None:
+async def test_worker_stops_while_it_connects(worker_settings: WorkerSettings) -> None:
     url = URL(str(worker_settings.broker_url.get_secret_value()))
     async with proxy_to(str(url.host), url.port or 5672) as link:
         link.freeze("down")
@@ -210,8 +183,8 @@ async def test_batch_that_was_committed_but_not_acknowledged_has_one_effect(
     publish: Publish, database: "Connection[Record]", worker_settings: WorkerSettings
 ) -> None:
     command = create()
-    for _ in range(2):  # what the broker does when the acknowledgement is lost
-        await publish(encoded([command]))
+    for _ in range(2):  # as the broker does when the acknowledgement is lost
+        await publish(command)
         async with harness.worker(worker_settings):
             await eventually(lambda: _equals(database, {"applied": 1}))
 
@@ -219,7 +192,7 @@ async def test_batch_that_was_committed_but_not_acknowledged_has_one_effect(
 
 
 def raising_for(title: str) -> Callable[[CreateNote, int], NoteWritten]:
-    """`create_note`, with a bug for one title."""
+    """`create_note` with a bug for one title."""
     create_note = handlers.create_note
 
     def create_note_with_a_bug(command: CreateNote, note_id: int) -> NoteWritten:
@@ -266,7 +239,7 @@ async def test_batch_takes_no_more_messages_once_it_has_its_bytes(
     publish: Publish, database: "Connection[Record]", worker_settings: WorkerSettings
 ) -> None:
     for number in range(12):
-        await publish(encoded([create(f"{number}", "x" * 1_000_000)]))
+        await publish(create(f"{number}", "x" * 1_000_000))
 
     async with harness.worker(worker_settings):
         await eventually(lambda: _equals(database, {"applied": 12}))

@@ -1,13 +1,11 @@
-"""Dead letters as an operator meets them: listed, shown, replayed once their cause is gone, or discarded."""
+"""The operator's commands for dead letters: list, show, replay once the cause is fixed, or discard."""
 
 import asyncio
 import json
 import os
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -17,7 +15,7 @@ import pytest
 from aio_pika.exceptions import ChannelPreconditionFailed
 from asyncpg import Connection, Record
 
-from dev.backend import Services
+from dev.backend import ROOT, Services
 from gateway.settings import GatewaySettings
 from shared.connections import Connections
 from shared.contracts import (
@@ -30,53 +28,30 @@ from shared.contracts import (
     encode_command,
 )
 from shared.messaging import Topology
-from tests import harness
-from tests.applying import apply_with_others
-from tests.commands import create, delete, replace, several
-from tests.harness import eventually
+from tests.support import harness
+from tests.support.applying import apply_with_others
+from tests.support.commands import create, delete, replace, several
+from tests.support.harness import eventually
+from tests.support.operator import Operator
 from worker import dead_letters
 from worker.apply import apply_batch, record_failure
 from worker.command_line import operate, read_arguments
 from worker.failures import Applier
 from worker.settings import WorkerSettings
 
-ROOT = Path(__file__).parent.parent.parent
 POISONED = "alter table notes add constraint poison check (title <> 'poison')"
 CURED = "alter table notes drop constraint poison"
 SECRET = "what a user wrote"
 
-Answer = tuple[int, list[dict[str, Any]], str]
-Operator = Callable[..., Awaitable[Answer]]
-
-
-@pytest.fixture
-def operator(worker_settings: WorkerSettings, capsys: pytest.CaptureFixture[str]) -> Operator:
-    """Does as `python -m worker … --json` does: the exit code, the objects on stdout, and stderr."""
-
-    async def operator(*arguments: object, settings: WorkerSettings = worker_settings) -> Answer:
-        capsys.readouterr()
-        code = await operate(read_arguments([*map(str, arguments), "--json"]), settings)
-        printed = capsys.readouterr()
-        # The worker of the test logs to stdout too.
-        return code, [json.loads(line) for line in printed.out.splitlines() if line.startswith("{")], printed.err
-
-    return operator
-
-
-@pytest.fixture
-async def worker(worker_settings: WorkerSettings) -> AsyncIterator[None]:
-    async with harness.worker(worker_settings):
-        yield
-
 
 async def fail(connections: Connections, *commands: Command | BadCommand) -> None:
-    """Makes dead letters of the commands."""
+    """Turns the commands into dead letters."""
     for command in commands:
         await record_failure(connections, command, "data_error")
 
 
 @pytest.mark.usefixtures("worker")
-async def test_poison_is_listed_shown_and_replayed_and_its_url_tells_failed_and_then_applied(
+async def test_poison_is_listed_shown_and_replayed_and_its_url_says_failed_and_then_applied(
     gateway_settings: GatewaySettings, database: "Connection[Record]", operator: Operator
 ) -> None:
     await database.execute(POISONED)
@@ -135,7 +110,7 @@ async def test_replayed_twice_at_the_same_time_is_applied_once(
 
     codes = await asyncio.gather(*(operate(arguments, worker_settings) for _ in range(3)))
 
-    assert set(codes) <= {0, 1}  # 1: it was applied before this operator had asked
+    assert set(codes) <= {0, 1}  # 1: it was applied before this operator replayed it
     assert await database.fetchval("select count(*) from notes") == len(letters)
     assert await database.fetchval("select count(*) from commands where status = 'applied'") == len(letters)
 
@@ -202,7 +177,7 @@ async def test_replay_of_several_writes_is_superseded_by_a_later_command_on_any_
     assert [row["title"] for row in await database.fetch("select title from notes")] == ["changed"]
 
 
-async def test_replay_of_several_writes_whose_notes_nobody_touched_is_applied(
+async def test_replay_of_several_writes_to_untouched_notes_is_applied(
     connections: Connections, database: "Connection[Record]"
 ) -> None:
     await apply_batch(connections, [create("one"), create("two")])
@@ -234,7 +209,7 @@ async def test_force_counts_for_one_replay_only(
 
     assert (code, refused["result"]) == (1, "refused")
     stored = await database.fetchval("select command from commands where id = $1", letter.id)
-    assert not json.loads(dead_letters.replay_of(stored, datetime.now(UTC), force=False))["replayforced"]
+    assert not json.loads(dead_letters.build_replay(stored, datetime.now(UTC), force=False))["replayforced"]
 
 
 @pytest.mark.usefixtures("worker")
@@ -325,7 +300,7 @@ async def test_dry_run_changes_nothing(
 
 
 @pytest.mark.usefixtures("worker")
-async def test_what_is_unknown_or_not_failed_is_told_and_does_not_stop_the_others(
+async def test_what_is_unknown_or_not_failed_is_reported_and_does_not_stop_the_others(
     connections: Connections, operator: Operator
 ) -> None:
     unknown, done, letter = uuid4(), create(), create()
@@ -374,7 +349,7 @@ async def test_replay_without_a_worker_is_not_decided_yet(
     worker_settings: WorkerSettings, connections: Connections, operator: Operator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with harness.worker(worker_settings):
-        pass  # it has made the queues
+        pass  # it has declared the queues
     monkeypatch.setattr(dead_letters, "QUIET_SECONDS", 0.5)
     letter = create()
     await fail(connections, letter)
@@ -458,8 +433,8 @@ def run(settings: WorkerSettings, *arguments: str) -> "subprocess.CompletedProce
 
 
 async def state(client: httpx.AsyncClient, url: str) -> tuple[str, int]:
-    told = (await client.get(url)).json()
-    return told["status"], told["answer"]["status"]
+    answer = (await client.get(url)).json()
+    return answer["status"], answer["answer"]["status"]
 
 
 @pytest.mark.usefixtures("worker")
@@ -470,7 +445,7 @@ async def test_replay_that_another_user_has_published_is_an_ordinary_delivery(
         pytest.skip("INKWELL_BROKER_URL names a RabbitMQ in which there is one user for both services")
     failed, topology = create("forged"), Topology.of(worker_settings)
     await fail(connections, failed)
-    replay = dead_letters.replay_of(encode_command(failed).decode(), datetime.now(UTC), force=True)
+    replay = dead_letters.build_replay(encode_command(failed).decode(), datetime.now(UTC), force=True)
     async with await aio_pika.connect(servers.broker_url_of("gateway")) as connection:
         channel = await connection.channel()
         exchange = await channel.get_exchange(topology.commands_exchange, ensure=False)
@@ -478,7 +453,7 @@ async def test_replay_that_another_user_has_published_is_an_ordinary_delivery(
             message = aio_pika.Message(encode_batch([replay]), user_id=user)
             await exchange.publish(message, topology.command_queue(0))
         forged = aio_pika.Message(encode_batch([replay]), user_id="inkwell_worker")
-        with pytest.raises(ChannelPreconditionFailed):  # the broker does not believe it
+        with pytest.raises(ChannelPreconditionFailed):  # the broker does not vouch for it
             await exchange.publish(forged, topology.command_queue(0))
 
     async with await aio_pika.connect(servers.broker_url_of("worker")) as connection:
@@ -497,7 +472,7 @@ def test_replay_is_no_larger_than_what_the_gateway_sent() -> None:
     text = "🖋\ud800".encode(errors="surrogatepass").decode(errors="surrogatepass")
     content = json.dumps({"data": {"title": text * 1000}})
 
-    replay = dead_letters.replay_of(content, datetime.now(UTC), force=False)
+    replay = dead_letters.build_replay(content, datetime.now(UTC), force=False)
 
     assert json.loads(replay)["data"] == json.loads(content)["data"]
     assert len(replay) < 1000 * 10 + 200

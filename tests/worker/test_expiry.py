@@ -6,7 +6,7 @@ import pytest
 
 from shared.connections import Connections
 from shared.contracts import BadCommand
-from tests.commands import create
+from tests.support.commands import create
 from worker.apply import apply_batch
 
 MAX_AGE = timedelta(days=3)

@@ -1,4 +1,4 @@
-"""Which failures count, and what they do to a command."""
+"""Which failures count as bugs, and their effect on a command."""
 
 from datetime import UTC, datetime
 
@@ -6,12 +6,16 @@ import pytest
 from asyncpg import Connection, InsufficientPrivilegeError, LockNotAvailableError, Record
 
 from shared.connections import Connections
-from tests.commands import create, replace
-from worker.apply import apply_batch, mark_attempt, record_failure
-from worker.failures import MAX_LIVES, Applier, describe, kind_of
+from shared.contracts import Outcome, OutcomeStatus, ReplaceItem
+from tests.support.commands import create, replace, several
+from worker.apply import apply_batch, record_failure
+from worker.attempts import mark_attempt
+from worker.decisions import Failed, Note, NoteVersions, User
+from worker.failures import MAX_CRASHES, Applier, classify, describe
+from worker.fold import Fold, Rows
 
 
-@pytest.mark.parametrize("lives", [MAX_LIVES - 1, MAX_LIVES])
+@pytest.mark.parametrize("lives", [MAX_CRASHES - 1, MAX_CRASHES])
 async def test_command_is_failed_when_so_many_processes_left_a_mark_and_no_outcome(
     connections: Connections, database: "Connection[Record]", lives: int
 ) -> None:
@@ -22,7 +26,7 @@ async def test_command_is_failed_when_so_many_processes_left_a_mark_and_no_outco
     [outcome] = await Applier(connections).apply_isolated([command])
 
     assert (outcome.status, outcome.reason) == (
-        ("failed", "worker_killed") if lives == MAX_LIVES else ("applied", None)
+        ("failed", "worker_killed") if lives == MAX_CRASHES else ("applied", None)
     )
     assert await database.fetchval("select count(*) from attempt_marks") == 0
 
@@ -32,7 +36,7 @@ async def test_transient_failure_does_not_count_as_a_death_however_many_workers_
 ) -> None:
     command = create()
     await database.execute("revoke insert on notes from inkwell_worker")
-    for applier in [Applier(connections) for _ in range(2 * MAX_LIVES)]:
+    for applier in [Applier(connections) for _ in range(2 * MAX_CRASHES)]:
         with pytest.raises(InsufficientPrivilegeError):
             await applier.apply_isolated([command])
     await database.execute("grant insert on notes to inkwell_worker")
@@ -50,16 +54,16 @@ async def test_table_that_is_locked_is_a_transient_failure_of_the_whole_batch(
         with pytest.raises(LockNotAvailableError) as caught:
             await Applier(connections).apply([replace(1)])
 
-    assert kind_of(caught.value).name == "TRANSIENT"
+    assert classify(caught.value).name == "TRANSIENT"
     assert describe(caught.value) == "LockNotAvailableError 55P03: canceling statement due to lock timeout"
 
 
 async def test_command_that_failed_and_comes_again_keeps_its_outcome(connections: Connections) -> None:
     command = create()
-    for dead in [Applier(connections) for _ in range(MAX_LIVES)]:
+    for dead in [Applier(connections) for _ in range(MAX_CRASHES)]:
         await mark_attempt(connections, command.id, dead.process_id)
     first = await Applier(connections).apply_isolated([command])
-    for dead in [Applier(connections) for _ in range(MAX_LIVES)]:
+    for dead in [Applier(connections) for _ in range(MAX_CRASHES)]:
         await mark_attempt(connections, command.id, dead.process_id)
 
     assert await Applier(connections).apply_isolated([command]) == first
@@ -67,7 +71,7 @@ async def test_command_that_failed_and_comes_again_keeps_its_outcome(connections
 
 @pytest.mark.parametrize("error", [OSError(), TimeoutError(), RuntimeError("from a library"), ValueError(), KeyError()])
 def test_what_is_not_known_is_transient(error: Exception) -> None:
-    assert kind_of(error).name == "TRANSIENT"
+    assert classify(error).name == "TRANSIENT"
 
 
 async def test_forced_replay_that_fails_again_does_not_let_a_later_one_pass_unforced(connections: Connections) -> None:
@@ -81,3 +85,18 @@ async def test_forced_replay_that_fails_again_does_not_let_a_later_one_pass_unfo
     [outcome] = await apply_batch(connections, [command.model_copy(update=again)])
 
     assert (outcome.status, outcome.reason) == ("failed", "superseded")
+
+
+def test_several_writes_without_known_versions_fail_again_without_versions() -> None:
+    """The worker that failed them could not read them, so any version of their notes may be newer."""
+    command = several(ReplaceItem(note_id=1, title="Pen", description=""))
+    note = Note(1, command.owner, "Ink", "", command.time, command.time, version=3)
+    owner = User(command.owner, command.credentials_version, "ada", "ada", command.time, command.time)
+    failure = Outcome(id=command.id, status=OutcomeStatus.FAILED, http_status=500)
+    fold = Fold(Rows({owner.id: owner}), Rows({note.id: note}), known={command.id: failure})
+
+    fold.fail(command, "handler_error")
+
+    [(_, decision)] = fold.decisions.values()
+    assert isinstance(decision, Failed)
+    assert decision.note_versions == NoteVersions(versions={})

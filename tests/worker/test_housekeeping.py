@@ -1,4 +1,4 @@
-"""Which outcomes are forgotten, when, and by whom."""
+"""Which outcomes are pruned, when, and by which worker."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -16,12 +16,13 @@ from dev.backend import Services
 from shared.connections import Connections
 from shared.contracts import CreateToken, DeleteUser, encode_batch, encode_command
 from shared.messaging import Topology
-from tests import harness
-from tests.commands import DIGEST, attributes, create, delete
-from tests.harness import eventually
-from tests.proxy import proxy_to
+from tests.support import harness
+from tests.support.commands import DIGEST, attributes, create, delete
+from tests.support.harness import eventually
+from tests.support.proxy import proxy_to
 from worker import housekeeping
-from worker.apply import apply_batch, mark_attempt, record_failure
+from worker.apply import apply_batch, record_failure
+from worker.attempts import mark_attempt
 from worker.housekeeping import Housekeeping, prune, purge_tombstones
 from worker.settings import WorkerSettings
 
@@ -40,7 +41,7 @@ async def tidying(settings: WorkerSettings) -> AsyncIterator[None]:
 
 
 async def add(database: "Connection[Record]", status: str, age: timedelta, count: int = 1) -> None:
-    """Rows that were decided so long ago."""
+    """Rows decided this long ago."""
     await database.execute(
         "insert into commands (id, status, http_status, decided_at) "
         "select gen_random_uuid(), $1, 200, now() - $2::interval from generate_series(1, $3)",
@@ -90,7 +91,7 @@ async def test_command_that_was_decided_long_ago_and_not_acknowledged_finds_its_
         await exchange.publish(message, topology.command_queue(topology.partition_of(command.owner)))
 
     pruning = asyncio.create_task(Housekeeping(worker_settings).run())
-    await asyncio.sleep(1)  # in which it would prune
+    await asyncio.sleep(1)  # during which it would prune
     async with harness.worker(worker_settings):
         await eventually(lambda: database.fetchval("select count(*) from notes where title = 'next'"))
     pruning.cancel()
@@ -101,7 +102,7 @@ async def test_command_that_was_decided_long_ago_and_not_acknowledged_finds_its_
 async def test_many_are_pruned_in_small_steps_whether_or_not_they_are_of_one_time(
     connections: Connections, database: "Connection[Record]", monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(housekeeping, "ROWS_PER_DELETE", 10)
+    monkeypatch.setattr(housekeeping, "ROWS_PER_STEP", 10)
     await database.execute("create table steps (rows int)")
     await database.execute("grant insert on steps to inkwell_worker")
     await database.execute(
@@ -170,7 +171,7 @@ async def test_marks_of_decided_commands_are_forgotten_but_not_of_those_that_may
 
 
 async def pruner(database: "Connection[Record]") -> int | None:
-    """The backend that holds the lock; fails where there are two."""
+    """The backend that holds the lock; fails if there are two."""
     holders = await database.fetch(
         "select pid from pg_locks where locktype = 'advisory' and granted "
         "and database = (select oid from pg_database where datname = current_database())"
@@ -215,7 +216,7 @@ async def test_nothing_is_left_of_a_deleted_user(
 async def test_old_tombstones_are_purged_in_small_steps_and_their_owners_remember_how_far(
     connections: Connections, database: "Connection[Record]", monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(housekeeping, "ROWS_PER_DELETE", 10)
+    monkeypatch.setattr(housekeeping, "ROWS_PER_STEP", 10)
     owners = [1, await database.fetchval("insert into users default values returning id")]
     for owner in owners:
         created = await apply_batch(connections, [create(owner=owner) for _ in range(20)])

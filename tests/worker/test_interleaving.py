@@ -1,4 +1,4 @@
-"""Two workers cannot be seen: whatever they do at once, every owner's notes and outcomes are those of one by one."""
+"""Two workers are invisible: however they interleave, every owner's notes and outcomes are those of one worker."""
 
 import asyncio
 import json
@@ -25,7 +25,7 @@ from shared.contracts import (
     ReplaceNote,
 )
 from shared.database import Session
-from tests.applying import apply_with_others
+from tests.support.applying import apply_with_others
 from tests.worker.test_batching import (
     FINGERPRINTS,
     HASHES,
@@ -37,13 +37,13 @@ from tests.worker.test_batching import (
     cut,
 )
 from worker import apply
-from worker.apply import SESSION_SETTINGS
 from worker.cache import IDS_AHEAD, Cache
 from worker.fold import Fold
+from worker.sessions import SESSION_SETTINGS
 from worker.settings import WorkerSettings
 
 EXISTING = 6
-"""Notes that there are from the start; no command names another, since the ids of new ones depend on who draws them."""
+"""The initial notes; commands name no others, since the ids of new ones depend on which worker draws them."""
 MODELS: tuple[type[Command], ...] = (
     CreateNote,
     ReplaceNote,
@@ -68,7 +68,7 @@ STORED = {
     "users": "id, name, credentials_version, password_hash, revision",
     "commands": "id, owner_id, fingerprint, attempt_id, status, reason, note_version",
 }
-Told = list[tuple[object, ...]]
+Descriptions = list[tuple[object, ...]]
 Store = Callable[[Session, Fold], Awaitable[dict[UUID, Outcome]]]
 
 
@@ -89,14 +89,14 @@ def commands(draw: st.DrawFn) -> Command:
 
 @st.composite
 def interleaved(draw: st.DrawFn) -> tuple[list[Command], Batches, Batches, list[int]]:
-    """Commands, how each of two workers gets them, and whose turn it is to store."""
+    """Commands, their distribution over two workers, and the order in which the workers store."""
     several = draw(st.lists(commands(), min_size=1, max_size=12))
     turns = draw(st.lists(st.integers(0, 1), max_size=30))
     return several, cut(draw, several), cut(draw, several), turns
 
 
 class Turns:
-    """Lets two workers store in a chosen order: what one has read is outdated by what the other stores meanwhile."""
+    """Makes two workers store in a chosen order, so that one's reads are outdated by the other's stores."""
 
     def __init__(self, order: list[int], store: Store) -> None:
         self._order = deque(order)
@@ -105,7 +105,7 @@ class Turns:
         self._changed = asyncio.Condition()
 
     async def store(self, session: Session, fold: Fold) -> dict[UUID, Outcome]:
-        """As the worker's own, when it is this worker's turn; a transaction holds locks, and does not wait."""
+        """The worker's own, when it is this worker's turn; a transaction holds locks and does not wait."""
         me = int(asyncio.current_task().get_name())  # type: ignore[union-attr]
         if not session.is_in_transaction():
             async with self._changed:
@@ -119,7 +119,7 @@ class Turns:
         return not self._order or self._order[0] == worker or len(self._working) == 1
 
     async def leave(self, worker: int) -> None:
-        """The worker has done all of its batches."""
+        """The worker has finished its batches."""
         async with self._changed:
             self._working.discard(worker)
             self._changed.notify_all()
@@ -151,7 +151,7 @@ async def test_any_interleaving_of_two_workers_gives_the_rows_and_outcomes_of_on
         turns = Turns(order, apply.store)
         patch.setattr(apply, "store", turns.store)
 
-        async def run(worker: int) -> Told:
+        async def run(worker: int) -> Descriptions:
             try:
                 return await work(workers[worker], partitions[worker])
             finally:
@@ -169,16 +169,16 @@ async def begin(database: "Connection[Record]") -> None:
     await database.execute(NOTES)
 
 
-async def work(connections: Connections, batches: Batches) -> Told:
-    """What a worker tells of the commands, without the ids of new notes."""
+async def work(connections: Connections, batches: Batches) -> Descriptions:
+    """The worker's outcomes, without the ids of new notes."""
     cache = Cache(IDS_AHEAD)
     outcomes: list[Outcome] = []
     for batch in batches:
         outcomes += await apply_with_others(connections, batch, cache)
-    return [told(outcome) for outcome in outcomes]
+    return [describe(outcome) for outcome in outcomes]
 
 
-def told(outcome: Outcome) -> tuple[object, ...]:
+def describe(outcome: Outcome) -> tuple[object, ...]:
     body = json.loads(outcome.body) if outcome.body else None
     for item in [*body.get("items", []), body] if body else []:
         if isinstance(item, dict) and item.get("id", 0) > EXISTING:

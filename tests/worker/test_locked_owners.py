@@ -1,7 +1,7 @@
-"""A session that holds an owner's row delays that owner alone."""
+"""A session that holds an owner's row delays only that owner."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import partial
 
@@ -12,54 +12,34 @@ from structlog.testing import capture_logs
 
 from dev.backend import Services
 from shared.connections import Connections
-from shared.contracts import ChangeUser, Command, encode_batch, encode_command
+from shared.contracts import ChangeUser
 from shared.messaging import Topology
-from tests import harness
-from tests.commands import attributes, create, patch
-from tests.harness import eventually
+from tests.support import harness
+from tests.support.commands import Publish, attributes, create, patch
+from tests.support.harness import eventually
 from worker.apply import apply_batch
 from worker.repartition import drain_partition
 from worker.settings import WorkerSettings
 
 HELD_SECONDS = 8
-Publish = Callable[..., Awaitable[None]]
 LOCKED = "owners are locked by another session; their commands wait, and those of the others are applied"
 
 
 @pytest.fixture
-def one_partition(worker_settings: WorkerSettings) -> WorkerSettings:
+def worker_settings(worker_settings: WorkerSettings) -> WorkerSettings:
+    """With one partition."""
     return worker_settings.model_copy(update={"partitions": 1})
 
 
 @pytest.fixture
-async def channel(servers: Services, one_partition: WorkerSettings) -> AsyncIterator[aio_pika.abc.AbstractChannel]:
-    async with await aio_pika.connect(servers.broker_url) as connection:
-        channel = await connection.channel(on_return_raises=True)
-        await Topology.of(one_partition).declare(channel)
-        yield channel
-
-
-@pytest.fixture
-def publish(channel: aio_pika.abc.AbstractChannel, one_partition: WorkerSettings) -> Publish:
-    """Publishes the commands in one message."""
-    queue = Topology.of(one_partition).command_queue(0)
-
-    async def publish(*commands: Command) -> None:
-        message = aio_pika.Message(encode_batch(map(encode_command, commands)))
-        await channel.default_exchange.publish(message, queue)
-
-    return publish
-
-
-@pytest.fixture
 async def owners(database: "Connection[Record]") -> tuple[int, int]:
-    """Two users: one whose row is locked, and one who writes meanwhile."""
+    """Two users: one whose row gets locked, and one who writes in the meantime."""
     return 1, await database.fetchval("insert into users default values returning id")
 
 
 @asynccontextmanager
 async def held(database: "Connection[Record]", statement: str) -> AsyncIterator[None]:
-    """An operator's transaction that does this and stays open for the block."""
+    """An operator's transaction that executes this and stays open for the block."""
     async with database.transaction():
         await database.execute(statement)
         yield
@@ -79,17 +59,17 @@ async def has(database: "Connection[Record]", owner: int, *expected: str) -> boo
 
 
 async def waiting(channel: aio_pika.abc.AbstractChannel, settings: WorkerSettings) -> int | None:
-    """How many messages are in the queue of a worker that has stopped."""
+    """The number of messages in the queue of a stopped worker."""
     queue = await channel.declare_queue(Topology.of(settings).command_queue(0), passive=True)
     return queue.declaration_result.message_count
 
 
 async def test_others_write_on_while_one_owners_row_is_locked_and_that_ones_writes_follow_in_order(
-    publish: Publish, database: "Connection[Record]", one_partition: WorkerSettings, owners: tuple[int, int]
+    publish: Publish, database: "Connection[Record]", worker_settings: WorkerSettings, owners: tuple[int, int]
 ) -> None:
     locked, other = owners
     now = asyncio.get_running_loop().time
-    async with harness.worker(one_partition):
+    async with harness.worker(worker_settings):
         await publish(create("first", owner=locked), create("first", owner=other))
         await eventually(lambda: has(database, other, "first"))
         with capture_logs() as logs:
@@ -109,31 +89,31 @@ async def test_others_write_on_while_one_owners_row_is_locked_and_that_ones_writ
 
     assert number > 20
     assert slowest < 2
-    [told] = [each for each in logs if each["event"] == LOCKED]
-    assert told["owners"] == [locked]
-    assert "55P03" in told["error"]
+    [warning] = [each for each in logs if each["event"] == LOCKED]
+    assert warning["owners"] == [locked]
+    assert "55P03" in warning["error"]
 
 
 async def test_message_is_acknowledged_when_all_in_it_is_decided_and_no_sooner(
     publish: Publish,
     channel: aio_pika.abc.AbstractChannel,
     database: "Connection[Record]",
-    one_partition: WorkerSettings,
+    worker_settings: WorkerSettings,
     owners: tuple[int, int],
 ) -> None:
     locked, other = owners
     async with held(database, f"select from users where id = {locked} for update"):
-        async with harness.worker(one_partition):
+        async with harness.worker(worker_settings):
             await publish(create("0", owner=other))
             await publish(create("1", owner=other), create("parked", owner=locked))
             await publish(create("2", owner=other))
             await publish(create("3", owner=other))
             await eventually(lambda: has(database, other, "0", "1", "2", "3"))
-        assert await eventually(lambda: waiting(channel, one_partition)) == 1  # the others do not come again
+        assert await eventually(lambda: waiting(channel, worker_settings)) == 1  # the others are not redelivered
 
-    async with harness.worker(one_partition):
+    async with harness.worker(worker_settings):
         await eventually(lambda: has(database, locked, "parked"))
-    assert not await waiting(channel, one_partition)
+    assert not await waiting(channel, worker_settings)
     assert await titles(database, other) == ["0", "1", "2", "3"]
 
 
@@ -141,15 +121,15 @@ async def test_partition_is_not_drained_before_parked_commands_are_decided(
     servers: Services,
     publish: Publish,
     database: "Connection[Record]",
-    one_partition: WorkerSettings,
+    worker_settings: WorkerSettings,
     owners: tuple[int, int],
 ) -> None:
     locked, other = owners
-    async with harness.worker(one_partition), await aio_pika.connect(servers.broker_url) as connection:
+    async with harness.worker(worker_settings), await aio_pika.connect(servers.broker_url) as connection:
         async with held(database, f"select from users where id = {locked} for update"):
             await publish(create("parked", owner=locked), create("0", owner=other))
             await eventually(lambda: has(database, other, "0"))
-            draining = asyncio.create_task(drain_partition(connection, Topology.of(one_partition), 0))
+            draining = asyncio.create_task(drain_partition(connection, Topology.of(worker_settings), 0))
             await publish(create("1", owner=other))
             await eventually(lambda: has(database, other, "0", "1"))
             done, _ = await asyncio.wait([draining], timeout=1)
@@ -162,12 +142,12 @@ async def test_note_whose_row_is_locked_delays_its_owner_alone(
     publish: Publish,
     connections: Connections,
     database: "Connection[Record]",
-    one_partition: WorkerSettings,
+    worker_settings: WorkerSettings,
     owners: tuple[int, int],
 ) -> None:
     locked, other = owners
     [created] = await apply_batch(connections, [create("Ink", owner=locked)])
-    async with harness.worker(one_partition):
+    async with harness.worker(worker_settings):
         async with held(database, f"select from notes where id = {created.note_id} for update"):
             await publish(patch(created.note_id or 0, "Pen", owner=locked), create("other", owner=other))
             await eventually(lambda: has(database, other, "other"))
@@ -175,11 +155,11 @@ async def test_note_whose_row_is_locked_delays_its_owner_alone(
         await eventually(lambda: has(database, locked, "Pen"))
 
 
-async def test_table_that_is_locked_holds_up_everybody_and_nothing_is_lost(
-    publish: Publish, database: "Connection[Record]", one_partition: WorkerSettings, owners: tuple[int, int]
+async def test_locked_table_delays_all_owners_and_nothing_is_lost(
+    publish: Publish, database: "Connection[Record]", worker_settings: WorkerSettings, owners: tuple[int, int]
 ) -> None:
     locked, other = owners
-    async with harness.worker(one_partition):
+    async with harness.worker(worker_settings):
         async with held(database, "lock table notes in access exclusive mode"):
             await publish(create("1", owner=locked), create("1", owner=other))
             await asyncio.sleep(2)
@@ -188,10 +168,10 @@ async def test_table_that_is_locked_holds_up_everybody_and_nothing_is_lost(
 
 
 async def test_account_and_notes_of_a_locked_owner_stay_in_their_order(
-    publish: Publish, database: "Connection[Record]", one_partition: WorkerSettings, owners: tuple[int, int]
+    publish: Publish, database: "Connection[Record]", worker_settings: WorkerSettings, owners: tuple[int, int]
 ) -> None:
     locked, other = owners
-    async with harness.worker(one_partition):
+    async with harness.worker(worker_settings):
         async with held(database, f"select from users where id = {locked} for update"):
             await publish(create("1", owner=locked), create("1", owner=other))
             await eventually(lambda: has(database, other, "1"))

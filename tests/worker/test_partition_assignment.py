@@ -1,4 +1,4 @@
-"""How the workers come to have a slot each, and what their slots make of the partitions."""
+"""How the workers take slots, and how the slots determine the assignment of the partitions."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
@@ -18,14 +18,14 @@ from shared.contracts import encode_batch, encode_command
 from shared.database import Session, Statement, connect
 from shared.messaging import Topology
 from shared.primary import Primary, find_primary
-from tests import harness
-from tests.commands import create
-from tests.harness import eventually
-from tests.proxy import Proxy, proxy_to
+from tests.support import harness
+from tests.support.commands import create
+from tests.support.harness import eventually
+from tests.support.proxy import Proxy, proxy_to
 from worker import partition_assignment
 from worker.consumer import Consumer
 from worker.health import create_health_app
-from worker.partition_assignment import STANDBY_PRIORITY, PartitionAssignment, priorities_of
+from worker.partition_assignment import STANDBY_PRIORITY, PartitionAssignment, choose_priorities
 from worker.settings import WorkerSettings
 
 INTERVAL_SECONDS = 0.1
@@ -35,7 +35,7 @@ Publish = Callable[[], Awaitable[None]]
 
 
 class Worker(PartitionAssignment):
-    """What a worker does to have a slot, and how often it had to subscribe anew."""
+    """The part of a worker that takes a slot; counts how often the worker had to resubscribe."""
 
     def __init__(self, settings: WorkerSettings) -> None:
         super().__init__(settings, Clock(), self._count)
@@ -51,7 +51,7 @@ class Worker(PartitionAssignment):
     async def running(self) -> AsyncIterator["Worker"]:
         task = asyncio.create_task(self.run())
         try:
-            await self.first_slot()
+            await self.wait_for_slot()
             yield self
         finally:
             task.cancel()
@@ -64,7 +64,7 @@ async def publish(servers: Services, worker_settings: WorkerSettings) -> AsyncIt
     topology = Topology.of(worker_settings)
     async with await aio_pika.connect(servers.broker_url) as connection:
         channel = await connection.channel(on_return_raises=True)
-        await topology.declare(channel)
+        await harness.declare_on(channel, topology)
 
         async def publish() -> None:
             message = aio_pika.Message(encode_batch([encode_command(create())]))
@@ -75,14 +75,14 @@ async def publish(servers: Services, worker_settings: WorkerSettings) -> AsyncIt
 
 @pytest.fixture(autouse=True)
 def often(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Slots are looked at more often than in production."""
+    """Slots are checked more often than in production."""
     monkeypatch.setattr(partition_assignment, "CHECK_INTERVAL_SECONDS", INTERVAL_SECONDS)
 
 
 def test_each_partition_has_one_best_worker_and_none_has_more_than_twice_its_share() -> None:
     for partitions in range(1, 65):
         for workers in range(1, partitions + 1):
-            bids = [priorities_of(slot, partitions) for slot in range(workers)]
+            bids = [choose_priorities(slot, partitions) for slot in range(workers)]
             shares = [0] * workers
             for of_one_partition in zip(*bids, strict=True):
                 assert of_one_partition.count(max(of_one_partition)) == 1
@@ -92,15 +92,15 @@ def test_each_partition_has_one_best_worker_and_none_has_more_than_twice_its_sha
 
 
 def test_four_workers_have_two_of_eight_partitions_each() -> None:
-    bids = [priorities_of(slot, 8) for slot in range(4)]
+    bids = [choose_priorities(slot, 8) for slot in range(4)]
     best = [max(range(4), key=lambda slot: bids[slot][partition]) for partition in range(8)]
     assert best == [0, 0, 2, 2, 1, 1, 3, 3]
 
 
 @pytest.mark.parametrize("slot", [8, 100, None])
 def test_worker_without_a_partition_of_its_own_stands_by(slot: int | None) -> None:
-    assert priorities_of(slot, 8) == [STANDBY_PRIORITY] * 8
-    assert min(priorities_of(7, 8)) > STANDBY_PRIORITY
+    assert choose_priorities(slot, 8) == [STANDBY_PRIORITY] * 8
+    assert min(choose_priorities(7, 8)) > STANDBY_PRIORITY
 
 
 async def test_smallest_slots_are_taken_first(worker_settings: WorkerSettings) -> None:
@@ -122,7 +122,7 @@ async def test_workers_that_start_at_once_have_a_slot_each(worker_settings: Work
         assert sorted(worker.slot or 0 for worker in workers) == list(range(6))
 
 
-async def test_freed_slot_is_taken_by_the_highest_and_nobody_else_moves(worker_settings: WorkerSettings) -> None:
+async def test_freed_slot_is_taken_by_the_highest_and_no_other_worker_moves(worker_settings: WorkerSettings) -> None:
     workers = [Worker(worker_settings) for _ in range(4)]
     async with AsyncExitStack() as running:
         async with workers[0].running():
@@ -161,7 +161,9 @@ async def test_slot_stays_while_postgres_is_away_and_is_taken_again_without_a_mo
         assert (worker.slot, worker.moves) == (0, moves)
 
 
-async def test_slot_that_somebody_took_while_postgres_was_away_is_left_to_them(worker_settings: WorkerSettings) -> None:
+async def test_slot_that_another_worker_took_while_postgres_was_down_is_left_to_it(
+    worker_settings: WorkerSettings,
+) -> None:
     async with (
         linked(worker_settings) as (settings, link),
         Worker(settings).running() as away,
@@ -204,7 +206,7 @@ async def test_worker_that_can_have_no_slot_stands_by_and_consumes_all_the_same(
         assert consumer.slot is None
 
 
-async def test_worker_that_stands_by_is_ready_and_tells_its_slot(worker_settings: WorkerSettings) -> None:
+async def test_standby_worker_is_ready_and_reports_its_slot(worker_settings: WorkerSettings) -> None:
     async with AsyncExitStack() as running:
         for _ in range(PARTITIONS):
             await running.enter_async_context(Worker(worker_settings).running())
@@ -219,7 +221,7 @@ async def test_worker_that_stands_by_is_ready_and_tells_its_slot(worker_settings
 
 @asynccontextmanager
 async def linked(settings: WorkerSettings) -> AsyncIterator[tuple[WorkerSettings, Proxy]]:
-    """The settings of a worker whose way to Postgres can be cut."""
+    """Settings of a worker whose link to Postgres can be cut."""
     url = make_url(str(settings.database_url.get_secret_value()))
     async with proxy_to(str(url.host), url.port or 5432) as link:
         moved = url.set(host="127.0.0.1", port=link.port).render_as_string(hide_password=False)

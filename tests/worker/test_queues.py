@@ -1,32 +1,26 @@
-"""A command queue that was made otherwise is not consumed, and is remade without losing what is in it."""
+"""A command queue with wrong arguments is not consumed, and is rebuilt without losing its messages."""
 
-import asyncio
 import json
 import re
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Sequence
 
 import aio_pika
-import httpx
 import pytest
 from aio_pika.abc import AbstractChannel
 from asyncpg import Connection, Record
 from pamqp.common import FieldTable
 
-from dev.backend import Services
-from shared.connections import Connections
 from shared.contracts import Command, encode_batch, encode_command
 from shared.messaging import Topology, build_quorum_arguments
 from shared.queues import declare_queue
-from tests import harness
-from tests.commands import create
-from tests.harness import eventually
+from tests.support import harness
+from tests.support.commands import create
+from tests.support.harness import eventually
 from worker import consumer as consumer_module
 from worker import queue_check
 from worker.command_line import operate_on_queue, read_arguments
 from worker.consumer import Consumer
 from worker.doctor import examine
-from worker.health import create_health_app
 from worker.settings import WorkerSettings
 
 QUORUM: FieldTable = {"x-queue-type": "quorum", "x-overflow": "reject-publish", "x-max-length-bytes": 1024**3}
@@ -39,16 +33,9 @@ WRONG: dict[str, FieldTable] = {
 }
 
 
-@pytest.fixture
-async def channel(servers: Services) -> AsyncIterator[AbstractChannel]:
-    """A channel of an administrator's."""
-    async with await aio_pika.connect(servers.broker_url) as connection:
-        yield await connection.channel()
-
-
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Workers that look often whether a queue was mended."""
+    """Workers check more often than in production whether a queue has been rebuilt."""
     monkeypatch.setattr(queue_check, "REFUSED_PAUSE_SECONDS", 0.2)
 
 
@@ -57,22 +44,8 @@ def topology(worker_settings: WorkerSettings) -> Topology:
     return Topology.of(worker_settings)
 
 
-@asynccontextmanager
-async def starting(settings: WorkerSettings) -> AsyncIterator[Consumer]:
-    """A worker that may not be able to consume every partition."""
-    connections = Connections(settings.database_url, "inkwell-worker", size=1)
-    consumer = Consumer(settings, connections)
-    running = asyncio.create_task(consumer.run())
-    try:
-        yield consumer
-    finally:
-        consumer.stop()
-        await running
-        connections.close()
-
-
 async def operator(settings: WorkerSettings, verb: str, partition: int) -> int:
-    """Does as `python -m worker queues …`; the exit code."""
+    """Runs `python -m worker queues …`; returns the exit code."""
     return await operate_on_queue(read_arguments(["queues", verb, str(partition)]), settings)
 
 
@@ -80,12 +53,6 @@ async def put(channel: AbstractChannel, queue: str, *commands: Command) -> None:
     for command in commands:
         message = aio_pika.Message(encode_batch([encode_command(command)]))
         await channel.default_exchange.publish(message, queue)
-
-
-async def readiness(consumer: Consumer) -> int:
-    transport = httpx.ASGITransport(create_health_app(consumer))
-    async with httpx.AsyncClient(transport=transport, base_url="http://worker") as client:
-        return (await client.get("/health/ready")).status_code
 
 
 async def refuse(*consumers: Consumer) -> bool:
@@ -113,15 +80,15 @@ async def test_queue_that_was_made_otherwise_is_not_consumed_until_it_is_remade_
     await channel.declare_queue(queue, durable=True, arguments=WRONG[kind])
     await put(channel, queue, *map(create, expected))
 
-    async with starting(worker_settings) as first, starting(worker_settings) as second:
+    async with harness.starting_worker(worker_settings) as first, harness.starting_worker(worker_settings) as second:
         await eventually(lambda: refuse(first, second))
-        assert [await readiness(first), await readiness(second)] == [503, 503]
+        assert [(await harness.readiness(each))[0] for each in (first, second)] == [503, 503]
         assert await titles(database) == []
         assert await operator(worker_settings, "remake", 0) == 0
 
         await eventually(lambda: holds(database, expected))
         await eventually(lambda: consume_all(first, second))
-        assert [await readiness(first), await readiness(second)] == [200, 200]
+        assert [(await harness.readiness(each))[0] for each in (first, second)] == [200, 200]
     assert await topology.declare_partition(channel, 0) == {}
 
 
@@ -147,14 +114,14 @@ async def test_doctor_says_what_is_wrong_with_the_queue_and_what_mends_it(
 async def test_queue_with_another_limit_is_consumed_and_keeps_it_until_it_is_remade(
     channel: AbstractChannel, topology: Topology, worker_settings: WorkerSettings, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    await Topology(topology.prefix, topology.partitions, queue_limit_bytes=5000).declare(channel)
+    await harness.declare_on(channel, Topology(topology.prefix, topology.partitions, queue_limit_bytes=5000))
 
     async with harness.worker(worker_settings):
         assert await operator(worker_settings, "remake", 0) == 1
         assert "stop the workers" in capsys.readouterr().err
     assert await topology.declare_partition(channel, 0) == {"x-max-length-bytes": "5000"}
 
-    await eventually(lambda: is_remade(worker_settings))  # the broker soon knows that the worker has gone
+    await eventually(lambda: is_remade(worker_settings))  # the broker soon notices that the worker has stopped
 
     assert await topology.declare_partition(channel, 0) == {}
 
@@ -174,7 +141,7 @@ async def test_interrupted_remaking_keeps_the_partition_waiting_and_goes_on_when
     await put(channel, topology.parking_queue(0), create("first"))
     await put(channel, topology.command_queue(0), create("second"))
 
-    async with starting(worker_settings) as consumer:
+    async with harness.starting_worker(worker_settings) as consumer:
         await eventually(lambda: refuse(consumer))
         assert await operator(worker_settings, "remake", 0) == 0
 
@@ -185,13 +152,13 @@ async def test_interrupted_remaking_keeps_the_partition_waiting_and_goes_on_when
 async def test_partition_that_there_is_not_has_no_queue(
     channel: AbstractChannel, topology: Topology, worker_settings: WorkerSettings, verb: str
 ) -> None:
-    await topology.declare(channel)
+    await harness.declare_on(channel, topology)
 
     assert await operator(worker_settings, verb, topology.partitions) == 2
 
 
 def newer(title: str) -> bytes:
-    """A command of a version that this worker does not know."""
+    """A command with a version that this worker does not know."""
     return json.dumps(json.loads(encode_command(create(title))) | {"dataversion": 2}).encode()
 
 
@@ -203,7 +170,7 @@ async def test_operator_fails_commands_of_versions_that_no_worker_will_know_and_
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(consumer_module, "BLOCKED_PAUSE_SECONDS", 0.5)
-    await topology.declare(channel)
+    await harness.declare_on(channel, topology)
     batches = [
         [newer("forged"), encode_command(create("beside it")), b"1"],
         [newer("forged again")],
@@ -212,7 +179,7 @@ async def test_operator_fails_commands_of_versions_that_no_worker_will_know_and_
     for events in batches:
         await channel.default_exchange.publish(aio_pika.Message(encode_batch(events)), topology.command_queue(0))
 
-    async with starting(worker_settings):
+    async with harness.starting_worker(worker_settings):
         assert await operator(worker_settings, "fail-newer", 0) == 0
 
         await eventually(lambda: holds(database, ["beside it", "behind them"]))

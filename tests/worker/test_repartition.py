@@ -1,8 +1,7 @@
-"""The number of partitions: where a worker has it from, and how an operator changes it."""
+"""The number of partitions: where workers and gateways get it, and how an operator changes it."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import aio_pika
@@ -14,32 +13,23 @@ from asyncpg import Connection, Record
 
 from dev.backend import Services
 from gateway.settings import GatewaySettings
-from shared.connections import Connections
 from shared.messaging import Routes, Topology
 from shared.partitions import find_partitions, hold_lock
 from shared.queues import exists
-from tests import harness
-from tests.canaries import NOTE
-from tests.harness import eventually
+from tests.support import harness
+from tests.support.canaries import NOTE
+from tests.support.harness import eventually
 from worker import repartition as repartition_module
 from worker.command_line import change_partitions, read_arguments
 from worker.consumer import Consumer
-from worker.health import create_health_app
 from worker.settings import WorkerSettings
 
 ASYNCHRONOUSLY = {"Prefer": "respond-async"}
 
 
 @pytest.fixture
-async def channel(servers: Services) -> AsyncIterator[AbstractChannel]:
-    """A channel of an administrator's."""
-    async with await aio_pika.connect(servers.broker_url) as connection:
-        yield await connection.channel()
-
-
-@pytest.fixture
 def unset(worker_settings: WorkerSettings) -> WorkerSettings:
-    """Settings without a number."""
+    """Settings without a number of partitions."""
     return worker_settings.model_copy(update={"partitions": None})
 
 
@@ -49,7 +39,7 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 async def operator(settings: WorkerSettings, partitions: int) -> int:
-    """Does as `python -m worker repartition`; the exit code."""
+    """Runs `python -m worker repartition`; returns the exit code."""
     return await change_partitions(read_arguments(["repartition", str(partitions)]), settings)
 
 
@@ -59,30 +49,9 @@ async def number_of(channel: AbstractChannel, settings: WorkerSettings) -> int |
 
 
 async def queues(channel: AbstractChannel, settings: WorkerSettings) -> list[int]:
-    """The command queues that there are."""
+    """The numbers of the command queues that exist."""
     topology = Topology(settings.queue_prefix, 0)
     return [number for number in range(10) if await exists(channel, queue=topology.command_queue(number))]
-
-
-async def readiness(consumer: Consumer) -> tuple[int, dict[str, Any]]:
-    transport = httpx.ASGITransport(create_health_app(consumer))
-    async with httpx.AsyncClient(transport=transport, base_url="http://worker") as client:
-        answer = await client.get("/health/ready")
-        return answer.status_code, answer.json()
-
-
-@asynccontextmanager
-async def starting(settings: WorkerSettings) -> AsyncIterator[Consumer]:
-    """A worker that may not be able to consume."""
-    connections = Connections(settings.database_url, "inkwell-worker", size=1)
-    consumer = Consumer(settings, connections)
-    running = asyncio.create_task(consumer.run())
-    try:
-        yield consumer
-    finally:
-        consumer.stop()
-        await running
-        connections.close()
 
 
 async def consumes(consumer: Consumer, partitions: int) -> bool:
@@ -90,7 +59,7 @@ async def consumes(consumer: Consumer, partitions: int) -> bool:
 
 
 async def declare_as_before(channel: AbstractChannel, settings: WorkerSettings, partitions: int) -> None:
-    """Declares what the version before does: the number is nowhere but in the queues' names."""
+    """Declares the queues of the previous version, which has the number only in the queues' names."""
     topology = Topology(settings.queue_prefix, partitions)
     await channel.declare_exchange(topology.commands_exchange, durable=True)
     for partition in range(partitions):
@@ -130,11 +99,11 @@ async def test_number_of_the_broker_is_found_whatever_it_is(channel: AbstractCha
 async def test_worker_with_another_number_than_the_brokers_consumes_nothing_and_says_so(
     channel: AbstractChannel, worker_settings: WorkerSettings
 ) -> None:
-    await Topology(worker_settings.queue_prefix, 3).declare(channel)
+    await harness.declare_on(channel, Topology(worker_settings.queue_prefix, 3))
 
-    async with starting(worker_settings) as consumer:
+    async with harness.starting_worker(worker_settings) as consumer:
         await eventually(lambda: is_different(consumer))
-        status, state = await readiness(consumer)
+        status, state = await harness.readiness(consumer)
         assert not consumer.partitions
 
     assert (status, state["status"]) == (503, "partitions differ")
@@ -148,14 +117,14 @@ async def is_different(consumer: Consumer) -> bool:
 async def test_worker_with_another_number_consumes_once_the_broker_has_its_number(
     channel: AbstractChannel, worker_settings: WorkerSettings, unset: WorkerSettings
 ) -> None:
-    await Topology(worker_settings.queue_prefix, 3).declare(channel)
-    async with starting(worker_settings) as waiting, harness.worker(unset) as consumer:
+    await harness.declare_on(channel, Topology(worker_settings.queue_prefix, 3))
+    async with harness.starting_worker(worker_settings) as waiting, harness.worker(unset) as consumer:
         await eventually(lambda: is_different(waiting))
         assert await operator(unset, 2) == 0
 
         await eventually(lambda: consumes(waiting, 2))
         await eventually(lambda: consumes(consumer, 2))
-        assert (await readiness(waiting))[0] == 200
+        assert (await harness.readiness(waiting))[0] == 200
 
 
 async def test_gateway_with_another_number_refuses_writes_and_serves_reads(
@@ -165,17 +134,17 @@ async def test_gateway_with_another_number_refuses_writes_and_serves_reads(
         assert (await client.post("/notes", json=NOTE)).status_code == 201
         assert await operator(unset, 3) == 0
 
-        await eventually(lambda: tells(client, "partitions differ"))
+        await eventually(lambda: broker_is(client, "partitions differ"))
         refused = await client.post("/notes", json=NOTE)
         assert (refused.status_code, refused.json()["code"]) == (503, "not_accepted")
         assert len((await client.get("/notes")).json()) == 1
         assert await operator(unset, 2) == 0
 
-        await eventually(lambda: tells(client, "up"))
+        await eventually(lambda: broker_is(client, "up"))
         assert (await client.post("/notes", json=NOTE)).status_code == 201
 
 
-async def tells(client: httpx.AsyncClient, state: str) -> bool:
+async def broker_is(client: httpx.AsyncClient, state: str) -> bool:
     ready = await client.get("/health/ready")
     return ready.status_code == 200 and bool(ready.json()["dependencies"]["broker"] == state)
 
@@ -183,12 +152,12 @@ async def tells(client: httpx.AsyncClient, state: str) -> bool:
 async def test_gateway_that_has_not_noticed_a_change_publishes_nothing_into_any_queue(
     channel: AbstractChannel, gateway_settings: GatewaySettings, unset: WorkerSettings
 ) -> None:
-    """Its messages are returned, although queues of all its partitions still exist."""
+    """The broker returns its messages, although queues of all its partitions still exist."""
     async with harness.gateway(gateway_settings) as client:
         assert (await client.post("/notes", json=NOTE, headers=ASYNCHRONOUSLY)).status_code == 202
         topology = Topology.of(gateway_settings)
         await topology.close_routes(channel)
-        await Topology(unset.queue_prefix, 3).declare(channel)
+        await harness.declare_on(channel, Topology(unset.queue_prefix, 3))
 
         refused = await client.post("/notes", json=NOTE, headers=ASYNCHRONOUSLY)
         assert (refused.status_code, refused.json()["code"]) == (503, "not_accepted")
@@ -283,18 +252,18 @@ async def has_notes(database: "Connection[Record]", number: int) -> bool:
 
 async def test_worker_that_binds_late_opens_no_route_again(channel: AbstractChannel, unset: WorkerSettings) -> None:
     topology = Topology(unset.queue_prefix, 2)
-    await topology.declare(channel)
+    await harness.declare_on(channel, topology)
     await topology.close_routes(channel)
 
     exchange = await channel.get_exchange(topology.routes_exchange, ensure=False)
-    with pytest.raises(ChannelNotFoundEntity):  # as a worker that has looked before
+    with pytest.raises(ChannelNotFoundEntity):  # like a worker that has looked it up before
         await exchange.bind(topology.commands_exchange, topology.routing_key(0))
 
 
 async def test_number_that_was_lost_in_a_change_is_that_of_the_queues_and_former_routes_stay_closed(
     channel: AbstractChannel, gateway_settings: GatewaySettings, unset: WorkerSettings
 ) -> None:
-    """As after an interruption between deleting the former number and declaring the new one."""
+    """As after an interruption between deleting the old number and declaring the new one."""
     topology = Topology.of(gateway_settings)
     await topology.close_routes(channel)
     await channel.exchange_delete(topology.closed_routes_exchange)
@@ -321,7 +290,7 @@ MOMENTS = [
     }.items()
     for calls in range(most + 1)
 ]
-"""The former number and the new one, a step of the change, and how often that is done before an interruption."""
+"""The old number and the new one, a step of the change, and how often it is run before an interruption."""
 
 
 @pytest.mark.parametrize("moment", MOMENTS, ids=str)
@@ -332,7 +301,7 @@ async def test_change_that_was_interrupted_is_completed_when_it_is_run_again(
     moment: tuple[tuple[int, int], str, int],
 ) -> None:
     (former, number), step, calls = moment
-    await Topology(unset.queue_prefix, former).declare(channel)
+    await harness.declare_on(channel, Topology(unset.queue_prefix, former))
     owner: Any = repartition_module if hasattr(repartition_module, step) else Topology
     with monkeypatch.context() as patch:
         patch.setattr(owner, step, interrupted(getattr(owner, step), calls))
@@ -348,7 +317,7 @@ async def test_change_that_was_interrupted_is_completed_when_it_is_run_again(
 
 
 def interrupted(step: Callable[..., Awaitable[Any]], calls: int) -> Callable[..., Awaitable[Any]]:
-    """The step, after so many calls of which the connection is lost; called by other tasks, as it is."""
+    """The step, which loses its connection after this many calls; calls by other tasks are not counted."""
     task, done = asyncio.current_task(), 0
 
     async def run(*arguments: Any) -> Any:

@@ -1,9 +1,6 @@
-"""Dead letters that failed only because they were old are replayed as one, in the order of their owners' commands."""
+"""Dead letters that have only expired are replayed together, in the order of their owners' commands."""
 
-import json
-from collections.abc import AsyncIterator, Awaitable, Callable
 from datetime import UTC, datetime, timedelta
-from typing import Any
 from uuid import UUID, uuid5
 
 import aio_pika
@@ -14,47 +11,25 @@ from dev.backend import Services
 from shared.connections import Connections
 from shared.contracts import Command, CreateItem, DeleteItem, PatchItem
 from shared.messaging import Topology
-from tests import harness
-from tests.commands import create, delete, patch, replace, several
+from tests.support.commands import create, delete, patch, replace, several
+from tests.support.operator import Operator
 from worker.apply import apply_batch, record_failure
-from worker.command_line import operate, read_arguments
+from worker.command_line import read_arguments
 from worker.settings import WorkerSettings
 
 MAX_AGE = timedelta(days=3)
 OLD = datetime.now(UTC) - timedelta(days=4)
 NOTES, CHANGES = 7, 100
-"""Dead letters: a creation for each note, and so many changes of each."""
-
-Answer = tuple[int, list[dict[str, Any]], str]
-Operator = Callable[..., Awaitable[Answer]]
-
-
-@pytest.fixture
-def operator(worker_settings: WorkerSettings, capsys: pytest.CaptureFixture[str]) -> Operator:
-    """Does as `python -m worker dead-letters … --json` does: the exit code, the objects on stdout, and stderr."""
-
-    async def operator(*arguments: object) -> Answer:
-        capsys.readouterr()
-        code = await operate(read_arguments(["dead-letters", *map(str, arguments), "--json"]), worker_settings)
-        printed = capsys.readouterr()
-        return code, [json.loads(line) for line in printed.out.splitlines() if line.startswith("{")], printed.err
-
-    return operator
-
-
-@pytest.fixture
-async def worker(worker_settings: WorkerSettings) -> AsyncIterator[None]:
-    async with harness.worker(worker_settings):
-        yield
+"""The number of dead letters: a creation for each note, and this many changes of each."""
 
 
 def id_of(number: int) -> UUID:
-    """An id as a key gives one: its order says nothing."""
+    """An id like that of a keyed request, which says nothing about the order."""
     return uuid5(UUID(int=0), str(number))
 
 
 async def expire(connections: Connections, *commands: Command) -> None:
-    """Has the commands fail because they are old, all in one batch; their ids say nothing of their order."""
+    """Lets the commands expire in one batch; their ids say nothing about their order."""
     old = [
         command.model_copy(update={"id": id_of(number), "time": OLD, "may_expire": True})
         for number, command in enumerate(commands)
@@ -74,7 +49,7 @@ async def test_all_expired_commands_come_back_in_their_order(
     changes = [replace(note + 1, f"{note}.{number}") for number in range(CHANGES) for note in range(NOTES)]
     await expire(connections, *changes, *(create(f"new {number}") for number in range(NOTES)))
 
-    code, results, _ = await operator("replay", "--all", "--reason", "expired")
+    code, results, _ = await operator("dead-letters", "replay", "--all", "--reason", "expired")
 
     assert (code, len(results), {each["result"] for each in results}) == (0, NOTES * (CHANGES + 1), {"applied"})
     last = [f"{note}.{CHANGES - 1}" for note in range(NOTES)]
@@ -97,7 +72,7 @@ async def test_several_writes_and_deletes_come_back_as_well(
         delete(2),
     )
 
-    code, results, _ = await operator("replay", "--all")
+    code, results, _ = await operator("dead-letters", "replay", "--all")
 
     assert (code, {each["result"] for each in results}) == (0, {"applied"})
     assert await titles(database) == ["one, at last", "four"]
@@ -109,10 +84,10 @@ async def test_replay_continues_where_another_has_stopped(
 ) -> None:
     await apply_batch(connections, [create("note")])
     await expire(connections, replace(1, "first"), replace(1, "second"), replace(1, "third"))
-    await operator("replay", id_of(0))
+    await operator("dead-letters", "replay", id_of(0))
 
-    assert (await operator("replay", "--all", "--dry-run"))[0] == 0
-    code, results, _ = await operator("replay", "--all")
+    assert (await operator("dead-letters", "replay", "--all", "--dry-run"))[0] == 0
+    code, results, _ = await operator("dead-letters", "replay", "--all")
 
     assert (code, [each["result"] for each in results]) == (0, ["applied"] * 2)
     assert await titles(database) == ["third"]
@@ -125,7 +100,7 @@ async def test_named_commands_are_replayed_in_their_own_order(
     await apply_batch(connections, [create("note")])
     await expire(connections, replace(1, "first"), replace(1, "second"))
 
-    await operator("replay", id_of(1), id_of(0))
+    await operator("dead-letters", "replay", id_of(1), id_of(0))
 
     assert await titles(database) == ["second"]
 
@@ -138,7 +113,7 @@ async def test_command_that_a_client_has_overtaken_stays_and_the_others_come_bac
     await expire(connections, replace(1, "old"), replace(2, "changed"), replace(1, "old, too"))
     await apply_batch(connections, [replace(1, "by a client")])
 
-    code, results, _ = await operator("replay", "--all")
+    code, results, _ = await operator("dead-letters", "replay", "--all")
 
     assert (code, sorted(each["result"] for each in results)) == (1, ["applied", "refused", "refused"])
     assert await titles(database) == ["by a client", "changed"]
@@ -195,8 +170,8 @@ async def test_reason_chooses_among_the_dead_letters(connections: Connections, o
     await record_failure(connections, other, "data_error")
     await expire(connections, create())
 
-    _, [expired], _ = await operator("replay", "--all", "--reason", "expired")
-    _, [discarded], _ = await operator("discard", "--all", "--reason", "data_error")
+    _, [expired], _ = await operator("dead-letters", "replay", "--all", "--reason", "expired")
+    _, [discarded], _ = await operator("dead-letters", "discard", "--all", "--reason", "data_error")
 
     assert (expired["id"], expired["result"]) == (str(id_of(0)), "applied")
     assert (discarded["id"], discarded["result"]) == (str(other.id), "discarded")
@@ -215,15 +190,15 @@ async def test_replay_that_fails_again_keeps_its_place(
 ) -> None:
     await database.execute("alter table notes add constraint poison check (title <> 'poison')")
     await expire(connections, create("poison"), create("second"))
-    await operator("replay", id_of(0))
+    await operator("dead-letters", "replay", id_of(0))
 
-    _, letters, _ = await operator("list")
+    _, letters, _ = await operator("dead-letters", "list")
 
     assert [UUID(each["id"]) for each in letters] == [id_of(0), id_of(1)]
 
 
 @pytest.mark.usefixtures("worker")
-async def test_what_the_broker_does_not_take_is_told_at_the_end_and_the_others_are_replayed(
+async def test_what_the_broker_refuses_is_reported_at_the_end_and_the_others_are_replayed(
     servers: Services,
     worker_settings: WorkerSettings,
     connections: Connections,
@@ -248,16 +223,16 @@ async def test_what_the_broker_does_not_take_is_told_at_the_end_and_the_others_a
         channel = await connection.channel()
         await topology.unbind_partition(channel, 1)
 
-        code, results, _ = await operator("replay", "--all")
+        code, results, _ = await operator("dead-letters", "replay", "--all")
 
         await topology.bind_partition(channel, 1)
-    told = {UUID(each["id"]): (each["result"], each["reason"]) for each in results}
+    reported = {UUID(each["id"]): (each["result"], each["reason"]) for each in results}
     assert code == 1
-    assert told == {
+    assert reported == {
         id_of(0): ("not sent", "the broker has no queue for it"),
         id_of(1): ("applied", None),
-        id_of(2): ("not sent", "an earlier one of its owner was not sent"),
+        id_of(2): ("not sent", "an earlier command of its owner was not sent"),
         id_of(3): ("applied", None),
     }
-    code, results, _ = await operator("replay", "--all")
+    code, results, _ = await operator("dead-letters", "replay", "--all")
     assert (code, {each["result"] for each in results}) == (0, {"applied"})

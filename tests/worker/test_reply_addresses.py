@@ -1,4 +1,4 @@
-"""Where the worker sends replies, and where it does not, whatever the publisher of a command asks for."""
+"""The addresses to which the worker sends replies, whatever address the publisher of a command names."""
 
 from base64 import b64encode
 
@@ -9,9 +9,9 @@ from asyncpg import Connection, Record
 from dev.backend import Services
 from shared.contracts import encode_batch, encode_command
 from shared.messaging import REPLY_TO, Topology
-from tests import harness
-from tests.commands import create
-from tests.harness import eventually
+from tests.support import harness
+from tests.support.commands import create
+from tests.support.harness import eventually
 from worker.reply_addresses import is_reply_address
 from worker.settings import WorkerSettings
 

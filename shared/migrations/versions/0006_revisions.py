@@ -80,7 +80,7 @@ TRIGGERS = {
 def upgrade() -> None:
     for name, comment in (
         ("revision", "how many commands of the user were decided, corrections by hand included"),
-        ("purged_revision", "up to which deletions of notes are forgotten"),
+        ("purged_revision", "deletions of notes up to this revision may have no tombstone"),
     ):
         op.add_column("users", sa.Column(name, sa.BigInteger, nullable=False, server_default="0", comment=comment))
     op.execute("alter table users set (fillfactor = 80)")

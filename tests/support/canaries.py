@@ -1,6 +1,6 @@
-"""What the tests write all the time and nobody may be told: passwords, tokens, the texts of notes.
+"""Secrets that the tests write and that must not leak: passwords, tokens, the texts of notes.
 
-Everything that the services print during any test is searched for it, and so is every problem that a client gets.
+All output of the services in every test is searched for them, and so is every problem that a client gets.
 """
 
 import re
@@ -22,13 +22,13 @@ SECRETS = {
 }
 
 
-def told_in(text: str) -> list[str]:
-    """What secrets there are in the text."""
+def find_secrets(text: str) -> list[str]:
+    """The kinds of secrets that the text contains."""
     return [name for name, pattern in SECRETS.items() if re.search(pattern, text)]
 
 
 async def in_no_problem(response: httpx.Response) -> None:
-    """Fails where a problem tells a secret: an event hook for clients."""
+    """Fails if a problem contains a secret; an event hook for clients."""
     if response.headers.get("content-type") == PROBLEM_JSON:
         await response.aread()
-        assert not told_in(response.text), response.text
+        assert not find_secrets(response.text), response.text

@@ -1,4 +1,4 @@
-"""Users of the API, and tokens of every kind that must not be let in."""
+"""Users of the API, and tokens of every kind that must be rejected."""
 
 import time
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from gateway.auth.access_tokens import AccessTokens, build_key_id
 from gateway.settings import GatewaySettings
 from shared.clock import Clock
 from shared.contracts import Scope
-from tests.canaries import PASSWORD
+from tests.support.canaries import PASSWORD
 
 TRIES = 3
 
@@ -36,12 +36,12 @@ def bearer(token: str) -> dict[str, str]:
 
 
 async def sign_up(client: httpx.AsyncClient, name: str = "", password: str = PASSWORD) -> Person:
-    """Somebody new, who has signed in."""
+    """A new user, signed in."""
     name = name or f"user-{uuid4().hex[:12]}"
     patiently = {"Prefer": "wait=30"}
     for _ in range(TRIES):
         registered = await client.post("/users/", json={"name": name, "password": password}, headers=patiently)
-        if registered.status_code != HTTPStatus.SERVICE_UNAVAILABLE:  # no time to hash the password: no effect
+        if registered.status_code != HTTPStatus.SERVICE_UNAVAILABLE:  # too busy to hash: nothing was written
             break
     assert registered.status_code == HTTPStatus.CREATED, registered.text
     return Person(registered.json()["id"], name, await sign_in(client, name, password))
@@ -64,7 +64,7 @@ async def personal_token(client: httpx.AsyncClient, person: Person, *scopes: str
 
 
 def forged(settings: GatewaySettings, owner: int, **changes: Any) -> str:
-    """A token that is right but for the changes: of its claims, or of `key`, `algorithm`, `kid` and `typ`."""
+    """A valid token except for the changes: to its claims, or to `key`, `algorithm`, `kid` and `typ`."""
     key = settings.signing_keys[0].get_secret_value()
     right = AccessTokens(settings, Clock()).issue(owner, 1, frozenset(Scope))
     claims = jwt.decode(right, options={"verify_signature": False})
@@ -75,7 +75,7 @@ def forged(settings: GatewaySettings, owner: int, **changes: Any) -> str:
 
 
 def invalid_tokens(settings: GatewaySettings, owner: int) -> dict[str, str]:
-    """What is no valid access token, by what is wrong with it."""
+    """Invalid access tokens, by what is wrong with each."""
     past = int(time.time()) - 7200
     return {
         "expired": forged(settings, owner, exp=past + 3600, iat=past),
@@ -83,8 +83,8 @@ def invalid_tokens(settings: GatewaySettings, owner: int) -> dict[str, str]:
         "unknown key": forged(settings, owner, kid="unknown"),
         "no algorithm": forged(settings, owner, key=None, algorithm="none"),
         "another algorithm": forged(settings, owner, algorithm="HS512", key="x" * 64),
-        "wrong audience": forged(settings, owner, aud="somebody else"),
-        "wrong issuer": forged(settings, owner, iss="somebody else"),
+        "wrong audience": forged(settings, owner, aud="another"),
+        "wrong issuer": forged(settings, owner, iss="another"),
         "no expiry": forged(settings, owner, exp=None),
         "another type": forged(settings, owner, typ="JWT"),
         "unknown scope": forged(settings, owner, scope="everything"),

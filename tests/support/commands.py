@@ -1,5 +1,6 @@
-"""Commands as a gateway builds them, for tests that need no gateway."""
+"""Commands as a gateway builds them, for tests without a gateway."""
 
+from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 from typing import Any
 from uuid import uuid4
@@ -21,10 +22,12 @@ from shared.contracts import (
 )
 from shared.tables import IMPLICIT_OWNER
 
+Publish = Callable[..., Awaitable[None]]
+"""Publishes commands, or other events, as one message."""
 CHEAP_HASH = "$argon2id$v=19$m=8,t=1,p=1$c2FsdHNhbHQ$aGFzaGhhc2g"
-"""What a command says of a password that nobody signs in with."""
+"""A password hash for users who never sign in."""
 DIGEST = "c0ffee"
-"""What a command says of a personal token that nobody has."""
+"""The digest of a personal token that does not exist."""
 
 
 def attributes() -> dict[str, Any]:

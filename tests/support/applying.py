@@ -1,4 +1,4 @@
-"""Applies batches as a worker does that meets others: what does not succeed at once is tried again."""
+"""Applies batches like a worker among others, which retries after a conflict."""
 
 from collections.abc import Sequence
 from contextlib import suppress
@@ -14,7 +14,7 @@ from worker.cache import Cache
 async def apply_with_others(
     connections: Connections, batch: Sequence[Command | BadCommand], cache: Cache | None = None
 ) -> list[Outcome]:
-    """As `apply_batch`, while others hold locks now and then."""
+    """`apply_batch`, retried while another session holds a lock or has written in between."""
     while True:
         with suppress(ConflictError, LockNotAvailableError):
             return await apply_batch(connections, batch, cache=cache)

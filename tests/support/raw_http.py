@@ -1,4 +1,4 @@
-"""HTTP by hand: bytes of the test's choice on a connection of its own, and the answers that come back."""
+"""Raw HTTP: sends the test's bytes on a connection of its own and parses the answers."""
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator
@@ -47,7 +47,7 @@ class Answers:
 
 @asynccontextmanager
 async def connected(gateway: httpx.AsyncClient) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
-    """A connection; the block must be done within a minute, also on a busy machine."""
+    """A connection; the block fails after a minute."""
     stream, writer = await asyncio.open_connection(gateway.base_url.host, gateway.base_url.port)
     try:
         async with asyncio.timeout(60):
@@ -57,7 +57,7 @@ async def connected(gateway: httpx.AsyncClient) -> AsyncIterator[tuple[asyncio.S
 
 
 def segments(data: bytes, size: int) -> Iterator[bytes]:
-    """The data in pieces of this many bytes."""
+    """The data in pieces of this size."""
     return (data[start : start + size] for start in range(0, len(data), size))
 
 
@@ -80,7 +80,7 @@ async def exchange(gateway: httpx.AsyncClient, data: bytes, size: int = 1 << 20)
 
 
 async def up_to_the_end(stream: asyncio.StreamReader) -> bytes:
-    """What comes; the connection may end with a reset, since there is always something on its way to the gateway."""
+    """Everything received until the connection ends, possibly by a reset, since data are always in flight."""
     received = b""
     with suppress(ConnectionResetError, BrokenPipeError):
         while part := await stream.read(1 << 16):

@@ -1,4 +1,4 @@
-"""PgBouncer as people have it before Postgres: with nothing set but where it is and who may come."""
+"""PgBouncer in front of Postgres in its default configuration, except for addresses and users."""
 
 import asyncio
 import os
@@ -12,8 +12,8 @@ from tempfile import TemporaryDirectory
 
 from sqlalchemy import URL, make_url
 
-from tests.harness import eventually
-from tests.proxy import free_port
+from tests.support.harness import eventually
+from tests.support.proxy import free_port
 
 PGBOUNCER = shutil.which("pgbouncer") or shutil.which("pgbouncer", path="/usr/sbin")
 USERS = ("inkwell_gateway", "inkwell_worker", "inkwell_migrator")
@@ -32,20 +32,20 @@ auth_file = {folder}/users.txt
 
 @dataclass(frozen=True)
 class Pooler:
-    """One that runs."""
+    """A running PgBouncer."""
 
     port: int
     folder: Path
-    """Where its socket is."""
+    """The folder of its socket."""
 
     def url(self, url: object, role: str) -> URL:
-        """The same database behind it, for a role whose password is its name."""
+        """The URL of the same database through the pooler, for a role whose password is its name."""
         return make_url(str(url)).set(host="127.0.0.1", port=self.port, username=role, password=role)
 
 
 @asynccontextmanager
 async def pgbouncer(server: str, settings: Mapping[str, str], **files: str) -> AsyncIterator[Pooler]:
-    """A pooler before the server of this URL, with these settings and files in its folder."""
+    """A pooler in front of the server of this URL, with these settings and files in its folder."""
     port = free_port()
     with TemporaryDirectory(prefix="pgbouncer-") as name:
         command = _prepare(Path(name), make_url(server), port, settings, files)
@@ -59,7 +59,7 @@ async def pgbouncer(server: str, settings: Mapping[str, str], **files: str) -> A
 
 
 def _prepare(folder: Path, server: URL, port: int, settings: Mapping[str, str], files: Mapping[str, str]) -> list[str]:
-    """Writes the files; the command that runs it, which refuses to be root."""
+    """Writes the files; returns the command that starts it, as a user other than root."""
     own = "\n".join(f"{name} = {value.format(folder=folder)}" for name, value in settings.items())
     configuration = CONFIGURATION.format(host=server.host, port=server.port, own_port=port, folder=folder, settings=own)
     users = "\n".join(f'"{user}" "{user}"' for user in USERS)

@@ -1,4 +1,4 @@
-"""What somebody can publish who has the gateway's broker password: messages that no gateway sends."""
+"""Messages that no gateway sends, but that an attacker with the gateway's broker password can publish."""
 
 import json
 import random
@@ -17,7 +17,7 @@ from pamqp.commands import Basic
 
 from shared.contracts import LARGEST_MESSAGE_BYTES, MAX_MESSAGE_COMMANDS, encode_command
 from shared.messaging import BROKER_ERRORS
-from tests.commands import CHEAP_HASH, DIGEST, create
+from tests.support.commands import CHEAP_HASH, DIGEST, create
 
 FRAME_BYTES = 100_000
 HEADER_FRAME, BODY_FRAME = 2, 3
@@ -27,24 +27,24 @@ GIGABYTE_HASH = CHEAP_HASH.replace("m=8,t=1", "m=1048576,t=100")
 
 @dataclass(frozen=True)
 class Hostile:
-    """A message, and what it becomes."""
+    """A message, and its effect on the worker."""
 
     name: str
     body: bytes
     dead_letters: int = 0
     failed: int = 0
     depends: bool = False
-    """Whether it becomes one dead letter, one `failed` row or nothing, as it happens."""
+    """Whether it may end as one dead letter, one `failed` row or nothing."""
     properties: tuple[str, bytes] | None = None
-    """One AMQP property and its bytes, right or wrong."""
+    """One AMQP property and its bytes, valid or not."""
 
     @property
     def expected(self) -> list[list[int]]:
-        """The numbers of dead letters and of failed commands that it may become."""
+        """The possible numbers of dead letters and of failed commands."""
         return [[0, 0], [0, 1], [1, 0]] if self.depends else [[self.dead_letters, self.failed]]
 
     def frames(self, channel: int, exchange: str, routing_key: str) -> ChannelFrame:
-        """The message as it is written to the broker."""
+        """The message in the form in which it is written to the broker."""
         name, value = self.properties or ("", b"")
         flags = Basic.Properties.flags[name] if name else 0
         method = pamqp.frame.marshal(Basic.Publish(exchange=exchange, routing_key=routing_key), channel)
@@ -59,23 +59,23 @@ def frame(kind: int, channel: int, payload: bytes) -> bytes:
 
 
 async def publish(url: str, message: Hostile, exchange: str, routing_key: str) -> None:
-    """Publishes the message; returns when the broker has read it, whether it takes it or not."""
+    """Publishes the message; returns once the broker has read it, even if the broker rejects it."""
     with suppress(*BROKER_ERRORS):  # it may close the channel, or the connection
         async with await aio_pika.connect(url) as connection:
             channel = await (await connection.channel(publisher_confirms=False)).get_underlay_channel()
             await channel.connection.write_queue.put(message.frames(channel.number, exchange, routing_key))
-            await channel.exchange_declare(exchange, passive=True)  # on the same channel, so answered later
+            await channel.exchange_declare(exchange, passive=True)  # on the same channel, so it is answered later
 
 
 def event(of: int, **members: object) -> dict[str, Any]:
-    """A command of the owner's as it travels, with some members replaced."""
+    """A command of the owner as JSON, with some members replaced."""
     travelling: dict[str, Any] = json.loads(encode_command(create("hostile", owner=of)))
     return travelling | {"fingerprint": uuid4().hex} | members
 
 
 def typed(owner: int, type_name: str, **data: object) -> dict[str, Any]:
-    nobody = {"owner": 0, "credentialsversion": 0} if type_name == "user.register" else {}
-    return event(owner, type=type_name, data=data) | nobody
+    without_owner = {"owner": 0, "credentialsversion": 0} if type_name == "user.register" else {}
+    return event(owner, type=type_name, data=data) | without_owner
 
 
 def batch(*events: object) -> bytes:
@@ -83,7 +83,7 @@ def batch(*events: object) -> bytes:
 
 
 def filled(start: bytes, item: bytes, end: bytes, size: int = LARGEST_MESSAGE_BYTES - 100) -> bytes:
-    """As many items as fit."""
+    """As many items as fit into a message."""
     return start + b",".join([item] * ((size - len(start) - len(end)) // (len(item) + 1))) + end
 
 
@@ -103,7 +103,7 @@ def nested_table(levels: int) -> bytes:
 
 
 def hostile_messages(owner: int) -> list[Hostile]:
-    """All kinds of them, in the name of this owner."""
+    """Messages of every kind, in the name of this owner."""
     return [
         *unreadable_messages(owner),
         *breaches(owner),
@@ -114,7 +114,7 @@ def hostile_messages(owner: int) -> list[Hostile]:
 
 
 def unreadable_messages(owner: int) -> Iterator[Hostile]:
-    """Each is one dead letter, whatever is in it."""
+    """Unreadable messages: each becomes one dead letter."""
     good = event(owner)
     dense = json.dumps([event(owner, x="@")]).encode()
     bodies = {
@@ -150,7 +150,7 @@ def unreadable_messages(owner: int) -> Iterator[Hostile]:
 
 
 def breaches(owner: int) -> Iterator[Hostile]:
-    """Commands that break their contract; each is one `failed` row."""
+    """Commands that violate their contract: each becomes one `failed` row."""
     token = {"name": "x", "scopes": ["notes:read"], "lifetime_days": 1, "secret_digest": DIGEST}
     text = {"title": "x", "description": ""}
     broken = {
@@ -199,7 +199,7 @@ def breaches(owner: int) -> Iterator[Hostile]:
 
 
 def odd_properties(owner: int) -> Iterator[Hostile]:
-    """Properties that no gateway sets; most cannot be decoded, and the message is then a dead letter."""
+    """Properties that no gateway sets; most cannot be decoded, so the message becomes a dead letter."""
     entries = {
         "a timestamp in the year 292278994": ("timestamp", struct.pack(">Q", 2**63 - 1)),
         "the last timestamp": ("timestamp", struct.pack(">Q", 2**64 - 1)),
@@ -216,7 +216,7 @@ def odd_properties(owner: int) -> Iterator[Hostile]:
     }
     for name, properties in entries.items():
         yield Hostile(name, batch(event(owner)), dead_letters=1, properties=properties)
-    # What RabbitMQ refuses to take, on its way to nowhere.
+    # values that RabbitMQ rejects, for a message that is routed nowhere
     for name, properties in {
         "an expiration that is none": ("expiration", shortstr(b"abc")),
         "the name of another user": ("user_id", shortstr(b"inkwell_worker")),
@@ -226,12 +226,12 @@ def odd_properties(owner: int) -> Iterator[Hostile]:
 
 
 def harmless_messages(owner: int) -> Iterator[Hostile]:
-    """Odd, but readable: what they do is what their owner may do."""
+    """Unusual but readable messages, which do what their owner may do."""
     yield Hostile("no commands", b"[]")
     yield Hostile("white space", b"[" + b" " * 1_000_000 + b"]")
     for name, reply_to in {
         "an answer into a command queue": b"inkwell.commands.v1.0",
-        "an answer to nobody": b"amq.rabbitmq.reply-to.g1h2AA5yZXBseUAxMTI0MTg1NA==.AAAA",
+        "a reply address without a consumer": b"amq.rabbitmq.reply-to.g1h2AA5yZXBseUAxMTI0MTg1NA==.AAAA",
         "an answer to nonsense": b"amq.rabbitmq.reply-to.\xc3\xa4",
     }.items():
         yield Hostile(name, batch(event(owner)), properties=("reply_to", shortstr(reply_to)))
@@ -241,7 +241,7 @@ def harmless_messages(owner: int) -> Iterator[Hostile]:
     yield Hostile("a command in the far future", batch(event(owner, time=FAR.isoformat())))
     replay = {"replayedat": datetime.now(UTC).isoformat(), "replayforced": True}
     yield Hostile("a forged replay", batch(event(owner, **replay)))
-    yield Hostile("a command of nobody", batch(event(99_999_999)))
+    yield Hostile("a command of an unknown owner", batch(event(99_999_999)))
     yield Hostile("a command without its credentials", batch(event(owner, credentialsversion=7)))
     longest = typed(owner, "note.create", title="🖋" * 10_000, description="x" * 1_000_000)
     yield Hostile("the longest note", json.dumps([longest], ensure_ascii=False).encode())
@@ -249,7 +249,7 @@ def harmless_messages(owner: int) -> Iterator[Hostile]:
 
 
 def mutations(owner: int, number: int = 100) -> Iterator[Hostile]:
-    """Commands with one or two members replaced, the same ones in each run."""
+    """Commands with one or two members replaced, the same in each run."""
     draw = random.Random(42)  # noqa: S311 - keeps no secret
     nasty: list[Any] = [
         *(None, True, False, 0, -1, 2**31, 2**63, 2**200, 1e308, -0.0, "", "x", "\0", "\ud800", "0" * 5000),

@@ -1,4 +1,4 @@
-"""Holds what gateways answer against the OpenAPI document."""
+"""Compares what gateways answer with the OpenAPI document."""
 
 import re
 from collections.abc import Iterator
@@ -14,12 +14,12 @@ from gateway.problems import PROBLEM_TYPES
 from gateway.telemetry.request_ids import REQUEST_ID
 
 Answer = tuple[str, int, str | None]
-"""An operation, a status, and a header, a problem's code, or None."""
+"""An operation, a status, and a header, a problem's code or None."""
 
 
 @dataclass
 class Witness:
-    """Compares each response with the document, and remembers what it has seen."""
+    """Compares each response with the document and records what it has seen."""
 
     document: dict[str, Any]
     seen: set[Answer] = field(default_factory=set)
@@ -29,15 +29,15 @@ class Witness:
         operation = self.operation(response.request)
         media_type = response.headers.get("content-type")
         code = response.json()["code"] if media_type == PROBLEM_JSON else None
-        told = {code} | {name for name in HEADER_DESCRIPTIONS if name in response.headers}
+        answered = {code} | {name for name in HEADER_DESCRIPTIONS if name in response.headers}
         asked = f"{response.request.method} {response.request.url} {response.text}"
         assert str(response.status_code) in operation["responses"], asked
         declared = operation["responses"][str(response.status_code)]
-        assert told <= set(members(declared)), asked
-        assert REQUEST_ID in told, asked
-        assert told >= set(PROBLEM_TYPES[code].headers if code else ()), asked
+        assert answered <= set(members(declared)), asked
+        assert REQUEST_ID in answered, asked
+        assert answered >= set(PROBLEM_TYPES[code].headers if code else ()), asked
         assert media_type is None or media_type in declared["content"], asked
-        self.seen |= {(operation["operationId"], response.status_code, each) for each in told}
+        self.seen |= {(operation["operationId"], response.status_code, each) for each in answered}
 
     @property
     def operations(self) -> Iterator[tuple[str, str, dict[str, Any]]]:
@@ -47,7 +47,7 @@ class Witness:
                 yield method.upper(), path, operation
 
     def operation(self, request: httpx.Request) -> dict[str, Any]:
-        """What the document says of the request; a path without parameters goes before one with them."""
+        """The document's operation for the request; a path without parameters takes precedence."""
         found = {}
         for method, path, operation in self.operations:
             template = re.sub(r"{\w+}", "[^/]+", path) + "/?"
@@ -58,7 +58,7 @@ class Witness:
 
     @property
     def declared(self) -> set[Answer]:
-        """Everything that the document says can be answered."""
+        """Every answer that the document declares."""
         return {
             (operation["operationId"], int(status), each)
             for _, _, operation in self.operations
@@ -68,13 +68,13 @@ class Witness:
 
 
 def members(response: dict[str, Any]) -> list[str | None]:
-    """The headers of a declared response, and the codes of a problem."""
+    """The headers of a declared response, and the codes of its problem."""
     schema = response.get("content", {}).get(PROBLEM_JSON, {}).get("schema")
     return [*response.get("headers", ()), *(schema["properties"]["code"]["enum"] if schema else [None])]
 
 
 async def knows_every_field_code(response: httpx.Response) -> None:
-    """Fails where an error of a field has a code that is not documented: an event hook for clients."""
+    """Fails if a field's error has an undocumented code; an event hook for clients."""
     await response.aread()
     if response.content and response.headers.get("content-type") == PROBLEM_JSON:
         assert {error["code"] for error in response.json().get("errors", ())} <= set(FIELD_CODES.values()), (

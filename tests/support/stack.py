@@ -1,4 +1,4 @@
-"""Inkwell as whole processes on servers of its own, which the tests may kill, pause and starve."""
+"""Inkwell as processes, which tests may kill, pause and starve, on the session's servers."""
 
 import asyncio
 import json
@@ -16,20 +16,23 @@ from uuid import uuid4
 import asyncpg
 import httpx
 
-from dev.backend import Services, as_user
-from tests import canaries
-from tests.accounts import sign_up
-from tests.harness import eventually
-from tests.proxy import Proxy, free_port, proxy_to
+from dev.backend import ROOT, Services, as_user
+from tests.support import canaries
+from tests.support.accounts import sign_up
+from tests.support.harness import eventually
+from tests.support.proxy import Proxy, free_port, proxy_to
 
-ROOT = Path(__file__).parent.parent.parent
 KEY = "a-key-that-is-used-in-the-tests-only"
+SLOW_STORE = """
+create function slow() returns trigger language plpgsql as $$ begin perform pg_sleep(%s); return null; end $$;
+create trigger slow after insert on commands for each statement execute function slow();
+"""
 TREES = {service: Path(os.environ.get(f"{service.upper()}_TREE", ROOT)) for service in ("gateway", "worker")}
-"""Where the source of each service is; `make versions` runs the tests with one of another version."""
+"""The source folder of each service; `make versions` runs the tests with another version of one."""
 
 
 class Process:
-    """One service as a process of its own, with its log in a file."""
+    """A service in a process, with its log in a file."""
 
     def __init__(
         self, command: list[str], environment: dict[str, str], log: Path, ready_url: str, folder: Path = ROOT
@@ -42,18 +45,18 @@ class Process:
         self._process: subprocess.Popen[bytes] | None = None
 
     def variant(self, command: list[str] | None = None, **environment: str) -> "Process":
-        """Another command, or the same with other settings, in its place."""
+        """The same process with another command or other settings."""
         folder = ROOT if command else self._folder
         return Process(command or self._command, self._environment | environment, self._log, self._ready_url, folder)
 
     def twin(self, port: int, folder: Path | None = None) -> "Process":
-        """The same service on another port, from its own source or that in a folder."""
+        """The same service on another port, from its own source or from another folder."""
         environment = self._environment | {"INKWELL_PORT": str(port), "INKWELL_WORKER_HEALTH_PORT": str(port)}
         ready_url = f"http://127.0.0.1:{port}/health/ready"
         return Process(self._command, environment, self._log, ready_url, folder or self._folder)
 
     async def start(self, *, ready: bool = True) -> None:
-        """Starts it, and waits until it is ready."""
+        """Starts the process and waits until it is ready."""
         environment = {**os.environ, **self._environment}
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(  # noqa: ASYNC220 - starts at once, and must outlive the loop
@@ -63,7 +66,7 @@ class Process:
             await self._wait_until_ready()
 
     async def _wait_until_ready(self) -> None:
-        """Fails with the end of its log, and leaves no process behind, when it does not become ready in a minute."""
+        """Fails with the end of its log, and kills the process, if it is not ready within a minute."""
         try:
             await eventually(self.is_ready, within_seconds=60)
         except TimeoutError:
@@ -74,7 +77,7 @@ class Process:
         return "\n".join(self._log.read_text(errors="replace").splitlines()[-40:])
 
     async def is_ready(self) -> bool:
-        """Whether it says so."""
+        """Whether its probe reports ready."""
         async with httpx.AsyncClient(timeout=5, verify=False) as client:  # noqa: S501 - no TLS, whose set-up takes long
             try:
                 return (await client.get(self._ready_url)).status_code == 200
@@ -83,7 +86,7 @@ class Process:
 
     @property
     def environment(self) -> dict[str, str]:
-        """What it has in its environment besides what the tests have."""
+        """Its environment variables beyond those of the tests."""
         return dict(self._environment)
 
     @property
@@ -96,24 +99,24 @@ class Process:
         return self._process.pid
 
     async def stop(self, signal_number: int = signal.SIGTERM) -> int:
-        """Sends the signal and waits for the end; the exit code."""
+        """Sends the signal, waits for the end and returns the exit code."""
         assert self._process
         if self._process.poll() is None:
             self._process.send_signal(signal_number)
         return await asyncio.to_thread(self._process.wait, 60)
 
     async def kill(self) -> None:
-        """Kill -9."""
+        """Sends SIGKILL."""
         if self._process:
             await self.stop(signal.SIGKILL)
 
     @property
-    def told(self) -> list[str]:
-        """The secrets in its log."""
-        return canaries.told_in(self._log.read_text(errors="replace"))
+    def leaked_secrets(self) -> list[str]:
+        """The kinds of secrets in its log."""
+        return canaries.find_secrets(self._log.read_text(errors="replace"))
 
     def events(self, event: str | None = None) -> list[dict[str, Any]]:
-        """What it has logged, or only the events of this text."""
+        """The events it has logged, or only those with this text."""
         return [each for each in self._events() if event is None or each.get("event") == event]
 
     def _events(self) -> Iterator[dict[str, Any]]:
@@ -126,7 +129,7 @@ class Process:
 
 @dataclass
 class Stack:
-    """A gateway and a worker as processes, their links through proxies, and the view of a user who has signed in."""
+    """A gateway and a worker as processes, their links through proxies, and a client that is signed in."""
 
     gateway: Process
     worker: Process
@@ -139,7 +142,7 @@ class Stack:
 
     @asynccontextmanager
     async def second_gateway(self, folder: Path | None = None) -> AsyncIterator[httpx.AsyncClient]:
-        """A client of a second gateway, which runs for the block, from the source in a folder."""
+        """A client of a second gateway during the block, from the source in a folder."""
         port = free_port()
         gateway = self.gateway.twin(port, folder)
         await gateway.start()
@@ -151,7 +154,7 @@ class Stack:
             await gateway.kill()
 
     async def query(self, sql: str) -> list[asyncpg.Record]:
-        """The rows, over a connection of its own: the former one may have been part of a fault."""
+        """The rows, over a new connection, since an earlier one may be broken by a fault."""
         connection = await asyncpg.connect(self.database_url, timeout=5)
         try:
             return await connection.fetch(sql)
@@ -166,6 +169,10 @@ class Stack:
         finally:
             connection.terminate()
 
+    async def slow_down_stores(self, seconds: float) -> None:
+        """Makes Postgres wait whenever a worker stores outcomes."""
+        await self.script(SLOW_STORE % seconds)
+
     async def value(self, sql: str) -> Any:
         """The first value of the first row."""
         return (await self.query(sql))[0][0]
@@ -175,7 +182,7 @@ class Stack:
         return {row["title"] for row in await self.query("select title from notes")}
 
     async def idle_in_transaction(self) -> int:
-        """How many sessions hold a transaction open and do nothing."""
+        """The number of idle sessions with an open transaction."""
         return int(
             await self.value(
                 "select count(*) from pg_stat_activity where state like 'idle in transaction%' "
@@ -186,11 +193,11 @@ class Stack:
 
 @dataclass
 class Load:
-    """Writes from several clients at once, and what they were answered, by title."""
+    """Writes from several clients at once, and their answers by title."""
 
     client: httpx.AsyncClient
     answers: dict[str, httpx.Response | None] = field(default_factory=dict)
-    """None where the answer never came."""
+    """None if no answer came."""
     slowest_seconds: float = 0.0
     _stopping: bool = False
 
@@ -217,7 +224,7 @@ class Load:
             await asyncio.sleep(0.01)
 
     def titles(self, *statuses: int) -> set[str]:
-        """The titles that were answered with one of the statuses."""
+        """The titles whose writes were answered with one of the statuses."""
         return {title for title, answer in self.answers.items() if answer and answer.status_code in statuses}
 
     @property
@@ -226,7 +233,7 @@ class Load:
 
     @property
     def statuses(self) -> dict[int, int]:
-        """How often each status was answered; 0 stands for none."""
+        """How often each status was answered; 0 means no answer."""
         counts: dict[int, int] = {}
         for answer in self.answers.values():
             status = answer.status_code if answer else 0
@@ -235,7 +242,7 @@ class Load:
 
 
 async def check(load: Load, stack: Stack, *, within_seconds: float = 30.0) -> None:
-    """Every accepted write has exactly one effect, none that was refused has any, and nothing failed."""
+    """Checks that every accepted write has exactly one effect, that no refused one has any, and that none failed."""
 
     async def all_applied() -> bool:
         return load.accepted <= await stack.titles()
@@ -252,7 +259,7 @@ async def check(load: Load, stack: Stack, *, within_seconds: float = 30.0) -> No
 async def running_stack(
     database_url: str, servers: Services, queue_prefix: str, folder: Path, **settings: str
 ) -> AsyncIterator[Stack]:
-    """A stack for the block; settings are INKWELL_ variables in lower case, and unset if empty."""
+    """A stack for the block; settings are INKWELL_ variables in lower case, an empty one is unset."""
     async with AsyncExitStack() as exits:
         links: dict[str, Proxy] = {}
         environments: dict[str, dict[str, str]] = {}
@@ -295,4 +302,4 @@ async def running_stack(
             await process.start()
         client.headers.update((await sign_up(client)).headers)
         yield stack
-    assert not gateway.told + worker.told
+    assert not gateway.leaked_secrets + worker.leaked_secrets

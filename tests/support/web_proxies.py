@@ -1,4 +1,4 @@
-"""Web servers as proxies before a gateway, as people have them."""
+"""nginx and Apache as reverse proxies in front of a gateway, in common configurations."""
 
 import asyncio
 import shutil
@@ -8,8 +8,8 @@ from pathlib import Path
 
 import httpx
 
-from tests.harness import eventually
-from tests.proxy import free_port
+from tests.support.harness import eventually
+from tests.support.proxy import free_port
 
 NGINX = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin")
 APACHE = shutil.which("apache2") or shutil.which("apache2", path="/usr/sbin")
@@ -48,7 +48,7 @@ ProxyPass / http://{gateway}/
 
 @asynccontextmanager
 async def nginx(gateway: httpx.AsyncClient, server: str, folder: Path) -> AsyncIterator[httpx.AsyncClient]:
-    """A client of the gateway behind an nginx with this in its server block."""
+    """A client of the gateway behind an nginx with these lines in its server block."""
     port, configuration = free_port(), folder / "nginx.conf"
     configuration.write_text(NGINX_CONFIGURATION.format(gateway=address_of(gateway), port=port, server=server))
     async with proxied([str(NGINX), "-p", str(folder), "-c", str(configuration)], port) as client:
@@ -57,7 +57,7 @@ async def nginx(gateway: httpx.AsyncClient, server: str, folder: Path) -> AsyncI
 
 @asynccontextmanager
 async def apache(gateway: httpx.AsyncClient, server: str, folder: Path) -> AsyncIterator[httpx.AsyncClient]:
-    """A client of the gateway behind an Apache with this in its configuration."""
+    """A client of the gateway behind an Apache with these lines in its configuration."""
     port, configuration = free_port(), folder / "apache.conf"
     placed = {"gateway": address_of(gateway), "port": port, "server": server}
     configuration.write_text(APACHE_CONFIGURATION.format(folder=folder, modules=APACHE_MODULES, **placed))
@@ -71,7 +71,7 @@ def address_of(gateway: httpx.AsyncClient) -> str:
 
 @asynccontextmanager
 async def proxied(command: list[str], port: int) -> AsyncIterator[httpx.AsyncClient]:
-    """A client of the proxy that the command runs."""
+    """A client of the proxy that the command starts."""
     running = await asyncio.create_subprocess_exec(*command)
     try:
         async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=30) as client:

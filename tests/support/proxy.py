@@ -7,11 +7,11 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 
 PORTS = range(20_000, 32_000)
-"""Below those that the system gives to connections, which could take one while its server is being restarted."""
+"""Below the range of ephemeral ports, one of which could be taken while its server restarts."""
 
 
 def free_port() -> int:
-    """A port of loopback that nobody listens on."""
+    """A free port of loopback."""
     while True:
         port = random.choice(PORTS)  # noqa: S311 - no secret
         with socket.socket() as probe, suppress(OSError):
@@ -31,15 +31,15 @@ class Proxy:
         self._flowing = {"up": asyncio.Event(), "down": asyncio.Event()}
         self.delay_seconds = 0.0
         self.lock = asyncio.Lock()
-        """Held by whoever cuts it."""
+        """Held while the link is cut."""
         self.hang_up_after_bytes: int | None = None
-        """Once so many bytes have come from the server, the next connection ends; then the link is whole again."""
+        """After this many bytes from the server the next connection ends; then the link works again."""
         self.port = free_port()
         self.thaw()
 
     @property
     def in_use(self) -> bool:
-        """Whether there is a connection."""
+        """Whether a connection is open."""
         return bool(self._links)
 
     async def start(self) -> None:
@@ -59,23 +59,23 @@ class Proxy:
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
     def lead_to(self, host: str, port: int) -> None:
-        """Forwards new connections to another address; those that are open stay where they are."""
+        """Forwards new connections to another address; open ones stay."""
         self._target = host, port
 
     def freeze(self, *directions: str) -> None:
-        """Holds what flows to the server ("up") or from it ("down"), or both; nobody is told, as when half-open."""
+        """Holds the bytes to the server ("up"), from it ("down"), or both, without closing a connection (half-open)."""
         for direction in directions or ("up", "down"):
             self._flowing[direction].clear()
 
     def strand(self) -> None:
-        """Makes every connection half-open for good: nobody is told, and nothing flows but on new ones."""
+        """Leaves every open connection half-open for good; new ones work."""
         self.freeze()
         self._stranded |= self._links
         self._flowing = {"up": asyncio.Event(), "down": asyncio.Event()}
         self.thaw()
 
     def bury(self) -> None:
-        """Ends the half-open connections; the servers have no other way to learn of it, since this end is alive."""
+        """Closes the half-open connections; the servers cannot detect them, since this end still answers."""
         for link in self._stranded:
             link.transport.abort()
         self._stranded.clear()
@@ -91,7 +91,7 @@ class Proxy:
         except OSError:
             writer.transport.abort()
             return
-        if self._server is None or not self._server.is_serving():  # cut meanwhile
+        if self._server is None or not self._server.is_serving():  # cut in the meantime
             writer.transport.abort()
             server_writer.transport.abort()
             return
@@ -103,7 +103,7 @@ class Proxy:
 
     async def _pump(self, direction: str, source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
         passed, flowing = 0, self._flowing[direction]
-        with suppress(OSError, RuntimeError):  # uvloop raises the latter where the sink has been closed
+        with suppress(OSError, RuntimeError):  # uvloop raises RuntimeError if the sink is closed
             while chunk := await source.read(65536):
                 passed += len(chunk)
                 if direction == "down" and self.hang_up_after_bytes is not None and passed > self.hang_up_after_bytes:
@@ -121,7 +121,7 @@ class Proxy:
 
 @asynccontextmanager
 async def proxy_to(host: str, port: int) -> AsyncIterator[Proxy]:
-    """A proxy for the block."""
+    """A running proxy for the block."""
     proxy = Proxy(host, port)
     await proxy.start()
     try:

@@ -1,4 +1,4 @@
-"""Processes whose clock a test sets while they run, by libfaketime; elapsed time goes on as ever."""
+"""Processes whose wall clock a test sets while they run, with libfaketime; their monotonic clock is not affected."""
 
 import os
 from collections.abc import Iterator
@@ -15,7 +15,7 @@ needs_libfaketime = pytest.mark.skipif(LIBRARY is None, reason="libfaketime is n
 
 
 class SettableClock:
-    """The clock of the processes that have its environment."""
+    """The wall clock of the processes that have its environment."""
 
     def __init__(self, file: Path) -> None:
         self._file = file
@@ -23,7 +23,7 @@ class SettableClock:
 
     @property
     def environment(self) -> dict[str, str]:
-        """What a process needs for having this clock; nothing where libfaketime is not installed."""
+        """The environment variables that give a process this clock; empty without libfaketime."""
         if LIBRARY is None:
             return {}
         return {

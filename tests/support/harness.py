@@ -1,40 +1,40 @@
-"""What the tests run Inkwell with: both services in the test's event loop, on real servers, over real HTTP."""
+"""Runs both services in the test's event loop, on real servers, over real HTTP."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from datetime import datetime
-from pathlib import Path
 from typing import Any, TypeVar
 
 import aio_pika
 import asyncpg
 import httpx
 import uvicorn
-from aio_pika.abc import AbstractQueue
+from aio_pika.abc import AbstractChannel, AbstractQueue
 from fastapi import FastAPI
 
-from dev.backend import Services
+from dev.backend import ROOT, Services
 from gateway.__main__ import build_server_config
 from gateway.app import create_app
 from gateway.settings import GatewaySettings
 from shared.connections import Connections
 from shared.messaging import Topology
 from shared.partitions import find_partitions
-from tests import canaries, witness
-from worker.apply import SESSION_SETTINGS
+from tests.support import canaries, witness
 from worker.consumer import Consumer
+from worker.health import create_health_app
+from worker.sessions import SESSION_SETTINGS
 from worker.settings import WorkerSettings
 
-ROLES_SQL = (Path(__file__).parent.parent / "dev/roles.sql").read_text()
+ROLES_SQL = (ROOT / "dev/roles.sql").read_text()
 HOOKS = [canaries.in_no_problem, witness.knows_every_field_code]
 LIMITS = httpx.Limits(max_connections=100, max_keepalive_connections=20, keepalive_expiry=2)
-"""A connection is given up before the gateway does, or a request could meet its end."""
+"""Shorter than the gateway's, so that no request is sent on a connection that the gateway is closing."""
 T = TypeVar("T")
 
 
 async def create_roles(database_url: str) -> None:
-    """Inkwell's roles, each with its name as its password, and their rights on the database."""
+    """Creates Inkwell's roles, each with its name as its password, and grants their rights on the database."""
     passwords = {f"inkwell.{role}_password": f"inkwell_{role}" for role in ("migrator", "worker", "gateway")}
     administrator = await asyncpg.connect(database_url, server_settings=passwords)
     try:
@@ -47,7 +47,16 @@ async def create_roles(database_url: str) -> None:
 async def declare(servers: Services, topology: Topology) -> None:
     """Declares the queues, as the worker does."""
     async with await aio_pika.connect(servers.broker_url_of("worker")) as connection:
-        await topology.declare(await connection.channel())
+        await declare_on(await connection.channel(), topology)
+
+
+async def declare_on(channel: AbstractChannel, topology: Topology) -> None:
+    """Declare the exchanges and the queues on the channel."""
+    await topology.declare_former_routes(channel)
+    await topology.declare_number(channel)
+    for partition in range(topology.partitions):
+        await topology.declare_partition(channel, partition)
+    await topology.declare_dead_letters(channel)
 
 
 async def delete_queue(servers: Services, name: str) -> None:
@@ -71,7 +80,7 @@ async def delete(servers: Services, topology: Topology) -> None:
 
 @asynccontextmanager
 async def copies(servers: Services, topology: Topology) -> AsyncIterator[AbstractQueue]:
-    """A queue that gets a copy of every message with commands, during the block."""
+    """A queue that receives a copy of every message with commands during the block."""
     async with await aio_pika.connect(servers.broker_url) as connection:
         queue = await (await connection.channel()).declare_queue(exclusive=True)
         for partition in range(topology.partitions):
@@ -90,7 +99,7 @@ async def bodies(queue: AbstractQueue) -> list[str]:
 async def eventually(
     condition: Callable[[], Awaitable[T | None]], *, within_seconds: float = 20.0, every_seconds: float = 0.05
 ) -> T:
-    """The condition's first true result; fails when it is still false after the time."""
+    """Returns the condition's first true result; raises TimeoutError if there is none in time."""
     async with asyncio.timeout(within_seconds):
         while not (result := await condition()):
             await asyncio.sleep(every_seconds)
@@ -98,7 +107,7 @@ async def eventually(
 
 
 async def decided(client: httpx.AsyncClient, url: str) -> dict[str, Any]:
-    """The state of a command, as its URL tells it, once there is an outcome."""
+    """Returns the state of a command, from its URL, once it has an outcome."""
 
     async def state() -> dict[str, Any] | None:
         state: dict[str, Any] = (await client.get(url)).json()
@@ -108,7 +117,7 @@ async def decided(client: httpx.AsyncClient, url: str) -> dict[str, Any]:
 
 
 class Server(uvicorn.Server):
-    """A server that leaves the signals to pytest."""
+    """A server that leaves signal handling to pytest."""
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -116,7 +125,7 @@ class Server(uvicorn.Server):
 
 
 def settings_without_servers(**changes: object) -> GatewaySettings:
-    """Of a gateway whose broker and database are away."""
+    """Settings of a gateway whose broker and database are down."""
     key = "a-key-that-is-used-in-the-tests-only"
     urls = {"database_url": "postgresql://nobody@127.0.0.1:1/nowhere", "broker_url": "amqp://nobody@127.0.0.1:1/"}
     return GatewaySettings.model_validate(
@@ -126,7 +135,7 @@ def settings_without_servers(**changes: object) -> GatewaySettings:
 
 @asynccontextmanager
 async def serving(app: FastAPI, settings: GatewaySettings | None = None) -> AsyncIterator[str]:
-    """Serves the app on a free port of loopback; the value is its base URL."""
+    """Serves the app on a free port of loopback; yields its base URL."""
     config = build_server_config(app, settings or settings_without_servers())
     config.port = 0
     config.loop = "none"
@@ -157,32 +166,54 @@ async def gateway(settings: GatewaySettings) -> AsyncIterator[httpx.AsyncClient]
         yield client
 
 
-@asynccontextmanager
-async def worker(settings: WorkerSettings) -> AsyncIterator[Consumer]:
-    """A worker that consumes; stopped as SIGTERM stops one."""
-    connections = Connections(settings.database_url, "inkwell-worker", 1, SESSION_SETTINGS)
-    consumer = Consumer(settings, connections)
-    running = asyncio.create_task(consumer.run())
+@contextmanager
+def connected(settings: WorkerSettings, name: str, size: int = 1) -> Iterator[Connections]:
+    """A worker's connections to its database, with the settings of its sessions."""
+    connections = Connections(settings.database_url, name, size, SESSION_SETTINGS)
     try:
-        await eventually(lambda: _is_consuming(consumer, running))
-        yield consumer
+        yield connections
     finally:
-        consumer.stop()
-        await running
         connections.close()
 
 
-async def _is_consuming(consumer: Consumer, running: asyncio.Task[None]) -> bool:
-    if running.done():
-        await running
+@asynccontextmanager
+async def starting_worker(settings: WorkerSettings) -> AsyncIterator[Consumer]:
+    """A worker that may be unable to consume; stopped gracefully, as by SIGTERM."""
+    with connected(settings, "inkwell-worker") as connections:
+        consumer = Consumer(settings, connections)
+        running = asyncio.create_task(consumer.run())
+        try:
+            yield consumer
+        finally:
+            consumer.stop()
+            await running
+
+
+@asynccontextmanager
+async def worker(settings: WorkerSettings) -> AsyncIterator[Consumer]:
+    """A worker that consumes every partition."""
+    async with starting_worker(settings) as consumer:
+        await eventually(lambda: _is_consuming(consumer))
+        yield consumer
+
+
+async def _is_consuming(consumer: Consumer) -> bool:
     return len(consumer.partitions) == consumer.topology.partitions > 0
 
 
+async def readiness(consumer: Consumer) -> tuple[int, dict[str, Any]]:
+    """The status and the body with which a worker answers `/health/ready`."""
+    transport = httpx.ASGITransport(create_health_app(consumer))
+    async with httpx.AsyncClient(transport=transport, base_url="http://worker") as client:
+        answer = await client.get("/health/ready")
+        return answer.status_code, answer.json()
+
+
 def dated(note: dict[str, Any]) -> dict[str, Any]:
-    """A note with its dates as such: services of the version before leave out zeros at the end of a date."""
+    """The note with parsed dates: the previous version omits zeros at the end of a date."""
     return note | {name: datetime.fromisoformat(note[name]) for name in ("created_date", "updated_date")}
 
 
 def lasting_headers(response: httpx.Response) -> dict[str, str]:
-    """Those of an answer that are the same when it is given again."""
+    """The headers that stay the same when an answer is repeated."""
     return {name: value for name, value in response.headers.items() if name not in ("date", "x-request-id")}
