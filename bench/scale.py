@@ -11,10 +11,13 @@ from gateway.api.pages import Cursor
 
 SMALL, LARGE = 1_000, 1_000_000
 COMMON = "search, a word in half of the notes"
+MISSING, MISSING_TEXT = "search, a text that no note has", "xuokk"
 OTHER_OWNERS = 10_000
 """Owners in the large database, with ten notes each."""
 SECONDS, ROUNDS = 2, 3
-AT_MOST, COMMON_MS = 3.0, 50.0
+AT_MOST = 3.0
+P95_MS = {COMMON: 50.0, MISSING: 250.0}
+"""What takes longer with more notes, and how long it may take."""
 
 
 def reads(notes: int, first: int) -> dict[str, str]:
@@ -27,6 +30,7 @@ def reads(notes: int, first: int) -> dict[str, str]:
         "list, page 10,000": f"/notes?cursor={cursor.encoded}",
         "search, a rare word": f"/notes/search?q={RARE_WORD}",
         COMMON: f"/notes/search?q={COMMON_WORD}",
+        MISSING: f"/notes/search?q={MISSING_TEXT}",
     }
 
 
@@ -69,9 +73,9 @@ def table(scales: list[Scale]) -> str:
 def _row(rounds: list[Scale]) -> str:
     ratio = Spread.of(each.large[0] / each.small[0] for each in rounds)
     p95 = median(each.large[1] for each in rounds)
-    is_common = rounds[0].read == COMMON
-    wanted = f"p95 ≤ {COMMON_MS:.0f} ms" if is_common else f"< {times(AT_MOST)}"
-    met = p95 <= COMMON_MS if is_common else ratio.median < AT_MOST
+    at_most_ms = P95_MS.get(rounds[0].read)
+    wanted = f"p95 ≤ {at_most_ms:.0f} ms" if at_most_ms else f"< {times(AT_MOST)}"
+    met = p95 <= at_most_ms if at_most_ms else ratio.median < AT_MOST
     times_ms = [f"{median(value):.2f} ms" for value in ([s.small[0] for s in rounds], [s.large[0] for s in rounds])]
     verdict = "met" if met else "**not met**"
     return f"| {' | '.join([rounds[0].read, *times_ms, f'{p95:.2f} ms', str(ratio), wanted, verdict])} |\n"

@@ -81,7 +81,7 @@ def _initialise(data: Path, password: Path, state: Path) -> None:
         shutil.chown(fresh, account)
         shutil.chown(password, account)
     initdb = [tool("initdb", state), "--username=inkwell", f"--pwfile={password}", "--auth=scram-sha-256"]
-    _run([*initdb, "--encoding=UTF8", "--locale=C.UTF-8", "-D", str(fresh)])
+    _run([*initdb, "--encoding=UTF8", "--locale-provider=builtin", "--locale=C.UTF-8", "-D", str(fresh)])
     _run([tool("postgres", state), "--single", "-D", str(fresh), "postgres"], "create database inkwell")
     fresh.rename(data)
 

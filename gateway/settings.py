@@ -124,7 +124,7 @@ class GatewaySettings(ServiceSettings):
     search_matches: Annotated[int, Field(ge=1, le=10_000)] = 1000
     """Matches of a search that are ranked: the newest ones"""
     search_timeout_seconds: Annotated[float, Field(ge=0.1, le=60)] = 1.0
-    """How long Postgres may work on each of a search's two steps, words and similar titles; at most a quarter
+    """How long Postgres may work on each of a search's three steps: words, text, and similar notes; at most a quarter
     of the read timeout has an effect"""
     require_preconditions: bool = False
     """Whether a change of a note without `If-Match` is refused with 428"""

@@ -34,7 +34,7 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import ARRAY, TIMESTAMP, TSVECTOR
 from sqlalchemy.sql.elements import ColumnElement
 
-SCHEMA_REVISION = "0006"
+SCHEMA_REVISION = "0007"
 """The newest migration that this code needs; revisions are numbered, so that older ones sort before it."""
 
 IMPLICIT_OWNER = 1
@@ -102,11 +102,13 @@ personal_tokens = Table(
 # Longer titles do not fit into an index; collation "C" sorts by code point, regardless of the database's locale.
 TITLE_START = '"left"(title, 200)'
 SORTED_TITLE = f'{TITLE_START} collate "C"'
-# A tsvector is limited to a megabyte; a search does not find words beyond these lengths.
+# A tsvector is limited to a megabyte; a search finds nothing beyond these lengths.
 WORDS = (
-    "setweight(to_tsvector(inkwell_search_language(), \"left\"(title, 1000)), 'A') || "
-    "setweight(to_tsvector(inkwell_search_language(), \"left\"(description, 40000)), 'B')"
+    "setweight(inkwell_words(\"left\"(title, 1000)), 'A') || "
+    "setweight(inkwell_words(\"left\"(description, 40000)), 'B')"
 )
+# What separates the two is not found in texts.
+FOLDED_TEXT = 'inkwell_fold("left"(title, 1000) || chr(31) || "left"(description, 40000))'
 
 # Every search scans the pending list of recent writes: 256 kB of it take a millisecond.
 GIN: dict[str, Any] = {"postgresql_using": "gin", "postgresql_with": {"gin_pending_list_limit": 256}}
@@ -129,12 +131,18 @@ notes = Table(
         server_default="0",
         comment="the owner's revision when it was last changed; 0 before there were any",
     ),
+    Column(
+        "folded_text",
+        Text,
+        Computed(FOLDED_TEXT, persisted=True),
+        comment="title and description as a search compares them",
+    ),
     Index(None, "owner_id", "id"),
     Index(None, "owner_id", "created_date", "id"),
     Index(None, "owner_id", "updated_date", "id"),
     Index("notes_owner_id_title_idx", "owner_id", text(TITLE_START), "id"),  # SORTED_TITLE; reflection omits collations
     Index("notes_words_idx", "owner_id", "words", **GIN),
-    Index("notes_trigrams_idx", "owner_id", "title", **GIN, postgresql_ops={"title": "gin_trgm_ops"}),
+    Index("notes_trigrams_idx", "owner_id", "folded_text", **GIN, postgresql_ops={"folded_text": "gin_trgm_ops"}),
 )
 
 # A separate table, so that reads of notes and their indexes need not exclude deleted ones.

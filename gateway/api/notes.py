@@ -114,13 +114,12 @@ async def list_notes(gateway: Gateway, request: Request) -> Answer:
     problems=(OVERLOADED, SEARCH_TIMEOUT),
 )
 async def search_notes(gateway: Gateway, request: Request) -> Answer:
-    """Finds notes by the words in their titles and descriptions, the best match first."""
+    """Finds notes by their words, the best match first, then by their text; if there are none, similar notes."""
     page = request[SEARCH_PAGE]
-    found = await gateway.queries.search_notes(request.caller, page.q, page.skip, page.limit)
-    matched = json.dumps("similar_titles" if found.is_similar else "words")
+    found = await gateway.queries.search_notes(request.caller, page.terms, page.skip, page.limit)
     limited = json.dumps(found.is_limited)
     notes = join_notes(found.notes)
-    text = f'{{"matched":{matched},"limited":{limited},"total":{found.total},"notes":{notes}}}'
+    text = f'{{"matched":"{found.matched}","limited":{limited},"total":{found.total},"notes":{notes}}}'
     body, tag, headers = _build_page(text, build_search_links(request, page, found.total))
     return respond_unless_modified(request, Answer(body, headers=headers), tag)
 

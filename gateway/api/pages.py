@@ -4,7 +4,6 @@ A cursor is a position in an order: concurrent writes do not move notes from one
 """
 
 import base64
-import re
 from collections.abc import Sequence
 from datetime import datetime
 from functools import cached_property
@@ -27,15 +26,13 @@ from gateway.http.omittable import Omittable
 from gateway.http.parameters import INTEGER, Boolean, Integer64, Time, parse_query, parse_time
 from gateway.http.requests import Request
 from gateway.reads.results import NoteList
+from gateway.reads.search_terms import SearchTerms
 from gateway.reads.statements import FILTERS, ListShape
 from shared.contracts import Int64, StorableText
 
 Order = Literal["id", "-id", "created", "-created", "updated", "-updated", "title", "-title"]
 CURSOR_MAX_LENGTH = 2000
 SEARCH_MAX_WORDS = 20
-_EXCLUDED_TWICE = re.compile(r'(?<![^\s!&|()"])(?:-[\s!&|()]*-[\s!&|()]*)+')
-"""Pairs of exclusion signs before a word, which cancel each other out."""
-_WORD = re.compile(r"\w+")
 
 
 class Cursor(BaseModel, frozen=True, extra="forbid", strict=True):
@@ -121,7 +118,7 @@ class NotesPage(Page):
     updated_until: Omittable[Time] = None
     """Only notes updated before this time"""
     title_prefix: Omittable[Prefix] = None
-    """Only notes whose titles start with this text; case-sensitive"""
+    """Only notes whose titles start with this text, in any case, with or without accents"""
     total: Boolean = False
     """Whether to count the notes on all pages, in `X-Total-Count`; takes longer"""
 
@@ -158,14 +155,9 @@ class NotesPage(Page):
         return {"skip": self.skip, "limit": self.limit + 1} | after | filters
 
 
-def _collapse_exclusions(q: str) -> str:
-    """Return the query with at most one exclusion sign before a word: a long row of them is an error in Postgres."""
-    return _EXCLUDED_TWICE.sub(" ", q)
-
-
 def _check_word_count(q: str) -> str:
     """Return the query; raises PydanticCustomError for too many words, since each is compared with every candidate."""
-    if len(_WORD.findall(q)) > SEARCH_MAX_WORDS:
+    if SearchTerms.parse(q).word_count > SEARCH_MAX_WORDS:
         raise PydanticCustomError("too_many_words", "Should have at most {limit} words", {"limit": SEARCH_MAX_WORDS})
     return q
 
@@ -176,10 +168,14 @@ class SearchPage(Page):
     q: Annotated[
         StorableText,
         StringConstraints(min_length=1, max_length=200),
-        AfterValidator(_collapse_exclusions),
         AfterValidator(_check_word_count),
         Field(description=f'Up to {SEARCH_MAX_WORDS} words: `blue ink`, `"blue ink"`, `ink or pencil`, `ink -red`'),
     ]
+
+    @property
+    def terms(self) -> SearchTerms:
+        """What to search for."""
+        return SearchTerms.parse(self.q)
 
 
 def arrange_notes(page: NotesPage, listed: NoteList) -> list[str]:

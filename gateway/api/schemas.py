@@ -34,10 +34,10 @@ class Note(BaseModel, use_attribute_docstrings=True, json_schema_extra={"example
 class Matches(BaseModel, use_attribute_docstrings=True, json_schema_extra={"examples": [MATCHES]}):
     """The result of a search."""
 
-    matched: Literal["words", "similar_titles"]
-    """What matched: `similar_titles` if no note has the words."""
+    matched: Literal["words", "text", "similar"]
+    """What the first note matches: `text` if none has the words, `similar` if none contains the text, either."""
     limited: bool
-    """Whether there are more matches, older or less similar, than were ranked."""
+    """Whether there may be more matches, older or less similar, than were ranked."""
     total: int
     """The number of ranked matches, on all pages."""
     notes: list[Note]

@@ -19,6 +19,7 @@ from gateway.reads.errors import CredentialsOutdatedError, DatabaseUnavailableEr
 from gateway.reads.fair_limiter import FairLimiter
 from gateway.reads.gathered import FoundRow, GatheredReads, fetch_notes
 from gateway.reads.results import FoundNote, Login, NoteList, Revision, SearchResult
+from gateway.reads.search_terms import SearchTerms
 from gateway.reads.statements import (
     FIND_CREDENTIALS_VERSION,
     FIND_LOGIN,
@@ -32,6 +33,7 @@ from gateway.reads.statements import (
     LIST_TOKENS,
     PING,
     POLL_OUTCOME,
+    SEARCH_TEXT,
     SEARCH_TRIGRAMS,
     SEARCH_WORDS,
     ListShape,
@@ -51,8 +53,8 @@ FIRST_SYNCHRONIZATION_SECONDS = 1.0
 NO_LIMIT = nullcontext()
 TOKEN_SCOPES = frozenset({Scope.READ, Scope.WRITE})
 """The scopes that a personal token may have."""
-SIMILAR_MAX_LENGTH = 64
-"""The longest query for which similar titles are searched: the cost of a comparison grows with its length."""
+SEARCH_REACH = 50
+"""How many notes a search walks back for each match that it may rank."""
 NO_NOTE = 0
 """No note has this id."""
 SLOW_SKIP = 1000
@@ -88,9 +90,9 @@ class Queries:
         # Postgres must cancel a search well before the deadline here, at which Postgres would count as unavailable.
         search_seconds = min(settings.search_timeout_seconds, settings.read_timeout_seconds / 4)
         deadline = f"set local statement_timeout = {int(search_seconds * 1000)}"
-        self._by_words, self._by_trigrams = (
+        self._by_words, self._by_text, self._by_trigrams = self._searches = tuple(
             replace(statement, settings=f"{statement.settings}; {deadline}")
-            for statement in (SEARCH_WORDS, SEARCH_TRIGRAMS)
+            for statement in (SEARCH_WORDS, SEARCH_TEXT, SEARCH_TRIGRAMS)
         )
         # Reserves a connection for single rows, one for quick lists, and one of each owner's share for other owners.
         lists = settings.read_connections - 1
@@ -134,22 +136,48 @@ class Queries:
         revision = (timeline, row["revision"])
         return NoteList(row["notes"] or [], row["ids"] or [], row.get("keys") or [], row.get("total"), revision)
 
-    async def search_notes(self, caller: Caller, q: str, skip: int, limit: int) -> SearchResult:
-        """Return the notes with these words, the best match first; if there are none, those with similar titles.
+    async def search_notes(self, caller: Caller, terms: SearchTerms, skip: int, limit: int) -> SearchResult:
+        """Return the notes with the words, the best match first, then those with the text; or else similar ones.
 
         Raises SearchTimeoutError, and ShareExhaustedError if the caller has too many in progress.
         """
-        arguments: dict[str, Any] = {"q": q, "bound": self._search_bound, "skip": skip, "limit": limit}
         deadline = self.start_deadline()
         try:
             async with self._limit_slow_read(caller, deadline):
-                [(notes, total)] = await self._fetch_mine(caller, self._by_words, deadline=deadline, **arguments)
-                is_similar = not total and len(q) <= SIMILAR_MAX_LENGTH
-                if is_similar:
-                    [(notes, total)] = await self._fetch_mine(caller, self._by_trigrams, deadline=deadline, **arguments)
+                return await self._search_in_steps(caller, terms, skip, limit, deadline)
         except TimeoutError as error:
             raise build_unavailable(error) from error
-        return SearchResult(notes or [], min(total, self._search_bound), total > self._search_bound, is_similar)
+
+    async def _search_in_steps(
+        self, caller: Caller, terms: SearchTerms, skip: int, limit: int, deadline: float
+    ) -> SearchResult:
+        bound = self._search_bound
+        arguments: dict[str, Any] = {
+            "words": terms.words,
+            "text": terms.text,
+            "symbols": terms.symbols,
+            "reach": SEARCH_REACH * bound,
+        }
+        steps = [("words", self._by_words), ("text", self._by_text)]
+        steps += [("similar", self._by_trigrams)] if terms.may_be_misspelt else []
+        found = SearchResult([], 0, is_limited=False, matched="words")
+        for matched, statement in steps:
+            if found.is_limited or (matched == "similar" and found.total):
+                break
+            rest = bound - found.total
+            page: dict[str, Any] = {
+                "bound": rest,
+                "skip": max(0, skip - found.total),
+                "limit": min(limit - len(found.notes), rest),
+            }
+            try:
+                [row] = await self._fetch_mine(caller, statement, deadline=deadline, **arguments, **page)
+            except SearchTimeoutError:
+                if not found.total and matched != "similar":
+                    raise
+                return replace(found, is_limited=True)
+            found = _add(found, row, matched, bound)
+        return found
 
     async def get_user(self, caller: Caller) -> PublicUser:
         """Return the caller's account."""
@@ -282,7 +310,7 @@ class Queries:
                 rows = await query.fetch(connection, **arguments)
                 return self.primary.timeline_of(connection), rows
         except CONNECTION_ERRORS as error:
-            if isinstance(error, asyncpg.QueryCanceledError) and query in (self._by_words, self._by_trigrams):
+            if isinstance(error, asyncpg.QueryCanceledError) and query in self._searches:
                 raise SearchTimeoutError from error
             raise build_unavailable(error) from error
 
@@ -296,6 +324,17 @@ def _check_caller(rows: list[asyncpg.Record]) -> list[asyncpg.Record]:
     if not rows:
         raise CredentialsOutdatedError
     return rows
+
+
+def _add(found: SearchResult, row: asyncpg.Record, matched: str, bound: int) -> SearchResult:
+    """Return what was found so far and what another step has found."""
+    total = found.total + row["total"]
+    return SearchResult(
+        notes=found.notes + (row["notes"] or []),
+        total=min(total, bound),
+        is_limited=total > bound or row["is_partial"],
+        matched=found.matched if found.total or not row["total"] else matched,
+    )
 
 
 def build_unavailable(error: BaseException) -> DatabaseUnavailableError:

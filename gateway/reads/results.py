@@ -33,9 +33,9 @@ class SearchResult:
     total: int
     """The number of matches on all pages."""
     is_limited: bool
-    """Whether there are more matches than were ranked."""
-    is_similar: bool
-    """Whether no note has the words, and these have similar titles."""
+    """Whether there may be more matches than were ranked."""
+    matched: str
+    """What the first of them matches: `words`, `text` or `similar`."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -31,6 +31,18 @@ def test_operators_run_patch_releases_of_the_same_versions() -> None:
     assert re.fullmatch(RABBITMQ.replace("-", r"\.\d+-"), rabbitmq)
 
 
+def test_new_databases_have_the_same_stated_locale_which_knows_every_letter() -> None:
+    [container] = find("dev", "StatefulSet", "postgres")["spec"]["template"]["spec"]["containers"]
+    demonstration = next(each["value"] for each in container["env"] if each["name"] == "POSTGRES_INITDB_ARGS")
+    made = find("production", "Cluster", "postgres")["spec"]["bootstrap"]["initdb"]
+
+    assert COMPOSE["postgres"]["environment"]["POSTGRES_INITDB_ARGS"] == demonstration
+    assert demonstration == "--encoding=UTF8 --locale-provider=builtin --locale=C.UTF-8"
+    assert [made[name] for name in ("encoding", "localeProvider", "locale", "builtinLocale")] == [
+        *("UTF8", "builtin", "C.UTF-8", "C.UTF-8")
+    ]
+
+
 @pytest.mark.parametrize("place", ["compose", "demonstration"])
 def test_data_of_postgres_are_below_the_volume_in_a_folder_of_their_version(place: str) -> None:
     if place == "compose":

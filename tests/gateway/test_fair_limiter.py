@@ -279,10 +279,32 @@ async def test_words_of_a_search_are_bounded(shared_client: httpx.AsyncClient) -
     assert (await shared_client.get("/notes/search", params={"q": "a " * 20})).status_code == 200
 
 
-async def test_similar_titles_are_looked_for_where_that_is_little_work(client: httpx.AsyncClient) -> None:
+@pytest.mark.parametrize(
+    ("q", "status"),
+    [
+        ("-".join("abcdefghijklmnopqrst"), 200),
+        ("-".join("abcdefghijklmnopqrstu"), 422),
+        ("_".join("abcdefghijklmnopqrstu"), 422),
+        ('"' + " ".join("abcdefghijklmnopqrstu") + '"', 422),
+        ("\ufdfa" * 5, 200),  # sixteen words, when it is normalized
+        ("\ufdfa" * 200, 422),
+        ("हिन्दी " * 20, 200),
+        ("हिन्दी " * 21, 422),
+        ("\u0344" * 200, 200),
+        ("a" + "\u0301" * 199, 200),
+        ("%" * 200, 200),
+        ("_%" * 100, 200),
+        ("🎉 " * 100, 200),
+    ],
+)
+async def test_words_are_counted_as_they_are_compared(shared_client: httpx.AsyncClient, q: str, status: int) -> None:
+    assert (await shared_client.get("/notes/search", params={"q": q})).status_code == status
+
+
+async def test_similar_notes_are_looked_for_where_that_is_little_work(client: httpx.AsyncClient) -> None:
     await client.post("/notes", json={"title": "Receive the parcel", "description": ""})
     short = (await client.get("/notes/search", params={"q": "recieve the parcell"})).json()
     long = (await client.get("/notes/search", params={"q": "recieve the parcell " + "x" * 50})).json()
 
-    assert (short["matched"], short["total"]) == ("similar_titles", 1)
+    assert (short["matched"], short["total"]) == ("similar", 1)
     assert (long["matched"], long["total"]) == ("words", 0)

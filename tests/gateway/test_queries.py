@@ -13,6 +13,7 @@ from gateway.reads.errors import DatabaseUnavailableError
 from gateway.reads.queries import SESSION_SETTINGS, Queries, describe_failure
 from gateway.reads.statements import (
     FIND_NOTES,
+    SEARCH_TEXT,
     SEARCH_TRIGRAMS,
     SEARCH_WORDS,
     SORTED_BY,
@@ -39,8 +40,11 @@ VALUES = {
     "skip": 0,
     "limit": 100,
     "after_id": 6000,
-    "q": "ink",
+    "words": "ink",
+    "text": "ink",
+    "symbols": [],
     "bound": 1000,
+    "reach": 50_000,
     "title_prefix": "Ink 240",
 }
 AFTER = {"id": None, "created": datetime.now(UTC), "updated": datetime.now(UTC), "title": "Ink"}
@@ -108,7 +112,7 @@ async def test_list_is_read_in_the_order_of_an_index(session: Session, shape: Li
 @pytest.mark.parametrize(
     ("filters", "values", "index"),
     [
-        ({"title_prefix"}, {}, "notes_owner_id_title_idx"),
+        ({"title_prefix"}, {"title_prefix": "Ink 24001"}, "notes_trigrams_idx"),
         ({"created_from"}, {"created_from": datetime.now(UTC)}, "notes_owner_id_created_date_id_idx"),
         ({"updated_until"}, {"updated_until": datetime(2020, 1, 1, tzinfo=UTC)}, "notes_owner_id_updated_date_id_idx"),
     ],
@@ -122,19 +126,34 @@ async def test_list_of_a_few_is_read_by_its_filter(
 
 
 async def test_rare_word_is_looked_up(session: Session) -> None:
-    plan = await plan_of(session, SEARCH_WORDS, q="2400")
+    plan = await plan_of(session, SEARCH_WORDS, words="2400")
 
     assert used(plan) == {"users_pkey", "notes_owner_id_id_idx", "notes_words_idx", "notes_pkey"}
 
 
 async def test_common_word_is_found_by_walking_back_from_the_newest(session: Session) -> None:
-    plan = await plan_of(session, SEARCH_WORDS, q="common")
+    plan = await plan_of(session, SEARCH_WORDS, words="common")
 
     assert used(plan) == {"users_pkey", "notes_owner_id_id_idx", "notes_pkey"}, plan
 
 
-async def test_similar_titles_are_looked_up(session: Session) -> None:
-    assert "notes_trigrams_idx" in used(await plan_of(session, SEARCH_TRIGRAMS, q="Inc 2400"))
+async def test_rare_text_is_looked_up(session: Session) -> None:
+    plan = await plan_of(session, SEARCH_TEXT, words="k 2400", text="k 2400")
+
+    assert used(plan) == {"users_pkey", "notes_owner_id_id_idx", "notes_trigrams_idx", "notes_pkey"}, plan
+
+
+@pytest.mark.parametrize("text", ["mmo", "om", "天气"])
+async def test_common_or_short_text_is_found_by_walking_back_from_the_newest(session: Session, text: str) -> None:
+    plan = await plan_of(session, SEARCH_TEXT, words=text, text=text)
+
+    assert used(plan) <= {"users_pkey", "notes_owner_id_id_idx", "notes_pkey"}, plan
+
+
+async def test_similar_notes_are_looked_up(session: Session) -> None:
+    plan = await plan_of(session, SEARCH_TRIGRAMS, text="Inc 2400")
+
+    assert used(plan) == {"users_pkey", "notes_trigrams_idx", "notes_pkey"}, plan
 
 
 async def test_postgres_says_why_a_read_took_too_long(gateway_settings: GatewaySettings, database: Session) -> None:

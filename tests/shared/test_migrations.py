@@ -35,6 +35,14 @@ WRITES = {
         "delete from commands",
     ],
 }
+WRITTEN_OTHERWISE = """
+select written from generate_series(1, 200000) as number, lateral (select chr(number) as written) as character,
+  unnest(array[
+    inkwell_fold(written), lower(written collate pg_c_utf8), normalize(written, NFD), normalize(written, NFKC)
+  ]) as other
+where number not between 55296 and 57343 and inkwell_fold(other) <> inkwell_fold(written)
+"""
+"""Characters with two forms, surrogates left out."""
 SCHEMA_CHANGES = ["drop table notes", "truncate notes", "alter table notes add colour text", "create table t (id int)"]
 
 
@@ -116,7 +124,28 @@ async def test_language_of_searches_can_be_changed(database_url: str, database: 
     alembic(database_url, "upgrade", "head")
 
     assert (german.returncode, again.returncode) == (0, 0), german.stderr
-    assert await database.fetchval("select words::text from notes") == "'haus':2A"
+    assert await database.fetchval("select words::text from notes") == "'haus':2A,4A"
+
+
+async def test_notes_of_before_get_what_searches_compare(empty_database_url: str) -> None:
+    alembic(empty_database_url, "upgrade", "0006")
+    database = await asyncpg.connect(empty_database_url)
+    await database.execute("insert into notes values (default, 1, 'Übung', 'v1.2', now(), now(), 1)")
+    read = "select words::text, to_jsonb(notes) ->> 'folded_text' from notes"
+    before = await database.fetchrow(read) or ()
+
+    alembic(empty_database_url, "upgrade", "0007")
+    after = await database.fetchrow(read) or ()
+    alembic(empty_database_url, "downgrade", "0006")
+
+    assert tuple(before) == ("'v1.2':2B 'übung':1A", None)
+    assert tuple(after) == ("'2':4B 'ubung':2A 'v1':3B 'übung':1A", "ubung\x1fv1.2")
+    assert await database.fetchrow(read) == before
+    await database.close()
+
+
+async def test_every_way_to_write_a_character_has_one_form(database: Connection) -> None:
+    assert await database.fetch(WRITTEN_OTHERWISE) == []
 
 
 @pytest.mark.parametrize("language", ["klingon", "'; drop table notes", '"'])
