@@ -9,7 +9,7 @@ down_revision = "0002"
 branch_labels = None
 depends_on = None
 
-DELETED = "when the user was deleted; their data is hidden from then on"
+DELETED = "from then on the user and all that is theirs are gone"
 VERSION = "the owner's when it was created; outdated with it"
 TIME = sa.DateTime(timezone=True)
 
@@ -17,7 +17,7 @@ TIME = sa.DateTime(timezone=True)
 def upgrade() -> None:
     for column in (
         sa.Column("name", sa.Text, comment="as its user writes it"),
-        sa.Column("folded_name", sa.Text, comment="unique key of the name"),
+        sa.Column("folded_name", sa.Text, comment="what no two users share"),
         sa.Column("password_hash", sa.Text),
         sa.Column("created_date", TIME, nullable=False, server_default=sa.func.now()),
         sa.Column("updated_date", TIME, nullable=False, server_default=sa.func.now()),

@@ -77,7 +77,19 @@ TRIGGERS = {
 }
 
 
+USER_COMMENTS = {
+    "folded_name": ("what no two users share", "unique key of the name"),
+    "deleted_date": (
+        "from then on the user and all that is theirs are gone",
+        "when the user was deleted; their data is hidden from then on",
+    ),
+}
+"""Before and after."""
+
+
 def upgrade() -> None:
+    for column, (_, comment) in USER_COMMENTS.items():
+        op.execute(f"comment on column users.{column} is '{comment}'")
     for name, comment in (
         ("revision", "how many commands of the user were decided, corrections by hand included"),
         ("purged_revision", "deletions of notes up to this revision may have no tombstone"),
@@ -121,6 +133,8 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
+    for column, (comment, _) in USER_COMMENTS.items():
+        op.execute(f"comment on column users.{column} is '{comment}'")
     for name, trigger in TRIGGERS.items():
         op.execute(f"drop trigger {name} on {'users' if ' on users ' in trigger else 'notes'}")
     for function in ("note", "deletions", "truncation", "user"):
