@@ -168,7 +168,8 @@ async def keep_running(session: Callable[[], Awaitable[None]], name: str) -> Non
             with broker_call():
                 return await session()
         except BROKER_ERRORS as error:
-            if is_cancelled():  # the AMQP library has replaced the cancellation by an error of its own
+            # `asyncio.wait_for`, before Python 3.12, drops a cancellation that comes together with what it waits for.
+            if is_cancelled():
                 raise asyncio.CancelledError from error
             if asyncio.get_running_loop().time() - started > MAX_BACKOFF_SECONDS:
                 failures = 0

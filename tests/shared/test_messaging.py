@@ -7,7 +7,7 @@ from unittest.mock import AsyncMock
 import pytest
 from aio_pika.exceptions import ChannelNotFoundEntity
 
-from shared.broker import broker_call, choose_backoff
+from shared.broker import broker_call, choose_backoff, keep_running
 from shared.queues import exists
 from shared.topology import Topology
 
@@ -91,3 +91,18 @@ async def test_cancellation_that_meets_the_brokers_no_is_not_forgotten() -> None
 
     with pytest.raises(asyncio.CancelledError):
         await asking
+
+
+async def test_session_that_ends_with_an_error_when_it_is_cancelled_is_not_restarted() -> None:
+    async def session() -> None:
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            raise ConnectionError("the channel was closed in the same moment") from None
+
+    running = asyncio.create_task(keep_running(session, "test"))
+    await asyncio.sleep(0)
+    running.cancel()
+    await asyncio.wait([running], timeout=5)
+
+    assert running.cancelled()
