@@ -43,7 +43,7 @@ INTERFERENCE = [
 READ_BY_GATEWAY = {
     "alembic_version": "version_num",
     "commands": "id type owner_id fingerprint attempt_id status reason http_status note_id note_version body",
-    "notes": "id owner_id title description created_date updated_date version words mod_revision",
+    "notes": "id owner_id title description created_date updated_date version words folded_text mod_revision",
     "personal_tokens": "id owner_id name scopes secret_digest credentials_version created_date expires_date",
     "tombstones": "id owner_id mod_revision deleted_date",
     "users": "id credentials_version name folded_name password_hash created_date updated_date deleted_date revision "
