@@ -68,8 +68,8 @@ ACCOUNTS: tuple[type[Command], ...] = (
 STORED = {
     "notes": "*",
     "tombstones": "id, owner_id, title, description, created_date, updated_date, version, mod_revision",
-    "users": "id, credentials_version, name, folded_name, password_hash, deleted_date is null, "
-    "case when deleted_date is null then (updated_date, revision) end",
+    "users": "id, name, folded_name, password_hash, deleted_date is null, "
+    "case when deleted_date is null then (credentials_version, updated_date, revision) end",
     "personal_tokens": "*",
     "commands": "id, owner_id, fingerprint, attempt_id, status, reason, note_version, replayed_at, body, command::text",
 }
