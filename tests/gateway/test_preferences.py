@@ -219,12 +219,12 @@ async def test_polls_that_wait_hold_no_connection(gateway_settings: GatewaySetti
     settings = gateway_settings.model_copy(update={"read_connections": 2})
     async with harness.gateway(settings) as client:
         url = await accepted(client)
-        polls = asyncio.gather(*(client.get(url, headers=prefer("wait=2")) for _ in range(40)))
+        polls = asyncio.gather(*(client.get(url, headers=prefer("wait=5")) for _ in range(40)))
         await asyncio.sleep(0.3)
         reads = await asyncio.gather(*(client.get("/notes") for _ in range(10)))
 
         assert {read.status_code for read in reads} == {200}
-        assert max(read.elapsed.total_seconds() for read in reads) < 1
+        assert max(read.elapsed.total_seconds() for read in reads) < 4
         assert {poll.status_code for poll in await polls} == {200}
 
 
