@@ -18,7 +18,7 @@ PageKey: TypeAlias = tuple[int, str, bytes]
 
 @dataclass(frozen=True, slots=True)
 class KeptPage:
-    """A page as it is sent."""
+    """The body and headers of a page."""
 
     revision: Revision
     body: bytes

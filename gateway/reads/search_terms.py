@@ -1,4 +1,4 @@
-"""What a search asks for: its words, in the syntax of `websearch_to_tsquery`, and its text as it is."""
+"""Parses a search query into words, in the syntax of `websearch_to_tsquery`, and the literal text."""
 
 import re
 import unicodedata
@@ -62,7 +62,7 @@ def _write_words(term: "re.Match[str]") -> str:
 
 
 def _unquote(text: str) -> str:
-    """Return the text of a phrase without its quotes; any other as it is."""
+    """Return the text without the quotes around it, if it is one phrase; otherwise unchanged."""
     is_phrase = len(text) > 2 and text[0] == text[-1] == '"' and '"' not in text[1:-1]
     return text[1:-1].strip() if is_phrase else text
 
