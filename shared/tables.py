@@ -11,6 +11,7 @@ from typing import Any
 from sqlalchemy import (
     JSON,
     BigInteger,
+    Boolean,
     CheckConstraint,
     Column,
     Computed,
@@ -27,6 +28,7 @@ from sqlalchemy import (
     Uuid,
     case,
     cast,
+    false,
     func,
     literal_column,
     text,
@@ -34,7 +36,7 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import ARRAY, TIMESTAMP, TSVECTOR
 from sqlalchemy.sql.elements import ColumnElement
 
-SCHEMA_REVISION = "0007"
+SCHEMA_REVISION = "0008"
 """The newest migration that this code needs; revisions are numbered, so that older ones sort before it."""
 
 IMPLICIT_OWNER = 1
@@ -140,6 +142,7 @@ notes = Table(
     Index(None, "owner_id", "id"),
     Index(None, "owner_id", "created_date", "id"),
     Index(None, "owner_id", "updated_date", "id"),
+    Index(None, "owner_id", "mod_revision", "id"),
     Index("notes_owner_id_title_idx", "owner_id", text(TITLE_START), "id"),  # SORTED_TITLE; reflection omits collations
     Index("notes_words_idx", "owner_id", "words", **GIN),
     Index("notes_trigrams_idx", "owner_id", "folded_text", **GIN, postgresql_ops={"folded_text": "gin_trgm_ops"}),
@@ -151,10 +154,8 @@ tombstones = Table(
     metadata,
     Column("id", BigInteger, primary_key=True, autoincrement=False, comment="of the note"),
     Column("owner_id", BigInteger, ForeignKey("users.id", ondelete="CASCADE"), nullable=False),
-    *(
-        Column(name, notes.c[name].type, nullable=False)
-        for name in ("title", "description", "created_date", "updated_date", "version")
-    ),
+    *(Column(name, Text, comment="null once it is erased") for name in ("title", "description")),
+    *(Column(name, notes.c[name].type, nullable=False) for name in ("created_date", "updated_date", "version")),
     Column("mod_revision", BigInteger, nullable=False, comment="the owner's when the note was deleted"),
     Column(
         "deleted_date",
@@ -163,9 +164,35 @@ tombstones = Table(
         server_default=func.now(),
         comment="by Postgres' clock",
     ),
+    Column(
+        "erased",
+        Boolean,
+        nullable=False,
+        server_default=false(),
+        comment="whether its versions and outcomes have lost the text, too",
+    ),
     Index(None, "owner_id", "mod_revision", "id"),
     Index(None, "deleted_date"),
+    Index("tombstones_to_erase_idx", "id", postgresql_where=text("title is null and not erased")),
 )
+
+# Only what commands of several writes have written: the outcome of a single write is a version itself.
+note_versions = Table(
+    "note_versions",
+    metadata,
+    Column("note_id", BigInteger, primary_key=True, autoincrement=False),
+    Column("version", Integer, primary_key=True, autoincrement=False),
+    Column("owner_id", BigInteger, nullable=False),
+    Column("body", Text, nullable=False, comment="the note as JSON, as an outcome's body has it"),
+    Column(
+        "stored_date", DateTime(timezone=True), nullable=False, server_default=func.now(), comment="by Postgres' clock"
+    ),
+    Index(None, "owner_id"),
+    Index(None, "stored_date"),
+)
+
+HAS_VERSION = "status = 'applied' and note_version is not null and body is not null"
+"""Whether an outcome has a version of a note in its body."""
 
 # Inbox, outcomes, dead letters and audit trail in one. No foreign keys: a row outlives its owner and its note.
 commands = Table(
@@ -188,6 +215,7 @@ commands = Table(
     Column("replayed_at", DateTime(timezone=True), comment="when an operator last sent it again"),
     Index(None, "owner_id"),
     Index("commands_decided_at_idx", "decided_at", postgresql_where=text("status <> 'failed'")),
+    Index("commands_versions_idx", "note_id", "note_version", postgresql_where=text(HAS_VERSION)),
     Index("commands_failed_idx", "decided_at", postgresql_where=text("status = 'failed'")),
     CheckConstraint("status in ('applied', 'rejected', 'failed')", name="status"),
 )

@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections.abc import AsyncGenerator
 from dataclasses import dataclass, field
 from http import HTTPStatus
 
@@ -22,6 +23,8 @@ class Answer:
     status: int = HTTPStatus.OK
     headers: dict[str, str] = field(default_factory=dict)
     media_type: str = JSON
+    stream: AsyncGenerator[bytes] | None = None
+    """The parts of a body of unknown length, instead of `body`; cancelled when the client disconnects."""
 
     @property
     def all_headers(self) -> dict[str, str]:
@@ -37,9 +40,9 @@ class Answer:
             raise ValueError(f"line breaks in the headers {', '.join(broken)}")
         body = self.body.encode(errors="replace") if isinstance(self.body, str) else self.body
         headers = [(name.lower().encode(), value.encode("latin-1", "replace")) for name, value in self.headers.items()]
-        if body:
+        if body or self.stream:
             headers.append((b"content-type", self.media_type.encode()))
-        if self.status not in _WITHOUT_LENGTH:
+        if self.status not in _WITHOUT_LENGTH and not self.stream:
             headers.append((b"content-length", b"%d" % len(body)))
         return headers, body
 

@@ -5,7 +5,8 @@ FastAPI documents the operations and runs the lifespan; requests do not pass thr
 
 import re
 import time
-from collections.abc import Collection, Iterable
+from collections.abc import AsyncGenerator, Collection, Iterable
+from contextlib import aclosing
 from typing import Generic, Protocol, TypeVar
 
 import structlog
@@ -89,6 +90,8 @@ class Front(Generic[ResourcesT]):
         finally:
             self._active -= 1
             observe_request(request.method, info, time.perf_counter() - started)
+        if answer.stream:
+            await send_stream(answer.stream, send, is_wanted=request.method != "HEAD")
 
     async def _answer(self, request: Request, info: RequestInfo) -> Answer:
         """Return the operation's answer, or the problem with which the request is rejected."""
@@ -124,6 +127,7 @@ class Front(Generic[ResourcesT]):
         return await operation.handler(resources, request)
 
     async def _send(self, answer: Answer, request: Request, info: RequestInfo, send: Send) -> None:
+        """Send the answer, of a streamed one the head: its duration is not that of the stream."""
         headers, body = answer.encode()
         headers = add_defaults(headers, request, info.id)
         start: Message = {"type": "http.response.start", "status": answer.status, "headers": headers}
@@ -134,12 +138,21 @@ class Front(Generic[ResourcesT]):
             await send(start)
         else:
             await send(start)
-        await send({"type": "http.response.body", "body": body})
+        await send({"type": "http.response.body", "body": body, "more_body": answer.stream is not None})
 
     def _strip_prefix(self, path: str) -> str:
         """Return the path without the `root_path`, which a proxy may have removed, and without a trailing slash."""
         rest = path.removeprefix(self._root_path)
         return (rest if rest.startswith("/") else path).removesuffix("/") or "/"
+
+
+async def send_stream(stream: AsyncGenerator[bytes], send: Send, *, is_wanted: bool) -> None:
+    """Send the parts of a body as they become available; a HEAD request wants none of them."""
+    async with aclosing(stream) as parts:
+        if is_wanted:
+            async for part in parts:
+                await send({"type": "http.response.body", "body": part, "more_body": True})
+        await send({"type": "http.response.body", "body": b""})
 
 
 def check_host(host: bytes, hosts: Collection[bytes]) -> None:

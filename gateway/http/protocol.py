@@ -95,8 +95,7 @@ class BoundedProtocol(HttpToolsProtocol):
         self._unparsed = b""
         for cycle in filter(None, (self._running, *(waiting for waiting, _ in self.pipeline))):
             if not cycle.response_complete:
-                cycle.disconnected = True
-                cycle.message_event.set()
+                cast("RequestCycle", cycle).disconnect()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
@@ -338,7 +337,8 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def _abort_stalled(self, now: float) -> None:
         """Abort a connection whose client has read none of the answer for too long."""
-        if not self.flow.write_paused and not self.transport.is_closing():
+        is_streaming = self._running is not None and self._running.streaming is not None
+        if not self.flow.write_paused and not is_streaming and not self.transport.is_closing():
             self._outgoing.note_flow(now)
         elif self._outgoing.seconds_stalled(now) > self.send_timeout_seconds:
             self.transport.abort()

@@ -15,6 +15,7 @@ from gateway.http.request_head import build_bad_request
 from gateway.problems import ProblemError
 
 CLOSE = (b"connection", b"close")
+CHUNKED = (b"transfer-encoding", b"chunked")
 
 
 class RequestCycle(RequestResponseCycle):
@@ -24,6 +25,15 @@ class RequestCycle(RequestResponseCycle):
     _status: int
     _headers: list[tuple[bytes, bytes]]
     _failure: ProblemError | None = None
+    streaming: asyncio.Task[object] | None = None
+    """The task that is sending a streamed body."""
+
+    def disconnect(self) -> None:
+        """Record that the client has disconnected; wakes the request, and cancels a stream."""
+        self.disconnected = True
+        self.message_event.set()
+        if self.streaming:
+            self.streaming.cancel()
 
     def fail(self, problem: ProblemError) -> None:
         """Make `receive` raise the problem, and close the connection after the response."""
@@ -48,13 +58,16 @@ class RequestCycle(RequestResponseCycle):
         except asyncio.CancelledError:
             self.disconnected = True
             self.transport.close()
-        except Exception as error:  # an error of the front itself: it answers those of handlers
-            self.logger.error("bug: answering a request with 500; please report it", exc_info=error)
-            if not self.response_started:
+        except Exception as error:  # an error of the front itself, or of a stream: it answers those of handlers
+            if self.response_started:
+                self.logger.error("bug: an answer ends before it is complete; please report it", exc_info=error)
+                self.transport.close()
+            else:
+                self.logger.error("bug: answering a request with 500; please report it", exc_info=error)
                 await self.send_500_response()
 
     async def send(self, message: ASGISendEvent) -> None:
-        """Send head and body together: each system call costs as much as a handler."""
+        """Send the head together with the first part of the body: each system call costs as much as a handler."""
         if message["type"] == "http.response.start":
             self._status = message["status"]
             self._headers = [*self.default_headers, *message["headers"]]
@@ -63,6 +76,20 @@ class RequestCycle(RequestResponseCycle):
             await self.flow.drain()
         if self.disconnected or message["type"] != "http.response.body":
             return
+        more_body = message.get("more_body", False)
+        head = b"" if self.response_started else self._begin(is_streamed=more_body)
+        body = b"" if self.scope["method"] == "HEAD" else message["body"]
+        self.transport.write(head + (frame_chunk(body, is_last=not more_body) if self.chunked_encoding else body))
+        if not more_body:
+            self._end()
+
+    def _begin(self, *, is_streamed: bool) -> bytes:
+        """Return the head; a streamed body is sent in chunks, or until the connection closes in HTTP/1.0."""
+        if is_streamed:
+            self.streaming = asyncio.current_task()
+        self.chunked_encoding = is_streamed and self.scope["method"] != "HEAD" and self.scope["http_version"] == "1.1"
+        if self.chunked_encoding:
+            self._headers.append(CHUNKED)
         # The client may omit a body that no 100 (Continue) requested: what follows would be ambiguous.
         lacks_body = self.waiting_for_100_continue and self.more_body
         if CLOSE in self._headers:
@@ -71,14 +98,23 @@ class RequestCycle(RequestResponseCycle):
             self.keep_alive = False
             self._headers.append(CLOSE)
         self.waiting_for_100_continue = False
-        self.response_started = self.response_complete = True
-        self.message_event.set()
+        self.response_started = True
         lines = [b"%b: %b\r\n" % header for header in self._headers]
-        body = b"" if self.scope["method"] == "HEAD" else message["body"]
-        self.transport.write(b"".join((STATUS_LINE[self._status], *lines, b"\r\n", body)))
+        return b"".join((STATUS_LINE[self._status], *lines, b"\r\n"))
+
+    def _end(self) -> None:
+        self.response_complete = True
+        self.streaming = None
+        self.message_event.set()
         if not self.keep_alive:
             self.transport.close()
         self.on_response()
+
+
+def frame_chunk(data: bytes, *, is_last: bool) -> bytes:
+    """Return the data as a chunk of a chunked body, after the last one with the end of the body."""
+    chunk = b"%x\r\n%b\r\n" % (len(data), data) if data else b""
+    return chunk + b"0\r\n\r\n" if is_last else chunk
 
 
 class PiecewiseFlow(FlowControl):
@@ -128,7 +164,7 @@ class ResponseTransport(asyncio.Transport):
     def seconds_stalled(self, now: float) -> float:
         """Return how long the client has acknowledged nothing, as far as earlier calls have observed."""
         taken_bytes = self._written_bytes - count_unacknowledged_bytes(self._transport)
-        if taken_bytes > self._taken_bytes:
+        if taken_bytes > self._taken_bytes or taken_bytes == self._written_bytes:
             self._flowed_at = now
         self._taken_bytes = taken_bytes
         return now - self._flowed_at

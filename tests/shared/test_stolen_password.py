@@ -45,7 +45,8 @@ READ_BY_GATEWAY = {
     "commands": "id type owner_id fingerprint attempt_id status reason http_status note_id note_version body",
     "notes": "id owner_id title description created_date updated_date version words folded_text mod_revision",
     "personal_tokens": "id owner_id name scopes secret_digest credentials_version created_date expires_date",
-    "tombstones": "id owner_id mod_revision deleted_date",
+    "note_versions": "note_id version owner_id body",
+    "tombstones": "id owner_id title description created_date updated_date version mod_revision deleted_date",
     "users": "id credentials_version name folded_name password_hash created_date updated_date deleted_date revision "
     "purged_revision",
 }
