@@ -31,11 +31,11 @@ from shared.contracts import (
     fold_name,
     outcome_for,
 )
-from shared.database import Session
+from shared.database import Session, Statement
 from worker.cache import Cache
-from worker.decisions import Decision, Failed, Note, PersonalToken, User
+from worker.decisions import Decision, Failed, Note, PersonalToken, Tombstone, User
 from worker.fold import Fold, Rows, Snapshot
-from worker.handlers import Change, target_ids
+from worker.handlers import Change, target_ids, trash_ids
 from worker.replays import ReplayedWrite, parse_replayed_writes
 from worker.sessions import TIMEOUT_SECONDS, ensure_replicated, transaction
 from worker.statements import (
@@ -51,12 +51,16 @@ from worker.statements import (
     NOTE,
     OUTCOME,
     READ,
+    READ_WITH_TRASH,
     STORE,
     STORE_ACCOUNTS,
     STORE_CREATIONS,
     STORE_REPLAYS,
+    STORE_WITH_TRASH,
     TOKEN,
+    TRASHED,
     USER,
+    VERSION,
 )
 
 COMPARED_KEYS = ("commands_pkey", "notes_pkey")
@@ -78,23 +82,27 @@ async def apply_batch(
     batch: Sequence[Command | BadCommand],
     max_age: timedelta = NO_MAX_AGE,
     cache: Cache | None = None,
+    *,
+    keeps_trash: bool = True,
 ) -> list[Outcome]:
     """Return the committed outcome of each command, in order; all of them are committed at once.
 
-    A command older than `max_age` by Postgres' clock fails. Raises HandlerError, ConflictError, or an error of asyncpg
+    A command older than `max_age` by Postgres' clock fails. Without `keeps_trash`, a deleted note loses its text at
+    once. Raises HandlerError, ConflictError, or an error of asyncpg
     or the connection. Then nothing is committed, or, if the connection was lost, perhaps all of it; in either case the
     batch can be applied again.
     """
     cache = cache or Cache()
     if any(isinstance(command, AccountCommand) or replayed_at(command) for command in batch):
-        return await apply_in_transaction(connections, batch, max_age, cache)
+        return await apply_in_transaction(connections, batch, max_age, cache, keeps_trash=keeps_trash)
     async with asyncio.timeout(TIMEOUT_SECONDS), connections.acquire() as session:
         cache.use(session)
         while True:
             try:
                 with ensure_replicated(session):
                     snapshot = cache.find(batch) or await read(session, batch, cache)
-                    fold = fold_batch(batch, Fold.of(snapshot, snapshot.now - max_age), cache)
+                    fold = Fold.of(snapshot, snapshot.now - max_age, keeps_trash=keeps_trash)
+                    fold_batch(batch, fold, cache)
                     stored = await store(session, fold)
             except ConflictError:
                 cache.clear()
@@ -108,12 +116,16 @@ async def apply_in_transaction(
     batch: Sequence[Command | BadCommand],
     max_age: timedelta = NO_MAX_AGE,
     cache: Cache | None = None,
+    *,
+    keeps_trash: bool = True,
 ) -> list[Outcome]:
     """Like `apply_batch`, but with the owners and the names that are asked for locked until the commit."""
     cache = cache or Cache()
     async with transaction(connections) as session:
         cache.use(session)
-        fold = fold_batch(batch, await read_locked(session, batch, max_age, cache), cache)
+        fold = await read_locked(session, batch, max_age, cache)
+        fold.keeps_trash = keeps_trash
+        fold_batch(batch, fold, cache)
         stored = await store(session, fold)
     return match_outcomes(batch, {**fold.known, **stored})
 
@@ -135,9 +147,10 @@ async def read(session: Session, batch: Sequence[Command | BadCommand], cache: C
     """
     if not cache.knows(find_owners(batch)):
         cache.clear_note_ids()
+    statement = READ_WITH_TRASH if any(map(trash_ids, batch)) else READ
     while True:
         asked_at = elapsed_seconds()
-        [row] = await READ.fetch(
+        [row] = await statement.fetch(
             session,
             **_row_parameters(batch),
             ids=[command.id for command in batch],
@@ -150,6 +163,7 @@ async def read(session: Session, batch: Sequence[Command | BadCommand], cache: C
                 each[0]: Outcome(**dict(zip(Outcome.model_fields, each, strict=True))) for each in row["outcomes"]
             },
             notes={note[0]: Note(*note) for note in row["notes"]},
+            tombstones={each[0]: Tombstone(*each) for each in row.get("tombstones", ())},
         )
         cache.refill(snapshot, row["new_ids"], asked_at)
         if not cache.missing_note_ids(batch):  # some of those drawn may have been in use
@@ -212,12 +226,11 @@ async def draw_user_ids(session: Session, batch: Sequence[Command], cache: Cache
         cache.user_ids.extend(row[0] for row in await DRAW_USER_IDS.fetch(session, count=missing))
 
 
-def fold_batch(batch: Sequence[Command | BadCommand], fold: Fold, cache: Cache) -> Fold:
-    """Decide the commands that have no outcome, each id once; returns the fold. Raises HandlerError."""
+def fold_batch(batch: Sequence[Command | BadCommand], fold: Fold, cache: Cache) -> None:
+    """Decide the commands that have no outcome, each id once. Raises HandlerError."""
     fold.note_ids, fold.user_ids = cache.take_note_ids(), cache.take_user_ids()
     with wrap_handler_errors():
         fold.run(deduplicate(c for c in batch if may_decide(c, fold.known.get(c.id))))
-    return fold
 
 
 @contextmanager
@@ -258,7 +271,9 @@ async def store(session: Session, fold: Fold) -> dict[UUID, Outcome]:
     positions = {command_id: position for position, command_id in enumerate(fold.decisions)}
     outcomes = [_outcome_row(*fold.decisions[each]) | {"position": positions[each]} for each in sorted(fold.decisions)]
     replays = any(outcome["replayed_at"] for outcome in outcomes)
-    statement = STORE_REPLAYS if replays else STORE if touched or fold.tombstones else STORE_CREATIONS
+    has_trash = bool(fold.versions or fold.tombstones.changed or fold.tombstones.deleted)
+    has_changes = bool(touched or fold.tombstones.created)
+    statement = choose_store(replays=replays, trash=has_trash, changes=has_changes)
     values = {
         "owner_id": [user.id for user in raised],
         "owner_revision": [user.revision for user in before],
@@ -268,9 +283,10 @@ async def store(session: Session, fold: Fold) -> dict[UUID, Outcome]:
         "compared_version": [fold.notes.before[note.id].version for note in touched],
         **_arrays("created", NOTE, [_note_row(note) for note in fold.notes.created]),
         **_arrays("changed", ("id", *CHANGED), [_note_row(note) for note in fold.notes.changed]),
-        **_arrays("tombstone", NOTE, [_note_row(note) for _, note in sorted(fold.tombstones.items())]),
+        **_arrays("tombstone", NOTE, [_note_row(each) for each in list_buried(fold)]),
         **_arrays("outcome", OUTCOME, outcomes),
         "deleted": fold.notes.deleted,
+        **(_trash_parameters(fold) if has_trash or replays else {}),
     }
     try:
         rows = await statement.fetch(session, **values)
@@ -281,6 +297,34 @@ async def store(session: Session, fold: Fold) -> dict[UUID, Outcome]:
     if len(rows) != len(outcomes):
         raise ConflictError
     return {row["id"]: Outcome.model_validate(dict(row)) for row in rows}
+
+
+def choose_store(*, replays: bool, trash: bool, changes: bool) -> Statement:
+    """Return the statement that stores all that the fold has changed, and does the least work."""
+    if replays:
+        return STORE_REPLAYS
+    if trash:
+        return STORE_WITH_TRASH
+    return STORE if changes else STORE_CREATIONS
+
+
+def list_buried(fold: Fold) -> list[Tombstone]:
+    """Return the tombstones of the notes that the batch deletes; those that it only erases have their old revision."""
+    before = fold.tombstones.before
+    changed = [each for each in fold.tombstones.changed if each.mod_revision != before[each.id].mod_revision]
+    return sorted((*fold.tombstones.created, *changed), key=lambda each: each.id)
+
+
+def _trash_parameters(fold: Fold) -> dict[str, object]:
+    """Return the parameters that only STORE_WITH_TRASH and STORE_REPLAYS have."""
+    trash, buried = fold.tombstones, {each.id for each in list_buried(fold)}
+    trashed = [trash.before[key] for key in (*(each.id for each in trash.changed), *trash.deleted)]
+    return {
+        **_arrays("trashed", ("id", *TRASHED), [asdict(each) for each in trashed]),
+        **_arrays("version", VERSION, [asdict(note) for note in fold.versions]),
+        "erased": [each.id for each in trash.changed if each.id not in buried],
+        "restored": trash.deleted,
+    }
 
 
 async def store_accounts(session: Session, fold: Fold) -> set[int]:
@@ -303,14 +347,17 @@ async def store_accounts(session: Session, fold: Fold) -> set[int]:
 def _row_parameters(batch: Sequence[Command | BadCommand]) -> dict[str, object]:
     """Return the parameters for the batch's owners and notes."""
     targets = {(note_id, envelope.owner) for c in batch for note_id in target_ids(c) if (envelope := find_envelope(c))}
+    trash = {(note_id, envelope.owner) for c in batch for note_id in trash_ids(c) if (envelope := find_envelope(c))}
     return {
         "owners": list(find_owners(batch)),
         "target_id": [note_id for note_id, _ in targets],
         "target_owner_id": [owner for _, owner in targets],
+        "trash_id": [note_id for note_id, _ in trash],
+        "trash_owner_id": [owner for _, owner in trash],
     }
 
 
-def _note_row(note: Note) -> Row:
+def _note_row(note: Note | Tombstone) -> Row:
     return {name: getattr(note, name) for name in NOTE}
 
 

@@ -6,7 +6,7 @@ nor requeues a message, since the broker would give later messages to another wo
 
 import asyncio
 from contextlib import suppress
-from datetime import datetime, timedelta
+from datetime import datetime
 from functools import partial
 
 import asyncpg
@@ -65,7 +65,7 @@ class Consumer:
         self.topology = Topology.of(settings)
         """The queues that this worker consumes; it has the broker's number of partitions once connected."""
         self._reply_sender = ReplySender(settings.broker_url, self.topology, connections.primary)
-        self._applier = Applier(connections, timedelta(days=settings.command_max_age_days))
+        self._applier = Applier.of(settings, connections)
         self._user = user_of(settings.broker_url)
         self._deliveries = Deliveries(self._user)
         self._clock = Clock()

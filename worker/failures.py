@@ -35,6 +35,7 @@ from worker.apply import (
 )
 from worker.attempts import clear_marks, mark_attempt, unmark_attempt
 from worker.cache import IDS_AHEAD, Cache
+from worker.settings import WorkerSettings
 
 DATA_ERROR_CLASSES = ("22", "23")
 """The classes of SQLSTATE for invalid data and violated constraints."""
@@ -75,9 +76,10 @@ def classify(error: Exception) -> FailureKind:
 class Applier:
     """Applies batches: all commands at once, or one by one to find the one at fault."""
 
-    def __init__(self, connections: Connections, max_age: timedelta = NO_MAX_AGE) -> None:
+    def __init__(self, connections: Connections, max_age: timedelta = NO_MAX_AGE, *, keeps_trash: bool = True) -> None:
         self._connections = connections
         self._max_age = max_age
+        self._keeps_trash = keeps_trash
         self._cache = Cache(IDS_AHEAD)
         self.process_id = uuid4()
         self._last_bug: str | None = None
@@ -86,13 +88,21 @@ class Applier:
         """Forget owners and ids, because another worker may have written meanwhile."""
         self._cache.clear()
 
+    @classmethod
+    def of(cls, settings: WorkerSettings, connections: Connections) -> "Applier":
+        """Return an applier with these settings."""
+        max_age = timedelta(days=settings.command_max_age_days)
+        return cls(connections, max_age, keeps_trash=settings.trash_retention_days > 0)
+
     async def apply(self, batch: Sequence[Command | BadCommand]) -> list[Outcome]:
         """Return the committed outcome of each command, in order.
 
         Raises RepeatedBugError, or the exception of a transient failure; then the batch can be applied again.
         """
         try:
-            outcomes = await apply_batch(self._connections, batch, self._max_age, self._cache)
+            outcomes = await apply_batch(
+                self._connections, batch, self._max_age, self._cache, keeps_trash=self._keeps_trash
+            )
         except Exception as error:
             if classify(error) is not FailureKind.BUG:
                 raise
@@ -123,7 +133,9 @@ class Applier:
         return set()
 
     async def _apply_alone(self, command: Command | BadCommand) -> list[Outcome]:
-        return await apply_in_transaction(self._connections, [command], self._max_age, self._cache)
+        return await apply_in_transaction(
+            self._connections, [command], self._max_age, self._cache, keeps_trash=self._keeps_trash
+        )
 
     async def _survive(self, command: Command | BadCommand) -> list[Outcome]:
         try:

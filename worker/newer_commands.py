@@ -5,7 +5,6 @@ dead letters, to be discarded, or replayed after an upgrade. Other commands in t
 """
 
 import asyncio
-from datetime import timedelta
 
 from aio_pika import DeliveryMode, Message
 from aio_pika.abc import AbstractChannel, AbstractIncomingMessage
@@ -31,7 +30,7 @@ async def fail_newer_commands(settings: WorkerSettings, partition: int) -> int:
     Raises a broker error or asyncpg's; then it can be run again.
     """
     connections = Connections(settings.database_url, "inkwell-worker operator", 1, SESSION_SETTINGS)
-    applier = Applier(connections, timedelta(days=settings.command_max_age_days))
+    applier = Applier.of(settings, connections)
     user, failed = user_of(settings.broker_url), 0
     try:
         async with open_connection(settings.broker_url, "inkwell-worker operator") as connection:

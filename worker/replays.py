@@ -43,7 +43,9 @@ class Letter:
         }
         if now is None:
             return None not in versions
-        since = (at_failure or 0) + 1
+        # A note that was deleted then is live now: the first version since is that of a restore.
+        restored = min((version for version in versions if version is not None), default=now + 1)
+        since = restored if at_failure is None else at_failure + 1
         return now < since or not versions.issuperset(range(since, now + 1))
 
     def _follows(self, replayed: ReplayedWrite) -> bool:

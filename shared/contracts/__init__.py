@@ -30,11 +30,14 @@ from shared.contracts.commands import (
     Envelope,
     NoteCommand,
     PatchNote,
+    PurgeNote,
     RegisterUser,
     RenewHash,
     ReplaceNote,
+    RestoreNote,
     RevokeToken,
     SingleNoteCommand,
+    TrashCommand,
     count_writes,
 )
 from shared.contracts.notes import (

@@ -51,6 +51,9 @@ def upgrade() -> None:
             comment="whether its versions and outcomes have lost the text, too",
         ),
     )
+    has_text = sa.text("title is not null")
+    op.create_index("tombstones_trash_idx", "tombstones", ["owner_id", "mod_revision", "id"], postgresql_where=has_text)
+    op.create_index("tombstones_with_text_idx", "tombstones", ["deleted_date"], postgresql_where=has_text)
     op.create_index(
         "tombstones_to_erase_idx", "tombstones", ["id"], postgresql_where=sa.text("title is null and not erased")
     )
@@ -61,7 +64,8 @@ def upgrade() -> None:
 
 def downgrade() -> None:
     op.execute(f"revoke {TOMBSTONE_TEXT} from inkwell_gateway")
-    op.drop_index("tombstones_to_erase_idx", "tombstones")
+    for name in ("to_erase", "with_text", "trash"):
+        op.drop_index(f"tombstones_{name}_idx", "tombstones")
     op.drop_column("tombstones", "erased")
     op.execute("update tombstones set title = '', description = '' where title is null")
     for column in TEXT:
