@@ -288,7 +288,7 @@ def _store_accounts() -> ClauseElement:
 
 
 def _find_locked() -> ClauseElement:
-    """Find the owners of whom another session has locked their own row or that of a note that the batch names."""
+    """Find the owners with their own row, or that of a note of the batch, locked by another session."""
     free_users = select(users.c.id).where(_any(users.c.id, "owners")).with_for_update(key_share=True, skip_locked=True)
     free_user = free_users.cte("free_user")
     locked_users = select(users.c.id).where(
