@@ -27,6 +27,7 @@ from shared.contracts import (
     OutcomeStatus,
     RegisterUser,
     RevokeToken,
+    TrashCommand,
     find_envelope,
     fold_name,
     outcome_for,
@@ -214,7 +215,7 @@ async def find_tokens(session: Session, batch: Sequence[Command]) -> dict[UUID, 
 
 async def find_replayed(session: Session, batch: Sequence[Command]) -> list[ReplayedWrite]:
     """Return the writes of applied replays to notes of those owners who have a replay in the batch."""
-    owners = {c.owner for c in batch if c.replayed_at and isinstance(c, Change | ChangeNotes)}
+    owners = {c.owner for c in batch if c.replayed_at and isinstance(c, Change | ChangeNotes | TrashCommand)}
     rows = await FIND_REPLAYED.fetch(session, owners=sorted(owners)) if owners else []
     return [write for row in rows for write in parse_replayed_writes(dict(row))]
 

@@ -270,9 +270,9 @@ class Failed:
     reason: str
     note_id: int | None = None
     note_version: int | None = None
-    """The note's version when the command first failed."""
+    """The note's version when the command first failed; for a restore or a purge, that in the trash."""
     note_versions: NoteVersions | None = None
-    """The same for a command of several writes."""
+    """The same for a command of several writes; for a restore or a purge, the version of a live note."""
 
     @property
     def outcome(self) -> OutcomeColumns:

@@ -64,9 +64,8 @@ from worker.handlers import (
     register_user,
     renew_hash,
     target_ids,
-    trash_ids,
 )
-from worker.replays import Letter, ReplayedWrite
+from worker.replays import Letter, ReplayedWrite, TrashState
 
 NEVER = datetime(1970, 1, 1, tzinfo=UTC)
 """Earlier than any command."""
@@ -227,14 +226,21 @@ class Fold:
             return Rejected(Rejection.CREDENTIALS_OUTDATED)
         if isinstance(command, BadCommand):
             return Failed(reason)
+        if isinstance(command, TrashCommand):
+            return self._build_trash_failure(command, reason)
         versions = self._versions_at_failure(command)
         if versions is None:
             versions = self._current_versions(command)
         if isinstance(command, ChangeNotes):
             return Failed(reason, note_versions=NoteVersions(versions=versions))
-        if isinstance(command, Change | TrashCommand):
+        if isinstance(command, Change):
             return Failed(reason, command.data.note_id, versions[command.data.note_id])
         return Failed(reason)
+
+    def _build_trash_failure(self, command: TrashCommand, reason: str) -> Failed:
+        """Return the failure, with the note's version in the trash and, apart from it, that of a live note."""
+        state, note_id = self._trash_state_at_failure(command) or self._trash_state(command), command.data.note_id
+        return Failed(reason, note_id, state.trashed, NoteVersions(versions={note_id: state.live}))
 
     def _decide_on_several(self, command: ChangeNotes, ids: Iterator[int]) -> Decision:
         """Decide the writes in order, on a draft; the first rejection rejects all of them."""
@@ -351,10 +357,15 @@ class Fold:
 
     def _is_superseded(self, command: Command) -> bool:
         """Whether a note changed between the command's failure and its replay, other than by earlier replays."""
-        versions = self._versions_at_failure(command)
-        if versions is None or command.replay_forced:
+        if command.replay_forced:
             return False
         letter = Letter(command.owner, command.time, command.replayed_at)
+        if isinstance(command, TrashCommand):
+            then, now = self._trash_state_at_failure(command), self._trash_state(command)
+            return then is not None and letter.is_superseded_in_trash(command.data.note_id, then, now, self.replayed)
+        versions = self._versions_at_failure(command)
+        if versions is None:
+            return False
         return any(
             letter.is_superseded(note_id, versions.get(note_id), version, self.replayed)
             for note_id, version in self._current_versions(command).items()
@@ -362,22 +373,32 @@ class Fold:
 
     def _versions_at_failure(self, command: Command) -> Mapping[int, int | None] | None:
         """Return the versions that the command's notes had when it first failed, or None if it has not failed."""
-        failure = self.known.get(command.id)
-        if failure is None or failure.status is not OutcomeStatus.FAILED:
+        failure = self._find_failure(command)
+        if failure is None:
             return None
         if isinstance(command, ChangeNotes):
             return NoteVersions.parse(failure.body).versions
-        return dict.fromkeys((*target_ids(command), *trash_ids(command)), failure.note_version)
+        return dict.fromkeys(target_ids(command), failure.note_version)
+
+    def _find_failure(self, command: Command) -> Outcome | None:
+        outcome = self.known.get(command.id)
+        return outcome if outcome and outcome.status is OutcomeStatus.FAILED else None
+
+    def _trash_state_at_failure(self, command: TrashCommand) -> TrashState | None:
+        """Return where the command's note was when it first failed, or None if it has not failed."""
+        failure, note_id = self._find_failure(command), command.data.note_id
+        if failure is None:
+            return None
+        return TrashState(NoteVersions.parse(failure.body).versions.get(note_id), failure.note_version)
+
+    def _trash_state(self, command: TrashCommand) -> TrashState:
+        """Return where the command's note is."""
+        tombstone = self.tombstones.get(command.data.note_id)
+        note = tombstone.note if tombstone and tombstone.owner_id == command.owner else None
+        return TrashState(self._version_for(command, command.data.note_id), note.version if note else None)
 
     def _current_versions(self, command: Command) -> Mapping[int, int | None]:
-        """Return the versions of the command's notes: of live ones, but for restoring or purging that in the trash."""
-        trashed = {note_id: self._version_in_trash(command, note_id) for note_id in trash_ids(command)}
-        return trashed | {note_id: self._version_for(command, note_id) for note_id in sorted(target_ids(command))}
-
-    def _version_in_trash(self, command: Command, note_id: int) -> int | None:
-        tombstone = self.tombstones.get(note_id)
-        note = tombstone.note if tombstone and tombstone.owner_id == command.owner else None
-        return note.version if note else None
+        return {note_id: self._version_for(command, note_id) for note_id in sorted(target_ids(command))}
 
     def _version_for(self, command: Command, note_id: int | None) -> int | None:
         note = None if note_id is None else self.notes.get(note_id)

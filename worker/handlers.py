@@ -150,9 +150,9 @@ def trash_ids(command: Command | BadCommand) -> list[int]:
 
 
 def target_ids(command: Command | BadCommand) -> list[int]:
-    """Return the ids of the notes that the command changes or deletes; they need not exist."""
+    """Return the ids of the notes that the command changes, deletes, restores or purges; they need not exist."""
     match command:
-        case ReplaceNote() | PatchNote() | DeleteNote():
+        case ReplaceNote() | PatchNote() | DeleteNote() | RestoreNote() | PurgeNote():
             return [command.data.note_id]
         case ChangeNotes():
             return [single.data.note_id for single in command.split() if not isinstance(single, CreateNote)]

@@ -222,17 +222,14 @@ LIST_VERSIONS = Statement.compile(
     .where(_IS_CALLER)
 )
 _VERSION = bindparam("version", type_=BigInteger)
-_FORMER = func.coalesce(
-    *(
-        select(found.c.body).scalar_subquery()
-        for found in (
-            _select_version(
-                commands.c.note_version, commands, _HAS_VERSION, commands.c.note_version == _VERSION
-            ).subquery(),
-            _select_version(note_versions.c.version, note_versions, note_versions.c.version == _VERSION).subquery(),
-        )
-    )
-)
+# A range, because with `=` any index has the rows in order, and Postgres may walk one of all commands.
+_WRITTEN = _select_version(
+    commands.c.note_version, commands, _HAS_VERSION, commands.c.note_version.between(_VERSION, _VERSION)
+).subquery()
+_KEPT = _select_version(
+    note_versions.c.version, note_versions, note_versions.c.version.between(_VERSION, _VERSION)
+).subquery()
+_FORMER = func.coalesce(select(_WRITTEN.c.body).scalar_subquery(), select(_KEPT.c.body).scalar_subquery())
 FIND_VERSION = Statement.compile(
     select(
         notes.c.id.is_not(None).label("is_found"),
