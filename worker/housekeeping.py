@@ -297,10 +297,7 @@ ERASE_OLD_TRASH = Statement.compile(
     .returning(tombstones.c.id)
 )
 FIND_TO_ERASE = Statement.compile(
-    select(tombstones.c.id)
-    .where(tombstones.c.title.is_(None), ~tombstones.c.erased)
-    .order_by(tombstones.c.id)
-    .limit(_LIMIT)
+    select(tombstones.c.id).where(tombstones.c.title.is_(None), ~tombstones.c.erased).limit(_LIMIT)
 )
 MARK_ERASED = Statement.compile(
     update(tombstones).where(tombstones.c.id == _IDS, tombstones.c.title.is_(None)).values(erased=true())

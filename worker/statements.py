@@ -104,14 +104,18 @@ def _read(*, trash: bool) -> ClauseElement:
     targets = select(*(notes.c[name] for name in NOTE)).where(_any(notes.c.id, "target_id"))
     # After a restore of the sequence, a new note may have the id of a deleted one, which cannot be restored then.
     is_used = select(notes.c.id).where(notes.c.id == tombstones.c.id).exists()
-    deleted = select(*(tombstones.c[name] for name in NOTE)).where(_any(tombstones.c.id, "trash_id"), ~is_used)
+    # No index serves the condition on the owner: that by owner would list all notes that an owner has deleted.
+    is_owned = _any(tombstones.c.owner_id + literal_column("0"), "owners")
+    deleted = select(*(tombstones.c[name] for name in NOTE)).where(
+        _any(tombstones.c.id, "trash_id"), is_owned, ~is_used
+    )
     return select(
         func.now().label("now"),
         _array(owners.where(_any(users.c.id, "owners"), users.c.deleted_date.is_(None))).label("owners"),
         _array(select(known_outcomes)).label("outcomes"),
         _array(targets.where(_any(notes.c.owner_id, "owners"))).label("notes"),
         _draw_ids().label("new_ids"),
-        *([_array(deleted.where(_any(tombstones.c.owner_id, "owners"))).label("tombstones")] if trash else []),
+        *([_array(deleted).label("tombstones")] if trash else []),
     )
 
 
@@ -172,12 +176,11 @@ def _match(*, changes: bool, trash: bool, replays: bool) -> ColumnElement[bool]:
         .cte("matched_notes")
     )
     matched_tombstones = (
-        select(tombstones.c.id)
+        select(tombstones.c.title)  # null if housekeeping has erased it; a condition would let Postgres walk the trash
         .where(
             _any(tombstones.c.id, "trashed_id"),
             tombstones.c.version == trashed["version"],
             tombstones.c.mod_revision == trashed["mod_revision"],
-            tombstones.c.title.is_not(None),  # housekeeping may have erased it
         )
         .order_by(tombstones.c.id)
         .with_for_update()
@@ -186,7 +189,8 @@ def _match(*, changes: bool, trash: bool, replays: bool) -> ColumnElement[bool]:
     known = select(commands.c.id).where(_any(commands.c.id, "outcome_id"))
     conditions = [_is_complete(matched_owners, "owner_id", users.c.id)]
     conditions += [_is_complete(matched_notes, "compared_id", notes.c.id)] if changes else []
-    conditions += [_is_complete(matched_tombstones, "trashed_id", tombstones.c.id)] if trash else []
+    texts = func.count(matched_tombstones.c.title)
+    conditions += [_is_complete(matched_tombstones, "trashed_id", tombstones.c.id, texts)] if trash else []
     conditions += [] if replays else [~known.exists()]
     return select(select(literal_column("true").label("is")).where(*conditions).cte("unchanged")).exists()
 
@@ -241,9 +245,11 @@ def _insert_outcomes(unchanged: ColumnElement[bool], *, replays: bool) -> Insert
     return _replacing_failed(insert_outcomes, columns) if replays else insert_outcomes
 
 
-def _is_complete(matched: CTE, name: str, key: ColumnElement[Any]) -> ColumnElement[bool]:
+def _is_complete(
+    matched: CTE, name: str, key: ColumnElement[Any], count: ColumnElement[int] | None = None
+) -> ColumnElement[bool]:
     """Whether as many rows were matched as the array parameter has."""
-    number = select(func.count()).select_from(matched).scalar_subquery()
+    number = select(func.count() if count is None else count).select_from(matched).scalar_subquery()
     return number == func.cardinality(bindparam(name, type_=ARRAY(key.type)))
 
 
