@@ -67,6 +67,7 @@ INSUFFICIENT_SCOPE = _define(
 WRONG_PASSWORD = _define("wrong_password", 403, "The current password is incorrect")
 NOT_FOUND = _define("not_found", 404, "Not Found")
 NOTE_NOT_FOUND = _define("note_not_found", 404, "Note not found")
+VERSION_NOT_FOUND = _define("version_not_found", 404, "The note has no such version, or it is no longer kept")
 COMMAND_NOT_FOUND = _define("command_not_found", 404, "Command not found")
 TOKEN_NOT_FOUND = _define("token_not_found", 404, "Personal token not found")
 METHOD_NOT_ALLOWED = _define("method_not_allowed", 405, "Method Not Allowed", ("Allow",))

@@ -6,7 +6,7 @@ nor requeues a message, since the broker would give later messages to another wo
 
 import asyncio
 from contextlib import suppress
-from datetime import datetime, timedelta
+from datetime import datetime
 from functools import partial
 
 import asyncpg
@@ -31,6 +31,7 @@ from shared.database import check_schema
 from shared.metrics import BROKER_CONNECTED
 from shared.partitions import claim_partitions, wait_until_changed
 from shared.topology import PROBE_TIMEOUT_SECONDS, Topology, wait_until_lost
+from worker.apply import ApplyOptions
 from worker.deliveries import Batch, Deliveries, PartitionBlockedError
 from worker.failures import Applier, RepeatedBugError, describe
 from worker.hint_sender import HintSender
@@ -67,7 +68,7 @@ class Consumer:
         """The queues that this worker consumes; it has the broker's number of partitions once connected."""
         self._reply_sender = ReplySender(settings.broker_url, self.topology, connections.primary)
         self._hint_sender = HintSender(settings.broker_url, self.topology)
-        self._applier = Applier(connections, timedelta(days=settings.command_max_age_days), self._hint_sender.announce)
+        self._applier = Applier(connections, ApplyOptions.of(settings, self._hint_sender.announce))
         self._user = user_of(settings.broker_url)
         self._deliveries = Deliveries(self._user)
         self._clock = Clock()

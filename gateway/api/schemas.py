@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, Field
 from pydantic.json_schema import SkipJsonSchema
 
-from gateway.writes.states import NOTE, NOTE_TEXT
+from gateway.writes.states import NOTE, NOTE_TEXT, TIME
 from shared.contracts import PublicToken
 
 # Examples
@@ -38,6 +38,13 @@ class Note(BaseModel, use_attribute_docstrings=True, json_schema_extra={"example
     updated_date: datetime
     version: int
     """1 for a new note, incremented by each change; also the note's entity tag."""
+
+
+class TrashedNote(Note, use_attribute_docstrings=True, json_schema_extra={"examples": [NOTE | {"deleted_date": TIME}]}):
+    """A deleted note that can be restored."""
+
+    deleted_date: datetime
+    """When it was deleted; its text is erased after the retention of the trash."""
 
 
 class Matches(BaseModel, use_attribute_docstrings=True, json_schema_extra={"examples": [MATCHES]}):

@@ -20,7 +20,7 @@ from gateway.reads.changes import ChangedNote, ChangesCursor, ChangesPage, Owner
 from gateway.reads.errors import CredentialsOutdatedError, DatabaseUnavailableError, SearchTimeoutError
 from gateway.reads.fair_limiter import FairLimiter
 from gateway.reads.gathered import FoundRow, GatheredReads, fetch_notes
-from gateway.reads.results import FoundNote, Login, NoteList, Revision, SearchResult
+from gateway.reads.results import FoundNote, Login, NoteList, Revision, SearchResult, TrashedNote
 from gateway.reads.search_terms import SearchTerms
 from gateway.reads.statements import (
     FIND_CREDENTIALS_VERSION,
@@ -31,9 +31,13 @@ from gateway.reads.statements import (
     FIND_REGISTRATION,
     FIND_TOKEN,
     FIND_TOKEN_HOLDER,
+    FIND_TRASHED,
+    FIND_VERSION,
     GET_USER,
     LIST_CHANGES,
     LIST_TOKENS,
+    LIST_TRASH,
+    LIST_VERSIONS,
     PING,
     POLL_OUTCOME,
     SEARCH_TEXT,
@@ -162,6 +166,33 @@ class Queries:
         found = zip(row["ids"] or (), row["revisions"] or (), row["notes"] or (), strict=True)
         changes = [ChangedNote(*each) for each in islice(found, limit)]
         return ChangesPage(changes, len(row["ids"] or ()) > limit, caller.owner, state)
+
+    async def find_trashed(self, caller: Caller, note_id: int) -> FoundNote | None:
+        """Return one of the caller's deleted notes as JSON and its version; None unless it is in the trash."""
+        [(note, version)] = await self._fetch_mine(caller, FIND_TRASHED, note_id=note_id)
+        return None if note is None else (note, version)
+
+    async def list_trash(self, caller: Caller, before_revision: int, before_id: int, limit: int) -> list[TrashedNote]:
+        """Return the caller's deleted notes that come before this place, the last deletion first."""
+        deadline = self.start_deadline()
+        place: dict[str, Any] = {"before_revision": before_revision, "before_id": before_id}
+        permit = self._limit_list(caller, deadline)
+        [row] = await self._fetch_mine(caller, LIST_TRASH, permit, deadline, limit=limit, **place)
+        columns = (row[name] or () for name in ("notes", "revisions", "ids"))
+        return [TrashedNote(*each) for each in zip(*columns, strict=True)]
+
+    async def find_version(self, caller: Caller, note_id: int, version: int) -> tuple[bool, str | None]:
+        """Return whether the caller has the note, and this version of it as JSON if it is kept."""
+        [(is_found, body)] = await self._fetch_mine(caller, FIND_VERSION, note_id=note_id, version=version)
+        return is_found, body
+
+    async def list_versions(self, caller: Caller, note_id: int, before: int, limit: int) -> list[FoundNote] | None:
+        """Return the versions below `before` that are kept, the newest first, each as JSON; None without the note."""
+        deadline = self.start_deadline()
+        permit = self._limit_list(caller, deadline)
+        arguments: dict[str, Any] = {"note_id": note_id, "before": before, "limit": limit}
+        [row] = await self._fetch_mine(caller, LIST_VERSIONS, permit, deadline, **arguments)
+        return [(body, version) for version, body in row["versions"]] if row["is_found"] else None
 
     async def search_notes(self, caller: Caller, terms: SearchTerms, skip: int, limit: int) -> SearchResult:
         """Return the notes with the words, the best match first, then those with the text; or else similar ones.

@@ -22,6 +22,7 @@ from sqlalchemy import (
     Uuid,
     bindparam,
     case,
+    cast,
     column,
     func,
     literal_column,
@@ -37,7 +38,18 @@ from sqlalchemy.types import TypeEngine
 
 from shared.contracts import Outcome, PublicToken, PublicUser
 from shared.database import Statement
-from shared.tables import NOTE_FIELDS, SORTED_TITLE, commands, note_json, notes, personal_tokens, tombstones, users
+from shared.tables import (
+    HAS_VERSION,
+    NOTE_FIELDS,
+    SORTED_TITLE,
+    commands,
+    note_json,
+    note_versions,
+    notes,
+    personal_tokens,
+    tombstones,
+    users,
+)
 
 _OWNER = bindparam("owner", type_=BigInteger)
 _SKIP = bindparam("skip", type_=BigInteger)
@@ -128,6 +140,105 @@ LIST_TOKENS = Statement.compile(
     .join_from(users, _TOKENS, true(), isouter=True)
     .where(_IS_CALLER)
     .order_by(_TOKENS.c.created_date, _TOKENS.c.id)
+)
+
+_NOTE_ID = bindparam("note_id", type_=BigInteger)
+_PRINTED_TRASH = note_json({name: tombstones.c[name] for name in (*NOTE_FIELDS, "deleted_date")})
+_IS_IN_TRASH = tombstones.c.title.is_not(None)
+# Only the id is a condition for an index: with the others, Postgres may walk all that the owner has deleted.
+FIND_TRASHED = Statement.compile(
+    select(case((_IS_IN_TRASH, _PRINTED_TRASH)).label("note"), tombstones.c.version)
+    .select_from(
+        users.outerjoin(
+            tombstones, (tombstones.c.id == _NOTE_ID) & (tombstones.c.owner_id + literal_column("0") == users.c.id)
+        )
+    )
+    .where(_IS_CALLER)
+)
+# An owner's revision rises with each deletion, so this is the order of the deletions.
+_DELETIONS = (tombstones.c.owner_id, tombstones.c.mod_revision, tombstones.c.id)
+_BEFORE_DELETION = (
+    _OWNER,
+    bindparam("before_revision", type_=BigInteger),
+    bindparam("before_id", type_=BigInteger),
+)
+_DELETED = (
+    select(*(tombstones.c[name] for name in (*NOTE_FIELDS, "deleted_date", "mod_revision")))
+    .where(tombstones.c.owner_id.between(_OWNER, _OWNER), _IS_IN_TRASH, tuple_(*_DELETIONS) < tuple_(*_BEFORE_DELETION))
+    .order_by(*(each.desc() for each in _DELETIONS))
+    .limit(_LIMIT)
+    .subquery()
+)
+_TRASH = select(
+    func.array_agg(note_json({name: _DELETED.c[name] for name in (*NOTE_FIELDS, "deleted_date")})).label("notes"),
+    func.array_agg(_DELETED.c.mod_revision).label("revisions"),
+    func.array_agg(_DELETED.c.id).label("ids"),
+).subquery()
+LIST_TRASH = Statement.compile(select(*_TRASH.c).join_from(users, _TRASH, true()).where(_IS_CALLER))
+
+
+def _select_version(version: ColumnElement[Any], note: Table, *conditions: ColumnElement[bool]) -> Select[Any]:
+    """Select the newest of the note's versions in a table that fulfil the conditions, and its text."""
+    return (
+        select(cast(version, BigInteger).label("version"), note.c.body)
+        .where(
+            note.c.note_id == _NOTE_ID,
+            note.c.owner_id.is_not_distinct_from(
+                _OWNER
+            ),  # no index serves this: one by owner may have millions of rows
+            *conditions,
+        )
+        .order_by(version.desc())
+        .limit(literal_column("1"))
+    )
+
+
+def _list_versions() -> ColumnElement[Any]:
+    """Return an array of the note's versions below `before`, each version and its text, the newest first.
+
+    Looks up one after the other, since many outcomes may have the same version.
+    """
+    before = bindparam("before", type_=BigInteger)
+    is_current = notes.c.version < before
+    newest = select(
+        case((is_current, cast(notes.c.version, BigInteger)), else_=before).label("version"),
+        case((is_current, _PRINTED_NOTE)).label("body"),
+    ).where(notes.c.id == _NOTE_ID, notes.c.owner_id == _OWNER)
+    versions = newest.cte("versions", recursive=True)
+    below = versions.c.version
+    written = _select_version(commands.c.note_version, commands, _HAS_VERSION, commands.c.note_version < below)
+    kept = _select_version(note_versions.c.version, note_versions, note_versions.c.version < below)
+    either = union_all(written.correlate(versions), kept.correlate(versions)).subquery()
+    older = select(either).order_by(either.c.version.desc()).limit(literal_column("1")).lateral("older")
+    versions = versions.union_all(select(*older.c).select_from(versions.join(older, true())))
+    page = select(versions).where(versions.c.body.is_not(None)).limit(_LIMIT).subquery()
+    return func.array(select(func.row(*page.c)).select_from(page).scalar_subquery())
+
+
+_HAS_VERSION = literal_column(HAS_VERSION, Boolean)
+_IS_MY_NOTE = (notes.c.owner_id == users.c.id) & (notes.c.id == _NOTE_ID)
+# Without a note there are no versions: those of a deleted one come back with it.
+LIST_VERSIONS = Statement.compile(
+    select(notes.c.id.is_not(None).label("is_found"), _list_versions().label("versions"))
+    .select_from(users.outerjoin(notes, _IS_MY_NOTE))
+    .where(_IS_CALLER)
+)
+_VERSION = bindparam("version", type_=BigInteger)
+# A range, because with `=` any index has the rows in order, and Postgres may walk one of all commands.
+_WRITTEN = _select_version(
+    commands.c.note_version, commands, _HAS_VERSION, commands.c.note_version.between(_VERSION, _VERSION)
+).subquery()
+_KEPT = _select_version(
+    note_versions.c.version, note_versions, note_versions.c.version.between(_VERSION, _VERSION)
+).subquery()
+_FORMER = func.coalesce(select(_WRITTEN.c.body).scalar_subquery(), select(_KEPT.c.body).scalar_subquery())
+FIND_VERSION = Statement.compile(
+    select(
+        notes.c.id.is_not(None).label("is_found"),
+        case((notes.c.id.is_(None), null()), (notes.c.version == _VERSION, _PRINTED_NOTE), else_=_FORMER).label("body"),
+    )
+    .select_from(users.outerjoin(notes, _IS_MY_NOTE))
+    .where(_IS_CALLER)
 )
 
 PING = Statement.compile(select(literal_column("1")))

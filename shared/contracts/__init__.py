@@ -30,11 +30,14 @@ from shared.contracts.commands import (
     Envelope,
     NoteCommand,
     PatchNote,
+    PurgeNote,
     RegisterUser,
     RenewHash,
     ReplaceNote,
+    RestoreNote,
     RevokeToken,
     SingleNoteCommand,
+    TrashCommand,
     count_writes,
 )
 from shared.contracts.hints import MAX_HINTS, ChangeHint, ChangeHints, decode_hints, encode_hints

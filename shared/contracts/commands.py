@@ -95,6 +95,22 @@ class DeleteNote(Envelope):
     data: NoteTarget
 
 
+class RestoreNote(Envelope):
+    """Take a deleted note out of the trash."""
+
+    type: Literal["note.restore"] = "note.restore"
+    dataversion: Literal[1] = 1
+    data: NoteTarget
+
+
+class PurgeNote(Envelope):
+    """Erase the text of a deleted note."""
+
+    type: Literal["note.purge"] = "note.purge"
+    dataversion: Literal[1] = 1
+    data: NoteTarget
+
+
 class ChangeNotes(Envelope):
     """Add, change and remove several notes atomically."""
 
@@ -167,7 +183,8 @@ class RevokeToken(Envelope):
 
 
 SingleNoteCommand = CreateNote | ReplaceNote | PatchNote | DeleteNote
-NoteCommand = SingleNoteCommand | ChangeNotes
+TrashCommand = RestoreNote | PurgeNote
+NoteCommand = SingleNoteCommand | ChangeNotes | TrashCommand
 AccountCommand = RegisterUser | ChangeUser | RenewHash | DeleteUser | CreateToken | RevokeToken
 Command = NoteCommand | AccountCommand
 

@@ -17,7 +17,7 @@ from shared.topology import Topology
 from tests.support import harness
 from tests.support.commands import Publish, create
 from tests.support.harness import eventually
-from worker.apply import ConflictError, apply_batch
+from worker.apply import ApplyOptions, ConflictError, apply_batch
 from worker.hint_sender import HintSender
 from worker.settings import WorkerSettings
 
@@ -49,7 +49,7 @@ async def test_commit_comes_before_its_hint(connections: Connections, database: 
         seen.append(revisions[1])
         loop_free.append(lambda: database.fetchval("select revision from users where id = 1"))
 
-    await apply_batch(connections, [create()], announce=announce)
+    await apply_batch(connections, [create()], ApplyOptions(announce=announce))
 
     assert seen == [await loop_free[0]()] == [1]
 
@@ -64,7 +64,7 @@ async def test_batch_that_is_not_committed_is_not_announced(
 
     monkeypatch.setattr("worker.apply.store", fail)
     with pytest.raises((ConnectionError, ConflictError)):
-        await apply_batch(connections, [create()], announce=announced.append)
+        await apply_batch(connections, [create()], ApplyOptions(announce=announced.append))
 
     assert not announced
 
@@ -73,7 +73,7 @@ async def test_commands_that_were_decided_before_are_announced_again(connections
     announced: list[Any] = []
     command: Command = create()
     for _ in range(2):
-        await apply_batch(connections, [command], announce=announced.append)
+        await apply_batch(connections, [command], ApplyOptions(announce=announced.append))
 
     assert announced == [{1: 1}, {1: 1}]
 
