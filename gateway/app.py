@@ -15,6 +15,7 @@ from gateway.api import commands, health, tokens, users
 from gateway.api.docs import build_docs_operations
 from gateway.api.document import DESCRIPTION, TAGS, build_security_schemes
 from gateway.api.notes import build_note_operations
+from gateway.api.transfer import build_transfer_operations
 from gateway.http.front import Front
 from gateway.http.openapi import build_operation_id, check_served, declare, extend_document
 from gateway.http.operations import Operation
@@ -95,7 +96,8 @@ def create_app(settings: GatewaySettings | None = None) -> GatewayApp:
 def collect_operations(settings: GatewaySettings) -> Sequence[Operation[Gateway]]:
     """Return the operations that a gateway with these settings serves and documents."""
     account = (*users.operations, *tokens.operations) if settings.auth == "password" else ()
-    operations = [*build_note_operations(settings), *commands.operations, *account, *health.operations]
+    of_notes = (*build_note_operations(settings), *build_transfer_operations(settings))
+    operations = [*of_notes, *commands.operations, *account, *health.operations]
     if settings.is_loopback_only:
         return [replace(each, problems=(*each.problems, MISDIRECTED_REQUEST)) for each in operations]
     return operations

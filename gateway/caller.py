@@ -37,5 +37,8 @@ class Authentication(Protocol):
         `confirm` requests a check against Postgres; reads do without, since their SQL checks the credentials.
         """
 
+    async def authenticate_again(self, authorization: bytes | None) -> Caller:
+        """As `authenticate`, but checked against Postgres now, if that answers, whatever was confirmed before."""
+
     def forget(self, owner: int) -> None:
         """Forget what is cached about the owner's credentials, because they may have changed."""
