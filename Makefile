@@ -57,7 +57,7 @@ check: .venv/made ## format, lint, types, import rules
 	$(RUN) ruff format --check .
 	$(RUN) ruff check .
 	$(RUN) mypy
-	$(RUN) lint-imports --no-cache
+	PYTHONPATH=client $(RUN) lint-imports --no-cache
 	$(UV) lock --check
 
 test: .venv/$(GROUP) ## run the tests on a real Postgres and a real RabbitMQ

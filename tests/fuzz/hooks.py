@@ -1,4 +1,7 @@
-"""Credentials for operations that change or delete the account: a new user's, so that later cases still work."""
+"""Bodies of lines, and credentials for operations that change or delete the account.
+
+These are a new user's, so that later cases still work.
+"""
 
 from typing import Any
 from uuid import uuid4
@@ -7,6 +10,12 @@ import httpx
 import schemathesis
 
 from tests.support.canaries import PASSWORD
+
+
+@schemathesis.serializer("application/x-ndjson")
+def serialize_lines(_: Any, text: str) -> bytes:
+    """The lines of an import, as they were drawn."""
+    return text.encode()
 
 
 @schemathesis.auth(refresh_interval=None).apply_to(path="/users/me", method=["PATCH", "DELETE"])

@@ -408,11 +408,11 @@ async def test_transfers_end_soon_after_their_token(
         return await fetch(export)
 
     async def slow_lines() -> AsyncIterator[bytes]:
-        for _ in range(40):
+        for _ in range(12):
             yield lines(*numbered(500))
             await asyncio.sleep(0.3)
 
-    await import_lines(users_client, lines(*numbered(20_000)), headers)
+    await import_lines(users_client, lines(*numbered(5000)), headers)
     monkeypatch.setattr(exports.Export, "fetch", fetch_one)
     running = [
         asyncio.create_task(export(users_client, headers=headers)),
@@ -427,10 +427,9 @@ async def test_transfers_end_soon_after_their_token(
         answer = await users_client.patch("/users/me", json=body, headers=person.headers)
         assert answer.status_code == 200, answer.text
 
-    for ended in await asyncio.gather(*running):
-        end = ended[-1]["end"]
-        assert not end["complete"]
-        assert end["problem"]["status"] == 401
+    for *_, before, last in await asyncio.gather(*running):
+        assert not last["end"]["complete"]
+        assert (last["end"].get("problem") or before["problem"])["status"] == 401
 
 
 async def test_import_waits_while_nothing_decides_and_then_says_where_it_stopped(

@@ -133,6 +133,22 @@ SEVERAL: list[Command] = [
         ),
     )
 ]
+IMPORTED: list[Command] = [
+    ChangeNotes(
+        **envelope(1),
+        dataversion=2,
+        data=NoteItems(
+            items=(
+                CreateItem(
+                    title="Ink",
+                    description="Buy a bottle — blue 🖋",
+                    created_date=datetime(1969, 7, 20, 20, 17, 40, 1, tzinfo=UTC),
+                ),
+                CreateItem(title="Pen", description=""),
+            )
+        ),
+    )
+]
 FIRST_COMMANDS: list[Command] = [
     command.model_copy(update={"dataversion": 1}) for command in (CREATE, REPLACE, REPLACE_IF_MATCH, DELETE)
 ]
@@ -191,6 +207,7 @@ def batch_with_raw_title(raw_title: bytes) -> bytes:
         ("commands.v2", COMMANDS),
         ("account-commands.v1", ACCOUNT_COMMANDS),
         ("several-at-once.v1", SEVERAL),
+        ("several-at-once.v2", IMPORTED),
         ("renewed-hash.v1", RENEWAL),
     ],
 )
@@ -203,7 +220,9 @@ def test_golden_replies_are_read() -> None:
 
 
 @pytest.mark.parametrize(
-    "command", COMMANDS + FIRST_COMMANDS + ACCOUNT_COMMANDS + SEVERAL + RENEWAL, ids=lambda command: command.type
+    "command",
+    COMMANDS + FIRST_COMMANDS + ACCOUNT_COMMANDS + SEVERAL + IMPORTED + RENEWAL,
+    ids=lambda command: command.type,
 )
 def test_command_is_read_as_it_was_written(command: Command) -> None:
     assert decode_batch(encode_batch([encode_command(command)])) == [command]
