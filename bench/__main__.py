@@ -39,7 +39,7 @@ def main() -> int:
 
 
 def arguments() -> argparse.Namespace:
-    """Parses the command line."""
+    """Parse the command line."""
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
     parser.add_argument("--scenario", nargs="*", choices=SCENARIOS, default=list(SCENARIOS))
     parser.add_argument("--connections", nargs="+", type=int, default=list(CONNECTIONS))
@@ -54,7 +54,7 @@ def arguments() -> argparse.Namespace:
 
 
 def measured(options: argparse.Namespace) -> Results:
-    """Runs the benchmark and saves the results."""
+    """Run the benchmark and save the results."""
     require_tools()
     try:
         with services() as urls:
@@ -95,7 +95,7 @@ def plan(options: argparse.Namespace) -> list[tuple[int, Cell]]:
 
 
 async def rounds(steps: list[tuple[int, Cell]], contenders: dict[str, Contender], seconds: int) -> list[Measurement]:
-    """Runs the measurements one at a time."""
+    """Run the measurements one at a time."""
     measurements: list[Measurement] = []
     started = time.monotonic()
     for done, (number, cell) in enumerate(steps):
@@ -109,7 +109,7 @@ async def rounds(steps: list[tuple[int, Cell]], contenders: dict[str, Contender]
 
 
 def say(text: str) -> None:
-    """Prints the progress."""
+    """Print the progress."""
     print(text, file=sys.stderr, flush=True)
 
 

@@ -58,7 +58,7 @@ class Contender:
     """A token for each of its users, who own the notes in turn; empty without authentication."""
 
     async def ready(self) -> "Contender":
-        """Waits until a note can be created."""
+        """Wait until a note can be created."""
         headers = authorization(*self.access_tokens[:1])
         async with (
             asyncio.timeout(START_SECONDS),
@@ -249,7 +249,7 @@ async def migrate(settings: dict[str, str]) -> None:
 
 
 async def stop(process: Process) -> None:
-    """Ends the process."""
+    """End the process."""
     if process.returncode is None:
         process.terminate()
     await process.wait()

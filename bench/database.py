@@ -102,12 +102,12 @@ class Database:
         await self.connection.execute(SLOW)
 
     async def speed_up(self) -> None:
-        """Ends `slow_down`."""
+        """End `slow_down`."""
         await self.connection.execute(NOT_SLOW)
 
     @asynccontextmanager
     async def changing(self) -> AsyncIterator[None]:
-        """Raises the revision of every owner continuously, as changes do, so that no list stays the same."""
+        """Raise the revision of every owner continuously, as changes do, so that no list stays the same."""
         if self.schema is not Schema.INKWELL:
             yield
             return

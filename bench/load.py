@@ -40,14 +40,14 @@ class Answers:
 
 
 def require_tools() -> None:
-    """Exits with a message if a load generator is missing."""
+    """Exit with a message if a load generator is missing."""
     for tool, package in PACKAGES.items():
         if not shutil.which(tool):
             raise SystemExit(f"{tool} is missing; on Debian and Ubuntu: apt-get install {package}")
 
 
 async def run_wrk(to: Contender, scenario: Scenario, owners: int, connections: int, seconds: float) -> Answers:
-    """Keeps the connections busy for this long."""
+    """Keep the connections busy for this long."""
     options = ["-t1", f"-c{connections}", f"-d{seconds}s", f"--timeout={ANSWER_SECONDS}s", f"-s{SCRIPT}"]
     arguments = [scenario.method, scenario.path, str(scenario.requests(owners)), str(NOTE), *to.access_tokens[:owners]]
     output = await run("wrk", *options, *_options(_headers(to)), to.url, "--", *arguments)
@@ -74,7 +74,7 @@ class Answer:
 
 
 async def run_h2load(to: Contender, connections: int, extent: str) -> list[Answer]:
-    """Creates notes for this many seconds (`-D20`), or this many of them (`-n5000`)."""
+    """Create notes for this many seconds (`-D20`), or this many of them (`-n5000`)."""
     with NamedTemporaryFile(suffix=".tsv") as log:
         options = ["--h1", f"-c{connections}", extent, f"-d{NOTE}", f"--log-file={log.name}"]
         headers = _headers(to) | authorization(*to.access_tokens[:1])
@@ -83,7 +83,7 @@ async def run_h2load(to: Contender, connections: int, extent: str) -> list[Answe
 
 
 def _answer(started: int, status: int, lasted: int) -> Answer:
-    """Parses a line of h2load's log, in microseconds."""
+    """Parse a line of h2load's log, in microseconds."""
     return Answer((started + lasted) / 1e6, status, lasted / 1e6)
 
 

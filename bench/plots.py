@@ -26,7 +26,7 @@ TICKS = (0.1, 0.2, 0.5, 1, 2, 5, 10, 20)
 
 
 def draw(results: Results, folder: Path) -> None:
-    """Writes every plot for which there are results."""
+    """Write every plot for which there are results."""
     folder.mkdir(parents=True, exist_ok=True)
     with mpl.rc_context({"svg.hashsalt": "inkwell", "svg.fonttype": "none", "font.size": 9, "axes.spines.top": False}):
         ratios(results, "requests_per_second", "requests/s against the direct way", folder / "throughput.svg")

@@ -133,7 +133,7 @@ class Results:
         return {each.round: getattr(each, metric) for each in self.measurements if each.cell == cell}
 
     def save(self, path: Path) -> None:
-        """Writes everything as JSON."""
+        """Write everything as JSON."""
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(TypeAdapter(Results).dump_json(self, indent=1) + b"\n")
 

@@ -28,14 +28,14 @@ Inkwell is up at http://127.0.0.1:{port}, with interactive documentation at /doc
 
 
 def up() -> None:
-    """Starts the stack; returns when it is healthy."""
+    """Start the stack; returns when it is healthy."""
     if given := from_environment():
         print("using the Postgres and the RabbitMQ that INKWELL_DATABASE_URL and INKWELL_BROKER_URL name")
     print(WELCOME.format(port=backend_to_start().up(given)))
 
 
 def down() -> None:
-    """Stops the stack; its data are kept."""
+    """Stop the stack; its data are kept."""
     backend_in_use().down()
 
 
@@ -45,23 +45,23 @@ def logs() -> None:
 
 
 def stop_worker() -> None:
-    """Stops the worker, to show how the gateway works without one."""
+    """Stop the worker, to show how the gateway works without one."""
     backend_in_use().stop("worker")
 
 
 def start_worker() -> None:
-    """Starts the worker again."""
+    """Start the worker again."""
     backend_in_use().start("worker")
 
 
 def doctor() -> None:
-    """Makes both services of the stack examine their connections."""
+    """Make both services of the stack examine their connections."""
     backend, given = backend_in_use(), from_environment()
     sys.exit(max([backend.run(given, "gateway", "doctor"), backend.run(given, "worker", "doctor")]))
 
 
 def dev() -> None:
-    """Runs gateway and worker from the source and restarts each when its code changes."""
+    """Run gateway and worker from the source and restart each when its code changes."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     with suppress(KeyboardInterrupt), services() as urls, TemporaryDirectory(prefix="inkwell-dev-") as folder:
         environment = {name: os.environ.get(name, value) for name, value in DEVELOPMENT.items()}
@@ -89,7 +89,7 @@ def dev() -> None:
 
 
 def follow(logs: Iterable[Path]) -> None:
-    """Prints what is written to the files, from the beginning, until Ctrl-C."""
+    """Print what is written to the files, from the beginning, until Ctrl-C."""
     subprocess.call(["tail", "--lines=+1", "--follow=name", "--retry", *map(str, logs)])
 
 

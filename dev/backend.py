@@ -55,19 +55,19 @@ class Backend(Protocol):
         """A Postgres and a RabbitMQ for the block, removed completely after it."""
 
     def up(self, given: Services | None) -> str:
-        """Starts the stack on the given servers or on its own; returns the gateway's port once it is healthy."""
+        """Start the stack on the given servers or on its own; returns the gateway's port once it is healthy."""
 
     def down(self) -> None:
-        """Stops the stack; its data are kept."""
+        """Stop the stack; its data are kept."""
 
     def stop(self, service: str) -> None:
-        """Stops one service of the stack."""
+        """Stop one service of the stack."""
 
     def start(self, service: str) -> None:
-        """Starts it again."""
+        """Start it again."""
 
     def run(self, given: Services | None, service: str, *arguments: str) -> int:
-        """Runs `python -m SERVICE ARGUMENTS` with the settings of that service of the stack; returns the exit code."""
+        """Run `python -m SERVICE ARGUMENTS` with the settings of that service of the stack; returns the exit code."""
 
     def logs(self) -> NoReturn:
         """Follows the stack's logs, until Ctrl-C."""

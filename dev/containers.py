@@ -61,7 +61,7 @@ def _no_image(tag: str) -> str | None:
 
 
 def prepare() -> None:
-    """Does nothing: `no_servers` has pulled the images."""
+    """Do nothing: `no_servers` has pulled the images."""
 
 
 @contextmanager
@@ -103,7 +103,7 @@ def _address(container: DockerContainer, port: int) -> str:
 
 
 def up(given: Services | None) -> str:
-    """Starts the stack; returns the gateway's port once every container is healthy."""
+    """Start the stack; returns the gateway's port once every container is healthy."""
     if given:
         _compose("run", "--build", "--rm", "--no-deps", "migrate")
         _compose("up", "-d", "--wait", "--no-deps", "gateway", "worker")
@@ -114,22 +114,22 @@ def up(given: Services | None) -> str:
 
 
 def down() -> None:
-    """Stops the stack; the data stay in its volumes."""
+    """Stop the stack; the data stay in its volumes."""
     _compose("down")
 
 
 def stop(service: str) -> None:
-    """Stops one service of the stack."""
+    """Stop one service of the stack."""
     _compose("stop", service)
 
 
 def start(service: str) -> None:
-    """Starts it again."""
+    """Start it again."""
     _compose("start", service)
 
 
 def run(_given: Services | None, service: str, *arguments: str) -> int:
-    """Runs a tool in the running container of a service; returns the exit code."""
+    """Run a tool in the running container of a service; returns the exit code."""
     terminal = [] if sys.stdin.isatty() else ["--no-TTY"]
     return subprocess.call([*COMPOSE, "exec", *terminal, service, "python", "-m", service, *arguments])
 

@@ -33,7 +33,7 @@ LINK = re.compile(r"(?<!!)\[((?:[^][]|\[[^][]*\])*)\]\((?![a-z]+:|#)([^)#\s]+)(#
 
 
 def gather(pages: Path, repository: str | None) -> None:
-    """Copies the pages and their images; links out of the site become links to the repository, or plain text."""
+    """Copy the pages and their images; links out of the site become links to the repository, or plain text."""
     shutil.rmtree(pages, ignore_errors=True)
     shutil.copytree(DOCS, pages, ignore=shutil.ignore_patterns("*.md"))
     for name in ("swagger-ui.css", "swagger-ui-bundle.js"):
@@ -73,7 +73,7 @@ def _with_links(source: Path, places: dict[Path, str], repository: str | None) -
 
 
 def build(folder: Path = ROOT) -> int:
-    """Builds the site of the folder's zensical.toml; returns the builder's exit code."""
+    """Build the site of the folder's zensical.toml; returns the builder's exit code."""
     gather(folder / PAGES, os.environ.get("REPOSITORY_URL"))
     command = [sys.executable, "-m", "zensical", "build", "--clean", "--strict"]
     return subprocess.run(command, cwd=folder, check=False).returncode

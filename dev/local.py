@@ -45,7 +45,7 @@ class Ports:
 
     @classmethod
     def free(cls) -> "Ports":
-        """Returns free ports."""
+        """Return free ports."""
         with ExitStack() as stack:
             probes = [stack.enter_context(socket.socket()) for _ in fields(cls)]
             for probe in probes:
@@ -89,7 +89,7 @@ def is_running() -> bool:
 
 
 def up(given: Services | None) -> str:
-    """Starts the stack, or restarts what has changed; returns the gateway's port once it is healthy."""
+    """Start the stack, or restart what has changed; returns the gateway's port once it is healthy."""
     supervisor = Supervisor(_state())
     if supervisor.is_running:
         supervisor.control("stop", "gateway", "worker")
@@ -110,25 +110,25 @@ def up(given: Services | None) -> str:
 
 
 def down() -> None:
-    """Stops the stack; the data stay in its folder."""
+    """Stop the stack; the data stay in its folder."""
     Supervisor(_state()).stop()
     print(f"nothing is running; the data are in {_state()}")
 
 
 def stop(service: str) -> None:
-    """Stops one service of the stack."""
+    """Stop one service of the stack."""
     Supervisor(_state()).control("stop", service)
     print(f"{service} is stopped")
 
 
 def start(service: str) -> None:
-    """Starts it again."""
+    """Start it again."""
     Supervisor(_state()).control("start", service)
     print(f"{service} is started")
 
 
 def run(given: Services | None, service: str, *arguments: str) -> int:
-    """Runs a tool with the settings of a service, running or not; returns the exit code."""
+    """Run a tool with the settings of a service, running or not; returns the exit code."""
     supervisor = Supervisor(_state())
     if not supervisor.is_running:
         raise UnavailableError("nothing is running; `make up` starts it")
@@ -179,7 +179,7 @@ def _wait_for_servers(supervisor: Supervisor, ports: Ports) -> None:
 
 
 def _create_roles(folder: Path, ports: Ports, settings: dict[str, str]) -> None:
-    """Creates the roles; sets their passwords at every start."""
+    """Create the roles; set their passwords at every start."""
     roles = ("migrator", "worker", "gateway")
     passwords = [f"-c inkwell.{role}_password={settings[f'POSTGRES_{role.upper()}_PASSWORD']}" for role in roles]
     name, _, password = postgres.administrator(folder).partition(":")

@@ -24,7 +24,7 @@ Text = dict[str, str]
 
 
 def main() -> int:
-    """Returns 1 if Inkwell is unreachable or refuses a request."""
+    """Return 1 if Inkwell is unreachable or refuses a request."""
     parser = argparse.ArgumentParser(prog="python -m dev.seed", description=__doc__)
     parser.add_argument("notes", type=int, nargs="?", default=10_000)
     parser.add_argument("--url", default=f"http://127.0.0.1:{os.environ.get('INKWELL_PORT', '8000')}")
@@ -39,7 +39,7 @@ def main() -> int:
 
 
 async def seed(url: str, notes: int) -> None:
-    """Adds this many notes; raises httpx.HTTPError."""
+    """Add this many notes; raises httpx.HTTPError."""
     chance = random.Random(notes)  # noqa: S311 - no secret
     async with httpx.AsyncClient(base_url=url, timeout=60) as client:
         client.headers["Authorization"] = f"Bearer {await token(client)}"
@@ -64,7 +64,7 @@ def texts_of(chance: random.Random, notes: int) -> Iterator[Text]:
 
 
 async def add(client: httpx.AsyncClient, texts: Iterator[Text], progress: "tqdm[Never]") -> None:
-    """Adds notes in parallel until none are left; repeats unknown writes with their keys."""
+    """Add notes in parallel until none are left; repeat unknown writes with their keys."""
     while items := [{"op": "create", **text} for text in islice(texts, BATCH_NOTES)]:
         headers = {"Idempotency-Key": str(uuid4()), "Prefer": "return=minimal, wait=30"}
         for _ in range(TRIES):

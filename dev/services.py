@@ -19,7 +19,7 @@ def from_environment() -> Services | None:
 
 
 def prepare() -> None:
-    """Prepares what `services` starts, so that several processes can start servers at once."""
+    """Prepare what `services` starts, so that several processes can start servers at once."""
     if not from_environment():
         (_demanded() or _containers_unless(containers.no_servers())).prepare()
 

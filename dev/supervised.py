@@ -70,7 +70,7 @@ class Supervisor:
         return self._configuration.exists() and self._ask("pid").returncode == 0
 
     def start(self, programs: Sequence[Program]) -> None:
-        """Runs exactly these programs: starts new and changed ones, stops the others."""
+        """Run exactly these programs: start new and changed ones, stop the others."""
         was_running = self.is_running
         self._configure(programs)
         if was_running:
@@ -79,13 +79,13 @@ class Supervisor:
             subprocess.check_call([sys.executable, "-m", "supervisor.supervisord", "-c", str(self._configuration)])
 
     def control(self, *arguments: str) -> None:
-        """Runs a command of supervisorctl."""
+        """Run a command of supervisorctl."""
         result = self._ask(*arguments)
         if result.returncode:
             raise UnavailableError(f"{result.stdout.strip()}; `make logs` may say why")
 
     def stop(self) -> None:
-        """Stops every program and the daemon; returns when all have ended."""
+        """Stop every program and the daemon; returns when all have ended."""
         with _uninterrupted():
             if not self.is_running:
                 return
@@ -95,7 +95,7 @@ class Supervisor:
                 raise UnavailableError(f"supervisord (process {pid}) does not stop")
 
     def wait_for(self, program: str, is_ready: Callable[[], bool]) -> None:
-        """Returns when the program is ready; raises with the end of its log if it is late."""
+        """Return when the program is ready; raises with the end of its log if it is late."""
         if not _until(is_ready, START_TIMEOUT_SECONDS):
             end = "\n".join(self.log(program).read_text(errors="replace").splitlines()[-10:])
             raise UnavailableError(f"{end}\n{program} is not ready; the end of {self.log(program)} is above")

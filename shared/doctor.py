@@ -33,7 +33,7 @@ CONSUMER_PRIORITIES_SINCE = 4
 """The first RabbitMQ whose quorum queues support consumer priorities together with a single active consumer."""
 RESTART_BROKER = (
     "free its disk, then restart the node (`docker compose restart rabbitmq`); accepted writes are kept, but only a "
-    "restart repairs the queues: see InkwellBrokerQueuesDown in docs/operations.md"
+    "restart repairs the queues: see docs/runbook.md#inkwellbrokerqueuesdown"
 )
 GROW = (
     "`rabbitmq-queues grow NODE all` gives a node its members of the queues that were declared before it joined; "

@@ -157,7 +157,7 @@ async def read(session: Session, batch: Sequence[Command | BadCommand], cache: C
 
 
 async def find_locked(connections: Connections, batch: Sequence[Command | BadCommand]) -> set[int]:
-    """Return the owners of whom another session has locked a row that the batch needs; does not wait for locks."""
+    """Return the owners with rows of the batch locked by another session; does not wait for locks."""
     async with asyncio.timeout(TIMEOUT_SECONDS), connections.acquire() as session:
         return {row[0] for row in await FIND_LOCKED.fetch(session, **_row_parameters(batch))}
 

@@ -50,7 +50,7 @@ class FailureKind(Enum):
     BUG = auto()
     """Find the command at fault and fail it."""
     PAUSE = auto()
-    """Fail no more commands until the cause is mended."""
+    """Fail no more commands until the cause is fixed."""
     TRANSIENT = auto()
     """Retry the batch."""
 
@@ -117,7 +117,7 @@ class Applier:
         return outcomes
 
     async def find_locked(self, batch: Sequence[Command | BadCommand]) -> set[int]:
-        """Return the owners of whom another session has locked a row; none if Postgres is unavailable."""
+        """Return the owners with rows locked by another session; none if Postgres is unavailable."""
         with suppress(*CONNECTION_ERRORS, TimeoutError):
             return await find_locked(self._connections, batch)
         return set()

@@ -207,7 +207,7 @@ class Fold:
     def build_failure(self, command: Command | BadCommand, reason: str) -> Decision:
         """Return the failure, with the versions of the command's notes at its first failure.
 
-        Rejects a deleted user's command instead: a failed command is kept, and nothing of that user may be.
+        Rejects a deleted user's command instead: a failed command is kept, and a deleted user's data must not be.
         """
         if self._is_orphan(command):
             return Rejected(Rejection.CREDENTIALS_OUTDATED)

@@ -34,7 +34,7 @@ def find_place(slot: int, partitions: int) -> int:
 
 
 def choose_priorities(slot: int | None, partitions: int) -> list[int]:
-    """Return a worker's priority for each partition: highest where its slot starts, and falling from there up.
+    """Return a worker's priority for each partition: highest where its slot starts, decreasing with each following one.
 
     So a worker gets the partitions from its start up to the next worker's. A worker without a slot, or with one beyond
     the number of partitions, stands by.

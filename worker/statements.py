@@ -241,7 +241,7 @@ def _store_accounts() -> ClauseElement:
 
 
 def _find_locked() -> ClauseElement:
-    """Find the owners of whom another session has locked their own row or that of a note that the batch names."""
+    """Find the owners with their own row, or that of a note of the batch, locked by another session."""
     target = _rows("target", {"id": notes.c.id.type, "owner_id": notes.c.owner_id.type})
     mine = (notes.c.id == target.c.id) & (notes.c.owner_id == target.c.owner_id)
     free_users = select(users.c.id).where(_any(users.c.id, "owners")).with_for_update(key_share=True, skip_locked=True)

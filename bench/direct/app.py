@@ -49,7 +49,7 @@ class Note(BaseModel):
 
 @asynccontextmanager
 async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-    """Opens the pool while the app runs, and creates the table."""
+    """Open the pool while the app runs, and create the table."""
     async with database:
         await database.execute(CreateTable(notes, if_not_exists=True))
         yield
@@ -60,7 +60,7 @@ app = FastAPI(lifespan=lifespan)
 
 @app.post("/notes/", response_model=Note, status_code=201)
 async def create_note(note: NoteIn) -> Record | None:
-    """Inserts a note, then reads it."""
+    """Insert a note, then read it."""
     created = datetime.now(UTC).replace(tzinfo=None)
     note_id = await database.execute(notes.insert().values(**note.model_dump(), created_date=created))
     return await database.fetch_one(one(note_id))
@@ -89,7 +89,7 @@ async def read_note(note_id: int) -> Record:
 
 @app.put("/notes/{note_id}", response_model=Note)
 async def update_note(note_id: int, note: NoteIn) -> Record | None:
-    """Checks that the note exists, updates it, reads it."""
+    """Check that the note exists, update it, read it."""
     await existing(note_id)
     await database.execute(notes.update().where(notes.c.id == note_id).values(**note.model_dump()))
     return await database.fetch_one(one(note_id))

@@ -9,11 +9,11 @@ app = FastAPI(telemetry={"tracing": False, "metrics": False, "logs": False})
 
 @app.post("/notes/")
 async def create_note() -> Response:
-    """Stores nothing."""
+    """Store nothing."""
     return Response(NOTE, 201, media_type="application/json")
 
 
 @app.get("/notes/{note_id}")
 async def read_note(note_id: int) -> Response:  # noqa: ARG001 - FastAPI parses it all the same
-    """Reads nothing."""
+    """Read nothing."""
     return Response(NOTE, media_type="application/json")

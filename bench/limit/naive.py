@@ -25,7 +25,7 @@ class NoteIn(BaseModel):
 
 @asynccontextmanager
 async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-    """Connects, and passes every reply to its waiting request."""
+    """Connect, and pass every reply to its waiting request."""
     waiting: dict[str | None, asyncio.Future[bytes]] = {}
 
     async def settle(reply: AbstractIncomingMessage) -> None:
@@ -44,7 +44,7 @@ app = FastAPI(lifespan=lifespan)
 
 @app.post("/notes/")
 async def create_note(request: Request, note: NoteIn) -> Response:
-    """Publishes the note; waits for the broker's confirm and for the worker's reply."""
+    """Publish the note; wait for the broker's confirm and for the worker's reply."""
     attempt = uuid4().hex
     reply = request.app.state.waiting[attempt] = asyncio.get_running_loop().create_future()
     message = Message(

@@ -41,7 +41,7 @@ SILENCED = (
 
 
 def silence() -> None:
-    """Removes the telemetry of this process."""
+    """Remove the telemetry of this process."""
     for owner, name, silent in SILENCED:
         getattr(owner, name)  # raises if it has been renamed, instead of keeping it silently
         setattr(owner, name, silent)

@@ -29,7 +29,7 @@ from gateway.problems import (
     REALM,
     ProblemError,
 )
-from gateway.telemetry.metrics import ACTIVE_REQUESTS, RequestInfo, observe_request
+from gateway.telemetry.metrics import ACTIVE_REQUESTS, BUGS, RequestInfo, observe_request
 from gateway.telemetry.request_ids import HEADER, choose_request_id
 from gateway.telemetry.tracing import add_request_attributes, start_request_span
 from shared.contracts import Scope as TokenScope
@@ -100,7 +100,7 @@ class Front(Generic[ResourcesT]):
             if self._cross_origin and self._cross_origin.is_preflight(request):
                 return self._cross_origin.answer_preflight(request.headers)
             return await self._perform(request, info)
-        except Exception as error:  # noqa: BLE001 - a bug is answered, too
+        except Exception as error:  # noqa: BLE001 - unexpected errors become 500
             return render(to_problem(error))
 
     def _check_head(self, request: Request) -> None:
@@ -185,5 +185,6 @@ def to_problem(error: Exception) -> ProblemError:
         case ClientDisconnect():
             return ProblemError(BAD_REQUEST, "The request ended early")  # only for metrics: the client has disconnected
         case _:
+            BUGS.inc()
             log.error("bug: answering a request with 500; please report it", exc_info=error)
             return ProblemError(INTERNAL_ERROR)

@@ -1,4 +1,4 @@
-"""Keeps pages of lists in memory, each with the owner's revision at which it was read.
+"""Caches pages of lists in memory, each with the owner's revision at which it was read.
 
 A page is served only if that is still the owner's revision, which every change raises and each request reads anew.
 """

@@ -35,6 +35,7 @@ UNPUBLISHED = Counter(
 for _code in ("not_accepted", "overloaded", "unconfirmed"):
     UNPUBLISHED.labels(_code)  # exported as 0: `increase` does not count a series that begins at 1
 WAITING = Gauge("inkwell_writes_waiting", "Writes and polls waiting for an outcome")
+BUGS = Counter("inkwell_bugs", "Requests answered 500 because of an unexpected error, which is a bug")
 READS_FAILED = Counter("inkwell_reads_failed", "Reads that Postgres did not answer")
 
 

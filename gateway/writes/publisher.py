@@ -116,7 +116,7 @@ class Publisher:
         self._backlog_limit_bytes = settings.backlog_limit_bytes
         self._backlogs = [Backlog() for _ in range(self._topology.partitions)]
         self._unassigned = Backlog()
-        """The attempts that came before the number of partitions was known."""
+        """The attempts queued before the number of partitions is known."""
         self._are_partitions_different = False
         self._flushing: dict[int, asyncio.Task[None]] = {}
         self._channel: AbstractChannel | None = None
@@ -267,7 +267,7 @@ class Publisher:
         if self._blocked and not was_blocked:
             log.warning(
                 "RabbitMQ is short of memory or disk; writes are refused",
-                remedy="`rabbitmq-diagnostics alarms` says which; see InkwellBrokerAlarm in docs/operations.md",
+                remedy="`rabbitmq-diagnostics alarms` says which; see docs/runbook.md#inkwellbrokeralarm",
             )
         return self._blocked
 

@@ -199,7 +199,7 @@ class Submission:
         identity: Identity | None = None,
         reveal: Callable[[Outcome], Outcome] | None = None,
     ) -> Answer:
-        """Publish the request's command and answer with its outcome, or 202 where none is known within the wait.
+        """Publish the request's command and answer with its outcome, or 202 if none arrives before the wait ends.
 
         `reveal` adds to the outcome what the worker does not know, such as a token's secret. Raises ProblemError 503
         `not_accepted` or `overloaded` if this request certainly had no effect, and 504 `unconfirmed` if that is

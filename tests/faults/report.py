@@ -13,7 +13,7 @@ from tests.faults.run import Verdict
 PAGE = Path(__file__).parent.parent.parent / "docs" / "reliability.md"
 SHOWN = 20
 MUTATIONS = "mutations"
-PROMISES = {"lost": "I1", "doubled": "I2", "reordered": "I6"}
+PROMISES = {"lost": "I1", "duplicated": "I2", "reordered": "I6"}
 """The heading of a broken promise."""
 
 
