@@ -88,10 +88,11 @@ def send(client: httpx.Client, part: list[bytes], key: str) -> list[dict[str, An
     headers = {"Content-Type": NDJSON, "Idempotency-Key": key}
     with client.stream("POST", "/notes/import", content=b"".join(part), headers=headers) as answer:
         check(answer)
-        report = [json.loads(line) for line in answer.iter_lines()]
-    end = report[-1].get("end") if report else None
-    if end is None:
+        lines = list(answer.iter_lines())
+    if not lines or not lines[-1].startswith('{"end"'):
         raise UnavailableError("the import broke")
+    report = [json.loads(line) for line in lines]
+    end = report[-1]["end"]
     if not end["complete"]:
         last_batch: dict[str, Any] = next((line for line in reversed(report) if "lines" in line), {})
         check_problem(end.get("problem") or last_batch.get("problem"))
