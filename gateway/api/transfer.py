@@ -92,13 +92,17 @@ async def _export(gateway: Gateway, request: Request) -> AsyncGenerator[bytes]:
         yield b""
         start = {"revision": export.revision, "time": print_time(export.time), "after_id": last_id}
         yield print_line({"export": start})
-        presence, count, is_complete, problem = Presence(gateway, request, EXPORT_SECONDS), 0, False, {}
+        presence = Presence(gateway, request, EXPORT_SECONDS)
+        count = 0
+        is_complete = False
+        problem: dict[str, Any] = {}
         try:
             while not is_complete and await presence.lasts():
                 rows = await export.fetch()
                 is_complete = not rows
                 if rows:
-                    count, last_id = count + len(rows), rows[-1]["id"]
+                    count += len(rows)
+                    last_id = rows[-1]["id"]
                     yield "".join(f"{row['note']}\n" for row in rows).encode()
         except ProblemError as error:
             problem = describe_problem(error)
@@ -244,12 +248,14 @@ async def cut_batches(lines: AsyncIterator[Line]) -> AsyncIterator[Sequence[Line
     async for line in lines:
         if batch and size + line.size > BATCH_BYTES:
             yield batch
-            batch, size = [], 0
+            batch = []
+            size = 0
         batch.append(line)
         size += line.size
         if len(batch) == BATCH_LINES:
             yield batch
-            batch, size = [], 0
+            batch = []
+            size = 0
     if batch:
         yield batch
 
