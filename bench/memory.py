@@ -24,7 +24,8 @@ def main() -> int:
         for axes, (phase, samples) in zip(row, phases.items(), strict=True):
             axes.set(title=f"{phase} of {results['notes']:,} notes", xlabel="seconds", ylim=(0, 250))
             for name, values in samples.items():
-                axes.scatter(*zip(*values, strict=True), s=1, color=COLOURS[name], label=name)
+                seconds, mebibytes = zip(*values, strict=True)
+                axes.scatter(seconds, mebibytes, s=1, color=COLOURS[name], label=name)
         row[0].legend(markerscale=5, frameon=False)
     print(path.with_suffix(".svg"))
     return 0

@@ -83,7 +83,7 @@ class Patience:
             raise ClientError(
                 f"{reason}; gave up after {self._seconds:.0f} s, repeat the command to continue"
             ) from None
-        sys.stderr.write(f"{reason}; trying again\n")
+        sys.stderr.write(f"{reason} (trying again)\n")
         asked = error.retry_after_seconds if isinstance(error, UnavailableError) else 0.0
         time.sleep(max(self._pause_seconds * random.uniform(1, 1.5), asked))  # noqa: S311 - no secret
         self._pause_seconds = min(2 * self._pause_seconds, MAX_PAUSE_SECONDS)

@@ -1,5 +1,6 @@
 """The request bodies of writes to notes, single or batched. In the OpenAPI document their names end in `In`."""
 
+import json
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, Field, create_model
@@ -105,7 +106,7 @@ class NoteBodies:
         self.patch = Body(patch, "application/merge-patch+json", "application/json")
         imported: type[_ImportedNote] = create_model("ImportedNoteIn", __base__=_ImportedNote, **text)
         self.imported_note = Body(imported)
-        self.lines = Lines(LINES_DESCRIPTION, settings.body_limit_bytes)
+        self.lines = Lines(LINES_DESCRIPTION, f"{json.dumps(NOTE)}\n", settings.body_limit_bytes)
         longest = settings.title_max_length + settings.description_max_length
         limit = max(1, min(MAX_ITEMS, ITEMS_LIMIT_CHARACTERS // longest))
         self.items = Body(

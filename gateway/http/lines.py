@@ -31,8 +31,9 @@ class Lines:
     problems = (REQUEST_TIMEOUT, UNSUPPORTED_MEDIA_TYPE)
     limit_bytes = UNLIMITED
 
-    def __init__(self, description: str, line_limit_bytes: int) -> None:
+    def __init__(self, description: str, example: str, line_limit_bytes: int) -> None:
         self._description = description
+        self._example = example
         self.line_limit_bytes = line_limit_bytes
         """Of a longer line, only one byte more than this is kept."""
 
@@ -61,7 +62,7 @@ class Lines:
     @property
     def openapi(self) -> OpenApi:
         """The request body."""
-        schema = {"type": "string", "description": self._description}
+        schema = {"type": "string", "description": self._description, "examples": [self._example]}
         return {"requestBody": {"required": True, "content": {NDJSON: {"schema": schema}}}}
 
 
