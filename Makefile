@@ -9,7 +9,7 @@ TIMES ?= 10
 SBOM ?= sbom.cdx.json
 RIGS ?= postgres-pair broker-nodes clocks
 
-.PHONY: help up down logs stop-worker start-worker doctor seed dev format generate check test retest smoke docs faults mutations failover outages versions servers fuzz bench bench-quick bench-scale numbers sbom
+.PHONY: help up down logs stop-worker start-worker doctor seed dev format generate check test retest smoke docs faults mutations failover outages versions servers fuzz bench bench-quick bench-scale numbers million sbom
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -58,7 +58,7 @@ check: .venv/made ## format, lint, types, import rules
 	$(RUN) ruff format --check .
 	$(RUN) ruff check .
 	$(RUN) mypy
-	$(RUN) lint-imports --no-cache
+	PYTHONPATH=client $(RUN) lint-imports --no-cache
 	$(UV) lock --check
 
 test: .venv/$(GROUP) ## run the tests on a real Postgres and a real RabbitMQ
@@ -113,6 +113,10 @@ bench-scale: .venv/bench ## reads of an owner with a million notes against one w
 
 numbers: .venv/bench ## what an operator plans with: bytes, sessions, pruning; ten minutes, 10 GB of disk, Docker
 	@$(RUN) python -m bench.numbers
+
+million: .venv/$(GROUP) .venv/bench ## export and import a million notes, each interrupted three times; half an hour, Docker
+	NOTES=1000000 RESULTS=docs/performance/million.json $(RUN) pytest -s tests/system/test_million.py
+	@$(RUN) python -m bench.memory docs/performance/million.json
 
 ##@ Release
 

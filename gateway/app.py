@@ -15,6 +15,7 @@ from gateway.api import changes, commands, health, tokens, users, versions
 from gateway.api.docs import build_docs_operations
 from gateway.api.document import DESCRIPTION, TAGS, build_security_schemes
 from gateway.api.notes import build_note_operations
+from gateway.api.transfer import build_transfer_operations
 from gateway.api.trash import build_trash_operations
 from gateway.http.front import Front
 from gateway.http.openapi import build_operation_id, check_served, declare, extend_document
@@ -101,6 +102,7 @@ def collect_operations(settings: GatewaySettings) -> Sequence[Operation[Gateway]
         *changes.operations,
         *build_trash_operations(settings),
         *versions.operations,
+        *build_transfer_operations(settings),
     )
     operations = [*of_notes, *commands.operations, *account, *health.operations]
     if settings.is_loopback_only:

@@ -40,5 +40,8 @@ class Authentication(Protocol):
         `trust_seconds` is how long ago the last check may have been, by default 30.
         """
 
+    async def authenticate_again(self, authorization: bytes | None) -> Caller:
+        """As `authenticate`, but checked against Postgres now, if that answers, whatever was confirmed before."""
+
     def forget(self, owner: int) -> None:
         """Forget what is cached about the owner's credentials, because they may have changed."""

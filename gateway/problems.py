@@ -93,7 +93,7 @@ URI_TOO_LONG = _define("uri_too_long", 414, "Path and query are too long")
 UNSUPPORTED_MEDIA_TYPE = _define(
     "unsupported_media_type",
     415,
-    "The body is compressed, or not declared as JSON in UTF-8",
+    "The body is compressed, or not declared as the operation's media type in UTF-8",
     possible_headers=("Accept-Encoding",),
 )
 MISDIRECTED_REQUEST = _define(

@@ -11,6 +11,8 @@ from gateway.auth.keys import KeyedHashes
 from gateway.auth.passwords import Passwords
 from gateway.auth.throttles import Throttles
 from gateway.caller import Authentication
+from gateway.reads.exports import Exports
+from gateway.reads.fair_limiter import FairLimiter
 from gateway.reads.followers import Followers
 from gateway.reads.kept_pages import KeptPages
 from gateway.reads.queries import Queries
@@ -23,6 +25,11 @@ from gateway.writes.submission import Submission
 from shared.broker import SETUP_TIMEOUT_SECONDS
 from shared.clock import Clock
 from shared.metrics import watch_loop
+
+IMPORTS_LIMIT = 8
+"""Imports at once in a process."""
+IMPORTS_SHARE = 2
+"""Imports at once of one user: a second one may begin before the gateway notices that the first has lost its client."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,8 +45,12 @@ class Gateway:
     """Keeps pages of lists in memory."""
     followers: Followers
     """Wakes those who wait for changes."""
+    exports: Exports
+    """Reads all notes of an owner."""
     submission: Submission
     """Performs the writes."""
+    import_permits: FairLimiter
+    """Limits the imports at once."""
     publisher: Publisher
     """Publishes commands to the broker."""
     replies: Replies
@@ -92,7 +103,9 @@ async def open_resources(settings: GatewaySettings) -> AsyncIterator[Gateway]:
             queries=queries,
             kept_pages=KeptPages(settings.kept_pages_bytes),
             followers=followers,
+            exports=Exports(settings),
             submission=submission,
+            import_permits=FairLimiter(IMPORTS_LIMIT, IMPORTS_SHARE if settings.auth == "password" else IMPORTS_LIMIT),
             publisher=publisher,
             replies=replies,
             command_urls=command_urls,

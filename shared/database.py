@@ -7,6 +7,7 @@ from functools import partial
 from typing import Any
 
 import asyncpg
+from asyncpg.cursor import Cursor
 from pydantic import Secret
 from sqlalchemy import Table
 from sqlalchemy.dialects.postgresql.asyncpg import dialect
@@ -94,6 +95,10 @@ class Statement:
             if self.settings:
                 return await self._fetch_with_settings(session, arguments)
             return await session.fetch(self.sql, *arguments)
+
+    async def open_cursor(self, session: Session, **values: object) -> "Cursor[asyncpg.Record]":
+        """Return a cursor over the rows, in the session's transaction; raises as `fetch`."""
+        return await session.cursor(self.sql, *(values[name] for name in self.parameters))
 
     async def _fetch_with_settings(self, session: Session, arguments: list[object]) -> list[asyncpg.Record]:
         transaction = session.transaction(readonly=True)

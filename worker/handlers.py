@@ -11,6 +11,7 @@ from shared.contracts import (
     ChangeNotes,
     ChangeUser,
     Command,
+    CreateItem,
     CreateNote,
     CreateToken,
     DeleteNote,
@@ -45,13 +46,14 @@ Change = ReplaceNote | PatchNote | DeleteNote
 
 
 def create_note(command: CreateNote, note_id: int) -> NoteWritten:
-    """Return a new note, created when its command was issued."""
+    """Return a new note, created when its command was issued or, if it is imported, at an earlier time."""
+    given = command.data.created_date if isinstance(command.data, CreateItem) else None
     note = Note(
         id=note_id,
         owner_id=command.owner,
         title=command.data.title,
         description=command.data.description,
-        created_date=command.time,
+        created_date=min(given or command.time, command.time),
         updated_date=command.time,
         version=1,
     )

@@ -1,5 +1,6 @@
 """The request bodies of writes to notes, single or batched. In the OpenAPI document their names end in `In`."""
 
+import json
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, Field, create_model
@@ -7,16 +8,36 @@ from pydantic import AfterValidator, BaseModel, Field, create_model
 from gateway.api.schemas import ITEMS
 from gateway.http.body import Body
 from gateway.http.conditional import PreconditionHeaders
+from gateway.http.lines import Lines
 from gateway.http.omittable import Omittable
+from gateway.http.parameters import Time
 from gateway.settings import GatewaySettings
-from gateway.writes.states import NOTE_TEXT
-from shared.contracts import MAX_ITEMS, MAX_VERSION, STORABLE, Int64, NoteItems, NoteText, check_storable
+from gateway.writes.states import NOTE, NOTE_TEXT
+from shared.contracts import (
+    MAX_ITEMS,
+    MAX_VERSION,
+    PAST_INSTANT_END,
+    PAST_INSTANT_MIN,
+    STORABLE,
+    CreateItem,
+    Int64,
+    NoteItems,
+    NoteText,
+    check_storable,
+)
 
 ITEMS_LIMIT_CHARACTERS = 10_000_000
 """Limit on the total length of the notes in a batch: a patch of a few bytes rewrites the whole note."""
 ITEMS_LIMIT_BYTES = 2 * 1024 * 1024
 ITEMS_LIMIT_VALUES = 20_000
 """Limit on the members and items in a request: enough for a full batch with every member and a few versions each."""
+
+
+LINES_DESCRIPTION = (
+    "A note in each line, as lists and exports print it: `title` and `description`, perhaps `created_date`; `id`, "
+    "`version` and `updated_date` are ignored, and so are the first and the last line of an export"
+)
+ImportedTime = Annotated[Time, Field(ge=PAST_INSTANT_MIN, lt=PAST_INSTANT_END)]
 
 
 class _Patch(BaseModel, extra="forbid", json_schema_extra={"examples": [{"title": "Blue ink"}]}):
@@ -41,6 +62,19 @@ class _Change(_Item):
     """Write only if the note is in one of these versions"""
     if_none_match: Omittable[Versions] = None
     """Write only if the note is in none of these versions"""
+
+
+class _ImportedNote(NoteText, extra="forbid", json_schema_extra={"examples": [NOTE]}):
+    """A note as lists and exports print it; its id, version and update are not imported."""
+
+    id: Any = Field(None, exclude=True)
+    version: Any = Field(None, exclude=True)
+    updated_date: Any = Field(None, exclude=True)
+    created_date: Omittable[ImportedTime] = None
+
+    def to_item(self) -> CreateItem:
+        """Return the write that creates the note."""
+        return CreateItem.model_validate(self.model_dump(exclude_unset=True))
 
 
 class _Items(BaseModel, extra="forbid", json_schema_extra={"examples": [ITEMS]}):
@@ -70,6 +104,9 @@ class NoteBodies:
         )
         self.note = Body(note, "application/json")
         self.patch = Body(patch, "application/merge-patch+json", "application/json")
+        imported: type[_ImportedNote] = create_model("ImportedNoteIn", __base__=_ImportedNote, **text)
+        self.imported_note = Body(imported)
+        self.lines = Lines(LINES_DESCRIPTION, f"{json.dumps(NOTE)}\n", settings.body_limit_bytes)
         longest = settings.title_max_length + settings.description_max_length
         limit = max(1, min(MAX_ITEMS, ITEMS_LIMIT_CHARACTERS // longest))
         self.items = Body(

@@ -5,6 +5,7 @@ Postgres does not answer, a valid access token may write, and so may a personal 
 """
 
 import asyncio
+import math
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 from functools import partial
@@ -39,6 +40,10 @@ class NoAuthentication:
         confirm: bool,  # noqa: ARG002 - as the protocol has it
         trust_seconds: float | None = None,  # noqa: ARG002 - as the protocol has it
     ) -> Caller:
+        """Return the implicit owner."""
+        return IMPLICIT_CALLER
+
+    async def authenticate_again(self, _: bytes | None) -> Caller:
         """Return the implicit owner."""
         return IMPLICIT_CALLER
 
@@ -80,6 +85,12 @@ class BearerTokens:
         if confirm:
             await self._confirm(token, caller)
         return caller
+
+    async def authenticate_again(self, authorization: bytes | None) -> Caller:
+        """Return the token's holder, confirmed now unless Postgres does not answer."""
+        if caller := self._known.get(parse_bearer_token(authorization)):
+            caller.confirmed_at = -math.inf
+        return await self.authenticate(authorization, confirm=True)
 
     def forget(self, owner: int) -> None:
         """Forget the callers who act for the owner."""

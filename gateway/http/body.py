@@ -46,7 +46,10 @@ class Body(Generic[ModelT]):
     async def read(self, request: Request) -> ModelT:
         """Return the parsed body; raises ProblemError 400, 408, 413, 415 or 422."""
         self._require_media_type(request)
-        body = await request.body()
+        return self.parse(await request.body())
+
+    def parse(self, body: bytes) -> ModelT:
+        """Return the parsed JSON; raises ProblemError 400 or 422."""
         if has_more_values(body, self._values_limit) and not is_broken(body):
             detail = f"Has more than {self._values_limit} members and items in total"
             too_many = ErrorDetails(type="too_many_values", loc=(), msg=detail, input=None)

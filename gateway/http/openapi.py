@@ -6,9 +6,10 @@ from typing import Any
 from fastapi import FastAPI
 from fastapi.routing import APIRoute
 from pydantic.json_schema import models_json_schema
+from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute
 
-from gateway.http.answers import PROBLEM_JSON
+from gateway.http.answers import JSON, PROBLEM_JSON
 from gateway.http.body import SCHEMA
 from gateway.http.idempotency import IDEMPOTENCY_KEY
 from gateway.http.operations import PUBLIC, Operation
@@ -44,9 +45,15 @@ def declare(app: FastAPI, operation: Operation[Any]) -> None:
         tags=[operation.tag],
         status_code=next(iter(operation.answers), HTTPStatus.OK),
         response_model=operation.returns,
+        response_class=_build_response_class(operation.media_type),
         responses=answers | _describe_problems(operation),
         openapi_extra=_describe_request(operation),
     )
+
+
+def _build_response_class(media_type: str) -> type[Response]:
+    """Return a class from which FastAPI takes the media type."""
+    return JSONResponse if media_type == JSON else type("Response", (Response,), {"media_type": media_type})
 
 
 async def _served_by_the_front() -> None:
@@ -139,6 +146,8 @@ def _name_bodies(document: OpenApi) -> None:
     for operation in _list_operations(document):
         for content in operation.get("requestBody", {}).get("content", {}).values():
             schema = dict(content["schema"])
+            if "title" not in schema:  # not a model's
+                continue
             schemas |= schema.pop("$defs", {})
             schemas[schema["title"]] = schema
             content["schema"] = {"$ref": SCHEMA.format(model=schema["title"])}

@@ -8,8 +8,9 @@ from dataclasses import KW_ONLY, dataclass, field
 from functools import cached_property
 from typing import Any, Concatenate, Generic, Literal, ParamSpec, TypeVar
 
-from gateway.http.answers import Answer
+from gateway.http.answers import JSON, Answer
 from gateway.http.body import Body
+from gateway.http.lines import UNLIMITED, Lines
 from gateway.http.parameters import NO_QUERY, Parameters
 from gateway.http.requests import OpenApi, Reader, Request
 from gateway.problems import (
@@ -65,6 +66,8 @@ class Operation(Generic[ResourcesT]):
     """Whether undeclared query parameters are ignored instead of rejected."""
     returns: Any = None
     """The type of the body of a successful answer."""
+    media_type: str = JSON
+    """Its media type; one other than JSON's has no type."""
     answers: Mapping[int, OpenApi] = field(default_factory=dict)
     """Descriptions of the answers that are not problems, by status; the usual one first."""
     problems: tuple[ProblemType, ...] = ()
@@ -79,14 +82,15 @@ class Operation(Generic[ResourcesT]):
     @cached_property
     def body_limit_bytes(self) -> int | None:
         """The limit on the body; None for that of the settings."""
-        return next((each.limit_bytes for each in self.inputs if isinstance(each, Body)), None)
+        return next((each.limit_bytes for each in self.inputs if isinstance(each, Body | Lines)), None)
 
     @property
     def all_problems(self) -> set[ProblemType]:
         """Every problem that the operation may be answered with."""
         of_credentials = () if self.requires == PUBLIC else AUTHENTICATION_PROBLEMS
         of_readers = [problem for reader in self.readers for problem in reader.problems]
-        return {*COMMON_PROBLEMS, *of_credentials, *of_readers, *self.problems}
+        problems = {*COMMON_PROBLEMS, *of_credentials, *of_readers, *self.problems}
+        return problems - {BODY_TOO_LARGE} if self.body_limit_bytes == UNLIMITED else problems
 
 
 def _decorator(

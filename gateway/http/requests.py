@@ -100,5 +100,20 @@ class Request(StarletteRequest):
             raise ProblemError(REQUEST_TIMEOUT, detail, headers={"Connection": "close"}) from None
         return b"".join(parts)
 
+    async def receive_part(self) -> tuple[bytes, bool]:
+        """Return the next part of the body, and whether more follow.
+
+        Raises ProblemError 408 if it does not arrive in time, or ClientDisconnect.
+        """
+        try:
+            async with asyncio.timeout(BODY_TIMEOUT_SECONDS):
+                message = await self.receive()
+        except TimeoutError:
+            detail = f"No part of the body arrived for {BODY_TIMEOUT_SECONDS:.0f} seconds"
+            raise ProblemError(REQUEST_TIMEOUT, detail, headers={"Connection": "close"}) from None
+        if message["type"] == "http.disconnect":
+            raise ClientDisconnect
+        return message.get("body", b""), message.get("more_body", False)
+
     def _build_too_large(self) -> ProblemError:
         return ProblemError(BODY_TOO_LARGE, f"The body is larger than {self.body_limit_bytes} bytes")

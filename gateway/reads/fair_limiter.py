@@ -6,8 +6,8 @@ oldest request, so the many requests of one owner wait for each other.
 
 import asyncio
 from collections import Counter, OrderedDict, deque
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from typing import TypeAlias
 
 from gateway.problems import OVERLOADED, ProblemError, build_retry_after
@@ -45,6 +45,17 @@ class FairLimiter:
             self._acquire(owner)
         else:
             await self._wait(owner, deadline)
+        try:
+            yield
+        finally:
+            self._release(owner)
+
+    @contextmanager
+    def permit_at_once(self, owner: int) -> Iterator[None]:
+        """Hold a permit during the block; raises ShareExhaustedError if the owner cannot get one without waiting."""
+        if not self._may_acquire(owner):
+            raise ShareExhaustedError
+        self._acquire(owner)
         try:
             yield
         finally:

@@ -341,6 +341,18 @@ def _build_changes() -> Statement:
 
 LIST_CHANGES = _build_changes()
 
+# Both run in one transaction with one snapshot.
+START_EXPORT = Statement.compile(select(users.c.revision, func.now().label("time")).where(_IS_CALLER))
+EXPORT_NOTES = Statement.compile(
+    select(notes.c.id, _PRINTED_NOTE.label("note"))
+    .where(
+        select(users.c.id).where(_IS_CALLER).exists(),
+        notes.c.owner_id.between(_OWNER, _OWNER),
+        tuple_(notes.c.owner_id, notes.c.id) > tuple_(_OWNER, bindparam("after_id", type_=BigInteger)),
+    )
+    .order_by(notes.c.owner_id, notes.c.id)
+)
+
 
 _SEARCHED: dict[str, TypeEngine[Any]] = {
     **dict.fromkeys(("owner", "bound", "reach"), BigInteger()),

@@ -36,7 +36,7 @@ from gateway.settings import GatewaySettings
 from gateway.telemetry.metrics import UNPUBLISHED
 from gateway.telemetry.tracing import start_publish_span
 from gateway.writes.command_urls import CommandUrls
-from gateway.writes.outcomes import Recipient, build_answer
+from gateway.writes.outcomes import IDEMPOTENT_REPLAYED, Recipient, build_answer, build_problem
 from gateway.writes.publisher import (
     NotAcceptedError,
     OverloadedError,
@@ -47,13 +47,28 @@ from gateway.writes.publisher import (
 from gateway.writes.replies import Attempt, Replies
 from gateway.writes.states import CommandState
 from shared.clock import Clock
-from shared.contracts import MAX_COMMAND_BYTES, NO_OWNER, Command, NoteTarget, Outcome, RegisterUser, outcome_for
+from shared.contracts import (
+    MAX_COMMAND_BYTES,
+    NO_OWNER,
+    ChangeNotes,
+    Command,
+    NoteItems,
+    NoteTarget,
+    Outcome,
+    OutcomeStatus,
+    RegisterUser,
+    outcome_for,
+)
 from shared.logs import bind_ids
 from shared.tracing import Span
 
 LOOK_UP_TIMEOUT_SECONDS = 1.0
 KEY_LOOK_UP_TIMEOUT_SECONDS = 0.4
 """Follows the publish timeout, within the second by which an answer may exceed its deadline."""
+IMPORT_WAIT_SECONDS = 30.0
+"""How long a part of an import waits for its outcome; longer than a restart of Postgres takes."""
+REPLY_WAIT_SECONDS = 5.0
+LOOK_UP_INTERVAL_SECONDS = 1.0
 REPEAT_FREELY = "It is safe to repeat"
 REPEAT_WITH_KEY = "An earlier request with the key may have one: repeat it with the same key, never as a new write"
 WRITE_PROBLEMS = (
@@ -142,6 +157,40 @@ class Submission:
         with self._replies.expect(self._build_command(model, data, identity)) as attempt:
             await self._publisher.publish(attempt)
 
+    async def import_notes(self, caller: Caller, items: NoteItems, first_line: int, key: str | None) -> str | None:
+        """Create the notes of some lines of an import, and wait for the outcome for at most IMPORT_WAIT_SECONDS.
+
+        With a key, the same lines have one effect, however often they are imported. Returns None once the notes exist,
+        or the command's URL if the outcome is still pending. Raises ProblemError as `perform`, or with the problem of
+        the outcome.
+        """
+        command_id = build_command_id(caller.owner, ChangeNotes.type_name(), first_line, key)
+        identity = self._build_identity(caller, command_id, key)
+        span = start_publish_span(self._publisher.topology, caller.owner, command_id, ChangeNotes)
+        command = self._build_command(ChangeNotes, items, identity, traceparent=span.traceparent, dataversion=2)
+        outcome = await self._look_up(command) if key else None  # a repeated import costs no messages
+        if outcome is None:
+            with self._replies.expect(command) as attempt:
+                outcome = await self._publish(attempt, span, is_repeatable=key is not None)
+                outcome = outcome or await self._await_import(attempt)
+        url = partial(self._command_urls.url, command, confirmed=True)
+        if outcome is None:
+            return url()
+        if outcome.status is not OutcomeStatus.APPLIED:
+            is_earlier = outcome.attempt_id not in (None, command.attempt_id)
+            raise build_problem(outcome, url, {IDEMPOTENT_REPLAYED: "true"} if is_earlier else {})
+        return None
+
+    async def _await_import(self, attempt: Attempt) -> Outcome | None:
+        """Return the outcome; looks it up every second after REPLY_WAIT_SECONDS, as while Postgres restarts."""
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + IMPORT_WAIT_SECONDS
+        outcome = await self._await_outcome(attempt, loop.time() + REPLY_WAIT_SECONDS)
+        while outcome is None and loop.time() < deadline and not self._replies.draining:
+            await asyncio.sleep(LOOK_UP_INTERVAL_SECONDS)
+            outcome = await self._look_up(attempt.command)
+        return outcome
+
     async def perform(
         self,
         request: Request,
@@ -187,8 +236,10 @@ class Submission:
         identity: Identity,
         query: bytes = b"",
         traceparent: str | None = None,
+        **members: int,
     ) -> Command:
         return model(
+            **members,
             id=identity.command_id,
             time=identity.issued_at,
             may_expire=identity.may_expire or None,

@@ -69,9 +69,12 @@ from shared.contracts.outcomes import (
 )
 from shared.contracts.values import (
     MAX_VERSION,
+    PAST_INSTANT_END,
+    PAST_INSTANT_MIN,
     STORABLE,
     Instant,
     Int64,
+    PastInstant,
     PrintedTime,
     StorableText,
     check_storable,

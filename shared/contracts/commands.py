@@ -115,7 +115,7 @@ class ChangeNotes(Envelope):
     """Add, change and remove several notes atomically."""
 
     type: Literal["notes.change"] = "notes.change"
-    dataversion: Literal[1] = 1
+    dataversion: Literal[1, 2] = 1  # 2 knows created_date; only imports need it
     data: NoteItems
 
     def split(self) -> Iterator["SingleNoteCommand"]:

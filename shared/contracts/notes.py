@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, Field
 
-from shared.contracts.values import STORABLE, Int64, check_storable
+from shared.contracts.values import STORABLE, Int64, PastInstant, check_storable
 
 TITLE_HARD_LIMIT = 10_000
 DESCRIPTION_HARD_LIMIT = 1_000_000
@@ -67,6 +67,8 @@ class CreateItem(NoteText, frozen=True):
     """One of several writes: a new note."""
 
     op: Literal["create"] = "create"
+    created_date: PastInstant | None = None
+    """When an imported note was created; a later time than the command's counts as the command's."""
 
 
 class ReplaceItem(NoteReplacement, frozen=True):

@@ -27,6 +27,10 @@ MAX_VERSION = 2**31 - 1
 Int64 = Annotated[int, Field(ge=-(2**63), le=2**63 - 1)]
 Instant = Annotated[AwareDatetime, Field(ge=datetime(2000, 1, 1, tzinfo=UTC), lt=datetime(9000, 1, 1, tzinfo=UTC))]
 """A time that Postgres can store, and that can be converted to any time zone."""
+PAST_INSTANT_MIN = datetime(1, 1, 2, tzinfo=UTC)
+PAST_INSTANT_END = datetime(9000, 1, 1, tzinfo=UTC)
+PastInstant = Annotated[AwareDatetime, Field(ge=PAST_INSTANT_MIN, lt=PAST_INSTANT_END)]
+"""As `Instant`, from the first years on."""
 
 
 def print_time(time: datetime) -> str:

@@ -26,7 +26,7 @@ MAX_DEPTH = 100
 _NO_REPLAY = {"replayed_at": None, "replay_forced": None}
 _CONTAINERS = (dict, list)
 _COMMAND_TYPES: tuple[type[Command], ...] = get_args(Command)
-_VERSIONS = {model.type_name(): model.model_fields["dataversion"].default for model in _COMMAND_TYPES}
+_VERSIONS = {model.type_name(): max(get_args(model.model_fields["dataversion"].annotation)) for model in _COMMAND_TYPES}
 _COMMAND: TypeAdapter[Command] = TypeAdapter(Annotated[Command, Field(discriminator="type")])
 # Fails fast: the list of all errors in a hostile message would take hundreds of times the memory of the message.
 _COMMANDS: TypeAdapter[list[Command]] = TypeAdapter(

@@ -13,7 +13,7 @@ import pytest
 from dev.openapi import PATH, document
 from tests.support.canaries import NOTE, PASSWORD
 
-PACKAGE = "inkwell_client"
+PACKAGE = "generated_client"
 
 
 def test_document_is_what_a_gateway_serves() -> None:
@@ -26,7 +26,7 @@ def package(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     folder = tmp_path_factory.mktemp("generated")
     program, where = Path(sys.executable).parent / "openapi-python-client", folder / PACKAGE
     quiet = folder / "config.yaml"
-    quiet.write_text("post_hooks: []\n")
+    quiet.write_text("post_hooks: []\ncontent_type_overrides: {application/x-ndjson: application/octet-stream}\n")
     arguments = ["--path", PATH, "--output-path", where, "--meta", "none", "--config", quiet, "--fail-on-warning"]
     subprocess.run([str(program), "generate", *map(str, arguments)], check=True, capture_output=True, timeout=120)
     with pytest.MonkeyPatch.context() as patch:

@@ -1,5 +1,9 @@
-"""Credentials for operations that change or delete the account: a new user's, so that later cases still work."""
+"""Bodies of lines, and credentials for operations that change or delete the account.
 
+These are a new user's, so that later cases still work.
+"""
+
+import json
 from typing import Any
 from uuid import uuid4
 
@@ -7,6 +11,12 @@ import httpx
 import schemathesis
 
 from tests.support.canaries import PASSWORD
+
+
+@schemathesis.serializer("application/x-ndjson")
+def serialize_lines(_: Any, drawn: Any) -> bytes:
+    """The lines of an import; what is no text becomes a line of JSON."""
+    return (drawn if isinstance(drawn, str) else json.dumps(drawn, default=str)).encode(errors="replace")
 
 
 @schemathesis.auth(refresh_interval=None).apply_to(path="/users/me", method=["PATCH", "DELETE"])

@@ -38,6 +38,7 @@ from tests.support.witness import Witness
 
 KEY = {"Idempotency-Key": "8e03978e"}
 JSON = {"Content-Type": "application/json"}
+NDJSON = {"Content-Type": "application/x-ndjson"}
 COMPRESSED = {"Content-Encoding": "gzip"}
 POISON = """
     alter table notes add constraint poison check (title <> 'poison') not valid;
@@ -221,9 +222,17 @@ async def read_too_much_at_once(world: World) -> None:
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(fair_limiter, "WAITING_LIMIT", 0)
             patch.setattr(fair_limiter.FairLimiter, "_may_acquire", lambda *_: False)
-            lists = ("/notes", "/notes/search?q=ink", "/notes/trash", f"{account.note}/versions", "/auth/tokens")
+            lists = (
+                "/notes",
+                "/notes/search?q=ink",
+                "/notes/trash",
+                f"{account.note}/versions",
+                "/auth/tokens",
+                "/notes/export",
+            )
             for path in lists:
                 await client.get(path, headers=account.person.headers)
+            await client.post("/notes/import", headers=account.person.headers | NDJSON)
 
 
 async def follow_changes(world: World) -> None:
@@ -397,16 +406,24 @@ async def write_slowly(world: World) -> None:
     """At a gateway that does not wait for bodies."""
 
     async def body() -> AsyncIterator[bytes]:
-        yield b"{"
         await asyncio.sleep(0.2)
+        yield b"{"
 
     account = await world.account()
     writes = [(method, path, "application/json") for method, path, body in account.writes("slow") if body]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(requests, "BODY_TIMEOUT_SECONDS", 0.0)
-        for method, path, media_type in (*writes, ("POST", "/auth/token", "application/x-www-form-urlencoded")):
+        writes += [("POST", "/auth/token", "application/x-www-form-urlencoded")]
+        writes += [("POST", "/notes/import", NDJSON["Content-Type"])]
+        for method, path, media_type in writes:
             headers = account.person.headers | {"Content-Type": media_type}
             await world.client.request(method, path, content=body(), headers=headers)
+
+
+async def import_notes(world: World) -> None:
+    headers = (await world.account()).person.headers
+    for other in (NDJSON, NDJSON | {"Idempotency-Key": ""}, NDJSON | COMPRESSED):
+        await world.client.post("/notes/import", content=b"{}", headers=headers | other)
 
 
 SCENARIOS: dict[str, Callable[[World], Awaitable[None]]] = {
@@ -433,6 +450,7 @@ SCENARIOS: dict[str, Callable[[World], Awaitable[None]]] = {
         write_unconfirmed,
         write_without_a_broker,
         write_slowly,
+        import_notes,
     )
 }
 
@@ -460,6 +478,7 @@ def test_operations_have_names_that_people_would_give() -> None:
         *("listNotes", "searchNotes", "changeNotes", "getNote", "createNote", "replaceNote", "patchNote", "deleteNote"),
         "listChanges",
         *("listTrash", "getTrashedNote", "restoreNote", "purgeNote", "listVersions", "getVersion"),
+        *("exportNotes", "importNotes"),
         *("registerUser", "getUser", "changeUser", "deleteUser"),
         *("issueToken", "createToken", "listTokens", "getToken", "revokeToken"),
         *("getCommand", "live", "ready"),

@@ -13,6 +13,7 @@ from gateway.caller import IMPLICIT_CALLER
 from gateway.reads.errors import DatabaseUnavailableError
 from gateway.reads.queries import SESSION_SETTINGS, Queries, describe_failure
 from gateway.reads.statements import (
+    EXPORT_NOTES,
     FIND_NOTES,
     FIND_TRASHED,
     FIND_VERSION,
@@ -184,6 +185,14 @@ async def test_list_is_read_in_the_order_of_an_index(session: Session, shape: Li
     plan = await plan_of(session, build_list_statement(shape), after_key=AFTER[shape.sorted_by])
 
     assert used(plan) == {"users_pkey", INDEX[shape.sorted_by]}, plan
+    assert "Sort" not in plan, plan
+
+
+@pytest.mark.parametrize("after_id", [0, 20_000])
+async def test_export_is_read_in_the_order_of_an_index(session: Session, after_id: int) -> None:
+    plan = await plan_of(session, EXPORT_NOTES, after_id=after_id)
+
+    assert used(plan) == {"users_pkey", "notes_owner_id_id_idx"}, plan
     assert "Sort" not in plan, plan
 
 

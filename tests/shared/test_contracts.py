@@ -139,6 +139,22 @@ TRASH: list[Command] = [
     RestoreNote(**envelope(1), data=NoteTarget(note_id=7, if_match=(2, 3))),
     PurgeNote(**envelope(2), data=NoteTarget(note_id=8, if_none_match=(4,))),
 ]
+IMPORTED: list[Command] = [
+    ChangeNotes(
+        **envelope(1),
+        dataversion=2,
+        data=NoteItems(
+            items=(
+                CreateItem(
+                    title="Ink",
+                    description="Buy a bottle — blue 🖋",
+                    created_date=datetime(1969, 7, 20, 20, 17, 40, 1, tzinfo=UTC),
+                ),
+                CreateItem(title="Pen", description=""),
+            )
+        ),
+    )
+]
 FIRST_COMMANDS: list[Command] = [
     command.model_copy(update={"dataversion": 1}) for command in (CREATE, REPLACE, REPLACE_IF_MATCH, DELETE)
 ]
@@ -197,6 +213,7 @@ def batch_with_raw_title(raw_title: bytes) -> bytes:
         ("commands.v2", COMMANDS),
         ("account-commands.v1", ACCOUNT_COMMANDS),
         ("several-at-once.v1", SEVERAL),
+        ("several-at-once.v2", IMPORTED),
         ("renewed-hash.v1", RENEWAL),
         ("trash.v1", TRASH),
     ],
@@ -211,7 +228,7 @@ def test_golden_replies_are_read() -> None:
 
 @pytest.mark.parametrize(
     "command",
-    COMMANDS + FIRST_COMMANDS + ACCOUNT_COMMANDS + SEVERAL + RENEWAL + TRASH,
+    COMMANDS + FIRST_COMMANDS + ACCOUNT_COMMANDS + SEVERAL + IMPORTED + RENEWAL + TRASH,
     ids=lambda command: command.type,
 )
 def test_command_is_read_as_it_was_written(command: Command) -> None:

@@ -256,3 +256,17 @@ async def statements(connections: Connections, batch: Sequence[Command]) -> list
     async with connections.acquire() as session:
         session.remove_query_logger(seen.append)
     return [logged.query for logged in seen]
+
+
+async def test_imported_note_keeps_its_creation_unless_that_is_later_than_the_command(
+    connections: Connections, database: "Connection[Record]"
+) -> None:
+    now = datetime.now(UTC)
+    dates = [datetime(1, 1, 2, tzinfo=UTC), now - timedelta(days=1), now + timedelta(days=1), None]
+    items = [CreateItem(title="Ink", description="", created_date=date) for date in dates]
+
+    await apply_batch(connections, [several(*items, dataversion=2, time=now)])
+
+    rows = await database.fetch("select created_date, updated_date, version from notes order by id")
+    assert [row["created_date"] for row in rows] == [*dates[:2], now, now]
+    assert {(row["updated_date"], row["version"]) for row in rows} == {(now, 1)}

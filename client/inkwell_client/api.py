@@ -1,0 +1,89 @@
+"""Requests to Inkwell's API: which answers are errors, which are repeated, and for how long."""
+
+import random
+import sys
+import time
+from http import HTTPStatus
+from typing import Any
+
+import httpx
+
+from inkwell_client.credentials import Credentials
+from inkwell_client.errors import ClientError, UnavailableError
+
+TIMEOUT_SECONDS = 60.0
+"""Longer than an import waits for an outcome, and than the heartbeats of a stream are apart."""
+PATIENCE_SECONDS = 300.0
+MAX_PAUSE_SECONDS = 10.0
+RETRIED = (
+    HTTPStatus.REQUEST_TIMEOUT,
+    HTTPStatus.TOO_MANY_REQUESTS,
+    HTTPStatus.BAD_GATEWAY,
+    HTTPStatus.SERVICE_UNAVAILABLE,
+    HTTPStatus.GATEWAY_TIMEOUT,
+)
+REFUSED = (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN)
+
+
+def connect(credentials: Credentials) -> httpx.Client:
+    """Return a client of the deployment."""
+    headers = {"Authorization": f"Bearer {credentials.token}"} if credentials.token else {}
+    return httpx.Client(base_url=credentials.url, headers=headers, timeout=TIMEOUT_SECONDS)
+
+
+def check(answer: httpx.Response) -> None:
+    """Raise UnavailableError if the request should be repeated, and ClientError for any other failure."""
+    if answer.is_success:
+        return
+    answer.read()
+    reason = describe(answer)
+    if answer.status_code in RETRIED:
+        retry_after = answer.headers.get("retry-after", "")
+        raise UnavailableError(reason, float(retry_after) if retry_after.isdecimal() else 0.0)
+    raise ClientError(reason)
+
+
+def check_problem(problem: dict[str, Any] | None) -> None:
+    """Raise the error for a problem within a stream, as `check`; does nothing for None."""
+    if problem is None:
+        return
+    reason = f"{problem['code']}: {problem['detail']}"
+    if problem["status"] in REFUSED:
+        raise ClientError(f"{reason}; sign in again with `inkwell login URL`, then repeat the command: it continues")
+    if problem["status"] in RETRIED:
+        raise UnavailableError(reason)
+    raise ClientError(reason)
+
+
+def describe(answer: httpx.Response) -> str:
+    """Return what an error answer says, in one line."""
+    try:
+        problem = answer.json()
+        return f"{problem['code']}: {problem['detail']}"
+    except (ValueError, TypeError, KeyError):
+        return f"{answer.request.url} answers {answer.status_code} {answer.reason_phrase}"
+
+
+class Patience:
+    """Pauses between repetitions, until nothing has worked for PATIENCE_SECONDS."""
+
+    def __init__(self, seconds: float = PATIENCE_SECONDS) -> None:
+        self._seconds = seconds
+        self.renew()
+
+    def renew(self) -> None:
+        """Begin anew, since something has worked."""
+        self._ends_at = time.monotonic() + self._seconds
+        self._pause_seconds = 0.5
+
+    def pause(self, error: Exception) -> None:
+        """Wait before the next attempt; raises ClientError if there should be none."""
+        reason = str(error) or type(error).__name__
+        if time.monotonic() > self._ends_at:
+            raise ClientError(
+                f"{reason}; gave up after {self._seconds:.0f} s, repeat the command to continue"
+            ) from None
+        sys.stderr.write(f"{reason} (trying again)\n")
+        asked = error.retry_after_seconds if isinstance(error, UnavailableError) else 0.0
+        time.sleep(max(self._pause_seconds * random.uniform(1, 1.5), asked))  # noqa: S311 - no secret
+        self._pause_seconds = min(2 * self._pause_seconds, MAX_PAUSE_SECONDS)

@@ -1,0 +1,13 @@
+"""The errors that end the program with a message."""
+
+
+class ClientError(Exception):
+    """Something that the user has to mend; its text is shown."""
+
+
+class UnavailableError(Exception):
+    """A failure that may be over soon; the request is repeated."""
+
+    def __init__(self, reason: str, retry_after_seconds: float = 0.0) -> None:
+        super().__init__(reason)
+        self.retry_after_seconds = retry_after_seconds

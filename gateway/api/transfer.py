@@ -1,0 +1,279 @@
+"""Exports and imports of notes as NDJSON streams, in constant memory, however many notes there are."""
+
+import asyncio
+import json
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
+from contextlib import suppress
+from typing import Any
+
+from pydantic import BaseModel
+from starlette.requests import ClientDisconnect
+
+from gateway.api.note_bodies import NoteBodies
+from gateway.http.answers import Answer
+from gateway.http.idempotency import IDEMPOTENCY_KEY
+from gateway.http.lines import NDJSON, Line
+from gateway.http.openapi import describe_answer
+from gateway.http.operations import Operation, Operations
+from gateway.http.parameters import Integer64, Parameters
+from gateway.http.requests import OpenApi, Request
+from gateway.problems import (
+    BODY_TOO_LARGE,
+    DISCARDED,
+    IDEMPOTENCY_KEY_REUSED,
+    IDEMPOTENCY_KEY_SPENT,
+    OVERLOADED,
+    ProblemError,
+)
+from gateway.reads.exports import EXPORT_SECONDS
+from gateway.resources import Gateway
+from gateway.settings import GatewaySettings
+from shared.contracts import CreateItem, NoteItems, Scope, print_time
+
+AUTHENTICATION_SECONDS = 10.0
+"""How often the caller is authenticated again while notes are transferred."""
+BATCH_LINES = 500
+BATCH_BYTES = 512 * 1024
+"""Limits on the lines that are one command; changed, an import that an older gateway began cannot be repeated."""
+DISCARD_SECONDS = 60.0
+"""How long the rest of the lines is read after an import has ended early."""
+PINNED_PROBLEMS = (DISCARDED, IDEMPOTENCY_KEY_REUSED, IDEMPOTENCY_KEY_SPENT)
+"""Rejections of one batch, which will always be rejected under this key; the import continues with the next."""
+IGNORED_LINES = ({"export"}, {"end"})
+"""The members of the first and the last line of an export."""
+
+
+class ExportQuery(BaseModel, extra="forbid", use_attribute_docstrings=True):
+    """The query parameters of an export."""
+
+    after_id: Integer64 = 0
+    """Only notes with greater ids: the id of the last note of an export that broke"""
+
+
+EXPORT_QUERY = Parameters(ExportQuery, "query")
+exports: Operations[Gateway] = Operations("notes")
+
+
+def _describe_stream(description: str, lines: str) -> dict[int, OpenApi]:
+    content = {NDJSON: {"schema": {"type": "string", "description": lines}}}
+    return {200: describe_answer(description, content=content)}
+
+
+@exports.add(
+    "GET",
+    "/notes/export",
+    requires=Scope.READ,
+    inputs=(EXPORT_QUERY,),
+    media_type=NDJSON,
+    answers=_describe_stream(
+        "All notes, as they were at one moment",
+        "First `export` with `revision`, `time` and `after_id`, then the notes by id, then `end` with `complete`, "
+        "`notes`, `last_id` and, if the export ended early, perhaps `problem`. Without `end` the export is cut.",
+    ),
+    problems=(OVERLOADED,),
+)
+async def export_notes(gateway: Gateway, request: Request) -> Answer:
+    """Streams all notes, a line each, in the order of their ids."""
+    return await _start(_export(gateway, request))
+
+
+async def _start(stream: AsyncGenerator[bytes]) -> Answer:
+    """Return the answer once the stream has yielded its first part, an empty one.
+
+    A problem until then is answered as any other. A stream that has started also ends properly if nobody reads it.
+    """
+    await anext(stream)
+    return Answer(stream=stream, media_type=NDJSON)
+
+
+async def _export(gateway: Gateway, request: Request) -> AsyncGenerator[bytes]:
+    last_id: int | None = request[EXPORT_QUERY].after_id
+    async with gateway.exports.open(request.caller, request[EXPORT_QUERY].after_id) as export:
+        yield b""
+        start = {"revision": export.revision, "time": print_time(export.time), "after_id": last_id}
+        yield print_line({"export": start})
+        presence = Presence(gateway, request, EXPORT_SECONDS)
+        count = 0
+        is_complete = False
+        problem: dict[str, Any] = {}
+        try:
+            while not is_complete and await presence.lasts():
+                rows = await export.fetch()
+                is_complete = not rows
+                if rows:
+                    count += len(rows)
+                    last_id = rows[-1]["id"]
+                    yield "".join(f"{row['note']}\n" for row in rows).encode()
+        except ProblemError as error:
+            problem = describe_problem(error)
+        yield print_line({"end": {"complete": is_complete, "notes": count, "last_id": last_id, **problem}})
+
+
+class Presence:
+    """Whether a long request may go on: its credentials are valid, its time is not over, the gateway does not stop."""
+
+    def __init__(self, gateway: Gateway, request: Request, seconds: float) -> None:
+        self._gateway = gateway
+        self._authorization = request.headers_by_name.get(b"authorization")
+        self._now = asyncio.get_running_loop().time
+        self._ends_at = self._now() + seconds
+        self._authenticated_at = self._now()
+
+    async def lasts(self) -> bool:
+        """Return whether it may; raises ProblemError if the credentials are no longer valid."""
+        if self._now() - self._authenticated_at > AUTHENTICATION_SECONDS:
+            self._authenticated_at = self._now()
+            await self._gateway.authentication.authenticate_again(self._authorization)
+        return self._now() < self._ends_at and not self._gateway.replies.draining
+
+
+def build_transfer_operations(settings: GatewaySettings) -> list[Operation[Gateway]]:
+    """Return the operations that export and import notes."""
+    bodies = NoteBodies(settings)
+    imports: Operations[Gateway] = Operations("notes")
+
+    @imports.add(
+        "POST",
+        "/notes/import",
+        requires=Scope.WRITE,
+        inputs=(bodies.lines, IDEMPOTENCY_KEY),
+        media_type=NDJSON,
+        answers=_describe_stream(
+            "What was imported, while it is",
+            "A line for each batch, with the numbers of its first and last `lines` and the number `imported` or the "
+            "`problem`; one for each bad `line`, with its `problem`; and `end` with `complete`, `imported`, `rejected` "
+            "and, if the import ended early, perhaps `problem`.",
+        ),
+        problems=(OVERLOADED,),
+    )
+    async def import_notes(gateway: Gateway, request: Request) -> Answer:
+        """Creates a note for each line of the body; with a key, repeating a broken import creates none twice."""
+        return await _start(Import(gateway, request, bodies).run())
+
+    return [*exports, *imports]
+
+
+class Import:
+    """One import, from its lines to the lines of its answer."""
+
+    def __init__(self, gateway: Gateway, request: Request, bodies: NoteBodies) -> None:
+        self._gateway = gateway
+        self._request = request
+        self._bodies = bodies
+        self._imported = 0
+        self._rejected = 0
+        self._is_complete = False
+
+    async def run(self) -> AsyncGenerator[bytes]:
+        """Yield an empty part, then the lines of the answer; raises ShareExhaustedError before the first."""
+        problem: dict[str, Any] = {}
+        with self._gateway.import_permits.permit_at_once(self._request.caller.owner):
+            yield b""
+            try:
+                async for line in self._import_all():
+                    yield line
+            except ProblemError as error:
+                problem = describe_problem(error)
+            except ClientDisconnect:
+                return
+        end = {"complete": self._is_complete, "imported": self._imported, "rejected": self._rejected}
+        yield print_line({"end": end | problem})
+        # Most clients read no answer before they have sent everything, and lose it if the connection is closed.
+        with suppress(TimeoutError, ProblemError, ClientDisconnect):
+            async with asyncio.timeout(DISCARD_SECONDS):
+                async for _ in self._request[self._bodies.lines]:
+                    pass
+
+    async def _import_all(self) -> AsyncIterator[bytes]:
+        """Yield the results until there are no more lines, or a batch is not imported."""
+        presence = Presence(self._gateway, self._request, float("inf"))
+        async for batch in cut_batches(self._request[self._bodies.lines]):
+            if not await presence.lasts():
+                return
+            items, results = self._parse(batch)
+            for result in results:
+                yield result
+            if items:
+                members, is_over = await self._import_batch(batch, items)
+                yield print_line({"lines": [batch[0].number, batch[-1].number], **members})
+                if is_over:
+                    return
+        self._is_complete = True
+
+    def _parse(self, batch: Sequence[Line]) -> tuple[list[CreateItem], list[bytes]]:
+        """Return the notes of the batch, and the results of its bad lines."""
+        items: list[CreateItem] = []
+        results: list[bytes] = []
+        for line in batch:
+            try:
+                items.extend(self._parse_line(line))
+            except ProblemError as error:
+                self._rejected += 1
+                results.append(print_line({"line": line.number} | describe_problem(error)))
+        return items, results
+
+    def _parse_line(self, line: Line) -> Iterator[CreateItem]:
+        """Yield the note in the line, unless that is empty or belongs to the frame of an export."""
+        limit = self._bodies.lines.line_limit_bytes
+        if line.size > limit:
+            raise ProblemError(BODY_TOO_LARGE, f"The line is larger than {limit} bytes")
+        if not line.text.strip():
+            return
+        try:
+            yield self._bodies.imported_note.parse(line.text).to_item()
+        except ProblemError:
+            if not is_frame(line.text):
+                raise
+
+    async def _import_batch(self, batch: Sequence[Line], items: list[CreateItem]) -> tuple[dict[str, Any], bool]:
+        """Return the result of the batch, and whether the import ends with it."""
+        key = self._request[IDEMPOTENCY_KEY]
+        notes = NoteItems.model_construct(items=tuple(items))
+        try:
+            url = await self._gateway.submission.import_notes(self._request.caller, notes, batch[0].number, key)
+        except ProblemError as error:
+            is_pinned = error.kind in PINNED_PROBLEMS
+            self._rejected += len(items) if is_pinned else 0
+            return describe_problem(error), not is_pinned
+        if url:
+            return {"command": url}, True
+        self._imported += len(items)
+        return {"imported": len(items)}, False
+
+
+async def cut_batches(lines: AsyncIterator[Line]) -> AsyncIterator[Sequence[Line]]:
+    """Yield the lines in batches, which depend on the lines alone: so they have the same keys in every repetition."""
+    batch: list[Line] = []
+    size = 0
+    async for line in lines:
+        if batch and size + line.size > BATCH_BYTES:
+            yield batch
+            batch = []
+            size = 0
+        batch.append(line)
+        size += line.size
+        if len(batch) == BATCH_LINES:
+            yield batch
+            batch = []
+            size = 0
+    if batch:
+        yield batch
+
+
+def is_frame(text: bytes) -> bool:
+    """Whether a line is the first or the last one of an export."""
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError):
+        return False
+    return isinstance(value, dict) and set(value) in IGNORED_LINES
+
+
+def describe_problem(error: ProblemError) -> dict[str, Any]:
+    """Return the problem as a member of a line."""
+    return {"problem": error.problem.model_dump(exclude_none=True)}
+
+
+def print_line(members: dict[str, Any]) -> bytes:
+    """Return a line of NDJSON."""
+    return json.dumps(members, ensure_ascii=False, separators=(",", ":")).encode() + b"\n"
