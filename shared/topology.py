@@ -18,6 +18,8 @@ QUEUE_LIMIT = "x-max-length-bytes"
 LOST_CHECK_SECONDS = 0.5
 PROBE_EVERY_CHECKS = 10
 PROBE_TIMEOUT_SECONDS = 5.0
+UNROUTED_KEY = "doctor"
+"""A routing key that no queue is bound with: the broker drops such a message."""
 
 
 class RoutingState(StrEnum):

@@ -1,0 +1,484 @@
+"""Writes docs/asyncapi.yaml, which describes the messages between the services: `make generate`.
+
+Payloads are the schemas of the models that encode and decode them, and names are the topology's. A new message is a
+line in MESSAGES; CHANNELS and OPERATIONS say where it travels, and who sends and receives it.
+"""
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Literal
+from uuid import UUID
+
+import yaml
+from pydantic import TypeAdapter
+from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
+from pydantic_core.core_schema import (
+    DataclassField,
+    ModelField,
+    NullableSchema,
+    TaggedUnionSchema,
+    TypedDictField,
+    WithDefaultSchema,
+)
+
+from shared import __version__
+from shared.broker import REPLY_TO
+from shared.contracts import (
+    COMMANDS,
+    COMMANDS_CONTENT_TYPE,
+    LARGEST_MESSAGE_BYTES,
+    REPLIES,
+    CreateNote,
+    DeleteNote,
+    NoteTarget,
+    NoteText,
+    Outcome,
+    OutcomeStatus,
+    Rejection,
+    Reply,
+    encode_batch,
+    encode_command,
+    encode_replies,
+)
+from shared.primary import TIMELINE_HEADER, TIMELINE_PATTERN
+from shared.settings import ServiceSettings
+from shared.topology import UNROUTED_KEY, Topology
+
+PATH = Path(__file__).parent.parent / "docs" / "asyncapi.yaml"
+SCHEMAS = "#/components/schemas/"
+PARTITION, PARTITIONS = 77, 88
+"""Numbers that become parameters in the addresses."""
+TOPOLOGY = Topology(ServiceSettings.model_fields["queue_prefix"].default, PARTITIONS)
+AMQP_BINDING = "0.3.0"
+TRANSIENT, PERSISTENT = 1, 2
+
+Json = dict[str, Any]
+Service = Literal["gateway", "worker"]
+
+
+@dataclass(frozen=True)
+class Message:
+    """What is sent: its payload is a model, or a schema of its own."""
+
+    summary: str
+    payload: TypeAdapter[Any] | Json
+    examples: Mapping[str, bytes]
+    """Bodies by their summaries."""
+    content_type: str = "application/json"
+    headers: Json = field(default_factory=dict)
+    example_headers: Json = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Channel:
+    """Where messages travel: an exchange and routing keys, or a queue, to which the default exchange leads."""
+
+    summary: str
+    messages: tuple[str, ...]
+    exchange: Json | None = None
+    queue: Json | None = None
+    address: str | None = None
+    """The routing key; None if it becomes known at run time."""
+
+
+@dataclass(frozen=True)
+class Operation:
+    """What a service does with a channel's messages."""
+
+    service: Service
+    action: Literal["send", "receive"]
+    summary: str
+    channel: str
+    messages: tuple[str, ...]
+    binding: Json
+    replies: bool = False
+
+
+def _example(number: int) -> Json:
+    return {
+        "id": UUID(f"019b2c3d-4e5f-7a6b-8c7d-00000000000{number}"),
+        "time": datetime(2026, 12, 1, 9, 30, tzinfo=UTC),
+        "owner": 1,
+        "credentials_version": 1,
+        "fingerprint": f"0123456789abcdef0123456789abcde{number}",
+        "attempt_id": UUID(f"5f0e1d2c-3b4a-4958-8776-00000000000{number}"),
+    }
+
+
+CREATE = CreateNote(**_example(1), data=NoteText(title="Ink", description="Buy a bottle"))
+DELETE = DeleteNote(**_example(2), data=NoteTarget(note_id=7, if_match=(3,)))
+REPLAYED_AT = datetime(2026, 12, 1, 10, 0, tzinfo=UTC)
+APPLIED = Outcome(
+    id=CREATE.id,
+    type=CREATE.type,
+    status=OutcomeStatus.APPLIED,
+    http_status=201,
+    note_id=7,
+    note_version=1,
+    body='{"id":7,"title":"Ink","description":"Buy a bottle"}',
+    fingerprint=CREATE.fingerprint,
+    attempt_id=CREATE.attempt_id,
+)
+REJECTED = Outcome(
+    id=DELETE.id,
+    type=DELETE.type,
+    status=OutcomeStatus.REJECTED,
+    http_status=412,
+    reason=Rejection.PRECONDITION_FAILED,
+    note_id=7,
+    note_version=4,
+    fingerprint=DELETE.fingerprint,
+    attempt_id=DELETE.attempt_id,
+)
+
+MESSAGES = {
+    "commands": Message(
+        "Commands in the order in which they take effect: a JSON batch of CloudEvents, of at most 500 commands and "
+        "writes. Unknown members are ignored. No commands are a marker: the worker replies once everything before it "
+        "is committed.",
+        COMMANDS,
+        content_type=COMMANDS_CONTENT_TYPE,
+        headers={
+            "type": "object",
+            "properties": {
+                "replyTo": {
+                    "type": "string",
+                    "pattern": f"^{REPLY_TO.replace('.', '[.]')}",
+                    "description": "AMQP's property `reply_to`: where the replies go. Without it there are none.",
+                }
+            },
+        },
+        examples={
+            "A new note, and a deletion with a precondition": encode_batch(
+                [encode_command(CREATE), encode_command(DELETE)]
+            ),
+            "A marker": encode_batch([]),
+        },
+    ),
+    "replayedCommand": Message(
+        "A failed command, once more, as it was received and with the time of the replay. It may be invalid: it fails "
+        "again, unless a newer worker understands it.",
+        {
+            "type": "array",
+            "minItems": 1,
+            "maxItems": 1,
+            "items": {
+                "type": "object",
+                "required": ["id", "replayedat"],
+                "properties": {
+                    "id": {"type": "string", "format": "uuid"},
+                    "replayedat": {"type": "string", "format": "date-time"},
+                    "replayforced": {"type": "boolean"},
+                },
+            },
+        },
+        content_type=COMMANDS_CONTENT_TYPE,
+        examples={
+            "A replayed deletion": encode_batch(
+                [encode_command(DELETE.model_copy(update={"replayed_at": REPLAYED_AT}))]
+            )
+        },
+    ),
+    "replies": Message(
+        "Committed outcomes, for the gateway that published their commands. A reply may be lost; a gateway that "
+        "misses one, or that finds no outcome in it, looks it up in Postgres.",
+        REPLIES,
+        headers={
+            "type": "object",
+            "required": [TIMELINE_HEADER],
+            "properties": {
+                TIMELINE_HEADER: {
+                    "type": "string",
+                    "pattern": f"^({TIMELINE_PATTERN})?$",
+                    "description": "The system identifier and the timeline of the Postgres server that committed; "
+                    "empty if Postgres does not reveal them. A higher timeline tells gateways of a failover.",
+                }
+            },
+        },
+        examples={
+            "A note was created, a deletion rejected, and an outcome is to be looked up": encode_replies(
+                [
+                    Reply(attempt_id=CREATE.attempt_id, outcome=APPLIED),
+                    Reply(attempt_id=DELETE.attempt_id, outcome=REJECTED),
+                    Reply(attempt_id=_example(3)["attempt_id"]),
+                ]
+            )
+        },
+        example_headers={TIMELINE_HEADER: "7409012345678901234/1"},
+    ),
+    "deadLetter": Message(
+        "What no command could be read from, as it was received. Nothing is known about its form.",
+        {
+            "type": "string",
+            "format": "binary",
+            "maxLength": LARGEST_MESSAGE_BYTES,
+            "description": "Any bytes, each of which is a character here.",
+        },
+        content_type="application/octet-stream",
+        examples={"Nonsense": b'"nonsense"'},
+    ),
+    "probe": Message(
+        "An empty message, which the broker drops. Only connections that publish learn of an alarm of the broker.",
+        {"type": "string", "format": "binary", "maxLength": 0},
+        content_type="application/octet-stream",
+        examples={"Nothing": b""},
+    ),
+}
+
+
+def _address(name: str) -> str:
+    """The name of a queue or a routing key with parameters in place of numbers."""
+    return name.replace(f".{PARTITION}", ".{partition}").replace(f".{PARTITIONS}", ".{partitions}")
+
+
+COMMANDS_EXCHANGE = {"name": TOPOLOGY.commands_exchange, "type": "direct", "durable": True, "autoDelete": False}
+CHANNELS = {
+    "commands": Channel(
+        "The routes to the partitions. Each partition keeps its owners' commands in order: an owner's partition is "
+        "the CRC-32 of the owner's decimal digits, modulo the number of partitions. A message without a route is "
+        "returned: the number of partitions has changed.",
+        ("commands", "replayedCommand"),
+        exchange=COMMANDS_EXCHANGE,
+        address=_address(TOPOLOGY.routing_key(PARTITION)),
+    ),
+    "commandQueue": Channel(
+        "A partition: a quorum queue with a single active consumer, which rejects messages when it is full.",
+        ("commands", "replayedCommand"),
+        queue={"durable": True},
+        address=_address(TOPOLOGY.command_queue(PARTITION)),
+    ),
+    "replies": Channel(
+        "RabbitMQ's direct reply-to: the address is the `reply_to` of a message with commands. Nothing is queued.",
+        ("replies",),
+        queue={"name": REPLY_TO, "durable": False},
+    ),
+    "deadLetters": Channel(
+        "A quorum queue without a consumer: an operator reads it.",
+        ("deadLetter",),
+        queue={"durable": True},
+        address=TOPOLOGY.dead_letter_queue,
+    ),
+    "probes": Channel("A routing key without a queue.", ("probe",), exchange=COMMANDS_EXCHANGE, address=UNROUTED_KEY),
+}
+SEND = {"deliveryMode": PERSISTENT, "mandatory": True}
+OPERATIONS = {
+    "publishCommands": Operation(
+        "gateway",
+        "send",
+        "Publish the pending commands of a partition as one message, and wait for the broker's confirm.",
+        "commands",
+        ("commands",),
+        SEND | {"timestamp": True},
+        replies=True,
+    ),
+    "applyCommands": Operation(
+        "worker",
+        "receive",
+        "Apply the commands in one transaction, send the outcomes, then acknowledge the message.",
+        "commandQueue",
+        ("commands", "replayedCommand"),
+        {"ack": True},
+        replies=True,
+    ),
+    "replayCommand": Operation(
+        "worker",
+        "send",
+        "Publish a failed command again, for an operator. It counts only if `user_id`, which the broker checks, is "
+        "the worker's user.",
+        "commands",
+        ("replayedCommand",),
+        SEND,
+    ),
+    "markEndOfQueue": Operation(
+        "worker",
+        "send",
+        "Publish a marker, to learn that a partition is drained, while the number of partitions is changed.",
+        "commandQueue",
+        ("commands",),
+        SEND,
+        replies=True,
+    ),
+    "keepUnreadable": Operation(
+        "worker",
+        "send",
+        "Move a message without a readable command id out of the way, confirmed, before acknowledging it.",
+        "deadLetters",
+        ("deadLetter",),
+        SEND,
+    ),
+    "probeFromGateway": Operation(
+        "gateway", "send", "Check for an alarm (`python -m gateway doctor`).", "probes", ("probe",), {}
+    ),
+    "probeFromWorker": Operation(
+        "worker", "send", "Check for an alarm (`python -m worker doctor`).", "probes", ("probe",), {}
+    ),
+}
+USERS = {
+    "gateway": "Publishes to the exchange for commands and receives its own replies.",
+    "worker": "Declares exchanges and queues, consumes commands, and publishes replies and dead letters.",
+}
+
+
+class WireSchema(GenerateJsonSchema):
+    """Schemas of what is sent: members that are None are omitted, and all others are there."""
+
+    def field_is_required(self, field: ModelField | DataclassField | TypedDictField, total: bool) -> bool:  # noqa: ARG002, FBT001 - pydantic's signature
+        """Whether the member is always there."""
+        schema = field["schema"]
+        return schema["type"] != "default" or schema.get("default") is not None
+
+    def nullable_schema(self, schema: NullableSchema) -> JsonSchemaValue:
+        """The schema of a value that is not None."""
+        return self.generate_inner(schema["schema"])
+
+    def default_schema(self, schema: WithDefaultSchema) -> JsonSchemaValue:
+        """The schema without its default, which is for readers."""
+        return self.generate_inner(schema["schema"])
+
+    def tagged_union_schema(self, schema: TaggedUnionSchema) -> JsonSchemaValue:
+        """The alternatives; AsyncAPI's `discriminator` names a schema, not a value, so there is none."""
+        union = super().tagged_union_schema(schema)
+        union.pop("discriminator", None)
+        return union
+
+    def field_title_should_be_set(self, schema: Any) -> bool:  # noqa: ANN401, ARG002 - pydantic's signature
+        """Names of members need no titles."""
+        return False
+
+
+class WithoutAliases(yaml.SafeDumper):
+    """Writes a value that occurs twice twice."""
+
+    def ignore_aliases(self, data: object) -> bool:  # noqa: ARG002 - PyYAML's signature
+        """Whether to repeat the value."""
+        return True
+
+
+def document() -> str:
+    """The document in the format of the file."""
+    text: str = yaml.dump(build(), Dumper=WithoutAliases, sort_keys=False, allow_unicode=True, width=120)
+    return "# Made by `make generate`.\n" + text
+
+
+def build() -> Json:
+    """The document."""
+    payloads, schemas = _schemas()
+    return {
+        "asyncapi": "3.0.0",
+        "info": {
+            "title": "Inkwell, between its services",
+            "version": __version__,
+            "description": "The messages between gateways and workers, through RabbitMQ. Clients use the HTTP API, "
+            "which openapi.json describes. Names begin with INKWELL_QUEUE_PREFIX, by default `inkwell`. Readers ignore "
+            "unknown members; a message whose effect changes is a new `dataversion` of its command. No message has "
+            f"more than {LARGEST_MESSAGE_BYTES:,} bytes.",
+            "license": {"name": "MIT"},
+            "tags": [{"name": "gateway"}, {"name": "worker"}],
+        },
+        "defaultContentType": "application/json",
+        "servers": {
+            "broker": {
+                "host": "rabbitmq:5672",
+                "protocol": "amqp",
+                "protocolVersion": "0-9-1",
+                "description": "The broker of INKWELL_BROKER_URL, over TLS with `amqps://`.",
+                "security": [_security(user) for user in USERS],
+            }
+        },
+        "channels": {name: _channel(channel) for name, channel in CHANNELS.items()},
+        "operations": {name: _operation(operation) for name, operation in OPERATIONS.items()},
+        "components": {
+            "messages": {name: _message(name, message, payloads[name]) for name, message in MESSAGES.items()},
+            "schemas": schemas,
+            "securitySchemes": {
+                user: {"type": "userPassword", "description": f"`inkwell_{user}`. {can}"} for user, can in USERS.items()
+            },
+        },
+    }
+
+
+def _schemas() -> tuple[dict[str, Json], Json]:
+    """The payloads of the messages, and the schemas that they refer to."""
+    payloads: dict[str, Json] = {}
+    adapters: list[tuple[str, Literal["serialization"], TypeAdapter[Any]]] = []
+    for name, message in MESSAGES.items():
+        if isinstance(message.payload, TypeAdapter):
+            adapters.append((name, "serialization", message.payload))
+        else:
+            payloads[name] = message.payload
+    modelled, schemas = TypeAdapter.json_schemas(
+        adapters, ref_template=SCHEMAS + "{model}", schema_generator=WireSchema
+    )
+    return payloads | {name: payload for (name, _), payload in modelled.items()}, schemas["$defs"]
+
+
+def _message(name: str, message: Message, payload: Json) -> Json:
+    headers = {"headers": message.headers} if message.headers else {}
+    shown = {"headers": message.example_headers} if message.example_headers else {}
+    is_json = message.content_type.endswith("json")
+    examples = [
+        {"summary": summary, **shown, "payload": json.loads(body) if is_json else body.decode()}
+        for summary, body in message.examples.items()
+    ]
+    return {
+        "name": name,
+        "summary": message.summary,
+        "contentType": message.content_type,
+        **headers,
+        "payload": payload,
+        "bindings": {"amqp": {"bindingVersion": AMQP_BINDING}},
+        "examples": examples,
+    }
+
+
+def _channel(channel: Channel) -> Json:
+    binding: Json = {"is": "routingKey", "exchange": channel.exchange}
+    if channel.queue is not None:
+        binding = {"is": "queue", "queue": {"name": channel.address} | channel.queue}
+    parameters = {
+        name: {"description": description}
+        for name, description in (
+            ("partition", "The number of the partition, from 0."),
+            ("partitions", "How many partitions there are, a number that the broker keeps."),
+        )
+        if f"{{{name}}}" in (channel.address or "")
+    }
+    return {
+        "address": channel.address,
+        "summary": channel.summary,
+        "messages": {name: {"$ref": f"#/components/messages/{name}"} for name in channel.messages},
+        **({"parameters": parameters} if parameters else {}),
+        "bindings": {"amqp": binding | {"bindingVersion": AMQP_BINDING}},
+    }
+
+
+def _operation(operation: Operation) -> Json:
+    reply = {
+        "address": {"location": "$message.header#/replyTo"},
+        **dict(_references("replies", ("replies",))),
+    }
+    return {
+        "action": operation.action,
+        **dict(_references(operation.channel, operation.messages)),
+        "summary": operation.summary,
+        "tags": [{"name": operation.service}],
+        "security": [_security(operation.service)],
+        "bindings": {"amqp": operation.binding | {"bindingVersion": AMQP_BINDING}},
+        **({"reply": reply} if operation.replies else {}),
+    }
+
+
+def _references(channel: str, messages: tuple[str, ...]) -> Iterator[tuple[str, Any]]:
+    yield "channel", {"$ref": f"#/channels/{channel}"}
+    yield "messages", [{"$ref": f"#/channels/{channel}/messages/{message}"} for message in messages]
+
+
+def _security(user: str) -> Json:
+    return {"$ref": f"#/components/securitySchemes/{user}"}
+
+
+if __name__ == "__main__":
+    PATH.write_text(document())
