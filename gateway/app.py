@@ -11,7 +11,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn._types import ASGI3Application
 from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
-from gateway.api import commands, health, tokens, users
+from gateway.api import changes, commands, health, tokens, users
 from gateway.api.docs import build_docs_operations
 from gateway.api.document import DESCRIPTION, TAGS, build_security_schemes
 from gateway.api.notes import build_note_operations
@@ -95,7 +95,13 @@ def create_app(settings: GatewaySettings | None = None) -> GatewayApp:
 def collect_operations(settings: GatewaySettings) -> Sequence[Operation[Gateway]]:
     """Return the operations that a gateway with these settings serves and documents."""
     account = (*users.operations, *tokens.operations) if settings.auth == "password" else ()
-    operations = [*build_note_operations(settings), *commands.operations, *account, *health.operations]
+    operations = [
+        *build_note_operations(settings),
+        *changes.operations,
+        *commands.operations,
+        *account,
+        *health.operations,
+    ]
     if settings.is_loopback_only:
         return [replace(each, problems=(*each.problems, MISDIRECTED_REQUEST)) for each in operations]
     return operations

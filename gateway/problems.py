@@ -81,6 +81,9 @@ COMMAND_GONE = _define("command_gone", 410, "The outcome of the command is no lo
 DISCARDED = _define(
     "discarded", 410, "The write failed and was discarded by an operator; it had no effect, and never will"
 )
+CHANGES_GONE = _define(
+    "changes_gone", 410, "Changes since then may be missing; drop the copy and begin without `since`"
+)
 PRECONDITION_FAILED = _define(
     "precondition_failed", 412, "The note's version does not meet the request's preconditions", ("ETag",)
 )
@@ -100,6 +103,9 @@ IDEMPOTENCY_KEY_REUSED = _define("idempotency_key_reused", 422, "The key was use
 PRECONDITION_REQUIRED = _define("precondition_required", 428, "This deployment requires If-Match")
 TOO_MANY_REQUESTS = _define(
     "too_many_requests", 429, "Too many attempts; try again after `Retry-After`", _RETRY_HEADER_NAMES
+)
+TOO_MANY_STREAMS = _define(
+    "too_many_streams", 429, "The user has too many open streams; close one of them", _RETRY_HEADER_NAMES
 )
 HEADERS_TOO_LARGE = _define("headers_too_large", 431, "The headers are too large")
 COMMAND_FAILED = _define(

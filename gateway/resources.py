@@ -11,6 +11,7 @@ from gateway.auth.keys import KeyedHashes
 from gateway.auth.passwords import Passwords
 from gateway.auth.throttles import Throttles
 from gateway.caller import Authentication
+from gateway.reads.followers import Followers
 from gateway.reads.kept_pages import KeptPages
 from gateway.reads.queries import Queries
 from gateway.settings import GatewaySettings
@@ -35,6 +36,8 @@ class Gateway:
     """Runs the reads."""
     kept_pages: KeptPages
     """Keeps pages of lists in memory."""
+    followers: Followers
+    """Wakes those who wait for changes."""
     submission: Submission
     """Performs the writes."""
     publisher: Publisher
@@ -74,7 +77,13 @@ async def open_resources(settings: GatewaySettings) -> AsyncIterator[Gateway]:
     authentication = BearerTokens(access_tokens, queries, clock) if settings.auth == "password" else NoAuthentication()
     publishing = asyncio.create_task(publisher.run())
     await queries.synchronize_clock(clock)
-    watches = (watch_loop(clock.report), queries.watch_primary(), queries.keep_clock_synchronized(clock))
+    followers = Followers(settings, queries)
+    watches = (
+        watch_loop(clock.report),
+        queries.watch_primary(),
+        queries.keep_clock_synchronized(clock),
+        followers.run(),
+    )
     watching = [asyncio.create_task(each) for each in watches]
     try:
         yield Gateway(
@@ -82,6 +91,7 @@ async def open_resources(settings: GatewaySettings) -> AsyncIterator[Gateway]:
             clock=clock,
             queries=queries,
             kept_pages=KeptPages(settings.kept_pages_bytes),
+            followers=followers,
             submission=submission,
             publisher=publisher,
             replies=replies,

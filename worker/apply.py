@@ -6,10 +6,11 @@ and folded again. A batch that one statement cannot store correctly runs in a tr
 """
 
 import asyncio
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import datetime, timedelta
+from typing import TypeAlias
 from uuid import UUID
 
 import asyncpg
@@ -63,6 +64,12 @@ COMPARED_KEYS = ("commands_pkey", "notes_pkey")
 """A violation of one of these is a conflict: another writer was first."""
 NO_MAX_AGE = timedelta(days=20_000)
 Row = Mapping[str, object]
+Announce: TypeAlias = Callable[[Mapping[int, int]], None]
+"""Receives the revisions of a committed batch's owners."""
+
+
+def ignore(_: Mapping[int, int]) -> None:
+    """Announce nothing."""
 
 
 class HandlerError(Exception):
@@ -78,16 +85,18 @@ async def apply_batch(
     batch: Sequence[Command | BadCommand],
     max_age: timedelta = NO_MAX_AGE,
     cache: Cache | None = None,
+    announce: Announce = ignore,
 ) -> list[Outcome]:
     """Return the committed outcome of each command, in order; all of them are committed at once.
 
-    A command older than `max_age` by Postgres' clock fails. Raises HandlerError, ConflictError, or an error of asyncpg
-    or the connection. Then nothing is committed, or, if the connection was lost, perhaps all of it; in either case the
-    batch can be applied again.
+    A command older than `max_age` by Postgres' clock fails. Announces the owners' revisions after the commit.
+
+    Raises HandlerError, ConflictError, or an error of asyncpg or the connection. Then nothing is committed, or, if the
+    connection was lost, perhaps all of it; in either case the batch can be applied again.
     """
     cache = cache or Cache()
     if any(isinstance(command, AccountCommand) or replayed_at(command) for command in batch):
-        return await apply_in_transaction(connections, batch, max_age, cache)
+        return await apply_in_transaction(connections, batch, max_age, cache, announce)
     async with asyncio.timeout(TIMEOUT_SECONDS), connections.acquire() as session:
         cache.use(session)
         while True:
@@ -100,6 +109,7 @@ async def apply_batch(
                 cache.clear()
             else:
                 cache.keep(fold.users.changed)
+                announce(list_revisions(fold))
                 return match_outcomes(batch, {**fold.known, **stored})
 
 
@@ -108,6 +118,7 @@ async def apply_in_transaction(
     batch: Sequence[Command | BadCommand],
     max_age: timedelta = NO_MAX_AGE,
     cache: Cache | None = None,
+    announce: Announce = ignore,
 ) -> list[Outcome]:
     """Like `apply_batch`, but with the owners and the names that are asked for locked until the commit."""
     cache = cache or Cache()
@@ -115,6 +126,7 @@ async def apply_in_transaction(
         cache.use(session)
         fold = fold_batch(batch, await read_locked(session, batch, max_age, cache), cache)
         stored = await store(session, fold)
+    announce(list_revisions(fold))
     return match_outcomes(batch, {**fold.known, **stored})
 
 
@@ -125,6 +137,15 @@ async def record_failure(connections: Connections, command: Command | BadCommand
         fold = Fold.of(await read(session, [command], Cache()))
         fold.fail(command, reason)
         return (await store(session, fold))[command.id]
+
+
+def list_revisions(fold: Fold) -> dict[int, int]:
+    """Return the revisions of the batch's owners, also of those whose commands had been decided before.
+
+    The commit that decided them may have been in doubt, and then nobody has announced it.
+    """
+    deleted = {user_id: fold.users.before[user_id].revision + 1 for user_id in fold.users.deleted}
+    return {user.id: user.revision for user in fold.users.now.values()} | deleted
 
 
 async def read(session: Session, batch: Sequence[Command | BadCommand], cache: Cache) -> Snapshot:

@@ -25,11 +25,13 @@ from shared.contracts import BadCommand, Command, Outcome, find_envelope
 from shared.logs import bind_command
 from worker.apply import (
     NO_MAX_AGE,
+    Announce,
     ConflictError,
     HandlerError,
     apply_batch,
     apply_in_transaction,
     find_locked,
+    ignore,
     record_failure,
     replayed_at,
 )
@@ -75,9 +77,10 @@ def classify(error: Exception) -> FailureKind:
 class Applier:
     """Applies batches: all commands at once, or one by one to find the one at fault."""
 
-    def __init__(self, connections: Connections, max_age: timedelta = NO_MAX_AGE) -> None:
+    def __init__(self, connections: Connections, max_age: timedelta = NO_MAX_AGE, announce: Announce = ignore) -> None:
         self._connections = connections
         self._max_age = max_age
+        self._announce = announce
         self._cache = Cache(IDS_AHEAD)
         self.process_id = uuid4()
         self._last_bug: str | None = None
@@ -92,7 +95,7 @@ class Applier:
         Raises RepeatedBugError, or the exception of a transient failure; then the batch can be applied again.
         """
         try:
-            outcomes = await apply_batch(self._connections, batch, self._max_age, self._cache)
+            outcomes = await apply_batch(self._connections, batch, self._max_age, self._cache, self._announce)
         except Exception as error:
             if classify(error) is not FailureKind.BUG:
                 raise
@@ -123,7 +126,7 @@ class Applier:
         return set()
 
     async def _apply_alone(self, command: Command | BadCommand) -> list[Outcome]:
-        return await apply_in_transaction(self._connections, [command], self._max_age, self._cache)
+        return await apply_in_transaction(self._connections, [command], self._max_age, self._cache, self._announce)
 
     async def _survive(self, command: Command | BadCommand) -> list[Outcome]:
         try:

@@ -3,6 +3,7 @@
 A caller's read starts from the caller's row in `users`: if it returns no row, the credentials are outdated.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -14,6 +15,8 @@ from sqlalchemy import (
     DateTime,
     Float,
     Integer,
+    Select,
+    Table,
     Text,
     TextClause,
     Uuid,
@@ -22,17 +25,19 @@ from sqlalchemy import (
     column,
     func,
     literal_column,
+    null,
     select,
     text,
     true,
     tuple_,
+    union_all,
 )
 from sqlalchemy.dialects.postgresql import ARRAY, aggregate_order_by
 from sqlalchemy.types import TypeEngine
 
 from shared.contracts import Outcome, PublicToken, PublicUser
 from shared.database import Statement
-from shared.tables import NOTE_FIELDS, SORTED_TITLE, commands, note_json, notes, personal_tokens, users
+from shared.tables import NOTE_FIELDS, SORTED_TITLE, commands, note_json, notes, personal_tokens, tombstones, users
 
 _OWNER = bindparam("owner", type_=BigInteger)
 _SKIP = bindparam("skip", type_=BigInteger)
@@ -197,6 +202,33 @@ def build_list_statement(shape: ListShape) -> Statement:
     columns = (users.c.revision, *selected.c, *([counted.label("total")] if shape.is_counted else []))
     query = select(*columns).join_from(users, selected, true()).where(_IS_CALLER)
     return Statement.compile(query, settings=f"{_CUSTOM_PLAN}; {_SORTED}" if conditions else "")
+
+
+def _list_changes(table: Table, fields: Sequence[ColumnElement[Any]]) -> Select[Any]:
+    """List an owner's rows after a position, in the order of the index on them."""
+    place = (table.c.owner_id, table.c.mod_revision, table.c.id)
+    after = (_OWNER, bindparam("after_revision", type_=BigInteger), bindparam("after_id", type_=BigInteger))
+    rows = select(*place, *fields).where(table.c.owner_id.between(_OWNER, _OWNER), tuple_(*place) > tuple_(*after))
+    return select(rows.order_by(*place).limit(_LIMIT).subquery())
+
+
+def _build_changes() -> Statement:
+    """Build the statement of a page of changes: notes as JSON, null for deleted ones, with ids and revisions."""
+    texts = NOTE_FIELDS[1:]
+    written = _list_changes(notes, [notes.c[name] for name in texts])
+    deleted = _list_changes(tombstones, [null().cast(notes.c[name].type).label(name) for name in texts])
+    both = union_all(written, deleted).subquery()
+    rows = select(both).order_by(both.c.owner_id, both.c.mod_revision, both.c.id).limit(_LIMIT).subquery()
+    selected = select(
+        func.array_agg(rows.c.id).label("ids"),
+        func.array_agg(rows.c.mod_revision).label("revisions"),
+        func.array_agg(note_json({name: rows.c[name] for name in NOTE_FIELDS})).label("notes"),
+    ).subquery()
+    query = select(users.c.revision, users.c.purged_revision, *selected.c).join_from(users, selected, true())
+    return Statement.compile(query.where(_IS_CALLER))
+
+
+LIST_CHANGES = _build_changes()
 
 
 _SEARCHED: dict[str, TypeEngine[Any]] = {

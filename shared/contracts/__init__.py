@@ -37,6 +37,7 @@ from shared.contracts.commands import (
     SingleNoteCommand,
     count_writes,
 )
+from shared.contracts.hints import MAX_HINTS, ChangeHint, ChangeHints, decode_hints, encode_hints
 from shared.contracts.notes import (
     DESCRIPTION_HARD_LIMIT,
     MAX_ITEMS,

@@ -1,7 +1,7 @@
 """An answer in parts: framed as HTTP/1.1 and 1.0 have it, cancelled with its client, never silently cut short."""
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import suppress
 
 import httpx
@@ -44,7 +44,7 @@ async def never_end(part: bytes) -> AsyncGenerator[bytes]:
         ended.append("endless")
 
 
-STREAMS = {
+STREAMS: dict[str, Callable[[], AsyncGenerator[bytes]]] = {
     "/streams/three": give_three_parts,
     "/streams/broken": fail_midway,
     "/streams/quiet": lambda: never_end(b""),
