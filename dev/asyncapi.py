@@ -31,6 +31,7 @@ from shared.contracts import (
     COMMANDS_CONTENT_TYPE,
     LARGEST_MESSAGE_BYTES,
     REPLIES,
+    ChangeHints,
     CreateNote,
     DeleteNote,
     NoteTarget,
@@ -41,6 +42,7 @@ from shared.contracts import (
     Reply,
     encode_batch,
     encode_command,
+    encode_hints,
     encode_replies,
 )
 from shared.primary import TIMELINE_HEADER, TIMELINE_PATTERN
@@ -209,6 +211,12 @@ MESSAGES = {
         },
         example_headers={TIMELINE_HEADER: "7409012345678901234/1"},
     ),
+    "hints": Message(
+        "Which owners are at which revision after a commit. A hint may be lost, and says nothing that Postgres does "
+        "not: whoever receives it reads what has changed.",
+        TypeAdapter(ChangeHints),
+        examples={"Two owners' notes may have changed": encode_hints({1: 42, 7: 3})},
+    ),
     "deadLetter": Message(
         "What no command could be read from, as it was received. Nothing is known about its form.",
         {
@@ -254,6 +262,19 @@ CHANNELS = {
         "RabbitMQ's direct reply-to: the address is the `reply_to` of a message with commands. Nothing is queued.",
         ("replies",),
         queue={"name": REPLY_TO, "durable": False},
+    ),
+    "changes": Channel(
+        "A fanout exchange: whoever binds a queue gets every hint, whatever its routing key.",
+        ("hints",),
+        exchange={"name": TOPOLOGY.changes_exchange, "type": "fanout", "durable": True, "autoDelete": False},
+        address="",
+    ),
+    "hintQueue": Channel(
+        "A queue of the connection's own, bound while clients of a gateway follow changes; the oldest hints are "
+        "dropped if it is not read in time.",
+        ("hints",),
+        queue={"durable": False, "exclusive": True, "autoDelete": True},
+        address=TOPOLOGY.hints_queue("{queue}"),
     ),
     "deadLetters": Channel(
         "A quorum queue without a consumer: an operator reads it.",
@@ -301,6 +322,22 @@ OPERATIONS = {
         SEND,
         replies=True,
     ),
+    "sendHints": Operation(
+        "worker",
+        "send",
+        "Tell who follows changes that there may be some; neither confirmed nor waited for.",
+        "changes",
+        ("hints",),
+        {"deliveryMode": TRANSIENT, "mandatory": False},
+    ),
+    "receiveHints": Operation(
+        "gateway",
+        "receive",
+        "Read what has changed, for those who follow the owners; only while somebody does.",
+        "hintQueue",
+        ("hints",),
+        {"ack": False},
+    ),
     "keepUnreadable": Operation(
         "worker",
         "send",
@@ -317,8 +354,8 @@ OPERATIONS = {
     ),
 }
 USERS = {
-    "gateway": "Publishes to the exchange for commands and receives its own replies.",
-    "worker": "Declares exchanges and queues, consumes commands, and publishes replies and dead letters.",
+    "gateway": "Publishes to the exchange for commands, and receives its own replies and hints.",
+    "worker": "Declares exchanges and queues, consumes commands, and publishes replies, hints and dead letters.",
 }
 
 
@@ -443,6 +480,7 @@ def _channel(channel: Channel) -> Json:
         for name, description in (
             ("partition", "The number of the partition, from 0."),
             ("partitions", "How many partitions there are, a number that the broker keeps."),
+            ("queue", "32 hexadecimal digits, of the receiver's choice."),
         )
         if f"{{{name}}}" in (channel.address or "")
     }

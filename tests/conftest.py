@@ -11,7 +11,7 @@ from uuid import uuid4
 import asyncpg
 import httpx
 import pytest
-from aio_pika.exchange import Exchange
+from aiormq.channel import Channel
 from argon2 import PasswordHasher
 
 from dev import asyncapi
@@ -97,7 +97,7 @@ def cheap_hashes() -> Iterator[None]:
 @pytest.fixture(scope="session", autouse=True)
 def watched_messages(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Whatever the services publish is compared with docs/asyncapi.yaml, also in the processes that tests start."""
-    undo = message_witness.watch(Exchange)
+    undo = message_witness.watch(Channel)
     with pytest.MonkeyPatch.context() as patch:
         for name, value in message_witness.environment(tmp_path_factory.mktemp("messages"), asyncapi.build()).items():
             patch.setenv(name, value)

@@ -122,7 +122,7 @@ async def device(program: list[str], tmp_path: Path, users_client: httpx.AsyncCl
 
 async def test_first_and_later_synchronizations_copy_the_notes(device: Device) -> None:
     items = [{"op": "create", **NOTE}] * 150  # more than a page
-    await device.write("POST", "/notes/batch", json=items)
+    await device.write("POST", "/notes/batch", json={"items": items})
     await device.synchronize()
     assert device.notes == await device.listed()
     first, second, *_ = device.notes

@@ -13,7 +13,7 @@ from functools import cache
 from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
 from types import FrameType, ModuleType
-from typing import Any
+from typing import Any, NamedTuple
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 CHILD = ROOT / "tests/support/child"
@@ -23,34 +23,64 @@ DOCUMENT = "asyncapi.json"
 PREFIX = "inkwell."
 ANY_PREFIX = "[a-z][a-z0-9-]*[.]"
 SHOWN_ERRORS = 3
+TRANSIENT = 1
+
+
+class Published(NamedTuple):
+    """A message on its way to the broker."""
+
+    exchange: str
+    key: str
+    body: bytes
+    properties: Any
+    """Those of AMQP, of which pamqp has the class, or None."""
+    mandatory: bool = False
+
+    def get(self, name: str) -> Any:
+        """A property, or None."""
+        return getattr(self.properties, name, None)
+
+    @property
+    def binding(self) -> dict[str, Any]:
+        """What an operation's binding for AMQP may say."""
+        return {
+            "deliveryMode": self.get("delivery_mode") or TRANSIENT,
+            "mandatory": self.mandatory,
+            "timestamp": self.get("timestamp") is not None,
+        }
+
+    @property
+    def headers(self) -> dict[str, Any]:
+        """The headers, of which `replyTo` is a property in AMQP."""
+        reply_to = {"replyTo": self.get("reply_to")} if self.get("reply_to") else {}
+        return {**(self.get("headers") or {}), **reply_to}
 
 
 class Form:
     """A message that an operation may send."""
 
     def __init__(self, document: dict[str, Any], message: dict[str, Any]) -> None:
-        self.content_type: str = message["contentType"]
+        self._content_type: str = message["contentType"]
         self._headers = _validator(document, message.get("headers", True))
         self._payload = _validator(document, message["payload"])
 
-    def objections(self, message: Any) -> Iterator[str]:
+    def objections(self, message: Published) -> Iterator[str]:
         """What is wrong with a message of this form, without its content."""
-        if message.content_type not in (None, self.content_type):
-            yield f"content type {message.content_type}"
+        if message.get("content_type") not in (None, self._content_type):
+            yield f"content type {message.get('content_type')}"
         try:
-            body = json.loads(message.body) if self.content_type.endswith("json") else message.body.decode("latin-1")
+            is_json = self._content_type.endswith("json")
+            payload = json.loads(message.body) if is_json else message.body.decode("latin-1")
         except ValueError:
             yield "no JSON"
             return
         for part, validator, value in (
             ("header", self._headers, message.headers),
-            ("payload", self._payload, body),
+            ("payload", self._payload, payload),
         ):
             if not validator.is_valid(value):
-                yield from (
-                    f"{part}{_path(error.instance_path)}: {error.message}"
-                    for error in list(validator.iter_errors(value))[:SHOWN_ERRORS]
-                )
+                for error in list(validator.iter_errors(value))[:SHOWN_ERRORS]:
+                    yield "/".join(map(str, (part, *error.instance_path))) + f": {error.message}"
 
 
 class Route:
@@ -58,22 +88,22 @@ class Route:
 
     def __init__(self, document: dict[str, Any], operation: dict[str, Any], binding: dict[str, Any]) -> None:
         channel = _find(document, operation["channel"])
-        place = channel["bindings"]["amqp"]
+        place, address = channel["bindings"]["amqp"], channel["address"]
         self._exchange = _pattern(place["exchange"]["name"] if "exchange" in place else "")
-        self._key = _pattern(channel["address"]) if channel["address"] else _pattern(place["queue"]["name"], "[.].+")
-        self._delivery_mode = binding.get("deliveryMode")
+        self._key = _pattern(place["queue"]["name"], "[.].+") if address is None else _pattern(address)
+        self._binding = binding
         self._forms = [Form(document, _find(document, _find(document, each))) for each in operation["messages"]]
 
     def leads_to(self, exchange: str, key: str) -> bool:
         """Whether a message with this routing key takes this route."""
         return bool(self._exchange.fullmatch(exchange) and self._key.fullmatch(key))
 
-    def objections(self, message: Any) -> list[str]:
+    def objections(self, message: Published) -> list[str]:
         """What is wrong with a message: nothing if one form fits."""
-        if self._delivery_mode not in (None, message.delivery_mode):
-            return [f"delivery mode {message.delivery_mode}"]
         found = [list(form.objections(message)) for form in self._forms]
-        return [] if [] in found else found[0]
+        used = message.binding
+        wrong = [f"{name} {used[name]}" for name in used if used[name] != self._binding.get(name, used[name])]
+        return wrong + ([] if [] in found else found[0])
 
 
 def routes(document: dict[str, Any]) -> dict[str, list[Route]]:
@@ -88,42 +118,42 @@ def routes(document: dict[str, Any]) -> dict[str, list[Route]]:
     return found
 
 
-def objections(routes: list[Route], exchange: str, key: str, message: Any) -> list[str]:
-    """What the document has against a message that is published there."""
-    taken = [route for route in routes if route.leads_to(exchange, key)]
-    if not taken:
+def objections(routes: list[Route], message: Published) -> list[str]:
+    """What the document has against a message."""
+    found = [route.objections(message) for route in routes if route.leads_to(message.exchange, message.key)]
+    if not found:
         return ["the document has no operation that sends there"]
-    found = [route.objections(message) for route in taken]
     return [] if [] in found else found[0]
 
 
-def watch(exchange: type[Any]) -> Callable[[], None]:
-    """Compares whatever is published by the class of exchanges from now on; returns what undoes it."""
-    publish = exchange.publish
+def watch(channel: type[Any]) -> Callable[[], None]:
+    """Compares whatever is published with the class, aiormq's channel, from now on; returns what undoes it."""
+    publish = channel.basic_publish
 
-    def compare_and_publish(self: Any, message: Any, routing_key: str, **options: Any) -> Any:
+    def compare_and_publish(self: Any, body: bytes, **options: Any) -> Any:
         if service := _service(sys._getframe(1)):
-            _compare(service, self.name, routing_key, message)
-        return publish(self, message, routing_key, **options)
+            place = options.get("exchange", ""), options.get("routing_key", "")
+            _compare(service, Published(*place, body, options.get("properties"), options.get("mandatory", False)))
+        return publish(self, body, **options)
 
-    exchange.publish = compare_and_publish
+    channel.basic_publish = compare_and_publish
 
     def undo() -> None:
-        exchange.publish = publish
+        channel.basic_publish = publish
 
     return undo
 
 
 def watch_when_imported() -> None:
-    """Watches once aio-pika is imported, which processes without a broker never do."""
+    """Watches once aiormq is imported, which processes without a broker never do."""
     sys.meta_path.insert(0, Watching())
 
 
 class Watching:
-    """Finds the module of exchanges, as Python does, and watches the class that it defines."""
+    """Finds the module of channels, as Python does, and watches the class that it defines."""
 
     def find_spec(self, name: str, path: Any, _: object = None) -> ModuleSpec | None:
-        if name != "aio_pika.exchange":
+        if name != "aiormq.channel":
             return None
         sys.meta_path.remove(self)
         spec = PathFinder.find_spec(name, path)
@@ -133,7 +163,7 @@ class Watching:
 
         def execute_and_watch(module: ModuleType) -> None:
             execute(module)
-            watch(module.Exchange)
+            watch(module.Channel)
 
         spec.loader.exec_module = execute_and_watch  # type: ignore[method-assign]
         return spec
@@ -156,12 +186,12 @@ def take_objections() -> list[str]:
     return found
 
 
-def _compare(service: str, exchange: str, key: str, message: Any) -> None:
+def _compare(service: str, message: Published) -> None:
     """Writes the objections to a file of this process."""
     folder = Path(os.environ[FOLDER])
-    for found in objections(_routes(folder)[service], exchange, key, message):
+    for found in objections(_routes(folder)[service], message):
         with (folder / str(os.getpid())).open("a") as file:
-            file.write(f"{service} published to {exchange!r} with {key!r}: {found}\n")
+            file.write(f"{service} published to {message.exchange!r} with {message.key!r}: {found}\n")
 
 
 @cache
@@ -201,7 +231,3 @@ def _pattern(name: str, suffix: str = "") -> re.Pattern[str]:
     prefix = ANY_PREFIX if name.startswith(PREFIX) else ""
     text = re.sub(r"\\{\w+\\}", "[0-9]+", re.escape(name.removeprefix(PREFIX)))
     return re.compile(prefix + text + suffix)
-
-
-def _path(parts: list[str | int]) -> str:
-    return "".join(f"/{part}" for part in parts)
