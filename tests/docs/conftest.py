@@ -22,7 +22,7 @@ NO_REGISTRY = re.compile("EAI_AGAIN|ENOTFOUND|ENETUNREACH|ECONNREFUSED|ETIMEDOUT
 def node_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the programs of tests/docs/node, and the packages that they need, in their locked versions."""
     if shutil.which("npm") is None:
-        pytest.skip("needs npm and Node.js 20: apt-get install npm")
+        pytest.skip("needs npm and Node.js: apt-get install npm")
     folder = tmp_path_factory.mktemp("node") / "node"
     shutil.copytree(NODE, folder, ignore=shutil.ignore_patterns("node_modules"))
     command = ["npm", "ci", "--ignore-scripts", "--no-audit", "--no-fund", "--prefer-offline"]
