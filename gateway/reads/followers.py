@@ -5,6 +5,7 @@ Postgres says. Followers who are woken together at the same position share a rea
 """
 
 import asyncio
+import math
 import random
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping
@@ -71,7 +72,7 @@ class Followers:
     def __init__(self, settings: GatewaySettings, queries: Queries) -> None:
         self._queries = queries
         self._limit = settings.streams
-        self._owner_limit = settings.streams_per_user if settings.auth == "password" else settings.streams
+        self._owner_limit = settings.streams_per_user if settings.auth == "password" else math.inf
         self._streams: Counter[int] = Counter()
         """The open streams of each owner."""
         self._followers: defaultdict[int, set[Follower]] = defaultdict(set)

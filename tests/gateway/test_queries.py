@@ -13,6 +13,7 @@ from gateway.reads.errors import DatabaseUnavailableError
 from gateway.reads.queries import SESSION_SETTINGS, Queries, describe_failure
 from gateway.reads.statements import (
     FIND_NOTES,
+    LIST_CHANGES,
     SEARCH_TEXT,
     SEARCH_TRIGRAMS,
     SEARCH_WORDS,
@@ -29,6 +30,10 @@ NOTES = """
 insert into notes (owner_id, title, description, created_date, updated_date, version)
 select {owner}, 'Ink ' || number, 'common', now() - number * interval '1 hour', now(), 1
 from generate_series(1, {count}) as number
+"""
+TOMBSTONES = """
+insert into tombstones (id, owner_id, created_date, updated_date, version, mod_revision)
+select 1000000 + number, 1 + number % 101, now(), now(), 1, 1000000 + number from generate_series(1, $1) as number
 """
 OWNER, OTHERS = 101, "1 + number % 100"
 VALUES = {
@@ -70,6 +75,44 @@ async def session(servers: Services, template: str) -> AsyncIterator[Session]:
         session = await connect(gateway.database_url, "test", session_settings=SESSION_SETTINGS)
         yield session
         await session.close()
+
+
+@pytest.fixture(params=["large", "small"])
+async def changed(request: pytest.FixtureRequest, servers: Services, template: str) -> AsyncIterator[Session]:
+    """The gateway's session, in a database with many or few changes; the plan is kept while the tables grow."""
+    count = {"large": 30_000, "small": 3}[request.param]
+    async with fresh_database(servers, template) as url:
+        database = await asyncpg.connect(url)
+        await database.execute(OWNERS)
+        await database.execute(NOTES.format(owner=OTHERS, count=count))
+        await database.execute(NOTES.format(owner=OWNER, count=count))
+        await database.execute("alter table notes disable trigger user")
+        await database.execute("update notes set mod_revision = id")
+        await database.execute(TOMBSTONES, count)
+        await database.execute("vacuum analyze")
+        await database.close()
+        gateway = settings_of_gateway(servers, url, "inkwell")
+        session = await connect(gateway.database_url, "test", session_settings=SESSION_SETTINGS)
+        yield session
+        await session.close()
+
+
+@pytest.mark.parametrize("after_revision", [-1, 1, 10**9])
+async def test_changes_are_merged_from_the_indexes_of_notes_and_tombstones(
+    changed: Session, after_revision: int
+) -> None:
+    plan = await plan_of(changed, LIST_CHANGES, after_revision=after_revision, after_id=0)
+
+    assert used(plan) == {
+        "users_pkey",
+        "notes_owner_id_mod_revision_id_idx",
+        "tombstones_owner_id_mod_revision_id_idx",
+    }, plan
+    assert "Sort" not in plan.replace("Sort Key", ""), plan
+    read = [
+        int(line.partition("rows=")[2].split(".")[0].split(" ")[0]) for line in plan.splitlines() if "rows=" in line
+    ]
+    assert max(read) <= VALUES["limit"] + VALUES["limit"], plan  # type: ignore[operator]
 
 
 async def plan_of(session: Session, statement: Statement, **changed: object) -> str:

@@ -86,7 +86,7 @@ class EventStream:
 
     async def _iter_changes(self) -> AsyncIterator[Json]:
         block = Event()
-        async for line in self.response.aiter_lines():
+        async for line in self._iter_lines():
             if line.startswith(":"):
                 self.comments += 1
             elif line:
@@ -100,6 +100,14 @@ class EventStream:
                 if block.event:
                     yield block.change
                 block = Event()
+
+    async def _iter_lines(self) -> AsyncIterator[str]:
+        """The lines, as the standard divides them: httpx would also divide them at other separators of Unicode."""
+        rest = b""
+        async for part in self.response.aiter_bytes():
+            *lines, rest = (rest + part).split(b"\n")
+            for line in lines:
+                yield line.decode()
 
     async def next(self) -> Json:
         """The next change."""
