@@ -65,7 +65,7 @@ Service = Literal["gateway", "worker"]
 class Message:
     """What is sent: its payload is a model, or a schema of its own."""
 
-    summary: str
+    text: str
     payload: TypeAdapter[Any] | Json
     examples: Mapping[str, bytes]
     """Bodies by their summaries."""
@@ -78,7 +78,7 @@ class Message:
 class Channel:
     """Where messages travel: an exchange and routing keys, or a queue, to which the default exchange leads."""
 
-    summary: str
+    text: str
     messages: tuple[str, ...]
     exchange: Json | None = None
     queue: Json | None = None
@@ -92,7 +92,7 @@ class Operation:
 
     service: Service
     action: Literal["send", "receive"]
-    summary: str
+    text: str
     channel: str
     messages: tuple[str, ...]
     binding: Json
@@ -138,9 +138,9 @@ REJECTED = Outcome(
 
 MESSAGES = {
     "commands": Message(
-        "Commands in the order in which they take effect: a JSON batch of CloudEvents, of at most 500 commands and "
-        "writes. Unknown members are ignored. No commands are a marker: the worker replies once everything before it "
-        "is committed.",
+        "Commands in the order in which they take effect: a JSON batch of CloudEvents. Several commands have at most "
+        "500 writes together; a command with more travels alone. Unknown members are ignored. No commands are a marker: "
+        "the worker replies once everything before it is committed.",
         COMMANDS,
         content_type=COMMANDS_CONTENT_TYPE,
         headers={
@@ -462,7 +462,7 @@ def _message(name: str, message: Message, payload: Json) -> Json:
     ]
     return {
         "name": name,
-        "summary": message.summary,
+        **_texts(message.text),
         "contentType": message.content_type,
         **headers,
         "payload": payload,
@@ -486,7 +486,7 @@ def _channel(channel: Channel) -> Json:
     }
     return {
         "address": channel.address,
-        "summary": channel.summary,
+        **_texts(channel.text),
         "messages": {name: {"$ref": f"#/components/messages/{name}"} for name in channel.messages},
         **({"parameters": parameters} if parameters else {}),
         "bindings": {"amqp": binding | {"bindingVersion": AMQP_BINDING}},
@@ -501,12 +501,19 @@ def _operation(operation: Operation) -> Json:
     return {
         "action": operation.action,
         **dict(_references(operation.channel, operation.messages)),
-        "summary": operation.summary,
+        **_texts(operation.text),
         "tags": [{"name": operation.service}],
         "security": [_security(operation.service)],
         "bindings": {"amqp": operation.binding | {"bindingVersion": AMQP_BINDING}},
         **({"reply": reply} if operation.replies else {}),
     }
+
+
+def _texts(text: str) -> Json:
+    """The first sentence as the summary, the others as the description."""
+    first, _, others = text.partition(". ")
+    summary = {"summary": first if first.endswith(".") else f"{first}."}
+    return summary | {"description": others} if others else summary
 
 
 def _references(channel: str, messages: tuple[str, ...]) -> Iterator[tuple[str, Any]]:
