@@ -15,8 +15,9 @@ from aio_pika.exceptions import ChannelPreconditionFailed
 from pamqp.commands import Basic
 from pamqp.common import FieldValue
 
-from dev.asyncapi import PATH, PERSISTENT, build, document
+from dev.asyncapi import PATH, build, document
 from dev.backend import ROOT, Services
+from dev.messages import PERSISTENT
 from gateway.writes import publisher
 from shared.contracts import COMMANDS_CONTENT_TYPE, Command
 from shared.primary import TIMELINE_HEADER
