@@ -20,6 +20,8 @@ HINTS_LIMIT = 1000
 LOST_CHECK_SECONDS = 0.5
 PROBE_EVERY_CHECKS = 10
 PROBE_TIMEOUT_SECONDS = 5.0
+UNROUTED_KEY = "doctor"
+"""A routing key that no queue is bound with: the broker drops such a message."""
 
 
 class RoutingState(StrEnum):

@@ -81,12 +81,14 @@ from shared.contracts.values import (
     print_time,
 )
 from shared.contracts.wire import (
+    COMMANDS,
     COMMANDS_CONTENT_TYPE,
     LARGEST_MESSAGE_BYTES,
     MAX_COMMAND_BYTES,
     MAX_MESSAGE_BYTES,
     MAX_MESSAGE_COMMANDS,
     MAX_VERSIONS_AHEAD,
+    REPLIES,
     BadCommand,
     NewerVersionError,
     Received,
