@@ -19,7 +19,9 @@ def test_every_file_that_names_the_version_names_the_same_one() -> None:
     dockerfile, manifests = (ROOT / "Dockerfile").read_text(), (ROOT / "k8s/base/kustomization.yaml").read_text()
     pages = (ROOT / "docs/kubernetes.md").read_text()
 
-    assert project["version"] == __version__
+    client = tomllib.loads((ROOT / "client/pyproject.toml").read_text())["project"]
+
+    assert (project["version"], client["version"]) == (__version__, __version__)
     assert json.loads((ROOT / "docs/openapi.json").read_text())["info"]["version"] == __version__
     assert re.findall(r"ARG VERSION=(\S+)", dockerfile) == [__version__]
     assert re.findall(r"newTag: (\S+)", manifests) == [__version__]

@@ -10,6 +10,7 @@ import httpx
 import pytest
 
 from gateway.api import transfer
+from gateway.app import create_app
 from gateway.http import requests
 from gateway.reads import exports
 from gateway.settings import GatewaySettings
@@ -391,6 +392,42 @@ async def test_export_ends_when_postgres_is_restarted_and_can_be_continued(
     _, *rest, end = await export(client, end["end"]["last_id"])
 
     assert (len(notes) + len(rest), end["end"]["complete"]) == (1200, True)
+
+
+async def test_transfers_end_when_the_gateway_stops_and_say_where(
+    gateway_settings: GatewaySettings, worker_settings: WorkerSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    app = create_app(gateway_settings)
+    fetched = asyncio.Event()
+    fetch = exports.Export.fetch
+
+    async def slow_lines() -> AsyncIterator[bytes]:
+        for _ in range(8):
+            yield lines(*numbered(500))
+            await asyncio.sleep(0.3)
+
+    async def fetch_and_wait(export: exports.Export) -> list[Any]:
+        rows = await fetch(export)
+        fetched.set()
+        await asyncio.sleep(0.5)
+        return rows
+
+    async with (
+        harness.worker(worker_settings),
+        harness.serving(app, gateway_settings) as url,
+        httpx.AsyncClient(base_url=url, timeout=30) as client,
+    ):
+        await import_lines(client, lines(*numbered(1200)))
+        monkeypatch.setattr(exports.Export, "fetch", fetch_and_wait)
+        running = [asyncio.create_task(export(client)), asyncio.create_task(import_lines(client, slow_lines()))]
+        await fetched.wait()
+        assert app.front.resources
+        app.front.resources.replies.drain()  # as on SIGTERM
+
+        [*notes, last], [*_, end] = await asyncio.gather(*running)
+
+    assert last == {"end": {"complete": False, "notes": 500, "last_id": notes[-1]["id"]}}
+    assert (end["end"]["complete"], end["end"]["imported"] < 4000) == (False, True)
 
 
 @pytest.mark.parametrize("change", ["revoked", "new password"])
