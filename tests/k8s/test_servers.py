@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 import pytest
 
 from dev.backend import ROOT
+from gateway.settings import GatewaySettings
 from tests.faults.broker_nodes import CLUSTER_SETTINGS
 from tests.k8s.parts import services_of
 from tests.k8s.passwords import secrets_of
@@ -19,8 +20,8 @@ from tests.support.rendering import OVERLAYS, Object, fields_of, find, makers_of
 
 SYNCHRONOUS = {"method": "any", "number": 1, "dataDurability": "required", "failoverQuorum": True}
 LOSE_COMMITS = {"fsync", "full_page_writes", "synchronous_commit", "synchronous_standby_names"}
-SESSIONS = {"gateway": 5, "worker": 4}
-"""The most connections of each service to Postgres."""
+SESSIONS = {"gateway": GatewaySettings.model_fields["read_connections"].default + 1, "worker": 4}
+"""The most connections of each service to Postgres, as docs/operations.md counts them."""
 LABEL_OF_CLOUDNATIVE_PG = "cnpg.io/reload=true"
 """A label that makes Postgres adopt a changed password at once."""
 LABEL_OF_TOPOLOGY_OPERATOR = "rabbitmq.com/topology-operator=true"
@@ -63,7 +64,7 @@ def test_database_is_made_for_the_migrator_and_its_roles_may_only_log_in() -> No
     assert made["secret"] == {"name": "postgres-migrator"}
     assert sorted(cluster["managed"]["roles"], key=lambda role: str(role["name"])) == [
         {"name": ROLES[service], "login": True, "passwordSecret": {"name": f"postgres-{service}"}} | bounds
-        for service, bounds in (("gateway", {"connectionLimit": 110}), ("worker", {}))
+        for service, bounds in (("gateway", {"connectionLimit": 125}), ("worker", {}))
     ]
 
 

@@ -3,15 +3,17 @@
 import os
 import re
 import tomllib
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from urllib.parse import urlsplit
 
 import pytest
 
 from dev.backend import ROOT
 from gateway.settings import GatewaySettings
-from shared.settings import DatabaseSettings, MigrationSettings, ServiceSettings, iter_secrets
+from shared.settings import DatabaseSettings, MigrationSettings, SecretFiles, ServiceSettings, iter_secrets
 from shared.topology import Topology
-from tests.k8s.environment import environment
+from tests.k8s.environment import environment, files_of
 from tests.k8s.parts import services_of
 from tests.k8s.passwords import secrets_of
 from tests.support.rendering import OVERLAYS, Object, containers_of, find, objects_of, pods_of
@@ -26,14 +28,14 @@ SETTINGS: dict[str, type[DatabaseSettings]] = {
     "Job migrate, migrate": MigrationSettings,
 }
 ENVIRONMENTS = {"dev": "development", "production": "production"}
-IN_COMMON = {"environment", "database_url", "broker_url", "queue_prefix", "metrics_host", "metrics_port"}
+IN_COMMON = {"environment", "database_url", "database_password", "broker_url", "broker_password", "queue_prefix", "metrics_host", "metrics_port"}
 GIVEN = {
     "Deployment gateway, gateway": IN_COMMON
     | {"signing_keys", "fingerprint_key", "host", "port", "drain_delay_seconds", "trusted_proxies"},
     "Deployment worker, worker": IN_COMMON | {"worker_health_host", "worker_health_port"},
 }
 """All settings that the manifests set; others keep their defaults."""
-OTHER_VARIABLES = {"POSTGRES_PASSWORD", "RABBITMQ_PASSWORD", "PYTHON_CPU_COUNT"}
+OTHER_VARIABLES = {"PYTHON_CPU_COUNT"}
 ROLES = {"gateway": "inkwell_gateway", "worker": "inkwell_worker", "migrate": "inkwell_migrator"}
 PATHS = {"postgres": "/inkwell", "rabbitmq": "/"}
 DRAIN = ("drain_delay_seconds", "drain_timeout_seconds", "publish_timeout_seconds")
@@ -45,19 +47,35 @@ def container_of(overlay: str, called: str) -> Object:
         container
         for maker, pod in pods_of(overlay)
         for container in containers_of(pod)
-        if f"{re.sub(r'-[0-9-]+$', '', maker)}, {container['name']}" == called
+        if f"{unversioned(maker)}, {container['name']}" == called
     ]
     return found
 
 
+def unversioned(maker: str) -> str:
+    """The kind and name of an object without the version in its name."""
+    return re.sub(r"-[0-9-]+$", "", maker)
+
+
 def settings_of(overlay: str, called: str) -> DatabaseSettings:
     """The settings that the container's program reads."""
-    with pytest.MonkeyPatch.context() as patch:
+    with pytest.MonkeyPatch.context() as patch, TemporaryDirectory() as secrets:
         for name in [name for name in os.environ if name.startswith("INKWELL_")]:
             patch.delenv(name)
         for name, value in environment(overlay, container_of(overlay, called)).items():
             patch.setenv(name, value)
-        return SETTINGS[called]()
+        for name, text in secrets_in(overlay, called).items():
+            Path(secrets, name).write_text(text)
+        return SETTINGS[called](_secrets_dir=secrets)
+
+
+def secrets_in(overlay: str, called: str) -> dict[str, str]:
+    """The files that a container finds where its program looks for settings."""
+    folder = str(SecretFiles.model_fields["secrets_dir"].default)
+    [mounted] = [each["name"] for each in container_of(overlay, called)["volumeMounts"] if each["mountPath"] == folder]
+    [volumes] = [pod["spec"]["volumes"] for maker, pod in pods_of(overlay) if called.startswith(unversioned(maker))]
+    [volume] = [each for each in volumes if each["name"] == mounted]
+    return files_of(overlay, volume)
 
 
 @pytest.mark.parametrize("called", SETTINGS)
@@ -115,7 +133,8 @@ def test_each_secret_setting_has_a_value_of_a_secret_which_no_other_one_has(over
     values = {value for held in secrets_of(overlay).values() for key, value in held.items() if key != "username"}
     used = [
         [value for value in values if value in text]
-        for _, setting in settings_of(overlay, called)
+        for name, setting in settings_of(overlay, called)
+        if not name.endswith("_url")  # which contains the password
         for text in iter_secrets(setting)
     ]
 
