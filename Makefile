@@ -7,9 +7,12 @@ SECONDS ?= 600
 N ?= 10000
 TIMES ?= 10
 SBOM ?= sbom.cdx.json
+PLATFORMS ?= linux/amd64,linux/arm64
+REGISTRY ?= $(error name the registry: make image REGISTRY=registry.example.com)
+VERSION := $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
 RIGS ?= postgres-pair broker-nodes clocks
 
-.PHONY: help up down logs stop-worker start-worker doctor seed dev format generate check test retest smoke docs faults mutations failover outages versions servers fuzz bench bench-quick bench-scale numbers sbom
+.PHONY: help up down logs stop-worker start-worker doctor seed dev format generate check test retest smoke docs faults mutations failover outages versions servers fuzz bench bench-quick bench-scale numbers image sbom
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -114,6 +117,10 @@ numbers: .venv/bench ## what an operator plans with: bytes, sessions, pruning; t
 	@$(RUN) python -m bench.numbers
 
 ##@ Release
+
+image: ## build the image for PLATFORMS, by default amd64 and arm64, and push it: REGISTRY=registry.example.com
+	docker buildx build --platform $(PLATFORMS) --push --tag $(REGISTRY)/inkwell:$(VERSION) \
+		--build-arg VERSION=$(VERSION) --build-arg REVISION=$$(git rev-parse HEAD) .
 
 sbom: .venv/made ## list what the image installs, with versions and hashes, as CycloneDX: SBOM=sbom.cdx.json
 	@$(UV) export --quiet --frozen --no-default-groups --extra traces --format cyclonedx1.5 --preview-features sbom-export \

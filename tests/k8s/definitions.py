@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from copy import deepcopy
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import cel
 import pytest
@@ -45,7 +45,9 @@ def definitions() -> dict[tuple[str, str], Object]:
     """The structural schema of each API version and kind."""
     documents = [each for path in folder().rglob("*.yaml") for each in yaml.safe_load_all(path.read_text())]
     return {
-        (f"{each['spec']['group']}/{version['name']}", each["spec"]["names"]["kind"]): version["schema"]["openAPIV3Schema"]
+        (f"{each['spec']['group']}/{version['name']}", each["spec"]["names"]["kind"]): version["schema"][
+            "openAPIV3Schema"
+        ]
         for each in documents
         if each and each["kind"] == "CustomResourceDefinition"
         for version in each["spec"]["versions"]
@@ -80,30 +82,36 @@ def _validator(api_version: str, kind: str) -> Draft202012Validator:
     return Draft202012Validator(schema | {"required": [*schema.get("required", []), "metadata"]})
 
 
-def _strict(schema: Any, nested: Literal["fields", "logic"] = "fields") -> Any:
-    """The JSON Schema of a structural schema: an unknown field is an error; below `allOf` and others none is declared."""
-    strict = {
-        key: value for key, value in schema.items() if key not in VALUES and not key.startswith("x-kubernetes-")
-    }
+def _strict(schema: Object, *, declares: bool = True) -> Object:
+    """The JSON Schema of a structural schema, to which unknown fields are errors.
+
+    What is below `allOf` and the like declares no fields, and forbids none.
+    """
+    strict = {key: value for key, value in schema.items() if key not in VALUES and not key.startswith("x-kubernetes-")}
     for key in strict.keys() & {"allOf", "anyOf", "oneOf"}:
-        strict[key] = [_strict(each, "logic") for each in strict[key]]
-    if isinstance(items := strict.get("items"), dict):
-        strict["items"] = _strict(items, nested)
-    if isinstance(values := strict.get("additionalProperties"), dict):
-        strict["additionalProperties"] = _strict(values, nested)
+        strict[key] = [_strict(each, declares=False) for each in strict[key]]
+    for key in strict.keys() & {"additionalProperties", "items"}:
+        if isinstance(strict[key], dict):
+            strict[key] = _strict(strict[key], declares=declares)
     if "properties" in strict:
-        strict["properties"] = {name: _strict(each, nested) for name, each in strict["properties"].items()}
+        strict["properties"] = {name: _strict(each, declares=declares) for name, each in strict["properties"].items()}
     is_open = schema.get("x-kubernetes-preserve-unknown-fields") or schema.get("x-kubernetes-embedded-resource")
-    if nested == "fields" and schema.get("type") == "object" and not is_open:
+    if declares and schema.get("type") == "object" and not is_open:
         strict.setdefault("additionalProperties", False)
+    return strict | _values_of(schema)
+
+
+def _values_of(schema: Object) -> Object:
+    """What Kubernetes' own keywords say about values."""
+    values: Object = {}
     if schema.get("x-kubernetes-int-or-string"):
-        strict["type"] = ["integer", "string"]
-    if schema.get("nullable"):
-        strict["type"] = [strict["type"], "null"]
+        values["type"] = ["integer", "string"]
+    elif schema.get("nullable"):
+        values["type"] = [schema["type"], "null"]
     if bound := INTEGERS.get(schema.get("format", "")):
-        strict["minimum"] = max(strict.get("minimum", -bound), -bound)
-        strict["maximum"] = min(strict.get("maximum", bound - 1), bound - 1)
-    return strict
+        values["minimum"] = max(schema.get("minimum", -bound), -bound)
+        values["maximum"] = min(schema.get("maximum", bound - 1), bound - 1)
+    return values
 
 
 def _walk(schema: Object, value: Any, place: str) -> Iterator[tuple[str, Object, Any]]:

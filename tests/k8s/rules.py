@@ -6,13 +6,16 @@ from collections.abc import Callable, Iterator
 from functools import cache
 from typing import Any
 
-from kubernetes_validate import ValidationError, validate
+from jsonschema import Draft202012Validator
+from kubernetes_validate.utils import schema_contents
+from referencing import Registry, Resource
 
 from tests.k8s.definitions import complaints_of_definition, definitions
 from tests.support.rendering import Object
 
 VERSIONS = ("1.35.0", "1.36.0", "1.37.0")
 """Kubernetes maintains its own last three."""
+SCHEMA = "kubernetes-json-schema/v{version}-local-strict/{name}.json"
 WITHOUT_DEFINITION = ("cert-manager.io", "cloud.google.com", "gateway.networking.k8s.io")
 """API groups whose definitions may be missing in CRDS_DIR: of components that no overlay here includes."""
 QUANTITY = re.compile(r"\d+(\.\d+)?([KMGTPE]i|[numkMGTPE]|[eE]\d+)?")
@@ -37,7 +40,9 @@ CHOICES: dict[str, set[str]] = {
 }
 """The values of a field, where the definitions of Kubernetes or of an operator say only that it is a string."""
 LEAST = {
-    **dict.fromkeys(("failureThreshold", "instances", "maxSkew", "periodSeconds", "pollingInterval", "timeoutSeconds"), 1),
+    **dict.fromkeys(
+        ("failureThreshold", "instances", "maxSkew", "periodSeconds", "pollingInterval", "timeoutSeconds"), 1
+    ),
     "terminationGracePeriodSeconds": 30,
 }
 """The smallest numbers; a pod has time to finish what it has begun."""
@@ -75,29 +80,52 @@ LEGACY_PROBE = "rabbitmq.com/legacy-startup-probe"
 
 
 @cache
-def _errors_of_kubernetes(text: str, version: str) -> str | None:
-    """The error in an object as JSON; most objects of one build are those of another."""
-    try:
-        validate(json.loads(text), version, strict=True)
-    except ValidationError as error:
-        return str(error)
-    return None
+def _definitions_of_kubernetes(version: str) -> Registry[Any]:
+    contents = schema_contents(SCHEMA.format(version=version, name="_definitions"), version)
+    registry: Registry[Any] = Resource.from_contents(contents) @ Registry()
+    return registry
+
+
+@cache
+def _validator_of_kubernetes(api_version: str, kind: str, version: str) -> Draft202012Validator:
+    """The package's own `validate` reads all schemas anew for each object."""
+    group, _, number = api_version.rpartition("/")
+    name = "-".join(filter(None, (kind.lower(), group.partition(".")[0], number)))
+    schema = schema_contents(SCHEMA.format(version=version, name=name), version)
+    return Draft202012Validator(schema, registry=_definitions_of_kubernetes(version))
+
+
+@cache
+def _errors_of_kubernetes(text: str, version: str) -> list[str]:
+    """The errors in an object as JSON; most objects of one build are those of another."""
+    each = json.loads(text)
+    return [
+        error.message for error in _validator_of_kubernetes(each["apiVersion"], each["kind"], version).iter_errors(each)
+    ]
 
 
 def complaints_about(each: Object) -> list[str]:
     """Everything that is wrong with an object; raises KeyError for a kind without a definition."""
-    return [*_of_schema(each), *_of_fields(each), *RULES.get(each["kind"], lambda _: iter(()))(each)]
+    rule = RULES.get(each["kind"])
+    return [*_of_schema(each), *_of_fields(each), *(rule(each) if rule else ())]
+
+
+def is_custom(each: Object) -> bool:
+    """Whether its kind is an operator's and not Kubernetes' own."""
+    group = _group_of(each)
+    return group in WITHOUT_DEFINITION or ("." in group and not group.endswith(".k8s.io"))
+
+
+def _group_of(each: Object) -> str:
+    return str(each["apiVersion"]).rpartition("/")[0]
 
 
 def _of_schema(each: Object) -> Iterator[str]:
-    group = each["apiVersion"].rpartition("/")[0]
-    if "." in group and not group.endswith(".k8s.io") or group in WITHOUT_DEFINITION:
-        if (each["apiVersion"], each["kind"]) in definitions() or group not in WITHOUT_DEFINITION:
-            yield from complaints_of_definition(each)
-    else:
+    if not is_custom(each):
         for version in VERSIONS:
-            if error := _errors_of_kubernetes(json.dumps(each), version):
-                yield f"{version}: {error}"
+            yield from (f"{version}: {error}" for error in _errors_of_kubernetes(json.dumps(each), version))
+    elif (each["apiVersion"], each["kind"]) in definitions() or _group_of(each) not in WITHOUT_DEFINITION:
+        yield from complaints_of_definition(each)
 
 
 def _of_fields(value: Any, name: str = "", parent: str = "") -> Iterator[str]:

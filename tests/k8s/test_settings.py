@@ -28,7 +28,16 @@ SETTINGS: dict[str, type[DatabaseSettings]] = {
     "Job migrate, migrate": MigrationSettings,
 }
 ENVIRONMENTS = {"dev": "development", "production": "production"}
-IN_COMMON = {"environment", "database_url", "database_password", "broker_url", "broker_password", "queue_prefix", "metrics_host", "metrics_port"}
+IN_COMMON = {
+    "environment",
+    "database_url",
+    "database_password",
+    "broker_url",
+    "broker_password",
+    "queue_prefix",
+    "metrics_host",
+    "metrics_port",
+}
 GIVEN = {
     "Deployment gateway, gateway": IN_COMMON
     | {"signing_keys", "fingerprint_key", "host", "port", "drain_delay_seconds", "trusted_proxies"},
