@@ -18,7 +18,7 @@ VERSIONS = ("1.35.0", "1.36.0", "1.37.0")
 SCHEMA = "kubernetes-json-schema/v{version}-local-strict/{name}.json"
 WITHOUT_DEFINITION = ("cert-manager.io", "cloud.google.com", "gateway.networking.k8s.io")
 """API groups whose definitions may be missing in CRDS_DIR: of components that no overlay here includes."""
-QUANTITY = re.compile(r"\d+(\.\d+)?([KMGTPE]i|[numkMGTPE]|[eE]\d+)?")
+QUANTITY = re.compile(r"(\d+(?:\.\d+)?)([KMGTPE]i|[numkMGTPE]|)")
 QUANTITIES = {"cpu", "ephemeral-storage", "memory", "size", "sizeLimit", "storage"}
 CHOICES: dict[str, set[str]] = {
     "accessModes": {"ReadWriteOnce", "ReadWriteOncePod"},
@@ -102,6 +102,16 @@ def _errors_of_kubernetes(text: str, version: str) -> list[str]:
     return [
         error.message for error in _validator_of_kubernetes(each["apiVersion"], each["kind"], version).iter_errors(each)
     ]
+
+
+def quantity(value: object) -> float:
+    """A Kubernetes quantity as a number; raises ValueError for anything else."""
+    if not (found := QUANTITY.fullmatch(str(value))):
+        raise ValueError(f"{value} is no quantity")
+    unit = found[2]
+    if unit.endswith("i"):
+        return float(found[1]) * 1024.0 ** ("KMGTPE".index(unit[0]) + 1)
+    return float(found[1]) * 1000.0 ** ("num kMGTPE".index(unit or " ") - 3)
 
 
 def complaints_about(each: Object) -> list[str]:

@@ -64,7 +64,7 @@ def built(folder: Path) -> str:
 @cache
 def objects_of(overlay: str) -> tuple[Object, ...]:
     """The overlay's objects."""
-    return tuple(yaml.load_all(text_of(overlay), Loader=yaml.CSafeLoader))  # noqa: S506 - a safe one, and fast
+    return tuple(yaml.load_all(text_of(overlay), Loader=yaml.CSafeLoader))
 
 
 def find(overlay: str, kind: str, name: str) -> Object:
