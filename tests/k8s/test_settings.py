@@ -5,7 +5,7 @@ import re
 import tomllib
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from urllib.parse import urlsplit
+from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
@@ -127,7 +127,7 @@ def test_service_listens_where_its_pods_ports_are(overlay: str) -> None:
 
 
 @pytest.mark.parametrize("called", GIVEN)
-@pytest.mark.parametrize("overlay", OVERLAYS)
+@pytest.mark.parametrize("overlay", [*OVERLAYS, "alb", "gce"])
 def test_service_has_longer_to_stop_than_it_takes(overlay: str, called: str) -> None:
     settings = dict(settings_of(overlay, called))
     [pod] = [pod["spec"] for maker, pod in pods_of(overlay) if maker == called.partition(",")[0]]
@@ -174,6 +174,55 @@ def test_container_is_called_after_the_program_that_it_runs(overlay: str, called
     name = container["name"].replace("-", "_")
 
     assert " ".join(container["command"]) in (f"python -m {name}", f"python -m shared.{name}", "alembic upgrade head")
+
+
+@pytest.mark.parametrize("called", SETTINGS)
+def test_component_for_tls_has_the_services_check_certificates_with_the_authorities_that_they_have(called: str) -> None:
+    container = container_of("tls", called)
+    [volumes] = [pod["spec"]["volumes"] for maker, pod in pods_of("tls") if called.startswith(unversioned(maker))]
+    [place] = [each["mountPath"] for each in container["volumeMounts"] if each["name"] == "authorities"]
+    [sources] = [each["projected"]["sources"] for each in volumes if each["name"] == "authorities"]
+    files = {item["path"] for source in sources for item in source["secret"]["items"]}
+    [certificate] = [each["spec"] for each in objects_of("tls") if "dnsNames" in each.get("spec", {})]
+    variables = environment("tls", container)
+
+    database = parse_qs(urlsplit(variables["INKWELL_DATABASE_URL"]).query)
+    assert database["sslmode"] == ["verify-full"]
+    assert database["sslrootcert"][0].removeprefix(f"{place}/") in files
+    if called.endswith((", gateway", ", worker")):
+        broker = urlsplit(variables["INKWELL_BROKER_URL"])
+        assert broker.scheme == "amqps"
+        assert broker.hostname in certificate["dnsNames"]
+        assert parse_qs(broker.query)["cafile"][0].removeprefix(f"{place}/") in files
+
+
+@pytest.mark.parametrize(
+    ("component", "idle_seconds", "longest_answer"),
+    [
+        ("alb", 60, "idle_timeout.timeout_seconds=60"),
+        ("gce", 600, "'timeoutSec': 40"),
+        ("gateway-api", 3600, "'request': '40s'"),
+        ("openshift", 30, "'haproxy.router.openshift.io/timeout': '40s'"),
+    ],
+)
+def test_balancer_closes_idle_connections_first_and_waits_longer_than_35_seconds_for_an_answer(
+    component: str, idle_seconds: int, longest_answer: str
+) -> None:
+    gateway = settings_of(component, "Deployment gateway, gateway")
+    assert isinstance(gateway, GatewaySettings)
+
+    assert gateway.keep_alive_seconds > idle_seconds
+    assert longest_answer in str(objects_of(component))
+
+
+@pytest.mark.parametrize("overlay", ["production", "alb", "gce"])
+def test_gateways_trust_those_that_may_reach_them_and_no_more(overlay: str) -> None:
+    gateway = settings_of(overlay, "Deployment gateway, gateway")
+    [policy] = [each["spec"] for each in objects_of(overlay) if each["metadata"]["name"] == "from-ingress"]
+    networks = {peer["ipBlock"]["cidr"] for peer in policy["ingress"][0]["from"] if "ipBlock" in peer}
+    assert isinstance(gateway, GatewaySettings)
+
+    assert networks <= set(map(str, gateway.trusted_proxies))
 
 
 def test_proxies_that_are_believed_are_none_of_the_internet() -> None:
