@@ -3,7 +3,8 @@
 from datetime import datetime
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, WithJsonSchema
+from pydantic import BaseModel, Field
+from pydantic.json_schema import SkipJsonSchema
 
 from gateway.writes.states import NOTE, NOTE_TEXT
 from shared.contracts import PublicToken
@@ -59,7 +60,7 @@ class Change(BaseModel, use_attribute_docstrings=True):
     revision: int
     """Each write raises the revision of its user's notes; 0 if the note is older than revisions."""
     deleted: bool
-    note: Annotated[Note | None, WithJsonSchema({"$ref": "#/components/schemas/Note"})] = None
+    note: Annotated[Note | SkipJsonSchema[None], Field(json_schema_extra=lambda schema: schema.pop("default"))] = None
     """The note as it is now; absent if it is deleted."""
 
 

@@ -92,7 +92,7 @@ def mark_timeline(timeline: Timeline | None) -> str | None:
 
 
 @dataclass(frozen=True, slots=True)
-class Change:
+class ChangedNote:
     """A note's last change."""
 
     id: int
@@ -111,7 +111,7 @@ class Change:
 class ChangesPage:
     """Changes in the order of their revisions."""
 
-    changes: list[Change]
+    changes: list[ChangedNote]
     has_more: bool
     """Whether there were more than these at the moment of the read."""
     owner: int
@@ -135,7 +135,7 @@ class ChangesPage:
         changes = ",".join(change.json for change in self.changes)
         return f'{{"changes":[{changes}],"cursor":"{self.cursor.encoded}","more":{json.dumps(self.has_more)}}}'
 
-    def _build_cursor(self, last: Change | None) -> ChangesCursor:
+    def _build_cursor(self, last: ChangedNote | None) -> ChangesCursor:
         state = self.state
         revision, after_id = (last.revision, last.id) if last else (state.revision, _LARGEST)
         return ChangesCursor(self.owner, revision, after_id, state.purged_revision, state.timeline)

@@ -174,12 +174,15 @@ class Followers:
 
     async def _probe(self) -> None:
         """Wait until Postgres answers again, then wake those whose reads have failed."""
-        while True:
-            await asyncio.sleep(PROBE_SECONDS)
-            with suppress(DatabaseUnavailableError):
-                await self._queries.ping()
-                break
-        self._probing = None
+        try:
+            is_answered = False
+            while not is_answered:
+                await asyncio.sleep(PROBE_SECONDS)
+                with suppress(DatabaseUnavailableError):
+                    await self._queries.ping()
+                    is_answered = True
+        finally:
+            self._probing = None
         failed, self._failed = self._failed, set()
         log.info("Postgres answers again; followers of changes read what they missed", followers=len(failed))
         for follower in failed:

@@ -16,7 +16,7 @@ import asyncpg
 import structlog
 
 from gateway.caller import Caller
-from gateway.reads.changes import Change, ChangesCursor, ChangesPage, OwnerState, mark_timeline
+from gateway.reads.changes import ChangedNote, ChangesCursor, ChangesPage, OwnerState, mark_timeline
 from gateway.reads.errors import CredentialsOutdatedError, DatabaseUnavailableError, SearchTimeoutError
 from gateway.reads.fair_limiter import FairLimiter
 from gateway.reads.gathered import FoundRow, GatheredReads, fetch_notes
@@ -160,7 +160,7 @@ class Queries:
         state = OwnerState(row["revision"], row["purged_revision"], mark_timeline(timeline))
         since.check(caller.owner, state)
         found = zip(row["ids"] or (), row["revisions"] or (), row["notes"] or (), strict=True)
-        changes = [Change(*each) for each in islice(found, limit)]
+        changes = [ChangedNote(*each) for each in islice(found, limit)]
         return ChangesPage(changes, len(row["ids"] or ()) > limit, caller.owner, state)
 
     async def search_notes(self, caller: Caller, terms: SearchTerms, skip: int, limit: int) -> SearchResult:

@@ -25,7 +25,6 @@ UNNOTICED = {"commit-slow", "users-corrected", "unreadable", "tombstones-purged"
 """Faults that must not delay what a stream gets once a write is answered."""
 PURGES = "tombstones-purged"
 KEEPS_CHANGES = FAULTS.keys() - {PURGES}
-FOLLOWED_KINDS = ("create",)
 READ, WRITTEN = {200, 404}, {200, 201, 202, 204, 404, 412}
 
 
@@ -434,20 +433,21 @@ def begun_anew_for_a_reason(history: History, _: Facts) -> Iterator[str]:
 
 
 def woken(history: History, _: Facts) -> Iterator[str]:
-    """I12: while nothing fails, a stream has a change soon after its write was answered."""
-    writes: dict[int, list[Write]] = defaultdict(list)
+    """I12: while nothing fails, a stream has a new note, or what became of it, soon after its write was answered."""
+    created: dict[int, list[Write]] = defaultdict(list)
     for write in history.writes:
-        if write.status == "applied" and write.kind in FOLLOWED_KINDS and write.applied is not None:
-            writes[write.owner].append(write)
+        if write.kind == "create" and write.applied is not None:
+            created[write.owner].append(write)
     slack = WAKE_UP_SECONDS + history.lag_seconds
     for follow in history.follows:
-        arrived = {(seen.note, seen.version): seen.at for seen in reversed(follow.seen)}
-        for write in writes[follow.owner]:
-            at, [made] = write.applied or 0.0, write.made
-            is_alone = write.asked - BEFORE_SECONDS, at + slack
-            if not is_connected(follow, *is_alone) or is_disturbed(history, *is_alone):
+        first = {seen.note: seen.at for seen in reversed([*chain(*follow.former), *follow.seen])}
+        began_anew = max(follow.gone, default=-math.inf)
+        for write in created[follow.owner]:
+            at = write.applied or 0.0
+            alone = write.asked - BEFORE_SECONDS, at + slack
+            if began_anew > alone[0] or not is_connected(follow, *alone) or is_disturbed(history, *alone):
                 continue
-            if (late := arrived.get(made, math.inf) - at) > slack and write.kind == "create":
+            if (late := first.get(write.subject or 0, math.inf) - at) > slack:
                 yield f"I12: {describe_follow(follow)} got {describe(write)} {late:.1f} s after its answer"
 
 
@@ -458,9 +458,10 @@ def is_connected(follow: Follow, began: float, ended: float) -> bool:
 
 def is_disturbed(history: History, began: float, ended: float) -> bool:
     """Whether something failed that followers notice, or was still recovering."""
+    recoveries = dict(enumerate(history.recoveries, start=1))
     for each in history.disturbances:
         if each.name not in UNNOTICED:
-            recovery = history.recoveries[each.round - 1] if each.round <= len(history.recoveries) else math.inf
+            recovery = recoveries.get(each.round, math.inf)
             if each.began < ended and (not each.ended or began < each.ended + recovery):
                 return True
     return False

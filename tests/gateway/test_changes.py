@@ -2,17 +2,21 @@
 
 import asyncio
 import time
+from datetime import UTC, datetime, timedelta
 
 import httpx
 import pytest
 
 from gateway.settings import GatewaySettings
+from shared.connections import Connections
 from shared.database import Session
 from shared.primary import Primary, Timeline
 from tests.support import harness
 from tests.support.accounts import bearer, forged, sign_up
 from tests.support.canaries import NOTE
+from tests.support.commands import create as create_note
 from tests.support.following import Copy
+from worker.apply import apply_batch, record_failure
 from worker.settings import WorkerSettings
 
 PURGE = """
@@ -119,6 +123,24 @@ async def test_correction_by_hand_appears(client: httpx.AsyncClient, database: S
     await database.execute("update notes set title = 'by hand' where id = 1")
 
     assert (await copy.catch_up(client)).notes[1]["title"] == "by hand"
+
+
+async def test_replayed_dead_letter_and_a_write_that_was_stalled_appear_with_their_old_dates(
+    client: httpx.AsyncClient, connections: Connections
+) -> None:
+    long_ago = datetime.now(UTC) - timedelta(days=1)
+    letter, stalled = create_note(time=long_ago), create_note(time=long_ago)
+    await record_failure(connections, letter, "data_error")
+    await create(client)
+    copy = await Copy().catch_up(client)
+
+    await apply_batch(connections, [letter.model_copy(update={"replayed_at": datetime.now(UTC)})])
+    await apply_batch(connections, [stalled])
+    await copy.catch_up(client)
+
+    assert copy.in_order == (await client.get("/notes")).json()
+    assert len(copy.changes) == 3
+    assert all(datetime.fromisoformat(change["note"]["created_date"]) for change in copy.changes)
 
 
 async def test_rejected_write_is_no_change_and_costs_the_follower_nothing(client: httpx.AsyncClient) -> None:

@@ -8,7 +8,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from gateway.caller import Caller
-from gateway.reads.changes import Change, ChangesCursor, ChangesGoneError
+from gateway.reads.changes import ChangedNote, ChangesCursor, ChangesGoneError
 from gateway.reads.queries import Queries
 from gateway.settings import GatewaySettings
 from shared.connections import Connections
@@ -68,7 +68,7 @@ class Follower:
         self.cursor = ChangesCursor.parse(page.cursor.encoded)
         return page.has_more
 
-    def _apply(self, change: Change) -> None:
+    def _apply(self, change: ChangedNote) -> None:
         place = (change.revision, change.id)
         assert not self.places or self.places[-1] < place
         self.places.append(place)

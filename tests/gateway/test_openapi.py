@@ -211,6 +211,19 @@ async def read_too_much_at_once(world: World) -> None:
                 await client.get(path, headers=person.headers)
 
 
+async def follow_changes(world: World) -> None:
+    """At a gateway that serves one stream."""
+    persons = [(await world.account()).person for _ in range(2)]
+    async with world.gateway(streams=1, streams_per_user=1) as client:
+        stream = persons[0].headers | {"Accept": "text/event-stream"}
+        for headers in ({"Prefer": "wait=0"}, {"Accept": "text/event-stream", "Last-Event-ID": "x"}):
+            await client.get("/notes/changes", headers=persons[0].headers | headers)
+        await client.get("/notes/changes?since=9.9.end.9.-", headers=persons[0].headers)
+        async with client.stream("GET", "/notes/changes", headers=stream):
+            for person in persons:
+                await client.get("/notes/changes", headers=stream | person.headers)
+
+
 async def sign_in_wrongly(world: World) -> None:
     name = (await world.account()).person.name
     for wrong in ({"grant_type": "implicit"}, {"scope": "everything"}, {"password": "wrong"}):
@@ -375,6 +388,7 @@ SCENARIOS: dict[str, Callable[[World], Awaitable[None]]] = {
         read_commands,
         read_too_slowly,
         read_too_much_at_once,
+        follow_changes,
         sign_in_wrongly,
         sign_in_while_too_many_do,
         sign_in_without_postgres,
@@ -415,6 +429,7 @@ def test_operations_have_names_that_people_would_give() -> None:
 
     assert {operation for operation, _, _ in document.declared} == {
         *("listNotes", "searchNotes", "changeNotes", "getNote", "createNote", "replaceNote", "patchNote", "deleteNote"),
+        "listChanges",
         *("registerUser", "getUser", "changeUser", "deleteUser"),
         *("issueToken", "createToken", "listTokens", "getToken", "revokeToken"),
         *("getCommand", "live", "ready"),
