@@ -20,7 +20,7 @@ from shared.addresses import Address, connect_to_any
 from shared.broker_url import BrokerUrl
 from shared.errors import describe_error
 from shared.frames import install_lenient_decoding
-from shared.queues import is_cancelled
+from shared.tasks import is_cancelled
 
 REPLY_TO = "amq.rabbitmq.reply-to"
 HEARTBEAT_SECONDS = 5

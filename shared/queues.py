@@ -15,6 +15,8 @@ from aio_pika.abc import AbstractChannel
 from aio_pika.exceptions import ChannelNotFoundEntity, ChannelPreconditionFailed
 from pamqp.common import FieldTable
 
+from shared.tasks import is_cancelled
+
 MANDATORY = ("x-queue-type", "x-single-active-consumer")
 """If one of these differs, two workers may receive messages of the queue at the same time."""
 _DIFFERENCE = re.compile(r"inequivalent arg '(?P<argument>x-[^']+)' .* but current is (none|.*?'(?P<value>[^']*)'.*)")
@@ -92,9 +94,3 @@ async def own_channel(channel: AbstractChannel) -> AsyncIterator[aiormq.abc.Abst
                 raise asyncio.CancelledError from None
             raise
         await asking.close()
-
-
-def is_cancelled() -> bool:
-    """Whether the current task has been cancelled."""
-    task = asyncio.current_task()
-    return task is not None and task.cancelling() > 0

@@ -17,6 +17,7 @@ from shared.listening import open_sockets
 from shared.logs import configure_logging
 from shared.metrics import serve_metrics, watch_loop
 from shared.settings import load_settings
+from shared.tasks import end_tasks
 from shared.tracing import configure_tracing, shut_down_tracing
 from worker.command_line import read_arguments
 from worker.consumer import Consumer
@@ -66,9 +67,7 @@ async def run(settings: WorkerSettings, health_sockets: list[socket.socket]) -> 
             raise
         log.warning("drain timeout: what is not committed will be delivered again")
     finally:
-        for task in background:
-            task.cancel()
-        await asyncio.wait(background)
+        await end_tasks(background)
         connections.close()
     log.info("stopped")
     return 0

@@ -30,6 +30,7 @@ from shared.contracts import LARGEST_MESSAGE_BYTES
 from shared.database import check_schema
 from shared.metrics import BROKER_CONNECTED
 from shared.partitions import claim_partitions, wait_until_changed
+from shared.tasks import end_tasks
 from shared.topology import PROBE_TIMEOUT_SECONDS, Topology, wait_until_lost
 from worker.apply import ApplyOptions
 from worker.deliveries import Batch, Deliveries, PartitionBlockedError
@@ -125,9 +126,7 @@ class Consumer:
                 await self._assignment.wait_for_slot()
                 await keep_running(self._session, "inkwell-worker consuming")
         finally:
-            for task in background:
-                task.cancel()
-            await asyncio.wait(background)
+            await end_tasks(background)
 
     def _resubscribe(self) -> None:
         """End the session after the current batch; the next one subscribes with the priorities of the new slot."""
@@ -176,9 +175,7 @@ class Consumer:
                 await self._consume(deliveries, priorities)
             finally:
                 BROKER_CONNECTED.set(0)
-                for task in (lost, changed, *subscriptions):
-                    task.cancel()
-                await asyncio.wait([lost, changed, *subscriptions])
+                await end_tasks([lost, changed, *subscriptions])
 
     async def _adopt_partitions(self, connection: AbstractConnection) -> None:
         """Adopt the broker's number of partitions; raises PartitionsDifferError if the setting names another."""

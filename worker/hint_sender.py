@@ -15,6 +15,7 @@ from shared.broker import BROKER_ERRORS, SETUP_TIMEOUT_SECONDS, broker_call, kee
 from shared.broker_url import BrokerUrl
 from shared.contracts import MAX_HINTS, encode_hints
 from shared.errors import describe_error
+from shared.tasks import end_tasks
 from shared.topology import Topology, wait_until_lost
 from worker.metrics import HINTS_DROPPED
 
@@ -56,8 +57,7 @@ class HintSender:
             try:
                 await wait_until_lost(connection, self._topology, channel)
             finally:
-                sending.cancel()
-                await asyncio.wait([sending])
+                await end_tasks([sending])
         raise ConnectionError("the broker closed the channel for hints")
 
     async def _send(self, channel: AbstractChannel) -> None:

@@ -11,6 +11,7 @@ from gateway.settings import GatewaySettings
 from gateway.telemetry.metrics import HINTS_CONNECTED
 from shared.broker import SETUP_TIMEOUT_SECONDS, keep_running, open_connection
 from shared.contracts import decode_hints
+from shared.tasks import end_tasks
 from shared.topology import Topology, wait_until_lost
 
 LINGER_SECONDS = 60.0
@@ -45,8 +46,7 @@ class Hints:
             try:
                 await self._wait_until_unwanted()
             finally:
-                session.cancel()
-                await asyncio.wait([session])
+                await end_tasks([session])
 
     async def _wait_until_unwanted(self) -> None:
         """Return once hints have been unwanted for LINGER_SECONDS."""
