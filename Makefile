@@ -7,9 +7,12 @@ SECONDS ?= 600
 N ?= 10000
 TIMES ?= 10
 SBOM ?= sbom.cdx.json
+PLATFORMS ?= linux/amd64,linux/arm64
+REGISTRY ?= $(error name the registry: make image REGISTRY=registry.example.com)
+VERSION := $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
 RIGS ?= postgres-pair broker-nodes clocks
 
-.PHONY: help up down logs stop-worker start-worker doctor seed dev format generate check test retest smoke docs faults mutations failover outages versions servers fuzz bench bench-quick bench-scale numbers million sbom
+.PHONY: help up down logs stop-worker start-worker doctor seed dev format generate check test retest smoke docs faults mutations failover outages versions servers fuzz bench bench-quick bench-scale numbers million image sbom
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -48,8 +51,9 @@ format: .venv/made ## write the code in the project's format
 	$(RUN) ruff format .
 	$(RUN) ruff check --fix .
 
-generate: .venv/$(GROUP) ## write the generated files: OpenAPI document, tables of settings and metrics, alerts of Kubernetes
+generate: .venv/$(GROUP) ## write the generated files: OpenAPI and AsyncAPI documents, tables of settings and metrics, alerts of Kubernetes
 	@$(RUN) python -m dev.openapi
+	@$(RUN) python -m dev.asyncapi
 	@$(RUN) python -m dev.settings_table
 	@$(RUN) python -m dev.metrics_table
 	@$(RUN) python -m dev.alerts
@@ -119,6 +123,10 @@ million: .venv/$(GROUP) .venv/bench ## export and import a million notes, each i
 	@$(RUN) python -m bench.memory docs/performance/million.json
 
 ##@ Release
+
+image: ## build the image for PLATFORMS, by default amd64 and arm64, and push it: REGISTRY=registry.example.com
+	docker buildx build --platform $(PLATFORMS) --push --tag $(REGISTRY)/inkwell:$(VERSION) \
+		--build-arg VERSION=$(VERSION) --build-arg REVISION=$$(git rev-parse HEAD) .
 
 sbom: .venv/made ## list what the image installs, with versions and hashes, as CycloneDX: SBOM=sbom.cdx.json
 	@$(UV) export --quiet --frozen --no-default-groups --extra traces --format cyclonedx1.5 --preview-features sbom-export \

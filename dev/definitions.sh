@@ -11,14 +11,14 @@ cat <<EOF
   "permissions": [
     {
       "user": "inkwell_gateway", "vhost": "/",
-      "configure": "^\$",
-      "write": "^${prefix}[.]commands[.]v1([.][0-9]+)?\$",
-      "read": "^amq[.]rabbitmq[.]reply-to\$"
+      "configure": "^${prefix}[.]changes[.]v1[.][0-9a-f]{32}\$",
+      "write": "^${prefix}[.](commands[.]v1([.][0-9]+)?|changes[.]v1[.][0-9a-f]{32})\$",
+      "read": "^(amq[.]rabbitmq[.]reply-to|${prefix}[.]changes[.]v1([.][0-9a-f]{32})?)\$"
     },
     {
       "user": "inkwell_worker", "vhost": "/",
-      "configure": "^${prefix}[.](commands[.]v1([.][0-9]+)?|dead-letters[.]v[12])\$",
-      "write": "^(amq[.]default|${prefix}[.]commands[.]v1([.][0-9]+)?)\$",
+      "configure": "^${prefix}[.](commands[.]v1([.][0-9]+)?|changes[.]v1|dead-letters[.]v[12])\$",
+      "write": "^(amq[.]default|${prefix}[.](commands[.]v1([.][0-9]+)?|changes[.]v1))\$",
       "read": "^${prefix}[.]commands[.]v1([.][0-9]+)?\$"
     }
   ]

@@ -34,6 +34,7 @@ PAGES = {
     "root_path": "operations.md#behind-a-proxy-of-your-own",
     "search_matches": "api.md#search",
     "secrets_dir": "#files",
+    "trash_retention_days": "guarantees.md#what-is-erased-and-when",
     "trusted_proxies": "operations.md#behind-a-proxy-of-your-own",
     "wait_seconds": "commands.md#accepted-202",
 }

@@ -96,8 +96,9 @@ class GatewayServer(uvicorn.Server):
             self._loop.call_soon_threadsafe(self._drain, gateway)
 
     def _drain(self, gateway: Gateway) -> None:
-        log.info("draining: not ready, answering the waiting writes", seconds=self._delay_seconds)
+        log.info("draining: not ready, answering the waiting writes, ending the streams", seconds=self._delay_seconds)
         gateway.replies.drain()
+        gateway.followers.drain()
         asyncio.get_running_loop().call_later(self._delay_seconds, self._stop)
 
     def _stop(self) -> None:

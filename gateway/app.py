@@ -11,11 +11,12 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn._types import ASGI3Application
 from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
-from gateway.api import commands, health, tokens, users
+from gateway.api import changes, commands, health, tokens, users, versions
 from gateway.api.docs import build_docs_operations
 from gateway.api.document import DESCRIPTION, TAGS, build_security_schemes
 from gateway.api.notes import build_note_operations
 from gateway.api.transfer import build_transfer_operations
+from gateway.api.trash import build_trash_operations
 from gateway.http.front import Front
 from gateway.http.openapi import build_operation_id, check_served, declare, extend_document
 from gateway.http.operations import Operation
@@ -96,7 +97,13 @@ def create_app(settings: GatewaySettings | None = None) -> GatewayApp:
 def collect_operations(settings: GatewaySettings) -> Sequence[Operation[Gateway]]:
     """Return the operations that a gateway with these settings serves and documents."""
     account = (*users.operations, *tokens.operations) if settings.auth == "password" else ()
-    of_notes = (*build_note_operations(settings), *build_transfer_operations(settings))
+    of_notes = (
+        *build_note_operations(settings),
+        *changes.operations,
+        *build_trash_operations(settings),
+        *versions.operations,
+        *build_transfer_operations(settings),
+    )
     operations = [*of_notes, *commands.operations, *account, *health.operations]
     if settings.is_loopback_only:
         return [replace(each, problems=(*each.problems, MISDIRECTED_REQUEST)) for each in operations]

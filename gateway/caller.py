@@ -31,10 +31,13 @@ IMPLICIT_CALLER = Caller(IMPLICIT_OWNER, credentials_version=1)
 class Authentication(Protocol):
     """Authenticates callers."""
 
-    async def authenticate(self, authorization: bytes | None, *, confirm: bool) -> Caller:
+    async def authenticate(
+        self, authorization: bytes | None, *, confirm: bool, trust_seconds: float | None = None
+    ) -> Caller:
         """Return the caller with this `Authorization` header; raises ProblemError 401 or 503.
 
         `confirm` requests a check against Postgres; reads do without, since their SQL checks the credentials.
+        `trust_seconds` is how long ago the last check may have been, by default 30.
         """
 
     async def authenticate_again(self, authorization: bytes | None) -> Caller:

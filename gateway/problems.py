@@ -67,6 +67,7 @@ INSUFFICIENT_SCOPE = _define(
 WRONG_PASSWORD = _define("wrong_password", 403, "The current password is incorrect")
 NOT_FOUND = _define("not_found", 404, "Not Found")
 NOTE_NOT_FOUND = _define("note_not_found", 404, "Note not found")
+VERSION_NOT_FOUND = _define("version_not_found", 404, "The note has no such version, or it is no longer kept")
 COMMAND_NOT_FOUND = _define("command_not_found", 404, "Command not found")
 TOKEN_NOT_FOUND = _define("token_not_found", 404, "Personal token not found")
 METHOD_NOT_ALLOWED = _define("method_not_allowed", 405, "Method Not Allowed", ("Allow",))
@@ -80,6 +81,9 @@ IDEMPOTENCY_KEY_SPENT = _define(
 COMMAND_GONE = _define("command_gone", 410, "The outcome of the command is no longer kept")
 DISCARDED = _define(
     "discarded", 410, "The write failed and was discarded by an operator; it had no effect, and never will"
+)
+CHANGES_GONE = _define(
+    "changes_gone", 410, "Changes since then may be missing; drop the copy and begin without `since`"
 )
 PRECONDITION_FAILED = _define(
     "precondition_failed", 412, "The note's version does not meet the request's preconditions", ("ETag",)
@@ -100,6 +104,9 @@ IDEMPOTENCY_KEY_REUSED = _define("idempotency_key_reused", 422, "The key was use
 PRECONDITION_REQUIRED = _define("precondition_required", 428, "This deployment requires If-Match")
 TOO_MANY_REQUESTS = _define(
     "too_many_requests", 429, "Too many attempts; try again after `Retry-After`", _RETRY_HEADER_NAMES
+)
+TOO_MANY_STREAMS = _define(
+    "too_many_streams", 429, "The user has too many open streams; close one of them", _RETRY_HEADER_NAMES
 )
 HEADERS_TOO_LARGE = _define("headers_too_large", 431, "The headers are too large")
 COMMAND_FAILED = _define(

@@ -3,7 +3,6 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 
 from gateway.auth.access_tokens import AccessTokens
 from gateway.auth.authentication import BearerTokens, NoAuthentication
@@ -13,6 +12,7 @@ from gateway.auth.throttles import Throttles
 from gateway.caller import Authentication
 from gateway.reads.exports import Exports
 from gateway.reads.fair_limiter import FairLimiter
+from gateway.reads.followers import Followers
 from gateway.reads.kept_pages import KeptPages
 from gateway.reads.queries import Queries
 from gateway.settings import GatewaySettings
@@ -31,85 +31,68 @@ IMPORTS_SHARE = 2
 """Imports at once of one user: a second one may begin before the gateway notices that the first has lost its client."""
 
 
-@dataclass(frozen=True, slots=True)
 class Gateway:
-    """The resources of a gateway."""
+    """The resources of a gateway, in the order of their dependencies; `open_resources` runs what runs."""
 
-    settings: GatewaySettings
-    clock: Clock
-    """Postgres' time."""
-    queries: Queries
-    """Runs the reads."""
-    kept_pages: KeptPages
-    """Keeps pages of lists in memory."""
-    exports: Exports
-    """Reads all notes of an owner."""
-    submission: Submission
-    """Performs the writes."""
-    import_permits: FairLimiter
-    """Limits the imports at once."""
-    publisher: Publisher
-    """Publishes commands to the broker."""
-    replies: Replies
-    """Receives the outcomes of writes."""
-    command_urls: CommandUrls
-    keyed_hashes: KeyedHashes
-    authentication: Authentication
-    access_tokens: AccessTokens
-    passwords: Passwords
-    hash_renewal: HashRenewal
-    throttles: Throttles
+    def __init__(self, settings: GatewaySettings) -> None:
+        has_users = settings.auth == "password"
+        self.settings = settings
+        self.clock = Clock()
+        """Postgres' time."""
+        self.queries = Queries(settings)
+        """Runs the reads."""
+        self.kept_pages = KeptPages(settings.kept_pages_bytes)
+        """Keeps pages of lists in memory."""
+        self.followers = Followers(settings, self.queries)
+        """Wakes those who wait for changes."""
+        self.exports = Exports(settings)
+        """Reads all notes of an owner."""
+        self.replies = Replies(self.queries.primary)
+        """Receives the outcomes of writes."""
+        self.publisher = Publisher(settings, self.replies, self.clock)
+        """Publishes commands to the broker."""
+        self.command_urls = CommandUrls(settings)
+        self.keyed_hashes = KeyedHashes(settings)
+        self.submission = Submission(
+            settings=settings,
+            clock=self.clock,
+            publisher=self.publisher,
+            replies=self.replies,
+            queries=self.queries,
+            command_urls=self.command_urls,
+            keyed_hashes=self.keyed_hashes,
+        )
+        """Performs the writes."""
+        self.import_permits = FairLimiter(IMPORTS_LIMIT, IMPORTS_SHARE if has_users else IMPORTS_LIMIT)
+        """Limits the imports at once."""
+        self.passwords = Passwords()
+        self.hash_renewal = HashRenewal(self.passwords, self.submission)
+        self.throttles = Throttles(settings)
+        self.access_tokens = AccessTokens(settings, self.clock)
+        self.authentication: Authentication = (
+            BearerTokens(self.access_tokens, self.queries, self.clock) if has_users else NoAuthentication()
+        )
 
 
 @asynccontextmanager
 async def open_resources(settings: GatewaySettings) -> AsyncIterator[Gateway]:
     """Open the resources of a gateway; on exit, drains the publisher before it closes them."""
-    clock = Clock()
-    queries = Queries(settings)
-    replies = Replies(queries.primary)
-    publisher = Publisher(settings, replies, clock)
-    command_urls = CommandUrls(settings)
-    keyed_hashes = KeyedHashes(settings)
-    access_tokens = AccessTokens(settings, clock)
-    passwords = Passwords()
-    submission = Submission(
-        settings=settings,
-        clock=clock,
-        publisher=publisher,
-        replies=replies,
-        queries=queries,
-        command_urls=command_urls,
-        keyed_hashes=keyed_hashes,
+    gateway = Gateway(settings)
+    publishing = asyncio.create_task(gateway.publisher.run())
+    await gateway.queries.synchronize_clock(gateway.clock)
+    watches = (
+        watch_loop(gateway.clock.report),
+        gateway.queries.watch_primary(),
+        gateway.queries.keep_clock_synchronized(gateway.clock),
+        gateway.followers.run(),
     )
-    hash_renewal = HashRenewal(passwords, submission)
-    authentication = BearerTokens(access_tokens, queries, clock) if settings.auth == "password" else NoAuthentication()
-    publishing = asyncio.create_task(publisher.run())
-    await queries.synchronize_clock(clock)
-    watches = (watch_loop(clock.report), queries.watch_primary(), queries.keep_clock_synchronized(clock))
     watching = [asyncio.create_task(each) for each in watches]
     try:
-        yield Gateway(
-            settings=settings,
-            clock=clock,
-            queries=queries,
-            kept_pages=KeptPages(settings.kept_pages_bytes),
-            exports=Exports(settings),
-            submission=submission,
-            import_permits=FairLimiter(IMPORTS_LIMIT, IMPORTS_SHARE if settings.auth == "password" else IMPORTS_LIMIT),
-            publisher=publisher,
-            replies=replies,
-            command_urls=command_urls,
-            keyed_hashes=keyed_hashes,
-            authentication=authentication,
-            access_tokens=access_tokens,
-            passwords=passwords,
-            hash_renewal=hash_renewal,
-            throttles=Throttles(settings),
-        )
+        yield gateway
     finally:
-        hash_renewal.close()
-        await publisher.drain(settings.publish_timeout_seconds)
+        gateway.hash_renewal.close()
+        await gateway.publisher.drain(settings.publish_timeout_seconds)
         for task in (publishing, *watching):
             task.cancel()
         await asyncio.wait({publishing, *watching}, timeout=SETUP_TIMEOUT_SECONDS)
-        queries.close()
+        gateway.queries.close()

@@ -130,6 +130,10 @@ class GatewaySettings(ServiceSettings):
     """Whether a change of a note without `If-Match` is refused with 428"""
     waiters_limit: Annotated[int, Field(ge=0)] = 10_000
     """Writes that wait for their outcome; any more are answered 202 at once"""
+    streams_per_user: Annotated[int, Field(ge=1)] = 10
+    """Streams of changes that a user may have open at a gateway; any more are refused with 429"""
+    streams: Annotated[int, Field(ge=1)] = 2000
+    """Streams of changes of all users at a gateway; any more are refused with 503"""
     backlog_limit_bytes: Annotated[int, Field(ge=4096)] = 64 * 1024 * 1024
     """Bytes of commands that wait for the broker; any more writes are refused with 503"""
     drain_delay_seconds: Annotated[float, Field(ge=0, le=60)] = 1.0

@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import repeat
 from typing import TypeVar
-from urllib.parse import unquote
+from urllib.parse import quote, unquote
 
 HIGHEST_PORT = 65535
 SHORTEST_DEADLINE_SECONDS = 1.0
@@ -117,6 +117,16 @@ def split_authority(authority: str) -> tuple[str, str, tuple[str, ...], tuple[st
     user, _, password = userinfo.partition(":")
     hosts, ports = zip(*map(_parse_address, addresses.split(",")), strict=True)
     return user, password, hosts, ports
+
+
+def insert_password(text: str, password: str) -> str:
+    """Return the URL with this password for its user; raises ValueError if it has no user, or a password already."""
+    scheme, separator, rest = text.partition("://")
+    authority = re.split("[/?]", rest, maxsplit=1)[0]
+    user, _, _ = authority.rpartition("@")
+    if not user or ":" in user:
+        raise ValueError("must have a user and no password")
+    return f"{scheme}{separator}{user}:{quote(password, safe='')}{rest[len(user) :]}"
 
 
 def _parse_address(text: str) -> tuple[str, str]:

@@ -22,7 +22,7 @@ from shared.partitions import find_partitions
 from shared.queues import exists
 from shared.settings import DEVELOPMENT_MARK, ServiceSettings
 from shared.tables import SCHEMA_REVISION
-from shared.topology import RoutingState, Topology
+from shared.topology import UNROUTED_KEY, RoutingState, Topology
 
 CHECK_TIMEOUT_SECONDS = 10.0
 ALARM_SECONDS = 0.5
@@ -220,7 +220,7 @@ async def check_alarm(connection: AbstractConnection, channel: AbstractChannel, 
     """Check for alarms, which the broker reports only to connections that publish; it drops this message."""
     exchange = await channel.get_exchange(topology.commands_exchange, ensure=False)
     with broker_call():
-        await exchange.publish(Message(b""), "doctor", mandatory=False)
+        await exchange.publish(Message(b""), UNROUTED_KEY, mandatory=False)
     await asyncio.sleep(ALARM_SECONDS)
     blocked = await is_blocked(connection)
     return judge(

@@ -33,7 +33,8 @@ select system_identifier::text, case when not pg_is_in_recovery()
     then ('x' || left(pg_walfile_name(pg_current_wal_insert_lsn()), 8))::bit(32)::int end
 from pg_control_system()
 """
-_TIMELINE = re.compile("([0-9]{1,20})/([0-9]{1,10})")
+TIMELINE_PATTERN = "([0-9]{1,20})/([0-9]{1,10})"
+_TIMELINE = re.compile(TIMELINE_PATTERN)
 
 log = structlog.get_logger()
 

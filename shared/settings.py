@@ -8,7 +8,15 @@ from stat import S_ISDIR
 from typing import Annotated, Any, Literal, NoReturn, Self, TypeVar
 from urllib.parse import unquote
 
-from pydantic import Field, Secret, SecretStr, ValidationError, model_validator
+from pydantic import (
+    Field,
+    Secret,
+    SecretStr,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 from pydantic.fields import FieldInfo
 from pydantic_settings import (
     BaseSettings,
@@ -18,6 +26,7 @@ from pydantic_settings import (
     SettingsError,
 )
 
+from shared.addresses import insert_password
 from shared.broker_url import BrokerUrl
 from shared.database_url import DatabaseUrl
 from shared.setting_names import (
@@ -71,6 +80,8 @@ class DatabaseSettings(BaseSettings):
 
     environment: Literal["development", "production"] = "production"
     """`development` accepts the built-in development secrets; `production` refuses to start with one"""
+    database_password: SecretStr | None = None
+    """Password of the user in `INKWELL_DATABASE_URL`, which then contains none"""
     database_url: Secret[DatabaseUrl]
     """Postgres: `postgresql://user:password@host/name`; of several hosts, the primary is used"""
 
@@ -85,6 +96,11 @@ class DatabaseSettings(BaseSettings):
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """Return the sources of settings, by precedence."""
         return init_settings, Environment(settings_cls), file_secret_settings
+
+    @field_validator("database_url", mode="before")
+    @classmethod
+    def _add_database_password(cls, url: object, info: ValidationInfo) -> object:
+        return _add_password(url, info, "database_password")
 
     @model_validator(mode="after")
     def _check_secrets(self) -> Self:
@@ -108,6 +124,8 @@ class MigrationSettings(DatabaseSettings):
 class ServiceSettings(DatabaseSettings):
     """The settings that both services need."""
 
+    broker_password: SecretStr | None = None
+    """Password of the user in `INKWELL_BROKER_URL`, which then contains none"""
     broker_url: Secret[BrokerUrl]
     """RabbitMQ: `amqp://` or `amqps://user:password@host/vhost`; several nodes: `host1,host2:5673`"""
     partitions: Annotated[int, Field(ge=1, le=MAX_PARTITIONS)] | None = None
@@ -131,6 +149,11 @@ class ServiceSettings(DatabaseSettings):
     log_format: Literal["auto", "json", "console"] = "auto"
     """`auto` is `console` on a terminal and `json` otherwise"""
 
+    @field_validator("broker_url", mode="before")
+    @classmethod
+    def _add_broker_password(cls, url: object, info: ValidationInfo) -> object:
+        return _add_password(url, info, "broker_password")
+
     @model_validator(mode="after")
     def _check_retention(self) -> Self:
         if self.command_retention_days < 2 * self.command_max_age_days:
@@ -139,6 +162,17 @@ class ServiceSettings(DatabaseSettings):
                 "delivered after its outcome was pruned would have a second effect"
             )
         return self
+
+
+def _add_password(url: object, info: ValidationInfo, name: str) -> object:
+    """Insert the password of its own setting, which precedes the URL's, into the text of a URL."""
+    password = info.data.get(name)
+    if not isinstance(url, str) or password is None:
+        return url
+    try:
+        return insert_password(url, password.get_secret_value())
+    except ValueError as error:
+        raise ValueError(f"{error}, since {PREFIX}{name.upper()} is set") from None
 
 
 def iter_secrets(value: object) -> Iterator[str]:

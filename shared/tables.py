@@ -148,6 +148,9 @@ notes = Table(
     Index("notes_trigrams_idx", "owner_id", "folded_text", **GIN, postgresql_ops={"folded_text": "gin_trgm_ops"}),
 )
 
+HAS_TEXT = "title is not null"
+"""Whether a tombstone is in the trash: the text has not been erased."""
+
 # A separate table, so that reads of notes and their indexes need not exclude deleted ones.
 tombstones = Table(
     "tombstones",
@@ -173,6 +176,8 @@ tombstones = Table(
     ),
     Index(None, "owner_id", "mod_revision", "id"),
     Index(None, "deleted_date"),
+    Index("tombstones_trash_idx", "owner_id", "mod_revision", "id", postgresql_where=text(HAS_TEXT)),
+    Index("tombstones_with_text_idx", "deleted_date", postgresql_where=text(HAS_TEXT)),
     Index("tombstones_to_erase_idx", "id", postgresql_where=text("title is null and not erased")),
 )
 
@@ -234,12 +239,13 @@ JSON_TIME = r'\"YYYY-MM-DD"T"HH24:MI:SS.US"+00:00"\"'
 
 
 def note_json(fields: Mapping[str, ColumnElement[Any]]) -> ColumnElement[str]:
-    """Return SQL that prints the note with these `NOTE_FIELDS` as the JSON that clients get.
+    """Return SQL that prints the note with these `NOTE_FIELDS`, and others after them, as the JSON that clients get.
 
     Concatenation is faster than `row_to_json`, which looks up each column's type for each note. `to_json` is faster
     than `to_char`.
     """
-    members = [_sql_literal(f',"{name}":') + _to_json(fields[name]) for name in NOTE_FIELDS[1:]]
+    names = (*NOTE_FIELDS[1:], *(name for name in fields if name not in NOTE_FIELDS))
+    members = [_sql_literal(f',"{name}":') + _to_json(fields[name]) for name in names]
     return reduce(add, members, _sql_literal('{"id":') + _to_json(fields["id"])) + _sql_literal("}")
 
 

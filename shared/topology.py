@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from aio_pika import ExchangeType
-from aio_pika.abc import AbstractChannel, AbstractConnection, AbstractMessage
+from aio_pika.abc import AbstractChannel, AbstractConnection, AbstractMessage, AbstractQueue
 from pamqp.common import FieldTable
 
 from shared.broker import BROKER_ERRORS, broker_call, broker_version, is_blocked, is_open
@@ -15,9 +15,13 @@ from shared.queues import QueueMismatchError, declare_queue, exists
 from shared.settings import ServiceSettings
 
 QUEUE_LIMIT = "x-max-length-bytes"
+HINTS_LIMIT = 1000
+"""Limit on the messages of hints that a gateway has not read yet."""
 LOST_CHECK_SECONDS = 0.5
 PROBE_EVERY_CHECKS = 10
 PROBE_TIMEOUT_SECONDS = 5.0
+UNROUTED_KEY = "doctor"
+"""A routing key that no queue is bound with: the broker drops such a message."""
 
 
 class RoutingState(StrEnum):
@@ -78,6 +82,15 @@ class Topology:
         return f"{self.commands_exchange}.{FORMER_ROUTES_NUMBER}"
 
     @property
+    def changes_exchange(self) -> str:
+        """The exchange that hints of changes are published to: each bound queue gets every hint."""
+        return f"{self.prefix}.changes.v1"
+
+    def hints_queue(self, name: str) -> str:
+        """Return the queue of a gateway that receives hints; the name is 32 hexadecimal digits."""
+        return f"{self.changes_exchange}.{name}"
+
+    @property
     def dead_letter_queue(self) -> str:
         """The queue for messages without a readable command id."""
         return f"{self.prefix}.dead-letters.v2"
@@ -104,6 +117,22 @@ class Topology:
     def partition_of(self, owner: int) -> int:
         """Return the partition that keeps an owner's commands in order, the same in every process and version."""
         return zlib.crc32(str(owner).encode()) % self.partitions
+
+    async def declare_changes(self, channel: AbstractChannel) -> None:
+        """Declare the exchange for hints."""
+        await channel.declare_exchange(self.changes_exchange, ExchangeType.FANOUT, durable=True)
+
+    async def bind_hints(self, channel: AbstractChannel, name: str) -> AbstractQueue:
+        """Return a new queue that receives the hints from now on, the newest of them if it is not read in time.
+
+        It is the connection's own, and deleted with it. Raises a broker error if no worker has declared the exchange.
+        """
+        arguments: FieldTable = {"x-max-length": HINTS_LIMIT, "x-overflow": "drop-head"}
+        queue = await channel.declare_queue(
+            self.hints_queue(name), exclusive=True, auto_delete=True, arguments=arguments
+        )
+        await queue.bind(self.changes_exchange)
+        return queue
 
     async def declare_dead_letters(self, channel: AbstractChannel) -> None:
         """Declare the dead-letter queue if it does not exist."""

@@ -11,15 +11,17 @@ from uuid import uuid4
 import asyncpg
 import httpx
 import pytest
+from aiormq.channel import Channel
 from argon2 import PasswordHasher
 
+from dev import asyncapi
 from dev.backend import Services, UnavailableError
 from dev.services import from_environment, no_docker, prepare, services
 from gateway.auth import passwords
 from gateway.settings import GatewaySettings
 from shared.connections import Connections
 from shared.topology import Topology
-from tests.support import canaries, harness
+from tests.support import canaries, harness, message_witness
 from tests.support.isolation import (
     PARTITIONS,
     SIGNING_IN,
@@ -75,10 +77,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """A test fails if anything that it runs has printed or logged a secret."""
+    """A test fails if anything that it runs has printed or logged a secret, or published an undocumented message."""
     report = yield
     if leaked := canaries.find_secrets("".join(text for _, text in report.sections)):
         report.outcome, report.longrepr = "failed", f"its output contains {', '.join(leaked)}"
+    if objections := message_witness.take_objections():
+        report.outcome, report.longrepr = "failed", "docs/asyncapi.yaml differs: " + "\n".join(objections)
     return report
 
 
@@ -88,6 +92,18 @@ def cheap_hashes() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(passwords, "PasswordHasher", partial(PasswordHasher, time_cost=1, memory_cost=8, parallelism=1))
         yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def watched_messages(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Whatever the services publish is compared with docs/asyncapi.yaml, also in the processes that tests start."""
+    undo = message_witness.watch(Channel)
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in message_witness.environment(tmp_path_factory.mktemp("messages"), asyncapi.build()).items():
+            patch.setenv(name, value)
+        yield
+        assert message_witness.take_objections() == []
+    undo()
 
 
 @pytest.fixture(scope="session")

@@ -6,9 +6,9 @@ and folded again. A batch that one statement cannot store correctly runs in a tr
 """
 
 import asyncio
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
 from uuid import UUID
 
@@ -27,17 +27,19 @@ from shared.contracts import (
     OutcomeStatus,
     RegisterUser,
     RevokeToken,
+    TrashCommand,
     find_envelope,
     fold_name,
     outcome_for,
 )
-from shared.database import Session
+from shared.database import Session, Statement
 from worker.cache import Cache
-from worker.decisions import Decision, Failed, Note, PersonalToken, User
+from worker.decisions import Decision, Failed, Note, PersonalToken, Tombstone, User
 from worker.fold import Fold, Rows, Snapshot
-from worker.handlers import Change, target_ids
+from worker.handlers import Change, target_ids, trash_ids
 from worker.replays import ReplayedWrite, parse_replayed_writes
 from worker.sessions import TIMEOUT_SECONDS, ensure_replicated, transaction
+from worker.settings import WorkerSettings
 from worker.statements import (
     CHANGED,
     DRAW_USER_IDS,
@@ -51,18 +53,46 @@ from worker.statements import (
     NOTE,
     OUTCOME,
     READ,
+    READ_WITH_TRASH,
     STORE,
     STORE_ACCOUNTS,
     STORE_CREATIONS,
     STORE_REPLAYS,
+    STORE_WITH_TRASH,
     TOKEN,
+    TRASHED,
     USER,
+    VERSION,
 )
 
 COMPARED_KEYS = ("commands_pkey", "notes_pkey")
 """A violation of one of these is a conflict: another writer was first."""
-NO_MAX_AGE = timedelta(days=20_000)
 Row = Mapping[str, object]
+
+
+def ignore(_: Mapping[int, int]) -> None:
+    """Announce nothing."""
+
+
+@dataclass(frozen=True, slots=True)
+class ApplyOptions:
+    """How batches are applied."""
+
+    max_age: timedelta = timedelta(days=20_000)
+    """A command older than this by Postgres' clock fails."""
+    keeps_trash: bool = True
+    """Whether a deleted note keeps its text, so that it can be restored."""
+    announce: Callable[[Mapping[int, int]], None] = ignore
+    """Receives the revisions of a committed batch's owners."""
+
+    @classmethod
+    def of(cls, settings: WorkerSettings, announce: Callable[[Mapping[int, int]], None] = ignore) -> "ApplyOptions":
+        """Return the options of a worker with these settings."""
+        max_age = timedelta(days=settings.command_max_age_days)
+        return cls(max_age, settings.trash_retention_days > 0, announce)
+
+
+DEFAULTS = ApplyOptions()
 
 
 class HandlerError(Exception):
@@ -76,45 +106,48 @@ class ConflictError(Exception):
 async def apply_batch(
     connections: Connections,
     batch: Sequence[Command | BadCommand],
-    max_age: timedelta = NO_MAX_AGE,
+    options: ApplyOptions = DEFAULTS,
     cache: Cache | None = None,
 ) -> list[Outcome]:
     """Return the committed outcome of each command, in order; all of them are committed at once.
 
-    A command older than `max_age` by Postgres' clock fails. Raises HandlerError, ConflictError, or an error of asyncpg
-    or the connection. Then nothing is committed, or, if the connection was lost, perhaps all of it; in either case the
-    batch can be applied again.
+    Raises HandlerError, ConflictError, or an error of asyncpg or the connection. Then nothing is committed, or, if the
+    connection was lost, perhaps all of it; in either case the batch can be applied again.
     """
     cache = cache or Cache()
     if any(isinstance(command, AccountCommand) or replayed_at(command) for command in batch):
-        return await apply_in_transaction(connections, batch, max_age, cache)
+        return await apply_in_transaction(connections, batch, options, cache)
     async with asyncio.timeout(TIMEOUT_SECONDS), connections.acquire() as session:
         cache.use(session)
         while True:
             try:
                 with ensure_replicated(session):
                     snapshot = cache.find(batch) or await read(session, batch, cache)
-                    fold = fold_batch(batch, Fold.of(snapshot, snapshot.now - max_age), cache)
+                    fold = Fold.of(snapshot, snapshot.now - options.max_age, keeps_trash=options.keeps_trash)
+                    fold_batch(batch, fold, cache)
                     stored = await store(session, fold)
             except ConflictError:
                 cache.clear()
             else:
                 cache.keep(fold.users.changed)
+                options.announce(list_revisions(fold))
                 return match_outcomes(batch, {**fold.known, **stored})
 
 
 async def apply_in_transaction(
     connections: Connections,
     batch: Sequence[Command | BadCommand],
-    max_age: timedelta = NO_MAX_AGE,
+    options: ApplyOptions = DEFAULTS,
     cache: Cache | None = None,
 ) -> list[Outcome]:
     """Like `apply_batch`, but with the owners and the names that are asked for locked until the commit."""
     cache = cache or Cache()
     async with transaction(connections) as session:
         cache.use(session)
-        fold = fold_batch(batch, await read_locked(session, batch, max_age, cache), cache)
+        fold = await read_locked(session, batch, options, cache)
+        fold_batch(batch, fold, cache)
         stored = await store(session, fold)
+    options.announce(list_revisions(fold))
     return match_outcomes(batch, {**fold.known, **stored})
 
 
@@ -127,6 +160,15 @@ async def record_failure(connections: Connections, command: Command | BadCommand
         return (await store(session, fold))[command.id]
 
 
+def list_revisions(fold: Fold) -> dict[int, int]:
+    """Return the revisions of the batch's owners, also of those whose commands had been decided before.
+
+    The commit that decided them may have been in doubt, and then nobody has announced it.
+    """
+    deleted = {user_id: fold.users.before[user_id].revision + 1 for user_id in fold.users.deleted}
+    return {user.id: user.revision for user in fold.users.now.values()} | deleted
+
+
 async def read(session: Session, batch: Sequence[Command | BadCommand], cache: Cache) -> Snapshot:
     """Read the rows that the batch needs, and refill the cache.
 
@@ -135,9 +177,10 @@ async def read(session: Session, batch: Sequence[Command | BadCommand], cache: C
     """
     if not cache.knows(find_owners(batch)):
         cache.clear_note_ids()
+    statement = READ_WITH_TRASH if any(map(trash_ids, batch)) else READ
     while True:
         asked_at = elapsed_seconds()
-        [row] = await READ.fetch(
+        [row] = await statement.fetch(
             session,
             **_row_parameters(batch),
             ids=[command.id for command in batch],
@@ -150,6 +193,7 @@ async def read(session: Session, batch: Sequence[Command | BadCommand], cache: C
                 each[0]: Outcome(**dict(zip(Outcome.model_fields, each, strict=True))) for each in row["outcomes"]
             },
             notes={note[0]: Note(*note) for note in row["notes"]},
+            tombstones={each[0]: Tombstone(*each) for each in row.get("tombstones", ())},
         )
         cache.refill(snapshot, row["new_ids"], asked_at)
         if not cache.missing_note_ids(batch):  # some of those drawn may have been in use
@@ -163,7 +207,7 @@ async def find_locked(connections: Connections, batch: Sequence[Command | BadCom
 
 
 async def read_locked(
-    session: Session, batch: Sequence[Command | BadCommand], max_age: timedelta, cache: Cache
+    session: Session, batch: Sequence[Command | BadCommand], options: ApplyOptions, cache: Cache
 ) -> Fold:
     """Lock the batch's names and owners until the transaction ends; return a fold over all that the batch needs."""
     good = [command for command in batch if not isinstance(command, BadCommand)]
@@ -172,7 +216,7 @@ async def read_locked(
     await LOCK_OWNERS.fetch(session, owners=sorted(owners))
     snapshot = await read(session, batch, cache)
     cache.drop(owners)  # whom the transaction may change or delete
-    fold = Fold.of(snapshot, snapshot.now - max_age)
+    fold = Fold.of(snapshot, snapshot.now - options.max_age, keeps_trash=options.keeps_trash)
     fold.names, fold.tokens = Rows(names), Rows(await find_tokens(session, good))
     fold.replayed = await find_replayed(session, good)
     await draw_user_ids(session, good, cache)
@@ -200,7 +244,7 @@ async def find_tokens(session: Session, batch: Sequence[Command]) -> dict[UUID, 
 
 async def find_replayed(session: Session, batch: Sequence[Command]) -> list[ReplayedWrite]:
     """Return the writes of applied replays to notes of those owners who have a replay in the batch."""
-    owners = {c.owner for c in batch if c.replayed_at and isinstance(c, Change | ChangeNotes)}
+    owners = {c.owner for c in batch if c.replayed_at and isinstance(c, Change | ChangeNotes | TrashCommand)}
     rows = await FIND_REPLAYED.fetch(session, owners=sorted(owners)) if owners else []
     return [write for row in rows for write in parse_replayed_writes(dict(row))]
 
@@ -212,12 +256,11 @@ async def draw_user_ids(session: Session, batch: Sequence[Command], cache: Cache
         cache.user_ids.extend(row[0] for row in await DRAW_USER_IDS.fetch(session, count=missing))
 
 
-def fold_batch(batch: Sequence[Command | BadCommand], fold: Fold, cache: Cache) -> Fold:
-    """Decide the commands that have no outcome, each id once; returns the fold. Raises HandlerError."""
+def fold_batch(batch: Sequence[Command | BadCommand], fold: Fold, cache: Cache) -> None:
+    """Decide the commands that have no outcome, each id once. Raises HandlerError."""
     fold.note_ids, fold.user_ids = cache.take_note_ids(), cache.take_user_ids()
     with wrap_handler_errors():
         fold.run(deduplicate(c for c in batch if may_decide(c, fold.known.get(c.id))))
-    return fold
 
 
 @contextmanager
@@ -258,7 +301,9 @@ async def store(session: Session, fold: Fold) -> dict[UUID, Outcome]:
     positions = {command_id: position for position, command_id in enumerate(fold.decisions)}
     outcomes = [_outcome_row(*fold.decisions[each]) | {"position": positions[each]} for each in sorted(fold.decisions)]
     replays = any(outcome["replayed_at"] for outcome in outcomes)
-    statement = STORE_REPLAYS if replays else STORE if touched or fold.tombstones else STORE_CREATIONS
+    has_trash = bool(fold.versions or fold.tombstones.changed or fold.tombstones.deleted)
+    has_changes = bool(touched or fold.tombstones.created)
+    statement = choose_store(replays=replays, trash=has_trash, changes=has_changes)
     values = {
         "owner_id": [user.id for user in raised],
         "owner_revision": [user.revision for user in before],
@@ -268,9 +313,10 @@ async def store(session: Session, fold: Fold) -> dict[UUID, Outcome]:
         "compared_version": [fold.notes.before[note.id].version for note in touched],
         **_arrays("created", NOTE, [_note_row(note) for note in fold.notes.created]),
         **_arrays("changed", ("id", *CHANGED), [_note_row(note) for note in fold.notes.changed]),
-        **_arrays("tombstone", NOTE, [_note_row(note) for _, note in sorted(fold.tombstones.items())]),
+        **_arrays("tombstone", NOTE, [_note_row(each) for each in list_buried(fold)]),
         **_arrays("outcome", OUTCOME, outcomes),
         "deleted": fold.notes.deleted,
+        **(_trash_parameters(fold) if has_trash or replays else {}),
     }
     try:
         rows = await statement.fetch(session, **values)
@@ -281,6 +327,34 @@ async def store(session: Session, fold: Fold) -> dict[UUID, Outcome]:
     if len(rows) != len(outcomes):
         raise ConflictError
     return {row["id"]: Outcome.model_validate(dict(row)) for row in rows}
+
+
+def choose_store(*, replays: bool, trash: bool, changes: bool) -> Statement:
+    """Return the statement that stores all that the fold has changed, and does the least work."""
+    if replays:
+        return STORE_REPLAYS
+    if trash:
+        return STORE_WITH_TRASH
+    return STORE if changes else STORE_CREATIONS
+
+
+def list_buried(fold: Fold) -> list[Tombstone]:
+    """Return the tombstones of the notes that the batch deletes; those that it only erases have their old revision."""
+    before = fold.tombstones.before
+    changed = [each for each in fold.tombstones.changed if each.mod_revision != before[each.id].mod_revision]
+    return sorted((*fold.tombstones.created, *changed), key=lambda each: each.id)
+
+
+def _trash_parameters(fold: Fold) -> dict[str, object]:
+    """Return the parameters that only STORE_WITH_TRASH and STORE_REPLAYS have."""
+    trash, buried = fold.tombstones, {each.id for each in list_buried(fold)}
+    trashed = [trash.before[key] for key in (*(each.id for each in trash.changed), *trash.deleted)]
+    return {
+        **_arrays("trashed", ("id", *TRASHED), [asdict(each) for each in trashed]),
+        **_arrays("version", VERSION, [asdict(note) for note in fold.versions]),
+        "erased": [each.id for each in trash.changed if each.id not in buried],
+        "restored": trash.deleted,
+    }
 
 
 async def store_accounts(session: Session, fold: Fold) -> set[int]:
@@ -303,14 +377,17 @@ async def store_accounts(session: Session, fold: Fold) -> set[int]:
 def _row_parameters(batch: Sequence[Command | BadCommand]) -> dict[str, object]:
     """Return the parameters for the batch's owners and notes."""
     targets = {(note_id, envelope.owner) for c in batch for note_id in target_ids(c) if (envelope := find_envelope(c))}
+    trash = {(note_id, envelope.owner) for c in batch for note_id in trash_ids(c) if (envelope := find_envelope(c))}
     return {
         "owners": list(find_owners(batch)),
         "target_id": [note_id for note_id, _ in targets],
         "target_owner_id": [owner for _, owner in targets],
+        "trash_id": [note_id for note_id, _ in trash],
+        "trash_owner_id": [owner for _, owner in trash],
     }
 
 
-def _note_row(note: Note) -> Row:
+def _note_row(note: Note | Tombstone) -> Row:
     return {name: getattr(note, name) for name in NOTE}
 
 

@@ -6,7 +6,7 @@ nor requeues a message, since the broker would give later messages to another wo
 
 import asyncio
 from contextlib import suppress
-from datetime import datetime, timedelta
+from datetime import datetime
 from functools import partial
 
 import asyncpg
@@ -31,8 +31,10 @@ from shared.database import check_schema
 from shared.metrics import BROKER_CONNECTED
 from shared.partitions import claim_partitions, wait_until_changed
 from shared.topology import PROBE_TIMEOUT_SECONDS, Topology, wait_until_lost
+from worker.apply import ApplyOptions
 from worker.deliveries import Batch, Deliveries, PartitionBlockedError
 from worker.failures import Applier, RepeatedBugError, describe
+from worker.hint_sender import HintSender
 from worker.metrics import OLDEST, PARTITIONS, PAUSED, count_applied
 from worker.partition_assignment import PartitionAssignment
 from worker.queue_check import wait_for_correct_queue
@@ -65,7 +67,8 @@ class Consumer:
         self.topology = Topology.of(settings)
         """The queues that this worker consumes; it has the broker's number of partitions once connected."""
         self._reply_sender = ReplySender(settings.broker_url, self.topology, connections.primary)
-        self._applier = Applier(connections, timedelta(days=settings.command_max_age_days))
+        self._hint_sender = HintSender(settings.broker_url, self.topology)
+        self._applier = Applier(connections, ApplyOptions.of(settings, self._hint_sender.announce))
         self._user = user_of(settings.broker_url)
         self._deliveries = Deliveries(self._user)
         self._clock = Clock()
@@ -113,7 +116,9 @@ class Consumer:
 
     async def run(self) -> None:
         """Consume until `stop`; raises SchemaBehindError if the database lacks migrations."""
-        background = [asyncio.create_task(self._reply_sender.run()), asyncio.create_task(self._assignment.run())]
+        background = [
+            asyncio.create_task(each.run()) for each in (self._reply_sender, self._hint_sender, self._assignment)
+        ]
         try:
             while not self._stopping.is_set():
                 await self._wait_for_database()

@@ -15,21 +15,44 @@ from uuid import UUID
 from aio_pika import DeliveryMode, Message
 from aio_pika.abc import AbstractChannel
 from aio_pika.exceptions import ChannelNotFoundEntity, DeliveryError, PublishError
-from sqlalchemy import DateTime, bindparam, func, literal_column, null, or_, select, update
+from sqlalchemy import (
+    ColumnElement,
+    DateTime,
+    ScalarSelect,
+    Table,
+    bindparam,
+    case,
+    func,
+    literal_column,
+    null,
+    or_,
+    select,
+    update,
+)
 from sqlalchemy.dialects.postgresql import ARRAY
 
 from shared.broker import BROKER_ERRORS, SETUP_TIMEOUT_SECONDS, broker_call, open_connection, user_of
-from shared.contracts import COMMANDS_CONTENT_TYPE, REJECTION_STATUS, OutcomeStatus, Rejection, encode_batch
+from shared.contracts import (
+    COMMANDS_CONTENT_TYPE,
+    REJECTION_STATUS,
+    OutcomeStatus,
+    PurgeNote,
+    Rejection,
+    RestoreNote,
+    encode_batch,
+)
 from shared.database import Session, Statement
 from shared.errors import describe_error
 from shared.partitions import require_partitions
-from shared.tables import commands, notes, users
+from shared.tables import commands, notes, tombstones, users
 from shared.topology import Topology
 from worker.replays import Letter, ReplayedWrite, parse_replayed_writes
 from worker.settings import WorkerSettings
 from worker.statements import FIND_REPLAYED
 
 PUBLISH_TIMEOUT_SECONDS = 5.0
+TRASH_TYPES = (RestoreNote.type_name(), PurgeNote.type_name())
+"""The commands whose note has to be in the trash, and whose dead letters have its version there."""
 QUIET_SECONDS = 10.0
 """How long to wait for the next outcome of a replay."""
 POLL_SECONDS = 0.2
@@ -90,6 +113,8 @@ def explain_not_replayable(row: Row | None, replayed: Sequence[ReplayedWrite], *
 def is_superseded(row: Row, replayed: Sequence[ReplayedWrite]) -> bool:
     """Whether the letter's note has changed since the failure, other than by replays of earlier letters."""
     letter = Letter(row["owner"], row["issued_at"])
+    if row["type"] in TRASH_TYPES and row["note_version"] is None:
+        return False  # the worker decides: an earlier letter may have deleted the note
     return letter.is_superseded(row["note_id"], row["note_version"], row["note_version_now"], replayed)
 
 
@@ -199,12 +224,20 @@ async def wait_for_outcomes(session: Session, ids: Iterable[UUID], at: datetime)
 _NAMED = commands.c.id == func.any(bindparam("ids", type_=ARRAY(commands.c.id.type)))
 _FAILED = commands.c.status == literal_column("'failed'")
 _ABOUT = (commands.c.id, commands.c.type, commands.c.owner_id.label("owner"), commands.c.reason)
-_NOTE_VERSION_NOW = (
-    select(notes.c.version)
-    .where(notes.c.id == commands.c.note_id, notes.c.owner_id == commands.c.owner_id)
-    .scalar_subquery()
-    .label("note_version_now")
-)
+
+
+def _select_version(table: Table, *conditions: ColumnElement[bool]) -> ScalarSelect[Any]:
+    mine = (table.c.id == commands.c.note_id) & (table.c.owner_id == commands.c.owner_id)
+    return select(table.c.version).where(mine, *conditions).scalar_subquery()
+
+
+_NOTE_VERSION_NOW = case(
+    (
+        commands.c.type.in_([literal_column(f"'{each}'") for each in TRASH_TYPES]),
+        _select_version(tombstones, tombstones.c.title.is_not(None)),
+    ),
+    else_=_select_version(notes),
+).label("note_version_now")
 
 DISCARDED = {
     "status": literal_column("'rejected'"),

@@ -1,7 +1,7 @@
 """The decisions on commands, and the rows that they are based on; no database, no broker, no clock."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from http import HTTPStatus
@@ -37,6 +37,47 @@ class Note:
     version: int
     mod_revision: int = 0
     """The owner's revision at the last change."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tombstone:
+    """The row of a deleted note; it is in the trash while it has its text."""
+
+    id: int
+    owner_id: int
+    title: str | None
+    description: str | None
+    created_date: datetime
+    updated_date: datetime
+    version: int
+    mod_revision: int
+    """The owner's revision at the deletion."""
+
+    @classmethod
+    def of(cls, note: Note, mod_revision: int) -> "Tombstone":
+        """Return the tombstone of a note that is deleted at this revision."""
+        members = {name: getattr(note, name) for name in Note.__slots__}
+        return cls(**members | {"mod_revision": mod_revision})
+
+    @property
+    def note(self) -> Note | None:
+        """The note before its deletion; None once its text is erased."""
+        if self.title is None or self.description is None:
+            return None
+        return Note(
+            id=self.id,
+            owner_id=self.owner_id,
+            title=self.title,
+            description=self.description,
+            created_date=self.created_date,
+            updated_date=self.updated_date,
+            version=self.version,
+            mod_revision=self.mod_revision,
+        )
+
+    def erase(self) -> "Tombstone":
+        """Return the tombstone without its text."""
+        return replace(self, title=None, description=None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,12 +161,26 @@ class NoteDeleted:
 
 
 @dataclass(frozen=True, slots=True)
+class NotePurged:
+    """The text of a deleted note was erased."""
+
+    note_id: int
+
+    @property
+    def outcome(self) -> OutcomeColumns:
+        """Applied; the response has no body."""
+        return _applied(HTTPStatus.NO_CONTENT, note_id=self.note_id)
+
+
+@dataclass(frozen=True, slots=True)
 class NotesWritten:
     """Several writes were applied by one command."""
 
     items: WrittenItems
     notes: Mapping[int, Note | None]
     """The notes that were written, by id; None for a deleted one."""
+    versions: Sequence[Note]
+    """Every new version of a note, including those that a later write replaced."""
 
     @property
     def outcome(self) -> OutcomeColumns:
@@ -215,9 +270,9 @@ class Failed:
     reason: str
     note_id: int | None = None
     note_version: int | None = None
-    """The note's version when the command first failed."""
+    """The note's version when the command first failed; for a restore or a purge, that in the trash."""
     note_versions: NoteVersions | None = None
-    """The same for a command of several writes."""
+    """The same for a command of several writes; for a restore or a purge, the version of a live note."""
 
     @property
     def outcome(self) -> OutcomeColumns:
@@ -233,7 +288,9 @@ class Failed:
 
 
 NoteDecision = NoteWritten | NoteDeleted | Rejected
-Applied = NoteWritten | NoteDeleted | NotesWritten | UserWritten | UserDeleted | TokenCreated | TokenRevoked
+Applied = (
+    NoteWritten | NoteDeleted | NotePurged | NotesWritten | UserWritten | UserDeleted | TokenCreated | TokenRevoked
+)
 Decision = Applied | Rejected | Failed
 
 

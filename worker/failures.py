@@ -11,7 +11,6 @@ transient   everything else, known or not: nothing is lost or decided, and the b
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, suppress
-from datetime import timedelta
 from enum import Enum, auto
 from traceback import format_tb
 from uuid import uuid4
@@ -24,7 +23,8 @@ from shared.connections import CONNECTION_ERRORS, Connections
 from shared.contracts import BadCommand, Command, Outcome, find_envelope
 from shared.logs import bind_command
 from worker.apply import (
-    NO_MAX_AGE,
+    DEFAULTS,
+    ApplyOptions,
     ConflictError,
     HandlerError,
     apply_batch,
@@ -75,9 +75,9 @@ def classify(error: Exception) -> FailureKind:
 class Applier:
     """Applies batches: all commands at once, or one by one to find the one at fault."""
 
-    def __init__(self, connections: Connections, max_age: timedelta = NO_MAX_AGE) -> None:
+    def __init__(self, connections: Connections, options: ApplyOptions = DEFAULTS) -> None:
         self._connections = connections
-        self._max_age = max_age
+        self._options = options
         self._cache = Cache(IDS_AHEAD)
         self.process_id = uuid4()
         self._last_bug: str | None = None
@@ -92,7 +92,7 @@ class Applier:
         Raises RepeatedBugError, or the exception of a transient failure; then the batch can be applied again.
         """
         try:
-            outcomes = await apply_batch(self._connections, batch, self._max_age, self._cache)
+            outcomes = await apply_batch(self._connections, batch, self._options, self._cache)
         except Exception as error:
             if classify(error) is not FailureKind.BUG:
                 raise
@@ -123,7 +123,7 @@ class Applier:
         return set()
 
     async def _apply_alone(self, command: Command | BadCommand) -> list[Outcome]:
-        return await apply_in_transaction(self._connections, [command], self._max_age, self._cache)
+        return await apply_in_transaction(self._connections, [command], self._options, self._cache)
 
     async def _survive(self, command: Command | BadCommand) -> list[Outcome]:
         try:

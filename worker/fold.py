@@ -27,6 +27,7 @@ from shared.contracts import (
     RenewHash,
     RevokeToken,
     SingleNoteCommand,
+    TrashCommand,
     find_envelope,
     fold_name,
 )
@@ -37,6 +38,7 @@ from worker.decisions import (
     Note,
     NoteDecision,
     NoteDeleted,
+    NotePurged,
     NotesWritten,
     NoteVersions,
     NoteWritten,
@@ -44,6 +46,7 @@ from worker.decisions import (
     Rejected,
     TokenCreated,
     TokenRevoked,
+    Tombstone,
     User,
     UserDeleted,
     UserWritten,
@@ -57,11 +60,12 @@ from worker.handlers import (
     count_creations,
     create_note,
     create_token,
+    decide_on_trash,
     register_user,
     renew_hash,
     target_ids,
 )
-from worker.replays import Letter, ReplayedWrite
+from worker.replays import Letter, ReplayedWrite, TrashState
 
 NEVER = datetime(1970, 1, 1, tzinfo=UTC)
 """Earlier than any command."""
@@ -126,6 +130,8 @@ class Snapshot:
     outcomes: Mapping[UUID, Outcome] = field(default_factory=dict)
     """The outcomes that commands of the batch already have."""
     notes: Mapping[int, Note] = field(default_factory=dict)
+    tombstones: Mapping[int, Tombstone] = field(default_factory=dict)
+    """Of the notes that commands restore or purge."""
 
 
 @dataclass(slots=True)
@@ -147,17 +153,22 @@ class Fold:
     user_ids: Iterator[int] = field(default_factory=lambda: iter(()))
     decisions: dict[UUID, tuple[Command | BadCommand, Decision]] = field(default_factory=dict)
     """The decided commands, by id, each with its decision."""
-    tombstones: dict[int, Note] = field(default_factory=dict)
-    """The notes that were deleted, in their last state, with the revision of the deletion."""
+    tombstones: Rows[int, Tombstone] = field(default_factory=Rows)
+    keeps_trash: bool = True
+    """Whether tombstones have the text of their notes."""
+    versions: list[Note] = field(default_factory=list)
+    """The versions of notes that have no outcome of their own, since one command made several."""
 
     @classmethod
-    def of(cls, snapshot: Snapshot, expired_before: datetime = NEVER) -> "Fold":
+    def of(cls, snapshot: Snapshot, expired_before: datetime = NEVER, *, keeps_trash: bool = True) -> "Fold":
         """Return a fold over the rows that were read."""
         fold = cls(Rows(snapshot.owners), Rows(snapshot.notes), known=snapshot.outcomes, expired_before=expired_before)
-        for note in snapshot.notes.values():  # may be ahead of its owner after a restore or correction by hand
-            owner = fold.users.get(note.owner_id)
-            if owner and owner.revision < note.mod_revision:
-                fold.users.put(owner.id, owner.with_revision(note.mod_revision))
+        fold.tombstones, fold.keeps_trash = Rows(snapshot.tombstones), keeps_trash
+        rows: list[Note | Tombstone] = [*snapshot.notes.values(), *snapshot.tombstones.values()]
+        for row in rows:  # may be ahead of its owner after a restore or correction by hand
+            owner = fold.users.get(row.owner_id)
+            if owner and owner.revision < row.mod_revision:
+                fold.users.put(owner.id, owner.with_revision(row.mod_revision))
         return fold
 
     def run(self, commands: Sequence[Command | BadCommand]) -> None:
@@ -187,6 +198,8 @@ class Fold:
             return decision
         if isinstance(command, AccountCommand):
             return self._decide_on_account(command)
+        if isinstance(command, TrashCommand):
+            return decide_on_trash(command, self.tombstones.get(command.data.note_id))
         ids = iter(list(islice(self.note_ids, count_creations(command))))
         if isinstance(command, ChangeNotes):
             return self._decide_on_several(command, ids)
@@ -213,6 +226,8 @@ class Fold:
             return Rejected(Rejection.CREDENTIALS_OUTDATED)
         if isinstance(command, BadCommand):
             return Failed(reason)
+        if isinstance(command, TrashCommand):
+            return self._build_trash_failure(command, reason)
         versions = self._versions_at_failure(command)
         if versions is None:
             versions = self._current_versions(command)
@@ -222,10 +237,16 @@ class Fold:
             return Failed(reason, command.data.note_id, versions[command.data.note_id])
         return Failed(reason)
 
+    def _build_trash_failure(self, command: TrashCommand, reason: str) -> Failed:
+        """Return the failure, with the note's version in the trash and, apart from it, that of a live note."""
+        state, note_id = self._trash_state_at_failure(command) or self._trash_state(command), command.data.note_id
+        return Failed(reason, note_id, state.trashed, NoteVersions(versions={note_id: state.live}))
+
     def _decide_on_several(self, command: ChangeNotes, ids: Iterator[int]) -> Decision:
         """Decide the writes in order, on a draft; the first rejection rejects all of them."""
         draft = Rows(self.notes.now)
         decisions: list[NoteWritten | NoteDeleted] = []
+        versions: list[Note] = []
         for index, single in enumerate(command.split()):
             decision = decide_on_note(single, draft, ids)
             if isinstance(decision, Rejected):  # with the version before the command, since none of its writes is kept
@@ -233,10 +254,11 @@ class Fold:
                 return replace(decision, note_version=version, item=index)
             if isinstance(decision, NoteDeleted):
                 draft.put(decision.note_id, None)
-            else:
+            elif decision.note is not draft.get(decision.note.id):
                 draft.put(decision.note.id, decision.note)
+                versions.append(decision.note)
             decisions.append(decision)
-        return change_notes(decisions, draft.after)
+        return change_notes(decisions, draft.after, versions)
 
     def _decide_on_account(self, command: AccountCommand) -> Decision:
         if isinstance(command, RegisterUser):
@@ -268,7 +290,10 @@ class Fold:
                 self._keep_note(command.owner, note.id, note)
             case NoteDeleted(note_id=note_id):
                 self._keep_note(command.owner, note_id, None)
-            case NotesWritten(notes=notes):
+            case NotePurged(note_id=note_id):
+                self._purge(note_id)
+            case NotesWritten(notes=notes, versions=versions):
+                self.versions += versions
                 for note_id, note_or_none in notes.items():
                     self._keep_note(command.owner, note_id, note_or_none)
             case UserWritten(user=user):
@@ -288,14 +313,22 @@ class Fold:
                 assert_never(decision)
 
     def _keep_note(self, owner_id: int, note_id: int, note: Note | None) -> None:
-        """Put the note's new state, with the owner's new revision if it has changed."""
+        """Put the note's new state with the owner's new revision, and its tombstone if it is deleted."""
         before, owner = self.notes.get(note_id), self.users.get(owner_id)
         assert owner  # noqa: S101 - `precheck` has found it
         if note is None and before:
-            self.tombstones[note_id] = replace(before, mod_revision=owner.revision + 1)
+            tombstone = Tombstone.of(before, owner.revision + 1)
+            self.tombstones.put(note_id, tombstone if self.keeps_trash else tombstone.erase())
         elif note and note is not before:
             note = replace(note, mod_revision=owner.revision + 1)
+            if self.tombstones.get(note_id):
+                self.tombstones.put(note_id, None)
         self.notes.put(note_id, note)
+
+    def _purge(self, note_id: int) -> None:
+        tombstone = self.tombstones.get(note_id)
+        assert tombstone  # noqa: S101 - `decide_on_trash` has found it
+        self.tombstones.put(note_id, tombstone.erase())
 
     def _keep_user(self, user_id: int, user: User | None) -> None:
         before = self.users.get(user_id)
@@ -324,10 +357,15 @@ class Fold:
 
     def _is_superseded(self, command: Command) -> bool:
         """Whether a note changed between the command's failure and its replay, other than by earlier replays."""
-        versions = self._versions_at_failure(command)
-        if versions is None or command.replay_forced:
+        if command.replay_forced:
             return False
         letter = Letter(command.owner, command.time, command.replayed_at)
+        if isinstance(command, TrashCommand):
+            then, now = self._trash_state_at_failure(command), self._trash_state(command)
+            return then is not None and letter.is_superseded_in_trash(command.data.note_id, then, now, self.replayed)
+        versions = self._versions_at_failure(command)
+        if versions is None:
+            return False
         return any(
             letter.is_superseded(note_id, versions.get(note_id), version, self.replayed)
             for note_id, version in self._current_versions(command).items()
@@ -335,12 +373,29 @@ class Fold:
 
     def _versions_at_failure(self, command: Command) -> Mapping[int, int | None] | None:
         """Return the versions that the command's notes had when it first failed, or None if it has not failed."""
-        failure = self.known.get(command.id)
-        if failure is None or failure.status is not OutcomeStatus.FAILED:
+        failure = self._find_failure(command)
+        if failure is None:
             return None
         if isinstance(command, ChangeNotes):
             return NoteVersions.parse(failure.body).versions
         return dict.fromkeys(target_ids(command), failure.note_version)
+
+    def _find_failure(self, command: Command) -> Outcome | None:
+        outcome = self.known.get(command.id)
+        return outcome if outcome and outcome.status is OutcomeStatus.FAILED else None
+
+    def _trash_state_at_failure(self, command: TrashCommand) -> TrashState | None:
+        """Return where the command's note was when it first failed, or None if it has not failed."""
+        failure, note_id = self._find_failure(command), command.data.note_id
+        if failure is None:
+            return None
+        return TrashState(NoteVersions.parse(failure.body).versions.get(note_id), failure.note_version)
+
+    def _trash_state(self, command: TrashCommand) -> TrashState:
+        """Return where the command's note is."""
+        tombstone = self.tombstones.get(command.data.note_id)
+        note = tombstone.note if tombstone and tombstone.owner_id == command.owner else None
+        return TrashState(self._version_for(command, command.data.note_id), note.version if note else None)
 
     def _current_versions(self, command: Command) -> Mapping[int, int | None]:
         return {note_id: self._version_for(command, note_id) for note_id in sorted(target_ids(command))}
@@ -358,7 +413,7 @@ def list_replayed_writes(command: Command, decision: Applied) -> list[ReplayedWr
     match decision:
         case NoteWritten(note=note):
             writes = [(note.id, note.version)]
-        case NoteDeleted(note_id=note_id):
+        case NoteDeleted(note_id=note_id) | NotePurged(note_id=note_id):
             writes = [(note_id, None)]
         case NotesWritten(items=written):
             writes = [(item.id, item.version) for item in written.items]

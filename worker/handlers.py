@@ -1,6 +1,6 @@
 """Handles each command: pure functions from a command and a row to a decision; no database, no broker, no clock."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import timedelta
 from http import HTTPStatus
@@ -16,11 +16,14 @@ from shared.contracts import (
     CreateToken,
     DeleteNote,
     PatchNote,
+    PurgeNote,
     RegisterUser,
     Rejection,
     RenewHash,
     ReplaceNote,
+    RestoreNote,
     SingleNoteCommand,
+    TrashCommand,
     WrittenItem,
     WrittenItems,
     fold_name,
@@ -28,11 +31,13 @@ from shared.contracts import (
 from worker.decisions import (
     Note,
     NoteDeleted,
+    NotePurged,
     NotesWritten,
     NoteWritten,
     PersonalToken,
     Rejected,
     TokenCreated,
+    Tombstone,
     User,
     UserWritten,
 )
@@ -86,6 +91,31 @@ def change_note(command: Change, note: Note) -> NoteWritten | NoteDeleted:
             assert_never(command)
 
 
+def restore_note(command: RestoreNote, note: Note) -> NoteWritten:
+    """Return the deleted note in a new version with the same text; `updated_date` never goes back."""
+    updated_date = max(command.time, note.updated_date)
+    return NoteWritten(HTTPStatus.OK, replace(note, updated_date=updated_date, version=note.version + 1))
+
+
+def purge_note(_: PurgeNote, note: Note) -> NotePurged:
+    """Erase the deleted note's text."""
+    return NotePurged(note.id)
+
+
+def decide_on_trash(command: TrashCommand, tombstone: Tombstone | None) -> NoteWritten | NotePurged | Rejected:
+    """Return the decision on a command about a deleted note."""
+    target = check_trash(command, tombstone)
+    if isinstance(target, Rejected):
+        return target
+    match command:
+        case RestoreNote():
+            return restore_note(command, target)
+        case PurgeNote():
+            return purge_note(command, target)
+        case _:
+            assert_never(command)
+
+
 def edit(note: Note, command: SingleNoteCommand, title: str, description: str) -> Note:
     """Return the note's next version, or the note itself if its text does not change.
 
@@ -106,10 +136,25 @@ def check_target(command: Change, note: Note | None) -> Note | Rejected:
     return note
 
 
+def check_trash(command: TrashCommand, tombstone: Tombstone | None) -> Note | Rejected:
+    """Return the deleted note if it is in the trash and the command may act on it, or the rejection."""
+    note = tombstone.note if tombstone and tombstone.owner_id == command.owner else None
+    if note is None:
+        return Rejected(Rejection.NOTE_NOT_FOUND, command.data.note_id)
+    if not command.data.allow(note.version):
+        return Rejected(Rejection.PRECONDITION_FAILED, note.id, note.version)
+    return note
+
+
+def trash_ids(command: Command | BadCommand) -> list[int]:
+    """Return the ids of the deleted notes that the command restores or purges; they need not exist."""
+    return [command.data.note_id] if isinstance(command, TrashCommand) else []
+
+
 def target_ids(command: Command | BadCommand) -> list[int]:
-    """Return the ids of the notes that the command changes or deletes; they need not exist."""
+    """Return the ids of the notes that the command changes, deletes, restores or purges; they need not exist."""
     match command:
-        case ReplaceNote() | PatchNote() | DeleteNote():
+        case ReplaceNote() | PatchNote() | DeleteNote() | RestoreNote() | PurgeNote():
             return [command.data.note_id]
         case ChangeNotes():
             return [single.data.note_id for single in command.split() if not isinstance(single, CreateNote)]
@@ -128,9 +173,11 @@ def count_creations(command: Command | BadCommand) -> int:
             return 0
 
 
-def change_notes(decisions: Iterable[NoteWritten | NoteDeleted], notes: Mapping[int, Note | None]) -> NotesWritten:
-    """Return the decision on several writes, with the notes as these have left them."""
-    return NotesWritten(WrittenItems(items=tuple(map(_written_item, decisions))), notes)
+def change_notes(
+    decisions: Iterable[NoteWritten | NoteDeleted], notes: Mapping[int, Note | None], versions: Sequence[Note]
+) -> NotesWritten:
+    """Return the decision on several writes, with the notes as these have left them and each version in between."""
+    return NotesWritten(WrittenItems(items=tuple(map(_written_item, decisions))), notes, versions)
 
 
 def _written_item(decision: NoteWritten | NoteDeleted) -> WrittenItem:

@@ -1,4 +1,4 @@
-"""Deletes old outcomes, tombstones and tokens, and all rows of deleted users.
+"""Deletes old outcomes, versions, tombstones and tokens, erases purged notes, and removes all rows of deleted users.
 
 Failed commands are left to an operator, unless their user is deleted. One worker at a time does this, the one with an
 advisory lock, on a connection of its own. It works in small steps with long rests, so that writes are hardly affected.
@@ -6,15 +6,19 @@ advisory lock, on a connection of its own. It works in small steps with long res
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from datetime import timedelta
+from datetime import datetime, timedelta
 from functools import partial
 from typing import Any
 
 import structlog
 from sqlalchemy import (
     BigInteger,
+    Boolean,
+    Column,
     DateTime,
+    Integer,
     Interval,
+    Select,
     Table,
     bindparam,
     delete,
@@ -23,6 +27,8 @@ from sqlalchemy import (
     null,
     select,
     text,
+    true,
+    tuple_,
     update,
 )
 from sqlalchemy.dialects.postgresql import ARRAY
@@ -30,7 +36,17 @@ from sqlalchemy.sql import ClauseElement
 from sqlalchemy.sql.elements import ColumnElement
 
 from shared.database import Session, Statement, connect
-from shared.tables import attempt_marks, commands, notes, personal_tokens, tombstones, users
+from shared.tables import (
+    HAS_TEXT,
+    HAS_VERSION,
+    attempt_marks,
+    commands,
+    note_versions,
+    notes,
+    personal_tokens,
+    tombstones,
+    users,
+)
 from worker.dead_letters import DISCARDED
 from worker.failures import describe
 from worker.fold import NEVER
@@ -51,6 +67,7 @@ class Housekeeping:
     def __init__(self, settings: WorkerSettings, interval_seconds: float = INTERVAL_SECONDS) -> None:
         self._database_url = settings.database_url
         self._retention = timedelta(days=settings.command_retention_days)
+        self._trash_retention = timedelta(days=settings.trash_retention_days)
         self._interval_seconds = interval_seconds
 
     async def run(self) -> None:
@@ -86,28 +103,62 @@ class Housekeeping:
         await DELETE_EXPIRED_TOKENS.fetch(session, retention=self._retention)
         if users := await remove_deleted_users(session):
             log.info("deleted users removed with everything that they owned", users=users)
-        if tombstones := await purge_tombstones(session, TOMBSTONE_RETENTION):
+        if notes := await erase_old_trash(session, self._trash_retention):
+            log.info("notes erased that were deleted long ago", notes=notes)
+        if notes := await erase_copies(session):
+            log.info("versions and outcomes of erased notes erased", notes=notes)
+        if tombstones := await purge_tombstones(session, max(TOMBSTONE_RETENTION, self._trash_retention)):
             log.info("old tombstones purged", tombstones=tombstones)
+        if versions := await prune(session, self._retention, PRUNE_VERSIONS):
+            log.info("old versions of notes pruned", versions=versions)
         if rows := await prune(session, self._retention):
             seconds = asyncio.get_running_loop().time() - started
             log.info("old outcomes pruned", rows=rows, seconds=round(seconds, 1))
 
 
-async def prune(session: Session, retention: timedelta) -> int:
-    """Delete the outcomes older than the retention, except failed ones; return their number."""
+async def prune(session: Session, retention: timedelta, statement: Statement | None = None) -> int:
+    """Delete the outcomes older than the retention, except failed ones; return their number.
+
+    Another statement prunes other rows.
+    """
     since = NEVER
 
     async def delete_some() -> int:
         nonlocal since
-        [(rows, last)] = await PRUNE.fetch(session, retention=retention, since=since, limit=ROWS_PER_STEP)
+        pruning = statement or PRUNE
+        [(rows, last)] = await pruning.fetch(session, retention=retention, since=since, limit=ROWS_PER_STEP)
         since = last or since
         return int(rows)
 
     return await run_in_steps(delete_some)
 
 
+async def erase_old_trash(session: Session, retention: timedelta) -> int:
+    """Erase the text of tombstones older than the retention; return their number."""
+
+    async def erase_some() -> int:
+        return len(await ERASE_OLD_TRASH.fetch(session, retention=retention, limit=ROWS_PER_STEP))
+
+    return await run_in_steps(erase_some)
+
+
+async def erase_copies(session: Session) -> int:
+    """Erase the versions and the outcomes of notes whose tombstones have no text; return the number of notes."""
+    total = 0
+    while ids := [row["id"] for row in await FIND_TO_ERASE.fetch(session, limit=ROWS_PER_STEP)]:
+        for statement in ERASE_COPIES:
+            await run_in_steps(partial(_erase_some, session, statement, ids))
+        await MARK_ERASED.fetch(session, ids=ids)
+        total += len(ids)
+    return total
+
+
+async def _erase_some(session: Session, statement: Statement, ids: list[int]) -> int:
+    return len(await statement.fetch(session, ids=ids, limit=ROWS_PER_STEP))
+
+
 async def purge_tombstones(session: Session, retention: timedelta) -> int:
-    """Delete the tombstones older than the retention; return their number."""
+    """Delete the tombstones older than the retention whose notes are erased; return their number."""
 
     async def delete_some() -> int:
         [(rows,)] = await PURGE_TOMBSTONES.fetch(session, retention=retention, limit=ROWS_PER_STEP)
@@ -140,21 +191,44 @@ async def run_in_steps(step: Callable[[], Awaitable[int]]) -> int:
     return total
 
 
-_SINCE = bindparam("since", type_=DateTime(timezone=True))
-_OLD = (
-    select(commands.c.id)
-    .where(
-        commands.c.status != literal_column("'failed'"),
-        commands.c.decided_at >= _SINCE,  # or each step would scan the rows that earlier ones deleted
-        commands.c.decided_at < func.now() - bindparam("retention", type_=Interval()),
+_RETENTION = bindparam("retention", type_=Interval())
+_LIMIT = bindparam("limit", type_=Integer())
+_OWNERS = func.any(bindparam("owners", type_=ARRAY(BigInteger())))
+_IDS = func.any(bindparam("ids", type_=ARRAY(BigInteger())))
+
+
+def _is_among(table: Table, rows: Select[Any]) -> ColumnElement[bool]:
+    """Whether a row of the table is among these rows of it."""
+    keys = list(table.primary_key)
+    chosen = rows.with_only_columns(*keys)
+    return keys[0].in_(chosen) if len(keys) == 1 else tuple_(*keys).in_(chosen)
+
+
+def _limited(table: Table, *conditions: ColumnElement[bool]) -> ColumnElement[bool]:
+    """Whether a row is among those of one step that fulfil the conditions."""
+    return _is_among(table, select(table).where(*conditions).limit(_LIMIT))
+
+
+def _prune(date: Column[datetime], *conditions: ColumnElement[bool]) -> ClauseElement:
+    """Delete some rows with an old date, the oldest first; return their number and the last date."""
+    since = bindparam("since", type_=DateTime(timezone=True))
+    old = (
+        select(date.table)
+        .where(
+            *conditions,
+            date >= since,  # or each step would scan the rows that earlier ones deleted
+            date < func.now() - _RETENTION,
+        )
+        .order_by(date)
+        .limit(_LIMIT)
     )
-    .order_by(commands.c.decided_at)
-    .limit(bindparam("limit"))
-)
-_PRUNED = delete(commands).where(commands.c.id.in_(_OLD)).returning(commands.c.decided_at).cte("pruned")
+    pruned = delete(date.table).where(_is_among(date.table, old)).returning(date).cte("pruned")
+    return select(func.count(), func.max(pruned.c[date.name]))
+
 
 TRY_LOCK = Statement.compile(text("select pg_try_advisory_lock(hashtext('inkwell housekeeping'))"))
-PRUNE = Statement.compile(select(func.count(), func.max(_PRUNED.c.decided_at)))
+PRUNE = Statement.compile(_prune(commands.c.decided_at, commands.c.status != literal_column("'failed'")))
+PRUNE_VERSIONS = Statement.compile(_prune(note_versions.c.stored_date))
 # A failed command keeps its marks: its replay may be crashing workers at this moment.
 DELETE_MARKS = Statement.compile(
     delete(attempt_marks).where(
@@ -163,16 +237,6 @@ DELETE_MARKS = Statement.compile(
         .exists()
     )
 )
-
-_RETENTION = bindparam("retention", type_=Interval())
-_OWNERS = func.any(bindparam("owners", type_=ARRAY(BigInteger())))
-
-
-def _limited(table: Table, condition: ColumnElement[bool]) -> ColumnElement[bool]:
-    """Whether a row is among those of one step that fulfil the condition."""
-    key: ColumnElement[Any] = table.c.id
-    return key.in_(select(key).where(condition).limit(bindparam("limit")))
-
 
 _THEIRS = commands.c.owner_id == _OWNERS
 _FAILED = commands.c.status == literal_column("'failed'")
@@ -187,6 +251,11 @@ REMOVE_NOTES = Statement.compile(
 )
 REMOVE_TOMBSTONES = Statement.compile(
     delete(tombstones).where(_limited(tombstones, tombstones.c.owner_id == _OWNERS)).returning(tombstones.c.id)
+)
+REMOVE_VERSIONS = Statement.compile(
+    delete(note_versions)
+    .where(_limited(note_versions, note_versions.c.owner_id == _OWNERS))
+    .returning(note_versions.c.note_id)
 )
 DISCARD_FAILURES = Statement.compile(
     update(commands).where(_limited(commands, _THEIRS & _FAILED)).values(DISCARDED).returning(commands.c.id)
@@ -206,6 +275,7 @@ REMOVE_USERS = Statement.compile(delete(users).where(_limited(users, users.c.id 
 REMOVE_USERS_IN_ORDER = (
     REMOVE_NOTES,
     REMOVE_TOMBSTONES,
+    REMOVE_VERSIONS,
     DISCARD_FAILURES,
     BLANK_OUTCOMES,
     REMOVE_TOKENS,
@@ -213,13 +283,48 @@ REMOVE_USERS_IN_ORDER = (
 )
 
 
+_OLD_TRASH = (
+    select(tombstones)
+    .where(text(HAS_TEXT), tombstones.c.deleted_date < func.now() - _RETENTION)
+    .order_by(tombstones.c.deleted_date)
+    .limit(_LIMIT)
+    .with_for_update(skip_locked=True)  # a worker locks several in another order
+)
+ERASE_OLD_TRASH = Statement.compile(
+    update(tombstones)
+    .where(_is_among(tombstones, _OLD_TRASH))
+    .values(title=null(), description=null())
+    .returning(tombstones.c.id)
+)
+FIND_TO_ERASE = Statement.compile(
+    select(tombstones.c.id).where(tombstones.c.title.is_(None), ~tombstones.c.erased).limit(_LIMIT)
+)
+MARK_ERASED = Statement.compile(
+    update(tombstones).where(tombstones.c.id == _IDS, tombstones.c.title.is_(None)).values(erased=true())
+)
+ERASE_COPIES = (
+    Statement.compile(
+        delete(note_versions)
+        .where(_limited(note_versions, note_versions.c.note_id == _IDS))
+        .returning(note_versions.c.note_id)
+    ),
+    Statement.compile(
+        update(commands)
+        .where(_limited(commands, commands.c.note_id == _IDS, literal_column(HAS_VERSION, Boolean())))
+        .values(body=null())
+        .returning(commands.c.id)
+    ),
+)
+"""Delete the versions of some notes, and the bodies of their outcomes."""
+
+
 def _purge_tombstones() -> ClauseElement:
-    """Delete some old tombstones; record with their owners the revision of the last deletion that was purged."""
+    """Delete some old tombstones of erased notes; record with their owners the last revision that was purged."""
     old = (
         select(tombstones.c.id, tombstones.c.owner_id)
-        .where(tombstones.c.deleted_date < func.now() - _RETENTION)
+        .where(tombstones.c.deleted_date < func.now() - _RETENTION, tombstones.c.erased)
         .order_by(tombstones.c.deleted_date)
-        .limit(bindparam("limit"))
+        .limit(_LIMIT)
         .cte("old")
     )
     owners = (

@@ -25,6 +25,7 @@ FAILED = Counter("inkwell_worker_failed_commands", "Commands that failed and are
 DELIVERIES = Counter("inkwell_worker_deliveries", "Messages received, by partition", ["partition"])
 REDELIVERED = Counter("inkwell_worker_redelivered_messages", "Messages received again, not acknowledged before")
 UNREADABLE = Counter("inkwell_worker_unreadable_messages", "Messages moved to the dead-letter queue")
+HINTS_DROPPED = Counter("inkwell_worker_hints_dropped", "Hints of changes dropped because too many were pending")
 RETRIES = Counter("inkwell_worker_retries", "Attempts to apply a batch that failed and were retried")
 PAUSED = Gauge("inkwell_worker_paused", "1 while commands wait for an operator", ["reason"])
 for _reason in ("newer_version", "repeated_bug"):

@@ -5,7 +5,6 @@ dead letters, to be discarded, or replayed after an upgrade. Other commands in t
 """
 
 import asyncio
-from datetime import timedelta
 
 from aio_pika import DeliveryMode, Message
 from aio_pika.abc import AbstractChannel, AbstractIncomingMessage
@@ -14,6 +13,7 @@ from shared.broker import broker_call, open_connection, user_of
 from shared.connections import Connections
 from shared.contracts import BadCommand
 from shared.topology import Topology
+from worker.apply import ApplyOptions
 from worker.deliveries import Batch, Delivery
 from worker.failures import Applier
 from worker.sessions import SESSION_SETTINGS
@@ -31,7 +31,7 @@ async def fail_newer_commands(settings: WorkerSettings, partition: int) -> int:
     Raises a broker error or asyncpg's; then it can be run again.
     """
     connections = Connections(settings.database_url, "inkwell-worker operator", 1, SESSION_SETTINGS)
-    applier = Applier(connections, timedelta(days=settings.command_max_age_days))
+    applier = Applier(connections, ApplyOptions.of(settings))
     user, failed = user_of(settings.broker_url), 0
     try:
         async with open_connection(settings.broker_url, "inkwell-worker operator") as connection:

@@ -23,6 +23,19 @@ class ReplayedWrite:
 
 
 @dataclass(frozen=True, slots=True)
+class TrashState:
+    """Where a note is, by its version: live, in the trash, or nowhere."""
+
+    live: int | None
+    trashed: int | None
+
+    @property
+    def version(self) -> int | None:
+        """The note's version, wherever it is."""
+        return self.trashed if self.live is None else self.live
+
+
+@dataclass(frozen=True, slots=True)
 class Letter:
     """The owner of a dead letter, and the times that order it among the owner's replays."""
 
@@ -36,15 +49,35 @@ class Letter:
         """Whether anything but replays of earlier letters has changed the note between these versions."""
         if at_failure == now:
             return False
-        versions = {
+        versions = self._list_versions(note_id, replayed)
+        if now is None:
+            return None not in versions
+        # A note that was deleted then is live now: the first version since is that of a restore.
+        restored = min((version for version in versions if version is not None), default=now + 1)
+        since = restored if at_failure is None else at_failure + 1
+        return now < since or not versions.issuperset(range(since, now + 1))
+
+    def is_superseded_in_trash(
+        self, note_id: int, at_failure: TrashState, now: TrashState, replayed: Iterable[ReplayedWrite]
+    ) -> bool:
+        """Like `is_superseded`, for a restore or a purge, which a deletion of the note precedes."""
+        if at_failure == now:
+            return False
+        versions = self._list_versions(note_id, replayed)
+        then, since = at_failure.version, now.version
+        if since is None:
+            return None not in versions
+        if then is None or since < then or not versions.issuperset(range(then + 1, since + 1)):
+            return True
+        return now.live is None and None not in versions
+
+    def _list_versions(self, note_id: int, replayed: Iterable[ReplayedWrite]) -> set[int | None]:
+        """Return the versions that replays of earlier letters gave to the note; None if one deleted it."""
+        return {
             each.version
             for each in replayed
             if (each.owner, each.note_id) == (self.owner, note_id) and self._follows(each)
         }
-        if now is None:
-            return None not in versions
-        since = (at_failure or 0) + 1
-        return now < since or not versions.issuperset(range(since, now + 1))
 
     def _follows(self, replayed: ReplayedWrite) -> bool:
         """Whether the letter is later than that write, or replayed together with it and so in order."""

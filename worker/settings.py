@@ -16,6 +16,8 @@ class WorkerSettings(ServiceSettings):
     """Messages of each partition held before they are acknowledged; lowered above 8 partitions, to fit into 512 MiB"""
     drain_timeout_seconds: Annotated[float, Field(gt=0, le=600)] = 20.0
     """On SIGTERM: time to finish the current batch"""
+    trash_retention_days: Annotated[int, Field(ge=0, le=3650)] = 30
+    """How long a deleted note can be restored; with 0 its text is erased at once"""
     worker_health_host: str = "127.0.0.1"
     """Address of the worker's probes; `::` means all addresses"""
     worker_health_port: Annotated[int, Field(ge=0, le=65535)] = 8081

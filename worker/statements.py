@@ -7,12 +7,14 @@ from sqlalchemy import (
     CTE,
     Integer,
     Select,
+    Table,
     Text,
     bindparam,
     case,
     cast,
     column,
     delete,
+    false,
     func,
     literal_column,
     null,
@@ -28,7 +30,7 @@ from sqlalchemy.sql.type_api import TypeEngine
 
 from shared.contracts import Outcome
 from shared.database import Statement
-from shared.tables import commands, note_json, notes, personal_tokens, tombstones, users
+from shared.tables import NOTE_FIELDS, commands, note_json, note_versions, notes, personal_tokens, tombstones, users
 
 Columns = dict[str, TypeEngine[Any]]
 
@@ -72,6 +74,8 @@ OWNER: Columns = {
     "decisions": Integer(),
 }
 COMPARED: Columns = {"version": notes.c.version.type}
+TRASHED: Columns = {name: tombstones.c[name].type for name in ("version", "mod_revision")}
+VERSION: Columns = {name: NOTE[name] for name in (*NOTE_FIELDS, "owner_id")}
 CHANGED = {name: NOTE[name] for name in ("title", "description", "updated_date", "version", "mod_revision")}
 _COUNT = bindparam("new_ids", type_=Integer())
 _FAILED: ColumnElement[str] = literal_column("'failed'")
@@ -88,8 +92,8 @@ def _array(rows: Select[Any]) -> ColumnElement[Any]:
     return _values(rows.with_only_columns(func.row(*rows.selected_columns)))
 
 
-def _read() -> ClauseElement:
-    """Select in one row the time, and the owners, outcomes and notes that a batch needs.
+def _read(*, trash: bool) -> ClauseElement:
+    """Select in one row the time, and the owners, outcomes and notes that a batch needs; with `trash`, tombstones, too.
 
     The outcomes are locked: that is a write, so the statement waits for the synchronous standby. After an interrupted
     commit only the primary may have an outcome, and its command must not be acknowledged.
@@ -98,12 +102,20 @@ def _read() -> ClauseElement:
     known_outcomes = known.with_for_update(key_share=True).cte("known")
     owners = select(*(users.c[name] for name in KNOWN_USER))
     targets = select(*(notes.c[name] for name in NOTE)).where(_any(notes.c.id, "target_id"))
+    # After a restore of the sequence, a new note may have the id of a deleted one, which cannot be restored then.
+    is_used = select(notes.c.id).where(notes.c.id == tombstones.c.id).exists()
+    # No index serves the condition on the owner: that by owner would list all notes that an owner has deleted.
+    is_owned = _any(tombstones.c.owner_id + literal_column("0"), "owners")
+    deleted = select(*(tombstones.c[name] for name in NOTE)).where(
+        _any(tombstones.c.id, "trash_id"), is_owned, ~is_used
+    )
     return select(
         func.now().label("now"),
         _array(owners.where(_any(users.c.id, "owners"), users.c.deleted_date.is_(None))).label("owners"),
         _array(select(known_outcomes)).label("outcomes"),
         _array(targets.where(_any(notes.c.owner_id, "owners"))).label("notes"),
         _draw_ids().label("new_ids"),
+        *([_array(deleted).label("tombstones")] if trash else []),
     )
 
 
@@ -112,19 +124,20 @@ def _draw_ids() -> ColumnElement[Any]:
     next_id, numbers = func.nextval(literal_column("'notes_id_seq'")), func.generate_series(literal_column("1"), _COUNT)
     drawn = select(_values(select(next_id).select_from(numbers)).label("ids")).cte("drawn")
     ids = cast(select(drawn.c.ids).scalar_subquery(), ARRAY(notes.c.id.type))
-    taken = _values(select(notes.c.id).where(notes.c.id == func.any(ids)))
+    taken = [_values(select(table.c.id).where(table.c.id == func.any(ids))) for table in (notes, tombstones)]
     new_id = func.unnest(ids).column_valued("new_id")
-    return _values(select(new_id).where(new_id != func.all(taken)))
+    return _values(select(new_id).where(*(new_id != func.all(each) for each in taken)))
 
 
-def _store(*, changes: bool, replays: bool = False) -> ClauseElement:
+def _store(*, changes: bool, trash: bool = False, replays: bool = False) -> ClauseElement:
     """Store the changes to notes and the outcomes: all of them, or nothing if rows have changed since they were read.
 
-    Without `changes`, notes are only created. With `replays`, outcomes of failed commands are replaced as well; a part
-    of the batch may be stored then, so a transaction has to compare the number of rows.
+    Without `changes`, notes are only created. With `trash`, deleted notes are restored or purged, and versions are
+    stored. With `replays`, outcomes of failed commands are replaced as well; a part of the batch may be stored then,
+    so a transaction has to compare the number of rows.
     """
     created = _rows("created", NOTE)
-    unchanged = _match(changes=changes, replays=replays)
+    unchanged = _match(changes=changes, trash=trash, replays=replays)
     decisions = _elements("owner", OWNER, users.c.id)["decisions"]
     raise_revisions = (
         update(users)
@@ -134,13 +147,15 @@ def _store(*, changes: bool, replays: bool = False) -> ClauseElement:
     )
     create_notes = insert(notes).from_select(list(NOTE), select(created).where(unchanged)).cte("created_notes")
     change_notes = _change_notes(unchanged) if changes else ()
+    change_trash = _change_trash(unchanged) if trash else ()
     insert_outcomes = _insert_outcomes(unchanged, replays=replays).returning(*_STORED_COLUMNS)
-    return insert_outcomes.add_cte(raise_revisions, create_notes, *change_notes)
+    return insert_outcomes.add_cte(raise_revisions, create_notes, *change_notes, *change_trash)
 
 
-def _match(*, changes: bool, replays: bool) -> ColumnElement[bool]:
+def _match(*, changes: bool, trash: bool, replays: bool) -> ColumnElement[bool]:
     """Lock the rows that were read; true if none of them has changed, and none of the commands has an outcome."""
     owner, compared = _elements("owner", OWNER, users.c.id), _elements("compared", COMPARED, notes.c.id)
+    trashed = _elements("trashed", TRASHED, tombstones.c.id)
     matched_owners = (
         select(users.c.id)
         .where(
@@ -160,9 +175,22 @@ def _match(*, changes: bool, replays: bool) -> ColumnElement[bool]:
         .with_for_update()
         .cte("matched_notes")
     )
+    matched_tombstones = (
+        select(tombstones.c.title)  # null if housekeeping has erased it; a condition would let Postgres walk the trash
+        .where(
+            _any(tombstones.c.id, "trashed_id"),
+            tombstones.c.version == trashed["version"],
+            tombstones.c.mod_revision == trashed["mod_revision"],
+        )
+        .order_by(tombstones.c.id)
+        .with_for_update()
+        .cte("matched_tombstones")
+    )
     known = select(commands.c.id).where(_any(commands.c.id, "outcome_id"))
     conditions = [_is_complete(matched_owners, "owner_id", users.c.id)]
     conditions += [_is_complete(matched_notes, "compared_id", notes.c.id)] if changes else []
+    texts = func.count(matched_tombstones.c.title)
+    conditions += [_is_complete(matched_tombstones, "trashed_id", tombstones.c.id, texts)] if trash else []
     conditions += [] if replays else [~known.exists()]
     return select(select(literal_column("true").label("is")).where(*conditions).cte("unchanged")).exists()
 
@@ -172,11 +200,34 @@ def _change_notes(unchanged: ColumnElement[bool]) -> tuple[CTE, ...]:
     tombstone = _rows("tombstone", NOTE)
     new_text = _elements("changed", CHANGED, notes.c.id)
     bury = insert(tombstones).from_select(list(NOTE), select(tombstone).where(unchanged))
-    new_values = {name: bury.excluded[name] for name in NOTE if name != "id"} | {"deleted_date": func.now()}
+    new_values: dict[str, ColumnElement[Any]] = {name: bury.excluded[name] for name in NOTE if name != "id"}
+    new_values |= {"deleted_date": func.now(), "erased": false()}
     return (
         update(notes).where(_any(notes.c.id, "changed_id"), unchanged).values(new_text).cte("changed_notes"),
         delete(notes).where(_any(notes.c.id, "deleted"), unchanged).cte("deleted_notes"),
         bury.on_conflict_do_update(index_elements=[tombstones.c.id], set_=new_values).cte("stored_tombstones"),
+    )
+
+
+def _change_trash(unchanged: ColumnElement[bool]) -> tuple[CTE, ...]:
+    """Erase tombstones, remove those of restored notes, and store versions."""
+    version = _rows("version", VERSION)
+    columns = {
+        "note_id": version.c.id,
+        "version": version.c.version,
+        "owner_id": version.c.owner_id,
+        "body": note_json({name: version.c[name] for name in NOTE_FIELDS}),
+    }
+    keep = insert(note_versions).from_select(list(columns), select(*columns.values()).where(unchanged))
+    keep = keep.on_conflict_do_update(  # after a restore, a version may have another text than before
+        index_elements=[note_versions.c.note_id, note_versions.c.version],
+        set_={"body": keep.excluded.body, "owner_id": keep.excluded.owner_id, "stored_date": func.now()},
+    )
+    erase = update(tombstones).where(_any(tombstones.c.id, "erased"), unchanged)
+    return (
+        erase.values(title=null(), description=null()).cte("erased_tombstones"),
+        delete(tombstones).where(_any(tombstones.c.id, "restored"), unchanged).cte("restored_tombstones"),
+        keep.cte("kept_versions"),
     )
 
 
@@ -194,9 +245,11 @@ def _insert_outcomes(unchanged: ColumnElement[bool], *, replays: bool) -> Insert
     return _replacing_failed(insert_outcomes, columns) if replays else insert_outcomes
 
 
-def _is_complete(matched: CTE, name: str, key: ColumnElement[Any]) -> ColumnElement[bool]:
+def _is_complete(
+    matched: CTE, name: str, key: ColumnElement[Any], count: ColumnElement[int] | None = None
+) -> ColumnElement[bool]:
     """Whether as many rows were matched as the array parameter has."""
-    number = select(func.count()).select_from(matched).scalar_subquery()
+    number = select(func.count() if count is None else count).select_from(matched).scalar_subquery()
     return number == func.cardinality(bindparam(name, type_=ARRAY(key.type)))
 
 
@@ -242,20 +295,22 @@ def _store_accounts() -> ClauseElement:
 
 def _find_locked() -> ClauseElement:
     """Find the owners with their own row, or that of a note of the batch, locked by another session."""
-    target = _rows("target", {"id": notes.c.id.type, "owner_id": notes.c.owner_id.type})
-    mine = (notes.c.id == target.c.id) & (notes.c.owner_id == target.c.owner_id)
     free_users = select(users.c.id).where(_any(users.c.id, "owners")).with_for_update(key_share=True, skip_locked=True)
-    free_notes = select(notes.c.id).join_from(notes, target, mine).with_for_update(of=notes, skip_locked=True)
-    free_user, free_note = free_users.cte("free_user"), free_notes.cte("free_note")
+    free_user = free_users.cte("free_user")
     locked_users = select(users.c.id).where(
         _any(users.c.id, "owners"), ~select(free_user.c.id).where(free_user.c.id == users.c.id).exists()
     )
-    locked_notes = (
-        select(notes.c.owner_id)
-        .join_from(notes, target, mine)
-        .where(~select(free_note.c.id).where(free_note.c.id == notes.c.id).exists())
-    )
-    return locked_users.union(locked_notes)
+    return locked_users.union(_find_owners_of_locked(notes, "target"), _find_owners_of_locked(tombstones, "trash"))
+
+
+def _find_owners_of_locked(table: Table, name: str) -> Select[Any]:
+    """Select the owners of those rows that another session has locked; `<name>_id` and `<name>_owner_id` name them."""
+    named = _rows(name, {"id": table.c.id.type, "owner_id": table.c.owner_id.type})
+    is_named = (table.c.id == named.c.id) & (table.c.owner_id == named.c.owner_id)
+    free_rows = select(table.c.id).join_from(table, named, is_named).with_for_update(of=table, skip_locked=True)
+    free = free_rows.cte(f"free_{name}")
+    is_locked = ~select(free.c.id).where(free.c.id == table.c.id).exists()
+    return select(table.c.owner_id).join_from(table, named, is_named).where(is_locked)
 
 
 # Names with the same hash only wait for each other. A lock of two numbers never collides with one of a single number;
@@ -270,7 +325,8 @@ FIND_NAMES = Statement.compile(select(users.c.folded_name, users.c.id).where(_an
 LOCK_OWNERS = Statement.compile(
     select(users.c.id).where(_any(users.c.id, "owners")).order_by(users.c.id).with_for_update(key_share=True)
 )
-READ = Statement.compile(_read())
+READ = Statement.compile(_read(trash=False))
+READ_WITH_TRASH = Statement.compile(_read(trash=True))
 FIND_LOCKED = Statement.compile(_find_locked())
 FIND_REPLAYED = Statement.compile(
     select(
@@ -289,4 +345,5 @@ DRAW_USER_IDS = Statement.compile(text("select nextval('users_id_seq') from gene
 STORE_ACCOUNTS = Statement.compile(_store_accounts())
 STORE_CREATIONS = Statement.compile(_store(changes=False))
 STORE = Statement.compile(_store(changes=True))
-STORE_REPLAYS = Statement.compile(_store(changes=True, replays=True))
+STORE_WITH_TRASH = Statement.compile(_store(changes=True, trash=True))
+STORE_REPLAYS = Statement.compile(_store(changes=True, trash=True, replays=True))

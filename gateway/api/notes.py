@@ -1,6 +1,5 @@
 """Notes: reads query Postgres, writes are published as commands."""
 
-import hashlib
 import json
 from functools import partial
 from typing import Any
@@ -12,18 +11,24 @@ from gateway.api.pages import (
     NotesPage,
     SearchPage,
     arrange_notes,
-    build_link_header,
     build_list_links,
+    build_page,
     build_search_links,
     join_notes,
 )
 from gateway.api.schemas import Matches, Note
 from gateway.http.answers import Answer
-from gateway.http.conditional import IF_NONE_MATCH, PreconditionHeaders, build_etag, respond_unless_modified
+from gateway.http.conditional import (
+    IF_NONE_MATCH,
+    PreconditionHeaders,
+    build_etag,
+    describe_read,
+    respond_unless_modified,
+)
 from gateway.http.openapi import describe_answer
 from gateway.http.operations import Operation, Operations
 from gateway.http.parameters import Integer64, Parameters
-from gateway.http.requests import OpenApi, Request
+from gateway.http.requests import Request
 from gateway.problems import (
     NOTE_NOT_FOUND,
     OVERLOADED,
@@ -68,13 +73,6 @@ CHANGE_ANSWERS = {
 CHANGE_PROBLEMS = (*WRITE_PROBLEMS, NOTE_NOT_FOUND, PRECONDITION_FAILED)
 
 
-def _describe_read(*headers: str) -> dict[int, OpenApi]:
-    return {
-        200: describe_answer("Success", "ETag", *headers),
-        304: describe_answer("The client's copy is current", "ETag", *headers),
-    }
-
-
 reads: Operations[Gateway] = Operations("notes")
 """The writes depend on the settings; `build_note_operations` adds them."""
 
@@ -85,7 +83,7 @@ reads: Operations[Gateway] = Operations("notes")
     requires=Scope.READ,
     inputs=(NOTES_PAGE, IF_NONE_MATCH),
     returns=list[Note],
-    answers=_describe_read("Link", "X-Total-Count"),
+    answers=describe_read("Link", "X-Total-Count"),
     problems=(OVERLOADED,),
 )
 async def list_notes(gateway: Gateway, request: Request) -> Answer:
@@ -98,7 +96,7 @@ async def list_notes(gateway: Gateway, request: Request) -> Answer:
         listed = await gateway.queries.list_notes(request.caller, page.shape, deadline, **page.arguments)
         notes = arrange_notes(page, listed)
         links = build_list_links(request, page, listed)
-        body, tag, headers = _build_page(join_notes(notes), links, listed.total)
+        body, tag, headers = build_page(join_notes(notes), links, listed.total)
         kept = KeptPage(listed.revision, body, tag, headers)
         gateway.kept_pages.keep(key, kept)
     return respond_unless_modified(request, Answer(kept.body, headers=dict(kept.headers)), kept.tag)
@@ -110,7 +108,7 @@ async def list_notes(gateway: Gateway, request: Request) -> Answer:
     requires=Scope.READ,
     inputs=(SEARCH_PAGE, IF_NONE_MATCH),
     returns=Matches,
-    answers=_describe_read("Link"),
+    answers=describe_read("Link"),
     problems=(OVERLOADED, SEARCH_TIMEOUT),
 )
 async def search_notes(gateway: Gateway, request: Request) -> Answer:
@@ -120,7 +118,7 @@ async def search_notes(gateway: Gateway, request: Request) -> Answer:
     limited = json.dumps(found.is_limited)
     notes = join_notes(found.notes)
     text = f'{{"matched":"{found.matched}","limited":{limited},"total":{found.total},"notes":{notes}}}'
-    body, tag, headers = _build_page(text, build_search_links(request, page, found.total))
+    body, tag, headers = build_page(text, build_search_links(request, page, found.total))
     return respond_unless_modified(request, Answer(body, headers=headers), tag)
 
 
@@ -130,7 +128,7 @@ async def search_notes(gateway: Gateway, request: Request) -> Answer:
     requires=Scope.READ,
     inputs=(NOTE_PATH, IF_NONE_MATCH),
     returns=Note,
-    answers=_describe_read(),
+    answers=describe_read(),
     problems=(NOTE_NOT_FOUND,),
 )
 async def get_note(gateway: Gateway, request: Request) -> Answer:
@@ -212,12 +210,3 @@ def _build_changes(bodies: NoteBodies, preconditions: PreconditionHeaders) -> Op
         return await gateway.submission.perform(request, DeleteNote, NoteTarget(**read_target(request)))
 
     return changes
-
-
-def _build_page(text: str, links: dict[str, str], total: int | None = None) -> tuple[bytes, str, dict[str, str]]:
-    """Return a page's body, its entity tag, and its headers: the links and, if requested, the number of notes."""
-    headers = {"Link": build_link_header(links)} | ({} if total is None else {"X-Total-Count": str(total)})
-    body = text.encode()
-    digest = hashlib.sha256(body)  # processors have instructions for it
-    digest.update(str(headers).encode())
-    return body, f'"{digest.hexdigest()[:24]}"', headers

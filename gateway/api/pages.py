@@ -4,6 +4,7 @@ A cursor is a position in an order: concurrent writes do not move notes from one
 """
 
 import base64
+import hashlib
 from collections.abc import Sequence
 from datetime import datetime
 from functools import cached_property
@@ -19,6 +20,7 @@ from pydantic import (
     ValidationInfo,
     WithJsonSchema,
     field_validator,
+    model_validator,
 )
 from pydantic_core import PydanticCustomError
 
@@ -35,7 +37,28 @@ CURSOR_MAX_LENGTH = 2000
 SEARCH_MAX_WORDS = 20
 
 
-class Cursor(BaseModel, frozen=True, extra="forbid", strict=True):
+class EncodedCursor(BaseModel, frozen=True, extra="forbid", strict=True):
+    """A position in a list, which clients get in an encoded form."""
+
+    @classmethod
+    def parse(cls, text: object) -> Self:
+        """Return the decoded cursor; raises ValueError unless it is encoded exactly as in a `Link`."""
+        try:
+            cursor = cls.model_validate_json(base64.urlsafe_b64decode(str(text).encode() + b"=="))
+            is_ours = cursor.encoded == text
+        except ValueError:
+            is_ours = False
+        if not is_ours:
+            raise ValueError("is not a cursor from a `Link` of a list of notes")
+        return cursor
+
+    @property
+    def encoded(self) -> str:
+        """The cursor as clients get it."""
+        return base64.urlsafe_b64encode(self.model_dump_json(exclude_defaults=True).encode()).decode().rstrip("=")
+
+
+class Cursor(EncodedCursor, frozen=True):
     """A position between two notes of a list in some order."""
 
     order: Order
@@ -45,18 +68,10 @@ class Cursor(BaseModel, frozen=True, extra="forbid", strict=True):
     key: StorableText | None = None
     """The sort key of the note with this id; None in a list by id."""
 
-    @classmethod
-    def parse(cls, text: object) -> Self:
-        """Return the decoded cursor; raises ValueError unless it is encoded exactly as in a `Link`."""
-        try:
-            cursor = cls.model_validate_json(base64.urlsafe_b64decode(str(text).encode() + b"=="))
-            cursor.value  # noqa: B018 - raises for a key of the wrong type
-            is_ours = cursor.encoded == text
-        except ValueError:
-            is_ours = False
-        if not is_ours:
-            raise ValueError("is not a cursor from a `Link` of a list of notes")
-        return cursor
+    @model_validator(mode="after")
+    def _check_key(self) -> Self:
+        self.value  # noqa: B018 - raises for a key of the wrong type
+        return self
 
     @classmethod
     def of(cls, listed: NoteList, index: int, order: Order, *, backwards: bool = False) -> Self:
@@ -64,11 +79,6 @@ class Cursor(BaseModel, frozen=True, extra="forbid", strict=True):
         key = None if order.endswith("id") else listed.keys[index]
         text = key.isoformat() if isinstance(key, datetime) else key
         return cls(order=order, backwards=backwards, id=listed.ids[index], key=text)
-
-    @property
-    def encoded(self) -> str:
-        """The cursor as clients get it."""
-        return base64.urlsafe_b64encode(self.model_dump_json(exclude_defaults=True).encode()).decode().rstrip("=")
 
     @property
     def value(self) -> object:
@@ -85,21 +95,21 @@ class Cursor(BaseModel, frozen=True, extra="forbid", strict=True):
         return time
 
 
+Limit = Annotated[int, Field(ge=1, le=1000), INTEGER]
+
+
 class Page(BaseModel, extra="forbid", use_attribute_docstrings=True):
     """The query parameters for a page of a list."""
 
     skip: Integer64 = 0
     """The number of items to skip"""
-    limit: Annotated[int, Field(ge=1, le=1000), INTEGER] = 100
+    limit: Limit = 100
     """The maximum number of items to return"""
 
 
 Prefix = Annotated[StorableText, StringConstraints(min_length=1, max_length=200)]
-CursorParameter = Annotated[
-    Cursor,
-    BeforeValidator(Cursor.parse),
-    WithJsonSchema({"type": "string", "maxLength": CURSOR_MAX_LENGTH}),
-]
+CURSOR_SCHEMA = WithJsonSchema({"type": "string", "maxLength": CURSOR_MAX_LENGTH})
+CursorParameter = Annotated[Cursor, BeforeValidator(Cursor.parse), CURSOR_SCHEMA]
 
 
 class NotesPage(Page):
@@ -209,6 +219,21 @@ def _build_skip_links(request: Request, page: Page, *, has_more: bool) -> dict[s
 def build_search_links(request: Request, page: SearchPage, total: int) -> dict[str, str]:
     """Return the page's links by relation."""
     return _build_skip_links(request, page, has_more=page.skip + page.limit < total)
+
+
+def build_forward_links(request: Request, following: EncodedCursor | None) -> dict[str, str]:
+    """Return the links of a page of a list that is read in one direction; `following` is None on the last page."""
+    links = {"next": build_url(request, cursor=following.encoded)} if following else {}
+    return links | {"first": build_url(request)}
+
+
+def build_page(text: str, links: dict[str, str], total: int | None = None) -> tuple[bytes, str, dict[str, str]]:
+    """Return a page's body, its entity tag, and its headers: the links and, if requested, the number of notes."""
+    headers = {"Link": build_link_header(links)} | ({} if total is None else {"X-Total-Count": str(total)})
+    body = text.encode()
+    digest = hashlib.sha256(body)  # processors have instructions for it
+    digest.update(str(headers).encode())
+    return body, f'"{digest.hexdigest()[:24]}"', headers
 
 
 def build_url(request: Request, **position: object) -> str:

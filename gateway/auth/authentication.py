@@ -33,7 +33,13 @@ T = TypeVar("T")
 class NoAuthentication:
     """Treats every caller as the implicit owner."""
 
-    async def authenticate(self, _: bytes | None, *, confirm: bool) -> Caller:  # noqa: ARG002 - as the protocol has it
+    async def authenticate(
+        self,
+        _: bytes | None,
+        *,
+        confirm: bool,  # noqa: ARG002 - as the protocol has it
+        trust_seconds: float | None = None,  # noqa: ARG002 - as the protocol has it
+    ) -> Caller:
         """Return the implicit owner."""
         return IMPLICIT_CALLER
 
@@ -58,8 +64,10 @@ class BearerTokens:
         self._away_until = 0.0
         self._is_away = False
 
-    async def authenticate(self, authorization: bytes | None, *, confirm: bool) -> Caller:
-        """Return the token's holder."""
+    async def authenticate(
+        self, authorization: bytes | None, *, confirm: bool, trust_seconds: float | None = None
+    ) -> Caller:
+        """Return the token's holder, whom Postgres has confirmed at most `trust_seconds` ago, by default 30."""
         token = parse_bearer_token(authorization)
         if caller := self._known.get(token):
             self._known.move_to_end(token)
@@ -69,7 +77,8 @@ class BearerTokens:
                 return await self._get_holder(token)
             caller = self._access_tokens.read(token)
             self._remember(token, caller)
-        if caller.confirmed_at + TRUST_SECONDS > asyncio.get_running_loop().time():
+        trust_seconds = TRUST_SECONDS if trust_seconds is None else trust_seconds
+        if caller.confirmed_at + trust_seconds > asyncio.get_running_loop().time():
             return caller
         if token.startswith(TOKEN_PREFIX):
             return await self._confirm_holder(token, caller)

@@ -8,6 +8,7 @@ from collections.abc import Collection, Mapping, Sequence
 from http import HTTPStatus
 
 from gateway.http.answers import Answer
+from gateway.http.openapi import describe_answer
 from gateway.http.requests import OpenApi, Request, describe_header
 from gateway.http.validation import build_header_problem
 from gateway.problems import INVALID_HEADER, PRECONDITION_REQUIRED, ProblemError, ProblemType
@@ -96,6 +97,14 @@ class IfNoneMatch:
 
 
 IF_NONE_MATCH = IfNoneMatch()
+
+
+def describe_read(*headers: str) -> dict[int, OpenApi]:
+    """Return the descriptions of the answers of a conditional read, which may have these headers."""
+    return {
+        200: describe_answer("Success", "ETag", *headers),
+        304: describe_answer("The client's copy is current", "ETag", *headers),
+    }
 
 
 def respond_unless_modified(request: Request, answer: Answer, tag: str) -> Answer:

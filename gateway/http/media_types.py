@@ -1,4 +1,4 @@
-"""Media type, charset and content coding of a request body (RFC 9110 §8.3 and §8.4)."""
+"""Media type, charset and content coding of a request body (RFC 9110 §8.3 and §8.4), and `Accept` (§12.5.1)."""
 
 import re
 from encodings import normalize_encoding
@@ -12,6 +12,9 @@ _QUOTED = r'"(?:[^"\\]|\\.)*"'
 _PARAMETER = re.compile(rf"({_TOKEN})=(?:({_TOKEN})|({_QUOTED}))")
 # Possessive quantifiers: whitespace between semicolons would cause exponential backtracking.
 _MEDIA_TYPE = re.compile(rf"[ \t]*+({_TOKEN}/{_TOKEN})((?:[ \t]*+;[ \t]*+(?:{_PARAMETER.pattern})?+)*+)[ \t]*+")
+_ELEMENT = re.compile(r'(?:[^,"]|"(?:[^"\\]|\\.)*+"?)++')
+"""A comma in quotes does not end an element of a list."""
+_WEIGHT = re.compile(r"0(?:\.[0-9]{0,3})?|1(?:\.0{0,3})?")
 _UTF_8 = {"utf_8", *(alias for alias, codec in aliases.items() if codec == "utf_8")}
 """The names of UTF-8 that `codecs.lookup` accepts; the lookup itself would cache every name that a client invents."""
 
@@ -47,3 +50,14 @@ def reject_encoded_body(request: Request) -> None:
 def build_media_type_problem(detail: str, headers: dict[str, str] | None = None) -> ProblemError:
     """Return a 415 `unsupported_media_type`."""
     return ProblemError(UNSUPPORTED_MEDIA_TYPE, detail, headers=headers)
+
+
+def prefers(request: Request, media_type: str, default: str) -> bool:
+    """Whether `Accept` names a media type, and the default one with no greater weight; wildcards mean the default."""
+    weights = dict[str, float]()
+    for element in _ELEMENT.findall(request.join_header(b"accept") or ""):
+        if parsed := _MEDIA_TYPE.fullmatch(element):
+            parameters = {name.lower(): token for name, token, _ in _PARAMETER.findall(parsed[2])}
+            weight = parameters.get("q", "1")
+            weights[parsed[1].lower()] = float(weight) if _WEIGHT.fullmatch(weight) else 0.0
+    return weights.get(media_type, 0.0) >= max(weights.get(default, 0.0), 0.001)

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext, suppress
 from dataclasses import replace
 from functools import partial
+from itertools import islice
 from typing import Any
 from uuid import UUID
 
@@ -15,10 +16,11 @@ import asyncpg
 import structlog
 
 from gateway.caller import Caller
+from gateway.reads.changes import ChangedNote, ChangesCursor, ChangesPage, OwnerState, mark_timeline
 from gateway.reads.errors import CredentialsOutdatedError, DatabaseUnavailableError, SearchTimeoutError
 from gateway.reads.fair_limiter import FairLimiter
 from gateway.reads.gathered import FoundRow, GatheredReads, fetch_notes
-from gateway.reads.results import FoundNote, Login, NoteList, Revision, SearchResult
+from gateway.reads.results import FoundNote, Login, NoteList, Revision, SearchResult, TrashedNote
 from gateway.reads.search_terms import SearchTerms
 from gateway.reads.statements import (
     FIND_CREDENTIALS_VERSION,
@@ -29,8 +31,13 @@ from gateway.reads.statements import (
     FIND_REGISTRATION,
     FIND_TOKEN,
     FIND_TOKEN_HOLDER,
+    FIND_TRASHED,
+    FIND_VERSION,
     GET_USER,
+    LIST_CHANGES,
     LIST_TOKENS,
+    LIST_TRASH,
+    LIST_VERSIONS,
     PING,
     POLL_OUTCOME,
     SEARCH_TEXT,
@@ -48,6 +55,7 @@ from shared.database import SCHEMA_REMEDY, Statement, milliseconds_before
 from shared.errors import describe_error
 from shared.primary import Primary, Timeline
 
+FOLLOWERS_PATIENCE_SECONDS = 30.0
 CLOCK_INTERVAL_SECONDS = 2.0
 FIRST_SYNCHRONIZATION_SECONDS = 1.0
 NO_LIMIT = nullcontext()
@@ -100,6 +108,7 @@ class Queries:
         has_users = settings.auth == "password"
         self._lists = FairLimiter(lists, slow_reads if has_users else lists)
         self._slow_reads = FairLimiter(slow_reads, 1 if has_users else slow_reads)
+        self._followers = FairLimiter(slow_reads, 1 if has_users else slow_reads)
 
     def close(self) -> None:
         """Close the connections."""
@@ -135,6 +144,55 @@ class Queries:
         [row] = _check_caller(rows)
         revision = (timeline, row["revision"])
         return NoteList(row["notes"] or [], row["ids"] or [], row.get("keys") or [], row.get("total"), revision)
+
+    async def list_changes(
+        self,
+        caller: Caller,
+        since: ChangesCursor,
+        limit: int,
+        permit: AbstractAsyncContextManager[None] | None = None,
+    ) -> ChangesPage:
+        """Return the first changes after a position; raises ChangesGoneError if some may be unknown.
+
+        Holds the permit of a list unless another one is given.
+        """
+        deadline = self.start_deadline()
+        permit = permit or self._limit_list(caller, deadline)
+        place = {"after_revision": since.revision, "after_id": since.after_id, "limit": limit + 1}
+        timeline, rows = await self._fetch_with_timeline(LIST_CHANGES, permit, deadline, **_identify(caller), **place)
+        [row] = _check_caller(rows)
+        state = OwnerState(row["revision"], row["purged_revision"], mark_timeline(timeline))
+        since.check(caller.owner, state)
+        found = zip(row["ids"] or (), row["revisions"] or (), row["notes"] or (), strict=True)
+        changes = [ChangedNote(*each) for each in islice(found, limit)]
+        return ChangesPage(changes, len(row["ids"] or ()) > limit, caller.owner, state)
+
+    async def find_trashed(self, caller: Caller, note_id: int) -> FoundNote | None:
+        """Return one of the caller's deleted notes as JSON and its version; None unless it is in the trash."""
+        [(note, version)] = await self._fetch_mine(caller, FIND_TRASHED, note_id=note_id)
+        return None if note is None else (note, version)
+
+    async def list_trash(self, caller: Caller, before_revision: int, before_id: int, limit: int) -> list[TrashedNote]:
+        """Return the caller's deleted notes that come before this place, the last deletion first."""
+        deadline = self.start_deadline()
+        place: dict[str, Any] = {"before_revision": before_revision, "before_id": before_id}
+        permit = self._limit_list(caller, deadline)
+        [row] = await self._fetch_mine(caller, LIST_TRASH, permit, deadline, limit=limit, **place)
+        columns = (row[name] or () for name in ("notes", "revisions", "ids"))
+        return [TrashedNote(*each) for each in zip(*columns, strict=True)]
+
+    async def find_version(self, caller: Caller, note_id: int, version: int) -> tuple[bool, str | None]:
+        """Return whether the caller has the note, and this version of it as JSON if it is kept."""
+        [(is_found, body)] = await self._fetch_mine(caller, FIND_VERSION, note_id=note_id, version=version)
+        return is_found, body
+
+    async def list_versions(self, caller: Caller, note_id: int, before: int, limit: int) -> list[FoundNote] | None:
+        """Return the versions below `before` that are kept, the newest first, each as JSON; None without the note."""
+        deadline = self.start_deadline()
+        permit = self._limit_list(caller, deadline)
+        arguments: dict[str, Any] = {"note_id": note_id, "before": before, "limit": limit}
+        [row] = await self._fetch_mine(caller, LIST_VERSIONS, permit, deadline, **arguments)
+        return [(body, version) for version, body in row["versions"]] if row["is_found"] else None
 
     async def search_notes(self, caller: Caller, terms: SearchTerms, skip: int, limit: int) -> SearchResult:
         """Return the notes with the words, the best match first, then those with the text; or else similar ones.
@@ -268,6 +326,19 @@ class Queries:
             self._limit_list(caller, deadline),
         ):
             yield
+
+    @asynccontextmanager
+    async def limit_followers(self, caller: Caller) -> AsyncIterator[None]:
+        """Hold the permits for a read of a follower, who has time: those of followers, and one of a list.
+
+        Raises ShareExhaustedError, or DatabaseUnavailableError if reads take so long that it gets none.
+        """
+        deadline = asyncio.get_running_loop().time() + FOLLOWERS_PATIENCE_SECONDS
+        try:
+            async with self._followers.permit(caller.owner, deadline), self._lists.permit(caller.owner, deadline):
+                yield
+        except TimeoutError as error:
+            raise build_unavailable(error) from error
 
     async def _read_row(self, caller: Caller, note_id: int, deadline: float) -> FoundRow:
         try:

@@ -26,6 +26,16 @@ class NoteList:
 
 
 @dataclass(frozen=True, slots=True)
+class TrashedNote:
+    """A deleted note as JSON, and its place in the order of the deletions."""
+
+    note: str
+    revision: int
+    """The owner's revision at the deletion."""
+    id: int
+
+
+@dataclass(frozen=True, slots=True)
 class SearchResult:
     """A page of a search's matches, as JSON."""
 

@@ -3,6 +3,7 @@
 A caller's read starts from the caller's row in `users`: if it returns no row, the credentials are outdated.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -14,25 +15,41 @@ from sqlalchemy import (
     DateTime,
     Float,
     Integer,
+    Select,
+    Table,
     Text,
     TextClause,
     Uuid,
     bindparam,
     case,
+    cast,
     column,
     func,
     literal_column,
+    null,
     select,
     text,
     true,
     tuple_,
+    union_all,
 )
 from sqlalchemy.dialects.postgresql import ARRAY, aggregate_order_by
 from sqlalchemy.types import TypeEngine
 
 from shared.contracts import Outcome, PublicToken, PublicUser
 from shared.database import Statement
-from shared.tables import NOTE_FIELDS, SORTED_TITLE, commands, note_json, notes, personal_tokens, users
+from shared.tables import (
+    HAS_VERSION,
+    NOTE_FIELDS,
+    SORTED_TITLE,
+    commands,
+    note_json,
+    note_versions,
+    notes,
+    personal_tokens,
+    tombstones,
+    users,
+)
 
 _OWNER = bindparam("owner", type_=BigInteger)
 _SKIP = bindparam("skip", type_=BigInteger)
@@ -125,6 +142,105 @@ LIST_TOKENS = Statement.compile(
     .order_by(_TOKENS.c.created_date, _TOKENS.c.id)
 )
 
+_NOTE_ID = bindparam("note_id", type_=BigInteger)
+_PRINTED_TRASH = note_json({name: tombstones.c[name] for name in (*NOTE_FIELDS, "deleted_date")})
+_IS_IN_TRASH = tombstones.c.title.is_not(None)
+# Only the id is a condition for an index: with the others, Postgres may walk all that the owner has deleted.
+FIND_TRASHED = Statement.compile(
+    select(case((_IS_IN_TRASH, _PRINTED_TRASH)).label("note"), tombstones.c.version)
+    .select_from(
+        users.outerjoin(
+            tombstones, (tombstones.c.id == _NOTE_ID) & (tombstones.c.owner_id + literal_column("0") == users.c.id)
+        )
+    )
+    .where(_IS_CALLER)
+)
+# An owner's revision rises with each deletion, so this is the order of the deletions.
+_DELETIONS = (tombstones.c.owner_id, tombstones.c.mod_revision, tombstones.c.id)
+_BEFORE_DELETION = (
+    _OWNER,
+    bindparam("before_revision", type_=BigInteger),
+    bindparam("before_id", type_=BigInteger),
+)
+_DELETED = (
+    select(*(tombstones.c[name] for name in (*NOTE_FIELDS, "deleted_date", "mod_revision")))
+    .where(tombstones.c.owner_id.between(_OWNER, _OWNER), _IS_IN_TRASH, tuple_(*_DELETIONS) < tuple_(*_BEFORE_DELETION))
+    .order_by(*(each.desc() for each in _DELETIONS))
+    .limit(_LIMIT)
+    .subquery()
+)
+_TRASH = select(
+    func.array_agg(note_json({name: _DELETED.c[name] for name in (*NOTE_FIELDS, "deleted_date")})).label("notes"),
+    func.array_agg(_DELETED.c.mod_revision).label("revisions"),
+    func.array_agg(_DELETED.c.id).label("ids"),
+).subquery()
+LIST_TRASH = Statement.compile(select(*_TRASH.c).join_from(users, _TRASH, true()).where(_IS_CALLER))
+
+
+def _select_version(version: ColumnElement[Any], note: Table, *conditions: ColumnElement[bool]) -> Select[Any]:
+    """Select the newest of the note's versions in a table that fulfil the conditions, and its text."""
+    return (
+        select(cast(version, BigInteger).label("version"), note.c.body)
+        .where(
+            note.c.note_id == _NOTE_ID,
+            note.c.owner_id.is_not_distinct_from(
+                _OWNER
+            ),  # no index serves this: one by owner may have millions of rows
+            *conditions,
+        )
+        .order_by(version.desc())
+        .limit(literal_column("1"))
+    )
+
+
+def _list_versions() -> ColumnElement[Any]:
+    """Return an array of the note's versions below `before`, each version and its text, the newest first.
+
+    Looks up one after the other, since many outcomes may have the same version.
+    """
+    before = bindparam("before", type_=BigInteger)
+    is_current = notes.c.version < before
+    newest = select(
+        case((is_current, cast(notes.c.version, BigInteger)), else_=before).label("version"),
+        case((is_current, _PRINTED_NOTE)).label("body"),
+    ).where(notes.c.id == _NOTE_ID, notes.c.owner_id == _OWNER)
+    versions = newest.cte("versions", recursive=True)
+    below = versions.c.version
+    written = _select_version(commands.c.note_version, commands, _HAS_VERSION, commands.c.note_version < below)
+    kept = _select_version(note_versions.c.version, note_versions, note_versions.c.version < below)
+    either = union_all(written.correlate(versions), kept.correlate(versions)).subquery()
+    older = select(either).order_by(either.c.version.desc()).limit(literal_column("1")).lateral("older")
+    versions = versions.union_all(select(*older.c).select_from(versions.join(older, true())))
+    page = select(versions).where(versions.c.body.is_not(None)).limit(_LIMIT).subquery()
+    return func.array(select(func.row(*page.c)).select_from(page).scalar_subquery())
+
+
+_HAS_VERSION = literal_column(HAS_VERSION, Boolean)
+_IS_MY_NOTE = (notes.c.owner_id == users.c.id) & (notes.c.id == _NOTE_ID)
+# Without a note there are no versions: those of a deleted one come back with it.
+LIST_VERSIONS = Statement.compile(
+    select(notes.c.id.is_not(None).label("is_found"), _list_versions().label("versions"))
+    .select_from(users.outerjoin(notes, _IS_MY_NOTE))
+    .where(_IS_CALLER)
+)
+_VERSION = bindparam("version", type_=BigInteger)
+# A range, because with `=` any index has the rows in order, and Postgres may walk one of all commands.
+_WRITTEN = _select_version(
+    commands.c.note_version, commands, _HAS_VERSION, commands.c.note_version.between(_VERSION, _VERSION)
+).subquery()
+_KEPT = _select_version(
+    note_versions.c.version, note_versions, note_versions.c.version.between(_VERSION, _VERSION)
+).subquery()
+_FORMER = func.coalesce(select(_WRITTEN.c.body).scalar_subquery(), select(_KEPT.c.body).scalar_subquery())
+FIND_VERSION = Statement.compile(
+    select(
+        notes.c.id.is_not(None).label("is_found"),
+        case((notes.c.id.is_(None), null()), (notes.c.version == _VERSION, _PRINTED_NOTE), else_=_FORMER).label("body"),
+    )
+    .select_from(users.outerjoin(notes, _IS_MY_NOTE))
+    .where(_IS_CALLER)
+)
+
 PING = Statement.compile(select(literal_column("1")))
 
 
@@ -198,6 +314,32 @@ def build_list_statement(shape: ListShape) -> Statement:
     query = select(*columns).join_from(users, selected, true()).where(_IS_CALLER)
     return Statement.compile(query, settings=f"{_CUSTOM_PLAN}; {_SORTED}" if conditions else "")
 
+
+def _list_changes(table: Table, fields: Sequence[ColumnElement[Any]]) -> Select[Any]:
+    """List an owner's rows after a position, in the order of the index on them."""
+    place = (table.c.owner_id, table.c.mod_revision, table.c.id)
+    after = (_OWNER, bindparam("after_revision", type_=BigInteger), bindparam("after_id", type_=BigInteger))
+    rows = select(*place, *fields).where(table.c.owner_id.between(_OWNER, _OWNER), tuple_(*place) > tuple_(*after))
+    return select(rows.order_by(*place).limit(_LIMIT).subquery())
+
+
+def _build_changes() -> Statement:
+    """Build the statement of a page of changes: notes as JSON, null for deleted ones, with ids and revisions."""
+    texts = NOTE_FIELDS[1:]
+    written = _list_changes(notes, [notes.c[name] for name in texts])
+    deleted = _list_changes(tombstones, [null().cast(notes.c[name].type).label(name) for name in texts])
+    both = union_all(written, deleted).subquery()
+    rows = select(both).order_by(both.c.owner_id, both.c.mod_revision, both.c.id).limit(_LIMIT).subquery()
+    selected = select(
+        func.array_agg(rows.c.id).label("ids"),
+        func.array_agg(rows.c.mod_revision).label("revisions"),
+        func.array_agg(note_json({name: rows.c[name] for name in NOTE_FIELDS})).label("notes"),
+    ).subquery()
+    query = select(users.c.revision, users.c.purged_revision, *selected.c).join_from(users, selected, true())
+    return Statement.compile(query.where(_IS_CALLER))
+
+
+LIST_CHANGES = _build_changes()
 
 # Both run in one transaction with one snapshot.
 START_EXPORT = Statement.compile(select(users.c.revision, func.now().label("time")).where(_IS_CALLER))

@@ -36,6 +36,9 @@ for _code in ("not_accepted", "overloaded", "unconfirmed"):
     UNPUBLISHED.labels(_code)  # exported as 0: `increase` does not count a series that begins at 1
 WAITING = Gauge("inkwell_writes_waiting", "Writes and polls waiting for an outcome")
 BUGS = Counter("inkwell_bugs", "Requests answered 500 because of an unexpected error, which is a bug")
+STREAMS = Gauge("inkwell_streams", "Open streams of changes")
+STREAMS_LIMIT = Gauge("inkwell_streams_limit", "Streams of changes that this gateway serves at once")
+HINTS_CONNECTED = Gauge("inkwell_hints_connected", "1 while hints of changes are received, which streams want")
 READS_FAILED = Counter("inkwell_reads_failed", "Reads that Postgres did not answer")
 
 

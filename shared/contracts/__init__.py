@@ -30,13 +30,17 @@ from shared.contracts.commands import (
     Envelope,
     NoteCommand,
     PatchNote,
+    PurgeNote,
     RegisterUser,
     RenewHash,
     ReplaceNote,
+    RestoreNote,
     RevokeToken,
     SingleNoteCommand,
+    TrashCommand,
     count_writes,
 )
+from shared.contracts.hints import MAX_HINTS, ChangeHint, ChangeHints, decode_hints, encode_hints
 from shared.contracts.notes import (
     DESCRIPTION_HARD_LIMIT,
     MAX_ITEMS,
@@ -77,12 +81,14 @@ from shared.contracts.values import (
     print_time,
 )
 from shared.contracts.wire import (
+    COMMANDS,
     COMMANDS_CONTENT_TYPE,
     LARGEST_MESSAGE_BYTES,
     MAX_COMMAND_BYTES,
     MAX_MESSAGE_BYTES,
     MAX_MESSAGE_COMMANDS,
     MAX_VERSIONS_AHEAD,
+    REPLIES,
     BadCommand,
     NewerVersionError,
     Received,

@@ -39,17 +39,30 @@ CredentialsVersion = Annotated[int, Field(ge=0, le=MAX_VERSION)]
 class Envelope(BaseModel):
     """The CloudEvents attributes of every command; the extension attributes are Inkwell's."""
 
-    model_config = ConfigDict(frozen=True, validate_by_name=True, validate_by_alias=True, serialize_by_alias=True)
+    model_config = ConfigDict(
+        frozen=True,
+        validate_by_name=True,
+        validate_by_alias=True,
+        serialize_by_alias=True,
+        use_attribute_docstrings=True,
+    )
 
     specversion: Literal["1.0"] = "1.0"
     id: UUID
+    """The command's id; a second command with it has no effect."""
     source: ShortText = "/inkwell/gateway"
     time: Instant
+    """When the gateway made the command; it dates what the command writes."""
     owner: Int64
+    """The user to whom the notes belong. Commands of an owner are applied in order."""
     credentials_version: Annotated[CredentialsVersion, Field(alias="credentialsversion")]
+    """The version of the credentials that the request had; an outdated one is rejected."""
     fingerprint: ShortText
+    """A digest of the request: the same key with another request is rejected."""
     attempt_id: Annotated[UUID, Field(alias="attemptid")]
+    """The request that waits for the reply; a request that is repeated with its key is another attempt."""
     traceparent: ShortText | None = None
+    """The trace that the request belongs to (W3C Trace Context)."""
     may_expire: Annotated[bool | None, Field(alias="mayexpire")] = None
     """Whether `time` is Postgres' time. Otherwise the command never expires, since its clock may have been wrong."""
     replayed_at: Annotated[Instant | None, Field(alias="replayedat")] = None
@@ -92,6 +105,22 @@ class DeleteNote(Envelope):
 
     type: Literal["note.delete"] = "note.delete"
     dataversion: Literal[1, 2] = 2  # 2 knows if_none_match
+    data: NoteTarget
+
+
+class RestoreNote(Envelope):
+    """Take a deleted note out of the trash."""
+
+    type: Literal["note.restore"] = "note.restore"
+    dataversion: Literal[1] = 1
+    data: NoteTarget
+
+
+class PurgeNote(Envelope):
+    """Erase the text of a deleted note."""
+
+    type: Literal["note.purge"] = "note.purge"
+    dataversion: Literal[1] = 1
     data: NoteTarget
 
 
@@ -167,7 +196,8 @@ class RevokeToken(Envelope):
 
 
 SingleNoteCommand = CreateNote | ReplaceNote | PatchNote | DeleteNote
-NoteCommand = SingleNoteCommand | ChangeNotes
+TrashCommand = RestoreNote | PurgeNote
+NoteCommand = SingleNoteCommand | ChangeNotes | TrashCommand
 AccountCommand = RegisterUser | ChangeUser | RenewHash | DeleteUser | CreateToken | RevokeToken
 Command = NoteCommand | AccountCommand
 

@@ -41,18 +41,24 @@ class OutcomeStatus(StrEnum):
 class Outcome(BaseModel):
     """The committed result of a command, including the HTTP answer."""
 
-    model_config = ConfigDict(frozen=True, from_attributes=True)
+    model_config = ConfigDict(frozen=True, from_attributes=True, use_attribute_docstrings=True)
 
     id: UUID
+    """The command's id."""
     type: str | None = None
+    """The command's type."""
     status: OutcomeStatus
     http_status: int
     reason: str | None = None
+    """Why the command was rejected or has failed: a stable code."""
     note_id: int | None = None
     note_version: int | None = None
     body: str | None = None
+    """The answer's body, JSON as text."""
     fingerprint: str | None = None
+    """The fingerprint of the command that was decided."""
     attempt_id: UUID | None = None
+    """The attempt whose command was decided."""
 
 
 def outcome_for(fingerprint: str, outcome: Outcome) -> Outcome:

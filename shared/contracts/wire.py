@@ -29,12 +29,14 @@ _COMMAND_TYPES: tuple[type[Command], ...] = get_args(Command)
 _VERSIONS = {model.type_name(): max(get_args(model.model_fields["dataversion"].annotation)) for model in _COMMAND_TYPES}
 _COMMAND: TypeAdapter[Command] = TypeAdapter(Annotated[Command, Field(discriminator="type")])
 # Fails fast: the list of all errors in a hostile message would take hundreds of times the memory of the message.
-_COMMANDS: TypeAdapter[list[Command]] = TypeAdapter(
+COMMANDS: TypeAdapter[list[Command]] = TypeAdapter(
     Annotated[
         list[Annotated[Command, Field(discriminator="type")]], Field(max_length=MAX_MESSAGE_COMMANDS, fail_fast=True)
     ]
 )
-_REPLIES: TypeAdapter[list[Reply]] = TypeAdapter(list[Reply])
+"""A message with commands."""
+REPLIES: TypeAdapter[list[Reply]] = TypeAdapter(list[Reply])
+"""A message with replies."""
 
 BadCommandReason = Literal["invalid_command", "unknown_type", "newer_version"]
 
@@ -97,7 +99,7 @@ def decode_batch(body: bytes, *, fail_newer: bool = False) -> Sequence[Received]
     if len(body) > LARGEST_MESSAGE_BYTES:
         return [Unreadable(body)]
     try:
-        received: Sequence[Received] = _COMMANDS.validate_json(body)
+        received: Sequence[Received] = COMMANDS.validate_json(body)
     except ValidationError:
         received = _decode_each(body, fail_newer=fail_newer)
     writes = sum(map(count_writes, received))
@@ -186,9 +188,9 @@ def _parse_envelope(event: dict[str, object]) -> Envelope | None:
 
 def encode_replies(replies: Sequence[Reply]) -> bytes:
     """Return the message with one gateway's replies."""
-    return _REPLIES.dump_json(list(replies), exclude_none=True)
+    return REPLIES.dump_json(list(replies), exclude_none=True)
 
 
 def decode_replies(body: bytes) -> list[Reply]:
     """Return the replies of a message; raises pydantic's ValidationError if it is invalid."""
-    return _REPLIES.validate_json(body)
+    return REPLIES.validate_json(body)

@@ -4,14 +4,14 @@ import asyncio
 import sys
 from functools import partial
 
-from alembic import context
+from alembic import command, context
 from sqlalchemy import Connection, text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import create_async_engine
 
 from shared.database import connect
 from shared.settings import EXIT_BAD_SETTING, MigrationSettings, load_settings
-from shared.tables import WORDS, metadata
+from shared.tables import SCHEMA_REVISION, WORDS, metadata
 
 MIGRATION_LOCK = 0x1E7C_0DE5
 FIND_LANGUAGE = text("select cast(cast(cast(:language as text) as regconfig) as text)")
@@ -27,9 +27,23 @@ def migrate(settings: MigrationSettings, connection: Connection) -> None:
     with context.begin_transaction():
         connection.execute(text("set local idle_in_transaction_session_timeout = 0"))
         connection.execute(text("select pg_advisory_xact_lock(:lock)"), {"lock": MIGRATION_LOCK})
+        if newer := find_newer_schema():
+            sys.stderr.write(f"the schema is at {newer}, newer than this version's {SCHEMA_REVISION}: nothing to do\n")
+            return
         context.run_migrations()
         if settings.search_language:
             set_search_language(connection, settings.search_language)
+
+
+def find_newer_schema() -> str | None:
+    """Return the database's revision if a newer version has made it and this is an upgrade, or None.
+
+    After a rollback the older version's migration may run again; the older version works with the newer schema.
+    """
+    revision = context.get_context().get_current_revision()
+    options = context.config.cmd_opts
+    is_upgrade = options is not None and options.cmd[0] is command.upgrade
+    return revision if is_upgrade and revision and revision > SCHEMA_REVISION else None
 
 
 def set_search_language(connection: Connection, language: str) -> None:

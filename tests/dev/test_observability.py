@@ -182,6 +182,33 @@ def test_clock_that_differs_by_more_than_five_seconds_fires_an_alert(
     assert fires(tmp_path, "InkwellClockWrong", of_each("inkwell_clock_offset_seconds", job, 0, offset)) is is_expected
 
 
+@needs_promtool
+@pytest.mark.parametrize(("streams", "is_expected"), [(1700, True), (1500, False)])
+def test_streams_near_their_limit_fire_an_alert(tmp_path: Path, streams: int, *, is_expected: bool) -> None:
+    samples = of_each("inkwell_streams", "gateway", 3, streams) | of_each(
+        "inkwell_streams_limit", "gateway", 2000, 2000
+    )
+
+    assert fires(tmp_path, "InkwellStreamsNearlyUsedUp", samples) is is_expected
+
+
+@needs_promtool
+@pytest.mark.parametrize(
+    ("streams", "hints", "broker", "is_expected"),
+    [(1, 0, 1, True), (1, 0, 0, False), (1, 1, 1, False), (0, 0, 1, False)],
+)
+def test_streams_without_hints_fire_an_alert_unless_the_broker_is_down(
+    tmp_path: Path, streams: int, hints: int, broker: int, *, is_expected: bool
+) -> None:
+    samples = {
+        **of_each("inkwell_streams", "gateway", streams),
+        **of_each("inkwell_hints_connected", "gateway", hints),
+        **of_each("inkwell_broker_connected", "gateway", broker),
+    }
+
+    assert fires(tmp_path, "InkwellHintsMissing", samples) is is_expected
+
+
 def of_each(metric: str, job: str, *values: object, **labels: str) -> dict[str, str]:
     """A sample for each instance of a job, and one for an instance of a foreign job."""
     others = "".join(f', {name}="{value}"' for name, value in labels.items())

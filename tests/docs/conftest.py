@@ -1,7 +1,10 @@
-"""A real browser, without access to anything but the test's own server."""
+"""A real browser, without access to anything but the test's own server, and what runs on Node.js."""
 
+import re
 import shutil
+import subprocess
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -10,6 +13,24 @@ if TYPE_CHECKING:
     from playwright.async_api import Page
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+
+NODE = Path(__file__).parent / "node"
+NO_REGISTRY = re.compile("EAI_AGAIN|ENOTFOUND|ENETUNREACH|ECONNREFUSED|ETIMEDOUT")
+
+
+@pytest.fixture(scope="session")
+def node_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the programs of tests/docs/node, and the packages that they need, in their locked versions."""
+    if shutil.which("npm") is None:
+        pytest.skip("needs npm and Node.js: apt-get install npm")
+    folder = tmp_path_factory.mktemp("node") / "node"
+    shutil.copytree(NODE, folder, ignore=shutil.ignore_patterns("node_modules"))
+    command = ["npm", "ci", "--ignore-scripts", "--no-audit", "--no-fund", "--prefer-offline"]
+    installed = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=240, check=False)
+    if NO_REGISTRY.search(installed.stderr):
+        pytest.skip("needs npm's registry, which does not answer")
+    assert installed.returncode == 0, installed.stderr
+    return folder
 
 
 @pytest.fixture

@@ -71,7 +71,17 @@ async def test_generated_client_writes_reads_and_searches(client: Any) -> None:
         assert [each.title for each in listed] == ["Pen", "Blue ink"]
         found = await call("notes.search_notes", client=ada, q="blue")
         assert [each.id for each in found.notes] == [note.id]
+        versions = await call("notes.list_versions", client=ada, note_id=note.id)
+        assert [(each.title, each.version) for each in versions] == [("Blue ink", 2), (NOTE["title"], 1)]
         await call("notes.delete_note", client=ada, note_id=note.id)
+        trash = await call("notes.list_trash", client=ada)
+        assert [(each.id, each.deleted_date > each.created_date) for each in trash] == [(note.id, True)]
+        restored = await call("notes.restore_note", client=ada, note_id=note.id)
+        assert (restored.title, restored.version) == ("Blue ink", 3)
+        await call("notes.delete_note", client=ada, note_id=note.id)
+        assert await call("notes.purge_note", client=ada, note_id=note.id) is None
+        gone = await call("notes.get_trashed_note", client=ada, note_id=note.id)
+        assert (gone.status, gone.code) == (404, "note_not_found")
 
 
 async def test_generated_client_shows_the_problem(client: Any) -> None:

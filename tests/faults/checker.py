@@ -3,20 +3,28 @@
 The database's evidence is its rows and an audit by triggers, which has the order of events.
 """
 
+import math
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from itertools import chain, groupby
+from itertools import chain, groupby, pairwise
 from typing import Any
 
 from tests.faults.clients import POISON
 from tests.faults.facts import Facts
-from tests.faults.history import EVERYTHING, GONE, PATCHED, Answer, History, Write, text_of_item
+from tests.faults.history import EVERYTHING, GONE, PATCHED, Answer, Follow, History, Write, text_of_item
+from tests.faults.nemesis import FAULTS
 
 SLACK_SECONDS = 1.0
 """Tolerance beyond the deadline that I7 promises."""
 KEPT_ALIVE_SECONDS = 0.5
 """A shorter connection may have been closed while the request was in flight, which HTTP allows."""
+WAKE_UP_SECONDS, BEFORE_SECONDS = 3.0, 1.0
+"""Within this time a stream has a change; one that hears nothing looks by itself after five seconds or more."""
+UNNOTICED = {"commit-slow", "users-corrected", "unreadable", "tombstones-purged"}
+"""Faults that must not delay what a stream gets once a write is answered."""
+PURGES = "tombstones-purged"
+KEEPS_CHANGES = FAULTS.keys() - {PURGES}
 READ, WRITTEN = {200, 404}, {200, 201, 202, 204, 404, 412}
 
 
@@ -45,6 +53,11 @@ def violations(history: History, facts: Facts) -> list[str]:
         in_time,
         owners_own,
         available,
+        followed,
+        followed_rightly,
+        followed_in_order,
+        begun_anew_for_a_reason,
+        woken,
     )
     return [*history.complaints, *(each for check in (*of_writes, *of_all) for each in check(history, facts))]
 
@@ -372,6 +385,91 @@ def available(history: History, _: Facts) -> Iterator[str]:
         for began, ended in alone(history, server):
             during = (each for each in answers if began < each.asked and each.answered < ended)
             yield from (f"I11: {each.code} while {server} was away" for each in during if each.status not in good)
+
+
+def followed(history: History, facts: Facts) -> Iterator[str]:
+    """I12: each follower's copy is what the database has."""
+    stored: dict[int, dict[int, tuple[int, str | None]]] = defaultdict(dict)
+    for row in facts.notes:
+        stored[row["owner_id"]][row["id"]] = (row["version"], row["description"])
+    for follow in history.follows:
+        who, notes, copy = describe_follow(follow), stored[follow.owner], follow.copy
+        for note in sorted(notes.keys() - copy.keys()):
+            yield f"I12: {who} has missed note {note}"
+        for note in sorted(copy.keys() - notes.keys()):
+            yield f"I12: {who} has missed the deletion of note {note}"
+        for note in sorted(copy.keys() & notes.keys()):
+            if copy[note] != notes[note]:
+                yield f"I12: {who} has {copy[note]} of note {note}, and the database {notes[note]}"
+
+
+def followed_rightly(history: History, facts: Facts) -> Iterator[str]:
+    """I10, I12: followers are answered, and see no other owner's notes."""
+    owners = {row["note_id"]: row["owner_id"] for row in facts.applied() if row["type"] == "note.create"}
+    for follow in history.follows:
+        who = describe_follow(follow)
+        for seen in chain(*follow.former, follow.seen):
+            if owners.get(seen.note, follow.owner) != follow.owner:
+                yield f"I10: {who} was shown note {seen.note}, which is another's"
+        yield from (f"I12: {who} was answered {refusal}" for refusal in follow.refusals)
+
+
+def followed_in_order(history: History, _: Facts) -> Iterator[str]:
+    """I12: changes come in the order of the revisions, each once."""
+    for follow in history.follows:
+        for together in (*follow.former, follow.seen):
+            for before, after in pairwise(together):
+                if (before.revision, before.note) >= (after.revision, after.note):
+                    yield f"I12: {describe_follow(follow)} got {after} after {before}"
+
+
+def begun_anew_for_a_reason(history: History, _: Facts) -> Iterator[str]:
+    """I12: changes are gone only if deletions were purged, or another server has taken over."""
+    reasons = [each.began for each in history.disturbances if each.name not in KEEPS_CHANGES]
+    for follow in history.follows:
+        for at in follow.gone:
+            if not any(began < at for began in reasons):
+                yield f"I12: {describe_follow(follow)} was answered 410 although nothing was purged"
+
+
+def woken(history: History, _: Facts) -> Iterator[str]:
+    """I12: while nothing fails, a stream has a new note, or what became of it, soon after its write was answered."""
+    created: dict[int, list[Write]] = defaultdict(list)
+    for write in history.writes:
+        if write.kind == "create" and write.applied is not None:
+            created[write.owner].append(write)
+    slack = WAKE_UP_SECONDS + history.lag_seconds
+    for follow in history.follows:
+        first = {seen.note: seen.at for seen in reversed([*chain(*follow.former), *follow.seen])}
+        began_anew = max(follow.gone, default=-math.inf)
+        for write in created[follow.owner]:
+            at = write.applied or 0.0
+            alone = write.asked - BEFORE_SECONDS, at + slack
+            if began_anew > alone[0] or not is_connected(follow, *alone) or is_disturbed(history, *alone):
+                continue
+            if (late := first.get(write.subject or 0, math.inf) - at) > slack:
+                yield f"I12: {describe_follow(follow)} got {describe(write)} {late:.1f} s after its answer"
+
+
+def is_connected(follow: Follow, began: float, ended: float) -> bool:
+    """Whether the follower had one stream for the whole time."""
+    return any(start <= began and ended <= end for start, end in follow.connected)
+
+
+def is_disturbed(history: History, began: float, ended: float) -> bool:
+    """Whether something failed that followers notice, or was still recovering."""
+    recoveries = dict(enumerate(history.recoveries, start=1))
+    for each in history.disturbances:
+        if each.name not in UNNOTICED:
+            recovery = recoveries.get(each.round, math.inf)
+            if each.began < ended and (not each.ended or began < each.ended + recovery):
+                return True
+    return False
+
+
+def describe_follow(follow: Follow) -> str:
+    """The follower, described for a violation."""
+    return f"a follower of owner {follow.owner} ({follow.how})"
 
 
 def alone(history: History, server: str) -> Iterator[tuple[float, float]]:

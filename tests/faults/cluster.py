@@ -35,7 +35,7 @@ from tests.support.harness import create_roles
 from tests.support.proxy import Proxy, free_port, proxy_to
 from tests.support.stack import KEY, Process
 
-GATEWAYS, WORKERS, PARTITIONS, OWNERS = 2, 3, 8, 16
+GATEWAYS, WORKERS, PARTITIONS, OWNERS, QUIET_OWNERS = 2, 3, 8, 16, 4
 RECOVERY_SECONDS = 60.0
 PREFIX = "faults"
 COPIES = "faults-copies"
@@ -96,10 +96,16 @@ class Cluster(Generic[ServersT]):
     workers: list[Service]
     clients: list[aiohttp.ClientSession]
     owners: list[Owner]
+    quiet_owners: list[Owner]
+    """They seldom write, so that each of their writes has to wake those who follow them."""
 
     @property
     def services(self) -> list[Service]:
         return [*self.gateways, *self.workers]
+
+    def url_of(self, kind: str) -> str:
+        """The URL of the database for a gateway or worker, without a proxy."""
+        return as_user(self.database_url, f"inkwell_{kind}", f"inkwell_{kind}")
 
     @property
     def topology(self) -> Topology:
@@ -203,7 +209,7 @@ async def running_cluster(
             await each.process.start()
         clients = [await exits.enter_async_context(session(each.base_url)) for each in gateways]
         owners = await new_owners(database_url)
-        cluster = Cluster(servers, database_url, gateways, workers, clients, owners)
+        cluster = Cluster(servers, database_url, gateways, workers, clients, owners[:OWNERS], owners[OWNERS:])
         await keep_copies(cluster)
         await cluster.recovered()
         yield cluster
@@ -279,7 +285,7 @@ async def new_owners(database_url: str) -> list[Owner]:
     """Users in every partition, with their access tokens."""
     names = "select 'owner ' || n, 'owner ' || n from generate_series(1, $1) as n"
     connection = await asyncpg.connect(database_url)
-    rows = await connection.fetch(f"insert into users (name, folded_name) {names} returning id", OWNERS)
+    rows = await connection.fetch(f"insert into users (name, folded_name) {names} returning id", OWNERS + QUIET_OWNERS)
     await connection.close()
     common = settings() | {"INKWELL_DATABASE_URL": "postgresql://x@x/x", "INKWELL_BROKER_URL": "amqp://x@x/"}
     known = {name.removeprefix("INKWELL_").lower(): value for name, value in common.items()}

@@ -203,12 +203,65 @@ class Disturbance:
     ended: float = 0.0
 
 
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """A change as a follower received it."""
+
+    note: int
+    revision: int
+    version: int | None
+    """None if the note is deleted."""
+    text: str | None
+    at: float
+
+
+@dataclass(slots=True)
+class Follow:
+    """What a follower of an owner's changes received, and the copy that this makes."""
+
+    owner: int
+    how: str
+    """By `stream`, by pages that `wait`, or by pages now and then, `absent` meanwhile."""
+    seen: list[Seen] = field(default_factory=list)
+    """Since it began anew for the last time."""
+    former: list[list[Seen]] = field(default_factory=list)
+    """What it saw before each 410."""
+    gone: list[float] = field(default_factory=list)
+    """When it was answered 410, and began anew."""
+    connected: list[tuple[float, float]] = field(default_factory=list)
+    """When it had a stream."""
+    refusals: list[str] = field(default_factory=list)
+    """Answers that it should not get."""
+
+    def see(self, seen: Seen) -> None:
+        """Record a change."""
+        self.seen.append(seen)
+
+    def begin_anew(self, at: float) -> None:
+        """Record that changes were gone."""
+        self.gone.append(at)
+        self.former.append(self.seen)
+        self.seen = []
+
+    @property
+    def copy(self) -> dict[int, tuple[int, str | None]]:
+        """Version and text of each note that exists according to the changes."""
+        copy = dict[int, tuple[int, str | None]]()
+        for seen in self.seen:
+            if seen.version is None:
+                copy.pop(seen.note, None)
+            else:
+                copy[seen.note] = (seen.version, seen.text)
+        return copy
+
+
 @dataclass(slots=True)
 class History:
     """Everything that happened in a run."""
 
     writes: list[Write] = field(default_factory=list)
     reads: list[Read] = field(default_factory=list)
+    follows: list[Follow] = field(default_factory=list)
     disturbances: list[Disturbance] = field(default_factory=list)
     recoveries: list[float] = field(default_factory=list)
     """Seconds from the end of each disturbance, or of several at once, until everything was served again."""

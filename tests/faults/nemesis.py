@@ -2,7 +2,9 @@
 
 import asyncio
 import json
+import os
 import signal
+import sys
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from random import Random
 from typing import Any
@@ -20,6 +22,24 @@ from tests.support.proxy import Proxy
 RECOVERY_LIMIT_SECONDS = 30.0
 SHORT, LONG, CALM = (0.2, 2.0), (2.0, 7.0), (1.0, 5.0)
 GARBAGE = (b"", b"\xff\xfe", b"{}", b'["no event"]', b'[{"id": "no uuid"}]', b"[" * 1000)
+
+AGE_TOMBSTONES = """
+update tombstones set deleted_date = now() - interval '40 days', title = null, description = null, erased = true
+"""
+PURGE = """
+import asyncio
+from shared.database import connect
+from shared.settings import load_settings
+from worker.housekeeping import TOMBSTONE_RETENTION, purge_tombstones
+from worker.settings import WorkerSettings
+
+async def purge():
+    session = await connect(load_settings(WorkerSettings).database_url, "nemesis")
+    await purge_tombstones(session, TOMBSTONE_RETENTION)
+    await session.close()
+
+asyncio.run(purge())
+"""
 
 log = structlog.get_logger()
 
@@ -298,6 +318,18 @@ async def forget_copies(cluster: Cluster[Any]) -> None:
         await (await channel.get_queue(COPIES)).purge()
 
 
+async def tombstones_are_purged(_: Nemesis, cluster: Cluster[SingleServers]) -> str:
+    """Makes all tombstones old, and purges them as a worker does once a minute."""
+    worker = cluster.workers[0].process
+    environment = worker.environment | {"INKWELL_DATABASE_URL": cluster.url_of("worker")}
+    async with cluster.servers.postgres_lock:
+        await cluster.query(AGE_TOMBSTONES)
+        command = (sys.executable, "-c", PURGE)
+        process = await asyncio.create_subprocess_exec(*command, cwd=worker.folder, env=os.environ | environment)
+        assert await process.wait() == 0
+    return "postgres"
+
+
 FAULTS: dict[str, Fault] = {
     "gateway-kill": ended(signal.SIGKILL, lambda cluster: cluster.gateways),
     "gateway-stop": ended(signal.SIGTERM, lambda cluster: cluster.gateways),
@@ -307,6 +339,7 @@ FAULTS: dict[str, Fault] = {
     "postgres-kill": postgres_is_killed,
     "postgres-pause": postgres_is_paused,
     "users-corrected": users_are_corrected,
+    "tombstones-purged": tombstones_are_purged,
     "broker-restart": broker_restarts,
     "broker-kill": broker_is_killed,
     "broker-pause": broker_is_paused,

@@ -2,8 +2,10 @@
 
 import asyncio
 import json
+import random
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,7 @@ from tests.faults.checker import kinds, violations
 from tests.faults.clients import POISON, Client, Owner
 from tests.faults.cluster import Cluster, running_cluster
 from tests.faults.facts import Facts
+from tests.faults.followers import followers_of
 from tests.faults.history import History, Write
 from tests.faults.nemesis import Nemesis
 from tests.faults.rigs import RIGS
@@ -24,6 +27,8 @@ from tests.support.canaries import PASSWORD
 
 CLIENTS_PER_OWNER = 3
 PAUSE_SECONDS = 0.06
+SELDOM_SECONDS = (5.0, 8.0)
+FOLLOWED_OWNERS = 3
 POISON_SECONDS, NEWCOMER_SECONDS = 4.0, 2.0
 SETTLED_SECONDS, SETTLING = 30.0, 32
 QUIET_SECONDS, TICK_SECONDS = 30.0, 0.05
@@ -71,10 +76,18 @@ async def run(
             Client(owner, cluster.owners, cluster.clients, history, seed * 1000 + number)
             for number, owner in enumerate(cluster.owners * clients_per_owner)
         ]
+        quiet = [Client(owner, (), cluster.clients, history, owner.id) for owner in cluster.quiet_owners]
+        followers = followers_of(
+            cluster.owners[:FOLLOWED_OWNERS], cluster.quiet_owners, cluster.clients, history.follows, seed
+        )
         async with asyncio.TaskGroup() as tasks:
             stopping = asyncio.Event()
             for client in clients[1:]:
                 tasks.create_task(client.run(stopping, PAUSE_SECONDS))
+            for client in quiet:
+                tasks.create_task(write_seldom(client, stopping))
+            for follower in followers:
+                tasks.create_task(follower.run(stopping))
             tasks.create_task(poison(clients[0], stopping))
             tasks.create_task(newcomers(cluster, history, clients, stopping))
             ticking = tasks.create_task(keep_time(history))
@@ -82,7 +95,8 @@ async def run(
             seconds = loop.time() - began if times else seconds
             stopping.set()
             ticking.cancel()
-        await settle(clients, history)
+        await settle([*clients, *quiet], history)
+        await asyncio.gather(*(follower.catch_up() for follower in followers))
         history.complaints += await left_behind(cluster, before, nemesis.unreadable)
         facts = await Facts.of(cluster)
         return Verdict(
@@ -106,6 +120,15 @@ async def poison(client: Client, stopping: asyncio.Event) -> None:
         while not await client.ask_again(write) and not stopping.is_set():
             await asyncio.sleep(0.5)
         await asyncio.sleep(POISON_SECONDS)
+
+
+async def write_seldom(client: Client, stopping: asyncio.Event) -> None:
+    """Writes so seldom that no other write wakes those who wait for one."""
+    while not stopping.is_set():
+        await client.write("create")
+        with suppress(TimeoutError):
+            async with asyncio.timeout(random.uniform(*SELDOM_SECONDS)):  # noqa: S311 - no secret
+                await stopping.wait()
 
 
 async def newcomers(cluster: Cluster[Any], history: History, clients: list[Client], stopping: asyncio.Event) -> None:

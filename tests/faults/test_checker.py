@@ -8,7 +8,7 @@ import pytest
 
 from tests.faults.checker import violations
 from tests.faults.facts import Facts
-from tests.faults.history import Answer, Disturbance, History, Read, Write
+from tests.faults.history import Answer, Disturbance, Follow, History, Read, Seen, Write
 
 OWNER = 7
 
@@ -39,7 +39,7 @@ class Story:
         self.facts.audit.append(audit | {"version": version, "description": "applied"})
         self.facts.notes = [row for row in self.facts.notes if row["id"] != note]
         if version:
-            self.facts.notes.append({"id": note, "version": version, "description": marker})
+            self.facts.notes.append({"id": note, "owner_id": OWNER, "version": version, "description": marker})
 
     def created(self, note: int, marker: str) -> None:
         body = {"id": note, "description": marker, "version": 1}
@@ -55,6 +55,15 @@ class Story:
         body = {"id": note, "description": marker, "version": version}
         self.written("touch", note, "nothing", self.answered(200, body=body, etag=f'"{version}"'))
         self.applied(note, version, marker, "note.patch")
+
+    def followed(self, *seen: Seen, how: str = "stream") -> Follow:
+        follow = Follow(OWNER, how, list(seen), connected=[(0.0, 1000.0)])
+        self.history.follows.append(follow)
+        return follow
+
+    def seen(self, note: int, revision: int, version: int | None, text: str | None, *, after: float = 0.0) -> Seen:
+        """A change that arrives after the time of the last step."""
+        return Seen(note, revision, version, text, self.now + 0.5 + after)
 
     def read(self, note: int, version: int | None, description: str = "a", **members: Any) -> None:
         body = {"description": description}
@@ -302,7 +311,60 @@ def written_in_an_old_revision(story: Story) -> None:
     story.facts.audit += [row | {"seq": 9, "transaction": 9, "kind": "insert", "revision": 5}]
 
 
+def missed(story: Story) -> None:
+    story.created(2, "b")
+    story.followed(story.seen(1, 1, 1, "a"), how="wait")
+
+
+def missed_a_deletion(story: Story) -> None:
+    seen = story.seen(1, 1, 1, "a")
+    story.written("delete", 1, "e", story.answered(204))
+    story.applied(1, None, None, "note.delete")
+    story.followed(seen)
+
+
+def kept_an_old_version(story: Story) -> None:
+    seen = story.seen(1, 1, 1, "a")
+    story.replaced(1, 2, "b")
+    story.followed(seen)
+
+
+def told_in_another_order(story: Story) -> None:
+    story.created(2, "b")
+    story.followed(story.seen(2, 2, 1, "b"), story.seen(1, 1, 1, "a"))
+
+
+def told_twice(story: Story) -> None:
+    story.followed(story.seen(1, 1, 1, "a"), story.seen(1, 1, 1, "a"))
+
+
+def gone_for_no_reason(story: Story) -> None:
+    story.followed(story.seen(1, 1, 1, "a")).gone.append(story.now)
+    story.history.disturbances.append(Disturbance("postgres-kill", "postgres", 0.0, ended=0.5))
+
+
+def woken_late(story: Story) -> None:
+    story.followed(story.seen(1, 1, 1, "a", after=5.0))
+
+
+def told_of_anothers_note(story: Story) -> None:
+    story.followed(story.seen(1, 1, 1, "a")).owner = 8
+
+
+def refused_to_tell(story: Story) -> None:
+    story.followed(story.seen(1, 1, 1, "a")).refusals.append("500 internal_error")
+
+
 BROKEN = {
+    missed: "I12",
+    missed_a_deletion: "I12",
+    kept_an_old_version: "I12",
+    told_in_another_order: "I12",
+    told_twice: "I12",
+    gone_for_no_reason: "I12",
+    woken_late: "I12",
+    refused_to_tell: "I12",
+    told_of_anothers_note: "I10",
     lost: "I1",
     lost_after_its_201: "I1",
     applied_twice: "I2",
@@ -374,6 +436,33 @@ def test_nothing_is_found_where_nothing_is_broken() -> None:
     story.history.reads.append(Read(OWNER, 0, story.answered(200, body=[], etag='"of-an-empty-list"')))
 
     assert violations(story.history, story.facts) == []
+
+
+def test_nothing_is_found_where_a_follower_misses_nothing() -> None:
+    story = good()
+    seen = story.seen(1, 1, 1, "a")
+    story.created(2, "b")
+    story.written("delete", 1, "e", story.answered(204))
+    story.applied(1, None, None, "note.delete")
+    story.followed(seen, story.seen(2, 2, 1, "b"), story.seen(1, 3, None, None))
+    late = story.followed(story.seen(2, 2, 1, "b", after=60), story.seen(1, 3, None, None, after=60), how="absent")
+    late.connected.clear()
+    purged = story.followed(story.seen(2, 2, 1, "b"))
+    purged.gone.append(story.now)
+    story.history.disturbances.append(Disturbance("tombstones-purged", "postgres", 0.0, round=1, ended=0.5))
+    story.history.recoveries.append(0.1)
+
+    assert violations(story.history, story.facts) == []
+
+
+@pytest.mark.parametrize(("began", "is_excused"), [(0.0, True), (500.0, False)])
+def test_a_stream_may_be_late_while_something_fails(began: float, *, is_excused: bool) -> None:
+    story = good()
+    story.followed(story.seen(1, 1, 1, "a", after=5.0))
+    story.history.disturbances.append(Disturbance("broker-kill", "rabbitmq", began, round=1, ended=began + 2))
+    story.history.recoveries.append(1.0)
+
+    assert bool(violations(story.history, story.facts)) is not is_excused
 
 
 def test_writes_of_one_transaction_have_no_order_unless_they_are_to_one_note() -> None:

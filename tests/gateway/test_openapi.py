@@ -42,6 +42,7 @@ NDJSON = {"Content-Type": "application/x-ndjson"}
 COMPRESSED = {"Content-Encoding": "gzip"}
 POISON = """
     alter table notes add constraint poison check (title <> 'poison') not valid;
+    alter table tombstones add constraint poison check (title is not null) not valid;
     alter table personal_tokens add constraint poison check (name <> 'poison') not valid;
     alter table users add constraint poison check (deleted_date is null and name not like 'poison%') not valid;
     create table keepers (note_id bigint references notes, token_id uuid references personal_tokens);
@@ -51,6 +52,7 @@ POISON = """
 CURE = """
     drop table keepers;
     alter table notes drop constraint poison;
+    alter table tombstones drop constraint poison;
     alter table personal_tokens drop constraint poison;
     alter table users drop constraint poison;
 """
@@ -70,10 +72,12 @@ NOT_TRIED = {("ready", 503, None)}
 
 @dataclass(frozen=True)
 class Account:
-    """A user with a note and a personal token, and the requests to write each of them."""
+    """A user with a note, two deleted notes and a personal token, and the requests to write each of them."""
 
     person: Person
     note: str
+    trash: list[str]
+    """The ids of the deleted notes."""
     token: str
 
     @classmethod
@@ -81,8 +85,13 @@ class Account:
         """The account of a new user."""
         person = await sign_up(client)
         note = await client.post("/notes", json=NOTE, headers=person.headers)
+        deleted = {"items": [{"op": "create", "title": "poison", "description": ""}] * 2}
+        written = await client.post("/notes/batch", json=deleted, headers=person.headers)
+        trash = [str(item["id"]) for item in written.json()["items"]]
+        for note_id in trash:
+            await client.delete(f"/notes/{note_id}", headers=person.headers)
         token = await personal_token(client, person)
-        return cls(person, note.headers["location"], f"/auth/tokens/{token['id']}")
+        return cls(person, note.headers["location"], trash, f"/auth/tokens/{token['id']}")
 
     def writes(self, word: str) -> list[tuple[str, str, dict[str, Any]]]:
         """Every write with a body that contains the word: method, path and body; the last closes the account."""
@@ -96,6 +105,8 @@ class Account:
             ("PUT", self.note, note),
             ("PATCH", self.note, note),
             ("DELETE", self.note, {}),
+            ("POST", f"/notes/{self.trash[0]}/restore", {}),
+            ("DELETE", f"/notes/trash/{self.trash[1]}", {}),
             ("POST", "/users", {"json": {"name": word, "password": PASSWORD}}),
             ("PATCH", "/users/me", {"json": {"name": f"{word}-{self.person.id}"}}),
             ("POST", "/auth/tokens", {"json": {"name": word, "scopes": ["notes:read"]}}),
@@ -135,7 +146,7 @@ class World:
     ) -> None:
         """Call each operation once, on something that does not exist."""
         for method, path, _ in self.witness.operations:
-            target = path.format(note_id=999, token_id=uuid4(), token="x")
+            target = path.format(note_id=999, version=1, token_id=uuid4(), token="x")
             if path.endswith("/search") and "params" not in request:
                 target += "?q=ink"
             await (client or self.client).request(method, target, headers=headers, **request)
@@ -176,11 +187,14 @@ async def has_broker(client: httpx.AsyncClient) -> bool:
 async def read_everything(world: World) -> None:
     """Every read of what exists, of what does not and of what cannot exist; with conditions if there is a tag."""
     account = await world.account()
-    existing = {"note_id": account.note.split("/")[-1], "token_id": account.token.split("/")[-1]}
-    missing = {"note_id": "999", "token_id": str(uuid4())}
+    existing = {"note_id": account.note.split("/")[-1], "token_id": account.token.split("/")[-1], "version": "1"}
+    missing = {"note_id": "999", "token_id": str(uuid4()), "version": "1"}
+    deleted, unkept = existing | {"note_id": account.trash[0]}, existing | {"version": "99"}
     headers = account.person.headers
     for path in [path for method, path, _ in world.witness.operations if method == "GET"]:
-        for named, query in product((existing, missing, {}), ("", "?limit=1&total=true", "?q=ink", "?limit=0")):
+        for named, query in product(
+            (existing, missing, deleted, unkept, {}), ("", "?limit=1&total=true", "?q=ink", "?limit=0")
+        ):
             target = re.sub(r"{(\w+)}", lambda name, named=named: named.get(name[1], "x"), path) + query  # type: ignore[misc]
             answer = await world.client.get(target, headers=headers)
             for condition in ("no tag", answer.headers["etag"]) if "etag" in answer.headers else ():
@@ -203,14 +217,35 @@ async def read_too_slowly(world: World) -> None:
 
 
 async def read_too_much_at_once(world: World) -> None:
-    person = (await world.account()).person
+    account = await world.account()
     async with world.gateway() as client:
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(fair_limiter, "WAITING_LIMIT", 0)
             patch.setattr(fair_limiter.FairLimiter, "_may_acquire", lambda *_: False)
-            for path in ("/notes", "/notes/search?q=ink", "/auth/tokens", "/notes/export"):
-                await client.get(path, headers=person.headers)
-            await client.post("/notes/import", headers=person.headers | NDJSON)
+            lists = (
+                "/notes",
+                "/notes/search?q=ink",
+                "/notes/trash",
+                f"{account.note}/versions",
+                "/auth/tokens",
+                "/notes/export",
+            )
+            for path in lists:
+                await client.get(path, headers=account.person.headers)
+            await client.post("/notes/import", headers=account.person.headers | NDJSON)
+
+
+async def follow_changes(world: World) -> None:
+    """At a gateway that serves one stream."""
+    persons = [(await world.account()).person for _ in range(2)]
+    async with world.gateway(streams=1, streams_per_user=1) as client:
+        stream = persons[0].headers | {"Accept": "text/event-stream"}
+        for headers in ({"Prefer": "wait=0"}, {"Accept": "text/event-stream", "Last-Event-ID": "x"}):
+            await client.get("/notes/changes", headers=persons[0].headers | headers)
+        await client.get("/notes/changes?since=9.9.end.9.-", headers=persons[0].headers)
+        async with client.stream("GET", "/notes/changes", headers=stream):
+            for person in persons:
+                await client.get("/notes/changes", headers=stream | person.headers)
 
 
 async def sign_in_wrongly(world: World) -> None:
@@ -251,6 +286,9 @@ async def ask_beyond_the_limits(world: World) -> None:
 async def write_to_what_is_missing(world: World) -> None:
     account = await world.account()
     client, headers = world.without_postgres, account.person.headers
+    for note in ("x", "999", "999"):
+        await client.post(f"/notes/{note}/restore", headers=headers | KEY)
+        await client.delete(f"/notes/trash/{note}", headers=headers | KEY)
     for path in ("/notes/x", "/notes/999", "/notes/999"):
         for method in ("PUT", "PATCH", "DELETE"):
             await client.request(method, path, headers=headers | KEY, json={} if method == "DELETE" else NOTE)
@@ -300,6 +338,16 @@ async def write_in_many_ways(world: World) -> None:
         await world.without_postgres.request(method, path + query, headers=account.person.headers | headers, **body)
 
 
+async def restore_in_many_ways(world: World) -> None:
+    account = await world.account()
+    headers, note = account.person.headers, f"/notes/{account.trash[0]}"
+    for preference in ("return=minimal", "return=representation", "wait=9"):
+        for _ in range(2):
+            asked = {"Prefer": preference, "Idempotency-Key": preference}
+            await world.client.post(f"{note}/restore", headers=headers | asked)
+        await world.client.delete(note, headers=headers)
+
+
 async def write_with_a_deleted_account(world: World) -> None:
     account = await world.account()
     await world.client.delete("/users/me", headers=account.person.headers)
@@ -326,7 +374,7 @@ async def write_too_often(world: World) -> None:
     account = await world.account()
     headers = account.person.headers
     async with world.gateway(**STRICT) as client:
-        for method, path, body in account.writes("strict")[:6] * 2:
+        for method, path, body in account.writes("strict")[:8] * 2:
             await client.request(method, path, headers=headers | {"Prefer": "respond-async"}, **body)
         for _ in range(2):
             wrong = {"password": PASSWORD, "current_password": "wrong"}
@@ -385,6 +433,7 @@ SCENARIOS: dict[str, Callable[[World], Awaitable[None]]] = {
         read_commands,
         read_too_slowly,
         read_too_much_at_once,
+        follow_changes,
         sign_in_wrongly,
         sign_in_while_too_many_do,
         sign_in_without_postgres,
@@ -394,6 +443,7 @@ SCENARIOS: dict[str, Callable[[World], Awaitable[None]]] = {
         take_a_name_that_is_taken,
         write_nonsense,
         write_in_many_ways,
+        restore_in_many_ways,
         write_with_a_deleted_account,
         write_what_fails_and_is_discarded,
         write_too_often,
@@ -426,6 +476,8 @@ def test_operations_have_names_that_people_would_give() -> None:
 
     assert {operation for operation, _, _ in document.declared} == {
         *("listNotes", "searchNotes", "changeNotes", "getNote", "createNote", "replaceNote", "patchNote", "deleteNote"),
+        "listChanges",
+        *("listTrash", "getTrashedNote", "restoreNote", "purgeNote", "listVersions", "getVersion"),
         *("exportNotes", "importNotes"),
         *("registerUser", "getUser", "changeUser", "deleteUser"),
         *("issueToken", "createToken", "listTokens", "getToken", "revokeToken"),

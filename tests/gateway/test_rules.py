@@ -71,6 +71,7 @@ async def world(servers: Services, template: str) -> AsyncIterator[World]:
                 "note_id": note.headers["location"].split("/")[-1],
                 "token": command.headers["location"].split("/")[-1],
                 "token_id": token["id"],
+                "version": "1",
             }
             yield World(client, settings, owner, stranger, paths)
 

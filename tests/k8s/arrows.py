@@ -4,6 +4,7 @@ An unknown field is an error, or it could allow more than is reported.
 """
 
 from collections.abc import Iterator
+from itertools import product
 from typing import TypeAlias
 
 from tests.k8s.parts import chosen_by
@@ -60,11 +61,19 @@ def _named(overlay: str, peer: Object) -> set[str]:
         assert peer == {"ipBlock": {"cidr": peer["ipBlock"]["cidr"]}}, peer
         return {peer["ipBlock"]["cidr"]}
     assert peer.keys() <= {"namespaceSelector", "podSelector"}, peer
-    namespace = peer["namespaceSelector"]["matchLabels"][NAMESPACE]
-    labels = peer["podSelector"]["matchLabels"] if "podSelector" in peer else {}
-    understood = {"namespaceSelector": {"matchLabels": {NAMESPACE: namespace}}}
-    assert peer == understood | ({"podSelector": {"matchLabels": labels}} if labels else {}), peer
-    return {f"{namespace}/" + ",".join(f"{key}={value}" for key, value in labels.items())}
+    [namespace] = _labels_of(peer["namespaceSelector"])
+    assert namespace.startswith(f"{NAMESPACE}="), peer
+    return {f"{namespace.removeprefix(NAMESPACE)[1:]}/{labels}" for labels in _labels_of(peer.get("podSelector", {}))}
+
+
+def _labels_of(selector: Object) -> set[str]:
+    """Each set of labels that satisfies a selector."""
+    assert selector.keys() <= {"matchLabels", "matchExpressions"}, selector
+    choices = [[(key, value)] for key, value in selector.get("matchLabels", {}).items()]
+    for each in selector.get("matchExpressions", []):
+        assert each["operator"] == "In", f"{each} is not understood"
+        choices.append([(each["key"], value) for value in each["values"]])
+    return {",".join(f"{key}={value}" for key, value in labels) for labels in product(*choices)}
 
 
 def _port(port: Object) -> int | str:

@@ -9,7 +9,7 @@ from typing import Any
 from docker import DockerClient
 from docker.types import Mount
 
-from tests.k8s.environment import content
+from tests.k8s.environment import files_of
 from tests.support.rendering import Object
 
 CPU_PERIOD_MICROSECONDS = 100_000
@@ -79,7 +79,7 @@ class Volumes:
                 self._places[each["name"]] = "/empty"
             else:
                 self._files[each["name"]] = folder / name / each["name"]
-                _write(self._files[each["name"]], content(overlay, each["configMap"]["name"]))
+                _write(self._files[each["name"]], files_of(overlay, each))
 
     def make(self, engine: DockerClient, image: str, label: str) -> None:
         """Creates the writable ones."""
@@ -110,4 +110,4 @@ def _write(folder: Path, files: dict[str, str]) -> None:
     folder.mkdir(parents=True)
     for name, text in files.items():
         (folder / name).write_text(text)
-        (folder / name).chmod(0o644)  # of a ConfigMap
+        (folder / name).chmod(0o644)  # a volume's default

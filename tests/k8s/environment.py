@@ -1,8 +1,8 @@
-"""The environment variables of a container in a manifest."""
+"""The environment variables of a container in a manifest, and the files in its volumes."""
 
 import re
 
-from tests.k8s.passwords import held_by
+from tests.k8s.passwords import secrets_of
 from tests.support.rendering import Object, find
 
 
@@ -12,11 +12,21 @@ def environment(overlay: str, container: Object) -> dict[str, str]:
     for source in container.get("envFrom", []):
         variables |= content(overlay, source["configMapRef"]["name"])
     for each in container.get("env", []):
-        if "valueFrom" in each:
-            variables[each["name"]] = held_by(overlay, **each["valueFrom"]["secretKeyRef"])
-        else:
-            variables[each["name"]] = expanded(each["value"], variables)
+        variables[each["name"]] = expanded(each["value"], variables)
     return variables
+
+
+def files_of(overlay: str, volume: Object) -> dict[str, str]:
+    """The files in a volume that has ConfigMaps or Secrets."""
+    files: dict[str, str] = {}
+    for source in volume["projected"]["sources"] if "projected" in volume else [volume]:
+        if "configMap" in source:
+            held = content(overlay, source["configMap"]["name"])
+        else:
+            held = secrets_of(overlay)[source["secret"].get("secretName") or source["secret"]["name"]]
+        items = next((each.get("items") for each in source.values() if isinstance(each, dict)), None)
+        files |= {each["path"]: held[each["key"]] for each in items} if items else held
+    return files
 
 
 def content(overlay: str, config_map: str) -> dict[str, str]:

@@ -22,14 +22,9 @@ def secrets_of(overlay: str) -> dict[str, dict[str, str]]:
     } or dict(_documented())
 
 
-def held_by(overlay: str, name: str, key: str) -> str:
-    """The value of a key of a Secret."""
-    return secrets_of(overlay)[name][key]
-
-
 def _documented() -> Iterator[tuple[str, dict[str, str]]]:
     page = (ROOT / "docs/kubernetes.md").read_text()
-    for name, literals in re.findall(r"create secret generic (\S+)(.*)", page.replace("\\\n", "")):
+    for name, literals in re.findall(r"create secret (?:generic|docker-registry) (\S+)(.*)", page.replace("\\\n", "")):
         values = re.findall(r'--from-literal=([\w-]+)="?([^\s"]+)', literals)
         yield name, {key: _with_passwords(value, f"{name} {key}") for key, value in values}
     for name in re.findall(r"`([\w-]+)`, a certificate", page):

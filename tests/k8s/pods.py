@@ -162,6 +162,13 @@ class Pod:
             printed, tries = result.output, tries + 1
         return printed.decode()
 
+    async def run_beside(self, command: list[str], user: str) -> str:
+        """The output of a command in a second container like its own, as another user; raises if it fails."""
+        settings = self._settings_of(self.container) | {"user": user, "remove": True}
+        printed = await asyncio.to_thread(lambda: self._namespace.engine.containers.run(IMAGE, command, **settings))
+        assert isinstance(printed, bytes)
+        return printed.decode()
+
     def port(self, name: str) -> int:
         """The port with this name in its container."""
         [port] = [int(each["containerPort"]) for each in self.container["ports"] if each["name"] == name]
@@ -227,20 +234,25 @@ class Pod:
         self._volumes.make(engine, IMAGE, network)
 
     def _run(self, container: Object, **options: Any) -> None:
-        variables = environment(self._namespace.overlay, container)
+        settings = self._settings_of(container)
         self.main = self._namespace.engine.containers.run(
             container["image"],
             name=f"{self._unique}-{container['name']}",
-            entrypoint=[expanded(each, variables) for each in container.get("command", [])] or None,
-            environment=variables,
-            mounts=[self._volumes.mount(each) for each in container.get("volumeMounts", [])],
-            network_mode=f"container:{self._holder.id}",
-            labels=[self._namespace.name],
-            healthcheck={"test": ["NONE"]},
+            entrypoint=[expanded(each, settings["environment"]) for each in container.get("command", [])] or None,
             detach=True,
-            **rights_and_limits(self.spec, container),
+            **settings,
             **options,
         )
+
+    def _settings_of(self, container: Object) -> dict[str, Any]:
+        """Docker's arguments for a container of the pod."""
+        return {
+            "environment": environment(self._namespace.overlay, container),
+            "mounts": [self._volumes.mount(each) for each in container.get("volumeMounts", [])],
+            "network_mode": f"container:{self._holder.id}",
+            "labels": [self._namespace.name],
+            "healthcheck": {"test": ["NONE"]},
+        } | rights_and_limits(self.spec, container)
 
 
 def printed_by(container: Container) -> str:

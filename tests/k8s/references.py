@@ -10,22 +10,31 @@ from tests.support.rendering import fields_of, name_of, objects_of
 CREDENTIALS = ("username", "password")
 REFERENCES: dict[str, tuple[str, tuple[str, ...]]] = {
     "authenticationRef": ("TriggerAuthentication", ()),
+    "backendRefs": ("Service", ()),
+    "barmanObjectName": ("ObjectStore", ()),
+    "caSecretName": ("Secret", ("ca.crt",)),
+    "cluster": ("Cluster", ()),
     "configMap": ("ConfigMap", ()),
     "configMapRef": ("ConfigMap", ()),
     "configMapRefs": ("ConfigMap", ()),
+    "imagePullSecrets": ("Secret", ()),
     "importCredentialsSecret": ("Secret", CREDENTIALS),
+    "issuerRef": ("Issuer", ()),
     "passwordSecret": ("Secret", CREDENTIALS),
     "rabbitmqClusterReference": ("RabbitmqCluster", ()),
     "scaleTargetRef": ("Deployment", ()),
     "secret": ("Secret", CREDENTIALS),
     "secretKeyRef": ("Secret", ()),
-    "secretName": ("Secret", ("tls.crt", "tls.key")),
+    "secretName": ("Secret", ()),
     "secretTargetRef": ("Secret", ()),
     "service": ("Service", ()),
     "serviceAccountName": ("ServiceAccount", ()),
     "serviceName": ("Service", ()),
+    "tls": ("Secret", ("tls.crt", "tls.key")),
 }
 """The kind that each field refers to, and the keys that it needs if the reference names none."""
+ELSEWHERE = ("metricRelabelings", "parentRefs", "s3Credentials")
+"""Fields of such a name that refer to nothing, or to what a platform team has."""
 LIKE_A_REFERENCE = re.compile(r"(Refs?|References?|Secrets?|SecretName|ConfigMaps?)$", re.IGNORECASE)
 
 
@@ -43,7 +52,7 @@ def references_of(overlay: str) -> Iterator[tuple[str, Target]]:
         for field, value in fields_of(each):
             if field in REFERENCES:
                 yield from ((name_of(each), target) for target in _targets(value, *REFERENCES[field]))
-            elif LIKE_A_REFERENCE.search(field):
+            elif LIKE_A_REFERENCE.search(field) and field not in ELSEWHERE:
                 named = [one for one in _listed(value) if isinstance(one, dict) and "name" in one]
                 assert not named, f"{name_of(each)}: {field} is not understood"
 
@@ -54,6 +63,10 @@ def there(overlay: str) -> Iterator[Target]:
         yield Target(each["kind"], each["metadata"]["name"])
         if each["kind"] == "ConfigMap":
             yield from _with_keys(each["kind"], each["metadata"]["name"], each["data"])
+        elif each["kind"] == "Certificate":
+            yield from _with_keys("Secret", each["spec"]["secretName"], ("ca.crt", "tls.crt", "tls.key"))
+        elif each["kind"] == "Cluster":
+            yield from _with_keys("Secret", f"{each['metadata']['name']}-ca", ("ca.crt", "ca.key"))
     for name, held in secrets_of(overlay).items():
         yield from _with_keys("Secret", name, held)
 
@@ -62,8 +75,9 @@ def _targets(value: Any, kind: str, keys: tuple[str, ...]) -> Iterator[Target]:
     for each in _listed(value):
         if isinstance(each, str):
             yield from _with_keys(kind, each, keys)
-        else:
-            yield from _with_keys(each.get("kind", kind), each["name"], [each["key"]] if "key" in each else keys)
+        elif name := each.get("name") or each.get("secretName"):
+            given = [item["key"] for item in [each, *each.get("items", [])] if "key" in item]
+            yield from _with_keys(each.get("kind", kind), name, given or keys)
 
 
 def _listed(value: Any) -> list[Any]:

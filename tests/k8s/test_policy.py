@@ -6,13 +6,12 @@ import pytest
 
 from tests.k8s.containers import refuse_unknown
 from tests.k8s.parts import parts_of
+from tests.k8s.rules import quantity
 from tests.support.rendering import OVERLAYS, Object, containers_of, fields_of, find, makers_of, objects_of, pods_of
 
 HASTE_SECONDS = 30
 NOTICED_SECONDS = 5
 """The longest time until no more requests reach a terminating pod."""
-QUANTITY = re.compile(r"(\d+(?:\.\d+)?)(m|Ki|Mi|Gi|)")
-FACTORS = {"": 1.0, "m": 0.001, "Ki": 2.0**10, "Mi": 2.0**20, "Gi": 2.0**30}
 PROBES = {"startupProbe", "livenessProbe", "readinessProbe"}
 ALLOWED_VOLUMES = {"configMap", "csi", "downwardAPI", "emptyDir", "ephemeral", "persistentVolumeClaim", "projected"}
 ALLOWED_VOLUMES |= {"secret"}
@@ -23,13 +22,6 @@ CONTAINERS = [
     for name, pod in pods_of(overlay)
     for container in containers_of(pod)
 ]
-
-
-def amount(quantity: object) -> float:
-    """A Kubernetes quantity as a number."""
-    found = QUANTITY.fullmatch(str(quantity))
-    assert found, quantity
-    return float(found[1]) * FACTORS[found[2]]
 
 
 @pytest.mark.parametrize("pod", POD_CASES)
@@ -66,7 +58,7 @@ def test_container_says_what_it_needs_and_may_have_no_less(overlay: str) -> None
         requests, limits = each["requests"], each["limits"]
 
         assert requests.keys() == limits.keys() == {"cpu", "memory"}
-        assert all(0 < amount(requests[kind]) <= amount(limits[kind]) for kind in requests), each
+        assert all(0 < quantity(requests[kind]) <= quantity(limits[kind]) for kind in requests), each
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)

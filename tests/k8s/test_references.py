@@ -9,7 +9,17 @@ import yaml
 from dev.backend import ROOT
 from tests.k8s.parts import chosen_by, parts_of
 from tests.k8s.references import references_of, there
-from tests.support.rendering import OVERLAYS, Object, containers_of, fields_of, find, makers_of, name_of, objects_of
+from tests.support.rendering import (
+    BUILDS,
+    OVERLAYS,
+    Object,
+    containers_of,
+    fields_of,
+    find,
+    makers_of,
+    name_of,
+    objects_of,
+)
 
 NAME = re.compile(r"[a-z0-9]([a-z0-9.-]*[a-z0-9])?")
 
@@ -18,14 +28,14 @@ def of_kind(overlay: str, *kinds: str) -> list[Object]:
     return [each for each in objects_of(overlay) if each["kind"] in kinds]
 
 
-@pytest.mark.parametrize("overlay", OVERLAYS)
+@pytest.mark.parametrize("overlay", BUILDS)
 def test_whatever_is_named_is_there(overlay: str) -> None:
     known = set(there(overlay))
 
     assert [(owner, target) for owner, target in references_of(overlay) if target not in known] == []
 
 
-@pytest.mark.parametrize("overlay", OVERLAYS)
+@pytest.mark.parametrize("overlay", BUILDS)
 def test_every_object_has_a_name_that_it_may_have(overlay: str) -> None:
     assert [name_of(each) for each in objects_of(overlay) if not NAME.fullmatch(each["metadata"]["name"])] == []
 
@@ -39,7 +49,7 @@ def test_selectors_choose_the_part_that_their_object_is_named_after(overlay: str
                 assert chosen_by(overlay, selector) == {each["metadata"]["name"].removesuffix("-rw")}, name_of(each)
 
 
-@pytest.mark.parametrize("overlay", OVERLAYS)
+@pytest.mark.parametrize("overlay", BUILDS)
 def test_every_volume_is_mounted_and_nothing_else_is(overlay: str) -> None:
     for maker in makers_of(overlay):
         claims = [each["metadata"] for each in maker["spec"].get("volumeClaimTemplates", [])]

@@ -54,6 +54,13 @@ async def test_first_process_has_the_user_and_none_of_the_rights(namespace: Name
     assert (status["NoNewPrivs"], status["Seccomp"]) == ("1", "2")
 
 
+async def test_image_runs_as_any_user_as_openshift_has_it(namespace: Namespace) -> None:
+    [pod] = namespace.of("gateway")
+    command = "python -m shared.wait_for_schema && python -c 'import gateway.app, worker.consumer' && id -u"
+
+    assert await pod.run_beside(["sh", "-c", command], user="1000680000:0") == "1000680000\n"
+
+
 @pytest.mark.parametrize("part", PARTS)
 async def test_nothing_can_be_written_beside_the_volumes(namespace: Namespace, part: str) -> None:
     [pod] = namespace.of(part)

@@ -1,26 +1,30 @@
 """Postgres and RabbitMQ in production: three nodes each, every commit on two disks, and least privilege."""
 
 import json
+import math
 import os
 import re
 import subprocess
 from urllib.parse import urlsplit
 
 import pytest
+import yaml
 
 from dev.backend import ROOT
+from dev.containers import IMAGES
+from gateway.settings import GatewaySettings
 from tests.faults.broker_nodes import CLUSTER_SETTINGS
-from tests.k8s.parts import services_of
+from tests.k8s.parts import parts_of, services_of
 from tests.k8s.passwords import secrets_of
 from tests.k8s.references import references_of
-from tests.k8s.test_policy import amount
+from tests.k8s.rules import quantity
 from tests.k8s.test_settings import PATHS, ROLES, settings_of
 from tests.support.rendering import OVERLAYS, Object, fields_of, find, makers_of, objects_of
 
 SYNCHRONOUS = {"method": "any", "number": 1, "dataDurability": "required", "failoverQuorum": True}
 LOSE_COMMITS = {"fsync", "full_page_writes", "synchronous_commit", "synchronous_standby_names"}
-SESSIONS = {"gateway": 5, "worker": 4}
-"""The most connections of each service to Postgres."""
+SESSIONS = {"gateway": GatewaySettings.model_fields["read_connections"].default + 1, "worker": 4}
+"""The most connections of each service to Postgres, as docs/operations.md counts them."""
 LABEL_OF_CLOUDNATIVE_PG = "cnpg.io/reload=true"
 """A label that makes Postgres adopt a changed password at once."""
 LABEL_OF_TOPOLOGY_OPERATOR = "rabbitmq.com/topology-operator=true"
@@ -63,7 +67,7 @@ def test_database_is_made_for_the_migrator_and_its_roles_may_only_log_in() -> No
     assert made["secret"] == {"name": "postgres-migrator"}
     assert sorted(cluster["managed"]["roles"], key=lambda role: str(role["name"])) == [
         {"name": ROLES[service], "login": True, "passwordSecret": {"name": f"postgres-{service}"}} | bounds
-        for service, bounds in (("gateway", {"connectionLimit": 110}), ("worker", {}))
+        for service, bounds in (("gateway", {"connectionLimit": 125}), ("worker", {}))
     ]
 
 
@@ -80,7 +84,7 @@ def test_queues_are_on_three_nodes_of_which_a_minority_stops() -> None:
     cluster = spec_of("RabbitmqCluster", "rabbitmq")
 
     assert cluster["replicas"] >= 3
-    assert amount(cluster["persistence"]["storage"]) > 0
+    assert quantity(cluster["persistence"]["storage"]) > 0
     settings = cluster["rabbitmq"]["additionalConfig"].splitlines()
     assert {"cluster_partition_handling = pause_minority", *CLUSTER_SETTINGS} <= {*settings}
 
@@ -186,3 +190,40 @@ def test_standby_that_is_away_does_not_fill_the_primarys_disk() -> None:
     kept = int(cluster["postgresql"]["parameters"]["max_slot_wal_keep_size"].removesuffix("GB"))
 
     assert kept < int(cluster["walStorage"]["size"].removesuffix("Gi"))
+
+
+def test_manifests_name_the_servers_that_compose_and_the_tests_run_on() -> None:
+    services = yaml.safe_load((ROOT / "docker-compose.yml").read_text())["services"]
+    production = [spec_of("Cluster", "postgres")["imageName"], spec_of("RabbitmqCluster", "rabbitmq")["image"]]
+    dev = [
+        find("dev", "StatefulSet", name)["spec"]["template"]["spec"]["containers"][0]["image"]
+        for name in ("postgres", "rabbitmq")
+    ]
+
+    assert dev == [services[name]["image"] for name in ("postgres", "rabbitmq")] == [*IMAGES.values()]
+    for whole, short in zip(production, dev, strict=True):
+        assert whole.rpartition(":")[2].startswith(re.sub(r"-.*", "", short.rpartition(":")[2]) + ".")
+
+
+def test_page_says_what_production_requests() -> None:
+    requests = [
+        (name, each["requests"]) for name, part in parts_of("production").items() for each in part.resources[-1:]
+    ]
+    replicas = {"gateway": 3, "worker": 2, "migrate": 1, "postgres": 3, "rabbitmq": 3}
+    processors, memory = (
+        sum(replicas[name] * quantity(each[kind]) for name, each in requests) for kind in ("cpu", "memory")
+    )
+    surge = [each for name, each in requests if name in ("gateway", "worker")]
+    processors += sum(quantity(each["cpu"]) for each in surge)
+    memory += sum(quantity(each["memory"]) for each in surge)
+
+    page = " ".join((ROOT / "docs/kubernetes.md").read_text().split())
+    assert f"some {math.ceil(processors)} processors and {math.ceil(memory / 2**30)} GiB of memory" in page
+
+
+def test_single_rabbitmq_has_memory_for_three_logs() -> None:
+    lines = (ROOT / "dev/rabbitmq.conf").read_text().splitlines()
+    settings = dict(line.split(" = ") for line in lines if " = " in line and not line.startswith("#"))
+    watermark = int(settings["vm_memory_high_watermark.absolute"].removesuffix("MiB")) * 2**20
+
+    assert 3 * int(settings["raft.wal_max_size_bytes"]) < watermark

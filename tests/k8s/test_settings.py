@@ -3,15 +3,17 @@
 import os
 import re
 import tomllib
-from urllib.parse import urlsplit
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
 from dev.backend import ROOT
 from gateway.settings import GatewaySettings
-from shared.settings import DatabaseSettings, MigrationSettings, ServiceSettings, iter_secrets
+from shared.settings import DatabaseSettings, MigrationSettings, SecretFiles, ServiceSettings, iter_secrets
 from shared.topology import Topology
-from tests.k8s.environment import environment
+from tests.k8s.environment import environment, files_of
 from tests.k8s.parts import services_of
 from tests.k8s.passwords import secrets_of
 from tests.support.rendering import OVERLAYS, Object, containers_of, find, objects_of, pods_of
@@ -26,14 +28,23 @@ SETTINGS: dict[str, type[DatabaseSettings]] = {
     "Job migrate, migrate": MigrationSettings,
 }
 ENVIRONMENTS = {"dev": "development", "production": "production"}
-IN_COMMON = {"environment", "database_url", "broker_url", "queue_prefix", "metrics_host", "metrics_port"}
+IN_COMMON = {
+    "environment",
+    "database_url",
+    "database_password",
+    "broker_url",
+    "broker_password",
+    "queue_prefix",
+    "metrics_host",
+    "metrics_port",
+}
 GIVEN = {
     "Deployment gateway, gateway": IN_COMMON
     | {"signing_keys", "fingerprint_key", "host", "port", "drain_delay_seconds", "trusted_proxies"},
     "Deployment worker, worker": IN_COMMON | {"worker_health_host", "worker_health_port"},
 }
 """All settings that the manifests set; others keep their defaults."""
-OTHER_VARIABLES = {"POSTGRES_PASSWORD", "RABBITMQ_PASSWORD", "PYTHON_CPU_COUNT"}
+OTHER_VARIABLES = {"PYTHON_CPU_COUNT"}
 ROLES = {"gateway": "inkwell_gateway", "worker": "inkwell_worker", "migrate": "inkwell_migrator"}
 PATHS = {"postgres": "/inkwell", "rabbitmq": "/"}
 DRAIN = ("drain_delay_seconds", "drain_timeout_seconds", "publish_timeout_seconds")
@@ -45,19 +56,35 @@ def container_of(overlay: str, called: str) -> Object:
         container
         for maker, pod in pods_of(overlay)
         for container in containers_of(pod)
-        if f"{re.sub(r'-[0-9-]+$', '', maker)}, {container['name']}" == called
+        if f"{unversioned(maker)}, {container['name']}" == called
     ]
     return found
 
 
+def unversioned(maker: str) -> str:
+    """The kind and name of an object without the version in its name."""
+    return re.sub(r"-[0-9-]+$", "", maker)
+
+
 def settings_of(overlay: str, called: str) -> DatabaseSettings:
     """The settings that the container's program reads."""
-    with pytest.MonkeyPatch.context() as patch:
+    with pytest.MonkeyPatch.context() as patch, TemporaryDirectory() as secrets:
         for name in [name for name in os.environ if name.startswith("INKWELL_")]:
             patch.delenv(name)
         for name, value in environment(overlay, container_of(overlay, called)).items():
             patch.setenv(name, value)
-        return SETTINGS[called]()
+        for name, text in secrets_in(overlay, called).items():
+            Path(secrets, name).write_text(text)
+        return SETTINGS[called](_secrets_dir=secrets)
+
+
+def secrets_in(overlay: str, called: str) -> dict[str, str]:
+    """The files that a container finds where its program looks for settings."""
+    folder = str(SecretFiles.model_fields["secrets_dir"].default)
+    [mounted] = [each["name"] for each in container_of(overlay, called)["volumeMounts"] if each["mountPath"] == folder]
+    [volumes] = [pod["spec"]["volumes"] for maker, pod in pods_of(overlay) if called.startswith(unversioned(maker))]
+    [volume] = [each for each in volumes if each["name"] == mounted]
+    return files_of(overlay, volume)
 
 
 @pytest.mark.parametrize("called", SETTINGS)
@@ -100,7 +127,7 @@ def test_service_listens_where_its_pods_ports_are(overlay: str) -> None:
 
 
 @pytest.mark.parametrize("called", GIVEN)
-@pytest.mark.parametrize("overlay", OVERLAYS)
+@pytest.mark.parametrize("overlay", [*OVERLAYS, "alb", "gce"])
 def test_service_has_longer_to_stop_than_it_takes(overlay: str, called: str) -> None:
     settings = dict(settings_of(overlay, called))
     [pod] = [pod["spec"] for maker, pod in pods_of(overlay) if maker == called.partition(",")[0]]
@@ -115,7 +142,8 @@ def test_each_secret_setting_has_a_value_of_a_secret_which_no_other_one_has(over
     values = {value for held in secrets_of(overlay).values() for key, value in held.items() if key != "username"}
     used = [
         [value for value in values if value in text]
-        for _, setting in settings_of(overlay, called)
+        for name, setting in settings_of(overlay, called)
+        if not name.endswith("_url")  # which contains the password
         for text in iter_secrets(setting)
     ]
 
@@ -146,6 +174,55 @@ def test_container_is_called_after_the_program_that_it_runs(overlay: str, called
     name = container["name"].replace("-", "_")
 
     assert " ".join(container["command"]) in (f"python -m {name}", f"python -m shared.{name}", "alembic upgrade head")
+
+
+@pytest.mark.parametrize("called", SETTINGS)
+def test_component_for_tls_has_the_services_check_certificates_with_the_authorities_that_they_have(called: str) -> None:
+    container = container_of("tls", called)
+    [volumes] = [pod["spec"]["volumes"] for maker, pod in pods_of("tls") if called.startswith(unversioned(maker))]
+    [place] = [each["mountPath"] for each in container["volumeMounts"] if each["name"] == "authorities"]
+    [sources] = [each["projected"]["sources"] for each in volumes if each["name"] == "authorities"]
+    files = {item["path"] for source in sources for item in source["secret"]["items"]}
+    [certificate] = [each["spec"] for each in objects_of("tls") if "dnsNames" in each.get("spec", {})]
+    variables = environment("tls", container)
+
+    database = parse_qs(urlsplit(variables["INKWELL_DATABASE_URL"]).query)
+    assert database["sslmode"] == ["verify-full"]
+    assert database["sslrootcert"][0].removeprefix(f"{place}/") in files
+    if called.endswith((", gateway", ", worker")):
+        broker = urlsplit(variables["INKWELL_BROKER_URL"])
+        assert broker.scheme == "amqps"
+        assert broker.hostname in certificate["dnsNames"]
+        assert parse_qs(broker.query)["cafile"][0].removeprefix(f"{place}/") in files
+
+
+@pytest.mark.parametrize(
+    ("component", "idle_seconds", "longest_answer"),
+    [
+        ("alb", 60, "idle_timeout.timeout_seconds=60"),
+        ("gce", 600, "'timeoutSec': 40"),
+        ("gateway-api", 3600, "'request': '40s'"),
+        ("openshift", 30, "'haproxy.router.openshift.io/timeout': '40s'"),
+    ],
+)
+def test_balancer_closes_idle_connections_first_and_waits_longer_than_35_seconds_for_an_answer(
+    component: str, idle_seconds: int, longest_answer: str
+) -> None:
+    gateway = settings_of(component, "Deployment gateway, gateway")
+    assert isinstance(gateway, GatewaySettings)
+
+    assert gateway.keep_alive_seconds > idle_seconds
+    assert longest_answer in str(objects_of(component))
+
+
+@pytest.mark.parametrize("overlay", ["production", "alb", "gce"])
+def test_gateways_trust_those_that_may_reach_them_and_no_more(overlay: str) -> None:
+    gateway = settings_of(overlay, "Deployment gateway, gateway")
+    [policy] = [each["spec"] for each in objects_of(overlay) if each["metadata"]["name"] == "from-ingress"]
+    networks = {peer["ipBlock"]["cidr"] for peer in policy["ingress"][0]["from"] if "ipBlock" in peer}
+    assert isinstance(gateway, GatewaySettings)
+
+    assert networks <= set(map(str, gateway.trusted_proxies))
 
 
 def test_proxies_that_are_believed_are_none_of_the_internet() -> None:

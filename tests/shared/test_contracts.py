@@ -37,6 +37,7 @@ from shared.contracts import (
     OutcomeStatus,
     PatchItem,
     PatchNote,
+    PurgeNote,
     Received,
     RegisterUser,
     Registration,
@@ -46,6 +47,7 @@ from shared.contracts import (
     ReplaceItem,
     ReplaceNote,
     Reply,
+    RestoreNote,
     RevokeToken,
     Scope,
     TokenRequest,
@@ -133,6 +135,10 @@ SEVERAL: list[Command] = [
         ),
     )
 ]
+TRASH: list[Command] = [
+    RestoreNote(**envelope(1), data=NoteTarget(note_id=7, if_match=(2, 3))),
+    PurgeNote(**envelope(2), data=NoteTarget(note_id=8, if_none_match=(4,))),
+]
 IMPORTED: list[Command] = [
     ChangeNotes(
         **envelope(1),
@@ -209,6 +215,7 @@ def batch_with_raw_title(raw_title: bytes) -> bytes:
         ("several-at-once.v1", SEVERAL),
         ("several-at-once.v2", IMPORTED),
         ("renewed-hash.v1", RENEWAL),
+        ("trash.v1", TRASH),
     ],
 )
 def test_golden_commands_are_read(file: str, commands: list[Command]) -> None:
@@ -221,7 +228,7 @@ def test_golden_replies_are_read() -> None:
 
 @pytest.mark.parametrize(
     "command",
-    COMMANDS + FIRST_COMMANDS + ACCOUNT_COMMANDS + SEVERAL + IMPORTED + RENEWAL,
+    COMMANDS + FIRST_COMMANDS + ACCOUNT_COMMANDS + SEVERAL + IMPORTED + RENEWAL + TRASH,
     ids=lambda command: command.type,
 )
 def test_command_is_read_as_it_was_written(command: Command) -> None:
@@ -256,7 +263,7 @@ def test_unknown_members_are_ignored_beside_a_bad_command() -> None:
     assert decode_batch(batch(newer, event(type="note.paint")))[0] == REPLACE
 
 
-@pytest.mark.parametrize("command", [CREATE, REPLACE, PATCH, DELETE], ids=lambda command: command.type)
+@pytest.mark.parametrize("command", [CREATE, REPLACE, PATCH, DELETE, *TRASH], ids=lambda command: command.type)
 def test_newer_version_of_a_known_type_is_not_decided(command: Command) -> None:
     with pytest.raises(NewerVersionError, match=command.type):
         decode_batch(batch(event(CREATE), event(command, dataversion=command.dataversion + 1)))

@@ -234,6 +234,30 @@ async def test_schema_that_a_newer_version_made_is_accepted(
     await check_schema(gateway_settings.database_url, "test")
 
 
+async def test_migration_that_finds_a_newer_schema_leaves_it_alone_and_succeeds(
+    database: Connection, database_url: str
+) -> None:
+    await database.execute("update alembic_version set version_num = '9999'")
+
+    ended = run(database_url, "alembic", "upgrade", "head")
+
+    assert ended.returncode == 0, ended.stderr
+    assert "9999" in ended.stderr
+    assert await database.fetchval("select version_num from alembic_version") == "9999"
+
+
+@pytest.mark.parametrize(("revision", "arguments"), [("0000", ("upgrade", "head")), ("9999", ("downgrade", "-1"))])
+async def test_migration_from_a_schema_that_is_unknown_and_not_newer_or_downwards_fails(
+    database: Connection, database_url: str, revision: str, arguments: tuple[str, ...]
+) -> None:
+    await database.execute("update alembic_version set version_num = $1", revision)
+
+    ended = run(database_url, "alembic", *arguments)
+
+    assert ended.returncode != 0
+    assert "Can't locate revision" in ended.stdout
+
+
 async def test_schema_that_is_not_there_is_behind(database: Connection, gateway_settings: GatewaySettings) -> None:
     await database.execute("drop table alembic_version")
 

@@ -17,6 +17,12 @@ from tests.support.rendering import find
 
 Action = Callable[[AbstractChannel, Topology], Awaitable[object]]
 
+
+async def bind_hints_to_commands(channel: AbstractChannel, topology: Topology) -> object:
+    queue = await topology.bind_hints(channel, "0" * 32)
+    return await queue.bind(topology.commands_exchange, topology.routing_key(0))
+
+
 REFUSED_TO_BOTH: dict[str, Action] = {
     "declare a queue of another name": lambda channel, _: channel.declare_queue("other"),
     "declare an exclusive queue": lambda channel, _: channel.declare_queue(exclusive=True),
@@ -42,11 +48,21 @@ REFUSED_TO_GATEWAY: dict[str, Action] = {
     "bind a queue": lambda channel, topology: bind(channel, topology.commands_exchange, topology.command_queue(0)),
     "publish into a queue": lambda channel, topology: publish(channel, "", topology.command_queue(0)),
     "publish a dead letter": lambda channel, topology: publish(channel, "", topology.dead_letter_queue),
+    "declare the exchange of hints": lambda channel, topology: channel.declare_exchange(topology.changes_exchange),
+    "delete the exchange of hints": lambda channel, topology: channel.exchange_delete(topology.changes_exchange),
+    "publish a hint": lambda channel, topology: publish(channel, topology.changes_exchange, ""),
+    "bind a queue of hints to commands": bind_hints_to_commands,
+    "declare a queue of hints of another name": lambda channel, topology: channel.declare_queue(
+        f"{topology.changes_exchange}.other"
+    ),
     "publish a reply": lambda channel, _: publish(channel, "", "amq.rabbitmq.reply-to.another"),
+}
+REFUSED_TO_WORKER: dict[str, Action] = {
+    "receive hints": lambda channel, topology: topology.bind_hints(channel, "1" * 32),
 }
 REFUSED = [
     *[("gateway", action) for action in REFUSED_TO_BOTH | REFUSED_TO_GATEWAY],
-    *[("worker", action) for action in REFUSED_TO_BOTH],
+    *[("worker", action) for action in REFUSED_TO_BOTH | REFUSED_TO_WORKER],
 ]
 
 CREATIONS = [
@@ -131,7 +147,7 @@ async def test_refused_at_the_broker(
     async with await aio_pika.connect(broker.broker_url_of(service)) as connection:
         channel = await connection.channel()
         with pytest.raises(ChannelAccessRefused):
-            await (REFUSED_TO_BOTH | REFUSED_TO_GATEWAY)[action](channel, topology)
+            await (REFUSED_TO_BOTH | REFUSED_TO_GATEWAY | REFUSED_TO_WORKER)[action](channel, topology)
 
 
 async def test_broker_has_no_guest(broker: Services) -> None:

@@ -348,6 +348,46 @@ def test_settings_may_be_files(secrets: Path) -> None:
     assert loaded.model_dump() == settings(signing_keys=f"{KEY}-new,{KEY}").model_dump()
 
 
+@pytest.mark.parametrize("password", [SECRET, "s/la:sh @ per%cent?"])
+def test_password_may_be_a_setting_of_its_own_with_any_character(secrets: Path, password: str) -> None:
+    (secrets / "inkwell_database_url").write_text("postgresql://inkwell@h1,h2:5433/notes?connect_timeout=3")
+    (secrets / "inkwell_database_password").write_text(password)
+    (secrets / "inkwell_broker_url").write_text("amqps://inkwell@h1/?heartbeat=7")
+    (secrets / "inkwell_broker_password").write_text(password)
+
+    loaded = load_settings(WorkerSettings)
+
+    database, broker = loaded.database_url.get_secret_value(), loaded.broker_url.get_secret_value()
+    assert (database.parameters["user"], database.parameters["password"]) == ("inkwell", password)
+    assert database.hosts == (("h1", 5432), ("h2", 5433))
+    assert database.parameters["connect_timeout"] == "3"
+    node = broker.url_of(*broker.hosts[0])
+    assert (node.user, node.password, node.query_string) == ("inkwell", password, "heartbeat=7")
+    assert password not in repr(loaded)
+
+
+@pytest.mark.parametrize("name", ["DATABASE", "BROKER"])
+@pytest.mark.parametrize("userinfo", ["", f"inkwell:{SECRET}@", "inkwell:@"])
+def test_url_beside_a_password_needs_a_user_and_no_password(refuse: Refuse, name: str, userinfo: str) -> None:
+    scheme = {"DATABASE": "postgresql", "BROKER": "amqp"}[name]
+
+    line = refuse(
+        WorkerSettings,
+        **{f"INKWELL_{name}_URL": f"{scheme}://{userinfo}127.0.0.1:1/", f"INKWELL_{name}_PASSWORD": SECRET},
+    )
+
+    assert_one_line_names(line, f"INKWELL_{name}_URL", f"INKWELL_{name}_PASSWORD")
+
+
+@pytest.mark.parametrize("name", ["DATABASE", "BROKER"])
+def test_password_of_its_own_for_development_is_refused_elsewhere(refuse: Refuse, name: str) -> None:
+    url = GOOD[f"INKWELL_{name}_URL"].replace(f":{SECRET}", "")
+
+    line = refuse(WorkerSettings, **{f"INKWELL_{name}_URL": url, f"INKWELL_{name}_PASSWORD": PUBLIC_KEY})
+
+    assert_one_line_names(line, f"INKWELL_{name}_PASSWORD", "INKWELL_ENVIRONMENT")
+
+
 def test_environment_wins_over_files(secrets: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (secrets / "inkwell_queue_prefix").write_text("from-a-file")
     (secrets / "inkwell_partitions").write_text("3")

@@ -18,7 +18,9 @@ from shared.contracts import (
     NoteTarget,
     NoteText,
     PatchNote,
+    PurgeNote,
     ReplaceNote,
+    RestoreNote,
 )
 from shared.tables import IMPLICIT_OWNER
 
@@ -67,6 +69,15 @@ def patch(
 
 def delete(note_id: int, if_match: tuple[int, ...] | None = None, **envelope: Any) -> DeleteNote:
     return DeleteNote.model_validate(attributes() | envelope | {"data": NoteTarget(note_id=note_id, if_match=if_match)})
+
+
+def restore(note_id: int, if_match: tuple[int, ...] | None = None, **envelope: Any) -> RestoreNote:
+    data = NoteTarget(note_id=note_id, if_match=if_match)
+    return RestoreNote.model_validate(attributes() | envelope | {"data": data})
+
+
+def purge(note_id: int, if_match: tuple[int, ...] | None = None, **envelope: Any) -> PurgeNote:
+    return PurgeNote.model_validate(attributes() | envelope | {"data": NoteTarget(note_id=note_id, if_match=if_match)})
 
 
 def several(*items: NoteItem, **envelope: Any) -> ChangeNotes:

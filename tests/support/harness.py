@@ -57,6 +57,7 @@ async def declare_on(channel: AbstractChannel, topology: Topology) -> None:
     for partition in range(topology.partitions):
         await topology.declare_partition(channel, partition)
     await topology.declare_dead_letters(channel)
+    await topology.declare_changes(channel)
 
 
 async def delete_queue(servers: Services, name: str) -> None:
@@ -74,7 +75,7 @@ async def delete(servers: Services, topology: Topology) -> None:
                 await channel.queue_delete(name)
             for name in (declared.routes_exchange, declared.closed_routes_exchange, declared.range_exchange):
                 await channel.exchange_delete(name)
-        for name in (topology.commands_exchange, topology.former_routes_exchange):
+        for name in (topology.commands_exchange, topology.former_routes_exchange, topology.changes_exchange):
             await channel.exchange_delete(name)
 
 

@@ -90,6 +90,11 @@ class Process:
         return dict(self._environment)
 
     @property
+    def folder(self) -> Path:
+        """The folder of its source."""
+        return self._folder
+
+    @property
     def running(self) -> bool:
         return self._process is not None and self._process.poll() is None
 

@@ -82,6 +82,55 @@ async def test_worker_of_the_previous_version_fails_what_it_does_not_know_and_ke
     assert await stack.value("select count(*) from notes where title = 'Quill'") == 1
 
 
+async def test_restore_that_a_worker_of_the_previous_version_has_failed_can_be_forced_after_the_upgrade(
+    stack: Stack, previous: Path
+) -> None:
+    url = (await stack.client.post("/notes/", json=canaries.NOTE)).headers["Location"]
+    await stack.client.delete(url)
+    async with previous_worker(stack, previous):
+        await stack.worker.stop()
+        failed = await stack.client.post(f"{url}/restore")
+        assert (failed.status_code, failed.json()["code"]) == (500, "command_failed")
+        assert [tuple(row) for row in await stack.query(FAILED)] == [("unknown_type", "note.restore", True)]
+    await stack.worker.start()
+
+    refused = await asyncio.to_thread(operate, stack, "dead-letters", "replay", "--all")
+    assert (refused.returncode, "superseded" in refused.stdout) == (1, True), refused.stdout
+    forced = await asyncio.to_thread(operate, stack, "dead-letters", "replay", "--all", "--force")
+    assert forced.returncode == 0, forced.stdout
+    assert (await stack.client.get(url)).headers["ETag"] == '"2"'
+
+
+async def test_notes_that_a_worker_of_the_previous_version_writes_have_a_history_and_no_trash(
+    stack: Stack, previous: Path
+) -> None:
+    async with previous_worker(stack, previous):
+        await stack.worker.stop()
+        url = (await stack.client.post("/notes/", json=canaries.NOTE)).headers["Location"]
+        await stack.client.patch(url, json={"title": "changed"})
+        gone = (await stack.client.post("/notes/", json=canaries.NOTE)).headers["Location"]
+        assert (await stack.client.delete(gone)).status_code == 204
+    await stack.worker.start()
+
+    versions = (await stack.client.get(f"{url}/versions")).json()
+    assert [note["title"] for note in versions] == ["changed", canaries.NOTE["title"]]
+    assert (await stack.client.get("/notes/trash")).json() == []
+    assert (await stack.client.post(f"{gone}/restore")).status_code == 404
+
+
+async def test_note_that_is_deleted_through_a_gateway_of_the_previous_version_can_be_restored(
+    stack: Stack, previous: Path
+) -> None:
+    async with stack.second_gateway(previous) as older:
+        created = await older.post("/notes/", json=canaries.NOTE)
+        url = created.headers["Location"]
+        assert (await older.delete(url)).status_code == 204
+
+        assert [note["id"] for note in (await stack.client.get("/notes/trash")).json()] == [created.json()["id"]]
+        restored = await stack.client.post(f"{url}/restore")
+        assert dated((await older.get(url)).json()) == dated(restored.json())
+
+
 @pytest.fixture
 async def former_stack(
     database_url: str, servers: Services, queue_prefix: str, previous: Path, monkeypatch: pytest.MonkeyPatch

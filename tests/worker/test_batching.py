@@ -25,14 +25,16 @@ from shared.contracts import (
     DeleteUser,
     Outcome,
     PatchNote,
+    PurgeNote,
     RegisterUser,
     RenewHash,
     ReplaceNote,
+    RestoreNote,
     RevokeToken,
 )
 from shared.database import Session
 from tests.support.commands import CHEAP_HASH, DIGEST, create, patch, replace
-from worker.apply import apply_batch
+from worker.apply import ApplyOptions, apply_batch
 from worker.cache import Cache
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
@@ -49,7 +51,10 @@ VERSIONS = st.none() | st.tuples(st.integers(1, 3))
 REPEATED_IDS = st.uuids() | st.integers(1, 8).map(lambda number: UUID(int=number))
 FINGERPRINTS = st.sampled_from(["one", "one", "one", "two"])
 NAMES = st.sampled_from(["Ada", "ADA", "\uff41\uff44\uff41", "Bob", "bob", "Cleo"])
-NOTES: tuple[type[Command], ...] = (CreateNote, CreateNote, ReplaceNote, PatchNote, DeleteNote, ChangeNotes)
+NOTES: tuple[type[Command], ...] = (
+    *(CreateNote, CreateNote, ReplaceNote, PatchNote, DeleteNote, DeleteNote, RestoreNote, RestoreNote, PurgeNote),
+    ChangeNotes,
+)
 OPERATIONS: dict[str, type[Command]] = {
     "create": CreateNote,
     "replace": ReplaceNote,
@@ -67,7 +72,8 @@ ACCOUNTS: tuple[type[Command], ...] = (
 
 STORED = {
     "notes": "*",
-    "tombstones": "id, owner_id, title, description, created_date, updated_date, version, mod_revision",
+    "tombstones": "id, owner_id, title, description, created_date, updated_date, version, mod_revision, erased",
+    "note_versions": "note_id as id, version, owner_id, body",
     "users": "id, name, folded_name, password_hash, deleted_date is null, "
     "case when deleted_date is null then (credentials_version, updated_date, revision) end",
     "personal_tokens": "*",
@@ -272,15 +278,17 @@ async def run(
     connections: Connections, database: "Connection[Record]", batches: Sequence[Sequence[Command]]
 ) -> tuple[list[Outcome], list[list[Record]]]:
     """The outcomes and the rows that the batches leave in an empty database."""
-    await database.execute("truncate users, notes, tombstones, commands, personal_tokens restart identity")
+    await database.execute(
+        "truncate users, notes, tombstones, note_versions, commands, personal_tokens restart identity"
+    )
     await database.execute(
         "insert into users (name, folded_name, created_date, updated_date) "
         "values ('Ida', 'ida', 'epoch', 'epoch'), ('Ada', 'ada', 'epoch', 'epoch')"
     )
-    max_age = datetime.now(UTC) - EXPIRED_BEFORE
+    options = ApplyOptions(max_age=datetime.now(UTC) - EXPIRED_BEFORE)
     cache = SameIds()
-    outcomes = [outcome for batch in batches for outcome in await apply_batch(connections, batch, max_age, cache)]
+    outcomes = [outcome for batch in batches for outcome in await apply_batch(connections, batch, options, cache)]
     return outcomes, [
-        await database.fetch(f"select {columns} from {table} order by id")  # noqa: S608 - from below
+        await database.fetch(f"select {columns} from {table} order by 1, 2")  # noqa: S608 - from above
         for table, columns in STORED.items()
     ]

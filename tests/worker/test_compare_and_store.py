@@ -11,10 +11,10 @@ from asyncpg import Connection, Record
 from asyncpg.connection import LoggedQuery
 
 from shared.connections import Connections
-from shared.contracts import BadCommand, Command
+from shared.contracts import BadCommand, Command, CreateItem
 from tests.support import harness
 from tests.support.applying import apply_with_others
-from tests.support.commands import create, delete, patch, replace
+from tests.support.commands import create, delete, patch, purge, replace, restore, several
 from tests.support.harness import eventually
 from worker.apply import apply_batch, apply_in_transaction, record_failure
 from worker.cache import IDS_AHEAD, Cache
@@ -304,7 +304,10 @@ async def test_plans_that_were_made_for_small_tables_find_their_rows_in_large_on
             started = asyncio.get_running_loop().time()
             [created] = await apply_batch(one, [create(owner=owner)], cache=cache)
             await apply_batch(one, [patch(created.note_id or 0, "changed", owner=owner)], cache=cache)
-            await apply_batch(one, [delete(created.note_id or 0, owner=owner)], cache=cache)
+            for change in (delete, restore, delete, purge):
+                [changed] = await apply_batch(one, [change(created.note_id or 0, owner=owner)], cache=cache)
+                assert changed.status == "applied"
+            await apply_batch(one, [several(CreateItem(title="Ink", description=""), owner=owner)], cache=cache)
             times.append(asyncio.get_running_loop().time() - started)
         return min(times)
 
@@ -313,6 +316,14 @@ async def test_plans_that_were_made_for_small_tables_find_their_rows_in_large_on
     await database.execute(
         "insert into commands (id, status, http_status) "
         "select gen_random_uuid(), 'applied', 200 from generate_series(1, 200000)"
+    )
+    await database.execute(
+        "insert into tombstones (id, owner_id, title, description, created_date, updated_date, version, mod_revision) "
+        "select n + 1000000, 1 + n % 10, 'Ink', '', now(), now(), 1, n from generate_series(1, 200000) as n"
+    )
+    await database.execute(
+        "insert into note_versions (note_id, version, owner_id, body) "
+        "select n + 1000000, 1, 1 + n % 10, '{}' from generate_series(1, 200000) as n"
     )
 
     assert await fastest_of(10) < 0.05  # scanning only the users takes as long

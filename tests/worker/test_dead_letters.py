@@ -34,7 +34,7 @@ from tests.support.commands import create, delete, replace, several
 from tests.support.harness import eventually
 from tests.support.operator import Operator
 from worker import dead_letters
-from worker.apply import apply_batch, record_failure
+from worker.apply import ApplyOptions, apply_batch, record_failure
 from worker.command_line import operate, read_arguments
 from worker.failures import Applier
 from worker.settings import WorkerSettings
@@ -336,7 +336,7 @@ async def test_command_that_waited_too_long_is_failed_and_its_replay_is_applied(
     connections: Connections, database: "Connection[Record]", operator: Operator
 ) -> None:
     old = create(time=datetime.now(UTC) - timedelta(days=4), may_expire=True)
-    [outcome] = await Applier(connections, timedelta(days=3)).apply([old])
+    [outcome] = await Applier(connections, ApplyOptions(timedelta(days=3))).apply([old])
     assert (outcome.status, outcome.reason) == ("failed", "expired")
 
     code, [result], _ = await operator("dead-letters", "replay", old.id)

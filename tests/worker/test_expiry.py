@@ -7,16 +7,16 @@ import pytest
 from shared.connections import Connections
 from shared.contracts import BadCommand
 from tests.support.commands import create
-from worker.apply import apply_batch
+from worker.apply import ApplyOptions, apply_batch
 
-MAX_AGE = timedelta(days=3)
+OPTIONS = ApplyOptions(max_age=timedelta(days=3))
 OLD = datetime.now(UTC) - timedelta(days=4)
 
 
 async def test_command_with_a_time_of_postgres_expires(connections: Connections) -> None:
     old, young = create(time=OLD, may_expire=True), create(may_expire=True)
 
-    outcomes = await apply_batch(connections, [old, young], MAX_AGE)
+    outcomes = await apply_batch(connections, [old, young], OPTIONS)
 
     assert [(each.status, each.reason) for each in outcomes] == [("failed", "expired"), ("applied", None)]
 
@@ -27,12 +27,12 @@ async def test_command_with_a_time_of_another_clock_is_applied_however_old_it_lo
 ) -> None:
     time = datetime.now(UTC) + timedelta(days=days)
 
-    [outcome] = await apply_batch(connections, [create(time=time)], MAX_AGE)
+    [outcome] = await apply_batch(connections, [create(time=time)], OPTIONS)
 
     assert outcome.status == "applied"
 
 
 async def test_command_whose_time_cannot_be_read_is_a_bad_command_as_before(connections: Connections) -> None:
-    [outcome] = await apply_batch(connections, [BadCommand(create().id, "invalid_command", "{}")], MAX_AGE)
+    [outcome] = await apply_batch(connections, [BadCommand(create().id, "invalid_command", "{}")], OPTIONS)
 
     assert (outcome.status, outcome.reason) == ("failed", "invalid_command")

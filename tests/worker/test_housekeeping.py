@@ -14,16 +14,25 @@ from sqlalchemy import make_url
 
 from dev.backend import Services
 from shared.connections import Connections
-from shared.contracts import CreateToken, DeleteUser, encode_batch, encode_command
+from shared.contracts import (
+    Command,
+    CreateItem,
+    CreateToken,
+    DeleteItem,
+    DeleteUser,
+    PatchItem,
+    encode_batch,
+    encode_command,
+)
 from shared.topology import Topology
 from tests.support import harness
-from tests.support.commands import DIGEST, attributes, create, delete
+from tests.support.commands import DIGEST, attributes, create, delete, patch, purge, replace, restore, several
 from tests.support.harness import eventually
 from tests.support.proxy import proxy_to
 from worker import housekeeping
-from worker.apply import apply_batch, record_failure
+from worker.apply import ApplyOptions, apply_batch, record_failure
 from worker.attempts import mark_attempt
-from worker.housekeeping import Housekeeping, prune, purge_tombstones
+from worker.housekeeping import Housekeeping, erase_copies, erase_old_trash, prune, purge_tombstones
 from worker.settings import WorkerSettings
 
 RETENTION = timedelta(days=7)
@@ -199,18 +208,21 @@ async def test_nothing_is_left_of_a_deleted_user(
         await record_failure(connections, create("secret", owner=owner), "handler_error")
 
     for owner, note in await database.fetch("select owner_id, max(id) from notes group by owner_id"):
-        await apply_batch(connections, [delete(note, owner=owner)])
+        nibs = [CreateItem(title="Nib", description="")] * 600
+        await apply_batch(
+            connections, [delete(note, owner=owner), several(*nibs, owner=owner), several(*nibs, owner=owner)]
+        )
     await apply_batch(connections, [DeleteUser.model_validate(attributes() | {"owner": ada, "data": {}})])
     async with tidying(worker_settings):
         await eventually(lambda: is_gone(database, ada))
 
-    for table in ("notes", "tombstones", "personal_tokens"):
+    for table in ("notes", "tombstones", "note_versions", "personal_tokens"):
         assert await owners_in(database, table) == {bob}
-    assert await database.fetchval("select count(*) from commands where owner_id = $1", ada) == 1504
+    assert await database.fetchval("select count(*) from commands where owner_id = $1", ada) == 1506
     assert not await database.fetch(
         "select * from commands where owner_id = $1 and (body is not null or command is not null)", ada
     )
-    assert await database.fetchval("select count(body) from commands where owner_id = $1", bob) == 1501
+    assert await database.fetchval("select count(body) from commands where owner_id = $1", bob) == 1503
 
 
 async def test_old_tombstones_are_purged_in_small_steps_and_their_owners_remember_how_far(
@@ -224,6 +236,9 @@ async def test_old_tombstones_are_purged_in_small_steps_and_their_owners_remembe
     await database.execute("update tombstones set deleted_date = now() - interval '31 days' where mod_revision < 36")
 
     async with connections.acquire() as session:
+        assert await purge_tombstones(session, timedelta(days=30)) == 0  # their text is not erased yet
+        assert await erase_old_trash(session, timedelta(days=30)) == 30
+        assert await erase_copies(session) == 30
         assert await purge_tombstones(session, timedelta(days=30)) == 30
 
     assert {row[0] for row in await database.fetch("select mod_revision from tombstones")} == {36, 37, 38, 39, 40}
@@ -231,12 +246,152 @@ async def test_old_tombstones_are_purged_in_small_steps_and_their_owners_remembe
     assert [tuple(row) for row in rows] == [(35, True), (35, True)]
 
 
+TEXTS = """
+select title from notes union all select title from tombstones where title is not null
+union all select body from note_versions union all select body from commands where body is not null
+"""
+
+
+async def texts(database: "Connection[Record]") -> str:
+    """Everything that Postgres holds of the notes' texts."""
+    return " ".join(row[0] for row in await database.fetch(TEXTS))
+
+
+async def write_everywhere(connections: Connections) -> None:
+    """Note 1 has a text in each place that can hold one, and is deleted; note 2 is live."""
+    await apply_batch(connections, [create("secret"), create("kept"), replace(1, "secret, replaced")])
+    await apply_batch(
+        connections, [several(PatchItem(note_id=1, title="secret, patched"), PatchItem(note_id=2, title="kept 2"))]
+    )
+    await apply_batch(connections, [several(PatchItem(note_id=1, title="secret at last"), DeleteItem(note_id=1))])
+
+
+async def test_purged_note_is_erased_from_everywhere_and_its_neighbour_from_nowhere(
+    connections: Connections, worker_settings: WorkerSettings, database: "Connection[Record]"
+) -> None:
+    await write_everywhere(connections)
+    assert (await texts(database)).count("secret") == 5  # three versions of one write, and two of several
+
+    await apply_batch(connections, [purge(1)])
+    async with tidying(worker_settings):
+        await eventually(lambda: is_erased(database))
+
+    assert "secret" not in await texts(database)
+    assert (await texts(database)).count("kept") == 3
+    purged = await database.fetchrow("select title, description, mod_revision from tombstones")
+    assert tuple(purged or ()) == (None, None, 5)
+    assert await database.fetchval("select revision from users where id = 1") == 6
+
+
+async def test_note_that_is_created_deleted_and_purged_in_one_batch_is_erased_as_well(
+    connections: Connections, worker_settings: WorkerSettings, database: "Connection[Record]"
+) -> None:
+    [outcome] = await apply_batch(connections, [create("first")])
+    await apply_batch(
+        connections, [patch(1, "secret"), delete(1), restore(1), replace(1, "secret"), delete(1), purge(1)]
+    )
+
+    async with tidying(worker_settings):
+        await eventually(lambda: is_erased(database))
+
+    assert outcome.body
+    assert await texts(database) == ""
+
+
+@pytest.mark.parametrize(("days", "left"), [(5, 1), (7, 0)])
+async def test_trash_is_erased_after_its_retention_and_the_tombstone_stays(
+    connections: Connections, worker_settings: WorkerSettings, database: "Connection[Record]", days: int, left: int
+) -> None:
+    settings = worker_settings.model_copy(update={"trash_retention_days": 6})
+    await write_everywhere(connections)
+    await database.execute("update tombstones set deleted_date = now() - $1::interval", timedelta(days=days))
+
+    async with connections.acquire() as session:
+        await Housekeeping(settings)._clean_up(session)
+
+    assert ("secret" in await texts(database)) is bool(left)
+    assert await database.fetchval("select count(title) from tombstones") == left
+    assert await database.fetchval("select count(*) from tombstones") == 1
+
+
+@pytest.mark.parametrize(("days", "left"), [((6, 31), 0), ((6, 29), 1), ((60, 59), 1), ((60, 61), 0)])
+async def test_tombstone_stays_for_thirty_days_or_the_retention_if_that_is_longer(
+    connections: Connections,
+    worker_settings: WorkerSettings,
+    database: "Connection[Record]",
+    days: tuple[int, int],
+    left: int,
+) -> None:
+    retention, age = days
+    settings = worker_settings.model_copy(update={"trash_retention_days": retention})
+    await write_everywhere(connections)
+    await database.execute("update tombstones set deleted_date = now() - $1::interval", timedelta(days=age))
+
+    async with connections.acquire() as session:
+        await Housekeeping(settings)._clean_up(session)
+
+    assert await database.fetchval("select count(*) from tombstones") == left
+    assert await database.fetchval("select purged_revision > 0 from users where id = 1") is (left == 0)
+
+
+async def test_without_trash_a_deletion_keeps_no_text_and_cannot_be_undone(
+    connections: Connections, worker_settings: WorkerSettings, database: "Connection[Record]"
+) -> None:
+    await apply_batch(connections, [create("secret"), create("secret"), create("kept")])
+
+    batch: list[Command] = [delete(1), restore(1), delete(2), purge(2)]
+    outcomes = await apply_batch(connections, batch, ApplyOptions(keeps_trash=False))
+    outcomes += await apply_batch(connections, [restore(2)], ApplyOptions(keeps_trash=False))
+
+    assert [outcome.http_status for outcome in outcomes] == [204, 404, 204, 404, 404]
+    assert await database.fetchval("select count(*) - count(title) from tombstones") == 2
+    async with tidying(worker_settings):
+        await eventually(lambda: is_erased(database))
+    assert "secret" not in await texts(database)
+
+
+async def test_many_versions_are_erased_in_small_steps(
+    connections: Connections, database: "Connection[Record]", monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(housekeeping, "ROWS_PER_STEP", 10)
+    await apply_batch(connections, [create("0") for _ in range(25)])
+    for number in range(3):
+        items = [PatchItem(note_id=note, title=f"new {number}") for note in range(1, 26)]
+        await apply_batch(connections, [several(*items), *(patch(note, f"again {number}") for note in range(1, 26))])
+    await apply_batch(connections, [delete(note) for note in range(1, 26)])
+    await apply_batch(connections, [purge(note) for note in range(1, 25)])
+
+    async with connections.acquire() as session:
+        assert await erase_copies(session) == 24
+
+    assert await database.fetchval("select count(*) from note_versions where note_id < 25") == 0
+    assert await database.fetchval("select count(*) from note_versions where note_id = 25") == 3
+    assert await database.fetchval("select count(*) from commands where note_id = 25 and body is not null") == 4
+    assert await database.fetchval("select count(*) from commands where note_id < 25 and body is not null") == 0
+
+
+async def test_old_versions_are_pruned_as_outcomes_are(
+    connections: Connections, worker_settings: WorkerSettings, database: "Connection[Record]"
+) -> None:
+    await apply_batch(connections, [several(*[CreateItem(title="Ink", description="")] * 2)])
+    await database.execute("update note_versions set stored_date = now() - interval '8 days' where note_id = 1")
+
+    async with tidying(worker_settings):
+        await eventually(lambda: database.fetchval("select count(*) = 1 from note_versions"))
+
+    assert await database.fetchval("select note_id from note_versions") == 2
+
+
+async def is_erased(database: "Connection[Record]") -> bool:
+    return bool(await database.fetchval("select bool_and(erased) from tombstones"))
+
+
 async def test_late_command_of_a_deleted_user_leaves_no_text(
     connections: Connections, database: "Connection[Record]"
 ) -> None:
     late = create("secret", owner=99, time=datetime.now(UTC) - timedelta(days=4), may_expire=True)
 
-    [outcome] = await apply_batch(connections, [late], timedelta(days=3))
+    [outcome] = await apply_batch(connections, [late], ApplyOptions(timedelta(days=3)))
 
     assert (outcome.http_status, outcome.reason) == (401, "credentials_outdated")
     assert not await database.fetchval("select count(command) from commands")

@@ -22,7 +22,9 @@ from shared.contracts import (
     DeleteNote,
     Outcome,
     PatchNote,
+    PurgeNote,
     ReplaceNote,
+    RestoreNote,
 )
 from shared.database import Session
 from tests.support.applying import apply_with_others
@@ -49,6 +51,8 @@ MODELS: tuple[type[Command], ...] = (
     ReplaceNote,
     PatchNote,
     DeleteNote,
+    RestoreNote,
+    PurgeNote,
     ChangeNotes,
     CreateNote,
     ReplaceNote,
@@ -65,6 +69,7 @@ values ('Ida', 'ida', 'epoch', 'epoch', 1), ('Ada', 'ada', 'epoch', 'epoch', 1)
 STORED = {
     "notes": "owner_id, title, description, created_date, updated_date, version, mod_revision",
     "tombstones": "owner_id, title, description, created_date, updated_date, version, mod_revision",
+    "note_versions": "owner_id, version, case when note_id <= 6 then body end",
     "users": "id, name, credentials_version, password_hash, revision",
     "commands": "id, owner_id, fingerprint, attempt_id, status, reason, note_version",
 }
@@ -164,7 +169,9 @@ async def test_any_interleaving_of_two_workers_gives_the_rows_and_outcomes_of_on
 
 
 async def begin(database: "Connection[Record]") -> None:
-    await database.execute("truncate users, notes, tombstones, commands, personal_tokens restart identity")
+    await database.execute(
+        "truncate users, notes, tombstones, note_versions, commands, personal_tokens restart identity"
+    )
     await database.execute(USERS)
     await database.execute(NOTES)
 

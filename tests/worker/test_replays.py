@@ -13,11 +13,11 @@ from shared.contracts import Command, CreateItem, DeleteItem, PatchItem
 from shared.topology import Topology
 from tests.support.commands import create, delete, patch, replace, several
 from tests.support.operator import Operator
-from worker.apply import apply_batch, record_failure
+from worker.apply import ApplyOptions, apply_batch, record_failure
 from worker.command_line import read_arguments
 from worker.settings import WorkerSettings
 
-MAX_AGE = timedelta(days=3)
+OPTIONS = ApplyOptions(max_age=timedelta(days=3))
 OLD = datetime.now(UTC) - timedelta(days=4)
 NOTES, CHANGES = 7, 100
 """The number of dead letters: a creation for each note, and this many changes of each."""
@@ -34,7 +34,7 @@ async def expire(connections: Connections, *commands: Command) -> None:
         command.model_copy(update={"id": id_of(number), "time": OLD, "may_expire": True})
         for number, command in enumerate(commands)
     ]
-    assert {outcome.reason for outcome in await apply_batch(connections, old, MAX_AGE)} == {"expired"}
+    assert {outcome.reason for outcome in await apply_batch(connections, old, OPTIONS)} == {"expired"}
 
 
 async def titles(database: "Connection[Record]") -> list[str]:
@@ -153,13 +153,13 @@ async def test_client_that_writes_between_two_replays_is_not_overwritten(connect
 async def test_replay_does_not_expire_however_long_it_waits(connections: Connections) -> None:
     await expire(connections, create())
 
-    [outcome] = await apply_batch(connections, [create(id=id_of(0), time=OLD, replayed_at=OLD)], MAX_AGE)
+    [outcome] = await apply_batch(connections, [create(id=id_of(0), time=OLD, replayed_at=OLD)], OPTIONS)
 
     assert outcome.status == "applied"
 
 
 async def test_old_replay_of_what_has_no_outcome_any_more_expires(connections: Connections) -> None:
-    [outcome] = await apply_batch(connections, [create(time=OLD, replayed_at=OLD)], MAX_AGE)
+    [outcome] = await apply_batch(connections, [create(time=OLD, replayed_at=OLD)], OPTIONS)
 
     assert (outcome.status, outcome.reason) == ("failed", "expired")
 

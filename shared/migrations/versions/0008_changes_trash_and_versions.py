@@ -11,6 +11,23 @@ down_revision = "0007"
 branch_labels = None
 depends_on = None
 
+# `+ 0` keeps the condition from an index: a plan made for a small table walks all tombstones of the owner.
+NUMBER_DELETIONS = """
+create or replace function inkwell_number_deletions() returns trigger language plpgsql
+set search_path = public, pg_temp as $$
+begin
+  update users set revision = revision + 1, purged_revision = revision + 1
+  where id = any(array( -- not `in`: a plan from when the table was small would read the whole of it
+    select distinct deleted.owner_id from deleted
+    where not exists (
+      select from tombstones
+      where tombstones.id = deleted.id and tombstones.owner_id{by_id} = deleted.owner_id
+        and tombstones.mod_revision{by_id} > deleted.mod_revision
+    )
+  ));
+  return null;
+end $$
+"""
 TEXT = ("title", "description")
 TOMBSTONE_TEXT = "select (title, description, created_date, updated_date, version) on tombstones"
 HAS_VERSION = "status = 'applied' and note_version is not null and body is not null"
@@ -51,17 +68,23 @@ def upgrade() -> None:
             comment="whether its versions and outcomes have lost the text, too",
         ),
     )
+    has_text = sa.text("title is not null")
+    op.create_index("tombstones_trash_idx", "tombstones", ["owner_id", "mod_revision", "id"], postgresql_where=has_text)
+    op.create_index("tombstones_with_text_idx", "tombstones", ["deleted_date"], postgresql_where=has_text)
     op.create_index(
         "tombstones_to_erase_idx", "tombstones", ["id"], postgresql_where=sa.text("title is null and not erased")
     )
+    op.execute(NUMBER_DELETIONS.format(by_id=" + 0"))
     op.execute("grant select, insert, update, delete on note_versions to inkwell_worker")
     op.execute("grant select (note_id, version, owner_id, body) on note_versions to inkwell_gateway")
     op.execute(f"grant {TOMBSTONE_TEXT} to inkwell_gateway")
 
 
 def downgrade() -> None:
+    op.execute(NUMBER_DELETIONS.format(by_id=""))
     op.execute(f"revoke {TOMBSTONE_TEXT} from inkwell_gateway")
-    op.drop_index("tombstones_to_erase_idx", "tombstones")
+    for name in ("to_erase", "with_text", "trash"):
+        op.drop_index(f"tombstones_{name}_idx", "tombstones")
     op.drop_column("tombstones", "erased")
     op.execute("update tombstones set title = '', description = '' where title is null")
     for column in TEXT:

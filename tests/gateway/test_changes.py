@@ -1,0 +1,332 @@
+"""Following changes by pages: nothing is missed, whatever happened between two pages."""
+
+import asyncio
+import time
+from datetime import UTC, datetime, timedelta
+
+import httpx
+import pytest
+
+from gateway.settings import GatewaySettings
+from shared.connections import Connections
+from shared.database import Session
+from shared.primary import Primary, Timeline
+from tests.support import harness
+from tests.support.accounts import bearer, forged, sign_up
+from tests.support.canaries import NOTE
+from tests.support.commands import create as create_note
+from tests.support.following import Copy
+from worker.apply import apply_batch, record_failure
+from worker.settings import WorkerSettings
+
+PURGE = """
+with purged as (delete from tombstones where id = $1 returning owner_id, mod_revision)
+update users set purged_revision = greatest(purged_revision, mod_revision) from purged where users.id = owner_id
+"""
+
+
+async def create(client: httpx.AsyncClient, number: int = 1, **request: object) -> list[int]:
+    """The ids of new notes."""
+    answers = [await client.post("/notes", json=NOTE, **request) for _ in range(number)]  # type: ignore[arg-type]
+    return [answer.json()["id"] for answer in answers]
+
+
+@pytest.mark.parametrize("limit", [1, 2, 1000])
+async def test_pages_from_the_beginning_are_the_list(client: httpx.AsyncClient, limit: int) -> None:
+    await create(client, 5)
+    await client.delete("/notes/2")
+    await client.patch("/notes/1", json={"title": "Changed last"})
+
+    copy = await Copy().catch_up(client, limit=limit)
+
+    assert copy.in_order == (await client.get("/notes")).json()
+    assert [(change["id"], change["deleted"]) for change in copy.changes] == [
+        (3, False),
+        (4, False),
+        (5, False),
+        (2, True),
+        (1, False),
+    ]
+    revisions = [change["revision"] for change in copy.changes]
+    assert revisions == sorted(set(revisions))
+
+
+async def test_owner_without_notes_gets_a_cursor_to_go_on_from(client: httpx.AsyncClient) -> None:
+    copy = await Copy().catch_up(client)
+    assert (copy.changes, copy.cursor is None) == ([], False)
+
+    [note] = await create(client)
+
+    assert list((await copy.catch_up(client)).notes) == [note]
+
+
+async def test_each_change_comes_once_and_as_the_note_is_now(client: httpx.AsyncClient) -> None:
+    [note] = await create(client)
+    copy = await Copy().catch_up(client)
+    for title in ("first", "second", "third"):
+        await client.patch(f"/notes/{note}", json={"title": title})
+
+    before = len(copy.changes)
+    await copy.catch_up(client)
+    await copy.catch_up(client)
+
+    assert [change["note"]["title"] for change in copy.changes[before:]] == ["third"]
+
+
+async def test_several_notes_of_one_revision_are_divided_among_pages(client: httpx.AsyncClient) -> None:
+    items = [{"op": "create", **NOTE} for _ in range(5)]
+    await client.post("/notes/batch", json={"items": items})
+
+    copy = await Copy().catch_up(client, limit=2)
+
+    assert [change["id"] for change in copy.changes] == [1, 2, 3, 4, 5]
+    assert len({change["revision"] for change in copy.changes}) == 1
+
+
+async def test_note_that_is_changed_between_two_pages_comes_again(client: httpx.AsyncClient) -> None:
+    await create(client, 3)
+    copy = Copy()
+    await copy.turn_page(client, limit=2)
+    await client.patch("/notes/1", json={"title": "again"})
+
+    await copy.catch_up(client, limit=2)
+
+    assert [change["id"] for change in copy.changes] == [1, 2, 3, 1]
+    assert copy.in_order == (await client.get("/notes")).json()
+
+
+async def test_notes_from_before_revisions_come_first(client: httpx.AsyncClient, database: Session) -> None:
+    await create(client, 3)
+    await database.execute("alter table notes disable trigger user")
+    await database.execute("update notes set mod_revision = 0 where id > 1")
+    await database.execute("alter table notes enable trigger user")
+
+    copy = await Copy().catch_up(client, limit=1)
+
+    assert [(change["id"], change["revision"]) for change in copy.changes] == [(2, 0), (3, 0), (1, 1)]
+
+
+async def test_deleted_note_does_not_show_its_text(client: httpx.AsyncClient) -> None:
+    [note] = await create(client)
+    await client.delete(f"/notes/{note}")
+
+    answer = await client.get("/notes/changes")
+
+    assert answer.json()["changes"] == [{"id": note, "revision": 2, "deleted": True}]
+    assert NOTE["title"] not in answer.text
+
+
+async def test_correction_by_hand_appears(client: httpx.AsyncClient, database: Session) -> None:
+    await create(client, 2)
+    copy = await Copy().catch_up(client)
+
+    await database.execute("update notes set title = 'by hand' where id = 1")
+
+    assert (await copy.catch_up(client)).notes[1]["title"] == "by hand"
+
+
+async def test_replayed_dead_letter_and_a_write_that_was_stalled_appear_with_their_old_dates(
+    client: httpx.AsyncClient, connections: Connections
+) -> None:
+    long_ago = datetime.now(UTC) - timedelta(days=1)
+    letter, stalled = create_note(time=long_ago), create_note(time=long_ago)
+    await record_failure(connections, letter, "data_error")
+    await create(client)
+    copy = await Copy().catch_up(client)
+
+    await apply_batch(connections, [letter.model_copy(update={"replayed_at": datetime.now(UTC)})])
+    await apply_batch(connections, [stalled])
+    await copy.catch_up(client)
+
+    assert copy.in_order == (await client.get("/notes")).json()
+    assert len(copy.changes) == 3
+    assert all(datetime.fromisoformat(change["note"]["created_date"]) for change in copy.changes)
+
+
+async def test_rejected_write_is_no_change_and_costs_the_follower_nothing(client: httpx.AsyncClient) -> None:
+    await create(client)
+    copy = await Copy().catch_up(client)
+    before = copy.cursor
+
+    assert (await client.delete("/notes/999")).status_code == 404
+    await copy.catch_up(client)
+
+    assert len(copy.changes) == 1
+    assert copy.cursor != before
+
+
+# When changes are gone
+
+
+async def answer_of(client: httpx.AsyncClient, cursor: str | None) -> tuple[int, str | None]:
+    """Status and code of the next page."""
+    answer = await client.get("/notes/changes", params={"since": cursor or ""})
+    return answer.status_code, answer.json().get("code")
+
+
+async def test_purge_is_410_only_for_those_who_may_have_missed_the_deletion(
+    client: httpx.AsyncClient, database: Session
+) -> None:
+    await create(client, 3)
+    early, middle, late = Copy(), Copy(), Copy()
+    await early.turn_page(client, limit=2)
+    await middle.catch_up(client)
+    await client.delete("/notes/1")
+    await late.catch_up(client)
+
+    await database.execute(PURGE, 1)
+
+    assert await answer_of(client, early.cursor) == (410, "changes_gone")
+    assert await answer_of(client, middle.cursor) == (410, "changes_gone")
+    assert await answer_of(client, late.cursor) == (200, None)
+
+
+async def test_one_who_saw_half_of_the_purged_revision_begins_anew(
+    client: httpx.AsyncClient, database: Session
+) -> None:
+    await create(client, 3)
+    items = [{"op": "delete", "id": note} for note in (1, 2, 3)]
+    half, whole = await Copy().catch_up(client), await Copy().catch_up(client)
+    await client.post("/notes/batch", json={"items": items})
+    await half.turn_page(client, limit=1)
+    await whole.catch_up(client)
+
+    await database.execute(PURGE, 3)
+
+    assert await answer_of(client, half.cursor) == (410, "changes_gone")
+    assert await answer_of(client, whole.cursor) == (200, None)
+
+
+async def test_first_synchronization_after_a_purge_is_whole(client: httpx.AsyncClient, database: Session) -> None:
+    await create(client, 5)
+    await client.delete("/notes/5")
+    await database.execute(PURGE, 5)
+
+    copy = await Copy().catch_up(client, limit=1)
+
+    assert copy.in_order == (await client.get("/notes")).json()
+
+
+async def test_deletion_of_which_nothing_is_left_is_410_for_everyone_before_it(
+    client: httpx.AsyncClient, database: Session
+) -> None:
+    await create(client, 2)
+    copy = await Copy().catch_up(client)
+
+    await database.execute("delete from notes where id = 1")  # as the version before does, too
+
+    assert await answer_of(client, copy.cursor) == (410, "changes_gone")
+    assert list((await Copy().catch_up(client)).notes) == [2]
+
+
+async def test_cursor_ahead_of_its_owner_is_410(client: httpx.AsyncClient, database: Session) -> None:
+    await create(client, 2)
+    copy = await Copy().catch_up(client)
+
+    await database.execute("alter table users disable trigger user")
+    await database.execute("update users set revision = 1")  # as a restored backup has it
+
+    assert await answer_of(client, copy.cursor) == (410, "changes_gone")
+
+
+@pytest.mark.parametrize("other", [Timeline("7", 1), None])
+async def test_cursor_of_another_timeline_is_410(
+    client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch, other: Timeline | None
+) -> None:
+    await create(client, 2)
+    copy = await Copy().catch_up(client)
+
+    monkeypatch.setattr(Primary, "timeline_of", lambda *_: other)
+
+    assert await answer_of(client, copy.cursor) == ((410, "changes_gone") if other else (200, None))
+
+
+async def test_cursor_of_another_user_is_410(
+    password_settings: GatewaySettings, worker_settings: WorkerSettings
+) -> None:
+    async with harness.worker(worker_settings), harness.gateway(password_settings) as client:
+        ada, bob = [await sign_up(client, name) for name in ("Ada", "Bob")]
+        copy = await Copy().catch_up(client, headers=ada.headers)
+
+        answer = await client.get("/notes/changes", params={"since": str(copy.cursor)}, headers=bob.headers)
+
+    assert (answer.status_code, answer.json()["code"]) == (410, "changes_gone")
+
+
+@pytest.mark.parametrize(
+    "cursor", ["", "1", "1.2.3.4", "1.2.3.4.0123456789ab ", "1.02.end.0.-", f"1.{'9' * 19}.end.0.-"]
+)
+async def test_what_is_no_cursor_is_422(shared_client: httpx.AsyncClient, cursor: str) -> None:
+    answer = await shared_client.get("/notes/changes", params={"since": cursor})
+
+    assert answer.status_code == 422
+    assert answer.json()["errors"][0]["pointer"] == "/query/since"
+
+
+async def test_cursor_needs_no_encoding(client: httpx.AsyncClient) -> None:
+    await create(client, 2)
+    copies = [Copy(), Copy()]
+    await copies[0].turn_page(client, limit=1)
+    await copies[1].catch_up(client)
+
+    for copy in copies:
+        assert str(copy.cursor).replace(".", "").replace("-", "").isalnum()
+        assert len(str(copy.cursor)) < 100
+
+
+# Who sees what
+
+
+async def test_changes_are_their_owners_alone(
+    password_settings: GatewaySettings, worker_settings: WorkerSettings
+) -> None:
+    async with harness.worker(worker_settings), harness.gateway(password_settings) as client:
+        ada, bob = [await sign_up(client, name) for name in ("Ada", "Bob")]
+        [mine] = await create(client, headers=ada.headers)
+        copies = [await Copy().catch_up(client, headers=person.headers) for person in (ada, bob)]
+        outdated = bearer(forged(password_settings, ada.id, credentials_version=7))
+
+        refused = await client.get("/notes/changes", headers=outdated)
+
+    assert [list(copy.notes) for copy in copies] == [[mine], []]
+    assert refused.status_code == 401
+
+
+# Waiting
+
+
+async def test_wait_ends_with_the_first_change(client: httpx.AsyncClient) -> None:
+    copy = await Copy().catch_up(client)
+    waiting = asyncio.create_task(
+        client.get("/notes/changes", params={"since": str(copy.cursor)}, headers={"Prefer": "wait=20"})
+    )
+    await asyncio.sleep(1)
+    started = time.monotonic()
+
+    [note] = await create(client)
+    answer = await waiting
+
+    assert time.monotonic() - started < 2
+    assert [change["id"] for change in answer.json()["changes"]] == [note]
+    assert answer.headers["preference-applied"] == "wait=20"
+
+
+async def test_wait_without_a_change_ends_with_a_cursor(client: httpx.AsyncClient) -> None:
+    started = time.monotonic()
+
+    answer = await client.get("/notes/changes", headers={"Prefer": "wait=1"})
+
+    assert 0.9 < time.monotonic() - started < 3
+    assert answer.json()["changes"] == []
+    assert answer.headers["preference-applied"] == "wait=1"
+    assert await answer_of(client, answer.json()["cursor"]) == (200, None)
+
+
+async def test_what_is_there_is_not_waited_for(client: httpx.AsyncClient) -> None:
+    await create(client)
+    started = time.monotonic()
+
+    answer = await client.get("/notes/changes", headers={"Prefer": "wait=20"})
+
+    assert len(answer.json()["changes"]) == 1
+    assert time.monotonic() - started < 2
