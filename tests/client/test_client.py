@@ -271,6 +271,27 @@ async def test_broken_answers_are_asked_for_again_and_nothing_is_doubled(
     assert await count(shared_users_client, person) == PART_LINES + 500
 
 
+async def test_watch_prints_what_changes(
+    inkwell: Program, shared_users_client: httpx.AsyncClient, person: Person
+) -> None:
+    before = await shared_users_client.post("/notes", json=NOTE | {"title": "before"}, headers=person.headers)
+    process = await inkwell.start("watch")
+    assert process.stdout
+    changes = [json.loads(await process.stdout.readline())]
+    await shared_users_client.post("/notes", json=NOTE | {"title": "after"}, headers=person.headers)
+    changes.append(json.loads(await process.stdout.readline()))
+    await shared_users_client.delete(before.headers["location"], headers=person.headers)
+    changes.append(json.loads(await process.stdout.readline()))
+    process.kill()
+    await process.communicate()
+
+    assert [(each["deleted"], each.get("note", {}).get("title")) for each in changes] == [
+        (False, "before"),
+        (False, "after"),
+        (True, None),
+    ]
+
+
 async def test_watch_prints_each_change_once_though_its_stream_breaks(tmp_path: Path) -> None:
     """Against a stand-in for the server's side that ends each stream early, and forgets its cursors once."""
     asked: list[str] = []

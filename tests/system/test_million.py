@@ -24,6 +24,7 @@ from tests.system.servers import Servers
 NOTES = int(os.environ.get("NOTES", "20000"))
 RESULTS = os.environ.get("RESULTS")
 """Where to write the memory over time."""
+PLOTTED_SAMPLES = 200
 MEBIBYTE = 1024 * 1024
 LIMITS_MIB = {"gateway": 200, "worker": 250, "client": 100}
 """Of resident memory, however many notes there are; Python and the libraries are most of it."""
@@ -65,6 +66,19 @@ class Memory:
                     if pid and (mebibytes := psutil.Process(pid).memory_info().rss / MEBIBYTE):
                         samples.setdefault(name, []).append((time.monotonic() - started, mebibytes))
             await asyncio.sleep(0.2)
+
+    def thin(self) -> dict[str, dict[str, list[tuple[float, float]]]]:
+        """At most about PLOTTED_SAMPLES of each process, rounded."""
+        return {
+            phase: {
+                name: [
+                    (round(at, 1), round(mebibytes, 1))
+                    for at, mebibytes in values[:: 1 + len(values) // PLOTTED_SAMPLES]
+                ]
+                for name, values in samples.items()
+            }
+            for phase, samples in self.phases.items()
+        }
 
     @property
     def largest(self) -> dict[str, float]:
@@ -168,7 +182,7 @@ async def test_notes_survive_an_export_and_an_import_that_are_interrupted(breaka
         count += 1
     assert count == NOTES
     if RESULTS:
-        (ROOT / RESULTS).write_text(json.dumps({"notes": NOTES, "phases": memory.phases}))
+        (ROOT / RESULTS).write_text(json.dumps({"notes": NOTES, "phases": memory.thin()}) + "\n")
     assert {name: largest for name, largest in memory.largest.items() if largest > LIMITS_MIB[name]} == {}
 
 
