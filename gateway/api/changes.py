@@ -129,7 +129,8 @@ async def _stream(gateway: Gateway, request: Request, page: ChangesPage) -> Asyn
     with gateway.followers.stream(request.caller.owner) as follower:
         yield format_retry() + (page.events or format_position(page.cursor.encoded))
         beat_at = now() + HEARTBEAT_SECONDS
-        cursor, may_have_more = page.cursor, True  # there may be changes since the page was read
+        cursor = page.cursor
+        may_have_more = True  # there may be changes since the page was read
         while not gateway.followers.draining:
             if not may_have_more:
                 await follower.wait(beat_at)

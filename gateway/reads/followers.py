@@ -183,7 +183,8 @@ class Followers:
                     is_answered = True
         finally:
             self._probing = None
-        failed, self._failed = self._failed, set()
+        failed = self._failed
+        self._failed = set()
         log.info("Postgres answers again; followers of changes read what they missed", followers=len(failed))
         for follower in failed:
             follower.wake()

@@ -15,7 +15,15 @@ from tests.support.rendering import Object
 CPU_PERIOD_MICROSECONDS = 100_000
 UNDERSTOOD = {
     *("serviceAccountName", "automountServiceAccountToken", "enableServiceLinks", "topologySpreadConstraints"),
-    *("restartPolicy", "terminationGracePeriodSeconds", "securityContext", "initContainers", "containers", "volumes"),
+    *(
+        "imagePullSecrets",
+        "restartPolicy",
+        "terminationGracePeriodSeconds",
+        "securityContext",
+        "initContainers",
+        "containers",
+        "volumes",
+    ),
     *("name", "image", "command", "env", "envFrom", "ports", "resources", "volumeMounts", "lifecycle"),
     *("startupProbe", "readinessProbe", "livenessProbe"),
 }

@@ -1,5 +1,6 @@
 """The parts of an overlay on docs/kubernetes.md have the described effect, and so has each line of them."""
 
+import re
 import subprocess
 from collections.abc import Iterator
 from copy import deepcopy
@@ -10,6 +11,7 @@ import pytest
 import yaml
 
 from dev.backend import ROOT
+from shared import __version__
 from tests.support.rendering import (
     COMPONENTS,
     PAGE,
@@ -76,6 +78,12 @@ def test_overlay_builds_on_a_release_in_a_repository_and_gets_the_image_of_its_r
 
     assert len(objects) > len(objects_of("production"))
     assert images_of(objects) == {"registry.example.com/inkwell:1.0.0"}
+
+
+def test_page_names_this_release() -> None:
+    named = re.findall(r"\?ref=v([\d.]+)|newTag: ([\d.]+)|inkwell:([\d.]+\d)", PAGE)
+
+    assert {version for each in named for version in each if version} == {__version__}
 
 
 def images_of(objects: list[Object]) -> set[str]:

@@ -20,6 +20,8 @@ from tests.k8s.references import references_of
 from tests.k8s.rules import quantity
 from tests.k8s.test_settings import PATHS, ROLES, settings_of
 from tests.support.rendering import OVERLAYS, Object, fields_of, find, makers_of, objects_of
+from worker.consumer import prefetch_count
+from worker.settings import WorkerSettings
 
 SYNCHRONOUS = {"method": "any", "number": 1, "dataDurability": "required", "failoverQuorum": True}
 LOSE_COMMITS = {"fsync", "full_page_writes", "synchronous_commit", "synchronous_standby_names"}
@@ -143,6 +145,15 @@ def test_no_worker_is_scaled_beyond_the_partitions_or_below_one() -> None:
 
     assert 1 <= scaling["minReplicaCount"] <= scaling["maxReplicaCount"] == partitions
     assert scaling.get("fallback", {}).get("replicas", 1) >= 1
+
+
+def test_no_worker_is_added_for_messages_that_one_holds_while_it_keeps_up() -> None:
+    [trigger] = spec_of("ScaledObject", "worker")["triggers"]
+    worker = settings_of("production", "Deployment worker, worker")
+    assert isinstance(worker, WorkerSettings)
+
+    partitions = worker.partitions or 1
+    assert int(trigger["metadata"]["value"]) > partitions * prefetch_count(worker, partitions)
 
 
 @pytest.mark.parametrize(
