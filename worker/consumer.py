@@ -20,6 +20,7 @@ from shared.broker import (
     PartitionsDifferError,
     broker_call,
     choose_backoff,
+    end_tasks,
     keep_running,
     open_connection,
     user_of,
@@ -124,9 +125,7 @@ class Consumer:
                 await self._assignment.wait_for_slot()
                 await keep_running(self._session, "inkwell-worker consuming")
         finally:
-            for task in background:
-                task.cancel()
-            await asyncio.wait(background)
+            await end_tasks(background)
 
     def _resubscribe(self) -> None:
         """End the session after the current batch; the next one subscribes with the priorities of the new slot."""
