@@ -1,13 +1,13 @@
 """Those who wait for an owner's next change: clients that wait or stream.
 
-A follower is woken by hints, and now and then looks by itself, since hints may be lost. Whether there is a change only
-Postgres says. Followers who are woken together at the same position share a read.
+Followers are woken by hints, and now and then look by themselves, since hints may be lost. Whether there is a change,
+only Postgres says. An owner's followers are woken together, and those at the same position share a read.
 """
 
 import asyncio
 import math
 import random
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from typing import TypeAlias
@@ -25,9 +25,9 @@ from gateway.settings import GatewaySettings
 from gateway.telemetry.metrics import STREAMS, STREAMS_LIMIT
 
 LOOK_SECONDS = (5.0, 10.0)
-"""A follower who hears nothing looks by itself after a random time between these."""
+"""Followers who hear nothing look by themselves after a random time between these."""
 PAUSE_SECONDS = 0.1
-"""Between two reads of a follower, so that the changes of a busy owner gather."""
+"""Between two reads of an owner's followers, so that the changes of a busy owner gather."""
 PROBE_SECONDS = 1.0
 """How often Postgres is probed after a read of a follower has failed."""
 ReadKey: TypeAlias = tuple[int, int, ChangesCursor, int]
@@ -38,14 +38,13 @@ log = structlog.get_logger()
 class Follower:
     """One who waits for changes of an owner's notes."""
 
-    __slots__ = ("_read_at", "_woken", "owner", "revision")
+    __slots__ = ("_group", "_woken", "revision")
 
-    def __init__(self, owner: int) -> None:
-        self.owner = owner
+    def __init__(self, group: "Group") -> None:
+        self._group = group
         self.revision = -1
         """The owner's revision as far as the follower has seen it."""
         self._woken = asyncio.Event()
-        self._read_at = 0.0
 
     def wake(self) -> None:
         """End the wait."""
@@ -53,17 +52,52 @@ class Follower:
 
     async def wait(self, deadline: float) -> None:
         """Wait until there may be a change, or until the deadline in the event loop's time."""
-        now = asyncio.get_running_loop().time
-        look_at = now() + random.uniform(*LOOK_SECONDS)  # noqa: S311 - spreads load
         with suppress(TimeoutError):
-            async with asyncio.timeout_at(min(deadline, look_at)):
+            async with asyncio.timeout_at(deadline):
                 await self._woken.wait()
-                await asyncio.sleep(self._read_at + PAUSE_SECONDS - now())
 
     def start_read(self) -> None:
-        """Note that a read begins; what wakes the follower from now on is not in it for certain."""
+        """Record that a read begins; what wakes the follower from now on may not be in it."""
         self._woken.clear()
-        self._read_at = asyncio.get_running_loop().time()
+        self._group.read_at = asyncio.get_running_loop().time()
+
+
+class Group:
+    """The followers of one owner, who are woken at the same moment, so that they share a read."""
+
+    def __init__(self) -> None:
+        self.followers: set[Follower] = set()
+        self.read_at = 0.0
+        """When one of them last began to read."""
+        self._loop = asyncio.get_running_loop()
+        self._timer: asyncio.TimerHandle | None = None
+        self._look_later()
+
+    def wake_soon(self) -> None:
+        """Wake the followers at once, or PAUSE_SECONDS after their last read."""
+        self._wake_at(max(self._loop.time(), self.read_at + PAUSE_SECONDS))
+
+    def wake(self) -> None:
+        """Wake the followers."""
+        for follower in self.followers:
+            follower.wake()
+        self.close()
+        self._look_later()
+
+    def close(self) -> None:
+        """Stop the timer."""
+        if self._timer:
+            self._timer.cancel()
+        self._timer = None
+
+    def _look_later(self) -> None:
+        self._wake_at(self._loop.time() + random.uniform(*LOOK_SECONDS))  # noqa: S311 - spreads load
+
+    def _wake_at(self, at: float) -> None:
+        """Set the timer, unless it is earlier already."""
+        if self._timer is None or at < self._timer.when():
+            self.close()
+            self._timer = self._loop.call_at(at, self.wake)
 
 
 class Followers:
@@ -75,7 +109,8 @@ class Followers:
         self._owner_limit = settings.streams_per_user if settings.auth == "password" else math.inf
         self._streams: Counter[int] = Counter()
         """The open streams of each owner."""
-        self._followers: defaultdict[int, set[Follower]] = defaultdict(set)
+        self._groups: dict[int, Group] = {}
+        """By owner."""
         self._hints = Hints(settings, self._on_hints, self._wake_all)
         self._joinable: dict[ReadKey, asyncio.Task[ChangesPage]] = {}
         """The reads whose statements are not sent yet."""
@@ -122,17 +157,19 @@ class Followers:
     @contextmanager
     def follow(self, owner: int) -> Iterator[Follower]:
         """Follow an owner's changes during the block."""
-        follower = Follower(owner)
-        self._followers[owner].add(follower)
+        group = self._groups[owner] = self._groups.get(owner) or Group()
+        follower = Follower(group)
+        group.followers.add(follower)
         self._hints.set_wanted(wanted=True)
         try:
             yield follower
         finally:
             self._failed.discard(follower)
-            self._followers[owner].remove(follower)
-            if not self._followers[owner]:
-                del self._followers[owner]
-            if not self._followers:
+            group.followers.remove(follower)
+            if not group.followers:
+                group.close()
+                del self._groups[owner]
+            if not self._groups:
                 self._hints.set_wanted(wanted=False)
 
     async def read(self, follower: Follower, caller: Caller, since: ChangesCursor, limit: int) -> ChangesPage | None:
@@ -190,15 +227,14 @@ class Followers:
             follower.wake()
 
     def _on_hints(self, revisions: Mapping[int, int]) -> None:
-        for owner in revisions.keys() & self._followers.keys():
-            for follower in self._followers[owner]:
-                if follower.revision < revisions[owner]:
-                    follower.wake()
+        for owner in revisions.keys() & self._groups.keys():
+            group = self._groups[owner]
+            if any(follower.revision < revisions[owner] for follower in group.followers):
+                group.wake_soon()
 
     def _wake_all(self) -> None:
-        for followers in self._followers.values():
-            for follower in followers:
-                follower.wake()
+        for group in self._groups.values():
+            group.wake()
 
 
 def _retrieve_error(task: "asyncio.Task[ChangesPage]") -> None:
