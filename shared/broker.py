@@ -2,7 +2,7 @@
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
 from functools import partial
 from traceback import format_tb
@@ -125,19 +125,6 @@ async def open_connection(url: Secret[BrokerUrl], name: str) -> AsyncIterator[Ab
             async with asyncio.timeout(CLOSE_TIMEOUT_SECONDS):
                 with broker_call():
                     await connection.close()
-
-
-async def end_tasks(tasks: Collection[asyncio.Task[None]]) -> None:
-    """Cancel the tasks and wait until they have ended; cancels again those that have not.
-
-    Before Python 3.12, `asyncio.wait_for`, which the library uses, drops a cancellation that comes together with what
-    it waits for.
-    """
-    pending = set(tasks)
-    while pending:
-        for task in pending:
-            task.cancel()
-        _, pending = await asyncio.wait(pending, timeout=CLOSE_TIMEOUT_SECONDS + 1)  # longer than closing may take
 
 
 def is_open(connection: AbstractConnection) -> bool:

@@ -20,7 +20,6 @@ from shared.broker import (
     PartitionsDifferError,
     broker_call,
     choose_backoff,
-    end_tasks,
     keep_running,
     open_connection,
     user_of,

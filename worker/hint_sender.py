@@ -11,7 +11,7 @@ import structlog
 from aiormq.abc import AbstractChannel
 from pydantic import Secret
 
-from shared.broker import BROKER_ERRORS, SETUP_TIMEOUT_SECONDS, broker_call, end_tasks, keep_running, open_connection
+from shared.broker import BROKER_ERRORS, SETUP_TIMEOUT_SECONDS, broker_call, keep_running, open_connection
 from shared.broker_url import BrokerUrl
 from shared.contracts import MAX_HINTS, encode_hints
 from shared.errors import describe_error

@@ -9,7 +9,7 @@ from aio_pika.abc import AbstractIncomingMessage
 
 from gateway.settings import GatewaySettings
 from gateway.telemetry.metrics import HINTS_CONNECTED
-from shared.broker import SETUP_TIMEOUT_SECONDS, end_tasks, keep_running, open_connection
+from shared.broker import SETUP_TIMEOUT_SECONDS, keep_running, open_connection
 from shared.contracts import decode_hints
 from shared.tasks import end_tasks
 from shared.topology import Topology, wait_until_lost

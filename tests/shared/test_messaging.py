@@ -7,7 +7,6 @@ from unittest.mock import AsyncMock
 import pytest
 from aio_pika.exceptions import ChannelNotFoundEntity
 
-from shared import broker
 from shared.broker import broker_call, choose_backoff, keep_running
 from shared.queues import exists
 from shared.topology import Topology
@@ -107,24 +106,3 @@ async def test_session_that_ends_with_an_error_when_it_is_cancelled_is_not_resta
     await asyncio.wait([running], timeout=5)
 
     assert running.cancelled()
-
-
-async def test_task_that_drops_a_cancellation_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(broker, "CLOSE_TIMEOUT_SECONDS", -0.9)
-    dropped = asyncio.Event()
-
-    async def drop_one() -> None:
-        try:
-            await asyncio.sleep(60)
-        except asyncio.CancelledError:
-            dropped.set()
-        await asyncio.sleep(60)
-
-    task = asyncio.create_task(drop_one())
-    await asyncio.sleep(0)
-
-    async with asyncio.timeout(5):
-        await broker.end_tasks([task])
-
-    assert dropped.is_set()
-    assert task.cancelled()
