@@ -340,6 +340,8 @@ def choose_store(*, replays: bool, trash: bool, changes: bool) -> Statement:
 
 def list_buried(fold: Fold) -> list[Tombstone]:
     """Return the tombstones of the notes that the batch deletes; those that it only erases have their old revision."""
+    if not fold.tombstones.after:
+        return []
     before = fold.tombstones.before
     changed = [each for each in fold.tombstones.changed if each.mod_revision != before[each.id].mod_revision]
     return sorted((*fold.tombstones.created, *changed), key=lambda each: each.id)
@@ -350,8 +352,8 @@ def _trash_parameters(fold: Fold) -> dict[str, object]:
     trash, buried = fold.tombstones, {each.id for each in list_buried(fold)}
     trashed = [trash.before[key] for key in (*(each.id for each in trash.changed), *trash.deleted)]
     return {
-        **_arrays("trashed", ("id", *TRASHED), [asdict(each) for each in trashed]),
-        **_arrays("version", VERSION, [asdict(note) for note in fold.versions]),
+        **_arrays("trashed", ("id", *TRASHED), [_note_row(each) for each in trashed]),
+        **_arrays("version", VERSION, [_note_row(note) for note in fold.versions]),
         "erased": [each.id for each in trash.changed if each.id not in buried],
         "restored": trash.deleted,
     }
