@@ -31,7 +31,7 @@ HEALTHCHECK --interval=2s --timeout=90s --start-period=60s --retries=5 \
 CMD ["python", "-m", "gateway"]
 # To publish it, add where the source is and when it was built:
 #   --label org.opencontainers.image.source=URL --label org.opencontainers.image.created="$(date --utc +%FT%TZ)"
-ARG VERSION=1.0.0
+ARG VERSION=1.1.0
 ARG REVISION=unknown
 LABEL org.opencontainers.image.title="Inkwell" \
       org.opencontainers.image.description="An async notes API whose accepted writes are never lost: gateway, worker, migrations" \

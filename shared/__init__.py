@@ -1,3 +1,3 @@
 """What the gateway and the worker share: wire format, tables, topology, connections and settings."""
 
-__version__ = "1.0.0"
+__version__ = "1.1.0"
