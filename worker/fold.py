@@ -294,8 +294,9 @@ class Fold:
                 self._purge(note_id)
             case NotesWritten(notes=notes, versions=versions):
                 self.versions += versions
+                last = {note.id: note for note in versions}
                 for note_id, note_or_none in notes.items():
-                    self._keep_note(command.owner, note_id, note_or_none)
+                    self._keep_note(command.owner, note_id, note_or_none, last.get(note_id))
             case UserWritten(user=user):
                 self._keep_user(user.id, user)
             case UserDeleted(user_id=user_id):
@@ -312,12 +313,15 @@ class Fold:
             case _:
                 assert_never(decision)
 
-    def _keep_note(self, owner_id: int, note_id: int, note: Note | None) -> None:
-        """Put the note's new state with the owner's new revision, and its tombstone if it is deleted."""
+    def _keep_note(self, owner_id: int, note_id: int, note: Note | None, last: Note | None = None) -> None:
+        """Put the note's new state with the owner's new revision, and its tombstone if it is deleted.
+
+        `last` is the note's last version, if the command has made one before the deletion.
+        """
         before, owner = self.notes.get(note_id), self.users.get(owner_id)
         assert owner  # noqa: S101 - `precheck` has found it
-        if note is None and before:
-            tombstone = Tombstone.of(before, owner.revision + 1)
+        if note is None and (deleted := last or before):
+            tombstone = Tombstone.of(deleted, owner.revision + 1)
             self.tombstones.put(note_id, tombstone if self.keeps_trash else tombstone.erase())
         elif note and note is not before:
             note = replace(note, mod_revision=owner.revision + 1)

@@ -3,6 +3,7 @@
 import random
 import sys
 import time
+from collections.abc import Iterator
 from http import HTTPStatus
 from typing import Any
 
@@ -53,6 +54,18 @@ def check_problem(problem: dict[str, Any] | None) -> None:
     if problem["status"] in RETRIED:
         raise UnavailableError(reason)
     raise ClientError(reason)
+
+
+def iter_lines(answer: httpx.Response) -> Iterator[str]:
+    """Yield the whole lines of an answer: httpx would also divide them at separators of Unicode, which notes may have.
+
+    Raises httpx.TransportError.
+    """
+    rest = b""
+    for part in answer.iter_bytes():
+        *lines, rest = (rest + part).split(b"\n")
+        for line in lines:
+            yield line.decode()
 
 
 def describe(answer: httpx.Response) -> str:

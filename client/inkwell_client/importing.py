@@ -12,7 +12,7 @@ from uuid import uuid4
 import httpx
 from tqdm import tqdm
 
-from inkwell_client.api import Patience, check, check_problem
+from inkwell_client.api import Patience, check, check_problem, iter_lines
 from inkwell_client.errors import UnavailableError
 
 PART_LINES = 2000
@@ -88,7 +88,7 @@ def send(client: httpx.Client, part: list[bytes], key: str) -> list[dict[str, An
     headers = {"Content-Type": NDJSON, "Idempotency-Key": key}
     with client.stream("POST", "/notes/import", content=b"".join(part), headers=headers) as answer:
         check(answer)
-        lines = list(answer.iter_lines())
+        lines = list(iter_lines(answer))
     if not lines or not lines[-1].startswith('{"end"'):
         raise UnavailableError("the import broke")
     report = [json.loads(line) for line in lines]

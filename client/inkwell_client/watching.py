@@ -7,7 +7,7 @@ from http import HTTPStatus
 
 import httpx
 
-from inkwell_client.api import Patience, check
+from inkwell_client.api import Patience, check, iter_lines
 from inkwell_client.errors import UnavailableError
 
 EVENT_STREAM = "text/event-stream"
@@ -73,4 +73,4 @@ def iter_stream(client: httpx.Client, cursor: str) -> Iterator[Event]:
         if cursor and answer.status_code == HTTPStatus.GONE:
             raise CursorGoneError
         check(answer)
-        yield from iter_events(answer.iter_lines())
+        yield from iter_events(iter_lines(answer))

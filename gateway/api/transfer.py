@@ -162,6 +162,8 @@ class Import:
         self._bodies = bodies
         self._imported = 0
         self._rejected = 0
+        self._has_arrived = False
+        """Whether all lines have."""
         self._is_complete = False
 
     async def run(self) -> AsyncGenerator[bytes]:
@@ -187,10 +189,10 @@ class Import:
     async def _import_all(self) -> AsyncIterator[bytes]:
         """Yield the results until there are no more lines, or a batch is not imported."""
         presence = Presence(self._gateway, self._request, float("inf"))
-        async for batch in cut_batches(self._request[self._bodies.lines]):
+        async for batch in cut_batches(self._iter_parts(presence)):
             if not await presence.lasts():
                 return
-            items, results = self._parse(batch)
+            items, results = await self._parse(batch)
             for result in results:
                 yield result
             if items:
@@ -198,32 +200,46 @@ class Import:
                 yield print_line({"lines": [batch[0].number, batch[-1].number], **members})
                 if is_over:
                     return
-        self._is_complete = True
+        self._is_complete = self._has_arrived
 
-    def _parse(self, batch: Sequence[Line]) -> tuple[list[CreateItem], list[bytes]]:
+    async def _iter_parts(self, presence: "Presence") -> AsyncIterator[Iterator[Line]]:
+        """Yield the lines of each part of the body while the import may go on; a line may arrive for ever."""
+        async for part in self._request[self._bodies.lines]:
+            if not await presence.lasts():
+                return
+            yield part
+        self._has_arrived = True
+
+    async def _parse(self, batch: Sequence[Line]) -> tuple[list[CreateItem], list[bytes]]:
         """Return the notes of the batch, and the results of its bad lines."""
         items: list[CreateItem] = []
         results: list[bytes] = []
         for line in batch:
             try:
-                items.extend(self._parse_line(line))
+                item = self._parse_line(line)
             except ProblemError as error:
+                item = None
                 self._rejected += 1
                 results.append(print_line({"line": line.number} | describe_problem(error)))
+            if item:
+                items.append(item)
+            else:  # a bad line takes a hundred times as long as a note
+                await asyncio.sleep(0)
         return items, results
 
-    def _parse_line(self, line: Line) -> Iterator[CreateItem]:
-        """Yield the note in the line, unless that is empty or belongs to the frame of an export."""
+    def _parse_line(self, line: Line) -> CreateItem | None:
+        """Return the note in the line; None if that is empty or belongs to the frame of an export."""
         limit = self._bodies.lines.line_limit_bytes
         if line.size > limit:
             raise ProblemError(BODY_TOO_LARGE, f"The line is larger than {limit} bytes")
         if not line.text.strip():
-            return
+            return None
         try:
-            yield self._bodies.imported_note.parse(line.text).to_item()
+            return self._bodies.imported_note.parse(line.text).to_item()
         except ProblemError:
             if not is_frame(line.text):
                 raise
+        return None
 
     async def _import_batch(self, batch: Sequence[Line], items: list[CreateItem]) -> tuple[dict[str, Any], bool]:
         """Return the result of the batch, and whether the import ends with it."""
@@ -241,21 +257,22 @@ class Import:
         return {"imported": len(items)}, False
 
 
-async def cut_batches(lines: AsyncIterator[Line]) -> AsyncIterator[Sequence[Line]]:
+async def cut_batches(parts: AsyncIterator[Iterator[Line]]) -> AsyncIterator[Sequence[Line]]:
     """Yield the lines in batches, which depend on the lines alone: so they have the same keys in every repetition."""
     batch: list[Line] = []
     size = 0
-    async for line in lines:
-        if batch and size + line.size > BATCH_BYTES:
-            yield batch
-            batch = []
-            size = 0
-        batch.append(line)
-        size += line.size
-        if len(batch) == BATCH_LINES:
-            yield batch
-            batch = []
-            size = 0
+    async for part in parts:
+        for line in part:
+            if batch and size + line.size > BATCH_BYTES:
+                yield batch
+                batch = []
+                size = 0
+            batch.append(line)
+            size += line.size
+            if len(batch) == BATCH_LINES:
+                yield batch
+                batch = []
+                size = 0
     if batch:
         yield batch
 

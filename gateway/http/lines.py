@@ -37,8 +37,10 @@ class Lines:
         self.line_limit_bytes = line_limit_bytes
         """Of a longer line, only one byte more than this is kept."""
 
-    async def read(self, request: Request) -> AsyncGenerator[Line]:
-        """Return the lines; raises ProblemError 408 or 415, and the lines raise 408 or ClientDisconnect.
+    async def read(self, request: Request) -> AsyncGenerator[Iterator[Line]]:
+        """Return the lines that end in each part of the body, perhaps none, to be taken before the next part.
+
+        Raises ProblemError 408 or 415, and while the parts arrive 408 or ClientDisconnect.
 
         Reads the first part of the body, so that a client that waits for 100 (Continue) gets it before the answer.
         """
@@ -48,16 +50,13 @@ class Lines:
         part, has_more = await request.receive_part()
         return self._iter_lines(request, part, has_more=has_more)
 
-    async def _iter_lines(self, request: Request, part: bytes, *, has_more: bool) -> AsyncGenerator[Line]:
+    async def _iter_lines(self, request: Request, part: bytes, *, has_more: bool) -> AsyncGenerator[Iterator[Line]]:
         splitter = LineSplitter(self.line_limit_bytes)
-        for line in splitter.split(part):
-            yield line
+        yield splitter.split(part)
         while has_more:
             part, has_more = await request.receive_part()
-            for line in splitter.split(part):
-                yield line
-        for line in splitter.finish():
-            yield line
+            yield splitter.split(part)
+        yield splitter.finish()
 
     @property
     def openapi(self) -> OpenApi:

@@ -74,9 +74,11 @@ class RequestCycle(RequestResponseCycle):
             return
         if self.flow.write_paused and not self.disconnected:
             await self.flow.drain()
+        more_body = message.get("more_body", False)
+        if self.disconnected and more_body and (task := asyncio.current_task()):
+            task.cancel()  # `disconnect` could not: the client left before the stream began
         if self.disconnected or message["type"] != "http.response.body":
             return
-        more_body = message.get("more_body", False)
         head = b"" if self.response_started else self._begin(is_streamed=more_body)
         body = b"" if self.scope["method"] == "HEAD" else message["body"]
         self.transport.write(head + (frame_chunk(body, is_last=not more_body) if self.chunked_encoding else body))

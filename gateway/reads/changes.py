@@ -55,7 +55,8 @@ class ChangesCursor:
                 int(purged),
                 None if timeline == "-" else timeline,
             )
-            if cursor.encoded == text and max(cursor.owner, cursor.revision, cursor.purged_revision) <= _LARGEST:
+            numbers = (cursor.owner, cursor.revision, cursor.after_id, cursor.purged_revision)
+            if cursor.encoded == text and max(numbers) <= _LARGEST:
                 return cursor
         raise ValueError("is not a cursor of GET /notes/changes")
 

@@ -292,6 +292,25 @@ async def test_watch_prints_what_changes(
     ]
 
 
+async def test_separators_of_unicode_do_not_divide_lines(
+    inkwell: Program, tmp_path: Path, shared_users_client: httpx.AsyncClient, person: Person
+) -> None:
+    separators = "\u2028 \u2029 \x85"
+    note = NOTE | {"title": separators}
+    notes = write_notes(tmp_path / "notes", json.dumps(note), json.dumps(NOTE | {f"a{separators}b": 1}))
+
+    ended = await inkwell("import", notes)
+    process = await inkwell.start("watch")
+    assert process.stdout
+    change = json.loads(await process.stdout.readline())
+    process.kill()
+    await process.communicate()
+
+    assert (ended.code, ended.errors.count("line 2: validation_failed")) == (3, 1), ended.errors
+    assert change["note"]["title"] == separators
+    assert await count(shared_users_client, person) == 1
+
+
 async def test_watch_prints_each_change_once_though_its_stream_breaks(tmp_path: Path) -> None:
     """Against a stand-in for the server's side that ends each stream early, and forgets its cursors once."""
     asked: list[str] = []

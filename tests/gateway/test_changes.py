@@ -254,7 +254,11 @@ async def test_cursor_of_another_user_is_410(
 
 
 @pytest.mark.parametrize(
-    "cursor", ["", "1", "1.2.3.4", "1.2.3.4.0123456789ab ", "1.02.end.0.-", f"1.{'9' * 19}.end.0.-"]
+    "cursor",
+    [
+        *("", "1", "1.2.3.4", "1.2.3.4.0123456789ab ", "1.02.end.0.-"),
+        *(f"{'9' * 19}.2.end.0.-", f"1.{'9' * 19}.end.0.-", f"1.2.{'9' * 19}.0.-", f"1.2.end.{'9' * 19}.-"),
+    ],
 )
 async def test_what_is_no_cursor_is_422(shared_client: httpx.AsyncClient, cursor: str) -> None:
     answer = await shared_client.get("/notes/changes", params={"since": cursor})

@@ -19,6 +19,7 @@ from tests.support.raw_http import connected
 
 operations: Operations[Gateway] = Operations("streams")
 ended: list[str] = []
+asked = asyncio.Event()
 go_on = asyncio.Event()
 
 
@@ -49,11 +50,15 @@ STREAMS: dict[str, Callable[[], AsyncGenerator[bytes]]] = {
     "/streams/broken": fail_midway,
     "/streams/quiet": lambda: never_end(b""),
     "/streams/loud": lambda: never_end(b"x" * 65_536),
+    "/streams/late": lambda: never_end(b""),
 }
 
 
 async def get_stream(_: Gateway, request: Request) -> Answer:
-    """Returns a stream."""
+    """Returns a stream, a late one once it may."""
+    if request.path == "/streams/late":
+        asked.set()
+        await go_on.wait()
     return Answer(stream=STREAMS[request.path](), media_type="text/plain")
 
 
@@ -75,6 +80,7 @@ async def client(servers: Services) -> AsyncIterator[httpx.AsyncClient]:
 @pytest.fixture(autouse=True)
 def _forget_what_was() -> None:
     ended.clear()
+    asked.clear()
     go_on.clear()
 
 
@@ -134,6 +140,20 @@ async def test_a_stream_that_fails_is_not_taken_for_a_whole_one(client: httpx.As
 async def test_a_stream_ends_with_its_client(client: httpx.AsyncClient, path: str) -> None:
     async with client.stream("GET", path):
         pass
+
+    async def is_ended() -> bool:
+        return ended == ["endless"]
+
+    await harness.eventually(is_ended, within_seconds=5)
+
+
+async def test_a_stream_ends_though_its_client_left_before_it_began(client: httpx.AsyncClient) -> None:
+    async with connected(client) as (_, writer):
+        writer.write(b"GET /streams/late HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        await asked.wait()
+    await writer.wait_closed()
+    await asyncio.sleep(0.5)  # the gateway has noticed
+    go_on.set()
 
     async def is_ended() -> bool:
         return ended == ["endless"]

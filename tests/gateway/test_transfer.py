@@ -506,3 +506,58 @@ async def test_body_that_stops_arriving_ends_the_import(
 
     assert batch["imported"] == 500
     assert (end["end"]["complete"], end["end"]["problem"]["code"]) == (False, "request_timeout")
+
+
+async def test_import_whose_line_never_ends_ends_with_its_token(
+    users_client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(transfer, "AUTHENTICATION_SECONDS", 0.2)
+    person = await sign_up(users_client)
+    token = await personal_token(users_client, person)
+
+    async with connected(users_client) as (stream, writer):
+
+        async def drip() -> None:
+            while True:
+                writer.write(b"1\r\nx\r\n")
+                await asyncio.sleep(0.1)
+
+        writer.write(
+            b"POST /notes/import HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n"
+            b"Content-Type: application/x-ndjson\r\nAuthorization: Bearer " + token["token"].encode() + b"\r\n\r\n"
+        )
+        dripping = asyncio.create_task(drip())
+        revoked = await users_client.delete(f"/auth/tokens/{token['id']}", headers=person.headers)
+        assert revoked.status_code == 204
+        async with asyncio.timeout(5):
+            received = await stream.readuntil(b"}\n")
+        dripping.cancel()
+
+    [end] = parse(received.decode().splitlines()[-1])
+    assert (end["end"]["complete"], end["end"]["problem"]["status"]) == (False, 401)
+
+
+async def test_bad_lines_leave_time_to_others_between_them(
+    shared_users_client: httpx.AsyncClient, person: Person, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    turn = 0
+    turns: list[int] = []
+    describe = transfer.describe_problem
+
+    async def take_turns() -> None:
+        nonlocal turn
+        while True:
+            turn += 1
+            await asyncio.sleep(0)
+
+    def describe_in_turn(error: Any) -> Json:
+        turns.append(turn)
+        return describe(error)
+
+    monkeypatch.setattr(transfer, "describe_problem", describe_in_turn)
+    others = asyncio.create_task(take_turns())
+
+    *_, end = await import_lines(shared_users_client, b"{}\n" * 100, person.headers)
+
+    others.cancel()
+    assert end["end"]["rejected"] == len(turns) == len(set(turns)) == 100

@@ -71,6 +71,32 @@ async def test_note_can_be_deleted_and_restored_again_and_again(client: httpx.As
         assert (await client.get("/notes/trash")).json()[0]["version"] == version
 
 
+async def test_note_that_is_changed_and_deleted_by_one_command_is_in_the_trash_as_it_was_last(
+    client: httpx.AsyncClient,
+) -> None:
+    await client.post("/notes", json=NOTE)
+    items = [{"op": "patch", "id": 1, "title": "last"}, {"op": "delete", "id": 1}]
+    assert (await client.post("/notes/batch", json={"items": items})).status_code == 200
+
+    [trashed] = (await client.get("/notes/trash")).json()
+    restored = await client.post("/notes/1/restore", headers={"If-Match": '"2"'})
+
+    assert (trashed["title"], trashed["version"]) == ("last", 2)
+    assert (restored.json()["title"], restored.json()["version"]) == ("last", 3)
+    versions = (await client.get("/notes/1/versions")).json()
+    assert [(note["version"], note["title"]) for note in versions] == [(3, "last"), (2, "last"), (1, NOTE["title"])]
+
+
+async def test_note_that_is_created_and_deleted_by_one_command_is_in_the_trash(client: httpx.AsyncClient) -> None:
+    items = [{"op": "create", **NOTE}, {"op": "delete", "id": 1}]
+    assert (await client.post("/notes/batch", json={"items": items})).status_code == 200
+
+    changes = (await client.get("/notes/changes")).json()["changes"]
+
+    assert await list_ids(client) == [1]
+    assert changes == [{"id": 1, "revision": 1, "deleted": True}]
+
+
 async def test_purged_note_is_out_of_the_trash_at_once_and_cannot_be_restored(client: httpx.AsyncClient) -> None:
     note = await put_in_trash(client)
 

@@ -9,7 +9,7 @@ import pytest
 from asyncpg import Connection, Record
 
 from shared.connections import Connections
-from shared.contracts import Command, CreateItem, PatchItem
+from shared.contracts import Command, CreateItem, DeleteItem, PatchItem
 from tests.support import harness
 from tests.support.applying import apply_with_others
 from tests.support.commands import create, delete, patch, purge, replace, restore, several
@@ -89,6 +89,19 @@ async def test_any_order_in_one_batch_has_the_effects_of_its_commands(
     ]
     assert await notes(database) == [(1, "one", 4, 9), (4, "4", 2, 20)]
     assert await trash(database) == [(2, None, 1, 10), (3, "3", 2, 16)]
+
+
+async def test_versions_go_on_after_those_of_a_command_that_has_deleted_the_note(
+    one: Connections, database: "Connection[Record]"
+) -> None:
+    await apply_batch(one, [create("Ink")])
+    first = several(PatchItem(note_id=1, title="2"), PatchItem(note_id=1, title="3"), DeleteItem(note_id=1))
+    then = several(PatchItem(note_id=1, title="5"))
+
+    outcomes = await apply_batch(one, [first, restore(1), then])
+
+    assert [outcome.http_status for outcome in outcomes] == [200, 200, 200]
+    assert await notes(database) == [(1, "5", 5, 4)]
 
 
 @pytest.mark.parametrize(
