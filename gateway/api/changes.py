@@ -36,6 +36,9 @@ HEARTBEAT_SECONDS = 15.0
 TRUST_SECONDS = 15.0
 """How old the last check of a stream's credentials may be when it reads."""
 
+LAST_READ_SECONDS = 1.0
+"""How long the read at the end of a wait may take."""
+
 
 class ChangesQuery(BaseModel, extra="forbid", use_attribute_docstrings=True):
     """The query parameters for a page of changes."""
@@ -105,12 +108,14 @@ async def _wait_for_changes(gateway: Gateway, request: Request, page: ChangesPag
     now = asyncio.get_running_loop().time
     deadline = now() + wait_seconds
     limit = request[CHANGES_QUERY].limit
-    with gateway.replies.count_poll(), gateway.followers.follow(request.caller.owner) as follower:
-        while not page.changes:  # the first time at once: there may be one since the page was read
-            page = await gateway.followers.read(follower, request.caller, page.cursor, limit) or page
-            if page.changes or now() >= deadline or gateway.followers.draining:
-                break
-            await follower.wait(deadline)
+    follow = gateway.followers.follow(request.caller.owner)
+    with gateway.replies.count_poll(), follow as follower, suppress(TimeoutError):
+        async with asyncio.timeout_at(deadline + LAST_READ_SECONDS):  # what a later read would find is not lost
+            while not page.changes:  # the first time at once: there may be one since the page was read
+                page = await gateway.followers.read(follower, request.caller, page.cursor, limit) or page
+                if page.changes or now() >= deadline or gateway.followers.draining:
+                    break
+                await follower.wait(deadline)
     return page
 
 

@@ -74,7 +74,7 @@ class RequestCycle(RequestResponseCycle):
             return
         if self.flow.write_paused and not self.disconnected:
             await self.flow.drain()
-        more_body = message.get("more_body", False)
+        more_body = bool(message.get("more_body", False))
         if self.disconnected and more_body and (task := asyncio.current_task()):
             task.cancel()  # `disconnect` could not: the client left before the stream began
         if self.disconnected or message["type"] != "http.response.body":

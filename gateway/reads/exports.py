@@ -73,9 +73,10 @@ class Exports:
     async def open(self, caller: Caller, after_id: int) -> AsyncIterator[Export]:
         """Hold an export of the notes with greater ids during the block.
 
-        Raises ShareExhaustedError, CredentialsOutdatedError or DatabaseUnavailableError.
+        Raises ShareExhaustedError, CredentialsOutdatedError or DatabaseUnavailableError. A client that reads too slowly
+        to get the end in time is cut off, by cancelling the task.
         """
-        async with AsyncExitStack() as stack:
+        async with asyncio.timeout(EXPORT_SECONDS + IDLE_MARGIN_SECONDS), AsyncExitStack() as stack:
             stack.enter_context(self._permits.permit_at_once(caller.owner))
             try:
                 async with asyncio.timeout(self._timeout_seconds):

@@ -2,11 +2,14 @@
 
 import asyncio
 import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 
 import httpx
 import pytest
 
+from gateway.reads.queries import Queries
 from gateway.settings import GatewaySettings
 from shared.connections import Connections
 from shared.database import Session
@@ -323,6 +326,24 @@ async def test_wait_without_a_change_ends_with_a_cursor(client: httpx.AsyncClien
     assert 0.9 < time.monotonic() - started < 3
     assert answer.json()["changes"] == []
     assert answer.headers["preference-applied"] == "wait=1"
+    assert await answer_of(client, answer.json()["cursor"]) == (200, None)
+
+
+async def test_wait_ends_in_time_though_reads_of_followers_wait_for_long(
+    client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    @asynccontextmanager
+    async def wait_for_long(*_: object) -> AsyncIterator[None]:
+        await asyncio.sleep(20)
+        yield
+
+    monkeypatch.setattr(Queries, "limit_followers", wait_for_long)
+    started = time.monotonic()
+
+    answer = await client.get("/notes/changes", headers={"Prefer": "wait=1"})
+
+    assert time.monotonic() - started < 6
+    assert answer.json()["changes"] == []
     assert await answer_of(client, answer.json()["cursor"]) == (200, None)
 
 

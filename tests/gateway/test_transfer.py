@@ -369,6 +369,38 @@ async def test_export_ends_with_its_time_and_says_where(
     assert end == {"end": {"complete": False, "notes": 0, "last_id": 0}}
 
 
+async def test_export_that_is_read_too_slowly_ends_and_leaves_its_place_to_others(
+    shared_users_client: httpx.AsyncClient, person: Person, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(exports, "EXPORT_SECONDS", 1)
+    monkeypatch.setattr(exports, "IDLE_MARGIN_SECONDS", 1)
+
+    async def fetch(_: exports.Export) -> list[Any]:
+        return [{"id": 1, "note": json.dumps(NOTE | {"title": "a" * 1024 * 1024})}]
+
+    async with connected(shared_users_client) as (stream, writer):
+        with monkeypatch.context() as patch:
+            patch.setattr(exports.Export, "fetch", fetch)
+            head = f"GET /notes/export HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {person.token}\r\n\r\n"
+            writer.write(head.encode())
+
+            async def read_slowly() -> None:
+                while await stream.read(65_536):
+                    await asyncio.sleep(0.5)
+
+            reading = asyncio.create_task(read_slowly())
+            await asyncio.sleep(0.5)
+
+            async def has_place() -> bool:
+                async with shared_users_client.stream("GET", "/notes/export", headers=person.headers) as answer:
+                    return answer.status_code == 200
+
+            assert not await has_place()
+            await eventually(has_place, within_seconds=10)
+        assert not reading.done()
+        reading.cancel()
+
+
 async def test_export_ends_when_postgres_is_restarted_and_can_be_continued(
     client: httpx.AsyncClient, database: Session, monkeypatch: pytest.MonkeyPatch
 ) -> None:
