@@ -30,18 +30,31 @@ async def test_services_run_from_the_source_until_ctrl_c_and_nothing_is_left(
         stderr=asyncio.subprocess.STDOUT,
         start_new_session=True,
     )
+    assert process.stdout
+    output = bytearray()
+    reading = asyncio.create_task(collect(process.stdout, output))
     try:
         await eventually(lambda: are_ready(*ports.values()), within_seconds=60)
+        await eventually(lambda: contains(output, b"consuming"), within_seconds=10)  # `tail` opens the file later
     finally:
         os.killpg(process.pid, signal.SIGINT)  # as a terminal does
         async with asyncio.timeout(STOP_SECONDS):
-            output, _ = await process.communicate()
+            await reading
+            await process.wait()
 
     assert process.returncode == 0, output.decode()
-    assert b"consuming" in output
     assert b"Traceback" not in output
     assert not await is_ready(ports["INKWELL_PORT"])
     assert not await is_ready(ports["INKWELL_WORKER_HEALTH_PORT"])
+
+
+async def collect(stream: asyncio.StreamReader, output: bytearray) -> None:
+    while part := await stream.read(65_536):
+        output += part
+
+
+async def contains(output: bytearray, text: bytes) -> bool:
+    return text in output
 
 
 async def are_ready(*ports: int) -> bool:
