@@ -196,7 +196,7 @@ MESSAGES = {
     ),
     "hints": Message(
         "Which owners are at which revision after a commit. A hint may be lost, and says nothing that Postgres does "
-        "not: whoever receives it reads what has changed.",
+        "not: its receivers read what has changed.",
         TypeAdapter(ChangeHints),
         examples={"Two owners' notes may have changed": encode_hints({1: 42, 7: 3})},
     ),
@@ -247,7 +247,7 @@ CHANNELS = {
         queue={"name": REPLY_TO, "durable": False},
     ),
     "changes": Channel(
-        "A fanout exchange: whoever binds a queue gets every hint, whatever its routing key.",
+        "A fanout exchange: every queue bound to it gets every hint, whatever its routing key.",
         ("hints",),
         exchange={"name": TOPOLOGY.changes_exchange, "type": "fanout", "durable": True, "autoDelete": False},
         address="",

@@ -83,7 +83,7 @@ DISCARDED = _define(
     "discarded", 410, "The write failed and was discarded by an operator; it had no effect, and never will"
 )
 CHANGES_GONE = _define(
-    "changes_gone", 410, "Changes since then may be missing; drop the copy and begin without `since`"
+    "changes_gone", 410, "Changes since then may be missing; discard the copy and start over without `since`"
 )
 PRECONDITION_FAILED = _define(
     "precondition_failed", 412, "The note's version does not meet the request's preconditions", ("ETag",)

@@ -1,7 +1,7 @@
-"""Ends asyncio tasks, even those in which a library has dropped a cancellation.
+"""Ends asyncio tasks, even those in which a library has swallowed a cancellation.
 
-`asyncio.wait_for`, before Python 3.12, drops a cancellation that comes together with what it waits for, and the AMQP
-library one that comes together with the end of a channel. The task goes on then, perhaps forever.
+Before Python 3.12, `asyncio.wait_for` swallows a cancellation that arrives together with the awaited result, and the
+AMQP library one that arrives together with the end of a channel. The task then continues, perhaps forever.
 """
 
 import asyncio
@@ -19,7 +19,7 @@ def is_cancelled() -> bool:
 
 
 async def end_tasks(tasks: Iterable[asyncio.Task[Any]]) -> None:
-    """Cancel the tasks, again if they go on, and return once all of them have ended."""
+    """Cancel the tasks, repeatedly if they continue, and return once all of them have ended."""
     running = set(tasks)
     while running:
         for task in running:

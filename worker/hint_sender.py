@@ -21,7 +21,7 @@ from worker.metrics import HINTS_DROPPED
 
 SEND_TIMEOUT_SECONDS = 1.0
 PAUSE_SECONDS = 0.02
-"""After a message; the hints that come meanwhile share the next one."""
+"""The pause after a message; the hints that arrive meanwhile share the next one."""
 
 log = structlog.get_logger()
 
@@ -36,7 +36,7 @@ class HintSender:
         self._has_pending = asyncio.Event()
 
     def announce(self, revisions: Mapping[int, int]) -> None:
-        """Send the owners' revisions soon, in one message with all others that wait."""
+        """Send the owners' revisions soon, in one message with all other pending ones."""
         self._pending.update(revisions)
         if len(self._pending) > MAX_HINTS:
             HINTS_DROPPED.inc(len(self._pending))
@@ -71,7 +71,7 @@ class HintSender:
                     with broker_call():
                         await channel.basic_publish(encode_hints(revisions), exchange=self._topology.changes_exchange)
             except BROKER_ERRORS as error:
-                log.info("hints delayed: the broker does not take them", error=describe_error(error))
+                log.info("hints delayed: the broker does not accept them", error=describe_error(error))
                 self.announce(revisions | self._pending)
                 await asyncio.sleep(SEND_TIMEOUT_SECONDS)
             await asyncio.sleep(PAUSE_SECONDS)

@@ -1,7 +1,7 @@
 """Deletes old outcomes, versions, tombstones and tokens, erases purged notes, and removes all rows of deleted users.
 
 Failed commands are left to an operator, unless their user is deleted. One worker at a time does this, the one with an
-advisory lock, on a connection of its own. It works in small steps with long rests, so that writes are hardly affected.
+advisory lock, on a connection of its own. It works in small steps with long pauses, so that writes are hardly affected.
 """
 
 import asyncio
@@ -74,14 +74,14 @@ class Housekeeping:
         """Clean up at intervals until cancelled; logs and retries any failure.
 
         The first clean-up is late on purpose: commands that were applied but not acknowledged when all workers stopped
-        are redelivered before, and must find their outcomes, however old.
+        are redelivered before it, and must find their outcomes, however old.
         """
         while True:
             await asyncio.sleep(self._interval_seconds)
             try:
                 await self._session()
             except Exception as error:  # noqa: BLE001 - transient, known or not; must not affect the consumer
-                log.warning("old outcomes not pruned; Inkwell tries again by itself", error=describe(error))
+                log.warning("old outcomes not pruned; Inkwell retries automatically", error=describe(error))
 
     async def _session(self) -> None:
         """Clean up on one connection until the first failure; returns at once if another worker does it."""
@@ -102,9 +102,9 @@ class Housekeeping:
         await DELETE_MARKS.fetch(session)
         await DELETE_EXPIRED_TOKENS.fetch(session, retention=self._retention)
         if users := await remove_deleted_users(session):
-            log.info("deleted users removed with everything that they owned", users=users)
+            log.info("deleted users removed with everything they owned", users=users)
         if notes := await erase_old_trash(session, self._trash_retention):
-            log.info("notes erased that were deleted long ago", notes=notes)
+            log.info("notes in the trash for longer than its retention erased", notes=notes)
         if notes := await erase_copies(session):
             log.info("versions and outcomes of erased notes erased", notes=notes)
         if tombstones := await purge_tombstones(session, max(TOMBSTONE_RETENTION, self._trash_retention)):
@@ -168,7 +168,7 @@ async def purge_tombstones(session: Session, retention: timedelta) -> int:
 
 
 async def remove_deleted_users(session: Session) -> int:
-    """Delete the rows of some users who are marked as deleted; return the number of users."""
+    """Delete the rows of some users that are marked as deleted; return the number of users."""
     ids = [row["id"] for row in await FIND_DELETED_USERS.fetch(session)]
 
     async def remove_some(statement: Statement) -> int:
@@ -180,7 +180,7 @@ async def remove_deleted_users(session: Session) -> int:
 
 
 async def run_in_steps(step: Callable[[], Awaitable[int]]) -> int:
-    """Repeat the step until it finds fewer than ROWS_PER_STEP rows; rests after each. Returns the number of rows."""
+    """Repeat the step until it finds fewer than ROWS_PER_STEP rows, resting after each; return the number of rows."""
     now = asyncio.get_running_loop().time
     total, rows = 0, ROWS_PER_STEP
     while rows == ROWS_PER_STEP:
@@ -205,7 +205,7 @@ def _is_among(table: Table, rows: Select[Any]) -> ColumnElement[bool]:
 
 
 def _limited(table: Table, *conditions: ColumnElement[bool]) -> ColumnElement[bool]:
-    """Whether a row is among those of one step that fulfil the conditions."""
+    """Whether a row is among those of one step that meet the conditions."""
     return _is_among(table, select(table).where(*conditions).limit(_LIMIT))
 
 

@@ -1,1 +1,1 @@
-"""The client program `inkwell`: exports, imports and watches notes over the API; imports nothing of the services."""
+"""The client program `inkwell`: exports, imports and watches notes over the API, without code of the services."""

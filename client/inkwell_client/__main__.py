@@ -14,7 +14,7 @@ from uuid import uuid4
 import httpx
 
 from inkwell_client import credentials
-from inkwell_client.api import Patience, check, connect
+from inkwell_client.api import RetryPolicy, check, connect
 from inkwell_client.credentials import Credentials
 from inkwell_client.errors import ClientError, UnavailableError
 from inkwell_client.exporting import export, export_to_file
@@ -41,18 +41,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def read_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     """Parse the command line."""
-    parser = argparse.ArgumentParser("inkwell", description="Exports, imports and watches the notes of an Inkwell.")
+    parser = argparse.ArgumentParser(
+        "inkwell", description="Exports, imports and watches notes in an Inkwell deployment."
+    )
     commands = parser.add_subparsers(metavar="COMMAND", dest="command", required=True)
-    login = commands.add_parser("login", help="sign in, and keep a token for the other commands")
-    login.add_argument("url", help="where Inkwell is, such as https://notes.example")
+    login = commands.add_parser("login", help="sign in, and save a token for the other commands")
+    login.add_argument("url", help="the URL of the deployment, such as https://notes.example")
     login.add_argument("--token", action="store_true", help="ask for a personal token instead of name and password")
-    exporting = commands.add_parser("export", help="write all notes to a file, a line of JSON each")
+    exporting = commands.add_parser("export", help="write all notes to a file, one JSON object per line")
     exporting.add_argument("file", help="a new file, or - for standard output")
     importing = commands.add_parser("import", help="create a note for each line of a file")
-    importing.add_argument("file", help="a file that an export has written, or - for standard input")
-    importing.add_argument("--again", action="store_true", help="import the notes of a file that was imported before")
-    importing.add_argument("--rejected", metavar="FILE", type=Path, help="where to copy the lines that are rejected")
-    commands.add_parser("watch", help="print changes as they happen, a line of JSON each")
+    importing.add_argument("file", help="a file written by an export, or - for standard input")
+    importing.add_argument("--again", action="store_true", help="import a file once more that was imported before")
+    importing.add_argument("--rejected", metavar="FILE", type=Path, help="where to copy rejected lines")
+    commands.add_parser("watch", help="print changes as they happen, one JSON object per line")
     return parser.parse_args(arguments)
 
 
@@ -67,16 +69,16 @@ def run(options: argparse.Namespace) -> int:
             case "import":
                 return run_import(client, options)
             case _:
-                for change in iter_changes(client, Patience()):
+                for change in iter_changes(client, RetryPolicy()):
                     print(change, flush=True)
                 return 0
 
 
 def log_in(url: str, *, asks_for_token: bool) -> int:
-    """Keep a token that the user has, or a new one that name and password give."""
+    """Save an existing token, or a new one, requested with name and password."""
     token = getpass.getpass("Personal token: ") if asks_for_token else request_token(url)
     path = credentials.save(Credentials(url, token))
-    sys.stderr.write(f"signed in to {url}; kept in {path}\n")
+    sys.stderr.write(f"signed in to {url}; saved in {path}\n")
     return 0
 
 
@@ -101,31 +103,31 @@ def request_token(url: str) -> str | None:
         created = client.post("/auth/tokens", json=body, headers=headers)
         check(created)
         if created.status_code != HTTPStatus.CREATED:
-            raise ClientError("Inkwell accepts the sign-in but takes long; try again later")
+            raise ClientError("signed in, but creating a token takes too long; try again later")
         return str(created.json()["token"])
 
 
 def run_export(client: httpx.Client, file: str) -> int:
     """Export to a file or to standard output."""
     if file == STDIO:
-        count = export(client, sys.stdout.buffer, 0, Patience())
+        count = export(client, sys.stdout.buffer, 0, RetryPolicy())
         sys.stdout.buffer.flush()
     else:
-        count = export_to_file(client, Path(file), Patience())
+        count = export_to_file(client, Path(file), RetryPolicy())
     sys.stderr.write(f"{count} notes\n")
     return 0
 
 
 def run_import(client: httpx.Client, options: argparse.Namespace) -> int:
-    """Import a file, or standard input, which is copied first: keys depend on the whole of it."""
+    """Import a file, or standard input, which is copied first, since keys depend on its whole content."""
     if options.file == STDIO:
         with tempfile.TemporaryFile() as copy:
             shutil.copyfileobj(sys.stdin.buffer, copy)
             copy.seek(0)
-            result = import_file(client, copy, Patience(), again=options.again)
+            result = import_file(client, copy, RetryPolicy(), again=options.again)
     else:
         with Path(options.file).open("rb") as file:
-            result = import_file(client, file, Patience(), again=options.again)
+            result = import_file(client, file, RetryPolicy(), again=options.again)
     return report(result, options.rejected)
 
 
@@ -137,7 +139,7 @@ def report(result: Result, rejected: Path | None) -> int:
     if rejected:
         with rejected.open("wb") as file:
             file.writelines(line.rstrip(b"\n") + b"\n" for line in result.rejected)
-    sys.stderr.write("mend them in a file of their own and import that: the others are imported\n")
+    sys.stderr.write("correct them in a file of their own and import that; the others were imported\n")
     return EXIT_REJECTED
 
 

@@ -1,4 +1,4 @@
-"""Requests to Inkwell's API: which answers are errors, which are repeated, and for how long."""
+"""Requests to Inkwell's API: which answers are errors, which requests are retried, and for how long."""
 
 import random
 import sys
@@ -13,8 +13,8 @@ from inkwell_client.credentials import Credentials
 from inkwell_client.errors import ClientError, UnavailableError
 
 TIMEOUT_SECONDS = 60.0
-"""Longer than an import waits for an outcome, and than the heartbeats of a stream are apart."""
-PATIENCE_SECONDS = 300.0
+"""Longer than an import waits for an outcome, and than the interval of a stream's heartbeats."""
+RETRY_SECONDS = 300.0
 MAX_PAUSE_SECONDS = 10.0
 RETRIED = (
     HTTPStatus.REQUEST_TIMEOUT,
@@ -27,13 +27,13 @@ REFUSED = (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN)
 
 
 def connect(credentials: Credentials) -> httpx.Client:
-    """Return a client of the deployment."""
+    """Return a client for the deployment."""
     headers = {"Authorization": f"Bearer {credentials.token}"} if credentials.token else {}
     return httpx.Client(base_url=credentials.url, headers=headers, timeout=TIMEOUT_SECONDS)
 
 
 def check(answer: httpx.Response) -> None:
-    """Raise UnavailableError if the request should be repeated, and ClientError for any other failure."""
+    """Raise UnavailableError if the request should be retried, and ClientError for any other failure."""
     if answer.is_success:
         return
     answer.read()
@@ -45,7 +45,7 @@ def check(answer: httpx.Response) -> None:
 
 
 def check_problem(problem: dict[str, Any] | None) -> None:
-    """Raise the error for a problem within a stream, as `check`; does nothing for None."""
+    """Raise the error for a problem within a stream, as `check` does for an answer; does nothing for None."""
     if problem is None:
         return
     reason = f"{problem['code']}: {problem['detail']}"
@@ -57,7 +57,7 @@ def check_problem(problem: dict[str, Any] | None) -> None:
 
 
 def iter_lines(answer: httpx.Response) -> Iterator[str]:
-    """Yield the whole lines of an answer: httpx would also divide them at separators of Unicode, which notes may have.
+    """Yield the whole lines of an answer: httpx would also split them at Unicode separators, which notes may contain.
 
     Raises httpx.TransportError.
     """
@@ -77,20 +77,20 @@ def describe(answer: httpx.Response) -> str:
         return f"{answer.request.url} answers {answer.status_code} {answer.reason_phrase}"
 
 
-class Patience:
-    """Pauses between repetitions, until nothing has worked for PATIENCE_SECONDS."""
+class RetryPolicy:
+    """Pauses between attempts, until none has succeeded for RETRY_SECONDS."""
 
-    def __init__(self, seconds: float = PATIENCE_SECONDS) -> None:
+    def __init__(self, seconds: float = RETRY_SECONDS) -> None:
         self._seconds = seconds
-        self.renew()
+        self.reset()
 
-    def renew(self) -> None:
-        """Begin anew, since something has worked."""
+    def reset(self) -> None:
+        """Reset the deadline and the pauses after a success."""
         self._ends_at = time.monotonic() + self._seconds
         self._pause_seconds = 0.5
 
     def pause(self, error: Exception) -> None:
-        """Wait before the next attempt; raises ClientError if there should be none."""
+        """Wait before the next attempt; raises ClientError once the deadline has passed."""
         reason = str(error) or type(error).__name__
         if time.monotonic() > self._ends_at:
             raise ClientError(

@@ -1,4 +1,4 @@
-"""Where Inkwell is, and the token for it: from the environment, or from a file that only its user can read."""
+"""The URL of a deployment and a token for it, from the environment or from a file that only its user can read."""
 
 import json
 import os
@@ -20,20 +20,20 @@ class Credentials:
 
 
 def load() -> Credentials:
-    """Return the credentials from INKWELL_URL and INKWELL_TOKEN, or those that `login` has kept.
+    """Return the credentials from INKWELL_URL and INKWELL_TOKEN, or those that `login` has saved.
 
-    The kept token is sent to no other URL than its own. Raises ClientError if there are none.
+    The saved token is sent to no other URL than its own. Raises ClientError if there are none.
     """
-    kept = _load_kept()
-    url = os.environ.get("INKWELL_URL", kept.url if kept else "").rstrip("/")
+    saved = _load_saved()
+    url = os.environ.get("INKWELL_URL", saved.url if saved else "").rstrip("/")
     if not url:
         raise ClientError("not signed in: run `inkwell login URL`, or set INKWELL_URL and INKWELL_TOKEN")
-    own_token = kept.token if kept and kept.url == url else None
+    own_token = saved.token if saved and saved.url == url else None
     return Credentials(url, os.environ.get("INKWELL_TOKEN") or own_token)
 
 
 def save(credentials: Credentials) -> Path:
-    """Keep the credentials for later runs, and return the file."""
+    """Save the credentials for later runs, and return the file."""
     path = _path()
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     draft = path.with_suffix(".new")
@@ -43,7 +43,7 @@ def save(credentials: Credentials) -> Path:
     return draft.replace(path)
 
 
-def _load_kept() -> Credentials | None:
+def _load_saved() -> Credentials | None:
     try:
         return Credentials(**json.loads(_path().read_text()))
     except FileNotFoundError:

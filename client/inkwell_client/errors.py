@@ -2,11 +2,11 @@
 
 
 class ClientError(Exception):
-    """Something that the user has to mend; its text is shown."""
+    """An error that the user has to fix; its text is shown."""
 
 
 class UnavailableError(Exception):
-    """A failure that may be over soon; the request is repeated."""
+    """A failure that may be temporary; the request is retried."""
 
     def __init__(self, reason: str, retry_after_seconds: float = 0.0) -> None:
         super().__init__(reason)

@@ -1,4 +1,4 @@
-"""Exports notes into a file, and continues after the last whole line if the connection or the program breaks."""
+"""Exports notes to a file, and continues after the last whole line if the connection or the program is interrupted."""
 
 import json
 import os
@@ -10,7 +10,7 @@ from typing import Any, BinaryIO
 import httpx
 from tqdm import tqdm
 
-from inkwell_client.api import Patience, check, check_problem
+from inkwell_client.api import RetryPolicy, check, check_problem
 from inkwell_client.errors import ClientError, UnavailableError
 
 TAIL_BYTES = 4 * 1024 * 1024
@@ -18,7 +18,7 @@ TAIL_BYTES = 4 * 1024 * 1024
 NOTE_START = b'{"id":'
 
 
-def export_to_file(client: httpx.Client, path: Path, patience: Patience) -> int:
+def export_to_file(client: httpx.Client, path: Path, policy: RetryPolicy) -> int:
     """Write all notes to a new file, and return their number in this run; raises ClientError.
 
     The file appears once it is complete; until then its name ends in `.part`.
@@ -28,7 +28,7 @@ def export_to_file(client: httpx.Client, path: Path, patience: Patience) -> int:
     part = path.with_name(path.name + ".part")
     with part.open("a+b") as file:
         last_id = find_end(file)
-        count = export(client, file, last_id, patience)
+        count = export(client, file, last_id, policy)
         file.flush()
         os.fsync(file.fileno())
     part.rename(path)
@@ -50,32 +50,32 @@ def find_last_id(block: bytes, otherwise: int) -> int:
     for line in reversed(block.splitlines()):
         try:
             return int(json.loads(line)["id"])
-        except (ValueError, KeyError):  # the first or the last line of an export, or cut at the beginning
+        except (ValueError, KeyError):  # the first or last line of an export, or one whose beginning is cut off
             continue
     return otherwise
 
 
-def export(client: httpx.Client, file: BinaryIO, last_id: int, patience: Patience) -> int:
-    """Write the notes with greater ids, however often it takes; return their number. Raises ClientError."""
+def export(client: httpx.Client, file: BinaryIO, last_id: int, policy: RetryPolicy) -> int:
+    """Write the notes with greater ids, with retries; return their number. Raises ClientError."""
     position = Position(last_id)
     with tqdm(unit=" notes", disable=None) as progress:
         while True:
-            error: Exception = UnavailableError("the export broke")
+            error: Exception = UnavailableError("the export was interrupted")
             try:
                 for block in iter_blocks(client, position):
                     file.write(block)
                     progress.update(block.count(b"\n"))
-                    patience.renew()
+                    policy.reset()
                 if position.is_complete:
                     return position.count
             except (httpx.TransportError, UnavailableError) as caught:
                 error = caught
-            patience.pause(error)
+            policy.pause(error)
 
 
 @dataclass
 class Position:
-    """How far an export has come."""
+    """How far an export has got."""
 
     last_id: int
     count: int = 0
@@ -83,7 +83,7 @@ class Position:
 
 
 def iter_blocks(client: httpx.Client, position: Position) -> Iterator[bytes]:
-    """Yield whole lines from the position on, which moves; raises UnavailableError or ClientError if they break off."""
+    """Yield whole lines from the position on, and advance it; raises UnavailableError or ClientError on failure."""
     with client.stream("GET", "/notes/export", params={"after_id": position.last_id}) as answer:
         check(answer)
         for block in iter_whole_lines(answer.iter_bytes()):

@@ -1,4 +1,4 @@
-"""Imports notes from a file in parts, each with a key derived from the file: repeating an import doubles nothing."""
+"""Imports notes from a file in parts, each with a key derived from the file: repeating an import duplicates nothing."""
 
 import hashlib
 import json
@@ -12,12 +12,12 @@ from uuid import uuid4
 import httpx
 from tqdm import tqdm
 
-from inkwell_client.api import Patience, check, check_problem, iter_lines
+from inkwell_client.api import RetryPolicy, check, check_problem, iter_lines
 from inkwell_client.errors import UnavailableError
 
 PART_LINES = 2000
 PART_BYTES = 512 * 1024
-"""Limits on a part, a request of its own, which proxies take; changed, a file imported before is imported again."""
+"""Limits on a part, a request that proxies accept. If they change, a file imported before is imported again."""
 KEY_CHARACTERS = 40
 BLOCK_BYTES = 1024 * 1024
 NDJSON = "application/x-ndjson"
@@ -32,8 +32,8 @@ class Result:
     """The lines that were not, as they are in the file."""
 
 
-def import_file(client: httpx.Client, file: BinaryIO, patience: Patience, *, again: bool = False) -> Result:
-    """Create a note for each line of the file that is none yet; with `again`, for each line. Raises ClientError."""
+def import_file(client: httpx.Client, file: BinaryIO, policy: RetryPolicy, *, again: bool = False) -> Result:
+    """Create a note for each line not imported yet or, with `again`, for each line. Raises ClientError."""
     key = uuid4().hex if again else derive_key(file)
     size = file.seek(0, 2)
     file.seek(0)
@@ -41,7 +41,7 @@ def import_file(client: httpx.Client, file: BinaryIO, patience: Patience, *, aga
     first = 1
     with tqdm(total=size, unit="B", unit_scale=True, disable=None) as progress:
         for part in iter_parts(file):
-            report = send_patiently(client, part, f"{key}-{first}", patience)
+            report = send_with_retries(client, part, f"{key}-{first}", policy)
             for line in report:
                 add(result, line, part, first)
             progress.update(sum(map(len, part)))
@@ -71,15 +71,15 @@ def iter_parts(file: BinaryIO) -> Iterator[list[bytes]]:
         yield part
 
 
-def send_patiently(client: httpx.Client, part: list[bytes], key: str, patience: Patience) -> list[dict[str, Any]]:
-    """Import a part, however often it takes, and return the lines of the answer."""
+def send_with_retries(client: httpx.Client, part: list[bytes], key: str, policy: RetryPolicy) -> list[dict[str, Any]]:
+    """Import a part, with retries, and return the lines of the answer."""
     while True:
         try:
             report = send(client, part, key)
         except (httpx.TransportError, UnavailableError) as error:
-            patience.pause(error)
+            policy.pause(error)
         else:
-            patience.renew()
+            policy.reset()
             return report
 
 
@@ -90,7 +90,7 @@ def send(client: httpx.Client, part: list[bytes], key: str) -> list[dict[str, An
         check(answer)
         lines = list(iter_lines(answer))
     if not lines or not lines[-1].startswith('{"end"'):
-        raise UnavailableError("the import broke")
+        raise UnavailableError("the import was interrupted")
     report = [json.loads(line) for line in lines]
     end = report[-1]["end"]
     if not end["complete"]:
@@ -101,7 +101,7 @@ def send(client: httpx.Client, part: list[bytes], key: str) -> list[dict[str, An
 
 
 def add(result: Result, line: dict[str, Any], part: list[bytes], first: int) -> None:
-    """Add a line of the answer to the result, and name what was rejected by its line in the file."""
+    """Add a line of the answer to the result, and report what was rejected by its line in the file."""
     result.imported += line.get("imported", 0)
     if "problem" not in line:
         return

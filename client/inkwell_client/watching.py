@@ -7,7 +7,7 @@ from http import HTTPStatus
 
 import httpx
 
-from inkwell_client.api import Patience, check, iter_lines
+from inkwell_client.api import RetryPolicy, check, iter_lines
 from inkwell_client.errors import UnavailableError
 
 EVENT_STREAM = "text/event-stream"
@@ -22,13 +22,13 @@ class Event:
     """An event of a stream."""
 
     id: str
-    """The last id that the stream has given; empty if it has given none."""
+    """The last id in the stream so far; empty if there was none."""
     type: str
     data: str
 
 
 def iter_events(lines: Iterable[str]) -> Iterator[Event]:
-    """Yield the events of a stream's lines, as the HTML standard has them; comments are skipped."""
+    """Yield the events in a stream's lines, as the HTML standard defines them; comments are skipped."""
     last_id = event_type = ""
     data: list[str] = []
     for line in lines:
@@ -46,24 +46,24 @@ def iter_events(lines: Iterable[str]) -> Iterator[Event]:
             data.append(value)
 
 
-def iter_changes(client: httpx.Client, patience: Patience) -> Iterator[str]:
-    """Yield each change as JSON, from the first one on, for ever; raises ClientError."""
+def iter_changes(client: httpx.Client, policy: RetryPolicy) -> Iterator[str]:
+    """Yield each change as JSON, from the first one on, without end; raises ClientError."""
     cursor = ""
     while True:
         error: Exception = UnavailableError("the stream ended")
         try:
             for event in iter_stream(client, cursor):
                 cursor = event.id
-                patience.renew()
+                policy.reset()
                 if event.type == "change":
                     yield event.data
         except CursorGoneError:
-            sys.stderr.write("the changes after the last one are gone; beginning at the first note again\n")
+            sys.stderr.write("the changes after the last one are gone; starting over from the first note\n")
             cursor = ""
             continue
         except (httpx.TransportError, UnavailableError) as caught:
             error = caught
-        patience.pause(error)
+        policy.pause(error)
 
 
 def iter_stream(client: httpx.Client, cursor: str) -> Iterator[Event]:

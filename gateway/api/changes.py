@@ -1,4 +1,4 @@
-"""Changes of notes: a page after a position, also once there is one, or a stream of them."""
+"""The changes of a user's notes after a position: a page, by long polling if wanted, or a stream of events."""
 
 import asyncio
 from collections.abc import AsyncGenerator
@@ -50,15 +50,15 @@ class ChangesQuery(BaseModel, extra="forbid", use_attribute_docstrings=True):
             WithJsonSchema({"type": "string", "maxLength": CURSOR_MAX_LENGTH}),
         ]
     ] = None
-    """The `cursor` of an earlier answer; without it, the changes begin with the first note"""
+    """The `cursor` of an earlier answer; without it, the changes start from the beginning"""
     limit: Annotated[int, Field(ge=1, le=1000), INTEGER] = 100
     """The maximum number of changes to return"""
 
 
 CHANGES_QUERY = Parameters(ChangesQuery, "query")
 EVENTS = (
-    "As `text/event-stream`: an event `change` for each, its data as in `changes` and its `id` the cursor after it. "
-    "Other blocks, without data, set the `id` or the time to `retry`."
+    "As `text/event-stream`: a `change` event for each, with its data as in `changes` and the cursor after it as `id`. "
+    "Other blocks, without data, only set the `id` or the `retry` time."
 )
 
 operations: Operations[Gateway] = Operations("notes")
@@ -80,7 +80,7 @@ operations: Operations[Gateway] = Operations("notes")
     problems=(CHANGES_GONE, INVALID_HEADER, OVERLOADED, TOO_MANY_STREAMS),
 )
 async def list_changes(gateway: Gateway, request: Request) -> Answer:
-    """Lists which notes have changed or were deleted since a position, each once and as it is now."""
+    """Lists the notes that were changed or deleted since a position, each once and in its current state."""
     query = request[CHANGES_QUERY]
     since = query.since or ChangesCursor(request.caller.owner)
     if prefers_event_stream(request):
@@ -95,7 +95,7 @@ async def list_changes(gateway: Gateway, request: Request) -> Answer:
 
 
 def _read_last_event_id(request: Request) -> ChangesCursor | None:
-    """Return the position with which a stream is resumed, or None; raises ProblemError 400."""
+    """Return the position from which a stream is resumed, or None; raises ProblemError 400."""
     event_id = request[LAST_EVENT_ID]
     try:
         return ChangesCursor.parse(event_id) if event_id else None
@@ -110,8 +110,8 @@ async def _wait_for_changes(gateway: Gateway, request: Request, page: ChangesPag
     limit = request[CHANGES_QUERY].limit
     follow = gateway.followers.follow(request.caller.owner)
     with gateway.replies.count_poll(), follow as follower, suppress(TimeoutError):
-        async with asyncio.timeout_at(deadline + LAST_READ_SECONDS):  # what a later read would find is not lost
-            while not page.changes:  # the first time at once: there may be one since the page was read
+        async with asyncio.timeout_at(deadline + LAST_READ_SECONDS):  # the next request gets what was not read
+            while not page.changes:  # reads at once first: there may be a change since the page was read
                 page = await gateway.followers.read(follower, request.caller, page.cursor, limit) or page
                 if page.changes or now() >= deadline or gateway.followers.draining:
                     break
@@ -120,16 +120,16 @@ async def _wait_for_changes(gateway: Gateway, request: Request, page: ChangesPag
 
 
 async def _open_stream(gateway: Gateway, request: Request, since: ChangesCursor) -> Answer:
-    """Return a stream whose first page is read; raises ProblemError if there cannot be one."""
+    """Read the first page and return a stream that begins with it; raises ProblemError if the stream is refused."""
     owner = request.caller.owner
     gateway.followers.check_room(owner)
     page = await gateway.queries.list_changes(request.caller, since, request[CHANGES_QUERY].limit)
-    gateway.followers.check_room(owner)  # again: others may have begun during the read
+    gateway.followers.check_room(owner)  # again: other streams may have started during the read
     return Answer(headers=dict(HEADERS), media_type=EVENT_STREAM, stream=_stream(gateway, request, page))
 
 
 async def _stream(gateway: Gateway, request: Request, page: ChangesPage) -> AsyncGenerator[bytes]:
-    """Yield the page's changes and all later ones, until the credentials end, changes are gone, or it is drained."""
+    """Yield the page's changes and all later ones until credentials become invalid, changes are gone, or it drains."""
     now = asyncio.get_running_loop().time
     with gateway.followers.stream(request.caller.owner) as follower:
         yield format_retry() + (page.events or format_position(page.cursor.encoded))
@@ -140,8 +140,8 @@ async def _stream(gateway: Gateway, request: Request, page: ChangesPage) -> Asyn
             if not may_have_more:
                 await follower.wait(beat_at)
             try:
-                found = await _read_on(gateway, request, follower, cursor)
-            except ProblemError:  # the client connects again, and gets it as the answer
+                found = await _read_next(gateway, request, follower, cursor)
+            except ProblemError:  # the client reconnects, and gets it as the answer
                 break
             cursor, may_have_more = (found.cursor, found.has_more) if found else (cursor, False)
             if found and found.changes:
@@ -153,7 +153,9 @@ async def _stream(gateway: Gateway, request: Request, page: ChangesPage) -> Asyn
         yield format_retry()
 
 
-async def _read_on(gateway: Gateway, request: Request, follower: Follower, since: ChangesCursor) -> ChangesPage | None:
+async def _read_next(
+    gateway: Gateway, request: Request, follower: Follower, since: ChangesCursor
+) -> ChangesPage | None:
     """Return the next page, or None while Postgres is unavailable; raises ProblemError if the stream has to end."""
     authorization = request.headers_by_name.get(b"authorization")
     with suppress(DatabaseUnavailableError):

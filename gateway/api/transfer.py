@@ -1,4 +1,4 @@
-"""Exports and imports of notes as NDJSON streams, in constant memory, however many notes there are."""
+"""Exports and imports of notes as NDJSON streams, in constant memory for any number of notes."""
 
 import asyncio
 import json
@@ -34,11 +34,11 @@ AUTHENTICATION_SECONDS = 10.0
 """How often the caller is authenticated again while notes are transferred."""
 BATCH_LINES = 500
 BATCH_BYTES = 512 * 1024
-"""Limits on the lines that are one command; changed, an import that an older gateway began cannot be repeated."""
+"""Limits on the lines of one command. If they change, imports that an older gateway began cannot be repeated."""
 DISCARD_SECONDS = 60.0
-"""How long the rest of the lines is read after an import has ended early."""
+"""How long the remaining lines are read after an import has ended early."""
 PINNED_PROBLEMS = (DISCARDED, IDEMPOTENCY_KEY_REUSED, IDEMPOTENCY_KEY_SPENT)
-"""Rejections of one batch, which will always be rejected under this key; the import continues with the next."""
+"""Permanent rejections of a batch under its key; the import continues with the next batch."""
 IGNORED_LINES = ({"export"}, {"end"})
 """The members of the first and the last line of an export."""
 
@@ -47,7 +47,7 @@ class ExportQuery(BaseModel, extra="forbid", use_attribute_docstrings=True):
     """The query parameters of an export."""
 
     after_id: Integer64 = 0
-    """Only notes with greater ids: the id of the last note of an export that broke"""
+    """Only notes with greater ids; to continue an interrupted export, the id of its last note"""
 
 
 EXPORT_QUERY = Parameters(ExportQuery, "query")
@@ -66,21 +66,21 @@ def _describe_stream(description: str, lines: str) -> dict[int, OpenApi]:
     inputs=(EXPORT_QUERY,),
     media_type=NDJSON,
     answers=_describe_stream(
-        "All notes, as they were at one moment",
+        "All notes, from one consistent snapshot",
         "First `export` with `revision`, `time` and `after_id`, then the notes by id, then `end` with `complete`, "
-        "`notes`, `last_id` and, if the export ended early, perhaps `problem`. Without `end` the export is cut.",
+        "`notes`, `last_id` and, if the export ended early, possibly `problem`. Without `end` the export was cut off.",
     ),
     problems=(OVERLOADED,),
 )
 async def export_notes(gateway: Gateway, request: Request) -> Answer:
-    """Streams all notes, a line each, in the order of their ids."""
+    """Streams all notes, one per line, ordered by id."""
     return await _start(_export(gateway, request))
 
 
 async def _start(stream: AsyncGenerator[bytes]) -> Answer:
     """Return the answer once the stream has yielded its first part, an empty one.
 
-    A problem until then is answered as any other. A stream that has started also ends properly if nobody reads it.
+    A problem before that is answered like any other. A stream that has started also ends properly if it is not read.
     """
     await anext(stream)
     return Answer(stream=stream, media_type=NDJSON)
@@ -92,12 +92,12 @@ async def _export(gateway: Gateway, request: Request) -> AsyncGenerator[bytes]:
         yield b""
         start = {"revision": export.revision, "time": print_time(export.time), "after_id": last_id}
         yield print_line({"export": start})
-        presence = Presence(gateway, request, EXPORT_SECONDS)
+        guard = TransferGuard(gateway, request, EXPORT_SECONDS)
         count = 0
         is_complete = False
         problem: dict[str, Any] = {}
         try:
-            while not is_complete and await presence.lasts():
+            while not is_complete and await guard.may_continue():
                 rows = await export.fetch()
                 is_complete = not rows
                 if rows:
@@ -109,8 +109,8 @@ async def _export(gateway: Gateway, request: Request) -> AsyncGenerator[bytes]:
         yield print_line({"end": {"complete": is_complete, "notes": count, "last_id": last_id, **problem}})
 
 
-class Presence:
-    """Whether a long request may go on: its credentials are valid, its time is not over, the gateway does not stop."""
+class TransferGuard:
+    """Checks that a long request may continue: valid credentials, time left, and a gateway that is not stopping."""
 
     def __init__(self, gateway: Gateway, request: Request, seconds: float) -> None:
         self._gateway = gateway
@@ -119,8 +119,8 @@ class Presence:
         self._ends_at = self._now() + seconds
         self._authenticated_at = self._now()
 
-    async def lasts(self) -> bool:
-        """Return whether it may; raises ProblemError if the credentials are no longer valid."""
+    async def may_continue(self) -> bool:
+        """Return whether the request may continue; raises ProblemError if the credentials are no longer valid."""
         if self._now() - self._authenticated_at > AUTHENTICATION_SECONDS:
             self._authenticated_at = self._now()
             await self._gateway.authentication.authenticate_again(self._authorization)
@@ -139,15 +139,15 @@ def build_transfer_operations(settings: GatewaySettings) -> list[Operation[Gatew
         inputs=(bodies.lines, IDEMPOTENCY_KEY),
         media_type=NDJSON,
         answers=_describe_stream(
-            "What was imported, while it is",
+            "The results, as the import proceeds",
             "A line for each batch, with the numbers of its first and last `lines` and the number `imported` or the "
             "`problem`; one for each bad `line`, with its `problem`; and `end` with `complete`, `imported`, `rejected` "
-            "and, if the import ended early, perhaps `problem`.",
+            "and, if the import ended early, possibly `problem`.",
         ),
         problems=(OVERLOADED,),
     )
     async def import_notes(gateway: Gateway, request: Request) -> Answer:
-        """Creates a note for each line of the body; with a key, repeating a broken import creates none twice."""
+        """Creates a note for each line of the body; with a key, an interrupted import can be repeated safely."""
         return await _start(Import(gateway, request, bodies).run())
 
     return [*exports, *imports]
@@ -163,7 +163,7 @@ class Import:
         self._imported = 0
         self._rejected = 0
         self._has_arrived = False
-        """Whether all lines have."""
+        """Whether the whole body has arrived."""
         self._is_complete = False
 
     async def run(self) -> AsyncGenerator[bytes]:
@@ -188,9 +188,9 @@ class Import:
 
     async def _import_all(self) -> AsyncIterator[bytes]:
         """Yield the results until there are no more lines, or a batch is not imported."""
-        presence = Presence(self._gateway, self._request, float("inf"))
-        async for batch in cut_batches(self._iter_parts(presence)):
-            if not await presence.lasts():
+        guard = TransferGuard(self._gateway, self._request, float("inf"))
+        async for batch in cut_batches(self._iter_parts(guard)):
+            if not await guard.may_continue():
                 return
             items, results = await self._parse(batch)
             for result in results:
@@ -202,10 +202,10 @@ class Import:
                     return
         self._is_complete = self._has_arrived
 
-    async def _iter_parts(self, presence: "Presence") -> AsyncIterator[Iterator[Line]]:
-        """Yield the lines of each part of the body while the import may go on; a line may arrive for ever."""
+    async def _iter_parts(self, guard: "TransferGuard") -> AsyncIterator[Iterator[Line]]:
+        """Yield the lines of each part of the body while the import may continue, since a line may never end."""
         async for part in self._request[self._bodies.lines]:
-            if not await presence.lasts():
+            if not await guard.may_continue():
                 return
             yield part
         self._has_arrived = True
@@ -228,7 +228,7 @@ class Import:
         return items, results
 
     def _parse_line(self, line: Line) -> CreateItem | None:
-        """Return the note in the line; None if that is empty or belongs to the frame of an export."""
+        """Return the note in the line; None if the line is empty or belongs to the frame of an export."""
         limit = self._bodies.lines.line_limit_bytes
         if line.size > limit:
             raise ProblemError(BODY_TOO_LARGE, f"The line is larger than {limit} bytes")
@@ -242,7 +242,7 @@ class Import:
         return None
 
     async def _import_batch(self, batch: Sequence[Line], items: list[CreateItem]) -> tuple[dict[str, Any], bool]:
-        """Return the result of the batch, and whether the import ends with it."""
+        """Return the result of the batch, and whether it ends the import."""
         key = self._request[IDEMPOTENCY_KEY]
         notes = NoteItems.model_construct(items=tuple(items))
         try:
@@ -258,7 +258,7 @@ class Import:
 
 
 async def cut_batches(parts: AsyncIterator[Iterator[Line]]) -> AsyncIterator[Sequence[Line]]:
-    """Yield the lines in batches, which depend on the lines alone: so they have the same keys in every repetition."""
+    """Yield the lines in batches that depend on the lines alone, so they have the same keys in every repetition."""
     batch: list[Line] = []
     size = 0
     async for part in parts:

@@ -70,7 +70,7 @@ reads: Operations[Gateway] = Operations("notes")
     problems=(OVERLOADED,),
 )
 async def list_trash(gateway: Gateway, request: Request) -> Answer:
-    """Lists deleted notes, the last deletion first; `Link` has the URL of the next page."""
+    """Lists deleted notes, most recently deleted first; `Link` has the URL of the next page."""
     page = request[TRASH_PAGE]
     before = page.cursor or LAST
     found = await gateway.queries.list_trash(request.caller, before.revision, before.id, page.limit + 1)
@@ -115,7 +115,7 @@ def build_trash_operations(settings: GatewaySettings) -> Sequence[Operation[Gate
 
     @write(method="POST", path="/notes/{note_id}/restore", returns=Note, answers=RESTORE_ANSWERS)
     async def restore_note(gateway: Gateway, request: Request) -> Answer:
-        """Restores a deleted note, under its id and in a new version."""
+        """Restores a deleted note under its id, as a new version."""
         return await gateway.submission.perform(request, RestoreNote, read_target(request))
 
     @write(method="DELETE", path="/notes/trash/{note_id}", answers=PURGE_ANSWERS)

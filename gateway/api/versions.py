@@ -1,4 +1,4 @@
-"""The history of a note: its versions, as long as outcomes are kept."""
+"""The history of a note: its versions, for as long as outcomes are kept."""
 
 from typing import Annotated
 
@@ -54,7 +54,7 @@ operations: Operations[Gateway] = Operations("notes")
     problems=(NOTE_NOT_FOUND, OVERLOADED),
 )
 async def list_versions(gateway: Gateway, request: Request) -> Answer:
-    """Lists the versions of a note that are kept, the newest first; `Link` has the URL of the next page."""
+    """Lists the versions of a note that are kept, newest first; `Link` has the URL of the next page."""
     page = request[VERSIONS_PAGE]
     before = page.cursor or VersionsCursor()
     note_id = request[NOTE_PATH].note_id

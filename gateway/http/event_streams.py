@@ -1,4 +1,4 @@
-"""Event streams (`text/event-stream`) as the HTML standard has them, and `Last-Event-ID`, by which one is resumed."""
+"""Server-sent events (`text/event-stream`), as the HTML standard defines them, resumed by `Last-Event-ID`."""
 
 import random
 
@@ -12,22 +12,22 @@ EVENT_STREAM = "text/event-stream"
 RETRY_MILLISECONDS = (1000, 5000)
 HEARTBEAT = b": heartbeat\n\n"
 HEADERS = {"X-Accel-Buffering": "no", "Vary": "Accept, Last-Event-ID"}
-"""The first makes nginx pass on each event at once."""
+"""The first makes nginx pass on each event immediately."""
 
 
 class LastEventId:
-    """Reads `Last-Event-ID`, which a browser sends when it connects again."""
+    """Reads `Last-Event-ID`, which a browser sends when it reconnects."""
 
     problems = ()
 
     async def read(self, request: Request) -> str | None:
-        """Return the id of the last event that the client has; None if it has none."""
+        """Return the id of the last event that the client received, or None."""
         return (request.join_header(b"last-event-id") or "").strip() or None
 
     @property
     def openapi(self) -> OpenApi:
         """The header."""
-        description = "Of an event stream: the `id` of the last event that arrived; outranks `since`"
+        description = "To resume an event stream: the `id` of the last event received; takes precedence over `since`"
         return {"parameters": [describe_header("Last-Event-ID", description, {"type": "string"})]}
 
 
@@ -50,5 +50,5 @@ def format_position(event_id: str) -> bytes:
 
 
 def format_retry() -> bytes:
-    """Return the time after which the client connects again: random, so that not all of them come at once."""
+    """Return the delay before the client reconnects: random, so that clients do not all reconnect at once."""
     return format_sse_event(retry=random.randint(*RETRY_MILLISECONDS))  # noqa: S311 - spreads load

@@ -1,4 +1,4 @@
-"""Request bodies of any size that are read line by line (NDJSON): one line at a time is in memory."""
+"""Request bodies of any size that are read line by line (NDJSON), with one line at a time in memory."""
 
 import sys
 from collections.abc import AsyncGenerator, Iterator
@@ -10,7 +10,7 @@ from gateway.problems import REQUEST_TIMEOUT, UNSUPPORTED_MEDIA_TYPE
 
 NDJSON = "application/x-ndjson"
 UNLIMITED = sys.maxsize
-"""The limit on such a body."""
+"""The limit on the size of such a body."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,9 +20,9 @@ class Line:
     number: int
     """From 1."""
     text: bytes
-    """Cut off behind the limit."""
+    """Truncated beyond the limit."""
     size: int
-    """The bytes of the whole line."""
+    """The size of the whole line in bytes."""
 
 
 class Lines:
@@ -38,7 +38,7 @@ class Lines:
         """Of a longer line, only one byte more than this is kept."""
 
     async def read(self, request: Request) -> AsyncGenerator[Iterator[Line]]:
-        """Return the lines that end in each part of the body, perhaps none, to be taken before the next part.
+        """Return the lines that end in each part of the body, possibly none; take them before the next part.
 
         Raises ProblemError 408 or 415, and while the parts arrive 408 or ClientDisconnect.
 
@@ -83,7 +83,7 @@ class LineSplitter:
         self._append(rest)
 
     def finish(self) -> Iterator[Line]:
-        """Yield the last line, if nothing ended it."""
+        """Yield the last line, if no line feed ended it."""
         if self._size:
             yield self._take()
 

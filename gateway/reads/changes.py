@@ -1,7 +1,7 @@
 """A position in an owner's changes, and when a follower may continue from it.
 
-Everything up to a position was seen by its follower. Deletions whose tombstones were purged cannot be told any more, so
-a position is of no use if such a deletion may come after it.
+A follower has seen everything up to its position. Deletions whose tombstones were purged can no longer be reported, so
+a position is unusable if such a deletion may come after it.
 """
 
 import hashlib
@@ -19,11 +19,11 @@ CURSOR_MAX_LENGTH = 120
 _CURSOR = re.compile(r"([0-9]{1,19})\.([0-9]{1,19})\.([0-9]{1,19}|end)\.([0-9]{1,19})\.([0-9a-f]{12}|-)")
 _LARGEST = 2**63 - 1
 BEFORE_ALL = -1
-"""Notes from before revisions have revision 0."""
+"""Notes that are older than revisions have revision 0."""
 
 
 class ChangesGoneError(ProblemError):
-    """Changes after the position may be missing: the follower has to begin anew."""
+    """Changes after the position may be missing: the follower has to start over."""
 
     def __init__(self) -> None:
         super().__init__(CHANGES_GONE)
@@ -36,11 +36,11 @@ class ChangesCursor:
     owner: int
     revision: int = BEFORE_ALL
     after_id: int = _LARGEST
-    """The last seen note with that revision; the largest number if all are seen."""
+    """The last note seen with that revision; the largest number if all were seen."""
     purged_revision: int = 0
-    """The owner's purged revision when the position was given out."""
+    """The owner's purged revision when the cursor was issued."""
     timeline: str | None = None
-    """The mark of Postgres' timeline, since the same revision may have other changes in another; None if unknown."""
+    """A digest of Postgres' timeline, since on another the same revision may have other changes; None if unknown."""
 
     @classmethod
     def parse(cls, text: object) -> Self:
@@ -62,7 +62,7 @@ class ChangesCursor:
 
     @property
     def encoded(self) -> str:
-        """The cursor as clients get it; every character may stand in a URL and in a header."""
+        """The cursor as clients get it; every character is allowed in URLs and headers."""
         after_id = "end" if self.after_id == _LARGEST else self.after_id
         return f"{self.owner}.{self.revision}.{after_id}.{self.purged_revision}.{self.timeline or '-'}"
 
@@ -87,8 +87,8 @@ class OwnerState:
     timeline: str | None
 
 
-def mark_timeline(timeline: Timeline | None) -> str | None:
-    """Return a short mark that no other timeline is likely to have."""
+def digest_timeline(timeline: Timeline | None) -> str | None:
+    """Return a short digest that no other timeline is likely to have."""
     return hashlib.sha256(str(timeline).encode()).hexdigest()[:12] if timeline else None
 
 
@@ -127,7 +127,7 @@ class ChangesPage:
     def events(self) -> bytes:
         """The changes as events of a stream, each with the position after it; shared by all who read this page."""
         cursors = [self._build_cursor(change) for change in self.changes[:-1]] + [self.cursor]
-        pairs = zip(self.changes, cursors, strict=False)  # the last cursor is that of an empty page, too
+        pairs = zip(self.changes, cursors, strict=False)  # an empty page has a cursor, too
         return b"".join(format_event("change", cursor.encoded, change.json) for change, cursor in pairs)
 
     @cached_property

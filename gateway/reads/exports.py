@@ -1,6 +1,6 @@
 """Reads all notes of an owner in one snapshot, through a cursor: memory does not depend on their number.
 
-Each export has a connection of its own, so that a slow client occupies none of those that other reads use.
+Each export has a connection of its own, so that a slow client occupies none that other reads need.
 """
 
 import asyncio
@@ -24,7 +24,7 @@ from shared.database import Session, connect, milliseconds_before
 EXPORTS_LIMIT = 4
 """Exports at once in a process, and so connections."""
 EXPORT_SECONDS = 600.0
-"""How long an export may take: Postgres keeps what its snapshot sees, so that tables grow meanwhile."""
+"""How long an export may take: Postgres keeps the rows that its snapshot sees, so tables grow meanwhile."""
 IDLE_MARGIN_SECONDS = 60.0
 ROWS_LIMIT = 500
 PART_BYTES = 1024 * 1024

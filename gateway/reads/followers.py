@@ -1,7 +1,7 @@
-"""Those who wait for an owner's next change: clients that wait or stream.
+"""Followers of changes: requests that wait for an owner's next change, or stream all of them.
 
-Followers are woken by hints, and now and then look by themselves, since hints may be lost. Whether there is a change,
-only Postgres says. An owner's followers are woken together, and those at the same position share a read.
+Hints wake followers; since hints may be lost, followers also poll from time to time. Only Postgres says whether there
+is a change. An owner's followers are woken together, and those at the same position share a read.
 """
 
 import asyncio
@@ -24,8 +24,8 @@ from gateway.reads.queries import NO_LIMIT, Queries
 from gateway.settings import GatewaySettings
 from gateway.telemetry.metrics import STREAMS, STREAMS_LIMIT
 
-LOOK_SECONDS = (5.0, 10.0)
-"""Followers who hear nothing look by themselves after a random time between these."""
+POLL_SECONDS = (5.0, 10.0)
+"""Followers that get no hint poll after a random time between these."""
 PAUSE_SECONDS = 0.1
 """Between two reads of an owner's followers, so that the changes of a busy owner gather."""
 PROBE_SECONDS = 1.0
@@ -36,7 +36,7 @@ log = structlog.get_logger()
 
 
 class Follower:
-    """One who waits for changes of an owner's notes."""
+    """A request that waits for changes of an owner's notes."""
 
     __slots__ = ("_group", "_woken", "revision")
 
@@ -63,7 +63,7 @@ class Follower:
 
 
 class Group:
-    """The followers of one owner, who are woken at the same moment, so that they share a read."""
+    """The followers of one owner, which are woken at the same moment, so that they share a read."""
 
     def __init__(self) -> None:
         self.followers: set[Follower] = set()
@@ -71,7 +71,7 @@ class Group:
         """When one of them last began to read."""
         self._loop = asyncio.get_running_loop()
         self._timer: asyncio.TimerHandle | None = None
-        self._look_later()
+        self._poll_later()
 
     def wake_soon(self) -> None:
         """Wake the followers at once, or PAUSE_SECONDS after their last read."""
@@ -82,7 +82,7 @@ class Group:
         for follower in self.followers:
             follower.wake()
         self.close()
-        self._look_later()
+        self._poll_later()
 
     def close(self) -> None:
         """Stop the timer."""
@@ -90,11 +90,11 @@ class Group:
             self._timer.cancel()
         self._timer = None
 
-    def _look_later(self) -> None:
-        self._wake_at(self._loop.time() + random.uniform(*LOOK_SECONDS))  # noqa: S311 - spreads load
+    def _poll_later(self) -> None:
+        self._wake_at(self._loop.time() + random.uniform(*POLL_SECONDS))  # noqa: S311 - spreads load
 
     def _wake_at(self, at: float) -> None:
-        """Set the timer, unless it is earlier already."""
+        """Set the timer, unless it is already set to an earlier time."""
         if self._timer is None or at < self._timer.when():
             self.close()
             self._timer = self._loop.call_at(at, self.wake)
@@ -113,12 +113,12 @@ class Followers:
         """By owner."""
         self._hints = Hints(settings, self._on_hints, self._wake_all)
         self._joinable: dict[ReadKey, asyncio.Task[ChangesPage]] = {}
-        """The reads whose statements are not sent yet."""
+        """The reads whose statements have not been sent yet."""
         self._failed: set[Follower] = set()
-        """Those whose read has failed because Postgres was unavailable."""
+        """The followers whose reads failed because Postgres was unavailable."""
         self._probing: asyncio.Task[None] | None = None
         self.draining = False
-        """Set on shutdown: nobody waits for changes any more, and every stream ends."""
+        """Set on shutdown, when every wait and every stream ends."""
         STREAMS.set_function(self._streams.total)
         STREAMS_LIMIT.set(self._limit)
 
@@ -136,7 +136,7 @@ class Followers:
         self._wake_all()
 
     def check_room(self, owner: int) -> None:
-        """Raise ProblemError 429 or 503 if the owner, or everybody together, has as many streams as allowed."""
+        """Raise ProblemError 429 or 503 if the owner or the gateway has reached its limit of streams."""
         if self._streams[owner] >= self._owner_limit:
             raise ProblemError(TOO_MANY_STREAMS, headers=build_retry_after())
         if self._streams.total() >= self._limit:
@@ -193,11 +193,11 @@ class Followers:
         return page
 
     def _join(self, caller: Caller, since: ChangesCursor, limit: int) -> "asyncio.Task[ChangesPage]":
-        """Return the read of all who ask for the same before its statement is sent."""
+        """Return the read that is shared by all that ask for the same before its statement is sent."""
         key = (caller.owner, caller.credentials_version, since, limit)
         if key not in self._joinable:
             task = self._joinable[key] = asyncio.create_task(self._read(key, caller, since, limit))
-            task.add_done_callback(_retrieve_error)  # those who wanted it may be gone
+            task.add_done_callback(_retrieve_error)  # its followers may be gone
         return self._joinable[key]
 
     async def _read(self, key: ReadKey, caller: Caller, since: ChangesCursor, limit: int) -> ChangesPage:
@@ -210,7 +210,7 @@ class Followers:
                 del self._joinable[key]
 
     async def _probe(self) -> None:
-        """Wait until Postgres answers again, then wake those whose reads have failed."""
+        """Wait until Postgres answers again, then wake the followers whose reads failed."""
         try:
             is_answered = False
             while not is_answered:

@@ -1,4 +1,4 @@
-"""Receives the workers' hints of changes, only while somebody follows changes."""
+"""Receives the workers' hints of changes, only while there are followers."""
 
 import asyncio
 from collections.abc import Callable, Mapping
@@ -19,7 +19,7 @@ LINGER_SECONDS = 60.0
 
 
 class Hints:
-    """Passes on the hints that arrive, and tells when some may have been missed."""
+    """Passes on the hints that arrive, and reports when some may have been missed."""
 
     def __init__(
         self, settings: GatewaySettings, on_hints: Callable[[Mapping[int, int]], None], on_gap: Callable[[], None]

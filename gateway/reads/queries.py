@@ -16,7 +16,7 @@ import asyncpg
 import structlog
 
 from gateway.caller import Caller
-from gateway.reads.changes import ChangedNote, ChangesCursor, ChangesPage, OwnerState, mark_timeline
+from gateway.reads.changes import ChangedNote, ChangesCursor, ChangesPage, OwnerState, digest_timeline
 from gateway.reads.errors import CredentialsOutdatedError, DatabaseUnavailableError, SearchTimeoutError
 from gateway.reads.fair_limiter import FairLimiter
 from gateway.reads.gathered import FoundRow, GatheredReads, fetch_notes
@@ -161,7 +161,7 @@ class Queries:
         place = {"after_revision": since.revision, "after_id": since.after_id, "limit": limit + 1}
         timeline, rows = await self._fetch_with_timeline(LIST_CHANGES, permit, deadline, **_identify(caller), **place)
         [row] = _check_caller(rows)
-        state = OwnerState(row["revision"], row["purged_revision"], mark_timeline(timeline))
+        state = OwnerState(row["revision"], row["purged_revision"], digest_timeline(timeline))
         since.check(caller.owner, state)
         found = zip(row["ids"] or (), row["revisions"] or (), row["notes"] or (), strict=True)
         changes = [ChangedNote(*each) for each in islice(found, limit)]

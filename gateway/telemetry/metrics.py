@@ -37,8 +37,10 @@ for _code in ("not_accepted", "overloaded", "unconfirmed"):
 WAITING = Gauge("inkwell_writes_waiting", "Writes and polls waiting for an outcome")
 BUGS = Counter("inkwell_bugs", "Requests answered 500 because of an unexpected error, which is a bug")
 STREAMS = Gauge("inkwell_streams", "Open streams of changes")
-STREAMS_LIMIT = Gauge("inkwell_streams_limit", "Streams of changes that this gateway serves at once")
-HINTS_CONNECTED = Gauge("inkwell_hints_connected", "1 while hints of changes are received, which streams want")
+STREAMS_LIMIT = Gauge("inkwell_streams_limit", "Limit of open streams of changes on this gateway")
+HINTS_CONNECTED = Gauge(
+    "inkwell_hints_connected", "1 while the gateway receives hints of changes, which open streams need"
+)
 READS_FAILED = Counter("inkwell_reads_failed", "Reads that Postgres did not answer")
 
 

@@ -1,4 +1,4 @@
-"""The wire format of hints: which owners have reached which revision, for whoever follows changes."""
+"""The wire format of hints: which owners have reached which revision, for followers of changes."""
 
 from collections.abc import Mapping
 from typing import Annotated

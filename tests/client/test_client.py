@@ -17,7 +17,7 @@ from fastapi.responses import Response, StreamingResponse
 from dev.backend import ROOT
 from inkwell_client import __main__ as program
 from inkwell_client import credentials
-from inkwell_client.api import Patience
+from inkwell_client.api import RetryPolicy
 from inkwell_client.credentials import Credentials
 from inkwell_client.errors import ClientError
 from inkwell_client.exporting import find_end, iter_whole_lines
@@ -386,9 +386,9 @@ def test_blocks_end_with_lines() -> None:
     assert list(iter_whole_lines([b"a", b"b\nc", b"\nd\n", b"e"])) == [b"ab\n", b"c\nd\n"]
 
 
-def test_patience_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_retries_end(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("time.sleep", lambda _: None)
-    patience = Patience(seconds=-1)
+    policy = RetryPolicy(seconds=-1)
 
     with pytest.raises(ClientError, match="broke; gave up after"):
-        patience.pause(ConnectionError("broke"))
+        policy.pause(ConnectionError("broke"))

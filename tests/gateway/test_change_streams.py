@@ -47,7 +47,7 @@ async def test_stream_begins_with_all_notes_and_goes_on(client: httpx.AsyncClien
 
 
 async def test_change_wakes_a_stream_at_once(client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(followers, "LOOK_SECONDS", (60, 60))
+    monkeypatch.setattr(followers, "POLL_SECONDS", (60, 60))
 
     async with streaming(client) as stream:
         for _ in range(3):
@@ -59,7 +59,7 @@ async def test_change_wakes_a_stream_at_once(client: httpx.AsyncClient, monkeypa
 async def test_stream_looks_by_itself_if_hints_are_lost(
     client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(followers, "LOOK_SECONDS", (0.5, 1))
+    monkeypatch.setattr(followers, "POLL_SECONDS", (0.5, 1))
     monkeypatch.setattr(followers.Followers, "_on_hints", lambda *_: None)
 
     async with streaming(client) as stream:
@@ -190,7 +190,7 @@ async def is_true(condition: Any) -> bool:
 async def test_changes_that_are_gone_end_the_stream_and_its_resumption(
     client: httpx.AsyncClient, database: Session, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(followers, "LOOK_SECONDS", (0.5, 1))
+    monkeypatch.setattr(followers, "POLL_SECONDS", (0.5, 1))
     await create(client, 2)
 
     async with streaming(client) as stream:
@@ -263,7 +263,7 @@ async def test_streams_are_limited_for_each_user_and_together(users: Users) -> N
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Streams look, and check credentials, more often than they do in production."""
-    monkeypatch.setattr(followers, "LOOK_SECONDS", (0.5, 1))
+    monkeypatch.setattr(followers, "POLL_SECONDS", (0.5, 1))
     monkeypatch.setattr(api, "TRUST_SECONDS", 1)
 
 
@@ -312,7 +312,7 @@ async def test_revoked_personal_token_ends_streams_at_every_gateway(users: Users
 
 
 def test_credentials_are_checked_in_time() -> None:
-    assert api.TRUST_SECONDS + followers.LOOK_SECONDS[1] < 30
+    assert api.TRUST_SECONDS + followers.POLL_SECONDS[1] < 30
 
 
 # A gateway that stops, and clients that do not read
@@ -373,7 +373,7 @@ async def test_stream_that_is_not_read_is_closed(
 async def test_streams_of_the_same_position_share_their_reads(
     client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(followers, "LOOK_SECONDS", (60, 60))
+    monkeypatch.setattr(followers, "POLL_SECONDS", (60, 60))
     async with AsyncExitStack() as stack:
         streams = [await stack.enter_async_context(streaming(client)) for _ in range(20)]
         await create(client)
