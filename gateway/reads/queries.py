@@ -378,8 +378,8 @@ class Queries:
         deadline = deadline or self.start_deadline()
         try:
             async with permit, asyncio.timeout_at(deadline), self._connections.acquire() as connection:
-                rows = await query.fetch(connection, **arguments)
-                return self.primary.timeline_of(connection), rows
+                timeline = self.primary.timeline_of(connection)  # afterwards a failover may have made it unknown
+                return timeline, await query.fetch(connection, **arguments)
         except CONNECTION_ERRORS as error:
             if isinstance(error, asyncpg.QueryCanceledError) and query in self._searches:
                 raise SearchTimeoutError from error

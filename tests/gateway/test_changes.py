@@ -8,11 +8,13 @@ from datetime import UTC, datetime, timedelta
 
 import httpx
 import pytest
+from asyncpg import Record
 
 from gateway.reads.queries import Queries
+from gateway.reads.statements import LIST_CHANGES
 from gateway.settings import GatewaySettings
 from shared.connections import Connections
-from shared.database import Session
+from shared.database import Session, Statement
 from shared.primary import Primary, Timeline
 from tests.support import harness
 from tests.support.accounts import bearer, forged, sign_up
@@ -242,6 +244,27 @@ async def test_cursor_of_another_timeline_is_410(
     monkeypatch.setattr(Primary, "timeline_of", lambda *_: other)
 
     assert await answer_of(client, copy.cursor) == ((410, "changes_gone") if other else (200, None))
+
+
+async def test_failover_that_becomes_known_during_a_read_does_not_take_the_timeline_from_its_cursor(
+    client: httpx.AsyncClient, gateway_settings: GatewaySettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    primary = Primary.of(gateway_settings.database_url.get_secret_value())
+    fetch = Statement.fetch
+
+    async def fetch_and_fail_over(statement: Statement, session: Session, **values: object) -> list[Record]:
+        rows = await fetch(statement, session, **values)
+        if statement is LIST_CHANGES and primary.timeline:
+            primary.observe(Timeline(primary.timeline.system, primary.timeline.number + 1))
+        return rows
+
+    before = (await Copy().catch_up(client)).cursor
+    with monkeypatch.context() as patch:
+        patch.setattr(primary, "timeline", primary.timeline)
+        patch.setattr(Statement, "fetch", fetch_and_fail_over)
+        during = (await client.get("/notes/changes")).json()["cursor"]
+
+    assert during == before
 
 
 async def test_cursor_of_another_user_is_410(
