@@ -66,7 +66,7 @@ def test_overlay_builds_on_a_release_in_a_repository_and_gets_the_image_of_its_r
         "git init --quiet .",
         f"git --work-tree={ROOT} add k8s dev observability",
         "git -c user.name=x -c user.email=x@example.com commit --quiet --message=x",
-        "git tag v1.0.0",
+        f"git tag v{__version__}",
         "git reset --hard --quiet",
     ):
         subprocess.run(command.split(), check=True, cwd=repository, capture_output=True)
@@ -77,7 +77,7 @@ def test_overlay_builds_on_a_release_in_a_repository_and_gets_the_image_of_its_r
     objects = list(yaml.safe_load_all(built(overlay)))
 
     assert len(objects) > len(objects_of("production"))
-    assert images_of(objects) == {"registry.example.com/inkwell:1.0.0"}
+    assert images_of(objects) == {f"registry.example.com/inkwell:{__version__}"}
 
 
 def test_page_names_this_release() -> None:
@@ -95,7 +95,7 @@ def test_image_is_built_for_several_processors_and_pushed() -> None:
     command = ["make", "--dry-run", "image", "REGISTRY=registry.example.com"]
     printed = subprocess.run(command, check=True, cwd=ROOT, capture_output=True, text=True).stdout
 
-    assert "--platform linux/amd64,linux/arm64 --push --tag registry.example.com/inkwell:1.0.0" in printed
+    assert f"--platform linux/amd64,linux/arm64 --push --tag registry.example.com/inkwell:{__version__}" in printed
     assert "make image REGISTRY=registry.example.com" in PAGE
 
 
