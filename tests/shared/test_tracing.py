@@ -96,7 +96,7 @@ async def test_write_is_one_tree_from_the_request_to_the_sql(
     assert attributes(command)["inkwell.command.outcome"] == "applied"
     assert {each.kind for each in sql} == {SpanKind.CLIENT}
     assert [each.name for each in sql] == [
-        "SELECT users notes commands",
+        "SELECT users notes commands tombstones",
         "INSERT commands UPDATE users INSERT notes",
     ]
     assert {attributes(each)["db.system.name"] for each in sql} == {"postgresql"}
