@@ -316,7 +316,7 @@ OPERATIONS = {
     "receiveHints": Operation(
         "gateway",
         "receive",
-        "Read what has changed, for those who follow the owners; only while somebody does.",
+        "Wake the followers of the owners; received only while there are followers.",
         "hintQueue",
         ("hints",),
         {"ack": False},

@@ -6,6 +6,7 @@ from types import ModuleType
 
 from prometheus_client.metrics import MetricWrapperBase
 
+from dev.tables import fill_tables
 from gateway.telemetry import metrics as gateway_metrics
 from shared import metrics as shared_metrics
 from worker import metrics as worker_metrics
@@ -22,11 +23,8 @@ HEAD = "| metric | type | labels | meaning |\n|---|---|---|---|\n"
 
 def tables(page: str) -> str:
     """The page with new tables, each between its two comments."""
-    for name, modules in TABLES.items():
-        before, begin, rest = page.partition(f"<!-- metrics: {name} -->\n")
-        _, end, after = rest.partition("<!-- end of metrics -->")
-        page = before + begin + HEAD + "".join(row for each in modules for row in _rows(each)) + end + after
-    return page
+    rows = {name: [row for each in modules for row in _rows(each)] for name, modules in TABLES.items()}
+    return fill_tables(page, "metrics", HEAD, rows)
 
 
 def _rows(module: ModuleType) -> Iterator[str]:

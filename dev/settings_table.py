@@ -9,6 +9,7 @@ from annotated_types import Ge, Gt, Le
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings
 
+from dev.tables import fill_tables
 from gateway.settings import GatewaySettings
 from shared.settings import DatabaseSettings, MigrationSettings, SecretFiles, ServiceSettings
 from worker.settings import WorkerSettings
@@ -43,11 +44,8 @@ PAGES = {
 
 def tables(page: str) -> str:
     """The page with new tables, each between its two comments."""
-    for name, classes in TABLES.items():
-        before, begin, rest = page.partition(f"<!-- settings: {name} -->\n")
-        _, end, after = rest.partition("<!-- end of settings -->")
-        page = before + begin + HEAD + "".join(row for each in classes for row in _rows(each)) + end + after
-    return page
+    rows = {name: [row for each in classes for row in _rows(each)] for name, classes in TABLES.items()}
+    return fill_tables(page, "settings", HEAD, rows)
 
 
 def _rows(settings: type[BaseSettings]) -> Iterator[str]:

@@ -163,7 +163,7 @@ async def record_failure(connections: Connections, command: Command | BadCommand
 def list_revisions(fold: Fold) -> dict[int, int]:
     """Return the revisions of the batch's owners, also of those whose commands had been decided before.
 
-    The commit that decided them may have been in doubt, and then nobody has announced it.
+    A commit that was in doubt has not been announced.
     """
     deleted = {user_id: fold.users.before[user_id].revision + 1 for user_id in fold.users.deleted}
     return {user.id: user.revision for user in fold.users.now.values()} | deleted

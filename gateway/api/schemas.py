@@ -68,7 +68,7 @@ class Change(BaseModel, use_attribute_docstrings=True):
     """Each write raises the revision of its user's notes; 0 if the note is older than revisions."""
     deleted: bool
     note: Annotated[Note | SkipJsonSchema[None], Field(json_schema_extra=lambda schema: schema.pop("default"))] = None
-    """The note as it is now; absent if it is deleted."""
+    """The note in its current state; absent if it is deleted."""
 
 
 class Changes(BaseModel, use_attribute_docstrings=True, json_schema_extra={"examples": [CHANGES]}):

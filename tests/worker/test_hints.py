@@ -1,4 +1,4 @@
-"""Hints follow commits, reach whoever listens, and hold up nothing."""
+"""Hints are sent after commits, reach every listener, and delay nothing."""
 
 import asyncio
 import json
