@@ -21,6 +21,7 @@ from gateway.reads.errors import CredentialsOutdatedError, DatabaseUnavailableEr
 from gateway.reads.fair_limiter import FairLimiter
 from gateway.reads.gathered import FoundRow, GatheredReads, fetch_notes
 from gateway.reads.results import FoundNote, Login, NoteList, Revision, SearchResult, TrashedNote
+from gateway.reads.search_statements import SEARCH_TEXT, SEARCH_TRIGRAMS, SEARCH_WORDS
 from gateway.reads.search_terms import SearchTerms
 from gateway.reads.statements import (
     FIND_CREDENTIALS_VERSION,
@@ -40,9 +41,6 @@ from gateway.reads.statements import (
     LIST_VERSIONS,
     PING,
     POLL_OUTCOME,
-    SEARCH_TEXT,
-    SEARCH_TRIGRAMS,
-    SEARCH_WORDS,
     ListShape,
     build_list_statement,
 )

@@ -1,4 +1,4 @@
-"""Every SELECT of the gateway, compiled once: those of lists on first use, all others at import.
+"""The SELECTs of the gateway except searches, compiled once: those of lists on first use, all others at import.
 
 A caller's read starts from the caller's row in `users`: if it returns no row, the credentials are outdated.
 """
@@ -13,28 +13,23 @@ from sqlalchemy import (
     Boolean,
     ColumnElement,
     DateTime,
-    Float,
     Integer,
     Select,
     Table,
     Text,
-    TextClause,
     Uuid,
     bindparam,
     case,
     cast,
-    column,
     func,
     literal_column,
     null,
     select,
-    text,
     true,
     tuple_,
     union_all,
 )
-from sqlalchemy.dialects.postgresql import ARRAY, aggregate_order_by
-from sqlalchemy.types import TypeEngine
+from sqlalchemy.dialects.postgresql import ARRAY
 
 from shared.contracts import Outcome, PublicToken, PublicUser
 from shared.database import Statement
@@ -52,14 +47,14 @@ from shared.tables import (
 )
 
 _OWNER = bindparam("owner", type_=BigInteger)
-_SKIP = bindparam("skip", type_=BigInteger)
-_LIMIT = bindparam("limit", type_=BigInteger)
+SKIP = bindparam("skip", type_=BigInteger)
+LIMIT = bindparam("limit", type_=BigInteger)
 _FOLDED_NAME = bindparam("folded_name", type_=Text)
 _IS_LIVE = users.c.deleted_date.is_(None)
-_IS_CALLER = (
+IS_CALLER = (
     (users.c.id == _OWNER) & (users.c.credentials_version == bindparam("credentials_version", type_=Integer)) & _IS_LIVE
 )
-_PRINTED_NOTE = note_json({name: notes.c[name] for name in NOTE_FIELDS})
+PRINTED_NOTE = note_json({name: notes.c[name] for name in NOTE_FIELDS})
 _WANTED = (
     func.unnest(
         bindparam("owners", type_=ARRAY(BigInteger)),
@@ -77,7 +72,7 @@ _IS_ITS_NOTE = (notes.c.owner_id == users.c.id) & (notes.c.id == _WANTED.c.note_
 # while `users` was small might read the whole of it, and is kept while it grows.
 _FOUND = (
     select(
-        case((notes.c.id.is_not(None), _PRINTED_NOTE)).label("note"),
+        case((notes.c.id.is_not(None), PRINTED_NOTE)).label("note"),
         notes.c.version,
         users.c.revision,
     )
@@ -92,13 +87,13 @@ _OUTCOME = select(*(commands.c[name] for name in Outcome.model_fields))
 _IS_COMMAND = commands.c.id == bindparam("command_id", type_=Uuid)
 FIND_OUTCOME = Statement.compile(_OUTCOME.where(_IS_COMMAND, commands.c.owner_id == _OWNER))
 _IS_MY_COMMAND = (commands.c.owner_id == users.c.id) & _IS_COMMAND
-POLL_OUTCOME = Statement.compile(_OUTCOME.select_from(users.outerjoin(commands, _IS_MY_COMMAND)).where(_IS_CALLER))
+POLL_OUTCOME = Statement.compile(_OUTCOME.select_from(users.outerjoin(commands, _IS_MY_COMMAND)).where(IS_CALLER))
 # A registration has no owner until it is applied; then its user owns it.
 _IS_REGISTRATION = (commands.c.owner_id == _OWNER) | (commands.c.type == literal_column("'user.register'"))
 FIND_REGISTRATION = Statement.compile(_OUTCOME.where(_IS_COMMAND, _IS_REGISTRATION))
 
-GET_USER = Statement.compile(select(*(users.c[name] for name in PublicUser.model_fields)).where(_IS_CALLER))
-FIND_PASSWORD = Statement.compile(select(users.c.password_hash).where(_IS_CALLER))
+GET_USER = Statement.compile(select(*(users.c[name] for name in PublicUser.model_fields)).where(IS_CALLER))
+FIND_PASSWORD = Statement.compile(select(users.c.password_hash).where(IS_CALLER))
 FIND_LOGIN = Statement.compile(
     select(users.c.id, users.c.credentials_version, users.c.password_hash).where(
         users.c.folded_name == _FOLDED_NAME, _IS_LIVE
@@ -124,21 +119,21 @@ _TOKEN_ID = bindparam("token_id", type_=Uuid())
 FIND_TOKEN = Statement.compile(
     select(*_TOKEN)
     .join_from(users, personal_tokens, _MY_TOKEN & (personal_tokens.c.id == _TOKEN_ID), isouter=True)
-    .where(_IS_CALLER)
+    .where(IS_CALLER)
 )
 _TOKENS = (
     select(*_TOKEN)
     .where(_MY_TOKEN)
     .correlate(users)
     .order_by(personal_tokens.c.created_date, personal_tokens.c.id)
-    .offset(_SKIP)
-    .limit(_LIMIT)
+    .offset(SKIP)
+    .limit(LIMIT)
     .lateral()
 )
 LIST_TOKENS = Statement.compile(
     select(*_TOKENS.c)
     .join_from(users, _TOKENS, true(), isouter=True)
-    .where(_IS_CALLER)
+    .where(IS_CALLER)
     .order_by(_TOKENS.c.created_date, _TOKENS.c.id)
 )
 
@@ -153,7 +148,7 @@ FIND_TRASHED = Statement.compile(
             tombstones, (tombstones.c.id == _NOTE_ID) & (tombstones.c.owner_id + literal_column("0") == users.c.id)
         )
     )
-    .where(_IS_CALLER)
+    .where(IS_CALLER)
 )
 # An owner's revision rises with each deletion, so this is the order of the deletions.
 _DELETIONS = (tombstones.c.owner_id, tombstones.c.mod_revision, tombstones.c.id)
@@ -166,7 +161,7 @@ _DELETED = (
     select(*(tombstones.c[name] for name in (*NOTE_FIELDS, "deleted_date", "mod_revision")))
     .where(tombstones.c.owner_id.between(_OWNER, _OWNER), _IS_IN_TRASH, tuple_(*_DELETIONS) < tuple_(*_BEFORE_DELETION))
     .order_by(*(each.desc() for each in _DELETIONS))
-    .limit(_LIMIT)
+    .limit(LIMIT)
     .subquery()
 )
 _TRASH = select(
@@ -174,7 +169,7 @@ _TRASH = select(
     func.array_agg(_DELETED.c.mod_revision).label("revisions"),
     func.array_agg(_DELETED.c.id).label("ids"),
 ).subquery()
-LIST_TRASH = Statement.compile(select(*_TRASH.c).join_from(users, _TRASH, true()).where(_IS_CALLER))
+LIST_TRASH = Statement.compile(select(*_TRASH.c).join_from(users, _TRASH, true()).where(IS_CALLER))
 
 
 def _select_version(version: ColumnElement[Any], note: Table, *conditions: ColumnElement[bool]) -> Select[Any]:
@@ -202,7 +197,7 @@ def _list_versions() -> ColumnElement[Any]:
     is_current = notes.c.version < before
     newest = select(
         case((is_current, cast(notes.c.version, BigInteger)), else_=before).label("version"),
-        case((is_current, _PRINTED_NOTE)).label("body"),
+        case((is_current, PRINTED_NOTE)).label("body"),
     ).where(notes.c.id == _NOTE_ID, notes.c.owner_id == _OWNER)
     versions = newest.cte("versions", recursive=True)
     below = versions.c.version
@@ -211,7 +206,7 @@ def _list_versions() -> ColumnElement[Any]:
     either = union_all(written.correlate(versions), kept.correlate(versions)).subquery()
     older = select(either).order_by(either.c.version.desc()).limit(literal_column("1")).lateral("older")
     versions = versions.union_all(select(*older.c).select_from(versions.join(older, true())))
-    page = select(versions).where(versions.c.body.is_not(None)).limit(_LIMIT).subquery()
+    page = select(versions).where(versions.c.body.is_not(None)).limit(LIMIT).subquery()
     return func.array(select(func.row(*page.c)).select_from(page).scalar_subquery())
 
 
@@ -221,7 +216,7 @@ _IS_MY_NOTE = (notes.c.owner_id == users.c.id) & (notes.c.id == _NOTE_ID)
 LIST_VERSIONS = Statement.compile(
     select(notes.c.id.is_not(None).label("is_found"), _list_versions().label("versions"))
     .select_from(users.outerjoin(notes, _IS_MY_NOTE))
-    .where(_IS_CALLER)
+    .where(IS_CALLER)
 )
 _VERSION = bindparam("version", type_=BigInteger)
 # A range, because with `=` any index has the rows in order, and Postgres may walk one of all commands.
@@ -235,10 +230,10 @@ _FORMER = func.coalesce(select(_WRITTEN.c.body).scalar_subquery(), select(_KEPT.
 FIND_VERSION = Statement.compile(
     select(
         notes.c.id.is_not(None).label("is_found"),
-        case((notes.c.id.is_(None), null()), (notes.c.version == _VERSION, _PRINTED_NOTE), else_=_FORMER).label("body"),
+        case((notes.c.id.is_(None), null()), (notes.c.version == _VERSION, PRINTED_NOTE), else_=_FORMER).label("body"),
     )
     .select_from(users.outerjoin(notes, _IS_MY_NOTE))
-    .where(_IS_CALLER)
+    .where(IS_CALLER)
 )
 
 PING = Statement.compile(select(literal_column("1")))
@@ -270,7 +265,7 @@ FILTERS = {
 
 
 # The best index depends on the parameters.
-_CUSTOM_PLAN = "set local plan_cache_mode = force_custom_plan"
+CUSTOM_PLAN = "set local plan_cache_mode = force_custom_plan"
 _SORTED = "set local enable_sort = on"
 
 
@@ -303,7 +298,7 @@ def build_list_statement(shape: ListShape) -> Statement:
         there = tuple_(*after)
         page = page.where(here < there if shape.descending else here > there)
     in_order = [each.desc() if shape.descending else each for each in place]
-    rows = page.order_by(*in_order).offset(_SKIP).limit(_LIMIT).subquery()
+    rows = page.order_by(*in_order).offset(SKIP).limit(LIMIT).subquery()
     selected = select(
         func.array_agg(note_json({name: rows.c[name] for name in NOTE_FIELDS})).label("notes"),
         func.array_agg(rows.c.id).label("ids"),
@@ -311,8 +306,8 @@ def build_list_statement(shape: ListShape) -> Statement:
     ).subquery()
     counted = select(func.count()).where(mine, *conditions).scalar_subquery()
     columns = (users.c.revision, *selected.c, *([counted.label("total")] if shape.is_counted else []))
-    query = select(*columns).join_from(users, selected, true()).where(_IS_CALLER)
-    return Statement.compile(query, settings=f"{_CUSTOM_PLAN}; {_SORTED}" if conditions else "")
+    query = select(*columns).join_from(users, selected, true()).where(IS_CALLER)
+    return Statement.compile(query, settings=f"{CUSTOM_PLAN}; {_SORTED}" if conditions else "")
 
 
 def _list_changes(table: Table, fields: Sequence[ColumnElement[Any]]) -> Select[Any]:
@@ -320,7 +315,7 @@ def _list_changes(table: Table, fields: Sequence[ColumnElement[Any]]) -> Select[
     place = (table.c.owner_id, table.c.mod_revision, table.c.id)
     after = (_OWNER, bindparam("after_revision", type_=BigInteger), bindparam("after_id", type_=BigInteger))
     rows = select(*place, *fields).where(table.c.owner_id.between(_OWNER, _OWNER), tuple_(*place) > tuple_(*after))
-    return select(rows.order_by(*place).limit(_LIMIT).subquery())
+    return select(rows.order_by(*place).limit(LIMIT).subquery())
 
 
 def _build_changes() -> Statement:
@@ -329,150 +324,26 @@ def _build_changes() -> Statement:
     written = _list_changes(notes, [notes.c[name] for name in texts])
     deleted = _list_changes(tombstones, [null().cast(notes.c[name].type).label(name) for name in texts])
     both = union_all(written, deleted).subquery()
-    rows = select(both).order_by(both.c.owner_id, both.c.mod_revision, both.c.id).limit(_LIMIT).subquery()
+    rows = select(both).order_by(both.c.owner_id, both.c.mod_revision, both.c.id).limit(LIMIT).subquery()
     selected = select(
         func.array_agg(rows.c.id).label("ids"),
         func.array_agg(rows.c.mod_revision).label("revisions"),
         func.array_agg(note_json({name: rows.c[name] for name in NOTE_FIELDS})).label("notes"),
     ).subquery()
     query = select(users.c.revision, users.c.purged_revision, *selected.c).join_from(users, selected, true())
-    return Statement.compile(query.where(_IS_CALLER))
+    return Statement.compile(query.where(IS_CALLER))
 
 
 LIST_CHANGES = _build_changes()
 
 # Both run in one transaction with one snapshot.
-START_EXPORT = Statement.compile(select(users.c.revision, func.now().label("time")).where(_IS_CALLER))
+START_EXPORT = Statement.compile(select(users.c.revision, func.now().label("time")).where(IS_CALLER))
 EXPORT_NOTES = Statement.compile(
-    select(notes.c.id, _PRINTED_NOTE.label("note"))
+    select(notes.c.id, PRINTED_NOTE.label("note"))
     .where(
-        select(users.c.id).where(_IS_CALLER).exists(),
+        select(users.c.id).where(IS_CALLER).exists(),
         notes.c.owner_id.between(_OWNER, _OWNER),
         tuple_(notes.c.owner_id, notes.c.id) > tuple_(_OWNER, bindparam("after_id", type_=BigInteger)),
     )
     .order_by(notes.c.owner_id, notes.c.id)
 )
-
-
-_SEARCHED: dict[str, TypeEngine[Any]] = {
-    **dict.fromkeys(("owner", "bound", "reach"), BigInteger()),
-    **dict.fromkeys(("words", "text"), Text()),
-    "symbols": ARRAY(Text),
-}
-_QUERY = "inkwell_query(:words)"
-_TEXT = "nullif(inkwell_fold(:text), '')"
-_CONTAINS_TEXT = "folded_text like '%' || inkwell_pattern(:text) || '%'"
-# An index of trigrams finds three letters or digits in a row, of an alphabet that the database's locale knows.
-_HAS_TRIGRAMS = f"coalesce(show_trgm({_TEXT}) <> '{{}}' and {_TEXT} ~ '[[:alnum:]]{{3}}', false)"
-_IS_BEYOND_REACH = (
-    f"{_TEXT} is not null and not {_HAS_TRIGRAMS} and exists "
-    "(select from notes where owner_id between :owner and :owner order by owner_id desc, id desc offset :reach)"
-)
-# Samples the newest notes. If 3 % of them match, the words are common, and walking back from the newest note soon finds
-# enough matches (`walked`); otherwise they are rare enough for the index to find all of them (`looked_up`), as it does
-# if the walk ends early because the words became common only recently. See docs/decisions/0015.
-_MATCHES_OF_WORDS = f"""
-with newest as (
-  select words from notes where owner_id between :owner and :owner order by owner_id desc, id desc limit 1000
-),
-tried as materialized (select count(*) filter (where words @@ {_QUERY}) >= 30 as is_common from newest),
-recent as (
-  select owner_id, id, words from notes
-  where owner_id between :owner and :owner order by owner_id desc, id desc limit :reach
-),
-walked as materialized (
-  select id from recent where (select is_common from tried) and words @@ {_QUERY}
-  order by owner_id desc, id desc limit :bound + 1
-),
-looked_up as materialized (
-  select id from notes where owner_id = :owner and (select count(*) from walked) <= :bound and words @@ {_QUERY}
-),
-matches as materialized (
-  select id from walked where (select count(*) from walked) > :bound
-  union all (select id from looked_up order by id desc limit :bound + 1)
-),
-ranked as materialized (select id from matches order by id desc limit :bound)
-select id,
-  ts_rank(words, {_QUERY}) + (
-    select count(*) from unnest(:symbols) as symbol where strpos(folded_text, nullif(inkwell_fold(symbol), '')) > 0
-  ) as rank,
-  (select count(*) from matches) as total
-from ranked join notes using (id)
-"""  # noqa: S608 - constants
-# Notes that contain the text and not the words. As above, but where there are no trigrams to look up, the walk is all.
-# Ranks one even if `bound` is 0, since their number comes with it.
-_MATCHES_OF_TEXT = f"""
-with newest as (
-  select words, folded_text from notes
-  where owner_id between :owner and :owner order by owner_id desc, id desc limit 1000
-),
-tried as materialized (
-  select {_HAS_TRIGRAMS} as is_indexed,
-    count(*) filter (where {_CONTAINS_TEXT} and (words @@ {_QUERY}) is not true) >= 30 as is_common
-  from newest
-),
-recent as (
-  select owner_id, id, words, folded_text from notes
-  where owner_id between :owner and :owner order by owner_id desc, id desc limit :reach
-),
-walked as materialized (
-  select id from recent
-  where (select is_common or not is_indexed from tried) and {_CONTAINS_TEXT} and (words @@ {_QUERY}) is not true
-  order by owner_id desc, id desc limit :bound + 1
-),
-looked_up as materialized (
-  select id from notes
-  where owner_id = :owner and (select is_indexed from tried) and (select count(*) from walked) <= :bound
-    and {_CONTAINS_TEXT} and (words @@ {_QUERY}) is not true
-),
-matches as materialized (
-  select id from walked where (select count(*) from walked) > :bound or not (select is_indexed from tried)
-  union all (select id from looked_up order by id desc limit :bound + 1)
-),
-ranked as materialized (select id from matches order by id desc limit greatest(:bound, 1))
-select id, (strpos(split_part(folded_text, chr(31), 1), {_TEXT}) > 0)::int as rank,
-  (select count(*) from matches) as total
-from ranked join notes using (id)
-"""  # noqa: S608 - constants
-# Limits the comparisons, for very many notes may be similar.
-_MATCHES_OF_TRIGRAMS = f"""
-with similar_notes as materialized (
-  select id, folded_text from notes
-  where owner_id = :owner and folded_text %> {_TEXT} and {_HAS_TRIGRAMS}
-  limit 2 * :bound
-),
-compared as materialized (select id, word_similarity({_TEXT}, folded_text) as rank from similar_notes),
-matches as materialized (select id, rank from compared order by rank desc, id desc limit :bound + 1)
-select id, rank, (select count(*) from matches) as total from matches order by rank desc, id desc limit :bound
-"""  # noqa: S608 - constants
-
-
-def _search(matches: str, is_partial: str = "false") -> Statement:
-    """Build the statement of a search: the best matches as JSON, their number, and whether there may be older ones.
-
-    The number exceeds `bound` if there are more. Sorting and index access are separate CTEs: with `enable_sort` off,
-    Postgres sorts only where it has to.
-    """
-    columns = (column("id", BigInteger), column("rank", Float), column("total", BigInteger))
-    found = _bind(matches).columns(*columns).cte("found")
-    in_order = select(found).order_by(found.c.rank.desc(), found.c.id.desc()).offset(_SKIP).limit(_LIMIT)
-    best = in_order.cte("best").prefix_with("materialized", dialect="postgresql")
-    printed = aggregate_order_by(_PRINTED_NOTE, best.c.rank.desc(), best.c.id.desc())
-    page = select(func.array_agg(printed)).join_from(best, notes, notes.c.id == best.c.id).scalar_subquery()
-    total = select(func.coalesce(func.max(found.c.total), literal_column("0"))).scalar_subquery()
-    partial = _bind(f"select {is_partial} as is_partial").columns(column("is_partial", Boolean)).scalar_subquery()
-    query = select(page.label("notes"), total.label("total"), partial.label("is_partial"))
-    return Statement.compile(query.select_from(users).where(_IS_CALLER), settings=_CUSTOM_PLAN)
-
-
-def _bind(sql: str) -> TextClause:
-    """Return the SQL with the types of its parameters."""
-    escaped = sql.replace(":alnum:", r"\:alnum\:")
-    return text(escaped).bindparams(
-        *(bindparam(name, type_=type_) for name, type_ in _SEARCHED.items() if f":{name}" in sql)
-    )
-
-
-SEARCH_WORDS = _search(_MATCHES_OF_WORDS)
-SEARCH_TEXT = _search(_MATCHES_OF_TEXT, _IS_BEYOND_REACH)
-SEARCH_TRIGRAMS = _search(_MATCHES_OF_TRIGRAMS)

@@ -12,6 +12,7 @@ from dev.backend import Services
 from gateway.caller import IMPLICIT_CALLER
 from gateway.reads.errors import DatabaseUnavailableError
 from gateway.reads.queries import SESSION_SETTINGS, Queries, describe_failure
+from gateway.reads.search_statements import SEARCH_TEXT, SEARCH_TRIGRAMS, SEARCH_WORDS
 from gateway.reads.statements import (
     EXPORT_NOTES,
     FIND_NOTES,
@@ -20,9 +21,6 @@ from gateway.reads.statements import (
     LIST_CHANGES,
     LIST_TRASH,
     LIST_VERSIONS,
-    SEARCH_TEXT,
-    SEARCH_TRIGRAMS,
-    SEARCH_WORDS,
     SORTED_BY,
     ListShape,
     build_list_statement,
