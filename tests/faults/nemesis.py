@@ -24,7 +24,9 @@ SHORT, LONG, CALM = (0.2, 2.0), (2.0, 7.0), (1.0, 5.0)
 GARBAGE = (b"", b"\xff\xfe", b"{}", b'["no event"]', b'[{"id": "no uuid"}]', b"[" * 1000)
 
 AGE_TOMBSTONES = """
+with owners as (select id from users order by id for update)
 update tombstones set deleted_date = now() - interval '40 days', title = null, description = null, erased = true
+from owners where owners.id = tombstones.owner_id
 """
 PURGE = """
 import asyncio

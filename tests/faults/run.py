@@ -15,8 +15,9 @@ import aiohttp
 from dev.backend import ROOT
 from shared.contracts import NO_OWNER
 from tests.faults.checker import kinds, violations
-from tests.faults.clients import POISON, Client, Owner
+from tests.faults.clients import POISON, Client
 from tests.faults.cluster import Cluster, running_cluster
+from tests.faults.connection import Owner
 from tests.faults.facts import Facts
 from tests.faults.followers import followers_of
 from tests.faults.history import History, Write
@@ -189,12 +190,12 @@ async def left_behind(cluster: Cluster[Any], before: dict[str, int], unreadable:
 
 
 async def keep_time(history: History) -> None:
-    """Records how long the clients are stalled, so that it is not counted as the gateways' time."""
+    """Records when the clients are stalled, so that it is not counted as the gateways' time."""
     now = asyncio.get_running_loop().time
     while True:
-        started = now()
+        due = now() + TICK_SECONDS
         await asyncio.sleep(TICK_SECONDS)
-        history.lag_seconds = max(history.lag_seconds, now() - started - TICK_SECONDS)
+        history.stalls.add(due, now())
 
 
 def leaks(before: dict[str, int], after: dict[str, int], unreadable: int) -> list[str]:
