@@ -124,9 +124,10 @@ async def poison(client: Client, stopping: asyncio.Event) -> None:
 
 
 async def write_seldom(client: Client, stopping: asyncio.Event) -> None:
-    """Writes so seldom that no other write wakes those who wait for one."""
+    """Writes so seldom that no other write wakes those who wait for one, and that gateways can keep a list."""
     while not stopping.is_set():
         await client.write("create")
+        await client.look()
         with suppress(TimeoutError):
             async with asyncio.timeout(random.uniform(*SELDOM_SECONDS)):  # noqa: S311 - no secret
                 await stopping.wait()

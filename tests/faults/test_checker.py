@@ -2,6 +2,8 @@
 
 import pytest
 
+from tests.faults.checks.case import ids_of
+from tests.faults.clients import POISON
 from tests.faults.history import Disturbance, Read, Stalls
 from tests.faults.story import OWNER, good
 
@@ -143,5 +145,20 @@ def test_nothing_is_found_where_an_import_is_repeated() -> None:
     story = good()
     write = story.imported(2, 3, 4)
     write.attempts.insert(0, story.answered(0, error="Interrupted", seconds=9.0))
+
+    assert story.found == []
+
+
+def test_nothing_is_found_where_an_operator_has_replayed_a_failed_write() -> None:
+    story = good()
+    write = story.written("create", None, "b", story.answered(500, code="command_failed"), key="k")
+    [command] = ids_of(write)
+    story.commit(story.command("note.create", None, None, "failed", id=command))
+    write.marker = f"{POISON} b"
+    story.commit(
+        story.command("note.create", 2, 1, id=command, body=f'{{"description": "{write.marker}"}}'),
+        story.row("insert", 2, 1, write.marker),
+    )
+    write.attempts.append(story.answered(201, body={"id": 2, "description": write.marker, "version": 1}, etag='"1"'))
 
     assert story.found == []

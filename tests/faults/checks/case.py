@@ -89,6 +89,14 @@ class Case:
         """The version of the command's note when it was decided, 0 if there was none; None if it is not known."""
         return self.replay.before.get((command["id"], note or 0))
 
+    def statuses(self, command_id: str) -> list[str]:
+        """What the command was decided to be: failed at first, perhaps, and something else by a replay."""
+        return [row["status"] for row in self.facts.decisions.get(command_id, ())]
+
+    def is_replayed(self, judged: "Judged") -> bool:
+        """Whether an operator has replayed or discarded the write after it had failed."""
+        return any(len(self.facts.decisions[command["id"]]) > 1 for command in judged.commands)
+
     @cached_property
     def states(self) -> dict[int, States]:
         """Each owner's states, with the times at which they can have been seen."""

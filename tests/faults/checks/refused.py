@@ -11,7 +11,7 @@ def refused(case: Case) -> Iterator[str]:
     """I3: refused and rejected writes have no effect."""
     by_marker = case.facts.by_marker
     for each in case.writes:
-        if each.status not in WITHOUT_EFFECT:
+        if each.status not in WITHOUT_EFFECT or case.is_replayed(each):
             continue
         is_applied = any(command["status"] == "applied" for command in each.commands)
         if is_applied or each.write.marker in by_marker or f"{each.write.marker}#0" in by_marker:
