@@ -173,7 +173,7 @@ class Client(Connection):
     async def read(self, note: int, *, is_trespass: bool = False, is_in_trash: bool = False) -> None:
         """Reads a note, sometimes only its head, or only if it has changed."""
         method, headers, chance = "GET", {}, self.random.random()
-        if chance < HEADS:
+        if chance < HEADS and not is_in_trash:
             method = "HEAD"
         elif chance < HEADS + CONDITIONAL_READS:
             known = (self.owner.trash if is_in_trash else self.owner.notes).get(note, NO_VERSION)

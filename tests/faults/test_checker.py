@@ -59,7 +59,7 @@ def test_nothing_is_found_where_pages_are_as_committed() -> None:
     story.searched("d", 2)
     story.searched("b")
     story.exported(1, 2, 3)
-    story.shown("versions", "null", status=404, note=9)
+    story.shown("versions", "", status=404, note=9).answer.code = "note_not_found"
 
     assert story.found == []
 

@@ -11,7 +11,7 @@ from tests.faults.checks.case import Case, is_complete
 from tests.faults.history import COLOURS, Look
 from tests.faults.states import State, States
 
-ANSWERED, NOT_FOUND = (200, 304), 404
+ANSWERED, NOT_FOUND = (200, 304), "note_not_found"
 SHOWN = 6
 """How many notes of a page a violation names."""
 
@@ -48,7 +48,7 @@ def ask(look: Look, owner: States) -> Question | None:
     """The question whether the page is right, if it was answered and can be judged."""
     answer = look.answer
     if answer.status not in ANSWERED:
-        if answer.status != NOT_FOUND or look.what != "versions":
+        if answer.code != NOT_FOUND or look.what != "versions":
             return None
         answer.body = b"null"
     body = answer.body.decode()

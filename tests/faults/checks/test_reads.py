@@ -162,7 +162,7 @@ def version_with_another_text(story: Story) -> None:
 
 
 def versions_not_found(story: Story) -> None:
-    story.shown("versions", "null", status=404, note=1)
+    story.shown("versions", "", status=404, note=1).answer.code = "note_not_found"
 
 
 def versions_of_a_deleted_note(story: Story) -> None:
