@@ -14,7 +14,7 @@ from tests.faults.catching import catch
 from tests.faults.mutations import mutations
 from tests.faults.report import MUTATIONS, README, RUNS, TOTAL, caught, failovers, printed, sentence, write
 from tests.faults.rigs import RIGS
-from tests.faults.run import run
+from tests.faults.run import CLIENTS_PER_OWNER, run
 from tests.faults.runs import Run
 
 
@@ -65,8 +65,8 @@ def break_the_product(options: argparse.Namespace) -> int:
 
 
 def chosen(options: argparse.Namespace) -> dict[str, Any]:
-    """The rig and the folder of its logs."""
-    return {"rig": options.rig, "logs": options.logs}
+    """The rig, its clients, and the folder of its logs."""
+    return {"rig": options.rig, "logs": options.logs, "clients_per_owner": options.clients}
 
 
 def arguments() -> argparse.Namespace:
@@ -77,6 +77,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--seed", type=int, nargs="+", default=[seed], help="one run for each")
     parser.add_argument("--rig", choices=RIGS, default="single", help="the servers and their faults")
     parser.add_argument("--times", type=int, help="inject each fault so many times, alone, instead of for some seconds")
+    parser.add_argument("--clients", type=int, default=CLIENTS_PER_OWNER, help="of each of the sixteen owners")
     parser.add_argument("--faults", nargs="*", default=[], metavar="FAULT", help="these alone")
     parser.add_argument("--without", nargs="*", default=[], metavar="FAULT", help="all but these")
     parser.add_argument("--mutations", nargs="*", metavar="NAME", help="break the product first: in these ways, or all")

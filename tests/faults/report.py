@@ -149,7 +149,7 @@ def caught(catches: list[Catch]) -> str:
 
 
 def write(section: str, text: str, file: Path = PAGE) -> None:
-    """Writes the text into its section of a page, if there is one; keeps the rows of mutations that were not run again."""
+    """Writes the text into its section of a page, if there is one; keeps the rows of mutations that were not run."""
     page = file.read_text()
     begin, end = f"<!-- {section} -->\n", f"<!-- end of {section} -->"
     before, found, rest = page.partition(begin)
