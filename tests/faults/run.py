@@ -22,7 +22,7 @@ from tests.faults.followers import followers_of
 from tests.faults.history import History, Write
 from tests.faults.nemesis import Nemesis, can_be_injected
 from tests.faults.rigs import RIGS
-from tests.faults.runs import Run, commit, source
+from tests.faults.runs import Verdict, commit, source
 from tests.support.accounts import bearer
 from tests.support.canaries import PASSWORD
 
@@ -47,7 +47,7 @@ async def run(
     clients_per_owner: int = CLIENTS_PER_OWNER,
     tree: Path = ROOT,
     logs: Path | None = None,
-) -> Run:
+) -> Verdict:
     """Runs the services of a source tree through these faults or all of a rig's; their logs go to a folder.
 
     A run ends after this many seconds, or once each fault was injected this many times.
@@ -86,7 +86,7 @@ async def run(
         await asyncio.gather(*(follower.catch_up() for follower in followers))
         history.complaints += await left_behind(cluster, before, nemesis.unreadable)
         facts = await Facts.of(cluster)
-        return Run(
+        return Verdict(
             commit(),
             source(tree),
             rig,
