@@ -20,6 +20,7 @@ from tests.faults.cluster import Cluster, running_cluster
 from tests.faults.facts import Facts
 from tests.faults.followers import followers_of
 from tests.faults.history import History, Write
+from tests.faults.mixed_versions import forget_unknown_requests
 from tests.faults.nemesis import Nemesis, can_be_injected
 from tests.faults.rigs import RIGS
 from tests.faults.runs import Verdict, commit, source
@@ -86,6 +87,7 @@ async def run(
         await asyncio.gather(*(follower.catch_up() for follower in followers))
         history.complaints += await left_behind(cluster, before, nemesis.unreadable)
         facts = await Facts.of(cluster)
+        forget_unknown_requests(history)
         return Verdict(
             commit(),
             source(tree),
