@@ -17,9 +17,9 @@ CLOCKS = "clocks"
 def described() -> Iterator[str]:
     """The names in the first cells of the page's tables; `-kill` stands for the name before with another end."""
     for row in ROW.findall(PAGE.read_text()):
-        for name in re.findall("`(.+?)`", row):
-            first = name if not name.startswith("-") else f"{first.partition('-')[0]}{name}"
-            yield first
+        first, *others = re.findall("`(.+?)`", row)
+        yield first
+        yield from (f"{first.partition('-')[0]}{name}" if name.startswith("-") else name for name in others)
 
 
 def test_page_describes_every_fault_of_every_rig() -> None:
