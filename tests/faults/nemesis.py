@@ -14,6 +14,7 @@ from aio_pika import DeliveryMode, Message
 
 from shared.broker import BROKER_ERRORS
 from shared.contracts import COMMANDS_CONTENT_TYPE
+from tests.faults.accounts import deleted_users_are_removed
 from tests.faults.cluster import COPIES, PREFIX, Cluster, Service
 from tests.faults.history import Disturbance, History
 from tests.faults.servers import SingleServers
@@ -340,6 +341,7 @@ FAULTS: dict[str, Fault] = {
     "postgres-pause": postgres_is_paused,
     "users-corrected": users_are_corrected,
     "tombstones-purged": tombstones_are_purged,
+    "deleted-users-removed": deleted_users_are_removed,
     "broker-restart": broker_restarts,
     "broker-kill": broker_is_killed,
     "broker-pause": broker_is_paused,
