@@ -3,7 +3,7 @@
 import asyncio
 import json
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from random import Random
@@ -252,6 +252,14 @@ async def pause(stopping: asyncio.Event, seconds: float) -> None:
     with suppress(TimeoutError):
         async with asyncio.timeout(seconds):
             await stopping.wait()
+
+
+async def end_soon(tasks: Collection[asyncio.Task[None]], seconds: float) -> int:
+    """Waits so long for the tasks to end, and then cancels them; returns the number of those cancelled."""
+    _, late = await asyncio.wait(tasks, timeout=seconds)
+    for task in late:
+        task.cancel()
+    return len(late)
 
 
 def session(base_url: str) -> aiohttp.ClientSession:

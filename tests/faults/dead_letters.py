@@ -16,7 +16,7 @@ from uuid import UUID
 
 import asyncpg
 
-from tests.faults.clients import POISON, PUBLISH_SECONDS, READ_SECONDS, REQUESTS, Owner, ask, pause
+from tests.faults.clients import POISON, PUBLISH_SECONDS, READ_SECONDS, REQUESTS, Owner, ask, end_soon, pause
 from tests.faults.cluster import Cluster
 from tests.faults.history import Answer, History
 from tests.faults.keyed_writes import KeyedWrite
@@ -24,13 +24,25 @@ from tests.faults.letters import Letters, Operation, texts_of
 
 LETTER_SECONDS, OPERATION_SECONDS = 4.0, 10.0
 """The pauses between two letters, since two equal failures in a row count as a bug, and between two operations."""
-LOST_SECONDS, PROCESS_SECONDS = 120.0, 90.0
-"""After this time an outcome is missing, and a process hangs."""
+LOST_SECONDS, PROCESS_SECONDS, SETTLED_SECONDS = 120.0, 90.0, 45.0
+"""After this time an outcome is missing, a process hangs, and either goes on after the end."""
 RETRY_SECONDS = (0.1, 0.6)
 AFTERWARDS, FORCED, CURED, KILLED, AGAIN = 0.4, 0.25, 0.85, 0.3, 0.7
 """How often another write follows a letter, a replay is forced or cured, and a process is killed, and repeated."""
 KILL_SECONDS = (0.3, 3.0)
 OUTCOMES = {2: "applied", 4: "rejected", 5: "failed"}
+
+
+async def letters(owner: Owner, cluster: Cluster[Any], history: History, seed: int, stopping: asyncio.Event) -> None:
+    """A correspondent and an operator, until stopped."""
+    correspondent = Correspondent(owner, cluster, history, seed)
+    operator = Operator(correspondent, cluster, history, seed)
+    async with asyncio.TaskGroup() as group:
+        tasks = [group.create_task(correspondent.run(stopping)), group.create_task(operator.run(stopping))]
+        await stopping.wait()
+        if await end_soon(tasks, SETTLED_SECONDS):
+            history.complaints.append(f"I1: letters have not got all answers {SETTLED_SECONDS:.0f} s after the end")
+    await operator.finish()
 
 
 class Correspondent:

@@ -15,7 +15,7 @@ from tests.faults.checker import kinds, violations
 from tests.faults.clients import Client, pause
 from tests.faults.cluster import Cluster, running_cluster
 from tests.faults.dead_letter_checks import broken_letters
-from tests.faults.dead_letters import Correspondent, Operator
+from tests.faults.dead_letters import letters
 from tests.faults.facts import Facts
 from tests.faults.followers import followers_of
 from tests.faults.history import History, Write
@@ -76,8 +76,6 @@ async def run(
         followers = followers_of(
             cluster.owners[:FOLLOWED_OWNERS], cluster.quiet_owners, cluster.clients, history.follows, seed
         )
-        correspondent = Correspondent(cluster.owners[0], cluster, history, seed)
-        operator = Operator(correspondent, cluster, history, seed)
         async with asyncio.TaskGroup() as tasks:
             stopping = asyncio.Event()
             for client in clients:
@@ -86,8 +84,7 @@ async def run(
                 tasks.create_task(write_seldom(client, stopping))
             for follower in followers:
                 tasks.create_task(follower.run(stopping))
-            tasks.create_task(correspondent.run(stopping))
-            tasks.create_task(operator.run(stopping))
+            tasks.create_task(letters(cluster.owners[0], cluster, history, seed, stopping))
             tasks.create_task(people(cluster.clients, history, seed, stopping))
             ticking = tasks.create_task(keep_time(history))
             await (nemesis.run_each(times) if times else nemesis.run(seconds))
@@ -95,7 +92,6 @@ async def run(
             stopping.set()
             ticking.cancel()
         await settle([*clients, *quiet], history)
-        await operator.finish()
         await asyncio.gather(*(follower.catch_up() for follower in followers))
         history.complaints += await left_behind(cluster, before, nemesis.unreadable)
         await remove_deleted(cluster)
