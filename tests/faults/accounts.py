@@ -38,8 +38,8 @@ from tests.support.harness import eventually
 if TYPE_CHECKING:
     from tests.faults.nemesis import Nemesis
 
-PEOPLE, PAUSE_SECONDS = 8, 2.0
-"""How many live at once, and the pause between two lives; hashes of passwords cost a tenth of a second each."""
+PEOPLE, PAUSE_SECONDS = 10, 4.5
+"""At most so many live at once, and one begins after another: a life hashes about six passwords, a second of work."""
 HASH_SECONDS = 6.0
 """How much longer an answer may take that needs a password's hash."""
 RETRY_SECONDS = (0.1, 0.6)
@@ -70,29 +70,24 @@ asyncio.run(remove())
 
 
 async def people(gateways: Gateways, history: History, seed: int, stopping: asyncio.Event) -> None:
-    """Several people at once, each followed by another, until stopped."""
+    """One person after another, and several at once, until stopped."""
+    random, free = Random(seed), list[str]()  # noqa: S311 - no secret
+    lives, number = set[asyncio.Task[None]](), 0
     async with asyncio.TaskGroup() as tasks:
         linger = Lingering(tasks, stopping)
-        places = [f"{seed}-{number}" for number in range(PEOPLE)]
-        lives = [tasks.create_task(one_after_another(gateways, history, place, linger)) for place in places]
-        await stopping.wait()
+        while not stopping.is_set():
+            number += 1
+            if len(lives) < PEOPLE:
+                name = free.pop() if free and random.random() < RETURNS else f"person-{number}"
+                life = tasks.create_task(Life(gateways, history, random.getrandbits(64), linger).live(name, free))
+                lives.add(life)
+                life.add_done_callback(lives.discard)
+            await pause(stopping, PAUSE_SECONDS)
         linger.end()
         if late := await end_soon(lives, SETTLED_SECONDS):
             history.complaints.append(
                 f"I1: {late} people have not got all answers {SETTLED_SECONDS:.0f} s after the end"
             )
-
-
-async def one_after_another(gateways: Gateways, history: History, seed: str, linger: "Lingering") -> None:
-    """One person after another; some register under the name of the one before."""
-    number, free, random = 0, "", Random(seed)  # noqa: S311 - no secret
-    while not linger.stopping.is_set():
-        number += 1
-        name = free if free and random.random() < RETURNS else f"person-{seed}-{number}"
-        free = ""
-        with suppress(LostError):
-            free = await Life(gateways, history, random.getrandbits(64), linger).live(name)
-        await linger.pause(PAUSE_SECONDS)
 
 
 async def deleted_users_are_removed(_: "Nemesis", cluster: Cluster[Any]) -> str:
@@ -156,13 +151,17 @@ class Life:
         self._credentials: list[Credentials] = []
         """Those of the present password."""
 
-    async def live(self, name: str) -> str:
-        """Everything that the person does; returns the name that is free again."""
+    async def live(self, name: str, free: list[str]) -> None:
+        """Everything that the person does; adds the name that is free again."""
         self._history.people.append(self._person)
+        with suppress(LostError):
+            free.append(await self._live(name))
+
+    async def _live(self, name: str) -> str:
         self._name = self._password = register = self._new("register", name)
         await self._settle(register)
-        if register.status != "applied":
-            return ""
+        if register.status != "applied":  # as the checker complains
+            raise LostError
         access = await self._sign_in()
         self._person.id = await self._own_id(access)
         if self._random.random() < STREAMS:

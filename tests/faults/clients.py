@@ -256,7 +256,7 @@ async def pause(stopping: asyncio.Event, seconds: float) -> None:
 
 async def end_soon(tasks: Collection[asyncio.Task[None]], seconds: float) -> int:
     """Waits so long for the tasks to end, and then cancels them; returns the number of those cancelled."""
-    _, late = await asyncio.wait(tasks, timeout=seconds)
+    _, late = await asyncio.wait(tasks, timeout=seconds) if tasks else ((), ())
     for task in late:
         task.cancel()
     return len(late)

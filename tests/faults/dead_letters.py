@@ -22,7 +22,7 @@ from tests.faults.history import Answer, History
 from tests.faults.keyed_writes import KeyedWrite
 from tests.faults.letters import Letters, Operation, texts_of
 
-LETTER_SECONDS, OPERATION_SECONDS = 4.0, 10.0
+LETTER_SECONDS, OPERATION_SECONDS = 4.0, 15.0
 """The pauses between two letters, since two equal failures in a row count as a bug, and between two operations."""
 LOST_SECONDS, PROCESS_SECONDS, SETTLED_SECONDS = 120.0, 90.0, 45.0
 """After this time an outcome is missing, a process hangs, and either goes on after the end."""
