@@ -2,7 +2,12 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from tests.faults.keyed_writes import KeyedWrite
+    from tests.faults.letters import Operation
+    from tests.faults.people import Person
 
 GONE = 10**9
 """The version of a deleted note."""
@@ -265,6 +270,11 @@ class History:
     writes: list[Write] = field(default_factory=list)
     reads: list[Read] = field(default_factory=list)
     follows: list[Follow] = field(default_factory=list)
+    people: list["Person"] = field(default_factory=list)
+    letters: list["KeyedWrite"] = field(default_factory=list)
+    """Writes of which many become dead letters."""
+    operations: list["Operation"] = field(default_factory=list)
+    """What an operator did with these."""
     disturbances: list[Disturbance] = field(default_factory=list)
     recoveries: list[float] = field(default_factory=list)
     """Seconds from the end of each disturbance, or of several at once, until everything was served again."""
@@ -282,8 +292,10 @@ class History:
 
     def answers(self) -> Iterator[Answer]:
         """All requests."""
-        for write in self.writes:
+        for write in (*self.writes, *self.letters):
             yield from write.attempts
             yield from write.polls
         for read in self.reads:
             yield read.answer
+        for person in self.people:
+            yield from person.answers()
