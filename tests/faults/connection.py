@@ -3,7 +3,8 @@
 import asyncio
 import json
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from random import Random
 from typing import Any
@@ -50,24 +51,36 @@ class Connection:
 
     async def ask(self, method: str, path: str, limit_seconds: float, **request: Any) -> Answer:
         """Sends a request to either gateway; `is_page` leaves the body of the answer as it is."""
-        loop = asyncio.get_running_loop()
         gateway = self.random.randrange(len(self._gateways))
-        answer = Answer(gateway, loop.time(), limit_seconds)
-        headers, is_page = self.owner.headers | request.pop("headers", {}), request.pop("is_page", False)
-        timeout = aiohttp.ClientTimeout(limit_seconds + PATIENCE_SECONDS)
-        try:
-            async with self._gateways[gateway].request(
-                method, path, headers=headers, timeout=timeout, **request
-            ) as response:
-                await fill(answer, response, is_page=is_page)
-        except (aiohttp.ClientError, OSError) as error:
-            answer.error = type(error).__name__
-        answer.answered = loop.time()
-        return answer
+        headers = self.owner.headers | request.pop("headers", {})
+        return await ask(self._gateways, gateway, method, path, limit_seconds, headers=headers, **request)
 
     def new_id(self) -> str:
         """A random UUID."""
         return str(UUID(int=self.random.getrandbits(128), version=4))
+
+
+async def ask(
+    gateways: Gateways,
+    gateway: int,
+    method: str,
+    path: str,
+    limit_seconds: float,
+    *,
+    is_page: bool = False,
+    **request: Any,
+) -> Answer:
+    """The answer of a gateway, or why there is none."""
+    loop = asyncio.get_running_loop()
+    answer = Answer(gateway, loop.time(), limit_seconds)
+    timeout = aiohttp.ClientTimeout(limit_seconds + PATIENCE_SECONDS)
+    try:
+        async with gateways[gateway].request(method, path, timeout=timeout, **request) as response:
+            await fill(answer, response, is_page=is_page)
+    except (aiohttp.ClientError, OSError) as error:
+        answer.error = type(error).__name__
+    answer.answered = loop.time()
+    return answer
 
 
 async def fill(answer: Answer, response: aiohttp.ClientResponse, *, is_page: bool = False) -> None:
@@ -81,6 +94,21 @@ async def fill(answer: Answer, response: aiohttp.ClientResponse, *, is_page: boo
         answer.body = json.loads(content)
         answer.code = answer.body.get("code") if isinstance(answer.body, dict) and not response.ok else None
     answer.status = response.status
+
+
+async def pause(stopping: asyncio.Event, seconds: float) -> None:
+    """Waits so long, or until stopped."""
+    with suppress(TimeoutError):
+        async with asyncio.timeout(seconds):
+            await stopping.wait()
+
+
+async def end_soon(tasks: Collection[asyncio.Task[None]], seconds: float) -> int:
+    """Waits so long for the tasks to end, and then cancels them; returns the number of those cancelled."""
+    _, late = await asyncio.wait(tasks, timeout=seconds) if tasks else ((), ())
+    for task in late:
+        task.cancel()
+    return len(late)
 
 
 def session(base_url: str) -> aiohttp.ClientSession:

@@ -14,7 +14,7 @@ from tests.faults.states import NEVER, States
 
 WAKE_UP_SECONDS, BEFORE_SECONDS = 3.0, 1.0
 """Within this time a stream has a change; one that hears nothing looks by itself after five seconds or more."""
-UNNOTICED = {"commit-slow", "users-corrected", "unreadable", "tombstones-purged"}
+UNNOTICED = {"commit-slow", "users-corrected", "unreadable", "tombstones-purged", "deleted-users-removed"}
 """Faults that must not delay what a stream gets once a write is answered."""
 PURGES = "tombstones-purged"
 KEEPS_CHANGES = FAULTS.keys() - {PURGES}

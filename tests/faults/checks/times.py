@@ -10,30 +10,33 @@ SLACK_SECONDS = 1.0
 """Tolerance beyond the deadline that I7 promises."""
 KEPT_ALIVE_SECONDS = 0.5
 """A shorter connection may have been closed while the request was in flight, which HTTP allows."""
+LOSES_GATEWAY = {"gateway-kill", "gateway-frozen", "power-cut"}
 READ, WRITTEN = {200, 304, 404}, {200, 201, 202, 204, 404, 412, 422}
 OVERLOADED = "overloaded"
 """How a page is answered while too many slow ones of its owner are under way."""
 
 
 def in_time(case: Case) -> Iterator[str]:
-    """I7: every request is answered within its deadline and a second, unless its gateway is killed.
+    """I7: every request is answered within its deadline and a second, unless its gateway is killed or frozen.
 
     The time in which the client itself was stalled is not the gateway's.
     """
     history = case.history
-    kills = [each for each in history.disturbances if each.name in ("gateway-kill", "power-cut")]
+    lost = [each for each in history.disturbances if each.name in LOSES_GATEWAY]
     for answer in history.answers():
-        took = answer.answered - answer.asked
-        if took <= KEPT_ALIVE_SECONDS or answer.error == INTERRUPTED:
+        if answer.answered - answer.asked <= KEPT_ALIVE_SECONDS or answer.error == INTERRUPTED:
             continue
-        took -= history.stalls.within(answer.asked, answer.answered)
+        took = answer.answered - answer.asked - history.stalls.within(answer.asked, answer.answered)
         if (answer.status or answer.error == "TimeoutError") and took > answer.limit_seconds + SLACK_SECONDS:
             what = answer.code or answer.status or answer.error
-            yield f"I7: {what} took {took:.1f} s, {answer.limit_seconds:.1f} s were promised"
+            found = f"I7: {what} took {took:.1f} s, {answer.limit_seconds:.1f} s were promised"
         elif answer.is_sent and not answer.status and answer.error != "TimeoutError" and took > KEPT_ALIVE_SECONDS:
-            killed = (each for each in kills if each.target in (f"gateway-{answer.gateway + 1}", EVERYTHING))
-            if not any(each.began < answer.answered and answer.asked < each.ended for each in killed):
-                yield f"I7: no answer after {took:.1f} s: {answer.error}"
+            found = f"I7: no answer after {took:.1f} s: {answer.error}"
+        else:
+            continue
+        its_own = (each for each in lost if each.target in (f"gateway-{answer.gateway + 1}", EVERYTHING))
+        if not any(each.began < answer.answered and answer.asked < each.ended for each in its_own):
+            yield found
 
 
 def available(case: Case) -> Iterator[str]:
