@@ -72,6 +72,7 @@ class Group:
         self._loop = asyncio.get_running_loop()
         self._timer: asyncio.Handle | None = None
         self._wakes_at = math.inf
+        """When the timer ends; uvloop's handles do not know it if that is at once."""
         self._poll_later()
 
     def wake_soon(self) -> None:
@@ -97,10 +98,9 @@ class Group:
 
     def _wake_at(self, at: float) -> None:
         """Set the timer, unless it is already set to an earlier time."""
-        if at < self._wakes_at:  # not the timer's own time: in uvloop, one that is due at once has none
+        if at < self._wakes_at:
             self.close()
-            self._timer = self._loop.call_at(at, self.wake)
-            self._wakes_at = at
+            self._timer, self._wakes_at = self._loop.call_at(at, self.wake), at
 
 
 class Followers:

@@ -5,12 +5,10 @@ Each of these ends credentials with which writes are queued, are under way, and 
 
 import asyncio
 import json
-import os
-import sys
 from collections.abc import Coroutine, Sequence
 from contextlib import suppress
 from random import Random
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from uuid import UUID
 
 import aiohttp
@@ -27,23 +25,18 @@ from tests.faults.clients import (
     fill,
     pause,
 )
-from tests.faults.cluster import Cluster
 from tests.faults.followers import ERRORS, PATH, SILENT_SECONDS, events
 from tests.faults.history import Answer, History
 from tests.faults.people import Credentials, Person, PersonalWrite, SignIn, Stream, Use
 from tests.support.accounts import bearer
 from tests.support.canaries import PASSWORD
-from tests.support.harness import eventually
-
-if TYPE_CHECKING:
-    from tests.faults.nemesis import Nemesis
 
 PEOPLE, PAUSE_SECONDS = 10, 4.5
 """At most so many live at once, and one begins after another: a life hashes about six passwords, a second of work."""
 HASH_SECONDS = 6.0
 """How much longer an answer may take that needs a password's hash."""
 RETRY_SECONDS = (0.1, 0.6)
-GIVEN_UP_SECONDS, SETTLED_SECONDS, REMOVED_SECONDS = 120.0, 30.0, 60.0
+GIVEN_UP_SECONDS, SETTLED_SECONDS = 120.0, 30.0
 TRIES = 3
 PATIENT, PATIENT_SECONDS, REVOKED_SECONDS = 0.2, 40.0, 5.0
 """One in five waits until every gateway must know of a revocation, and tries the token so often."""
@@ -52,21 +45,6 @@ STREAMS, RENAMES, RETURNS = 0.4, 0.4, 0.3
 LIST = "/notes/?limit=20"
 NOTES = ("create", "create", "replace", "delete", "batch")
 """The writes of notes, as often as each is sent."""
-REMOVE = """
-import asyncio
-from shared.database import connect
-from shared.settings import load_settings
-from worker.housekeeping import remove_deleted_users
-from worker.settings import WorkerSettings
-
-async def remove():
-    session = await connect(load_settings(WorkerSettings).database_url, "nemesis")
-    while await remove_deleted_users(session):
-        pass
-    await session.close()
-
-asyncio.run(remove())
-"""
 
 
 async def people(gateways: Gateways, history: History, seed: int, stopping: asyncio.Event) -> None:
@@ -88,26 +66,6 @@ async def people(gateways: Gateways, history: History, seed: int, stopping: asyn
             history.complaints.append(
                 f"I1: {late} people have not got all answers {SETTLED_SECONDS:.0f} s after the end"
             )
-
-
-async def deleted_users_are_removed(_: "Nemesis", cluster: Cluster[Any]) -> str:
-    """Removes everything that deleted users owned, as a worker does once a minute."""
-    async with cluster.servers.postgres_lock:
-        await remove_deleted(cluster)
-    return "postgres"
-
-
-async def remove_deleted(cluster: Cluster[Any]) -> None:
-    """Runs the part of the housekeeping that removes deleted users."""
-    worker = cluster.workers[0].process
-    environment = worker.environment | {"INKWELL_DATABASE_URL": cluster.url_of("worker")}
-    command = (sys.executable, "-c", REMOVE)
-
-    async def is_done() -> bool:
-        process = await asyncio.create_subprocess_exec(*command, cwd=worker.folder, env=os.environ | environment)
-        return await process.wait() == 0
-
-    await eventually(is_done, within_seconds=REMOVED_SECONDS)
 
 
 class Lingering:

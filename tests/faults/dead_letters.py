@@ -169,7 +169,7 @@ class Operator:
         environment = os.environ | worker.environment
         with TemporaryFile() as out, TemporaryFile() as errors:
             process = await asyncio.create_subprocess_exec(
-                *command, cwd=worker.folder, env=environment, stdout=out, stderr=errors
+                *command, cwd=self._cluster.tree, env=environment, stdout=out, stderr=errors
             )
             try:
                 async with asyncio.timeout(seconds or PROCESS_SECONDS):

@@ -13,6 +13,8 @@ GONE = 10**9
 """The version of a deleted note."""
 REFUSALS = {"not_accepted", "overloaded"}
 """The codes of 503 that guarantee that a write has no effect."""
+UNKNOWN_OPERATION = {"not_found", "method_not_allowed"}
+"""The codes with which a gateway of the version before answers requests that it does not know."""
 
 
 PATCHED = 2
@@ -60,7 +62,8 @@ class Answer:
     @property
     def is_outcome(self) -> bool:
         """Whether the answer of a write contains its outcome."""
-        return self.status in (200, 201, 204) or 400 <= self.status < 500 or self.code == "command_failed"
+        is_decided = self.status in (200, 201, 204) or 400 <= self.status < 500 or self.code == "command_failed"
+        return is_decided and self.code not in UNKNOWN_OPERATION
 
     @property
     def version(self) -> int | None:

@@ -3,14 +3,14 @@
 import asyncio
 import random
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from dev.backend import ROOT
 from tests.faults.account_checks import broken
-from tests.faults.accounts import people, remove_deleted
+from tests.faults.accounts import people
+from tests.faults.availability import availabilities
 from tests.faults.checker import kinds, violations
 from tests.faults.clients import Client, pause
 from tests.faults.cluster import Cluster, running_cluster
@@ -19,8 +19,11 @@ from tests.faults.dead_letters import letters
 from tests.faults.facts import Facts
 from tests.faults.followers import followers_of
 from tests.faults.history import History, Write
-from tests.faults.nemesis import Nemesis
+from tests.faults.mixed_versions import forget_unknown_requests
+from tests.faults.nemesis import Nemesis, can_be_injected
+from tests.faults.nemesis.operations import deleted_users_are_removed
 from tests.faults.rigs import RIGS
+from tests.faults.runs import Verdict, commit, source
 
 CLIENTS_PER_OWNER = 3
 PAUSE_SECONDS = 0.06
@@ -30,21 +33,6 @@ SETTLED_SECONDS, SETTLING = 30.0, 32
 QUIET_SECONDS, TICK_SECONDS = 30.0, 0.05
 MORE_FILES, MORE_SESSIONS, MORE_MEGABYTES = 12, 4, 100
 """Growth below this is no leak: connections come and go."""
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """The results of a run."""
-
-    seed: int
-    seconds: float
-    violations: list[str]
-    commands: int
-    faults: Counter[str]
-    answers: Counter[str]
-    recoveries: Mapping[str, Sequence[float]]
-    """The seconds of each recovery, by fault."""
-    lag_seconds: float
 
 
 async def run(
@@ -62,7 +50,8 @@ async def run(
 
     A run ends after this many seconds, or once each fault was injected this many times.
     """
-    chosen = {name: RIGS[rig].faults[name] for name in faults or RIGS[rig].faults}
+    chosen = {name: fault for name, fault in RIGS[rig].faults.items() if name in faults or not faults}
+    chosen = {name: fault for name, fault in chosen.items() if can_be_injected(name)}
     loop = asyncio.get_running_loop()
     async with running_cluster(RIGS[rig].servers(), tree, logs) as cluster:
         history, began = History(), loop.time()
@@ -94,17 +83,22 @@ async def run(
         await settle([*clients, *quiet], history)
         await asyncio.gather(*(follower.catch_up() for follower in followers))
         history.complaints += await left_behind(cluster, before, nemesis.unreadable)
-        await remove_deleted(cluster)
+        await deleted_users_are_removed(nemesis, cluster)
         facts = await Facts.of(cluster)
+        forget_unknown_requests(history)
         return Verdict(
+            commit(),
+            source(tree),
+            rig,
             seed,
-            seconds,
-            [*violations(history, facts), *broken(history, facts), *broken_letters(history, facts)],
+            round(seconds, 1),
             len({command["id"] for command in facts.commands} | facts.accounts.keys()),  # several at once are one
             Counter(each.name for each in history.disturbances),
             kinds(history.answers()),
             history.recoveries_by_fault(),
+            availabilities(history),
             history.lag_seconds,
+            [*violations(history, facts), *broken(history, facts), *broken_letters(history, facts)],
         )
 
 
