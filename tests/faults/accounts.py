@@ -14,10 +14,10 @@ from uuid import UUID
 import aiohttp
 
 from shared.contracts import NO_OWNER
-from tests.faults.clients import (
+from tests.faults.clients import REQUESTS
+from tests.faults.connection import (
     PUBLISH_SECONDS,
     READ_SECONDS,
-    REQUESTS,
     WAIT_SECONDS,
     Gateways,
     ask,

@@ -16,8 +16,9 @@ from uuid import UUID
 
 import asyncpg
 
-from tests.faults.clients import POISON, PUBLISH_SECONDS, READ_SECONDS, REQUESTS, Owner, ask, end_soon, pause
+from tests.faults.clients import POISON, REQUESTS
 from tests.faults.cluster import Cluster
+from tests.faults.connection import PUBLISH_SECONDS, READ_SECONDS, Owner, ask, end_soon, pause
 from tests.faults.history import Answer, History
 from tests.faults.keyed_writes import KeyedWrite
 from tests.faults.letters import Letters, Operation, texts_of
