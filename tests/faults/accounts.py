@@ -64,7 +64,7 @@ async def people(gateways: Gateways, history: History, seed: int, stopping: asyn
         linger.end()
         if late := await end_soon(lives, SETTLED_SECONDS):
             history.complaints.append(
-                f"I1: {late} people have not got all answers {SETTLED_SECONDS:.0f} s after the end"
+                f"I8: {late} people have not got all answers {SETTLED_SECONDS:.0f} s after the end"
             )
 
 
@@ -92,8 +92,8 @@ class Lingering:
         await pause(self.stopping, seconds)
 
 
-class LostError(Exception):
-    """The outcome of an account's write stays unknown."""
+class DoneError(Exception):
+    """The person does nothing more: an outcome stays unknown, an answer was wrong, or the run ends."""
 
 
 class Life:
@@ -112,27 +112,33 @@ class Life:
     async def live(self, name: str, free: list[str]) -> None:
         """Everything that the person does; adds the name that is free again."""
         self._history.people.append(self._person)
-        with suppress(LostError):
+        with suppress(DoneError):
             free.append(await self._live(name))
 
     async def _live(self, name: str) -> str:
         self._name = self._password = register = self._new("register", name)
         await self._settle(register)
         if register.status != "applied":  # as the checker complains
-            raise LostError
+            raise DoneError
         access = await self._sign_in()
         self._person.id = await self._own_id(access)
         if self._random.random() < STREAMS:
             self._linger.start(self._watch(access))
         await self._write_some(access, 3)
         await self._revoke_a_token(access)
+        self._go_on()
         if self._random.random() < RENAMES:
             self._name = self._new("rename", f"renamed-{self._new_key()}", access)
             await self._settle(self._name)
         access = await self._change_the_password(access)
+        self._go_on()
         await self._write_some(access, 1)
         await self._leave(access)
         return self._name.marker
+
+    def _go_on(self) -> None:
+        if self._linger.stopping.is_set():
+            raise DoneError
 
     async def _revoke_a_token(self, access: Credentials) -> None:
         token = await self._new_token(access)
@@ -215,7 +221,7 @@ class Life:
             if write.status != "unknown" or answer.status == 401:
                 return
             await self._retry()
-        self._history.complaints.append(f"I1: the outcome of {write.kind} {write.marker} stays unknown")
+        self._history.complaints.append(f"I8: the outcome of {write.kind} {write.marker} stays unknown")
 
     async def _settle(self, write: PersonalWrite) -> None:
         """Repeats an account's write with its key until the outcome is known."""
@@ -227,8 +233,8 @@ class Life:
             if write.status not in ("unknown", "refused") or await self._has_found_out(write):
                 return
             await self._retry()
-        self._history.complaints.append(f"I1: the outcome of {write.kind} {write.marker} stays unknown")
-        raise LostError
+        self._history.complaints.append(f"I8: the outcome of {write.kind} {write.marker} stays unknown")
+        raise DoneError
 
     async def _has_found_out(self, write: PersonalWrite) -> bool:
         """Whether the person has found out that the write is applied, although its answer was lost."""
@@ -251,7 +257,7 @@ class Life:
             if answer.status == 400:  # as the checker complains
                 break
             await self._retry()
-        raise LostError
+        raise DoneError
 
     async def _try_password(self, password: PersonalWrite, name: PersonalWrite) -> Answer:
         text = PASSWORD if password.kind == "register" else password.marker
@@ -269,14 +275,14 @@ class Life:
             if answer.status == 401:  # as the checker complains
                 break
             await self._retry()
-        raise LostError
+        raise DoneError
 
     async def _new_token(self, access: Credentials) -> Credentials:
         """A personal token."""
         write = self._new("token", self._new_key(), access)
         await self._settle(write)
         if write.status != "applied":  # as the checker complains
-            raise LostError
+            raise DoneError
         created = write.original[1]
         return self._keep(Credentials(created["token"], created["id"]))
 
