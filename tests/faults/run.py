@@ -8,20 +8,19 @@ from pathlib import Path
 from typing import Any
 
 from dev.backend import ROOT
-from tests.faults.account_checks import broken
-from tests.faults.accounts import people, remove_deleted
+from tests.faults.accounts import people
 from tests.faults.availability import availabilities
 from tests.faults.checker import kinds, violations
 from tests.faults.clients import Client
 from tests.faults.cluster import Cluster, running_cluster
 from tests.faults.connection import pause
-from tests.faults.dead_letter_checks import broken_letters
 from tests.faults.dead_letters import letters
 from tests.faults.facts import Facts
 from tests.faults.followers import followers_of
 from tests.faults.history import History, Write
 from tests.faults.mixed_versions import forget_unknown_requests
 from tests.faults.nemesis import Nemesis, can_be_injected
+from tests.faults.nemesis.operations import deleted_users_are_removed
 from tests.faults.rigs import RIGS
 from tests.faults.runs import Verdict, commit, source
 
@@ -83,7 +82,7 @@ async def run(
         await settle([*clients, *quiet], history)
         await asyncio.gather(*(follower.catch_up() for follower in followers))
         history.complaints += await left_behind(cluster, before, nemesis.unreadable)
-        await remove_deleted(cluster)
+        await deleted_users_are_removed(nemesis, cluster)
         facts = await Facts.of(cluster)
         forget_unknown_requests(history)
         return Verdict(
@@ -92,13 +91,13 @@ async def run(
             rig,
             seed,
             round(seconds, 1),
-            len({command["id"] for command in facts.commands} | facts.accounts.keys()),  # several at once are one
+            len(facts.by_id),
             Counter(each.name for each in history.disturbances),
             kinds(history.answers()),
             history.recoveries_by_fault(),
             availabilities(history),
             history.lag_seconds,
-            [*violations(history, facts), *broken(history, facts), *broken_letters(history, facts)],
+            violations(history, facts),
         )
 
 

@@ -2,12 +2,12 @@
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from tests.faults.checker import violations
-from tests.faults.facts import Facts, list_commands
+from tests.faults.facts import Facts
 from tests.faults.history import Answer, Follow, History, Look, Read, Seen, Write, title_of
 from tests.faults.states import print_time, printed
 
@@ -23,8 +23,9 @@ NOTE_COLUMNS = (
     "deleted_date",
     "revision",
 )
-COMMAND_COLUMNS = ("type", "note_id", "body")
+COMMAND_COLUMNS = ("type", "status", "http_status", "note_id", "body")
 COLUMNS = ("kind", "id", *NOTE_COLUMNS, "purged_revision", *COMMAND_COLUMNS)
+STATUSES = {"note.create": 201, "note.delete": 204, "note.purge": 204, "rejected": 404}
 Break = Callable[["Story"], None]
 
 
@@ -33,7 +34,7 @@ class Story:
     """A made-up history with the database's facts; each step takes a second, and each command is a transaction."""
 
     history: History = field(default_factory=History)
-    facts: Facts = field(default_factory=lambda: Facts([], [], []))
+    facts: Facts = field(default_factory=lambda: Facts([], []))
     now: float = 0.0
     revision: int = 0
     horizon: int = 0
@@ -80,7 +81,8 @@ class Story:
     def command(self, kind: str, note: int | None, version: int | None, status: str = "applied", **members: Any) -> Any:
         """The audit's row of a decision."""
         number = sum(row["kind"] == "command" for row in self.facts.audit) + 1
-        about = {"type": kind, "description": status, "note_id": note, "version": version}
+        http_status = STATUSES.get(status, STATUSES.get(kind, 200))
+        about = {"type": kind, "status": status, "http_status": http_status, "note_id": note, "version": version}
         return {"kind": "command", "id": f"c{number}", "revision": None} | about | members
 
     def row(self, kind: str, note: int, version: int, text: str | None = None, **members: Any) -> dict[str, Any]:
@@ -225,11 +227,12 @@ class Story:
     @property
     def found(self) -> list[str]:
         """The violations."""
-        rows = {
-            row["id"]: {"reason": None, "replayed_at": None} for row in self.facts.audit if row["kind"] == "command"
-        }
-        commands = list_commands(self.facts.audit, rows)
-        return violations(self.history, replace(self.facts, commands=commands))
+        audit, notes, owners, tombstones = map(list, self._tables())
+        return violations(self.history, Facts(audit, notes, owners, tombstones))
+
+    def _tables(self) -> tuple[list[Any], ...]:
+        """Fresh copies, since facts are derived only once."""
+        return self.facts.audit, self.facts.notes, self.facts.owners, self.facts.tombstones
 
 
 def good() -> Story:
