@@ -203,9 +203,10 @@ async def ran(cluster: Cluster[Any], role: str, *arguments: str) -> bool:
         "INKWELL_DATABASE_URL": as_user(cluster.database_url, f"inkwell_{role}", f"inkwell_{role}"),
         "INKWELL_BROKER_URL": servers.broker_url_of("worker"),
     }
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, *arguments, cwd=cluster.tree, env=os.environ | environment
-    )
+    with (cluster.folder / "operator.log").open("ab") as output:
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, *arguments, cwd=cluster.tree, env=os.environ | environment, stdout=output, stderr=output
+        )
     try:
         return await process.wait() == 0
     finally:
