@@ -16,6 +16,7 @@ from shared.broker import BROKER_ERRORS
 from shared.contracts import COMMANDS_CONTENT_TYPE
 from tests.faults.cluster import COPIES, PREFIX, Cluster, Service
 from tests.faults.history import Disturbance, History
+from tests.faults.pruning import outcomes_are_pruned
 from tests.faults.servers import SingleServers
 from tests.support.proxy import Proxy
 
@@ -340,6 +341,7 @@ FAULTS: dict[str, Fault] = {
     "postgres-pause": postgres_is_paused,
     "users-corrected": users_are_corrected,
     "tombstones-purged": tombstones_are_purged,
+    "outcomes-pruned": outcomes_are_pruned,
     "broker-restart": broker_restarts,
     "broker-kill": broker_is_killed,
     "broker-pause": broker_is_paused,
