@@ -70,7 +70,9 @@ class Group:
         self.read_at = 0.0
         """When one of them last began to read."""
         self._loop = asyncio.get_running_loop()
-        self._timer: asyncio.TimerHandle | None = None
+        self._timer: asyncio.Handle | None = None
+        self._wakes_at = math.inf
+        """When the timer ends; uvloop's handles do not know it if that is at once."""
         self._poll_later()
 
     def wake_soon(self) -> None:
@@ -89,15 +91,16 @@ class Group:
         if self._timer:
             self._timer.cancel()
         self._timer = None
+        self._wakes_at = math.inf
 
     def _poll_later(self) -> None:
         self._wake_at(self._loop.time() + random.uniform(*POLL_SECONDS))  # noqa: S311 - spreads load
 
     def _wake_at(self, at: float) -> None:
         """Set the timer, unless it is already set to an earlier time."""
-        if self._timer is None or at < self._timer.when():
+        if at < self._wakes_at:
             self.close()
-            self._timer = self._loop.call_at(at, self.wake)
+            self._timer, self._wakes_at = self._loop.call_at(at, self.wake), at
 
 
 class Followers:

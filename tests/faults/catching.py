@@ -1,5 +1,6 @@
 """Runs each mutation of the product until the checker catches it."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -21,7 +22,7 @@ class Catch:
 
     mutation: Mutation
     seconds: float
-    violations: list[str]
+    violations: Sequence[str]
 
     @property
     def promises(self) -> list[str]:

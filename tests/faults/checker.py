@@ -25,6 +25,7 @@ UNNOTICED = {"commit-slow", "users-corrected", "unreadable", "tombstones-purged"
 """Faults that must not delay what a stream gets once a write is answered."""
 PURGES = "tombstones-purged"
 KEEPS_CHANGES = FAULTS.keys() - {PURGES}
+LOSES_GATEWAY = {"gateway-kill", "gateway-frozen", "power-cut"}
 READ, WRITTEN = {200, 404}, {200, 201, 202, 204, 404, 412}
 
 
@@ -348,17 +349,20 @@ def overtaken(placed: Iterable[Placed]) -> Iterator[str]:
 
 
 def in_time(history: History, _: Facts) -> Iterator[str]:
-    """I7: every request is answered within its deadline and a second, unless its gateway is killed."""
-    kills = [each for each in history.disturbances if each.name in ("gateway-kill", "power-cut")]
+    """I7: every request is answered within its deadline and a second, unless its gateway is killed or frozen."""
+    lost = [each for each in history.disturbances if each.name in LOSES_GATEWAY]
     for answer in history.answers():
         took = answer.answered - answer.asked - history.lag_seconds
         if (answer.status or answer.error == "TimeoutError") and took > answer.limit_seconds + SLACK_SECONDS:
             what = answer.code or answer.status or answer.error
-            yield f"I7: {what} took {took:.1f} s, {answer.limit_seconds:.1f} s were promised"
+            found = f"I7: {what} took {took:.1f} s, {answer.limit_seconds:.1f} s were promised"
         elif answer.is_sent and not answer.status and answer.error != "TimeoutError" and took > KEPT_ALIVE_SECONDS:
-            killed = (each for each in kills if each.target in (f"gateway-{answer.gateway + 1}", EVERYTHING))
-            if not any(each.began < answer.answered and answer.asked < each.ended for each in killed):
-                yield f"I7: no answer after {took:.1f} s: {answer.error}"
+            found = f"I7: no answer after {took:.1f} s: {answer.error}"
+        else:
+            continue
+        its_own = (each for each in lost if each.target in (f"gateway-{answer.gateway + 1}", EVERYTHING))
+        if not any(each.began < answer.answered and answer.asked < each.ended for each in its_own):
+            yield found
 
 
 def owners_own(history: History, facts: Facts) -> Iterator[str]:

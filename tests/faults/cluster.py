@@ -17,7 +17,6 @@ import aiohttp
 import asyncpg
 import psutil
 from aio_pika.abc import AbstractChannel
-from pamqp.common import FieldTable
 from pydantic import Secret
 
 from dev.backend import ROOT, Services, as_user, with_database
@@ -38,8 +37,6 @@ from tests.support.stack import KEY, Process
 GATEWAYS, WORKERS, PARTITIONS, OWNERS, QUIET_OWNERS = 2, 3, 8, 16, 4
 RECOVERY_SECONDS = 60.0
 PREFIX = "faults"
-COPIES = "faults-copies"
-"""A queue that keeps copies of some messages with commands."""
 MIGRATED = "inkwell_faults"
 DATABASE_AUDIT = """
 create table audit (
@@ -98,6 +95,12 @@ class Cluster(Generic[ServersT]):
     owners: list[Owner]
     quiet_owners: list[Owner]
     """They seldom write, so that each of their writes has to wake those who follow them."""
+    tree: Path
+    """The folder of the services' source."""
+    folder: Path
+    """A folder for files of the run."""
+    partitions: int = PARTITIONS
+    """The current number."""
 
     @property
     def services(self) -> list[Service]:
@@ -109,7 +112,7 @@ class Cluster(Generic[ServersT]):
 
     @property
     def topology(self) -> Topology:
-        return Topology(PREFIX, PARTITIONS)
+        return Topology(PREFIX, self.partitions)
 
     @asynccontextmanager
     async def channel(self) -> AsyncIterator[AbstractChannel]:
@@ -122,6 +125,15 @@ class Cluster(Generic[ServersT]):
         connection = await asyncpg.connect(self.database_url, timeout=10)
         try:
             return await connection.fetch(sql)
+        finally:
+            connection.terminate()
+
+    async def statements(self, *statements: str) -> None:
+        """Runs them as an administrator, each in a transaction of its own."""
+        connection = await asyncpg.connect(self.database_url, timeout=10)
+        try:
+            for statement in statements:
+                await connection.execute(statement)
         finally:
             connection.terminate()
 
@@ -204,15 +216,23 @@ async def running_cluster(
             for number in range(1, count + 1)
         ]
         workers, gateways = services[:WORKERS], services[WORKERS:]
+        await declare_number(servers)
         for each in services:
             exits.push_async_callback(each.process.kill)
             await each.process.start()
         clients = [await exits.enter_async_context(session(each.base_url)) for each in gateways]
         owners = await new_owners(database_url)
-        cluster = Cluster(servers, database_url, gateways, workers, clients, owners[:OWNERS], owners[OWNERS:])
-        await keep_copies(cluster)
+        cluster = Cluster(
+            servers, database_url, gateways, workers, clients, owners[:OWNERS], owners[OWNERS:], tree, folder
+        )
         await cluster.recovered()
         yield cluster
+
+
+async def declare_number(servers: Servers[Any, Any]) -> None:
+    """Gives the broker its number of partitions, which the services adopt, also when it changes."""
+    async with open_connection(Secret(BrokerUrl.parse(servers.services.broker_url)), "nemesis") as connection:
+        await Topology(PREFIX, PARTITIONS).declare_number(await connection.channel())
 
 
 async def migrated(servers: Services, tree: Path) -> str:
@@ -232,7 +252,9 @@ async def migrated(servers: Services, tree: Path) -> str:
 
 
 @asynccontextmanager
-async def service(name: str, database_url: str, servers: Servers, logs: Path, tree: Path) -> AsyncIterator[Service]:
+async def service(
+    name: str, database_url: str, servers: Servers[Any, Any], logs: Path, tree: Path
+) -> AsyncIterator[Service]:
     """A gateway or worker that is not started yet; its links work during the block."""
     kind, port, links = name.partition("-")[0], str(free_port()), dict[str, Proxy]()
     environment = settings() | servers.environment(name)
@@ -267,7 +289,6 @@ def urls_of(kind: str, database_url: str, servers: Services) -> dict[str, str]:
 def settings() -> dict[str, str]:
     """The settings that all services share: short waits, so that more happens."""
     return {
-        "INKWELL_PARTITIONS": str(PARTITIONS),
         "INKWELL_QUEUE_PREFIX": PREFIX,
         "INKWELL_SIGNING_KEYS": KEY,
         "INKWELL_FINGERPRINT_KEY": KEY,
@@ -291,13 +312,3 @@ async def new_owners(database_url: str) -> list[Owner]:
     known = {name.removeprefix("INKWELL_").lower(): value for name, value in common.items()}
     tokens = AccessTokens(GatewaySettings.model_validate(known), Clock())
     return [Owner(row["id"], bearer(tokens.issue(row["id"], 1, frozenset(Scope)))) for row in rows]
-
-
-async def keep_copies(cluster: Cluster[Any]) -> None:
-    """Makes the broker keep a copy of the last messages with commands."""
-    async with cluster.channel() as channel:
-        # A classic queue would be lost with its node, and the broker would then refuse the commands' messages.
-        arguments: FieldTable = {"x-queue-type": "quorum", "x-max-length": 300}
-        queue = await channel.declare_queue(COPIES, durable=True, arguments=arguments)
-        for partition in range(PARTITIONS):
-            await queue.bind(cluster.topology.commands_exchange, cluster.topology.routing_key(partition))

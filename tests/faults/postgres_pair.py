@@ -1,4 +1,4 @@
-"""The rig `postgres-pair`: a primary and a synchronous standby, which is promoted whenever the primary is lost.
+"""A primary and a synchronous standby, which is promoted whenever the primary is lost, and their faults.
 
 The services name both hosts. Each of them has a proxy to each, so an address can also be moved to the new primary.
 """
@@ -7,17 +7,16 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 from testcontainers.core.container import DockerContainer
 from testcontainers.core.network import Network
 from testcontainers.core.wait_strategies import LogMessageWaitStrategy
 
-from dev.backend import Services
 from dev.containers import image, postgres_server
 from tests.faults.cluster import Cluster
 from tests.faults.nemesis import SHORT, Fault, Nemesis
-from tests.faults.servers import Servers, broker
+from tests.faults.servers import Server, Servers
 from tests.support.harness import eventually
 from tests.support.proxy import free_port
 
@@ -37,7 +36,7 @@ exec docker-entrypoint.sh postgres -c wal_keep_size=512MB
 
 
 @dataclass
-class PostgresPair(Servers):
+class PostgresPair(Server):
     """Two Postgres nodes, one of which replicates the other; `primary` is the number of the primary."""
 
     network: Network
@@ -45,6 +44,10 @@ class PostgresPair(Servers):
     nodes: list[DockerContainer] = field(default_factory=list)
     primary: int = 0
     has_standby: bool = False
+
+    @property
+    def node(self) -> DockerContainer:
+        return self.nodes[self.primary]
 
     @property
     def standby(self) -> int:
@@ -105,15 +108,21 @@ class PostgresPair(Servers):
         states = await asyncio.to_thread(self.psql, self.primary, "select sync_state from pg_stat_replication")
         return states == "sync"
 
+    async def do_without_a_standby(self) -> None:
+        """Let commits wait for no standby, as the monitor of the primary does once the standby is lost."""
+        await asyncio.to_thread(self.psql, self.primary, "alter system reset synchronous_standby_names")
+        await asyncio.to_thread(self.psql, self.primary, "select pg_reload_conf()")
+        self.has_standby = False
+
 
 @asynccontextmanager
 async def postgres_pair() -> AsyncIterator[PostgresPair]:
-    """Both nodes and a broker for the block."""
+    """Both nodes for the block."""
     ports = free_port(), free_port()
     hosts = ",".join(f"127.0.0.1:{port}" for port in ports)
-    database_url = f"postgresql://inkwell:inkwell@{hosts}/inkwell?target_session_attrs=primary"
-    with broker() as (rabbitmq, broker_url), Network() as network:
-        pair = PostgresPair(Services(database_url, broker_url, has_broker_users=True), rabbitmq, network, ports)
+    url = f"postgresql://inkwell:inkwell@{hosts}/inkwell?target_session_attrs=primary"
+    with Network() as network:
+        pair = PostgresPair(url, network, ports)
         try:
             await asyncio.to_thread(pair.start_primary)
             await pair.repair()
@@ -125,38 +134,39 @@ async def postgres_pair() -> AsyncIterator[PostgresPair]:
 
 @asynccontextmanager
 async def replaced_primary(
-    nemesis: Nemesis, cluster: Cluster[PostgresPair], how: Literal["kill", "pause"]
+    nemesis: Nemesis, cluster: Cluster[Servers[PostgresPair, Any]], how: Literal["kill", "pause"]
 ) -> AsyncIterator[int]:
     """Lose the primary and promote its standby after a while; returns the number of the lost node."""
-    pair = cluster.servers
-    async with pair.postgres_lock:
+    pair = cluster.servers.postgres
+    async with pair.lock:
+        await pair.repair()  # another fault of the round may have taken the standby
         for node in (0, 1):
             redirect(cluster, node, node)
         lost = pair.primary
-        await asyncio.to_thread(getattr(pair.nodes[lost].get_wrapped_container(), how))
+        await pair.act(how)
         await asyncio.sleep(nemesis.seconds(NOTICED_SECONDS))
         await asyncio.to_thread(pair.promote)
         yield lost
 
 
-async def primary_is_killed(nemesis: Nemesis, cluster: Cluster[PostgresPair]) -> str:
+async def primary_is_killed(nemesis: Nemesis, cluster: Cluster[Servers[PostgresPair, Any]]) -> str:
     """Kill the primary."""
     async with replaced_primary(nemesis, cluster, "kill") as lost:
         return f"postgres-{lost + 1}"
 
 
-async def primary_hangs(nemesis: Nemesis, cluster: Cluster[PostgresPair]) -> str:
+async def primary_hangs(nemesis: Nemesis, cluster: Cluster[Servers[PostgresPair, Any]]) -> str:
     """Pause the primary: it accepts connections but never answers."""
     async with replaced_primary(nemesis, cluster, "pause") as lost:
         return f"postgres-{lost + 1}"
 
 
-async def address_moves(nemesis: Nemesis, cluster: Cluster[PostgresPair]) -> str:
+async def address_moves(nemesis: Nemesis, cluster: Cluster[Servers[PostgresPair, Any]]) -> str:
     """Pause the primary, give its address to the standby, and then resume the former primary.
 
     Open connections still lead to the former primary. Its commits wait for its standby, which no longer follows it.
     """
-    pair = cluster.servers
+    pair = cluster.servers.postgres
     async with replaced_primary(nemesis, cluster, "pause") as lost:
         redirect(cluster, lost, pair.primary)
         await asyncio.to_thread(pair.nodes[lost].get_wrapped_container().unpause)
@@ -164,15 +174,29 @@ async def address_moves(nemesis: Nemesis, cluster: Cluster[PostgresPair]) -> str
         return f"postgres-{lost + 1}"
 
 
-def redirect(cluster: Cluster[PostgresPair], address: int, node: int) -> None:
+async def standby_is_killed(nemesis: Nemesis, cluster: Cluster[Servers[PostgresPair, Any]]) -> str:
+    """Kill the standby: commits wait for it until the primary is told to do without."""
+    pair = cluster.servers.postgres
+    async with pair.lock:
+        await pair.repair()
+        await asyncio.to_thread(pair.nodes[pair.standby].get_wrapped_container().kill)
+        try:
+            await asyncio.sleep(nemesis.seconds(NOTICED_SECONDS))
+        finally:
+            await pair.do_without_a_standby()
+        return f"postgres-{pair.standby + 1}"
+
+
+def redirect(cluster: Cluster[Servers[PostgresPair, Any]], address: int, node: int) -> None:
     """Send new connections to the address of one node to another node."""
     for service in cluster.services:
         link = service.links["database-2" if address else "database"]
-        link.lead_to("127.0.0.1", cluster.servers.ports[node])
+        link.lead_to("127.0.0.1", cluster.servers.postgres.ports[node])
 
 
 FAULTS: dict[str, Fault] = {
     "primary-kill": primary_is_killed,
     "primary-hang": primary_hangs,
     "address-moves": address_moves,
+    "standby-kill": standby_is_killed,
 }

@@ -1,83 +1,141 @@
-"""The results of runs as Markdown, for the terminal and for docs/reliability.md."""
+"""The results of runs as Markdown, for the terminal, for docs/reliability.md and for the README."""
 
-from collections import Counter
-from collections.abc import Iterable, Sequence
+import math
+import textwrap
+from collections.abc import Mapping, Sequence
 from itertools import chain
 from pathlib import Path
 from statistics import median
 
+from dev.backend import ROOT
+from tests.faults.availability import NONE, TWO_AT_ONCE, Availability, Share
 from tests.faults.catching import Catch
 from tests.faults.nemesis import FAULTS
-from tests.faults.run import Verdict
+from tests.faults.runs import Run, Total
 
-PAGE = Path(__file__).parent.parent.parent / "docs" / "reliability.md"
+PAGE, README = ROOT / "docs" / "reliability.md", ROOT / "README.md"
 SHOWN = 20
-MUTATIONS = "mutations"
-PROMISES = {"lost": "I1", "duplicated": "I2", "reordered": "I6"}
-"""The heading of a broken promise."""
+MUTATIONS, RUNS, TOTAL = "mutations", "runs", "total"
+WIDTH = 118
 
 
-def printed(verdicts: list[Verdict]) -> str:
-    """The runs, how often each fault was injected, how often each answer came, and every violation."""
-    faults = sum((verdict.faults for verdict in verdicts), Counter[str]())
-    answers = sum((verdict.answers for verdict in verdicts), Counter[str]())
+def printed(runs: Sequence[Run]) -> str:
+    """The runs, what each fault did, how often each answer came, and every violation."""
+    total = Total(runs)
     return "\n".join(
         [
-            "| seed | seconds | commands | faults | slowest recovery | clients stalled | violations |",
-            "|---:|---:|---:|---:|---:|---:|---:|",
-            *map(row, verdicts),
+            "| rig | seed | source | seconds | commands | faults | slowest recovery | clients stalled | violations |",
+            "|---|---:|---|---:|---:|---:|---:|---:|---:|",
+            *map(row, runs),
             "",
-            *table("fault", {name: faults[name] for name in FAULTS}),
+            cells_of("commands", "seeds", "kinds of fault", "faults", *total.broken()),
+            f"|{'---:|' * (4 + len(total.broken()))}",
+            cells_of(f"{total.commands:,}", *numbers(total), *total.broken().values()),
             "",
-            *table("answer", dict(sorted(answers.items()))),
-            *(f"\n- {violation}" for verdict in verdicts for violation in verdict.violations[:SHOWN]),
+            "| fault | times | writes | reads | while recovering | median recovery | slowest |",
+            "|---|---:|---:|---:|---:|---:|---:|",
+            *fault_rows(total),
+            "",
+            "| answer | times |",
+            "|---|---:|",
+            *(f"| {answer} | {count:,} |" for answer, count in sorted(total.answers.items())),
+            *(f"\n- {violation}" for run in runs for violation in run.violations[:SHOWN]),
         ]
     )
 
 
-def failovers(verdict: Verdict) -> str:
+def numbers(total: Total) -> tuple[int, int, int]:
+    """The seeds, the kinds of faults, and the faults."""
+    return len({run.seed for run in total.runs}), len(total.faults), total.faults.total()
+
+
+def row(run: Run) -> str:
+    """One run."""
+    slowest = max(chain(*run.recoveries.values()), default=0)
+    return cells_of(
+        run.rig,
+        run.seed,
+        run.source[:7],
+        f"{run.seconds:.0f}",
+        f"{run.commands:,}",
+        sum(run.faults.values()),
+        f"{slowest:.1f} s",
+        f"{run.lag_seconds:.1f} s",
+        len(run.violations),
+    )
+
+
+def fault_rows(total: Total) -> list[str]:
+    """What each fault did to clients, how long recovery from it took, and the same of two at once and of none."""
+    order = {name: place for place, name in enumerate(FAULTS)}
+    names = sorted(total.faults, key=lambda name: (order.get(name, len(order)), name))
+    return [fault_row(name, total.faults[name], total.recoveries[name], total.availability) for name in names] + [
+        fault_row(name, None, (), total.availability) for name in (TWO_AT_ONCE, NONE) if name in total.availability
+    ]
+
+
+def fault_row(
+    name: str, times: int | None, recoveries: Sequence[float], availability: Mapping[str, Availability]
+) -> str:
+    """The figures of one kind of fault."""
+    shares = availability.get(name, Availability())
+    return cells_of(
+        name,
+        "" if times is None else times,
+        *map(percent, (shares.writes, shares.reads, shares.recovering)),
+        *((f"{median(recoveries):.1f} s", f"{max(recoveries):.1f} s") if recoveries else ("", "")),
+    )
+
+
+def cells_of(*cells: object) -> str:
+    """A row of a table."""
+    return f"| {' | '.join(map(str, cells))} |"
+
+
+def percent(share: Share) -> str:
+    """A share for people: all only if it was all."""
+    if math.isnan(share.percent):
+        return ""
+    return "100 %" if share.good == share.all else f"{min(share.percent, 99.9):.1f} %"
+
+
+def sentence(runs: Sequence[Run]) -> str:
+    """What all runs together show, for the README."""
+    total = Total(runs)
+    seeds, kinds, faults = numbers(total)
+    broken = {heading: count or "none" for heading, count in total.broken().items()}
+    text = (
+        f"{total.commands:,} commands from {seeds} seeds went through {faults:,} faults of {kinds} kinds: "
+        f"{broken['lost']} was lost, {broken['duplicated']} took effect twice, {broken['reordered']} overtook "
+        f"another, and {broken['untrue']} was answered untruly."
+    )
+    return textwrap.fill(text, WIDTH, initial_indent="  ", subsequent_indent="  ")
+
+
+def failovers(run: Run) -> str:
     """The duration of each recovery, and every violation, of a run that injects each fault alone.
 
     What was broken cannot be put down to one of the faults, so it stands in the row of all.
     """
-    counts = Counter(violation.partition(":")[0] for violation in verdict.violations)
-    broken = [counts.pop(promise, 0) for promise in PROMISES.values()]
-    every = [*chain(*verdict.recoveries.values())]
+    total = Total([run])
+    every = [*chain(*run.recoveries.values())]
     return "\n".join(
         [
-            f"| fault | times | median recovery | slowest | {' | '.join(PROMISES)} | other violations |",
-            "|---|---:|---:|---:|---:|---:|---:|---:|",
-            *(recovery_row(name, seconds) for name, seconds in sorted(verdict.recoveries.items())),
-            recovery_row(f"all, {verdict.commands:,} commands", every, [*broken, counts.total()]),
-            *(f"\n- {violation}" for violation in verdict.violations[:SHOWN]),
+            f"| fault | times | median recovery | slowest | {' | '.join(total.broken())} |",
+            f"|---|{'---:|' * (3 + len(total.broken()))}",
+            *(
+                recovery_row(name, seconds, [""] * len(total.broken()))
+                for name, seconds in sorted(run.recoveries.items())
+            ),
+            recovery_row(f"all, {run.commands:,} commands", every, [*map(str, total.broken().values())]),
+            *(f"\n- {violation}" for violation in run.violations[:SHOWN]),
         ]
     )
 
 
-def recovery_row(name: str, seconds: Sequence[float], broken: Iterable[int | str] = ("",) * 4) -> str:
+def recovery_row(name: str, seconds: Sequence[float], broken: Sequence[str]) -> str:
     """The durations of the recoveries from one fault."""
-    cells = name, len(seconds), f"{median(seconds):.1f} s", f"{max(seconds):.1f} s", *broken
-    return f"| {' | '.join(map(str, cells))} |"
-
-
-def row(verdict: Verdict) -> str:
-    """One run."""
-    slowest = max(chain(*verdict.recoveries.values()), default=0)
-    cells = (
-        verdict.seed,
-        f"{verdict.seconds:.0f}",
-        f"{verdict.commands:,}",
-        verdict.faults.total(),
-        f"{slowest:.1f} s",
-        f"{verdict.lag_seconds:.1f} s",
-        len(verdict.violations),
-    )
-    return f"| {' | '.join(map(str, cells))} |"
-
-
-def table(name: str, counts: dict[str, int]) -> list[str]:
-    """How often each was counted."""
-    return [f"| {name} | times |", "|---|---:|", *(f"| {each} | {count:,} |" for each, count in counts.items())]
+    return cells_of(name, len(seconds), f"{median(seconds):.1f} s", f"{max(seconds):.1f} s", *broken)
 
 
 def caught(catches: list[Catch]) -> str:
@@ -90,14 +148,15 @@ def caught(catches: list[Catch]) -> str:
     return "\n".join(["| mutation | caught within | broken promises found |", "|---|---:|---|", *rows])
 
 
-def write(section: str, text: str) -> None:
-    """Writes the text into its section of docs/reliability.md; keeps the rows of what was not run again."""
-    page = PAGE.read_text()
+def write(section: str, text: str, file: Path = PAGE) -> None:
+    """Writes the text into its section of a page, if there is one; keeps the rows of mutations that were not run."""
+    page = file.read_text()
     begin, end = f"<!-- {section} -->\n", f"<!-- end of {section} -->"
-    before, _, rest = page.partition(begin)
+    before, found, rest = page.partition(begin)
     former, _, after = rest.partition(end)
     kept = [line for line in former.splitlines() if section == MUTATIONS and line and cell(line) not in cells(text)]
-    PAGE.write_text("".join([before, begin, "\n".join([text.strip(), *kept]), "\n", end, after]))
+    if found:
+        file.write_text("".join([before, begin, "\n".join([text.rstrip(), *kept]), "\n", end, after]))
 
 
 def cells(text: str) -> set[str]:

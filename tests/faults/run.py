@@ -4,9 +4,8 @@ import asyncio
 import json
 import random
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +13,16 @@ import aiohttp
 
 from dev.backend import ROOT
 from shared.contracts import NO_OWNER
+from tests.faults.availability import availabilities
 from tests.faults.checker import kinds, violations
 from tests.faults.clients import POISON, Client, Owner
 from tests.faults.cluster import Cluster, running_cluster
 from tests.faults.facts import Facts
 from tests.faults.followers import followers_of
 from tests.faults.history import History, Write
-from tests.faults.nemesis import Nemesis
+from tests.faults.nemesis import Nemesis, can_be_injected
 from tests.faults.rigs import RIGS
+from tests.faults.runs import Run, commit, source
 from tests.support.accounts import bearer
 from tests.support.canaries import PASSWORD
 
@@ -36,21 +37,6 @@ MORE_FILES, MORE_SESSIONS, MORE_MEGABYTES = 12, 4, 100
 """Growth below this is no leak: connections come and go."""
 
 
-@dataclass(frozen=True)
-class Verdict:
-    """The results of a run."""
-
-    seed: int
-    seconds: float
-    violations: list[str]
-    commands: int
-    faults: Counter[str]
-    answers: Counter[str]
-    recoveries: Mapping[str, Sequence[float]]
-    """The seconds of each recovery, by fault."""
-    lag_seconds: float
-
-
 async def run(
     seconds: float,
     seed: int,
@@ -61,12 +47,13 @@ async def run(
     clients_per_owner: int = CLIENTS_PER_OWNER,
     tree: Path = ROOT,
     logs: Path | None = None,
-) -> Verdict:
+) -> Run:
     """Runs the services of a source tree through these faults or all of a rig's; their logs go to a folder.
 
     A run ends after this many seconds, or once each fault was injected this many times.
     """
-    chosen = {name: RIGS[rig].faults[name] for name in faults or RIGS[rig].faults}
+    chosen = {name: fault for name, fault in RIGS[rig].faults.items() if name in faults or not faults}
+    chosen = {name: fault for name, fault in chosen.items() if can_be_injected(name)}
     loop = asyncio.get_running_loop()
     async with running_cluster(RIGS[rig].servers(), tree, logs) as cluster:
         history, began = History(), loop.time()
@@ -99,15 +86,19 @@ async def run(
         await asyncio.gather(*(follower.catch_up() for follower in followers))
         history.complaints += await left_behind(cluster, before, nemesis.unreadable)
         facts = await Facts.of(cluster)
-        return Verdict(
+        return Run(
+            commit(),
+            source(tree),
+            rig,
             seed,
-            seconds,
-            violations(history, facts),
+            round(seconds, 1),
             len({command["id"] for command in facts.commands}),  # several writes at once are one command
             Counter(each.name for each in history.disturbances),
             kinds(history.answers()),
             history.recoveries_by_fault(),
+            availabilities(history),
             history.lag_seconds,
+            violations(history, facts),
         )
 
 

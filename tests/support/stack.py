@@ -41,26 +41,27 @@ class Process:
         self._environment = environment
         self._log = log
         self._ready_url = ready_url
-        self._folder = folder
+        self.folder = folder
+        """The folder of its source, from which the next start runs it."""
         self._process: subprocess.Popen[bytes] | None = None
 
     def variant(self, command: list[str] | None = None, **environment: str) -> "Process":
         """The same process with another command or other settings."""
-        folder = ROOT if command else self._folder
+        folder = ROOT if command else self.folder
         return Process(command or self._command, self._environment | environment, self._log, self._ready_url, folder)
 
     def twin(self, port: int, folder: Path | None = None) -> "Process":
         """The same service on another port, from its own source or from another folder."""
         environment = self._environment | {"INKWELL_PORT": str(port), "INKWELL_WORKER_HEALTH_PORT": str(port)}
         ready_url = f"http://127.0.0.1:{port}/health/ready"
-        return Process(self._command, environment, self._log, ready_url, folder or self._folder)
+        return Process(self._command, environment, self._log, ready_url, folder or self.folder)
 
     async def start(self, *, ready: bool = True) -> None:
         """Starts the process and waits until it is ready."""
         environment = {**os.environ, **self._environment}
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(  # noqa: ASYNC220 - starts at once, and must outlive the loop
-                self._command, env=environment, cwd=self._folder, stderr=log, stdout=log
+                self._command, env=environment, cwd=self.folder, stderr=log, stdout=log
             )
         if ready:
             await self._wait_until_ready()
@@ -90,11 +91,6 @@ class Process:
         return dict(self._environment)
 
     @property
-    def folder(self) -> Path:
-        """The folder of its source."""
-        return self._folder
-
-    @property
     def running(self) -> bool:
         return self._process is not None and self._process.poll() is None
 
@@ -106,9 +102,13 @@ class Process:
     async def stop(self, signal_number: int = signal.SIGTERM) -> int:
         """Sends the signal, waits for the end and returns the exit code."""
         assert self._process
-        if self._process.poll() is None:
-            self._process.send_signal(signal_number)
+        self.send(signal_number)
         return await asyncio.to_thread(self._process.wait, 60)
+
+    def send(self, signal_number: int) -> None:
+        """Sends the signal, if the process runs."""
+        if self._process and self._process.poll() is None:
+            self._process.send_signal(signal_number)
 
     async def kill(self) -> None:
         """Sends SIGKILL."""

@@ -6,6 +6,7 @@ import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 import httpx
@@ -13,7 +14,9 @@ import pytest
 
 from dev.backend import ROOT, Services, as_user, with_database
 from tests.faults.cluster import migrated
-from tests.faults.postgres_pair import PostgresPair, postgres_pair
+from tests.faults.postgres_pair import PostgresPair
+from tests.faults.rigs import servers as servers_of_a_rig
+from tests.faults.servers import Servers
 from tests.support import canaries
 from tests.support.harness import eventually
 from tests.support.stack import Stack, running_stack
@@ -28,14 +31,21 @@ COMMANDS = [
     ("inkwell_worker", "-m", "worker", "dead-letters", "list"),
 ]
 
+Pair = Servers[PostgresPair, Any]
+
 pytestmark = pytest.mark.needs_docker
 
 
 @pytest.fixture(scope="module")
-async def pair() -> AsyncIterator[PostgresPair]:
-    async with postgres_pair() as pair:
-        await migrated(pair.services, ROOT)
-        yield pair
+async def servers() -> AsyncIterator[Pair]:
+    async with servers_of_a_rig(has_standby=True, has_nodes=False) as servers:
+        await migrated(servers.services, ROOT)
+        yield servers
+
+
+@pytest.fixture(scope="module")
+def pair(servers: Pair) -> PostgresPair:
+    return servers.postgres
 
 
 @pytest.fixture
@@ -46,11 +56,12 @@ async def whole_pair(pair: PostgresPair) -> PostgresPair:
 
 
 @asynccontextmanager
-async def stack_at_one_address(pair: PostgresPair, folder: Path) -> AsyncIterator[Stack]:
+async def stack_at_one_address(servers: Pair, folder: Path) -> AsyncIterator[Stack]:
     """A stack whose links to Postgres lead to the current primary."""
+    pair = servers.postgres
     port = pair.ports[pair.primary]
     database_url = f"postgresql://inkwell:inkwell@127.0.0.1:{port}/inkwell_faults"
-    async with running_stack(database_url, pair.services, f"test-{uuid4().hex[:12]}", folder) as stack:
+    async with running_stack(database_url, servers.services, f"test-{uuid4().hex[:12]}", folder) as stack:
         yield stack
 
 
@@ -66,9 +77,9 @@ async def fail_over(pair: PostgresPair, *stacks: Stack) -> None:
 
 
 async def test_no_read_comes_from_the_former_primary_once_a_write_is_answered(
-    whole_pair: PostgresPair, tmp_path: Path
+    servers: Pair, whole_pair: PostgresPair, tmp_path: Path
 ) -> None:
-    async with stack_at_one_address(whole_pair, tmp_path) as stack:
+    async with stack_at_one_address(servers, tmp_path) as stack:
         await asyncio.gather(*(stack.client.get("/notes/") for _ in range(READERS)))  # idle sessions from here on
         await fail_over(whole_pair, stack)
 
@@ -78,8 +89,10 @@ async def test_no_read_comes_from_the_former_primary_once_a_write_is_answered(
     assert [status for each in reads for status in each] == [200] * 16 * READERS
 
 
-async def test_idle_gateway_reads_from_the_new_primary_soon(whole_pair: PostgresPair, tmp_path: Path) -> None:
-    async with stack_at_one_address(whole_pair, tmp_path) as stack, stack.second_gateway() as idle:
+async def test_idle_gateway_reads_from_the_new_primary_soon(
+    servers: Pair, whole_pair: PostgresPair, tmp_path: Path
+) -> None:
+    async with stack_at_one_address(servers, tmp_path) as stack, stack.second_gateway() as idle:
         await asyncio.gather(*(idle.get("/notes/") for _ in range(READERS)))
         await fail_over(whole_pair, stack)
         created = await eventually(lambda: written(stack.client), within_seconds=RECOVERY_SECONDS)
@@ -109,7 +122,7 @@ async def is_read(client: httpx.AsyncClient, note: str) -> bool:
 
 @pytest.mark.parametrize("attributes", ["primary", "read-write"])
 async def test_every_command_finds_the_second_host_when_the_first_one_hangs(
-    whole_pair: PostgresPair, attributes: str
+    servers: Pair, whole_pair: PostgresPair, attributes: str
 ) -> None:
     former = whole_pair.primary
     await asyncio.to_thread(whole_pair.nodes[former].get_wrapped_container().pause)
@@ -118,7 +131,7 @@ async def test_every_command_finds_the_second_host_when_the_first_one_hangs(
     hosts = ",".join(f"127.0.0.1:{port}" for port in ports)
     url = f"postgresql://inkwell:inkwell@{hosts}/inkwell_faults?target_session_attrs={attributes}"
 
-    ended = [await asyncio.to_thread(run, whole_pair.services, url, *command) for command in COMMANDS]
+    ended = [await asyncio.to_thread(run, servers.services, url, *command) for command in COMMANDS]
 
     assert [each.returncode for each in ended] == [0] * len(COMMANDS), [each.stderr for each in ended]
 
@@ -140,11 +153,11 @@ def run(services: Services, url: str, role: str, *command: str) -> "subprocess.C
     )
 
 
-async def test_services_start_while_only_a_standby_answers(whole_pair: PostgresPair) -> None:
+async def test_services_start_while_only_a_standby_answers(servers: Pair, whole_pair: PostgresPair) -> None:
     standby = f"postgresql://inkwell:inkwell@127.0.0.1:{whole_pair.ports[whole_pair.standby]}/x"
     command = ("inkwell_worker", "-m", "shared.wait_for_schema")
 
-    ended = await asyncio.to_thread(run, whole_pair.services, with_database(standby, "inkwell_faults"), *command)
+    ended = await asyncio.to_thread(run, servers.services, with_database(standby, "inkwell_faults"), *command)
 
     assert ended.returncode == 0
     assert "waiting: Postgres does not answer" in ended.stderr
