@@ -10,6 +10,7 @@ from typing import NamedTuple
 import pytest
 from aio_pika.abc import AbstractConnection
 from pydantic import Secret
+from structlog.testing import capture_logs
 
 from gateway.reads import hints
 from gateway.reads.hints import Hints
@@ -22,15 +23,18 @@ from shared.broker import open_connection
 from shared.broker_url import BrokerUrl
 from shared.clock import Clock
 from shared.connections import Connections
+from shared.contracts import Command, encode_command
 from shared.partitions import read_partitions, wait_until_changed, wait_until_declared
 from shared.primary import Primary
 from shared.settings import ServiceSettings
 from shared.topology import Topology, wait_until_lost
+from tests.support.commands import create
 from tests.support.harness import eventually
 from tests.support.proxy import Proxy, proxy_to
 from worker import consumer, dead_letters, hint_sender, queue_check, reply_sender
+from worker.command_line import operate_on_queue, read_arguments
 from worker.consumer import Consumer
-from worker.dead_letters import Sender
+from worker.dead_letters import Sender, build_replay
 from worker.hint_sender import HintSender
 from worker.reply_sender import ReplySender
 from worker.settings import WorkerSettings
@@ -170,6 +174,26 @@ async def test_subscription_to_a_silent_broker_ends_the_connection(
     assert not consuming.partitions
 
 
+async def test_worker_that_stops_waits_only_briefly_for_a_silent_broker_to_close_its_channels(
+    link: Proxy, linked_worker: WorkerSettings
+) -> None:
+    consuming = consume(linked_worker)
+    consuming._assignment.slot = 0
+    async with open_connection(linked_worker.broker_url, "test") as connection:
+        subscription = asyncio.create_task(consuming._keep_subscription(connection, 0, 1))
+        await eventually(lambda: has_subscribed(consuming))
+        link.freeze()
+        subscription.cancel()
+        _, late = await asyncio.wait([subscription], timeout=ENOUGH_SECONDS)
+
+    assert not late
+    assert subscription.cancelled()
+
+
+async def has_subscribed(consuming: Consumer) -> bool:
+    return bool(consuming.partitions)
+
+
 def freeze(link: Proxy, then: Callable[..., Awaitable[None]] | None = None) -> Callable[..., Awaitable[None]]:
     """A function that has the broker fall silent before another one."""
 
@@ -237,3 +261,47 @@ async def test_dead_letter_that_is_not_confirmed_is_sent_again_on_a_new_connecti
 async def is_connected(sender: ReplySender, former: object = None) -> bool:
     """Whether it has a channel for dead letters other than the former one."""
     return sender._dead_letters not in (None, former)
+
+
+async def test_replay_that_a_silent_broker_does_not_confirm_is_reported_as_not_accepted(
+    link: Proxy, linked_worker: WorkerSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dead_letters, "PUBLISH_TIMEOUT_SECONDS", SHORT_SECONDS)
+    monkeypatch.setattr(broker, "SETUP_TIMEOUT_SECONDS", 2 * SHORT_SECONDS)  # of the second try, on a new connection
+    async with AsyncExitStack() as exits:
+        sender = Sender(linked_worker, exits)
+        sender._channel = await sender._new_channel()
+        link.freeze()
+        async with asyncio.timeout(ENOUGH_SECONDS):
+            why = await sender.send(1, replay_of(create()))
+
+        assert str(why).startswith("the broker did not accept it")
+        assert await sender.send(2, replay_of(create())) == why  # it has given up
+
+
+def replay_of(command: Command) -> bytes:
+    """The message of a replay."""
+    return build_replay(encode_command(command).decode(), command.time, force=False)
+
+
+async def test_reply_without_a_connection_is_dropped(linked_worker: WorkerSettings) -> None:
+    sender = replies(linked_worker)  # not running
+    sender._broker_version = "4.3"
+
+    with capture_logs() as logs:
+        await sender.reply("amq.rabbitmq.reply-to.any", [])
+
+    assert [line["event"] for line in logs] == ["reply dropped; the gateway looks its commands up"]
+
+
+async def test_commands_on_queues_report_a_broker_that_falls_silent(
+    link: Proxy, linked_worker: WorkerSettings, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(partitions, "open_connection", partial(connect_and_freeze, link))
+    monkeypatch.setattr(partitions, "SETUP_TIMEOUT_SECONDS", SHORT_SECONDS)
+
+    async with asyncio.timeout(ENOUGH_SECONDS):
+        code = await operate_on_queue(read_arguments(["queues", "remake", "0"]), linked_worker)
+
+    assert code == 1
+    assert "not done; nothing is lost, run this again" in capsys.readouterr().err
