@@ -23,7 +23,7 @@ from shared.broker import open_connection
 from shared.broker_url import BrokerUrl
 from shared.clock import Clock
 from shared.connections import Connections
-from shared.contracts import Command, encode_command
+from shared.contracts import Command, encode_batch, encode_command
 from shared.partitions import read_partitions, wait_until_changed, wait_until_declared
 from shared.primary import Primary
 from shared.settings import ServiceSettings
@@ -31,7 +31,7 @@ from shared.topology import Topology, wait_until_lost
 from tests.support.commands import create
 from tests.support.harness import eventually
 from tests.support.proxy import Proxy, proxy_to
-from worker import consumer, dead_letters, hint_sender, queue_check, reply_sender
+from worker import consumer, dead_letters, hint_sender, queue_check, repartition, reply_sender
 from worker.command_line import operate_on_queue, read_arguments
 from worker.consumer import Consumer
 from worker.dead_letters import Sender, build_replay
@@ -305,3 +305,18 @@ async def test_commands_on_queues_report_a_broker_that_falls_silent(
 
     assert code == 1
     assert "not done; nothing is lost, run this again" in capsys.readouterr().err
+
+
+async def test_change_of_the_number_gives_a_silent_broker_up(
+    link: Proxy, linked_worker: WorkerSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def encode_and_freeze(events: list[bytes]) -> bytes:
+        link.freeze()
+        return encode_batch(events)
+
+    monkeypatch.setattr(repartition, "SETUP_TIMEOUT_SECONDS", SHORT_SECONDS)
+    monkeypatch.setattr(repartition, "encode_batch", encode_and_freeze)
+    async with open_connection(linked_worker.broker_url, "test") as connection:
+        async with asyncio.timeout(ENOUGH_SECONDS):
+            with pytest.raises(TimeoutError):
+                await repartition.drain_partition(connection, topology_of(linked_worker), 0)
