@@ -49,10 +49,10 @@ async def test_batch_that_postgres_refuses_for_too_long_goes_back_to_its_queue_a
 async def test_batch_whose_channel_is_lost_before_its_acknowledgement_has_one_effect(
     publish: Publish, database: "Connection[Record]", worker_settings: WorkerSettings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    apply, losses = consumer_module.apply_with_retries, list[int]()
+    losses: list[int] = []
 
     async def apply_and_lose(batch: Batch, *arguments: Any) -> list[Outcome]:
-        outcomes = await apply(batch, *arguments)
+        outcomes = await retry.apply_with_retries(batch, *arguments)
         if not losses:
             losses.append(len(outcomes))
             await batch.deliveries[0].message.channel.close()
