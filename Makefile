@@ -10,6 +10,7 @@ SBOM ?= sbom.cdx.json
 PLATFORMS ?= linux/amd64,linux/arm64
 REGISTRY ?= $(error name the registry: make image REGISTRY=registry.example.com)
 VERSION := $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
+RIG ?= single
 RIGS ?= postgres-pair broker-nodes clocks
 
 .PHONY: help up down logs stop-worker start-worker doctor seed dev format generate check test retest smoke docs faults mutations failover outages versions servers fuzz bench bench-quick bench-scale numbers million image sbom
@@ -80,8 +81,10 @@ docs: .venv/docs ## build the documentation's site into the folder site; warning
 
 ##@ Break it
 
-faults: .venv/$(GROUP) ## inject faults into a cluster and check every promise: SECONDS, SEED="1 2", WRITE=1
-	@$(RUN) python -m tests.faults --seconds $(SECONDS) $(if $(SEED),--seed $(SEED)) $(if $(WRITE),--write)
+faults: .venv/$(GROUP) $(if $(WRITE),.venv/bench) ## inject faults into a cluster and check every promise: RIG, SECONDS, SEED="1 2", WRITE=1
+	@$(RUN) python -m tests.faults --rig $(RIG) --seconds $(SECONDS) $(if $(SEED),--seed $(SEED)) \
+		$(if $(CLIENTS),--clients $(CLIENTS)) $(if $(WITHOUT),--without $(WITHOUT)) \
+		$(if $(WRITE),--write) $(if $(REPORT),--report) $(if $(CURRENT),--current)
 
 mutations: .venv/$(GROUP) ## break the product in thirteen ways, each of which `make faults` must find; ten minutes
 	@$(RUN) python -m tests.faults --mutations --seed 1 $(if $(WRITE),--write)

@@ -1,5 +1,6 @@
 """The interface of a backend that runs Postgres, RabbitMQ and Inkwell: `containers` and `local` implement it."""
 
+import socket
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,18 @@ DEVELOPMENT_KEY = f"{DEVELOPMENT_MARK}-{DEVELOPMENT_MARK}"
 
 class UnavailableError(Exception):
     """Something is missing on this machine; the message says what it is and how to install it."""
+
+
+def require_free(port: str) -> None:
+    """Raise UnavailableError if the gateway cannot listen on a port of 127.0.0.1."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", int(port)))
+        except (OSError, ValueError, OverflowError) as error:
+            raise UnavailableError(
+                f"cannot listen on port {port} of 127.0.0.1: {error}; choose another with `INKWELL_PORT=8001 make up`"
+            ) from error
 
 
 def as_user(url: str, name: str, password: str) -> str:

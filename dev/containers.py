@@ -1,5 +1,6 @@
 """Postgres, RabbitMQ and Inkwell in containers: Testcontainers for a block, Compose for the stack."""
 
+import json
 import os
 import subprocess
 import sys
@@ -11,7 +12,7 @@ from typing import NoReturn
 from testcontainers.core.container import DockerContainer
 from testcontainers.core.wait_strategies import LogMessageWaitStrategy
 
-from dev.backend import ROOT, Services, UnavailableError
+from dev.backend import ROOT, Services, UnavailableError, require_free
 from dev.definitions import ADMINISTRATOR, definitions_for_tests
 from shared.contracts import LARGEST_MESSAGE_BYTES
 
@@ -104,6 +105,8 @@ def _address(container: DockerContainer, port: int) -> str:
 
 def up(given: Services | None) -> str:
     """Start the stack; returns the gateway's port once every container is healthy."""
+    if not _running("gateway"):
+        require_free(_gateway_port())
     if given:
         _compose("run", "--build", "--rm", "--no-deps", "migrate")
         _compose("up", "-d", "--wait", "--no-deps", "gateway", "worker")
@@ -113,9 +116,19 @@ def up(given: Services | None) -> str:
     return published.strip().rpartition(":")[2]
 
 
+def _running(service: str) -> bool:
+    return bool(subprocess.check_output([*COMPOSE, "ps", "--quiet", service]))
+
+
+def _gateway_port() -> str:
+    configuration = json.loads(subprocess.check_output([*COMPOSE, "config", "--format", "json"]))
+    return str(configuration["services"]["gateway"]["ports"][0]["published"])
+
+
 def down() -> None:
     """Stop the stack; the data stay in its volumes."""
     _compose("down")
+    print("stopped; the data are in Docker's volumes, until `docker compose down --volumes`")
 
 
 def stop(service: str) -> None:

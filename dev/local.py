@@ -17,7 +17,7 @@ import httpx
 from dotenv import dotenv_values
 
 from dev import postgres, rabbitmq
-from dev.backend import DEVELOPMENT_KEY, ROOT, Services, UnavailableError
+from dev.backend import DEVELOPMENT_KEY, ROOT, Services, UnavailableError, require_free
 from dev.definitions import ADMINISTRATOR, definitions, definitions_for_tests
 from dev.supervised import Program, Supervisor
 from shared.settings import DEVELOPMENT_MARK
@@ -95,7 +95,7 @@ def up(given: Services | None) -> str:
         supervisor.control("stop", "gateway", "worker")
     print(f"starting processes; their data and logs are in {supervisor.folder}", flush=True)
     settings = _settings()
-    _require_free(settings["INKWELL_PORT"])
+    require_free(settings["INKWELL_PORT"])
     ports = _ports(supervisor)
     programs = [] if given else _servers(supervisor.folder, ports, definitions(settings))
     supervisor.start([*programs, *_inkwell(settings, given, ports)])
@@ -111,8 +111,10 @@ def up(given: Services | None) -> str:
 
 def down() -> None:
     """Stop the stack; the data stay in its folder."""
-    Supervisor(_state()).stop()
-    print(f"nothing is running; the data are in {_state()}")
+    supervisor = Supervisor(_state())
+    was_running = supervisor.is_running
+    supervisor.stop()
+    print(f"{'stopped' if was_running else 'nothing was running'}; the data are in {_state()}")
 
 
 def stop(service: str) -> None:
@@ -225,17 +227,6 @@ def _settings() -> dict[str, str]:
         **{name: value for name, value in given.items() if value and name.startswith((*OF_SERVICES, *PASSWORDS))},
         "INKWELL_HOST": "127.0.0.1",
     }
-
-
-def _require_free(port: str) -> None:
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(("127.0.0.1", int(port)))
-        except (OSError, ValueError, OverflowError) as error:
-            raise UnavailableError(
-                f"cannot listen on port {port} of 127.0.0.1: {error}; choose another with `INKWELL_PORT=8001 make up`"
-            ) from error
 
 
 def _is_listened_on(port: int) -> bool:

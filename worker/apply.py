@@ -140,7 +140,7 @@ async def apply_in_transaction(
     options: ApplyOptions = DEFAULTS,
     cache: Cache | None = None,
 ) -> list[Outcome]:
-    """Like `apply_batch`, but with the owners and the names that are asked for locked until the commit."""
+    """Like `apply_batch`, but lock the owners and any requested names until the commit."""
     cache = cache or Cache()
     async with transaction(connections) as session:
         cache.use(session)
@@ -161,9 +161,9 @@ async def record_failure(connections: Connections, command: Command | BadCommand
 
 
 def list_revisions(fold: Fold) -> dict[int, int]:
-    """Return the revisions of the batch's owners, also of those whose commands had been decided before.
+    """Return the revisions of the batch's owners, including those whose commands were already decided.
 
-    A commit that was in doubt has not been announced.
+    If the commit that decided them was in doubt, it was never announced.
     """
     deleted = {user_id: fold.users.before[user_id].revision + 1 for user_id in fold.users.deleted}
     return {user.id: user.revision for user in fold.users.now.values()} | deleted
@@ -339,7 +339,7 @@ def choose_store(*, replays: bool, trash: bool, changes: bool) -> Statement:
 
 
 def list_buried(fold: Fold) -> list[Tombstone]:
-    """Return the tombstones of the notes that the batch deletes; those that it only erases have their old revision."""
+    """Return the tombstones of the notes that the batch deletes; one that is only erased keeps its revision."""
     if not fold.tombstones.after:
         return []
     before = fold.tombstones.before

@@ -180,8 +180,9 @@ async def change_partitions(arguments: Namespace, settings: WorkerSettings) -> i
 
 async def list_letters(arguments: Namespace, _: WorkerSettings, session: Session) -> int:
     """Print all dead letters."""
-    show_rows(await list_failed(session), as_json=arguments.json)
-    return EXIT_DONE
+    letters = await list_failed(session)
+    show_rows(letters, as_json=arguments.json)
+    return EXIT_DONE if letters else complain("there are no dead letters", EXIT_DONE)
 
 
 async def show_letter(arguments: Namespace, _: WorkerSettings, session: Session) -> int:

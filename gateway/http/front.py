@@ -127,7 +127,7 @@ class Front(Generic[ResourcesT]):
         return await operation.handler(resources, request)
 
     async def _send(self, answer: Answer, request: Request, info: RequestInfo, send: Send) -> None:
-        """Send the answer, of a streamed one the head: its duration is not that of the stream."""
+        """Send the answer, or only the head of a streamed one, whose duration then excludes the stream."""
         headers, body = answer.encode()
         headers = add_defaults(headers, request, info.id)
         start: Message = {"type": "http.response.start", "status": answer.status, "headers": headers}

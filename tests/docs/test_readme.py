@@ -20,11 +20,12 @@ def test_speeds_that_the_readme_claims_are_the_measured_ones() -> None:
 
     rows = re.findall(r"\| ([\d.]+) \(([\d.]+) to ([\d.]+)\) \| (?:met|\*\*not met\*\*) \|$", PERFORMANCE, re.MULTILINE)
     measured = {(f"{float(median):.0f}", *(f"{float(end):.1f}" for end in ends)) for median, *ends in rows}
-    assert len(claimed) == 4
+    assert len(claimed) == 5
     assert claimed - measured == set()
 
 
 def test_readme_says_how_many_targets_are_met() -> None:
-    results = re.findall(r"\| (met|\*\*not met\*\*) \|$", PERFORMANCE, re.MULTILINE)
+    targets = PERFORMANCE.partition("## Targets")[2].partition("\n## ")[0]
+    results = re.findall(r"\| (met|\*\*not met\*\*) \|$", targets, re.MULTILINE)
 
     assert f"Of the {len(results)} measured targets {results.count('met')}" in " ".join(README.split())

@@ -15,7 +15,7 @@ from tests.faults.mutations import mutations
 from tests.faults.report import MUTATIONS, README, RUNS, TOTAL, caught, failovers, printed, sentence, write
 from tests.faults.rigs import RIGS
 from tests.faults.run import CLIENTS_PER_OWNER, run
-from tests.faults.runs import Run
+from tests.faults.runs import Verdict
 
 
 def main() -> int:
@@ -34,7 +34,7 @@ def main() -> int:
     return 1 if any(each.violations for each in done) else 0
 
 
-def judge(options: argparse.Namespace, seed: int) -> Run:
+def judge(options: argparse.Namespace, seed: int) -> Verdict:
     """One run, which is kept if its figures are to be written."""
     faults = [name for name in options.faults or RIGS[options.rig].faults if name not in options.without]
     done = uvloop.run(run(options.seconds, seed, faults, times=options.times, **chosen(options)))
@@ -47,7 +47,7 @@ def judge(options: argparse.Namespace, seed: int) -> Run:
     return done
 
 
-def write_pages(kept: Sequence[Run]) -> None:
+def write_pages(kept: Sequence[Verdict]) -> None:
     """Writes the figures of all these runs into docs/reliability.md and the README, and draws the recovery times."""
     write(RUNS, printed(kept))
     write(TOTAL, sentence(kept), README)

@@ -4,7 +4,7 @@ from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import chain, pairwise
+from itertools import pairwise
 
 from tests.faults.history import Answer, Disturbance, History
 
@@ -99,9 +99,10 @@ def write_answers(history: History) -> Iterator[Answer]:
 
 
 def read_answers(history: History) -> Iterable[Answer]:
-    """The answers to all reads, also at commands' URLs; that to a list counts once, whatever was on it."""
-    polls = (poll for write in history.writes for poll in write.polls)
-    return {(each.gateway, each.asked): each for each in chain(polls, (read.answer for read in history.reads))}.values()
+    """The answers to all other requests; that to a list counts once, whatever was on it."""
+    writes = {id(answer) for answer in write_answers(history)}
+    reads = (answer for answer in history.answers() if id(answer) not in writes)
+    return {(answer.gateway, answer.asked): answer for answer in reads}.values()
 
 
 def is_written(answer: Answer) -> bool:

@@ -21,7 +21,7 @@ KEPT_ALIVE_SECONDS = 0.5
 """A shorter connection may have been closed while the request was in flight, which HTTP allows."""
 WAKE_UP_SECONDS, BEFORE_SECONDS = 3.0, 1.0
 """Within this time a stream has a change; one that hears nothing looks by itself after five seconds or more."""
-UNNOTICED = {"commit-slow", "users-corrected", "unreadable", "tombstones-purged"}
+UNNOTICED = {"commit-slow", "users-corrected", "unreadable", "tombstones-purged", "deleted-users-removed"}
 """Faults that must not delay what a stream gets once a write is answered."""
 PURGES = "tombstones-purged"
 KEEPS_CHANGES = FAULTS.keys() - {PURGES}
@@ -94,7 +94,8 @@ def once(_: History, facts: Facts) -> Iterator[str]:
             yield f"I2: {marker} was applied {len(commands)} times"
     inserted = Counter(row["description"] for row in facts.audit if row["kind"] == "insert" and row["description"])
     yield from (f"I2: {count} notes were made of {marker}" for marker, count in inserted.items() if count > 1)
-    decided = Counter(row["id"] for row in facts.audit if row["kind"] == "command")
+    decisions = (row for row in facts.audit if row["kind"] == "command" and row["description"] != "failed")
+    decided = Counter(row["id"] for row in decisions)
     yield from (f"I2: command {command} was decided {count} times" for command, count in decided.items() if count > 1)
     versions: dict[int, list[int]] = defaultdict(list)
     for note, version in facts.makers():
@@ -283,9 +284,9 @@ def numbered(_: History, facts: Facts) -> Iterator[str]:
     for owner in facts.owners:
         if owner["revision"] < owner["decided"]:
             yield f"I6: owner {owner['id']} is in revision {owner['revision']} after {owner['decided']} decisions"
-    by_owner: dict[int, list[Any]] = defaultdict(list)
+    by_owner, departed = defaultdict[int, list[Any]](list), facts.departed()
     for row in facts.audit:
-        if row.get("revision") is not None and row["kind"] != "delete":
+        if row.get("revision") is not None and row["kind"] != "delete" and row["owner_id"] not in departed:
             by_owner[row["owner_id"]].append(row)
     yield from chain(*map(outdated, by_owner.values()))
 

@@ -3,7 +3,7 @@
 import asyncio
 import json
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from random import Random
@@ -215,23 +215,26 @@ class Client:
         write.polls.append(await self._ask("GET", str(write.url), READ_SECONDS + wait, headers=headers))
 
     async def _ask(self, method: str, path: str, limit_seconds: float, **request: Any) -> Answer:
-        loop = asyncio.get_running_loop()
         gateway = self._random.randrange(len(self._gateways))
-        answer = Answer(gateway, loop.time(), limit_seconds)
         headers = self.owner.headers | request.pop("headers", {})
-        timeout = aiohttp.ClientTimeout(limit_seconds + PATIENCE_SECONDS)
-        try:
-            async with self._gateways[gateway].request(
-                method, path, headers=headers, timeout=timeout, **request
-            ) as response:
-                await fill(answer, response)
-        except (aiohttp.ClientError, OSError) as error:
-            answer.error = type(error).__name__
-        answer.answered = loop.time()
-        return answer
+        return await ask(self._gateways, gateway, method, path, limit_seconds, headers=headers, **request)
 
     def _new_id(self) -> str:
         return str(UUID(int=self._random.getrandbits(128), version=4))
+
+
+async def ask(gateways: Gateways, gateway: int, method: str, path: str, limit_seconds: float, **request: Any) -> Answer:
+    """The answer of a gateway, or why there is none."""
+    loop = asyncio.get_running_loop()
+    answer = Answer(gateway, loop.time(), limit_seconds)
+    timeout = aiohttp.ClientTimeout(limit_seconds + PATIENCE_SECONDS)
+    try:
+        async with gateways[gateway].request(method, path, timeout=timeout, **request) as response:
+            await fill(answer, response)
+    except (aiohttp.ClientError, OSError) as error:
+        answer.error = type(error).__name__
+    answer.answered = loop.time()
+    return answer
 
 
 async def fill(answer: Answer, response: aiohttp.ClientResponse) -> None:
@@ -242,6 +245,21 @@ async def fill(answer: Answer, response: aiohttp.ClientResponse) -> None:
         answer.body = json.loads(content)
         answer.code = answer.body.get("code") if isinstance(answer.body, dict) and not response.ok else None
     answer.status = response.status
+
+
+async def pause(stopping: asyncio.Event, seconds: float) -> None:
+    """Waits so long, or until stopped."""
+    with suppress(TimeoutError):
+        async with asyncio.timeout(seconds):
+            await stopping.wait()
+
+
+async def end_soon(tasks: Collection[asyncio.Task[None]], seconds: float) -> int:
+    """Waits so long for the tasks to end, and then cancels them; returns the number of those cancelled."""
+    _, late = await asyncio.wait(tasks, timeout=seconds) if tasks else ((), ())
+    for task in late:
+        task.cancel()
+    return len(late)
 
 
 def session(base_url: str) -> aiohttp.ClientSession:

@@ -43,11 +43,14 @@ create table audit (
     seq bigint generated always as identity, transaction bigint not null default txid_current(),
     kind text, id text, owner_id bigint, version integer, description text, revision bigint
 );
+create table cured (text text primary key);
 create function audit_note() returns trigger language plpgsql security definer as $$
 declare note notes;
 begin
     if tg_op = 'DELETE' then note := old; else note := new; end if;
-    if note.description like 'poison%' then raise exception 'poison' using errcode = '22000'; end if;
+    if note.description like 'poison%' and note.description not in (select text from cured) then
+        raise exception 'poison' using errcode = '22000';
+    end if;
     insert into audit (kind, id, owner_id, version, description, revision)
         values (lower(tg_op), note.id, note.owner_id, note.version, note.description, note.mod_revision);
     return null;
@@ -64,7 +67,7 @@ begin
     return null;
 end $$;
 create trigger audit after insert or update or delete on notes for each row execute function audit_note();
-create trigger audit after insert or update on commands for each row execute function audit_command();
+create trigger audit after insert or update of status on commands for each row execute function audit_command();
 create trigger audit after update on users for each row execute function audit_owner();
 """
 """An audit of notes, commands and owners, in the order in which the owners are locked."""
@@ -296,6 +299,7 @@ def settings() -> dict[str, str]:
         "INKWELL_READ_TIMEOUT_SECONDS": str(READ_SECONDS),
         "INKWELL_WAIT_SECONDS": str(WAIT_SECONDS),
         "INKWELL_DRAIN_DELAY_SECONDS": "0.2",
+        "INKWELL_LOGIN_LIMIT": "1000/second",
         "INKWELL_LOGIN_ADDRESS_LIMIT": "1000/second",
         "INKWELL_REGISTRATION_LIMIT": "1000/second",
         "INKWELL_LOG_FORMAT": "json",

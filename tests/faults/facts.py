@@ -10,14 +10,22 @@ from tests.faults.cluster import Cluster
 from tests.faults.history import text_of_item
 
 COMMANDS = """
-select id::text, type, status, owner_id, note_id, note_version, body,
-  coalesce(body::json->>'description', body::json->>'name') as marker
+select id::text, type, status, reason, owner_id, note_id, note_version, body, decided_at, replayed_at,
+  command is not null as is_kept, coalesce(body::json->>'description', body::json->>'name') as marker
 from commands
 """
 OWNERS = """
 select id, revision, (
   select count(*) from commands where owner_id = users.id and type is distinct from 'user.register'
 ) as decided from users
+"""
+REMAINS = """
+select kind, owner_id, count(*) as rows from (
+  select 'note' as kind, owner_id from notes union all select 'tombstone', owner_id from tombstones
+  union all select 'version', owner_id from note_versions union all select 'token', owner_id from personal_tokens
+  union all select 'user', id from users
+  union all select 'text', owner_id from commands where body is not null or command is not null
+) as remains group by kind, owner_id
 """
 TYPES = {201: "note.create", 200: "note.patch", 204: "note.delete"}
 
@@ -31,6 +39,10 @@ class Facts:
     audit: list[Any]
     owners: list[Any] = field(default_factory=list)
     """Each owner's revision, and the number of their decided commands."""
+    accounts: dict[str, Any] = field(default_factory=dict)
+    """The commands of people who have registered, by id, and none of them among the `commands`."""
+    remains: dict[tuple[str, int], int] = field(default_factory=dict)
+    """The number of rows of each kind that each owner has: `note`, `tombstone`, `version`, `token`, `user`, `text`."""
 
     @classmethod
     async def of(cls, cluster: Cluster[Any]) -> "Facts":
@@ -38,16 +50,26 @@ class Facts:
         audit = await cluster.query("select * from audit order by seq")
         commands = [dict(row) for row in await cluster.query(COMMANDS)]
         texts = {row["id"]: row["description"] for row in audit if row["kind"] == "insert"}
+        people = {row["owner_id"] for row in commands if row["type"] == "user.register"}
+        others = [row for row in commands if row["owner_id"] not in people]
+        notes = await cluster.query("select * from notes")
         return cls(
-            [each for command in commands for each in with_items(command, texts)],
-            await cluster.query("select * from notes"),
+            [each for command in others for each in with_items(command, texts)],
+            [row for row in notes if row["owner_id"] not in people],
             audit,
             await cluster.query(OWNERS),
+            {row["id"]: row for row in commands if row["owner_id"] in people},
+            {(row["kind"], row["owner_id"]): row["rows"] for row in await cluster.query(REMAINS)},
         )
 
     def applied(self) -> Iterator[Any]:
         """The commands that had an effect on a note."""
         return (each for each in self.commands if each["status"] == "applied" and each["note_id"])
+
+    def departed(self) -> set[int]:
+        """The people who have deleted their account: a batch raises the revision of a deleted user by one only."""
+        leaves = (row for row in self.accounts.values() if row["type"] == "user.delete" and row["status"] == "applied")
+        return {row["owner_id"] for row in leaves}
 
     def places(self) -> dict[str, int]:
         """The position of each command's decision in the order of all transactions."""

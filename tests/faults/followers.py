@@ -101,7 +101,7 @@ class Follower:
         if answer.status == 410:
             self._cursor = None
             self._follow.begin_anew(asyncio.get_running_loop().time())
-        elif answer.status != 503:
+        elif answer.status not in (422, 503):  # 422: a gateway of the version before takes `changes` for a note's id
             self._follow.refusals.append(f"{answer.status} {await answer.text()}")
         await asyncio.sleep(self._random.uniform(*RETRY_SECONDS))
         return None

@@ -2,12 +2,19 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from tests.faults.keyed_writes import KeyedWrite
+    from tests.faults.letters import Operation
+    from tests.faults.people import Person
 
 GONE = 10**9
 """The version of a deleted note."""
 REFUSALS = {"not_accepted", "overloaded"}
 """The codes of 503 that guarantee that a write has no effect."""
+UNKNOWN_OPERATION = {"not_found", "method_not_allowed"}
+"""The codes with which a gateway of the version before answers requests that it does not know."""
 
 
 PATCHED = 2
@@ -55,7 +62,8 @@ class Answer:
     @property
     def is_outcome(self) -> bool:
         """Whether the answer of a write contains its outcome."""
-        return self.status in (200, 201, 204) or 400 <= self.status < 500 or self.code == "command_failed"
+        is_decided = self.status in (200, 201, 204) or 400 <= self.status < 500 or self.code == "command_failed"
+        return is_decided and self.code not in UNKNOWN_OPERATION
 
     @property
     def version(self) -> int | None:
@@ -262,6 +270,11 @@ class History:
     writes: list[Write] = field(default_factory=list)
     reads: list[Read] = field(default_factory=list)
     follows: list[Follow] = field(default_factory=list)
+    people: list["Person"] = field(default_factory=list)
+    letters: list["KeyedWrite"] = field(default_factory=list)
+    """Writes of which many become dead letters."""
+    operations: list["Operation"] = field(default_factory=list)
+    """What an operator did with these."""
     disturbances: list[Disturbance] = field(default_factory=list)
     recoveries: list[float] = field(default_factory=list)
     """Seconds from the end of each disturbance, or of several at once, until everything was served again."""
@@ -279,8 +292,10 @@ class History:
 
     def answers(self) -> Iterator[Answer]:
         """All requests."""
-        for write in self.writes:
+        for write in (*self.writes, *self.letters):
             yield from write.attempts
             yield from write.polls
         for read in self.reads:
             yield read.answer
+        for person in self.people:
+            yield from person.answers()

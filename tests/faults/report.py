@@ -11,7 +11,7 @@ from dev.backend import ROOT
 from tests.faults.availability import NONE, TWO_AT_ONCE, Availability, Share
 from tests.faults.catching import Catch
 from tests.faults.nemesis import FAULTS
-from tests.faults.runs import Run, Total
+from tests.faults.runs import Total, Verdict
 
 PAGE, README = ROOT / "docs" / "reliability.md", ROOT / "README.md"
 SHOWN = 20
@@ -19,7 +19,7 @@ MUTATIONS, RUNS, TOTAL = "mutations", "runs", "total"
 WIDTH = 118
 
 
-def printed(runs: Sequence[Run]) -> str:
+def printed(runs: Sequence[Verdict]) -> str:
     """The runs, what each fault did, how often each answer came, and every violation."""
     total = Total(runs)
     return "\n".join(
@@ -49,7 +49,7 @@ def numbers(total: Total) -> tuple[int, int, int]:
     return len({run.seed for run in total.runs}), len(total.faults), total.faults.total()
 
 
-def row(run: Run) -> str:
+def row(run: Verdict) -> str:
     """One run."""
     slowest = max(chain(*run.recoveries.values()), default=0)
     return cells_of(
@@ -99,7 +99,7 @@ def percent(share: Share) -> str:
     return "100 %" if share.good == share.all else f"{min(share.percent, 99.9):.1f} %"
 
 
-def sentence(runs: Sequence[Run]) -> str:
+def sentence(runs: Sequence[Verdict]) -> str:
     """What all runs together show, for the README."""
     total = Total(runs)
     seeds, kinds, faults = numbers(total)
@@ -112,7 +112,7 @@ def sentence(runs: Sequence[Run]) -> str:
     return textwrap.fill(text, WIDTH, initial_indent="  ", subsequent_indent="  ")
 
 
-def failovers(run: Run) -> str:
+def failovers(run: Verdict) -> str:
     """The duration of each recovery, and every violation, of a run that injects each fault alone.
 
     What was broken cannot be put down to one of the faults, so it stands in the row of all.
@@ -155,8 +155,9 @@ def write(section: str, text: str, file: Path = PAGE) -> None:
     before, found, rest = page.partition(begin)
     former, _, after = rest.partition(end)
     kept = [line for line in former.splitlines() if section == MUTATIONS and line and cell(line) not in cells(text)]
+    indent = former.rpartition("\n")[2]
     if found:
-        file.write_text("".join([before, begin, "\n".join([text.rstrip(), *kept]), "\n", end, after]))
+        file.write_text("".join([before, begin, "\n".join([text.rstrip(), *kept]), "\n", indent, end, after]))
 
 
 def cells(text: str) -> set[str]:

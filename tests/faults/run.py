@@ -1,36 +1,33 @@
 """One run: clients write while the nemesis injects faults; then everything is settled, inspected and judged."""
 
 import asyncio
-import json
 import random
 from collections import Counter
 from collections.abc import Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-import aiohttp
-
 from dev.backend import ROOT
-from shared.contracts import NO_OWNER
+from tests.faults.account_checks import broken
+from tests.faults.accounts import people, remove_deleted
 from tests.faults.availability import availabilities
 from tests.faults.checker import kinds, violations
-from tests.faults.clients import POISON, Client, Owner
+from tests.faults.clients import Client, pause
 from tests.faults.cluster import Cluster, running_cluster
+from tests.faults.dead_letter_checks import broken_letters
+from tests.faults.dead_letters import letters
 from tests.faults.facts import Facts
 from tests.faults.followers import followers_of
 from tests.faults.history import History, Write
+from tests.faults.mixed_versions import forget_unknown_requests
 from tests.faults.nemesis import Nemesis, can_be_injected
 from tests.faults.rigs import RIGS
-from tests.faults.runs import Run, commit, source
-from tests.support.accounts import bearer
-from tests.support.canaries import PASSWORD
+from tests.faults.runs import Verdict, commit, source
 
 CLIENTS_PER_OWNER = 3
 PAUSE_SECONDS = 0.06
 SELDOM_SECONDS = (5.0, 8.0)
 FOLLOWED_OWNERS = 3
-POISON_SECONDS, NEWCOMER_SECONDS = 4.0, 2.0
 SETTLED_SECONDS, SETTLING = 30.0, 32
 QUIET_SECONDS, TICK_SECONDS = 30.0, 0.05
 MORE_FILES, MORE_SESSIONS, MORE_MEGABYTES = 12, 4, 100
@@ -47,7 +44,7 @@ async def run(
     clients_per_owner: int = CLIENTS_PER_OWNER,
     tree: Path = ROOT,
     logs: Path | None = None,
-) -> Run:
+) -> Verdict:
     """Runs the services of a source tree through these faults or all of a rig's; their logs go to a folder.
 
     A run ends after this many seconds, or once each fault was injected this many times.
@@ -69,14 +66,14 @@ async def run(
         )
         async with asyncio.TaskGroup() as tasks:
             stopping = asyncio.Event()
-            for client in clients[1:]:
+            for client in clients:
                 tasks.create_task(client.run(stopping, PAUSE_SECONDS))
             for client in quiet:
                 tasks.create_task(write_seldom(client, stopping))
             for follower in followers:
                 tasks.create_task(follower.run(stopping))
-            tasks.create_task(poison(clients[0], stopping))
-            tasks.create_task(newcomers(cluster, history, clients, stopping))
+            tasks.create_task(letters(cluster.owners[0], cluster, history, seed, stopping))
+            tasks.create_task(people(cluster.clients, history, seed, stopping))
             ticking = tasks.create_task(keep_time(history))
             await (nemesis.run_each(times) if times else nemesis.run(seconds))
             seconds = loop.time() - began if times else seconds
@@ -85,75 +82,30 @@ async def run(
         await settle([*clients, *quiet], history)
         await asyncio.gather(*(follower.catch_up() for follower in followers))
         history.complaints += await left_behind(cluster, before, nemesis.unreadable)
+        await remove_deleted(cluster)
         facts = await Facts.of(cluster)
-        return Run(
+        forget_unknown_requests(history)
+        return Verdict(
             commit(),
             source(tree),
             rig,
             seed,
             round(seconds, 1),
-            len({command["id"] for command in facts.commands}),  # several writes at once are one command
+            len({command["id"] for command in facts.commands} | facts.accounts.keys()),  # several at once are one
             Counter(each.name for each in history.disturbances),
             kinds(history.answers()),
             history.recoveries_by_fault(),
             availabilities(history),
             history.lag_seconds,
-            violations(history, facts),
+            [*violations(history, facts), *broken(history, facts), *broken_letters(history, facts)],
         )
-
-
-async def poison(client: Client, stopping: asyncio.Event) -> None:
-    """Sometimes writes what Postgres refuses, each after the previous one is decided, since two count as a bug."""
-    number = 0
-    while not stopping.is_set():
-        number += 1
-        write = await client.write("create", marker=f"{POISON} {number}")
-        while not await client.ask_again(write) and not stopping.is_set():
-            await asyncio.sleep(0.5)
-        await asyncio.sleep(POISON_SECONDS)
 
 
 async def write_seldom(client: Client, stopping: asyncio.Event) -> None:
     """Writes so seldom that no other write wakes those who wait for one."""
     while not stopping.is_set():
         await client.write("create")
-        with suppress(TimeoutError):
-            async with asyncio.timeout(random.uniform(*SELDOM_SECONDS)):  # noqa: S311 - no secret
-                await stopping.wait()
-
-
-async def newcomers(cluster: Cluster[Any], history: History, clients: list[Client], stopping: asyncio.Event) -> None:
-    """Users register, create a token and change their name, one after the other."""
-    unregistered = Client(Owner(NO_OWNER, {}), (), cluster.clients, history, NO_OWNER)
-    clients.append(unregistered)
-    number = 0
-    while not stopping.is_set():
-        number += 1
-        registered = await unregistered.write("register", marker=f"newcomer-{number}")
-        if person := await signed_in(cluster, history, registered):
-            client = Client(person, (), cluster.clients, history, number)
-            clients.append(client)
-            await client.write("token", marker=f"newcomer-{number}-token")
-            await client.write("rename", marker=f"newcomer-{number}-renamed")
-        await asyncio.sleep(NEWCOMER_SECONDS)
-
-
-async def signed_in(cluster: Cluster[Any], history: History, registered: Write) -> Owner | None:
-    """The new user, if the registration succeeded and the sign-in is answered; a registered user can sign in."""
-    if registered.status != "applied":
-        return None
-    client, login = cluster.clients[0], {"username": registered.marker, "password": PASSWORD}
-    try:
-        async with client.post("/auth/token", data=login) as answer:
-            text = await answer.text()
-            if 400 <= answer.status < 500:
-                complaint = f"I5: {registered.marker} is registered, and signing in was answered {text}"
-                history.complaints.append(complaint)
-            headers = bearer(json.loads(text).get("access_token", ""))
-        async with client.get("/users/me", headers=headers) as me:
-            return Owner((await me.json())["id"], headers) if me.ok else None
-    except (aiohttp.ClientError, OSError):
-        return None
+        await pause(stopping, random.uniform(*SELDOM_SECONDS))  # noqa: S311 - no secret
 
 
 async def settle(clients: list[Client], history: History) -> None:

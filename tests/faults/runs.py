@@ -20,7 +20,7 @@ BROKEN = {"lost": ("I1",), "duplicated": ("I2",), "reordered": ("I6",), "untrue"
 
 
 @dataclass(frozen=True)
-class Run:
+class Verdict:
     """What one run has found, and on which source."""
 
     commit: str
@@ -42,7 +42,7 @@ class Run:
 class Total:
     """The sum of several runs."""
 
-    def __init__(self, runs: Sequence[Run]) -> None:
+    def __init__(self, runs: Sequence[Verdict]) -> None:
         self.runs = runs
         self.commands = sum(run.commands for run in runs)
         self.faults = sum((Counter(run.faults) for run in runs), Counter[str]())
@@ -64,25 +64,25 @@ class Total:
         return under | {"others": counts.total()}
 
 
-def read() -> list[Run]:
+def read() -> list[Verdict]:
     """The runs that are kept."""
     return [run_of(json.loads(line)) for line in KEPT.read_text().splitlines()] if KEPT.exists() else []
 
 
-def keep(run: Run) -> None:
+def keep(run: Verdict) -> None:
     """Add a run to those that are kept."""
-    KEPT.parent.mkdir(exist_ok=True)
+    KEPT.parent.mkdir(parents=True, exist_ok=True)
     with KEPT.open("a") as kept:
         kept.write(f"{json.dumps(asdict(run), sort_keys=True)}\n")
 
 
-def run_of(record: dict[str, Any]) -> Run:
+def run_of(record: dict[str, Any]) -> Verdict:
     """A run from its JSON."""
     shares = {
         name: Availability(**{kind: Share(**counts) for kind, counts in each.items()})
         for name, each in record["availability"].items()
     }
-    return Run(**record | {"availability": shares})
+    return Verdict(**record | {"availability": shares})
 
 
 @cache

@@ -24,7 +24,9 @@ with locked as (select id from users order by id for update)
 update users set updated_date = now() from locked where users.id = locked.id
 """
 AGE_TOMBSTONES = """
+with owners as (select id from users order by id for update)
 update tombstones set deleted_date = now() - interval '40 days', title = null, description = null, erased = true
+from owners where owners.id = tombstones.owner_id
 """
 PURGE = """
 import asyncio
