@@ -59,6 +59,24 @@ async def remove():
 asyncio.run(remove())
 """
 REMOVED_SECONDS = 60.0
+PRUNE = """
+import asyncio
+from datetime import timedelta
+from shared.database import connect
+from shared.settings import load_settings
+from worker.housekeeping import PRUNE_VERSIONS, prune
+from worker.settings import WorkerSettings
+
+async def prune_all():
+    settings = load_settings(WorkerSettings)
+    session = await connect(settings.database_url, "nemesis")
+    retention = timedelta(days=settings.command_retention_days)
+    await prune(session, retention, PRUNE_VERSIONS)
+    await prune(session, retention)
+    await session.close()
+
+asyncio.run(prune_all())
+"""
 DUMPED = ("users", "notes", "commands", "tombstones", "note_versions")
 MIGRATE = ("-m", "alembic", "upgrade", "head")
 EXPAND = (
@@ -93,6 +111,13 @@ async def deleted_users_are_removed(_: Nemesis, cluster: Cluster[Any]) -> str:
     """Removes everything that deleted users owned, as a worker does once a minute."""
     async with cluster.servers.postgres_lock:
         await eventually(lambda: ran(cluster, "worker", "-c", REMOVE), within_seconds=REMOVED_SECONDS)
+    return "postgres"
+
+
+async def outcomes_are_pruned(_: Nemesis, cluster: Cluster[Any]) -> str:
+    """Prunes outcomes and versions as a worker does once a minute; none of them is old enough."""
+    async with cluster.servers.postgres_lock:
+        assert await ran(cluster, "worker", "-c", PRUNE)
     return "postgres"
 
 
@@ -219,6 +244,7 @@ FAULTS: dict[str, Fault] = {
     "users-corrected": users_are_corrected,
     "tombstones-purged": tombstones_are_purged,
     "deleted-users-removed": deleted_users_are_removed,
+    "outcomes-pruned": outcomes_are_pruned,
     "migration": schema_is_migrated,
     "dump": database_is_dumped,
     "repartition": partitions_change,
