@@ -4,7 +4,7 @@ import asyncio
 import json
 import random
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -61,10 +61,12 @@ async def run(
     clients_per_owner: int = CLIENTS_PER_OWNER,
     tree: Path = ROOT,
     logs: Path | None = None,
+    watch: Callable[[Cluster[Any]], Awaitable[None]] | None = None,
 ) -> Verdict:
     """Runs the services of a source tree through these faults or all of a rig's; their logs go to a folder.
 
-    A run ends after this many seconds, or once each fault was injected this many times.
+    A run ends after this many seconds, or once each fault was injected this many times. With `watch`, it ends when that
+    returns, and injects no fault.
     """
     chosen = {name: RIGS[rig].faults[name] for name in faults or RIGS[rig].faults}
     loop = asyncio.get_running_loop()
@@ -91,8 +93,8 @@ async def run(
             tasks.create_task(poison(clients[0], stopping))
             tasks.create_task(newcomers(cluster, history, clients, stopping))
             ticking = tasks.create_task(keep_time(history))
-            await (nemesis.run_each(times) if times else nemesis.run(seconds))
-            seconds = loop.time() - began if times else seconds
+            await (watch(cluster) if watch else nemesis.run_each(times) if times else nemesis.run(seconds))
+            seconds = loop.time() - began if times or watch else seconds
             stopping.set()
             ticking.cancel()
         await settle([*clients, *quiet], history)

@@ -79,7 +79,7 @@ TIMES = (
     -1e18,
 )
 HASH = "$argon2id$v=19$m=8,t=1,p=1$c2FsdHNhbHQ$aGFzaGhhc2g"
-ITEMS = (
+ITEMS: tuple[list[dict[str, Any]], ...] = (
     [{"op": "create", "title": "", "description": ""}],
     [{"op": "create", "title": "", "description": "", "created_date": "0001-01-02T00:00:00Z"}],
     [{"op": "delete", "note_id": 1}] * 3,
@@ -143,7 +143,7 @@ def change(event: dict[str, Any], changes: list[tuple[str, Path, Any]]) -> dict[
         place: Any = event
         for step in steps:
             place = place[step] if has(place, step) else None
-        if isinstance(place, list) and has(place, last):
+        if isinstance(place, list) and isinstance(last, int) and has(place, last):
             place[last] = value
         elif isinstance(place, dict) and how == "remove":
             place.pop(last, None)

@@ -14,6 +14,7 @@ from uuid import UUID
 import pytest
 from hypothesis import strategies as st
 from pamqp.commands import Basic
+from pamqp.common import FieldTable
 from pamqp.header import ContentHeader
 from pydantic import ValidationError
 
@@ -144,7 +145,7 @@ def check_neighbours(body: bytes, received: Sequence[Received]) -> None:
     for text, event, command in GOLDEN:
         if text in body:
             try:
-                events = json.loads(body)
+                events = json.loads(body.decode())
             except (ValueError, RecursionError):
                 return
             if isinstance(events, list) and event in events and len(events) <= 100:
@@ -243,8 +244,10 @@ NOTE = {
     "id": 1,
     "version": 2,
 }
-PATCHES = [{"title": "Ink"}, {"description": "Blue"}, {}]
-BATCH = {"items": [{"op": "create", "title": "a", "description": ""}, {"op": "patch", "id": 1, "if_match": [1]}]}
+PATCHES: list[dict[str, Any]] = [{"title": "Ink"}, {"description": "Blue"}, {}]
+BATCH: dict[str, Any] = {
+    "items": [{"op": "create", "title": "a", "description": ""}, {"op": "patch", "id": 1, "if_match": [1]}]
+}
 
 
 @pytest.mark.parametrize("kind", ["note", "patch", "line", "batch"])
@@ -275,7 +278,7 @@ def test_body_that_a_gateway_takes_is_a_command_that_a_worker_reads(kind: str) -
             return
         assert decode_batch(encode_batch([encode_command(command)])) == [command]
 
-    golden: list[dict[str, Any]] = {"patch": PATCHES, "batch": [BATCH]}.get(kind, [NOTE])
+    golden = {"patch": PATCHES, "batch": [BATCH]}.get(kind, [NOTE])
     changes = changes_of("title description created_date id items items.0 items.0.title items.1.id items.1.if_match")
     changed = st.builds(change, st.sampled_from(golden), changes)
     fuzz(check, changed.map(dump).map(lambda text: text.encode(errors="surrogatepass")), OTHERS, SEED)
@@ -283,7 +286,7 @@ def test_body_that_a_gateway_takes_is_a_command_that_a_worker_reads(kind: str) -
 
 def test_properties_of_a_message_are_decoded_or_marked_as_unreadable() -> None:
     """Headers, timestamps and addresses that no client library writes do not cost the connection."""
-    headers = {"x-delivery-count": 3, "inkwell-timeline": "7/1", "a": [1, {"b": None}]}
+    headers: FieldTable = {"x-delivery-count": 3, "inkwell-timeline": "7/1", "a": [1, {"b": None}]}
     address = "amq.rabbitmq.reply-to.g1h2"
     full = Basic.Properties("application/json", headers=headers, delivery_mode=2, reply_to=address, user_id="x")
     bodies = [ContentHeader(0, 10, properties).marshal() for properties in (full, Basic.Properties())]

@@ -153,6 +153,7 @@ class Requests(RuleBasedStateMachine):
     )
     def change(
         self,
+        *,
         user: int,
         op: str,
         number: int,
@@ -452,24 +453,22 @@ def build_change(person: Person, op: str, number: int, text: dict[str, str], con
     return Write(op, note_id, tuple(sorted(text.items())) if op in ("replace", "patch") else (), **absolute)
 
 
+REQUESTS = {
+    "create": ("POST", "/notes"),
+    "replace": ("PUT", "/notes/{}"),
+    "patch": ("PATCH", "/notes/{}"),
+    "delete": ("DELETE", "/notes/{}"),
+    "restore": ("POST", "/notes/{}/restore"),
+    "purge": ("DELETE", "/notes/trash/{}"),
+    "batch": ("POST", "/notes/batch"),
+}
+
+
 def build_request(write: Write) -> tuple[str, str, dict[str, Any] | None]:
     """Return the method, the path and the body of a write."""
-    text = dict(write.text)
-    match write.op:
-        case "create":
-            return "POST", "/notes", text
-        case "replace":
-            return "PUT", f"/notes/{write.note}", text
-        case "patch":
-            return "PATCH", f"/notes/{write.note}", text
-        case "delete":
-            return "DELETE", f"/notes/{write.note}", None
-        case "restore":
-            return "POST", f"/notes/{write.note}/restore", None
-        case "purge":
-            return "DELETE", f"/notes/trash/{write.note}", None
-        case _:
-            return "POST", "/notes/batch", {"items": [build_item(item) for item in write.items]}
+    method, path = REQUESTS[write.op]
+    body = {"items": [build_item(item) for item in write.items]} if write.items else dict(write.text)
+    return method, path.format(write.note), None if write.op in (*OF_TRASH, "delete") else body
 
 
 def build_item(write: Write) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from contextlib import AsyncExitStack, ExitStack
 from functools import partial
 from itertools import count
 from random import SystemRandom
+from typing import Any
 
 import httpx
 import pytest
@@ -55,7 +56,7 @@ async def test_each_answer_is_that_of_the_model(gateways: list[str]) -> None:
     def run() -> None:
         with ExitStack() as exits:
             clients = [exits.enter_context(httpx.Client(base_url=url, timeout=60, limits=LIMITS)) for url in gateways]
-            machine = partial(Requests, clients, partial(next, steps))
+            machine: Any = partial(Requests, clients, partial(next, steps))
             run_state_machine_as_test(seed(SEED)(machine) if SEED is not None else machine, settings=chosen)
 
     await asyncio.to_thread(run)

@@ -118,13 +118,14 @@ async def test_tasks_that_have_not_ended_are_counted(gateway_settings: GatewaySe
     ending = asyncio.Event()
     async with harness.gateway(gateway_settings):
         before = value("inkwell_event_loop_tasks")
-        tasks = [asyncio.create_task(ending.wait()) for _ in range(10)]
+        tasks = [asyncio.create_task(ending.wait()) for _ in range(1000)]
         during = value("inkwell_event_loop_tasks")
         ending.set()
         await asyncio.wait(tasks)
         after = value("inkwell_event_loop_tasks")
 
-    assert (during - before, after - before) == (10, 0)
+    assert during - before > 900  # other tasks come and go
+    assert after - before < 100
 
 
 async def test_metrics_tell_nothing_that_users_write(shared_client: httpx.AsyncClient) -> None:
