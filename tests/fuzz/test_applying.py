@@ -1,19 +1,14 @@
 """Whatever can be decoded can be applied: Postgres refuses nothing of it."""
 
-import os
-from random import SystemRandom
-
 from hypothesis import HealthCheck, given, seed, settings
 from hypothesis import strategies as st
 
 from shared.connections import Connections
 from shared.contracts import NewerVersionError, Unreadable, decode_batch
 from shared.database import Session
-from tests.fuzz.messages import EVENTS, dump, events_of
+from tests.fuzz.messages import EVENTS, IS_LONG, SEED, dump, events_of
 from worker.apply import apply_batch
 
-IS_LONG = "DECODER_INPUTS" in os.environ
-SEED = SystemRandom().randrange(2**32) if IS_LONG else 1
 EXAMPLES = 5000 if IS_LONG else 100
 BEGIN = """
 truncate notes, tombstones, commands, note_versions, personal_tokens restart identity;

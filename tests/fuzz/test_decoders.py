@@ -2,12 +2,10 @@
 
 import gc
 import json
-import os
 import time
 import tracemalloc
 from collections.abc import Callable, Sequence
 from itertools import count
-from random import SystemRandom
 from typing import Any, TypeVar
 from uuid import UUID
 
@@ -47,16 +45,12 @@ from shared.contracts import (
 )
 from shared.frames import UNREADABLE_PROPERTIES, decode_leniently
 from shared.primary import Timeline
-from tests.fuzz.messages import EVENTS, REPLIES, change, changes_of, dump, fuzz, messages_of
+from tests.fuzz.messages import EVENTS, INPUTS, IS_LONG, REPLIES, SEED, change, changes_of, dump, fuzz, messages_of
 from tests.support.commands import attributes, create
 from tests.support.harness import settings_without_servers
 from tests.support.hostile import hostile_messages
 from worker.reply_addresses import is_reply_address
 
-IS_LONG = "DECODER_INPUTS" in os.environ
-INPUTS = int(os.environ.get("DECODER_INPUTS", "4000"))
-SEED = SystemRandom().randrange(2**32) if IS_LONG else 1
-"""The everyday run has the same inputs each time."""
 OTHERS = INPUTS // 20 if IS_LONG else 400
 """The inputs of each of the other decoders."""
 SECONDS, SECONDS_PER_BYTE = 0.005, 0.5e-6
@@ -163,7 +157,7 @@ def test_message_becomes_commands_bad_commands_or_unreadable_content() -> None:
         if next(number) % TRACED == 0:
             check_memory(body)
 
-    fuzz(check, messages_of(EVENTS), INPUTS, SEED)
+    fuzz(check, messages_of(EVENTS), INPUTS)
 
     print(f"{next(number) - 1} messages were decoded, with seed {SEED}")  # noqa: T201 - the figure of the long run
     assert next(number) > INPUTS
@@ -184,7 +178,7 @@ def test_replies_are_read_or_refused() -> None:
             return
         assert all(each.attempt_id for each in replies)
 
-    fuzz(check, messages_of(REPLIES), OTHERS, SEED)
+    fuzz(check, messages_of(REPLIES), OTHERS)
 
 
 def test_hints_are_read_or_there_are_none() -> None:
@@ -194,7 +188,7 @@ def test_hints_are_read_or_there_are_none() -> None:
         for owner, revision in decode_hints(body).items():
             assert -(2**63) <= min(owner, revision) <= max(owner, revision) < 2**63
 
-    fuzz(check, messages_of(hints) | st.just(encode_hints({1: 7})), OTHERS, SEED)
+    fuzz(check, messages_of(hints) | st.just(encode_hints({1: 7})), OTHERS)
 
 
 def test_command_url_is_ours_or_none() -> None:
@@ -205,7 +199,7 @@ def test_command_url_is_ours_or_none() -> None:
         token = body.decode(errors="replace")  # as the gateway decodes a path
         assert (urls.read(token) is not None) == (token in tokens)
 
-    fuzz(check, st.sampled_from(sorted(tokens)).map(str.encode) | st.binary(max_size=100), OTHERS, SEED)
+    fuzz(check, st.sampled_from(sorted(tokens)).map(str.encode) | st.binary(max_size=100), OTHERS)
 
 
 CURSORS: list[tuple[type[EncodedCursor] | type[ChangesCursor], list[Any]]] = [
@@ -234,7 +228,7 @@ def test_cursor_is_encoded_exactly_as_ours_or_refused(kind: Any, cursors: list[A
         assert cursor.encoded == text
 
     encoded = st.sampled_from([cursor.encoded for cursor in cursors]).map(str.encode)
-    fuzz(check, encoded | st.binary(max_size=100), OTHERS, SEED)
+    fuzz(check, encoded | st.binary(max_size=100), OTHERS)
 
 
 NOTE = {
@@ -281,7 +275,7 @@ def test_body_that_a_gateway_takes_is_a_command_that_a_worker_reads(kind: str) -
     golden = {"patch": PATCHES, "batch": [BATCH]}.get(kind, [NOTE])
     changes = changes_of("title description created_date id items items.0 items.0.title items.1.id items.1.if_match")
     changed = st.builds(change, st.sampled_from(golden), changes)
-    fuzz(check, changed.map(dump).map(lambda text: text.encode(errors="surrogatepass")), OTHERS, SEED)
+    fuzz(check, changed.map(dump).map(lambda text: text.encode(errors="surrogatepass")), OTHERS)
 
 
 def test_properties_of_a_message_are_decoded_or_marked_as_unreadable() -> None:
@@ -302,4 +296,4 @@ def test_properties_of_a_message_are_decoded_or_marked_as_unreadable() -> None:
         for version in ("3.13.7", "4.3.6"):
             is_reply_address(properties.reply_to or "", version)
 
-    fuzz(check, st.sampled_from(bodies), OTHERS, SEED)
+    fuzz(check, st.sampled_from(bodies), OTHERS)
