@@ -289,6 +289,7 @@ async def service(
             links |= {f"{server}-{number}" if number > 1 else server: each for number, each in enumerate(proxies, 1)}
             environment[f"INKWELL_{server.upper()}_URL"] = with_addresses(url, [each.port for each in proxies])
         environment |= {"INKWELL_PORT": port, "INKWELL_WORKER_HEALTH_PORT": port}
+        environment["INKWELL_METRICS_PORT"] = str(free_port())
         base_url, command = f"http://127.0.0.1:{port}", [sys.executable, "-m", kind]
         process = Process(command, environment, logs / f"{name}.log", f"{base_url}/health/ready", tree)
         yield Service(name, process, base_url, links)

@@ -3,7 +3,7 @@
 import asyncio
 import random
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -44,10 +44,12 @@ async def run(
     clients_per_owner: int = CLIENTS_PER_OWNER,
     tree: Path = ROOT,
     logs: Path | None = None,
+    watch: Callable[[Cluster[Any]], Awaitable[None]] | None = None,
 ) -> Verdict:
     """Runs the services of a source tree through these faults or all of a rig's; their logs go to a folder.
 
-    A run ends after this many seconds, or once each fault was injected this many times.
+    A run ends after this many seconds, or once each fault was injected this many times. With `watch`, it ends when that
+    returns, and injects no fault.
     """
     chosen = {name: fault for name, fault in RIGS[rig].faults.items() if name in faults or not faults}
     chosen = {name: fault for name, fault in chosen.items() if can_be_injected(name)}
@@ -75,8 +77,8 @@ async def run(
             tasks.create_task(letters(cluster.owners[0], cluster, history, seed, stopping))
             tasks.create_task(people(cluster.clients, history, seed, stopping))
             ticking = tasks.create_task(keep_time(history))
-            await (nemesis.run_each(times) if times else nemesis.run(seconds))
-            seconds = loop.time() - began if times else seconds
+            await (watch(cluster) if watch else nemesis.run_each(times) if times else nemesis.run(seconds))
+            seconds = loop.time() - began if times or watch else seconds
             stopping.set()
             ticking.cancel()
         await settle([*clients, *quiet], history)
