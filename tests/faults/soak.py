@@ -29,10 +29,11 @@ from gateway.auth.access_tokens import AccessTokens
 from gateway.settings import GatewaySettings
 from shared.clock import Clock
 from shared.contracts import Scope
-from tests.faults.clients import Owner
 from tests.faults.cluster import Cluster, Service, settings
+from tests.faults.connection import Owner
 from tests.faults.report import PAGE, write
-from tests.faults.run import Verdict, run
+from tests.faults.run import run
+from tests.faults.runs import Verdict
 from tests.support.accounts import bearer
 
 SECTION = "soak"
@@ -257,7 +258,7 @@ def describe(samples: Samples, verdict: Verdict, minutes: float) -> str:
         f"{'' if each.is_flat else '**grows**'} |"
         for each in samples.fits()
     ]
-    answers, judged = verdict.answers.total(), f"minute {minutes * WARM_UP:.0f} to {minutes:.0f}"
+    answers, judged = sum(verdict.answers.values()), f"minute {minutes * WARM_UP:.0f} to {minutes:.0f}"
     head = (
         f"{minutes:.0f} minutes, seed {verdict.seed}: {verdict.commands:,} commands, {answers:,} answers, "
         f"{len(verdict.violations)} violations.\n\n![What was sampled, over time](reliability/{SECTION}.svg)\n\n"
