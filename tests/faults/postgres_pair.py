@@ -27,10 +27,14 @@ ALLOW_REPLICATION = """
 until pg_isready --quiet --host 127.0.0.1; do sleep 0.1; done
 echo 'host replication all all scram-sha-256' >> $PGDATA/pg_hba.conf
 """
+# A node that was promoted keeps its data when its container is started again.
 FOLLOW = """
-until pg_basebackup -h "$LEADER" -U inkwell -D "$PGDATA" -R -X stream -c fast; do rm -rf "$PGDATA"; sleep 0.2; done
-chown -R postgres "$PGDATA"
-chmod 700 "$PGDATA"
+if [ ! -e /followed ]; then
+  until pg_basebackup -h "$LEADER" -U inkwell -D "$PGDATA" -R -X stream -c fast; do rm -rf "$PGDATA"; sleep 0.2; done
+  chown -R postgres "$PGDATA"
+  chmod 700 "$PGDATA"
+  touch /followed
+fi
 exec docker-entrypoint.sh postgres -c wal_keep_size=512MB
 """
 
