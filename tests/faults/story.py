@@ -225,11 +225,16 @@ class Story:
     @property
     def found(self) -> list[str]:
         """The violations."""
+        return violations(self.history, self.settled)
+
+    @property
+    def settled(self) -> Facts:
+        """The facts with the commands that the audit has."""
         rows = {
             row["id"]: {"reason": None, "replayed_at": None} for row in self.facts.audit if row["kind"] == "command"
         }
         commands = list_commands(self.facts.audit, rows)
-        return violations(self.history, replace(self.facts, commands=commands))
+        return replace(self.facts, commands=commands)
 
 
 def good() -> Story:

@@ -2,10 +2,37 @@
 
 import pytest
 
-from tests.faults.checks.case import ids_of
+from tests.faults.checker import RULES, Rule
+from tests.faults.checks import (
+    test_answers,
+    test_changes,
+    test_order,
+    test_outcomes,
+    test_owners,
+    test_reads,
+    test_times,
+)
+from tests.faults.checks.case import Case, ids_of
 from tests.faults.clients import POISON
 from tests.faults.history import Disturbance, Read, Stalls
 from tests.faults.story import OWNER, good
+
+BREAKS = [
+    break_it
+    for module in (test_answers, test_changes, test_order, test_outcomes, test_owners, test_reads, test_times)
+    for break_it in module.BROKEN
+]
+
+
+@pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.__name__)
+def test_every_rule_can_be_broken(rule: Rule) -> None:
+    stories = []
+    for break_it in BREAKS:
+        story = good()
+        break_it(story)
+        stories.append(Case(story.history, story.settled))
+
+    assert any([*rule(case)] for case in stories)
 
 
 def test_nothing_is_found_where_nothing_is_broken() -> None:
