@@ -6,6 +6,7 @@ GROUP ?= test
 SECONDS ?= 600
 N ?= 10000
 TIMES ?= 10
+MINUTES ?= 30
 SBOM ?= sbom.cdx.json
 PLATFORMS ?= linux/amd64,linux/arm64
 REGISTRY ?= $(error name the registry: make image REGISTRY=registry.example.com)
@@ -13,7 +14,7 @@ VERSION := $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
 RIG ?= single
 RIGS ?= postgres-pair broker-nodes clocks
 
-.PHONY: help up down logs stop-worker start-worker doctor seed dev format generate check test retest smoke docs faults mutations failover outages versions servers fuzz bench bench-quick bench-scale numbers million image sbom
+.PHONY: help up down logs stop-worker start-worker doctor seed dev format generate check test retest smoke docs faults mutations failover outages versions servers fuzz proof bench bench-quick bench-scale numbers million image sbom
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -106,6 +107,11 @@ servers: .venv/$(GROUP) ## the tests that use servers, on Postgres 17 and Rabbit
 
 fuzz: .venv/$(GROUP) ## send 10,000 requests drawn from the OpenAPI document, valid and invalid ones; some minutes
 	FUZZ_EXAMPLES=500 FUZZ_CASES=10000 $(RUN) pytest -s tests/fuzz
+
+proof: .venv/$(GROUP) .venv/bench ## 10,000 requests beside a model, a million inputs for the decoders, a soak: MINUTES, SEED, WRITE=1
+	MODEL_STEPS=10000 PROOF_SEED=$(SEED) $(RUN) pytest -s tests/model
+	DECODER_INPUTS=1000000 PROOF_SEED=$(SEED) $(RUN) pytest -s tests/fuzz/test_decoders.py tests/fuzz/test_applying.py
+	@$(RUN) python -m tests.faults.soak --minutes $(MINUTES) $(if $(SEED),--seed $(SEED)) $(if $(WRITE),--write)
 
 ##@ Measure
 

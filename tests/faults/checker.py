@@ -6,7 +6,20 @@ The database's evidence is its rows and an audit by triggers, which has the orde
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 
-from tests.faults.checks import answers, changes, once, order, outcomes, owners, pages, reads, refused, times
+from tests.faults.checks import (
+    accounts,
+    answers,
+    changes,
+    dead_letters,
+    once,
+    order,
+    outcomes,
+    owners,
+    pages,
+    reads,
+    refused,
+    times,
+)
 from tests.faults.checks.case import Case, kind_of
 from tests.faults.facts import Facts
 from tests.faults.history import Answer, History
@@ -46,6 +59,8 @@ RULES: tuple[Rule, ...] = (
     changes.purged,
     changes.begun_anew_for_a_reason,
     changes.woken,
+    *accounts.RULES,
+    *dead_letters.RULES,
 )
 
 

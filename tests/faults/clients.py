@@ -16,8 +16,8 @@ from tests.support.harness import eventually
 
 TRIES, NO_VERSION, NOT_FOUND = 6, 999_999, 404
 ASKS_AT_ONCE, OPEN_WRITES = 0.2, 4
-LOOKS, REPEATS, CONDITIONS = 0.3, 0.05, 0.15
-"""A client reads the note, repeats the write, or sets a condition once in this many writes."""
+LOOKS, LISTS, REPEATS, CONDITIONS = 0.3, 0.04, 0.05, 0.15
+"""A client reads the note or a list, repeats the write, or sets a condition once in this many writes."""
 GIVEN_UP_SECONDS = 3.0
 """How long a client polls a write without a key that the broker has never confirmed and may not have."""
 POISON = "poison"
@@ -235,6 +235,8 @@ class Client(Connection):
             self._remember(note, version, write)
         if write.subject and write.kind not in SEVERAL and self.random.random() < LOOKS:
             await self.read(write.subject)
+        if self.random.random() < LISTS:
+            await self._pages.look_at_newest()
 
     def _forget(self, note: int, *, is_in_trash: bool) -> None:
         """Updates what the owner's clients know of a note that was not found; a deleted one may be in the trash."""

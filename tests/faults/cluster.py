@@ -43,7 +43,7 @@ create table audit (
     seq bigint generated always as identity, transaction bigint not null default txid_current(),
     kind text, id text, owner_id bigint, version integer, title text, description text,
     created_date timestamptz, updated_date timestamptz, deleted_date timestamptz, revision bigint,
-    purged_revision bigint, type text, note_id bigint, body text
+    purged_revision bigint, type text, status text, http_status integer, note_id bigint, body text
 );
 create table cured (text text primary key);
 create function audit_note() returns trigger language plpgsql security definer as $$
@@ -77,8 +77,8 @@ begin
 end $$;
 create function audit_command() returns trigger language plpgsql security definer as $$
 begin
-    insert into audit (kind, id, owner_id, version, type, description, note_id, updated_date, body)
-        values ('command', new.id, new.owner_id, new.note_version, new.type, new.status, new.note_id,
+    insert into audit (kind, id, owner_id, version, type, status, http_status, note_id, updated_date, body)
+        values ('command', new.id, new.owner_id, new.note_version, new.type, new.status, new.http_status, new.note_id,
             new.decided_at, new.body);
     return null;
 end $$;
@@ -90,8 +90,8 @@ create trigger audit after update on users for each row execute function audit_o
 """
 """An audit of notes, the trash, commands and owners, in the order in which the owners are locked.
 
-A command's `description` is its status, and its `updated_date` when it was decided, which is also its place among those
-of its transaction. Housekeeping erases bodies, which decides nothing.
+A command's `updated_date` is when it was decided, and shows its place among those of its transaction. Housekeeping
+erases bodies, which decides nothing.
 """
 HOSTS = re.compile("(?<=@)[^/]+")
 Check = Callable[[], Awaitable[bool]]
@@ -289,6 +289,7 @@ async def service(
             links |= {f"{server}-{number}" if number > 1 else server: each for number, each in enumerate(proxies, 1)}
             environment[f"INKWELL_{server.upper()}_URL"] = with_addresses(url, [each.port for each in proxies])
         environment |= {"INKWELL_PORT": port, "INKWELL_WORKER_HEALTH_PORT": port}
+        environment["INKWELL_METRICS_PORT"] = str(free_port())
         base_url, command = f"http://127.0.0.1:{port}", [sys.executable, "-m", kind]
         process = Process(command, environment, logs / f"{name}.log", f"{base_url}/health/ready", tree)
         yield Service(name, process, base_url, links)

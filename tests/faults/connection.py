@@ -51,8 +51,7 @@ class Connection:
 
     async def ask(self, method: str, path: str, limit_seconds: float, **request: Any) -> Answer:
         """Sends a request to either gateway; `is_page` leaves the body of the answer as it is."""
-        gateway = self.random.randrange(len(self._gateways))
-        headers = self.owner.headers | request.pop("headers", {})
+        gateway, headers = self.random.randrange(len(self._gateways)), self.owner.headers | request.pop("headers", {})
         return await ask(self._gateways, gateway, method, path, limit_seconds, headers=headers, **request)
 
     def new_id(self) -> str:

@@ -1,13 +1,14 @@
 """Made-up histories with the database's facts, for the tests of the checker."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
+from itertools import count
 from typing import Any
 
 from tests.faults.checker import violations
-from tests.faults.facts import Facts, list_commands
+from tests.faults.facts import Facts
 from tests.faults.history import Answer, Follow, History, Look, Read, Seen, Write, title_of
 from tests.faults.states import print_time, printed
 
@@ -23,8 +24,9 @@ NOTE_COLUMNS = (
     "deleted_date",
     "revision",
 )
-COMMAND_COLUMNS = ("type", "note_id", "body")
+COMMAND_COLUMNS = ("type", "status", "http_status", "note_id", "body")
 COLUMNS = ("kind", "id", *NOTE_COLUMNS, "purged_revision", *COMMAND_COLUMNS)
+STATUSES = {"note.create": 201, "note.delete": 204, "note.purge": 204, "rejected": 404}
 Break = Callable[["Story"], None]
 
 
@@ -33,7 +35,7 @@ class Story:
     """A made-up history with the database's facts; each step takes a second, and each command is a transaction."""
 
     history: History = field(default_factory=History)
-    facts: Facts = field(default_factory=lambda: Facts([], [], []))
+    facts: Facts = field(default_factory=lambda: Facts([], []))
     now: float = 0.0
     revision: int = 0
     horizon: int = 0
@@ -80,7 +82,8 @@ class Story:
     def command(self, kind: str, note: int | None, version: int | None, status: str = "applied", **members: Any) -> Any:
         """The audit's row of a decision."""
         number = sum(row["kind"] == "command" for row in self.facts.audit) + 1
-        about = {"type": kind, "description": status, "note_id": note, "version": version}
+        http_status = STATUSES.get(status, STATUSES.get(kind, 200))
+        about = {"type": kind, "status": status, "http_status": http_status, "note_id": note, "version": version}
         return {"kind": "command", "id": f"c{number}", "revision": None} | about | members
 
     def row(self, kind: str, note: int, version: int, text: str | None = None, **members: Any) -> dict[str, Any]:
@@ -158,13 +161,16 @@ class Story:
         self.commit(self.command("notes.change", None, None, body=json.dumps({"items": shown})), *rows)
         return write
 
-    def imported(self, *notes: int, marker: str = "i") -> Write:
-        """Notes that are imported by one command."""
-        end = {"end": {"complete": True, "imported": len(notes), "rejected": 0}}
-        write = self.written("import", None, marker, self.answered(200, body=[end]), lines=len(notes))
-        shown = [{"status": 201, "id": note, "version": 1} for note in notes]
-        rows = [self.row("insert", note, 1, f"{marker}#{index}") for index, note in enumerate(notes)]
-        self.commit(self.command("notes.change", None, None, body=json.dumps({"items": shown})), *rows)
+    def imported(self, *batches: Sequence[int], marker: str = "i") -> Write:
+        """Notes that are imported by one command for each batch."""
+        lines = sum(map(len, batches))
+        end = {"end": {"complete": True, "imported": lines, "rejected": 0}}
+        write = self.written("import", None, marker, self.answered(200, body=[end]), lines=lines)
+        texts = (f"{marker}#{index}" for index in count())
+        for notes in batches:
+            shown = [{"status": 201, "id": note, "version": 1} for note in notes]
+            rows = [self.row("insert", note, 1, text) for note, text in zip(notes, texts)]  # noqa: B905 - no end
+            self.commit(self.command("notes.change", None, None, body=json.dumps({"items": shown})), *rows)
         return write
 
     def followed(self, *seen: Seen, how: str = "stream") -> Follow:
@@ -229,12 +235,8 @@ class Story:
 
     @property
     def settled(self) -> Facts:
-        """The facts with the commands that the audit has."""
-        rows = {
-            row["id"]: {"reason": None, "replayed_at": None} for row in self.facts.audit if row["kind"] == "command"
-        }
-        commands = list_commands(self.facts.audit, rows)
-        return replace(self.facts, commands=commands)
+        """The same facts anew, since what is derived from facts is kept."""
+        return replace(self.facts)
 
 
 def good() -> Story:

@@ -1,7 +1,6 @@
 """A stream of changes: resumed by its last id, as current as Postgres, bounded, and ended with its credentials."""
 
 import asyncio
-import math
 import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
@@ -11,7 +10,6 @@ from typing import Any
 
 import httpx
 import pytest
-import uvloop
 
 from gateway.api import changes as api
 from gateway.app import create_app
@@ -414,16 +412,3 @@ def count_reads(monkeypatch: pytest.MonkeyPatch) -> list[object]:
 
     monkeypatch.setattr(Queries, "list_changes", counted)
     return reads
-
-
-def test_two_hints_at_the_same_moment_wake_a_follower() -> None:
-    async def wake_twice() -> None:
-        group = followers.Group()
-        follower = followers.Follower(group)
-        group.followers.add(follower)
-        group.wake_soon()
-        group.wake_soon()
-        async with asyncio.timeout(1):
-            await follower.wait(math.inf)
-
-    uvloop.run(wake_twice())

@@ -4,6 +4,7 @@ import asyncio
 import socket
 import ssl
 import subprocess
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
@@ -136,6 +137,19 @@ async def test_host_that_cannot_be_resolved_is_left_out() -> None:
     assert [(address.ip, address.port) for address in addresses] == [(ANSWERING, 2)]
     with pytest.raises(socket.gaierror):
         await resolve([("nowhere.invalid", 1)], 5)
+
+
+async def test_host_whose_name_is_resolved_too_slowly_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    resolve_really = socket.getaddrinfo
+
+    def getaddrinfo(host: Any, port: Any, *arguments: Any, **named: Any) -> list[Any]:
+        if host == NAME:
+            time.sleep(0.5)
+        return resolve_really(ANSWERING, port, *arguments, **named)
+
+    monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
+
+    assert [each.host for each in await resolve([(NAME, 5432), ("other.test", 5432)], 0.1)] == ["other.test"]
 
 
 async def test_time_that_is_left_goes_to_the_later_addresses() -> None:

@@ -199,3 +199,35 @@ async def test_roles_without_rights_see_the_timeline(worker_settings: WorkerSett
 @pytest.mark.parametrize("text", ["", "x", "1", "1/", "/1", "1/x", "1/2/3", "9" * 5000 + "/1", "1/" + "9" * 5000])
 def test_what_is_no_timeline_is_ignored(text: str) -> None:
     assert Timeline.parse(text) is None
+
+
+async def test_server_that_does_not_reveal_its_timeline_is_used_without_one(
+    database: "Connection[Record]", worker_settings: WorkerSettings
+) -> None:
+    await database.execute("revoke execute on function pg_control_system() from public")
+
+    session = await connect(worker_settings.database_url, "test")
+
+    assert await identify(session, 5) is None
+    session.terminate()
+
+
+async def test_watch_goes_on_while_no_server_answers(
+    worker_settings: WorkerSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tried = list[str]()
+
+    async def refuse(_: object, name: str) -> None:
+        tried.append(name)
+        raise ConnectionRefusedError
+
+    async def is_tried_again() -> bool:
+        return len(tried) >= 3
+
+    monkeypatch.setattr("shared.connections.WATCH_INTERVAL_SECONDS", 0.01)
+    monkeypatch.setattr("shared.connections.connect", refuse)
+    watching = asyncio.create_task(Connections(worker_settings.database_url, "test", 1).watch_primary())
+    await eventually(is_tried_again)
+    watching.cancel()
+
+    assert set(tried) == {"test watching"}

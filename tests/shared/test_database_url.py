@@ -58,6 +58,7 @@ REFUSED = [
     ("sslmode=verify-full&sslrootcert=/nowhere", "sslrootcert"),
     ("sslrootcert=system&sslmode=require", "sslrootcert"),
     ("sslcert=/nowhere", "sslcert"),
+    (f"sslrootcert={__file__}", "sslrootcert: is not a valid PEM file"),
     ("passfile=/nowhere", "passfile"),
     ("hostaddr=127.0.0.1", "hostaddr"),
     ("service=notes", "service"),

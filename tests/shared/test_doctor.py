@@ -1,5 +1,6 @@
 """`python -m gateway doctor` and `python -m worker doctor`: their findings in a deployment with one defect."""
 
+import asyncio
 import json
 from typing import Any
 
@@ -16,6 +17,7 @@ from shared.broker_metrics import NodeMetrics
 from shared.contracts import BadCommand
 from shared.doctor import Level, check_partition
 from shared.topology import Topology
+from tests.shared.test_addresses import silent_server
 from tests.support import harness
 from tests.support.commands import create
 from worker.apply import apply_batch
@@ -258,3 +260,34 @@ async def test_queue_with_other_arguments_is_reported(
     _, findings = await worker_findings(worker_settings, capsys)
 
     assert findings["partition 0"]["level"] == level
+
+
+async def test_server_that_falls_silent_is_a_problem_within_the_deadline(
+    worker_settings: WorkerSettings, capsys: Printed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("shared.doctor.CHECK_TIMEOUT_SECONDS", 0.3)
+    async with silent_server() as port:
+        silent = {
+            "database_url": f"postgresql://nobody:nothing@127.0.0.2:{port}/n",
+            "broker_url": f"amqp://n:n@127.0.0.2:{port}/",
+        }
+        async with asyncio.timeout(10):
+            code, findings = await worker_findings(
+                WorkerSettings.model_validate(worker_settings.model_dump() | silent), capsys
+            )
+
+    assert code == 1
+    assert {"Postgres", "broker"} <= find_problems(findings)
+
+
+async def test_login_that_the_broker_refuses_is_a_problem_with_its_remedy(
+    worker_settings: WorkerSettings, capsys: Printed
+) -> None:
+    url = worker_settings.broker_url.get_secret_value()
+    [(host, port)] = url.hosts
+    wrong = {"broker_url": f"amqp://{url.user}:wrong@{host}:{port}/"}
+
+    _, findings = await worker_findings(WorkerSettings.model_validate(worker_settings.model_dump() | wrong), capsys)
+
+    assert "refuses the login" in findings["broker"]["found"]
+    assert "correct INKWELL_BROKER_URL" in findings["broker"]["advice"]

@@ -15,7 +15,7 @@ from opentelemetry.trace import SpanKind, StatusCode
 
 from gateway.settings import GatewaySettings
 from shared.settings import EXIT_BAD_SETTING
-from shared.tracing import Tracing, find_trace_id, is_enabled
+from shared.tracing import Tracing, configure_tracing, find_trace_id, is_enabled
 from shared.tracing.recorder import SdkRecorder
 from tests.support import harness
 from tests.support.canaries import NOTE
@@ -212,3 +212,14 @@ def test_what_there_is_not_is_a_wrong_setting(environment: dict[str, str], capsy
 
 async def is_up(client: httpx.AsyncClient) -> bool:
     return bool((await client.get("/health/ready")).json()["dependencies"]["broker"] == "up")
+
+
+def test_missing_extra_is_named(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://collector:4318")
+    monkeypatch.setitem(sys.modules, "shared.tracing.recorder", None)  # as without OpenTelemetry's SDK
+
+    with pytest.raises(SystemExit) as exit_:
+        configure_tracing("inkwell-test")
+
+    assert exit_.value.code == EXIT_BAD_SETTING
+    assert "needs Inkwell's extra `traces`" in capsys.readouterr().err

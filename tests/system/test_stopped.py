@@ -24,6 +24,7 @@ insert into commands (id, status, http_status, decided_at)
 """
 NOTE = b'{"title": "gone", "description": ""}'
 CLIENTS = 1000
+RESPOND_ASYNC = {"Prefer": "respond-async"}
 
 
 async def test_worker_stopped_under_load_finishes_its_batch_and_exits_with_0(stack: Stack) -> None:
@@ -35,6 +36,27 @@ async def test_worker_stopped_under_load_finishes_its_batch_and_exits_with_0(sta
 
     assert "drain timeout" not in str(stack.worker.events())
     await check(load, stack)
+
+
+async def test_worker_stopped_while_postgres_is_silent_ends_in_time_and_its_batch_is_applied_later(
+    stack: Stack,
+) -> None:
+    await stack.worker.stop()
+    hasty = stack.worker.variant(INKWELL_DRAIN_TIMEOUT_SECONDS="1")
+    await hasty.start()
+    stack.links["worker-database"].freeze()
+    answer = await stack.client.post("/notes/", json={"title": "waits", "description": ""}, headers=RESPOND_ASYNC)
+    await asyncio.sleep(1)  # until it is in the worker's hands
+
+    async with asyncio.timeout(8):  # a statement would be given up after ten seconds
+        assert await hasty.stop() == 0
+    assert answer.status_code == 202
+    assert await stack.titles() == set()
+
+    stack.links["worker-database"].thaw()
+    await stack.worker.start()
+    await eventually(lambda: has_title(stack, "waits"))
+    assert hasty.events("drain timeout: what is not committed will be delivered again")
 
 
 @pytest.mark.long
@@ -127,6 +149,10 @@ async def as_few_tasks_as(count: int) -> bool:
 
 async def has_settled(stack: Stack) -> bool:
     return len(stack.worker.events("batch applied")) > 2
+
+
+async def has_title(stack: Stack, title: str) -> bool:
+    return title in await stack.titles()
 
 
 async def ready_status(stack: Stack) -> int | None:

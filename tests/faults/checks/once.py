@@ -18,7 +18,7 @@ def once(case: Case) -> Iterator[str]:
     inserted = Counter(text for text in made if text)
     yield from (f"I2: {count} notes were made of {marker}" for marker, count in inserted.items() if count > 1)
     for command, rows in case.facts.decisions.items():
-        if any(before["description"] in FINAL for before, _ in pairwise(rows)):
+        if any(before["status"] in FINAL for before, _ in pairwise(rows)):
             yield f"I2: command {command} was decided {len(rows)} times"
     written = Counter((row["id"], row["version"]) for row in case.facts.audit if row["kind"] == "update")
     yield from (f"I2: version {each} was written {count} times" for each, count in written.items() if count > 1)

@@ -4,10 +4,9 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
-from tests.faults.checks.case import Case, describe
+from tests.faults.checks.case import TYPES, Case, describe
 from tests.faults.clients import POISON
 from tests.faults.history import TEXTLESS, text_of_item
-from tests.faults.keyed_writes import TYPES
 
 
 def accepted(case: Case) -> Iterator[str]:
@@ -55,7 +54,7 @@ def present(case: Case) -> Iterator[str]:
     notes = {row["id"]: row for row in case.facts.notes}
     trash = {row["id"]: row for row in case.facts.tombstones if row["title"] is not None}
     for owner in case.facts.states.values():
-        if owner.is_deleted or owner.owner in case.facts.people:
+        if owner.is_deleted:
             continue
         for note, timeline in owner.notes.items():
             yield from differences(f"note {note}", notes.pop(note, None), timeline.versions[-1], owner.texts, note)

@@ -17,12 +17,7 @@ class Replay:
         self.facts = facts
         self.before: dict[tuple[str, int], int] = {}
         """The version of its note before each command, in the trash if the command is about a deleted note; or 0."""
-        self.complaints = [
-            each
-            for owner in facts.states.values()
-            if owner.owner not in facts.people
-            for each in OwnersReplay(self, owner).run()
-        ]
+        self.complaints = [each for owner in facts.states.values() for each in OwnersReplay(self, owner).run()]
 
 
 class OwnersReplay:

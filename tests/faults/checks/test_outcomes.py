@@ -15,7 +15,7 @@ def lost_after_its_201(story: Story) -> None:
 
 
 def lost_from_an_import(story: Story) -> None:
-    story.imported(2, 3)
+    story.imported([2, 3])
     story.history.writes[-1].lines = 3
 
 

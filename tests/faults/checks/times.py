@@ -24,9 +24,10 @@ def in_time(case: Case) -> Iterator[str]:
     history = case.history
     lost = [each for each in history.disturbances if each.name in LOSES_GATEWAY]
     for answer in history.answers():
-        if answer.answered - answer.asked <= KEPT_ALIVE_SECONDS or answer.error == INTERRUPTED:
+        took = answer.answered - answer.asked
+        if took <= KEPT_ALIVE_SECONDS or answer.error == INTERRUPTED:
             continue
-        took = answer.answered - answer.asked - history.stalls.within(answer.asked, answer.answered)
+        took -= history.stalls.within(answer.asked, answer.answered)
         if (answer.status or answer.error == "TimeoutError") and took > answer.limit_seconds + SLACK_SECONDS:
             what = answer.code or answer.status or answer.error
             found = f"I7: {what} took {took:.1f} s, {answer.limit_seconds:.1f} s were promised"
