@@ -25,7 +25,7 @@ POISON = "poison"
 PREFERENCES = ("", "", "wait=1", "wait=2", "respond-async", "respond-async", "return=minimal")
 CHANGES = ("replace", "patch", "touch", "delete")
 ON_TRASH = ("restore", "purge")
-CONDITIONAL = (*CHANGES, *ON_TRASH, "batch", "swap")
+CONDITIONAL = (*CHANGES, *ON_TRASH, *SEVERAL)
 WEIGHTS = {
     "replace": 6.0,
     "patch": 3.0,
@@ -44,8 +44,9 @@ WEIGHTS = {
 }
 """How often a client does what, in relation to each other."""
 ACTIONS, CUMULATIVE_WEIGHTS = tuple(WEIGHTS), tuple(accumulate(WEIGHTS.values()))
-CONDITIONAL_READS, HEADS, TRASH_READS = 0.2, 0.1, 0.1
-"""A client reads a note if it has changed, reads its head alone, or reads a deleted note once in this many reads."""
+CONDITIONAL_READS, HEADS, TRASH_READS, STRANGERS_TRASH = 0.2, 0.1, 0.1, 0.3
+"""A client reads a note if it has changed, reads its head alone, or reads a deleted note, its own or another owner's,
+once in this many reads."""
 REUSABLE = {"create", "replace", "patch", *SEVERAL}
 """The kinds of writes whose requests differ."""
 TRASH_KNOWN, REUSED_KNOWN = 40, 10
@@ -211,7 +212,7 @@ class Client(Connection):
         stranger = self.random.choice([owner for owner in self._owners if owner is not self.owner])
         if not stranger.notes:
             return
-        is_in_trash = bool(stranger.trash) and self.random.random() < TRASH_READS
+        is_in_trash = bool(stranger.trash) and self.random.random() < STRANGERS_TRASH
         note = self.random.choice(list(stranger.trash if is_in_trash else stranger.notes))
         [kind] = self.random.choices(("read", "ask", "write"), (2, 1, 2))
         if kind == "read":
@@ -220,7 +221,8 @@ class Client(Connection):
             answer = await self.ask("GET", self.random.choice(stranger.urls), READ_SECONDS)
             self.history.reads.append(Read(self.owner.id, 0, answer, is_trespass=True))
         else:
-            await self.write(self.random.choice(CONDITIONAL), note, is_trespass=True)
+            kinds = ON_TRASH if is_in_trash else (*CHANGES, *SEVERAL)
+            await self.write(self.random.choice(kinds), note, is_trespass=True)
 
     async def _look_at(self, write: Write) -> None:
         if write.status == "rejected" and write.note and not write.is_trespass and write.original[0] == NOT_FOUND:

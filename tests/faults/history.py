@@ -53,7 +53,7 @@ def text_of(text: str) -> dict[str, Any]:
 
 ENDINGS = {"delete", "purge"}
 """The kinds of writes whose note is not found afterwards."""
-SEVERAL = {"batch", "swap"}
+SEVERAL = ("batch", "swap")
 """The kinds of writes that make or change several notes."""
 TEXTLESS = {"delete", "touch", "restore", "purge"}
 """The kinds of writes that write no text of their own."""
