@@ -88,7 +88,7 @@ class Facts:
         items = body.get("items", []) if row["type"] == SEVERAL and row["status"] == "applied" else []
         # Its first item is a new note, whose text identifies the write in the history.
         first = texts.get(str(items[0]["id"]), "") if items else ""
-        marker = first.removesuffix("#0") if items else body.get("description", body.get("name"))
+        marker = first.removesuffix("#0") if items else body.get("description")
         return {
             "id": row["id"],
             "type": row["type"],
