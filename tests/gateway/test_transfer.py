@@ -540,6 +540,23 @@ async def test_body_that_stops_arriving_ends_the_import(
     assert (end["end"]["complete"], end["end"]["problem"]["code"]) == (False, "request_timeout")
 
 
+async def test_rest_of_an_import_that_has_ended_is_read_for_a_while_only(
+    gateway: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(transfer, "DISCARD_SECONDS", 0.3)
+    async with connected(gateway) as (stream, writer):
+        writer.write(
+            b"POST /notes/import HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n"
+            b"Content-Type: application/x-ndjson\r\n\r\n"
+        )
+        part = lines(*numbered(501))  # without a broker, the first batch ends the import
+        writer.write(b"%x\r\n%b\r\n" % (len(part), part))  # and the body never ends
+        async with asyncio.timeout(20):
+            received = await stream.readuntil(b"0\r\n\r\n")
+
+    assert b'"end":{"complete":false,"imported":0' in received
+
+
 async def test_import_whose_line_never_ends_ends_with_its_token(
     users_client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
