@@ -109,8 +109,8 @@ fuzz: .venv/$(GROUP) ## send 10,000 requests drawn from the OpenAPI document, va
 	FUZZ_EXAMPLES=500 FUZZ_CASES=10000 $(RUN) pytest -s tests/fuzz
 
 proof: .venv/$(GROUP) .venv/bench ## 10,000 requests beside a model, a million inputs for the decoders, a soak: MINUTES, SEED, WRITE=1
-	MODEL_STEPS=10000 PROOF_SEED=$(SEED) $(RUN) pytest -s tests/model
-	DECODER_INPUTS=1000000 PROOF_SEED=$(SEED) $(RUN) pytest -s tests/fuzz/test_decoders.py tests/fuzz/test_applying.py
+	MODEL_STEPS=10000 PROOF_SEED=$(SEED) $(RUN) pytest tests/model
+	DECODER_INPUTS=1000000 PROOF_SEED=$(SEED) $(RUN) pytest tests/fuzz/test_decoders.py tests/fuzz/test_applying.py
 	@$(RUN) python -m tests.faults.soak --minutes $(MINUTES) $(if $(SEED),--seed $(SEED)) $(if $(WRITE),--write)
 
 ##@ Measure
