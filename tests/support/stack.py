@@ -19,7 +19,7 @@ import httpx
 from dev.backend import ROOT, Services, as_user
 from tests.support import canaries
 from tests.support.accounts import sign_up
-from tests.support.harness import eventually
+from tests.support.harness import NO_CERTIFICATES, eventually
 from tests.support.proxy import Proxy, free_port, proxy_to
 
 KEY = "a-key-that-is-used-in-the-tests-only"
@@ -78,7 +78,7 @@ class Process:
 
     async def is_ready(self) -> bool:
         """Whether its probe reports ready."""
-        async with httpx.AsyncClient(timeout=5, verify=False) as client:  # noqa: S501 - no TLS, whose set-up takes long
+        async with httpx.AsyncClient(timeout=5, verify=NO_CERTIFICATES) as client:
             try:
                 return (await client.get(self._ready_url)).status_code == 200
             except httpx.TransportError:
