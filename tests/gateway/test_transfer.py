@@ -348,7 +348,7 @@ async def test_export_outlasts_the_limits_on_statements_and_idle_sessions(
 ) -> None:
     settings = gateway_settings.model_copy(update={"read_timeout_seconds": 0.5})
     async with harness.worker(worker_settings), harness.gateway(settings) as client:
-        await import_lines(client, lines(*numbered(600)))
+        await import_lines(client, lines(*numbered(1200)))
         fetch = exports.Export.fetch
 
         async def fetch_late(export: exports.Export) -> list[Any]:
@@ -356,7 +356,7 @@ async def test_export_outlasts_the_limits_on_statements_and_idle_sessions(
             return await fetch(export)
 
         monkeypatch.setattr(exports.Export, "fetch", fetch_late)
-        assert (await export(client))[-1]["end"]["notes"] == 600
+        assert (await export(client))[-1]["end"]["notes"] == 1200
 
 
 async def test_export_ends_with_its_time_and_says_where(
