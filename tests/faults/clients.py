@@ -11,7 +11,6 @@ from tests.faults.connection import PUBLISH_SECONDS, READ_SECONDS, WAIT_SECONDS,
 from tests.faults.history import GONE, PATCHED, SEVERAL, TEXTLESS, Answer, History, Read, Write, text_of, text_of_item
 from tests.faults.pages import Pages
 from tests.faults.transfers import import_some, send_import
-from tests.support.canaries import PASSWORD
 from tests.support.harness import eventually
 
 TRIES, NO_VERSION, NOT_FOUND = 6, 999_999, 404
@@ -74,9 +73,6 @@ REQUESTS: dict[str, Callable[[Write], tuple[str, str, dict[str, Any] | None]]] =
     "purge": lambda write: ("DELETE", f"/notes/trash/{write.note}", None),
     "batch": lambda write: ("POST", "/notes/batch", several(write)),
     "swap": lambda write: ("POST", "/notes/batch", several(write)),
-    "register": lambda write: ("POST", "/users/", {"name": write.marker, "password": PASSWORD}),
-    "rename": lambda write: ("PATCH", "/users/me", {"name": write.marker}),
-    "token": lambda write: ("POST", "/auth/tokens", {"name": write.marker, "scopes": ["notes:read"]}),
 }
 """Method, path and body of each kind of write."""
 

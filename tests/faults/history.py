@@ -115,14 +115,13 @@ class Answer:
 class Write:
     """A write as one client intends it, with all its attempts.
 
-    The marker is its description, or the user's or the token's name; no other write has it, and a `touch` writes none.
+    The marker is its description; no other write has it, and a `touch` writes none.
     """
 
     owner: int
     kind: str
     """`create`, `replace`, `patch` or `delete` a note, or `touch` it, which changes nothing; `restore` or `purge` a
-    deleted one; create two and patch one as a `batch`, or create one and delete another (`swap`); `import` some;
-    `register` or `rename` a user, or create a personal `token`."""
+    deleted one; create two and patch one as a `batch`, or create one and delete another (`swap`); `import` some."""
     note: int | None
     marker: str
     key: str | None
