@@ -196,3 +196,16 @@ def test_nothing_is_found_where_an_operator_has_replayed_a_failed_write() -> Non
     write.attempts.append(story.answered(201, body={"id": 2, "description": write.marker, "version": 1}, etag='"1"'))
 
     assert story.found == []
+
+
+@pytest.mark.parametrize("is_rolled_back", [True, False])
+def test_version_of_a_batch_may_be_missing_only_after_workers_of_the_version_before(*, is_rolled_back: bool) -> None:
+    story = good()
+    story.several()
+    story.replaced(1, 3, "c")
+    texts = [story.settled.states[OWNER].texts[1, version] for version in (3, 1)]
+    story.shown("versions", f"[{','.join(texts)}]", note=1)
+    if is_rolled_back:
+        story.history.disturbances.append(Disturbance("rollback", "all", 0.0, ended=1.0))
+
+    assert bool(story.found) is not is_rolled_back
