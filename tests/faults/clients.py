@@ -13,10 +13,10 @@ from tests.faults.pages import Pages
 from tests.faults.transfers import import_some, send_import
 from tests.support.harness import eventually
 
-TRIES, NO_VERSION = 6, 999_999
+TRIES, NO_VERSION, NOT_FOUND = 6, 999_999, 404
 ASKS_AT_ONCE, OPEN_WRITES = 0.2, 4
-LOOKS, REPEATS, CONDITIONS = 0.3, 0.05, 0.15
-"""A client reads the note, repeats the write, or sets a condition once in this many writes."""
+LOOKS, LISTS, REPEATS, CONDITIONS = 0.3, 0.04, 0.05, 0.15
+"""A client reads the note or a list, repeats the write, or sets a condition once in this many writes."""
 GIVEN_UP_SECONDS = 3.0
 """How long a client polls a write without a key that the broker has never confirmed and may not have."""
 POISON = "poison"
@@ -114,6 +114,8 @@ class Client(Connection):
         """A note for a write of this kind, which may have been deleted or restored meanwhile."""
         if kind == "create":
             return None
+        while len(self.owner.trash) > TRASH_KNOWN:
+            del self.owner.trash[next(iter(self.owner.trash))]
         notes = self.owner.trash if kind in ON_TRASH and self.owner.trash else self.owner.notes
         return self.random.choice(list(notes))
 
@@ -177,6 +179,8 @@ class Client(Connection):
         path = f"/notes/trash/{note}" if is_in_trash else f"/notes/{note}"
         answer = await self.ask(method, path, READ_SECONDS, headers=headers)
         self.history.reads.append(Read(self.owner.id, note, answer, is_trespass, is_in_trash))
+        if answer.status == NOT_FOUND and not is_trespass:
+            self._forget(note, is_in_trash=is_in_trash)
 
     async def ask_again(self, write: Write) -> bool:
         """Polls the write once more; returns whether its outcome is known now."""
@@ -215,6 +219,8 @@ class Client(Connection):
             await self.write(self.random.choice(CONDITIONAL), note, is_trespass=True)
 
     async def _look_at(self, write: Write) -> None:
+        if write.status == "rejected" and write.note and not write.is_trespass and write.original[0] == NOT_FOUND:
+            self._forget(write.note, is_in_trash=write.kind in ON_TRASH)
         if write.status != "applied" or write.is_trespass:
             return
         if write.key and write.kind in REUSABLE and not write.is_reuse:
@@ -225,6 +231,16 @@ class Client(Connection):
             self._remember(note, version, write)
         if write.subject and write.kind not in SEVERAL and self.random.random() < LOOKS:
             await self.read(write.subject)
+        if self.random.random() < LISTS:
+            await self._pages.look_at_newest()
+
+    def _forget(self, note: int, *, is_in_trash: bool) -> None:
+        """Updates what the owner's clients know of a note that was not found; a deleted one may be in the trash."""
+        notes, trash = self.owner.notes, self.owner.trash
+        if is_in_trash:
+            trash.pop(note, None)
+        elif note in notes:
+            trash[note] = notes.pop(note)
 
     def _remember(self, note: int, version: int, write: Write) -> None:
         """Updates what the owner's clients know of a note."""
@@ -233,8 +249,6 @@ class Client(Connection):
             trash.pop(note, None)
         elif version == GONE:
             trash[note] = notes.pop(note, NO_VERSION)
-            if len(trash) > TRASH_KNOWN:
-                del trash[next(iter(trash))]
         elif note in notes or note != write.note or write.kind == "restore":
             notes[note] = max(version, notes.get(note, 0))
             trash.pop(note, None)

@@ -174,7 +174,8 @@ class Write:
             if answer in self.polls:
                 return str(answer.body["status"])
             return {2: "applied", 4: "rejected", 5: "failed"}[answer.status // 100]
-        return "refused" if all(answer.is_refusal for answer in self.attempts) else "unknown"
+        is_refused = self.attempts and all(answer.is_refusal for answer in self.attempts)  # none: it was broken off
+        return "refused" if is_refused else "unknown"
 
     @property
     def original(self) -> tuple[int, Any, int | None]:
