@@ -179,7 +179,7 @@ async def metric_of(service: Service, client: aiohttp.ClientSession, name: str) 
 
 
 async def fill_caches(cluster: Cluster[Any], client: aiohttp.ClientSession, deadline: float) -> None:
-    """Fill what the services keep in memory up to a limit: callers, pages of lists, owners."""
+    """Fill what the services keep in memory up to a limit: callers, owners, pages of lists, and a parser's strings."""
     connection = await asyncpg.connect(cluster.database_url)
     owners = [row["id"] for row in await connection.fetch(USERS, CALLERS)]
     await connection.close()
