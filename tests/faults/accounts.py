@@ -369,19 +369,16 @@ class Life:
 
     def _request_of(self, write: PersonalWrite) -> tuple[str, str, dict[str, Any] | None]:
         """Method, path and body."""
-        match write.kind:
-            case "password":
-                former = PASSWORD if self._password.kind == "register" else self._password.marker
-                return "PATCH", "/users/me", {"password": write.marker, "current_password": former}
-            case "leave":
-                return "DELETE", "/users/me", None
-            case "token":
-                scopes = ["notes:read", "notes:write"]
-                return "POST", "/auth/tokens", {"name": write.marker, "scopes": scopes}
-            case "revoke":
-                return "DELETE", f"/auth/tokens/{write.marker}", None
-            case _:
-                return REQUESTS[write.kind](write)
+        former = PASSWORD if self._password.kind == "register" else self._password.marker
+        requests: dict[str, tuple[str, str, dict[str, Any] | None]] = {
+            "register": ("POST", "/users/", {"name": write.marker, "password": PASSWORD}),
+            "rename": ("PATCH", "/users/me", {"name": write.marker}),
+            "password": ("PATCH", "/users/me", {"password": write.marker, "current_password": former}),
+            "leave": ("DELETE", "/users/me", None),
+            "token": ("POST", "/auth/tokens", {"name": write.marker, "scopes": ["notes:read", "notes:write"]}),
+            "revoke": ("DELETE", f"/auth/tokens/{write.marker}", None),
+        }
+        return requests[write.kind] if write.kind in requests else REQUESTS[write.kind](write)
 
     async def _ask(
         self, method: str, path: str, limit_seconds: float, gateway: int | None = None, **request: Any

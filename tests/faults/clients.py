@@ -11,13 +11,12 @@ from tests.faults.connection import PUBLISH_SECONDS, READ_SECONDS, WAIT_SECONDS,
 from tests.faults.history import GONE, PATCHED, SEVERAL, TEXTLESS, Answer, History, Read, Write, text_of, text_of_item
 from tests.faults.pages import Pages
 from tests.faults.transfers import import_some, send_import
-from tests.support.canaries import PASSWORD
 from tests.support.harness import eventually
 
-TRIES, NO_VERSION = 6, 999_999
+TRIES, NO_VERSION, NOT_FOUND = 6, 999_999, 404
 ASKS_AT_ONCE, OPEN_WRITES = 0.2, 4
-LOOKS, REPEATS, CONDITIONS = 0.3, 0.05, 0.15
-"""A client reads the note, repeats the write, or sets a condition once in this many writes."""
+LOOKS, LISTS, REPEATS, CONDITIONS = 0.3, 0.04, 0.05, 0.15
+"""A client reads the note or a list, repeats the write, or sets a condition once in this many writes."""
 GIVEN_UP_SECONDS = 3.0
 """How long a client polls a write without a key that the broker has never confirmed and may not have."""
 POISON = "poison"
@@ -25,7 +24,7 @@ POISON = "poison"
 PREFERENCES = ("", "", "wait=1", "wait=2", "respond-async", "respond-async", "return=minimal")
 CHANGES = ("replace", "patch", "touch", "delete")
 ON_TRASH = ("restore", "purge")
-CONDITIONAL = (*CHANGES, *ON_TRASH, "batch", "swap")
+CONDITIONAL = (*CHANGES, *ON_TRASH, *SEVERAL)
 WEIGHTS = {
     "replace": 6.0,
     "patch": 3.0,
@@ -44,8 +43,9 @@ WEIGHTS = {
 }
 """How often a client does what, in relation to each other."""
 ACTIONS, CUMULATIVE_WEIGHTS = tuple(WEIGHTS), tuple(accumulate(WEIGHTS.values()))
-CONDITIONAL_READS, HEADS, TRASH_READS = 0.2, 0.1, 0.1
-"""A client reads a note if it has changed, reads its head alone, or reads a deleted note once in this many reads."""
+CONDITIONAL_READS, HEADS, TRASH_READS, STRANGERS_TRASH = 0.2, 0.1, 0.1, 0.3
+"""A client reads a note if it has changed, reads its head alone, or reads a deleted note, its own or another owner's,
+once in this many reads."""
 REUSABLE = {"create", "replace", "patch", *SEVERAL}
 """The kinds of writes whose requests differ."""
 TRASH_KNOWN, REUSED_KNOWN = 40, 10
@@ -73,9 +73,6 @@ REQUESTS: dict[str, Callable[[Write], tuple[str, str, dict[str, Any] | None]]] =
     "purge": lambda write: ("DELETE", f"/notes/trash/{write.note}", None),
     "batch": lambda write: ("POST", "/notes/batch", several(write)),
     "swap": lambda write: ("POST", "/notes/batch", several(write)),
-    "register": lambda write: ("POST", "/users/", {"name": write.marker, "password": PASSWORD}),
-    "rename": lambda write: ("PATCH", "/users/me", {"name": write.marker}),
-    "token": lambda write: ("POST", "/auth/tokens", {"name": write.marker, "scopes": ["notes:read"]}),
 }
 """Method, path and body of each kind of write."""
 
@@ -118,6 +115,8 @@ class Client(Connection):
         """A note for a write of this kind, which may have been deleted or restored meanwhile."""
         if kind == "create":
             return None
+        while len(self.owner.trash) > TRASH_KNOWN:
+            del self.owner.trash[next(iter(self.owner.trash))]
         notes = self.owner.trash if kind in ON_TRASH and self.owner.trash else self.owner.notes
         return self.random.choice(list(notes))
 
@@ -181,6 +180,8 @@ class Client(Connection):
         path = f"/notes/trash/{note}" if is_in_trash else f"/notes/{note}"
         answer = await self.ask(method, path, READ_SECONDS, headers=headers)
         self.history.reads.append(Read(self.owner.id, note, answer, is_trespass, is_in_trash))
+        if answer.status == NOT_FOUND and not is_trespass:
+            self._forget(note, is_in_trash=is_in_trash)
 
     async def ask_again(self, write: Write) -> bool:
         """Polls the write once more; returns whether its outcome is known now."""
@@ -207,7 +208,7 @@ class Client(Connection):
         stranger = self.random.choice([owner for owner in self._owners if owner is not self.owner])
         if not stranger.notes:
             return
-        is_in_trash = bool(stranger.trash) and self.random.random() < TRASH_READS
+        is_in_trash = bool(stranger.trash) and self.random.random() < STRANGERS_TRASH
         note = self.random.choice(list(stranger.trash if is_in_trash else stranger.notes))
         [kind] = self.random.choices(("read", "ask", "write"), (2, 1, 2))
         if kind == "read":
@@ -216,9 +217,12 @@ class Client(Connection):
             answer = await self.ask("GET", self.random.choice(stranger.urls), READ_SECONDS)
             self.history.reads.append(Read(self.owner.id, 0, answer, is_trespass=True))
         else:
-            await self.write(self.random.choice(CONDITIONAL), note, is_trespass=True)
+            kinds = ON_TRASH if is_in_trash else (*CHANGES, *SEVERAL)
+            await self.write(self.random.choice(kinds), note, is_trespass=True)
 
     async def _look_at(self, write: Write) -> None:
+        if write.status == "rejected" and write.note and not write.is_trespass and write.original[0] == NOT_FOUND:
+            self._forget(write.note, is_in_trash=write.kind in ON_TRASH)
         if write.status != "applied" or write.is_trespass:
             return
         if write.key and write.kind in REUSABLE and not write.is_reuse:
@@ -229,6 +233,16 @@ class Client(Connection):
             self._remember(note, version, write)
         if write.subject and write.kind not in SEVERAL and self.random.random() < LOOKS:
             await self.read(write.subject)
+        if self.random.random() < LISTS:
+            await self._pages.look_at_newest()
+
+    def _forget(self, note: int, *, is_in_trash: bool) -> None:
+        """Updates what the owner's clients know of a note that was not found; a deleted one may be in the trash."""
+        notes, trash = self.owner.notes, self.owner.trash
+        if is_in_trash:
+            trash.pop(note, None)
+        elif note in notes:
+            trash[note] = notes.pop(note)
 
     def _remember(self, note: int, version: int, write: Write) -> None:
         """Updates what the owner's clients know of a note."""
@@ -237,8 +251,6 @@ class Client(Connection):
             trash.pop(note, None)
         elif version == GONE:
             trash[note] = notes.pop(note, NO_VERSION)
-            if len(trash) > TRASH_KNOWN:
-                del trash[next(iter(trash))]
         elif note in notes or note != write.note or write.kind == "restore":
             notes[note] = max(version, notes.get(note, 0))
             trash.pop(note, None)

@@ -88,7 +88,9 @@ class Facts:
         items = body.get("items", []) if row["type"] == SEVERAL and row["status"] == "applied" else []
         # Its first item is a new note, whose text identifies the write in the history.
         first = texts.get(str(items[0]["id"]), "") if items else ""
-        marker = first.removesuffix("#0") if items else body.get("description", body.get("name"))
+        marker = body.get("description")
+        if items:  # another batch of an import than the first does not begin with part 0
+            marker = first.removesuffix("#0") if first.endswith("#0") else None
         return {
             "id": row["id"],
             "type": row["type"],

@@ -53,7 +53,7 @@ def text_of(text: str) -> dict[str, Any]:
 
 ENDINGS = {"delete", "purge"}
 """The kinds of writes whose note is not found afterwards."""
-SEVERAL = {"batch", "swap"}
+SEVERAL = ("batch", "swap")
 """The kinds of writes that make or change several notes."""
 TEXTLESS = {"delete", "touch", "restore", "purge"}
 """The kinds of writes that write no text of their own."""
@@ -115,14 +115,13 @@ class Answer:
 class Write:
     """A write as one client intends it, with all its attempts.
 
-    The marker is its description, or the user's or the token's name; no other write has it, and a `touch` writes none.
+    The marker is its description; no other write has it, and a `touch` writes none.
     """
 
     owner: int
     kind: str
     """`create`, `replace`, `patch` or `delete` a note, or `touch` it, which changes nothing; `restore` or `purge` a
-    deleted one; create two and patch one as a `batch`, or create one and delete another (`swap`); `import` some;
-    `register` or `rename` a user, or create a personal `token`."""
+    deleted one; create two and patch one as a `batch`, or create one and delete another (`swap`); `import` some."""
     note: int | None
     marker: str
     key: str | None
@@ -175,7 +174,8 @@ class Write:
             if answer in self.polls:
                 return str(answer.body["status"])
             return {2: "applied", 4: "rejected", 5: "failed"}[answer.status // 100]
-        return "refused" if all(answer.is_refusal for answer in self.attempts) else "unknown"
+        is_refused = self.attempts and all(answer.is_refusal for answer in self.attempts)  # none: it was broken off
+        return "refused" if is_refused else "unknown"
 
     @property
     def original(self) -> tuple[int, Any, int | None]:

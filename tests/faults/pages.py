@@ -43,6 +43,10 @@ class Pages:
                 break
             look, path = turn(look, relation, links[relation]), links[relation]
 
+    async def look_at_newest(self) -> None:
+        """Reads the notes that were updated last, which every write changes."""
+        await self._get(*self._choose_newest())
+
     async def _get(self, look: Look, path: str) -> dict[str, str]:
         """Reads the page unless the client's copy is current; returns the links, or none if it is not answered."""
         copy = self._copies.get(path) if self._random.random() < CONDITIONAL else None
@@ -63,12 +67,15 @@ class Pages:
                 self._copies.popitem(last=False)
         return {relation: path for path, relation in LINK.findall(answer.link or "")}
 
+    def _choose_newest(self) -> tuple[Look, str]:
+        return self._new_look("list", limit=ONE_PAGE, sort="-updated"), f"/notes/?limit={ONE_PAGE}&sort=-updated"
+
     def _new_look(self, what: str, **members: Any) -> Look:
         return Look(self._connection.owner.id, what, **members)
 
     def _choose_list(self) -> tuple[Look, str]:
         if self._random.random() < PLAIN:
-            return self._new_look("list", limit=ONE_PAGE), f"/notes/?limit={ONE_PAGE}"
+            return self._choose_newest()
         look = self._new_look("list", limit=self._random.choice(LIMITS), sort=self._random.choice(ORDERS))
         path = f"/notes/?limit={look.limit}&sort={look.sort}"
         if self._random.random() < PREFIXES:

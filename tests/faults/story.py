@@ -1,9 +1,10 @@
 """Made-up histories with the database's facts, for the tests of the checker."""
 
 import json
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
+from itertools import count
 from typing import Any
 
 from tests.faults.checker import violations
@@ -160,13 +161,16 @@ class Story:
         self.commit(self.command("notes.change", None, None, body=json.dumps({"items": shown})), *rows)
         return write
 
-    def imported(self, *notes: int, marker: str = "i") -> Write:
-        """Notes that are imported by one command."""
-        end = {"end": {"complete": True, "imported": len(notes), "rejected": 0}}
-        write = self.written("import", None, marker, self.answered(200, body=[end]), lines=len(notes))
-        shown = [{"status": 201, "id": note, "version": 1} for note in notes]
-        rows = [self.row("insert", note, 1, f"{marker}#{index}") for index, note in enumerate(notes)]
-        self.commit(self.command("notes.change", None, None, body=json.dumps({"items": shown})), *rows)
+    def imported(self, *batches: Sequence[int], marker: str = "i") -> Write:
+        """Notes that are imported by one command for each batch."""
+        lines = sum(map(len, batches))
+        end = {"end": {"complete": True, "imported": lines, "rejected": 0}}
+        write = self.written("import", None, marker, self.answered(200, body=[end]), lines=lines)
+        texts = (f"{marker}#{index}" for index in count())
+        for notes in batches:
+            shown = [{"status": 201, "id": note, "version": 1} for note in notes]
+            rows = [self.row("insert", note, 1, text) for note, text in zip(notes, texts)]  # noqa: B905 - no end
+            self.commit(self.command("notes.change", None, None, body=json.dumps({"items": shown})), *rows)
         return write
 
     def followed(self, *seen: Seen, how: str = "stream") -> Follow:
@@ -227,12 +231,12 @@ class Story:
     @property
     def found(self) -> list[str]:
         """The violations."""
-        audit, notes, owners, tombstones = map(list, self._tables())
-        return violations(self.history, Facts(audit, notes, owners, tombstones))
+        return violations(self.history, self.settled)
 
-    def _tables(self) -> tuple[list[Any], ...]:
-        """Fresh copies, since facts are derived only once."""
-        return self.facts.audit, self.facts.notes, self.facts.owners, self.facts.tombstones
+    @property
+    def settled(self) -> Facts:
+        """The same facts anew, since what is derived from facts is kept."""
+        return replace(self.facts)
 
 
 def good() -> Story:

@@ -2,10 +2,44 @@
 
 import pytest
 
-from tests.faults.checks.case import ids_of
+from tests.faults.checker import RULES, Rule
+from tests.faults.checks import (
+    accounts,
+    dead_letters,
+    test_answers,
+    test_changes,
+    test_order,
+    test_outcomes,
+    test_owners,
+    test_reads,
+    test_times,
+)
+from tests.faults.checks.case import Case, ids_of
 from tests.faults.clients import POISON
 from tests.faults.history import Disturbance, Read, Stalls
 from tests.faults.story import OWNER, good
+
+BREAKS = [
+    break_it
+    for module in (test_answers, test_changes, test_order, test_outcomes, test_owners, test_reads, test_times)
+    for break_it in module.BROKEN
+]
+
+
+# Those of accounts and dead letters have stories of their own.
+@pytest.mark.parametrize(
+    "rule",
+    [rule for rule in RULES if rule not in (*accounts.RULES, *dead_letters.RULES)],
+    ids=lambda rule: rule.__name__,
+)
+def test_every_rule_can_be_broken(rule: Rule) -> None:
+    stories = []
+    for break_it in BREAKS:
+        story = good()
+        break_it(story)
+        stories.append(Case(story.history, story.settled))
+
+    assert any([*rule(case)] for case in stories)
 
 
 def test_nothing_is_found_where_nothing_is_broken() -> None:
@@ -143,7 +177,7 @@ def test_writes_of_one_transaction_have_no_order_unless_they_are_to_one_note() -
 
 def test_nothing_is_found_where_an_import_is_repeated() -> None:
     story = good()
-    write = story.imported(2, 3, 4)
+    write = story.imported([2, 3], [4, 5])
     write.attempts.insert(0, story.answered(0, error="Interrupted", seconds=9.0))
 
     assert story.found == []
@@ -162,3 +196,16 @@ def test_nothing_is_found_where_an_operator_has_replayed_a_failed_write() -> Non
     write.attempts.append(story.answered(201, body={"id": 2, "description": write.marker, "version": 1}, etag='"1"'))
 
     assert story.found == []
+
+
+@pytest.mark.parametrize("is_rolled_back", [True, False])
+def test_version_of_a_batch_may_be_missing_only_after_workers_of_the_version_before(*, is_rolled_back: bool) -> None:
+    story = good()
+    story.several()
+    story.replaced(1, 3, "c")
+    texts = [story.settled.states[OWNER].texts[1, version] for version in (3, 1)]
+    story.shown("versions", f"[{','.join(texts)}]", note=1)
+    if is_rolled_back:
+        story.history.disturbances.append(Disturbance("rollback", "all", 0.0, ended=1.0))
+
+    assert bool(story.found) is not is_rolled_back

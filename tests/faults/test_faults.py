@@ -9,7 +9,7 @@ from tests.faults.nemesis import FAULTS, RECOVERY_LIMIT_SECONDS
 from tests.faults.run import run
 from tests.support.wrong_clocks import needs_libfaketime
 
-FAULTS_SECONDS = float(os.environ.get("FAULTS_SECONDS", "60"))
+FAULTS_SECONDS = float(os.environ.get("FAULTS_SECONDS", "40"))
 TIMED = ("I7", "I8", "I9", "I11")
 """Other tests run beside this one, so durations prove nothing here; `make faults` judges them."""
 DIED = "ended"
@@ -75,6 +75,7 @@ async def test_promises_hold_while_clusters_of_servers_lose_nodes() -> None:
     assert verdict.commands > FEW_COMMANDS
 
 
+@pytest.mark.long
 @pytest.mark.needs_docker
 async def test_promises_hold_while_a_standby_takes_the_place_of_a_primary_that_hangs() -> None:
     verdict = await run(0, SEED, ["primary-hang"], rig="postgres-pair", times=1, clients_per_owner=1)

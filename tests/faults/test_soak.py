@@ -43,6 +43,14 @@ def test_memory_that_grows_by_less_than_two_mebibytes_is_flat() -> None:
     assert judge(samples({"MiB": 1.5})) == []
 
 
+def test_memory_that_is_taken_for_a_moment_does_not_count() -> None:
+    sampled = Samples()
+    for number in range(MINUTES * 12):
+        sampled.add("MiB", "gateway-1", number * 5, 90 + 64 * (number > 200 and number % 5 == 0))
+
+    assert judge(sampled) == []
+
+
 def test_one_connection_more_is_found() -> None:
     sampled = Samples()
     for second in range(0, MINUTES * 60, 5):

@@ -198,7 +198,7 @@ class Requests(RuleBasedStateMachine):
         headers = {"Content-Type": "application/x-ndjson"} | ({"Idempotency-Key": key} if key else {})
         answer = self._request(person, "POST", "/notes/import", headers=headers, content=body.encode())
 
-        *results, end = [json.loads(line) for line in answer.text.splitlines()]
+        *results, end = read_lines(answer)
         bad = [number for number, line in enumerate(lines, 1) if line in BAD_LINES]
         assert [each["line"] for each in results if "line" in each] == bad
         imported = 0 if outcome.code else len(notes)
@@ -431,15 +431,19 @@ class Requests(RuleBasedStateMachine):
         while self._follow(person, follower, 1000):
             pass
         assert follower.copy == person.model.notes
-        lines = self._request(person, "GET", "/notes/export").text.splitlines()
-        assert [json.loads(line) for line in lines[1:-1]] == notes
-        assert json.loads(lines[-1])["end"]["complete"]
+        _, *exported, end = read_lines(self._request(person, "GET", "/notes/export"))
+        assert (exported, end["end"]["complete"]) == (notes, True)
 
     def _request(self, person: Person, method: str, path: str, **request: Any) -> httpx.Response:
         headers = person.headers | request.pop("headers", {})
         answer = next(self._gateways).request(method, path, headers=headers, **request)
         assert answer.status_code < 500, answer.text
         return answer
+
+
+def read_lines(answer: httpx.Response) -> list[dict[str, Any]]:
+    """Return the lines of NDJSON, whose texts may have other ends of lines."""
+    return [json.loads(line) for line in answer.text.removesuffix("\n").split("\n")]
 
 
 def build_change(person: Person, op: str, number: int, text: dict[str, str], conditions: dict[str, Any]) -> Write:

@@ -451,3 +451,13 @@ def test_settings_show_no_secret() -> None:
 
     assert SECRET not in shown
     assert KEY not in shown
+
+
+def test_rate_that_is_none_is_named(refuse: Refuse) -> None:
+    assert "INKWELL_LOGIN_LIMIT: " in refuse(GatewaySettings, INKWELL_LOGIN_LIMIT="often")
+
+
+def test_name_of_a_host_is_not_this_machine_alone(refuse: Refuse) -> None:
+    assert "INKWELL_AUTH=none on INKWELL_HOST=notes.test" in refuse(
+        GatewaySettings, INKWELL_AUTH="none", INKWELL_HOST="notes.test"
+    )

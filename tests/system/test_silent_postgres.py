@@ -11,15 +11,23 @@ from sqlalchemy import make_url
 
 from gateway import __main__ as gateway_program
 from gateway.__main__ import is_schema_behind
+from gateway.api import health
+from gateway.auth import authentication
+from gateway.auth.access_tokens import AccessTokens
 from gateway.caller import IMPLICIT_CALLER
 from gateway.reads.errors import DatabaseUnavailableError
+from gateway.reads.exports import Exports
 from gateway.reads.queries import Queries
 from gateway.settings import GatewaySettings
 from shared.clock import Clock
 from shared.connections import Connections
+from shared.contracts import Scope
 from shared.database import connect
 from shared.database_url import DatabaseUrl
 from shared.settings import ServiceSettings
+from tests.support import harness
+from tests.support.accounts import bearer
+from tests.support.canaries import NOTE
 from tests.support.commands import create
 from tests.support.proxy import Proxy, proxy_to
 from worker import apply, sessions
@@ -28,7 +36,7 @@ from worker.attempts import mark_attempt
 from worker.failures import Applier
 from worker.settings import WorkerSettings
 
-SHORT_SECONDS, ENOUGH_SECONDS = 0.3, 5.0
+SHORT_SECONDS, READ_SECONDS, ENOUGH_SECONDS = 0.3, 2.0, 5.0
 
 
 @pytest.fixture
@@ -121,6 +129,39 @@ async def test_reads_of_a_gateway_end_at_their_deadline_and_its_clock_goes_on(
         queries.close()
 
     assert not clock.is_synchronized
+
+
+async def test_gateway_with_a_silent_postgres_reports_it_and_believes_access_tokens(
+    password_settings: GatewaySettings, link: Proxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(health, "PING_TIMEOUT_SECONDS", SHORT_SECONDS)
+    monkeypatch.setattr(authentication, "CHECK_TIMEOUT_SECONDS", SHORT_SECONDS)
+    settings = password_settings.model_copy(update={"database_url": through(link, password_settings)})
+    async with harness.gateway(settings) as client:
+        link.freeze()
+        async with asyncio.timeout(ENOUGH_SECONDS):
+            ready = await client.get("/health/ready")
+            headers = bearer(AccessTokens(settings, Clock()).issue(1, 1, frozenset(Scope)))
+            accepted = await client.post("/notes/", json=NOTE, headers=headers | {"Prefer": "respond-async"})
+        link.thaw()
+
+    assert (ready.status_code, ready.json()["dependencies"]["database"]) == (200, "down")
+    assert accepted.status_code == 202
+
+
+async def test_export_ends_at_the_deadline_of_its_next_read_when_postgres_falls_silent(
+    gateway_settings: GatewaySettings, link: Proxy
+) -> None:
+    changes = {"database_url": through(link, gateway_settings), "read_timeout_seconds": READ_SECONDS}
+    exports = Exports(gateway_settings.model_copy(update=changes))
+    async with asyncio.timeout(3 * ENOUGH_SECONDS):
+        async with exports.open(IMPLICIT_CALLER, 0) as export:
+            link.freeze()
+            with pytest.raises(DatabaseUnavailableError):
+                await export.fetch()
+        with pytest.raises(DatabaseUnavailableError):
+            async with exports.open(IMPLICIT_CALLER, 0):
+                pass
 
 
 async def test_gateway_starts_without_knowing_the_schema_of_a_silent_postgres(

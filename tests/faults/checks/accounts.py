@@ -110,7 +110,7 @@ def accepted(case: Case) -> Iterator[str]:
 
 
 def revoked(case: Case) -> Iterator[str]:
-    """I13: a revoked token is rejected by the gateway that has answered so, and by every other half a minute later."""
+    """I13, I7: a revoked token is rejected by the gateway that has answered so, and by all half a minute later."""
     for person in case.history.people:
         for credentials, answer in person.requests():
             write = credentials.revocation
@@ -121,7 +121,7 @@ def revoked(case: Case) -> Iterator[str]:
                 yield f"I13: gateway {answer.gateway} has accepted a token after it had answered {describe(write)}"
             late = answer.asked > write.known + KNOWN_EVERYWHERE_SECONDS + SLACK_SECONDS + case.history.lag_seconds
             if late and not is_disturbed(case.history, answer.asked - BEFORE_SECONDS, answer.answered):
-                yield f"I13: a token was accepted {answer.asked - write.known:.0f} s after {describe(write)}"
+                yield f"I7: a token was accepted {answer.asked - write.known:.0f} s after {describe(write)}"
 
 
 def sign_ins(case: Case) -> Iterator[str]:
@@ -159,13 +159,13 @@ def streams(case: Case) -> Iterator[str]:
 
 
 def streams_end(case: Case) -> Iterator[str]:
-    """I13: a stream ends half a minute after its credentials, not counting the time in which something fails."""
+    """I7: a stream ends half a minute after its credentials, not counting the time in which something fails."""
     for person in case.history.people:
         for stream in person.streams:
             known = min((end.known for end in all_ends(stream.credentials) if end.known is not None), default=math.inf)
             lasted = undisturbed_seconds(case.history, known, stream.ended or stream.watched)
             if lasted > KNOWN_EVERYWHERE_SECONDS + SLACK_SECONDS + case.history.lag_seconds:
-                yield f"I13: a stream of person {person.id} was open {lasted:.0f} s after its credentials had ended"
+                yield f"I7: a stream of person {person.id} was open {lasted:.0f} s after its credentials had ended"
 
 
 def deleted(case: Case) -> Iterator[str]:

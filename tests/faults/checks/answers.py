@@ -28,7 +28,7 @@ def truthful(case: Case) -> Iterator[str]:
             yield f"I4: a gateway answered internal_error: {answer.body}"
 
 
-WITH_NOTE = ("create", "replace", "patch", "touch", "restore", "register", "rename", "token")
+WITH_NOTE = ("create", "replace", "patch", "touch", "restore")
 """The kinds of writes whose answer has a note or an account."""
 
 

@@ -9,29 +9,13 @@ from typing import Any
 
 from gateway.api.transfer import BATCH_LINES
 from gateway.http.idempotency import build_command_id
-from shared.contracts import fold_name
 from tests.faults.checks.replay import Replay
 from tests.faults.facts import Facts
 from tests.faults.history import SEVERAL, TEXTLESS, Answer, History, Look, Write
+from tests.faults.keyed_writes import TYPES
 from tests.faults.states import States
 
 Command = dict[str, Any]
-TYPES = {
-    "create": "note.create",
-    "replace": "note.replace",
-    "patch": "note.patch",
-    "touch": "note.patch",
-    "delete": "note.delete",
-    "restore": "note.restore",
-    "purge": "note.purge",
-    "batch": "notes.change",
-    "swap": "notes.change",
-    "import": "notes.change",
-    "rename": "user.change",
-    "token": "token.create",
-    "register": "user.register",
-}
-"""The types of the commands of each kind of write."""
 ANSWERED = (200, 304)
 
 
@@ -156,8 +140,6 @@ def ids_of(write: Write) -> Iterable[str]:
     if not write.key or write.kind not in TYPES:
         return (write.command,) if write.command else ()
     type_name = TYPES[write.kind]
-    if write.kind == "register":
-        return (str(build_command_id(f"user:{fold_name(write.marker)}", type_name, None, write.key)),)
     if write.kind == "import":
         first_lines = range(1, write.lines + 1, BATCH_LINES)
         return [str(build_command_id(write.owner, type_name, line, write.key)) for line in first_lines]

@@ -4,9 +4,10 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
-from tests.faults.checks.case import TYPES, Case, describe
+from tests.faults.checks.case import Case, describe
 from tests.faults.clients import POISON
 from tests.faults.history import TEXTLESS, text_of_item
+from tests.faults.keyed_writes import TYPES
 
 
 def accepted(case: Case) -> Iterator[str]:

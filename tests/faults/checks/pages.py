@@ -12,8 +12,13 @@ from tests.faults.history import COLOURS, Look
 from tests.faults.states import State, States
 
 ANSWERED, NOT_FOUND = (200, 304), "note_not_found"
+ROLLBACK = "rollback"
 SHOWN = 6
 """How many notes of a page a violation names."""
+
+
+Versions = frozenset[tuple[int, int]]
+"""Notes with a version."""
 
 
 @dataclass(slots=True)
@@ -25,6 +30,7 @@ class Question:
     last: int
     body: str
     parsed: Any = None
+    lost: Versions = frozenset()
     expected: str = field(default="", init=False)
     """The notes of the first state, for a violation."""
 
@@ -32,19 +38,27 @@ class Question:
 def pages(case: Case) -> Iterator[str]:
     """I4, I5: each page is one of a state that was committed, and not older than what had been answered before."""
     by_owner: dict[int, list[Question]] = {}
+    lost = find_lost_versions(case)
     for look in case.history.looks:
-        if look.owner in case.states and (question := ask(look, case.states[look.owner])):
+        if look.owner in case.states and (question := ask(look, case.states[look.owner], lost)):
             by_owner.setdefault(look.owner, []).append(question)
     for owner_id, questions in by_owner.items():
         owner = case.states[owner_id]
         wrong = unanswered(owner, questions)
-        earlier = [Question(each.look, 0, each.first - 1, each.body, each.parsed) for each in wrong]
+        earlier = [Question(each.look, 0, each.first - 1, each.body, each.parsed, each.lost) for each in wrong]
         never = {id(each.look) for each in unanswered(owner, earlier)}
         for each in wrong:
             yield describe(each, is_stale=id(each.look) not in never)
 
 
-def ask(look: Look, owner: States) -> Question | None:
+def find_lost_versions(case: Case) -> Versions:
+    """The versions that need not be listed: of several writes at once, a worker of the version before keeps none."""
+    if not any(each.name == ROLLBACK for each in case.history.disturbances):
+        return frozenset()
+    return frozenset(version for version, maker in case.facts.makers.items() if "item" in maker)
+
+
+def ask(look: Look, owner: States, lost: Versions) -> Question | None:
     """The question whether the page is right, if it was answered and can be judged."""
     answer = look.answer
     if answer.status not in ANSWERED:
@@ -62,7 +76,7 @@ def ask(look: Look, owner: States) -> Question | None:
         if parsed and look.what == "search" and parsed["limited"]:
             return None
     first = owner.least(answer.asked)
-    return Question(look, first, max(first, owner.most(answer.answered)), body, parsed)
+    return Question(look, first, max(first, owner.most(answer.answered)), body, parsed, lost)
 
 
 def unanswered(owner: States, questions: list[Question]) -> list[Question]:
@@ -135,9 +149,12 @@ def is_history(question: Question, state: State, owner: States) -> bool:
     if question.parsed is None:
         return False
     newest = min(state.notes[look.note]["version"], look.place[0] - 1 if look.place else 10**9)
-    versions = [*range(newest, max(0, newest - look.limit), -1)]
-    question.expected = question.expected or str(versions[:SHOWN])
-    if [note["version"] for note in question.parsed] != versions or has_next(look) != (newest > look.limit):
+    shown = [note["version"] for note in question.parsed]
+    kept = [each for each in range(newest, 0, -1) if each in shown or (look.note, each) not in question.lost]
+    question.expected = question.expected or str(kept[:SHOWN])
+    is_last = len(kept) <= look.limit
+    is_linked_rightly = has_next(look) != is_last or (is_last and bool(question.lost))
+    if shown != kept[: look.limit] or not is_linked_rightly:
         return False
     return all(is_text(note, owner.parsed(look.note, note["version"])) for note in question.parsed)
 

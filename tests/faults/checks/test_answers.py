@@ -36,7 +36,7 @@ def told_of_fewer_items(story: Story) -> None:
 
 
 def told_that_fewer_lines_are_imported(story: Story) -> None:
-    story.imported(2, 3).attempts[-1].body[-1]["end"]["imported"] = 1
+    story.imported([2, 3]).attempts[-1].body[-1]["end"]["imported"] = 1
 
 
 def told_of_another_outcome(story: Story) -> None:

@@ -46,6 +46,19 @@ def revision_not_raised(story: Story) -> None:
     story.created(2, "b")
 
 
+def letters_discarded(story: Story) -> None:
+    """Two dead letters, discarded by one transaction."""
+    for letter in ("x", "y"):
+        story.commit(story.command("note.replace", 1, None, "failed", id=letter))
+    letters = [story.command("note.replace", 1, None, "rejected", id=each, http_status=410) for each in ("x", "y")]
+    story.commit(*letters)
+
+
+def discarded_without_raising_the_revision(story: Story) -> None:
+    letters_discarded(story)
+    story.facts.audit[-1]["revision"] -= 1
+
+
 def written_in_an_old_revision(story: Story) -> None:
     story.commit(story.row("insert", 2, 1, "b", revision=1))
 
@@ -63,6 +76,7 @@ BROKEN = {
     not_counted: "I6",
     two_decisions_counted_as_one: "I6",
     revision_not_raised: "I6",
+    discarded_without_raising_the_revision: "I6",
     written_in_an_old_revision: "I6",
     buried_in_an_old_revision: "I6",
 }
@@ -74,3 +88,10 @@ def test_a_broken_promise_is_found(break_it: Break, promise: str) -> None:
     break_it(story)
 
     assert promise in promises(story.found)
+
+
+def test_letters_that_are_discarded_together_raise_the_revision_once() -> None:
+    story = good()
+    letters_discarded(story)
+
+    assert story.found == []

@@ -15,7 +15,7 @@ def lost_after_its_201(story: Story) -> None:
 
 
 def lost_from_an_import(story: Story) -> None:
-    story.imported(2, 3)
+    story.imported([2, 3])
     story.history.writes[-1].lines = 3
 
 
@@ -226,3 +226,11 @@ def test_a_broken_promise_is_found(break_it: Break, promise: str) -> None:
     break_it(story)
 
     assert promise in promises(story.found)
+
+
+def test_write_that_was_broken_off_before_its_first_answer_may_have_an_effect() -> None:
+    story = good()
+    story.written("create", None, "b")
+    story.applied(2, 1, "b", "note.create")
+
+    assert story.found == []

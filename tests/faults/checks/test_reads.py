@@ -157,6 +157,11 @@ def version_missing(story: Story) -> None:
     story.shown("versions", f"[{story.text(1)}]", note=1)
 
 
+def last_versions_that_are_not_the_last(story: Story) -> None:
+    story.replaced(1, 2, "b")
+    story.shown("versions", f"[{story.text(1)}]", note=1, limit=1)
+
+
 def version_with_another_text(story: Story) -> None:
     story.shown("versions", f"[{story.text(1)}]".replace('"a"', '"z"'), note=1)
 
@@ -245,6 +250,7 @@ BROKEN = {
     counted_wrongly: "I4",
     last_page_that_is_not_the_last: "I5",
     trash_in_another_order: "I4",
+    last_versions_that_are_not_the_last: "I4",
     version_with_another_text: "I4",
     search_that_found_another: "I4",
     search_with_another_total: "I4",

@@ -1,0 +1,132 @@
+"""Error paths of a gateway that need a rare event."""
+
+import asyncio
+import fcntl
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from asyncpg import Connection, Record
+from structlog.testing import capture_logs
+
+from gateway import resources
+from gateway.__main__ import is_schema_behind
+from gateway.caller import EVERY_SCOPE, IMPLICIT_CALLER, Caller
+from gateway.http.request_cycle import count_unacknowledged_bytes
+from gateway.reads import hints as hints_module
+from gateway.reads import queries as queries_module
+from gateway.reads.errors import DatabaseUnavailableError
+from gateway.reads.hints import Hints
+from gateway.reads.queries import Queries
+from gateway.resources import open_resources
+from gateway.settings import GatewaySettings
+from gateway.telemetry.metrics import HINTS_CONNECTED
+from gateway.writes.replies import Replies
+from shared.clock import Clock
+from shared.primary import Primary
+from tests.support import harness
+from tests.support.commands import create
+from tests.support.harness import eventually
+from worker.settings import WorkerSettings
+
+
+async def test_gateway_finds_out_that_the_schema_is_behind(
+    database: "Connection[Record]", gateway_settings: GatewaySettings
+) -> None:
+    assert not await is_schema_behind(gateway_settings)
+
+    await database.execute("update alembic_version set version_num = '0001'")
+
+    assert await is_schema_behind(gateway_settings)
+
+
+async def test_gateway_ends_although_a_task_has_dropped_its_cancellation(
+    gateway_settings: GatewaySettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dropped = asyncio.Event()
+    may_end = asyncio.Event()
+
+    async def drop_cancellation(_: object, __: Clock) -> None:
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            dropped.set()
+            await may_end.wait()
+
+    monkeypatch.setattr(Queries, "keep_clock_synchronized", drop_cancellation)
+    monkeypatch.setattr(resources, "SETUP_TIMEOUT_SECONDS", 0.3)
+
+    async with asyncio.timeout(10), open_resources(gateway_settings):
+        await asyncio.sleep(0)
+
+    assert dropped.is_set()
+    may_end.set()
+
+
+async def test_follower_that_gets_no_permit_for_long_is_told_that_postgres_is_unavailable(
+    gateway_settings: GatewaySettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(queries_module, "FOLLOWERS_PATIENCE_SECONDS", 0.2)
+    queries = Queries(gateway_settings.model_copy(update={"read_connections": 2}))
+    other = Caller(2, credentials_version=1, scopes=EVERY_SCOPE)
+    async with queries.limit_followers(other):
+        with pytest.raises(DatabaseUnavailableError):
+            async with queries.limit_followers(IMPLICIT_CALLER):
+                pass
+
+    async with queries.limit_followers(IMPLICIT_CALLER):  # the permit is free again
+        pass
+    queries.close()
+
+
+def test_bytes_in_the_kernel_are_not_counted_where_it_does_not_tell(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> bytes:
+        raise OSError
+
+    monkeypatch.setattr(fcntl, "ioctl", refuse)
+    transport: Any = SimpleNamespace(
+        get_write_buffer_size=lambda: 7, get_extra_info=lambda _: SimpleNamespace(fileno=lambda: 0)
+    )
+
+    assert count_unacknowledged_bytes(transport) == 7
+
+
+async def test_reply_that_cannot_be_read_is_ignored_and_its_write_goes_on_waiting(
+    gateway_settings: GatewaySettings,
+) -> None:
+    replies = Replies(Primary.of(gateway_settings.database_url.get_secret_value()))
+    unreadable: Any = SimpleNamespace(body=b"\xff", headers={})
+    with capture_logs() as logs, replies.expect(create()) as attempt:
+        await replies._on_reply(unreadable)
+
+        assert not attempt.decided.done()
+    assert [line["event"].partition(":")[0] for line in logs] == ["reply ignored"]
+
+
+async def test_hints_are_received_for_a_while_after_the_last_follower_has_left(
+    gateway_settings: GatewaySettings, worker_settings: WorkerSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hints_module, "LINGER_SECONDS", 0.5)
+    connected = HINTS_CONNECTED._value
+
+    async def is_connected() -> bool:
+        return bool(connected.get())
+
+    async def is_disconnected() -> bool:
+        return not connected.get()
+
+    async with harness.worker(worker_settings):  # which declares the exchange
+        hints = Hints(gateway_settings, lambda _: None, lambda: None)
+        running = asyncio.create_task(hints.run())
+        hints.set_wanted(wanted=True)
+        await eventually(is_connected)
+        hints.set_wanted(wanted=False)
+        await asyncio.sleep(0.1)
+        hints.set_wanted(wanted=True)  # in time
+        await asyncio.sleep(0.8)
+        assert await is_connected()
+
+        hints.set_wanted(wanted=False)
+        await eventually(is_disconnected)
+        running.cancel()
+        await asyncio.wait([running])
