@@ -1,11 +1,12 @@
 # One command sets up, one checks, one tests; CI runs the same ones.
 UV := $(shell uv --version >/dev/null 2>&1 && command -v uv || echo .uv/bin/uv)
 RUN := $(UV) run --frozen --no-sync
-PROCESSES ?= 2
+PROCESSES ?= 4
 GROUP ?= test
 SECONDS ?= 600
 N ?= 10000
 TIMES ?= 10
+MINUTES ?= 30
 SBOM ?= sbom.cdx.json
 PLATFORMS ?= linux/amd64,linux/arm64
 REGISTRY ?= $(error name the registry: make image REGISTRY=registry.example.com)
@@ -13,7 +14,7 @@ VERSION := $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
 RIG ?= single
 RIGS ?= postgres-pair broker-nodes clocks
 
-.PHONY: help up down logs stop-worker start-worker doctor seed dev format generate check test retest smoke docs faults mutations failover outages versions servers fuzz bench bench-quick bench-scale numbers million image sbom
+.PHONY: help up down logs stop-worker start-worker doctor seed dev format generate check test retest smoke docs faults mutations failover outages versions servers fuzz proof bench bench-quick bench-scale numbers million image sbom
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -75,7 +76,7 @@ retest: .venv/$(GROUP) ## run those that failed again, one after the other: on a
 
 smoke: .venv/$(GROUP) ## the commands of the README and the tutorial, and a few tests, without Docker
 	@$(RUN) python -m dev.smoke
-	BACKEND=local $(RUN) pytest tests/gateway/test_notes.py tests/worker/test_consumer.py tests/system/test_killed.py
+	BACKEND=local $(RUN) pytest tests/gateway/test_notes.py tests/system/test_killed.py
 
 docs: .venv/docs ## build the documentation's site into the folder site; warnings are errors
 	@$(RUN) python -m dev.documentation
@@ -96,7 +97,7 @@ failover: .venv/$(GROUP) ## let servers fail over under load and check every pro
 	done; exit $$status
 
 outages: .venv/$(GROUP) ## the longest outages: kill, pause and starve the services and both servers
-	PAUSE_SECONDS=60 KILLS=20 HELD_SECONDS=60 $(RUN) pytest -m "" tests/worker/test_locked_owners.py tests/system tests/k8s/test_rolling_update.py tests/faults/test_faults.py
+	PAUSE_SECONDS=60 SHORT_SECONDS=10 FULL_SECONDS=10 KILLS=20 HELD_SECONDS=60 REPARTITION_NUMBERS="4 3 8 1" $(RUN) pytest -m "" tests/worker/test_locked_owners.py tests/system tests/k8s/test_rolling_update.py tests/faults/test_faults.py
 
 versions: .venv/$(GROUP) ## the system tests with a gateway, then a worker, of the previous version
 	$(RUN) python -m tests.system.versions
@@ -105,8 +106,14 @@ servers: .venv/$(GROUP) ## the tests that use servers, on Postgres 17 and Rabbit
 	POSTGRES_IMAGE=postgres:17 RABBITMQ_IMAGE=rabbitmq:4.0-management BACKEND=docker $(RUN) pytest \
 		--numprocesses=$(PROCESSES) --dist=loadfile --no-loadscope-reorder tests/gateway tests/shared tests/system tests/worker
 
-fuzz: .venv/$(GROUP) ## send 10,000 requests drawn from the OpenAPI document, valid and invalid ones; some minutes
-	FUZZ_EXAMPLES=500 FUZZ_CASES=10000 $(RUN) pytest -s tests/fuzz
+fuzz: .venv/$(GROUP) ## send 10,000 requests drawn from the OpenAPI document, and try every property often; some minutes
+	FUZZ_EXAMPLES=500 FUZZ_CASES=10000 PROPERTY_EXAMPLES=1000 $(RUN) pytest -s tests/fuzz \
+		tests/worker/test_batching.py tests/worker/test_interleaving.py tests/gateway/test_changes_converge.py
+
+proof: .venv/$(GROUP) .venv/bench ## 10,000 requests beside a model, a million inputs for the decoders, a soak: MINUTES, SEED, WRITE=1
+	MODEL_STEPS=10000 PROOF_SEED=$(SEED) $(RUN) pytest tests/model
+	DECODER_INPUTS=1000000 PROOF_SEED=$(SEED) $(RUN) pytest tests/fuzz/test_decoders.py tests/fuzz/test_applying.py
+	@$(RUN) python -m tests.faults.soak --minutes $(MINUTES) $(if $(SEED),--seed $(SEED)) $(if $(WRITE),--write)
 
 ##@ Measure
 

@@ -17,6 +17,7 @@ BROKER_CONNECTED = Gauge("inkwell_broker_connected", "1 while the service can pu
 PARTITIONS_DIFFER = Gauge("inkwell_partitions_differ", "1 while INKWELL_PARTITIONS differs from the broker's number")
 CONNECTIONS_USED = Gauge("inkwell_database_connections_used", "Connections to Postgres in use")
 CONNECTIONS_LIMIT = Gauge("inkwell_database_connections_limit", "Maximum number of connections to Postgres")
+LOOP_TASKS = Gauge("inkwell_event_loop_tasks", "Tasks of the event loop that have not ended")
 CLOCK_OFFSET = Gauge("inkwell_clock_offset_seconds", "How far this machine's clock is ahead of Postgres'")
 LOOP_LAG = Histogram(
     "inkwell_event_loop_lag_seconds",
@@ -39,6 +40,7 @@ def serve_metrics(settings: ServiceSettings) -> None:
 async def watch_loop(sample: Callable[[], None] | None = None) -> None:
     """Measure the event loop's lag until cancelled; `sample` updates other metrics at the same interval."""
     loop = asyncio.get_running_loop()
+    LOOP_TASKS.set_function(lambda: len(asyncio.all_tasks(loop)))
     while True:
         due = loop.time() + LAG_INTERVAL_SECONDS
         await asyncio.sleep(LAG_INTERVAL_SECONDS)

@@ -22,15 +22,15 @@ from gateway.settings import GatewaySettings
 from shared.connections import Connections
 from shared.topology import Topology
 from tests.support import canaries, harness, message_witness
+from tests.support.accounts import sign_up
 from tests.support.isolation import (
     PARTITIONS,
     SIGNING_IN,
-    alembic,
+    create_template,
     fresh_database,
     fresh_prefix,
     settings_of_gateway,
     settings_of_worker,
-    with_database,
 )
 from worker.settings import WorkerSettings
 
@@ -131,9 +131,7 @@ async def template(servers: Services) -> AsyncIterator[str]:
     if not from_environment():  # the tests' own server, whose data no test needs after a power cut
         await admin.execute("alter system set fsync = off")
         await admin.execute("select pg_reload_conf()")
-    await admin.execute(f"create database {name}")
-    await harness.create_roles(with_database(servers.database_url, name))
-    alembic(with_database(servers.database_url, name, "inkwell_migrator"), "upgrade", "head")
+    await create_template(servers, admin, name)
     yield name
     await admin.execute(f"drop database {name} with (force)")
     await admin.close()
@@ -184,10 +182,11 @@ def password_settings(gateway_settings: GatewaySettings) -> GatewaySettings:
 
 @pytest.fixture
 async def users_client(
-    password_settings: GatewaySettings, worker_settings: WorkerSettings
+    servers: Services, database_url: str, queue_prefix: str, worker_settings: WorkerSettings
 ) -> AsyncIterator[httpx.AsyncClient]:
     """As `client`, with users who sign in."""
-    async with harness.worker(worker_settings), harness.gateway(password_settings) as client:
+    settings = settings_of_gateway(servers, database_url, queue_prefix, **SIGNING_IN)
+    async with harness.worker(worker_settings), harness.gateway(settings) as client:
         yield client
 
 
@@ -197,18 +196,19 @@ def worker_settings(servers: Services, database_url: str, queue_prefix: str) -> 
 
 
 @pytest.fixture
-def connections(worker_settings: WorkerSettings) -> Iterator[Connections]:
-    """The worker's connections to the test's database."""
-    with harness.connected(worker_settings, "test", 4) as connections:
+def connections(servers: Services, database_url: str) -> Iterator[Connections]:
+    """The worker's connections to the test's database; without queues, which take longest to delete."""
+    with harness.connected(settings_of_worker(servers, database_url, "no-queues"), "test", 4) as connections:
         yield connections
 
 
 @pytest.fixture
 async def client(
-    gateway_settings: GatewaySettings, worker_settings: WorkerSettings
+    servers: Services, database_url: str, queue_prefix: str, worker_settings: WorkerSettings
 ) -> AsyncIterator[httpx.AsyncClient]:
     """A client of a gateway with a running worker."""
-    async with harness.worker(worker_settings), harness.gateway(gateway_settings) as client:
+    settings = settings_of_gateway(servers, database_url, queue_prefix)
+    async with harness.worker(worker_settings), harness.gateway(settings) as client:
         yield client
 
 
@@ -229,3 +229,11 @@ async def shared_client(servers: Services, template: str) -> AsyncIterator[httpx
         worker = harness.worker(settings_of_worker(servers, url, prefix))
         async with worker, harness.gateway(settings_of_gateway(servers, url, prefix)) as client:
             yield client
+
+
+@pytest.fixture
+async def user_client(shared_users_client: httpx.AsyncClient) -> AsyncIterator[httpx.AsyncClient]:
+    """A client of a new user, at the gateway that the module's tests share."""
+    person = await sign_up(shared_users_client)
+    async with harness.client(str(shared_users_client.base_url), person.headers) as client:
+        yield client

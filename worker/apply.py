@@ -291,7 +291,10 @@ def match_outcomes(batch: Sequence[Command | BadCommand], outcomes: Mapping[UUID
 
 
 async def store(session: Session, fold: Fold) -> dict[UUID, Outcome]:
-    """Write the fold's changes and outcomes; raises ConflictError if the rows have changed since they were read."""
+    """Write the fold's changes and outcomes.
+
+    Raises ConflictError if the rows have changed since they were read, and HandlerError if an answer cannot be printed.
+    """
     if not fold.decisions:
         return {}
     accounts = await store_accounts(session, fold)
@@ -299,7 +302,9 @@ async def store(session: Session, fold: Fold) -> dict[UUID, Outcome]:
     before = [fold.users.before[user.id] for user in raised]
     touched = [*fold.notes.changed, *(fold.notes.before[note_id] for note_id in fold.notes.deleted)]
     positions = {command_id: position for position, command_id in enumerate(fold.decisions)}
-    outcomes = [_outcome_row(*fold.decisions[each]) | {"position": positions[each]} for each in sorted(fold.decisions)]
+    with wrap_handler_errors():  # an answer is printed here
+        rows = {each: _outcome_row(*decided) for each, decided in fold.decisions.items()}
+    outcomes = [rows[each] | {"position": positions[each]} for each in sorted(rows)]
     replays = any(outcome["replayed_at"] for outcome in outcomes)
     has_trash = bool(fold.versions or fold.tombstones.changed or fold.tombstones.deleted)
     has_changes = bool(touched or fold.tombstones.created)
@@ -319,14 +324,14 @@ async def store(session: Session, fold: Fold) -> dict[UUID, Outcome]:
         **(_trash_parameters(fold) if has_trash or replays else {}),
     }
     try:
-        rows = await statement.fetch(session, **values)
+        stored = await statement.fetch(session, **values)
     except asyncpg.UniqueViolationError as error:
         if error.constraint_name in COMPARED_KEYS:
             raise ConflictError from error
         raise
-    if len(rows) != len(outcomes):
+    if len(stored) != len(outcomes):
         raise ConflictError
-    return {row["id"]: Outcome.model_validate(dict(row)) for row in rows}
+    return {row["id"]: Outcome.model_validate(dict(row)) for row in stored}
 
 
 def choose_store(*, replays: bool, trash: bool, changes: bool) -> Statement:

@@ -214,8 +214,9 @@ class Fold:
         if self._is_superseded(command):
             return self.build_failure(command, "superseded")
         owner = self.users.get(command.owner)
-        outdated = owner and owner.credentials_version != command.credentials_version
-        return Rejected(Rejection.CREDENTIALS_OUTDATED) if outdated else None
+        is_outdated = owner and owner.credentials_version != command.credentials_version
+        has_no_account = owner and owner.name is None and isinstance(command, AccountCommand)  # the implicit owner
+        return Rejected(Rejection.CREDENTIALS_OUTDATED) if is_outdated or has_no_account else None
 
     def build_failure(self, command: Command | BadCommand, reason: str) -> Decision:
         """Return the failure, with the versions of the command's notes at its first failure.

@@ -22,7 +22,7 @@ class ChangeHint(BaseModel, frozen=True, use_attribute_docstrings=True):
 class ChangeHints(BaseModel, frozen=True, use_attribute_docstrings=True):
     """A message of hints."""
 
-    owners: Annotated[list[ChangeHint], Field(max_length=MAX_HINTS)]
+    owners: Annotated[list[ChangeHint], Field(max_length=MAX_HINTS, fail_fast=True)]
 
 
 def encode_hints(revisions: Mapping[int, int]) -> bytes:

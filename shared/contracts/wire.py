@@ -35,7 +35,7 @@ COMMANDS: TypeAdapter[list[Command]] = TypeAdapter(
     ]
 )
 """A message with commands."""
-REPLIES: TypeAdapter[list[Reply]] = TypeAdapter(list[Reply])
+REPLIES: TypeAdapter[list[Reply]] = TypeAdapter(Annotated[list[Reply], Field(fail_fast=True)])
 """A message with replies."""
 
 BadCommandReason = Literal["invalid_command", "unknown_type", "newer_version"]

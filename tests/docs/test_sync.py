@@ -116,8 +116,8 @@ def new_device(program: list[str], folder: Path, client: httpx.AsyncClient, pers
 
 
 @pytest.fixture
-async def device(program: list[str], tmp_path: Path, users_client: httpx.AsyncClient) -> Device:
-    return new_device(program, tmp_path, users_client, await sign_up(users_client))
+async def device(program: list[str], tmp_path: Path, shared_users_client: httpx.AsyncClient) -> Device:
+    return new_device(program, tmp_path, shared_users_client, await sign_up(shared_users_client))
 
 
 async def test_first_and_later_synchronizations_copy_the_notes(device: Device) -> None:
@@ -212,7 +212,10 @@ async def test_edit_of_a_deleted_note_is_kept_and_its_deletion_is_done(device: D
     assert (edit["conflict"], edit["fields"], device.notes) == (True, {"title": "late"}, [])
 
 
-async def test_copy_that_is_too_old_is_made_anew_and_its_edits_are_kept(device: Device, database: Session) -> None:
+async def test_copy_that_is_too_old_is_made_anew_and_its_edits_are_kept(
+    program: list[str], tmp_path: Path, users_client: httpx.AsyncClient, database: Session
+) -> None:
+    device = new_device(program, tmp_path, users_client, await sign_up(users_client))
     kept, deleted = await device.write("POST", "/notes", json=NOTE), await device.write("POST", "/notes", json=NOTE)
     await device.synchronize()
     await device.write("DELETE", f"/notes/{deleted['id']}")

@@ -27,7 +27,7 @@ def main() -> int:
     if options.report or options.write:
         kept = [each for each in runs.read() if each.source == runs.source() or not options.current]
         print(printed(kept))
-        if options.write and kept:
+        if options.write:
             write_pages(kept)
     else:
         print(printed(done))
@@ -50,7 +50,7 @@ def judge(options: argparse.Namespace, seed: int) -> Verdict:
 def write_pages(kept: Sequence[Verdict]) -> None:
     """Writes the figures of all these runs into docs/reliability.md and the README, and draws the recovery times."""
     write(RUNS, printed(kept))
-    write(TOTAL, sentence(kept), README)
+    write(TOTAL, sentence(kept) if kept else "", README)
     plots.draw(runs.Total(kept))
 
 

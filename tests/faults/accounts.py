@@ -5,21 +5,19 @@ Each of these ends credentials with which writes are queued, are under way, and 
 
 import asyncio
 import json
-import os
-import sys
 from collections.abc import Coroutine, Sequence
 from contextlib import suppress
 from random import Random
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from uuid import UUID
 
 import aiohttp
 
 from shared.contracts import NO_OWNER
-from tests.faults.clients import (
+from tests.faults.clients import REQUESTS
+from tests.faults.connection import (
     PUBLISH_SECONDS,
     READ_SECONDS,
-    REQUESTS,
     WAIT_SECONDS,
     Gateways,
     ask,
@@ -27,23 +25,18 @@ from tests.faults.clients import (
     fill,
     pause,
 )
-from tests.faults.cluster import Cluster
 from tests.faults.followers import ERRORS, PATH, SILENT_SECONDS, events
 from tests.faults.history import Answer, History
 from tests.faults.people import Credentials, Person, PersonalWrite, SignIn, Stream, Use
 from tests.support.accounts import bearer
 from tests.support.canaries import PASSWORD
-from tests.support.harness import eventually
-
-if TYPE_CHECKING:
-    from tests.faults.nemesis import Nemesis
 
 PEOPLE, PAUSE_SECONDS = 10, 4.5
 """At most so many live at once, and one begins after another: a life hashes about six passwords, a second of work."""
 HASH_SECONDS = 6.0
 """How much longer an answer may take that needs a password's hash."""
 RETRY_SECONDS = (0.1, 0.6)
-GIVEN_UP_SECONDS, SETTLED_SECONDS, REMOVED_SECONDS = 120.0, 30.0, 60.0
+GIVEN_UP_SECONDS, SETTLED_SECONDS = 120.0, 30.0
 TRIES = 3
 PATIENT, PATIENT_SECONDS, REVOKED_SECONDS = 0.2, 40.0, 5.0
 """One in five waits until every gateway must know of a revocation, and tries the token so often."""
@@ -52,21 +45,6 @@ STREAMS, RENAMES, RETURNS = 0.4, 0.4, 0.3
 LIST = "/notes/?limit=20"
 NOTES = ("create", "create", "replace", "delete", "batch")
 """The writes of notes, as often as each is sent."""
-REMOVE = """
-import asyncio
-from shared.database import connect
-from shared.settings import load_settings
-from worker.housekeeping import remove_deleted_users
-from worker.settings import WorkerSettings
-
-async def remove():
-    session = await connect(load_settings(WorkerSettings).database_url, "nemesis")
-    while await remove_deleted_users(session):
-        pass
-    await session.close()
-
-asyncio.run(remove())
-"""
 
 
 async def people(gateways: Gateways, history: History, seed: int, stopping: asyncio.Event) -> None:
@@ -86,28 +64,8 @@ async def people(gateways: Gateways, history: History, seed: int, stopping: asyn
         linger.end()
         if late := await end_soon(lives, SETTLED_SECONDS):
             history.complaints.append(
-                f"I1: {late} people have not got all answers {SETTLED_SECONDS:.0f} s after the end"
+                f"I8: {late} people have not got all answers {SETTLED_SECONDS:.0f} s after the end"
             )
-
-
-async def deleted_users_are_removed(_: "Nemesis", cluster: Cluster[Any]) -> str:
-    """Removes everything that deleted users owned, as a worker does once a minute."""
-    async with cluster.servers.postgres_lock:
-        await remove_deleted(cluster)
-    return "postgres"
-
-
-async def remove_deleted(cluster: Cluster[Any]) -> None:
-    """Runs the part of the housekeeping that removes deleted users."""
-    worker = cluster.workers[0].process
-    environment = worker.environment | {"INKWELL_DATABASE_URL": cluster.url_of("worker")}
-    command = (sys.executable, "-c", REMOVE)
-
-    async def is_done() -> bool:
-        process = await asyncio.create_subprocess_exec(*command, cwd=worker.folder, env=os.environ | environment)
-        return await process.wait() == 0
-
-    await eventually(is_done, within_seconds=REMOVED_SECONDS)
 
 
 class Lingering:
@@ -134,8 +92,8 @@ class Lingering:
         await pause(self.stopping, seconds)
 
 
-class LostError(Exception):
-    """The outcome of an account's write stays unknown."""
+class DoneError(Exception):
+    """The person does nothing more: an outcome stays unknown, an answer was wrong, or the run ends."""
 
 
 class Life:
@@ -154,27 +112,33 @@ class Life:
     async def live(self, name: str, free: list[str]) -> None:
         """Everything that the person does; adds the name that is free again."""
         self._history.people.append(self._person)
-        with suppress(LostError):
+        with suppress(DoneError):
             free.append(await self._live(name))
 
     async def _live(self, name: str) -> str:
         self._name = self._password = register = self._new("register", name)
         await self._settle(register)
         if register.status != "applied":  # as the checker complains
-            raise LostError
+            raise DoneError
         access = await self._sign_in()
         self._person.id = await self._own_id(access)
         if self._random.random() < STREAMS:
             self._linger.start(self._watch(access))
         await self._write_some(access, 3)
         await self._revoke_a_token(access)
+        self._go_on()
         if self._random.random() < RENAMES:
             self._name = self._new("rename", f"renamed-{self._new_key()}", access)
             await self._settle(self._name)
         access = await self._change_the_password(access)
+        self._go_on()
         await self._write_some(access, 1)
         await self._leave(access)
         return self._name.marker
+
+    def _go_on(self) -> None:
+        if self._linger.stopping.is_set():
+            raise DoneError
 
     async def _revoke_a_token(self, access: Credentials) -> None:
         token = await self._new_token(access)
@@ -257,7 +221,7 @@ class Life:
             if write.status != "unknown" or answer.status == 401:
                 return
             await self._retry()
-        self._history.complaints.append(f"I1: the outcome of {write.kind} {write.marker} stays unknown")
+        self._history.complaints.append(f"I8: the outcome of {write.kind} {write.marker} stays unknown")
 
     async def _settle(self, write: PersonalWrite) -> None:
         """Repeats an account's write with its key until the outcome is known."""
@@ -269,8 +233,8 @@ class Life:
             if write.status not in ("unknown", "refused") or await self._has_found_out(write):
                 return
             await self._retry()
-        self._history.complaints.append(f"I1: the outcome of {write.kind} {write.marker} stays unknown")
-        raise LostError
+        self._history.complaints.append(f"I8: the outcome of {write.kind} {write.marker} stays unknown")
+        raise DoneError
 
     async def _has_found_out(self, write: PersonalWrite) -> bool:
         """Whether the person has found out that the write is applied, although its answer was lost."""
@@ -293,7 +257,7 @@ class Life:
             if answer.status == 400:  # as the checker complains
                 break
             await self._retry()
-        raise LostError
+        raise DoneError
 
     async def _try_password(self, password: PersonalWrite, name: PersonalWrite) -> Answer:
         text = PASSWORD if password.kind == "register" else password.marker
@@ -311,14 +275,14 @@ class Life:
             if answer.status == 401:  # as the checker complains
                 break
             await self._retry()
-        raise LostError
+        raise DoneError
 
     async def _new_token(self, access: Credentials) -> Credentials:
         """A personal token."""
         write = self._new("token", self._new_key(), access)
         await self._settle(write)
         if write.status != "applied":  # as the checker complains
-            raise LostError
+            raise DoneError
         created = write.original[1]
         return self._keep(Credentials(created["token"], created["id"]))
 
@@ -405,19 +369,16 @@ class Life:
 
     def _request_of(self, write: PersonalWrite) -> tuple[str, str, dict[str, Any] | None]:
         """Method, path and body."""
-        match write.kind:
-            case "password":
-                former = PASSWORD if self._password.kind == "register" else self._password.marker
-                return "PATCH", "/users/me", {"password": write.marker, "current_password": former}
-            case "leave":
-                return "DELETE", "/users/me", None
-            case "token":
-                scopes = ["notes:read", "notes:write"]
-                return "POST", "/auth/tokens", {"name": write.marker, "scopes": scopes}
-            case "revoke":
-                return "DELETE", f"/auth/tokens/{write.marker}", None
-            case _:
-                return REQUESTS[write.kind](write)
+        former = PASSWORD if self._password.kind == "register" else self._password.marker
+        requests: dict[str, tuple[str, str, dict[str, Any] | None]] = {
+            "register": ("POST", "/users/", {"name": write.marker, "password": PASSWORD}),
+            "rename": ("PATCH", "/users/me", {"name": write.marker}),
+            "password": ("PATCH", "/users/me", {"password": write.marker, "current_password": former}),
+            "leave": ("DELETE", "/users/me", None),
+            "token": ("POST", "/auth/tokens", {"name": write.marker, "scopes": ["notes:read", "notes:write"]}),
+            "revoke": ("DELETE", f"/auth/tokens/{write.marker}", None),
+        }
+        return requests[write.kind] if write.kind in requests else REQUESTS[write.kind](write)
 
     async def _ask(
         self, method: str, path: str, limit_seconds: float, gateway: int | None = None, **request: Any

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 
-from tests.faults.history import Answer, Disturbance, History
+from tests.faults.history import INTERRUPTED, Answer, Disturbance, History
 
 LONGEST_SECONDS = 30.0
 """No request takes longer."""
@@ -95,13 +95,13 @@ class Requests:
 
 def write_answers(history: History) -> Iterator[Answer]:
     """The answers to all writes."""
-    return (answer for write in history.writes for answer in write.attempts)
+    return (answer for write in history.writes for answer in write.attempts if answer.error != INTERRUPTED)
 
 
 def read_answers(history: History) -> Iterable[Answer]:
-    """The answers to all other requests; that to a list counts once, whatever was on it."""
-    writes = {id(answer) for answer in write_answers(history)}
-    reads = (answer for answer in history.answers() if id(answer) not in writes)
+    """The answers to all other requests that clients waited for; that to a list counts once, whatever was on it."""
+    writes = {id(answer) for write in history.writes for answer in write.attempts}
+    reads = (each for each in history.answers() if id(each) not in writes and each.error != INTERRUPTED)
     return {(answer.gateway, answer.asked): answer for answer in reads}.values()
 
 

@@ -1,155 +1,193 @@
 """Clients that write, poll and read all the time, repeat unknown writes with their keys, and record everything."""
 
 import asyncio
-import json
 from collections import deque
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
-from random import Random
+from itertools import accumulate
 from typing import Any
-from uuid import UUID
 
-import aiohttp
-
-from tests.faults.history import PATCHED, Answer, History, Read, Write, text_of_item
-from tests.support.canaries import PASSWORD
+from tests.faults.connection import PUBLISH_SECONDS, READ_SECONDS, WAIT_SECONDS, Connection, Gateways, Owner
+from tests.faults.history import GONE, PATCHED, SEVERAL, TEXTLESS, Answer, History, Read, Write, text_of, text_of_item
+from tests.faults.pages import Pages
+from tests.faults.transfers import import_some, send_import
 from tests.support.harness import eventually
 
-PUBLISH_SECONDS, READ_SECONDS, WAIT_SECONDS = 3.0, 3.0, 1.0
-"""The settings of the gateways."""
-PATIENCE_SECONDS = 10.0
-"""How much longer than promised a client waits, to measure how late an answer is."""
-TRIES, NO_VERSION = 6, 999_999
+TRIES, NO_VERSION, NOT_FOUND = 6, 999_999, 404
 ASKS_AT_ONCE, OPEN_WRITES = 0.2, 4
-LOOKS, REPEATS, CONDITIONS = 0.3, 0.05, 0.15
-"""A client reads the note, repeats the write, or sets a condition once in this many writes."""
+LOOKS, LISTS, REPEATS, CONDITIONS = 0.3, 0.04, 0.05, 0.15
+"""A client reads the note or a list, repeats the write, or sets a condition once in this many writes."""
 GIVEN_UP_SECONDS = 3.0
 """How long a client polls a write without a key that the broker has never confirmed and may not have."""
-KEPT_SECONDS = 2.0
-"""Shorter than uvicorn's limit of 5 s, or a request could be sent on a closing connection."""
 POISON = "poison"
 """A trigger in Postgres refuses such a description."""
 PREFERENCES = ("", "", "wait=1", "wait=2", "respond-async", "respond-async", "return=minimal")
-Gateways = Sequence[aiohttp.ClientSession]
 CHANGES = ("replace", "patch", "touch", "delete")
+ON_TRASH = ("restore", "purge")
+CONDITIONAL = (*CHANGES, *ON_TRASH, *SEVERAL)
+WEIGHTS = {
+    "replace": 6.0,
+    "patch": 3.0,
+    "create": 2.0,
+    "delete": 1.2,
+    "restore": 0.6,
+    "touch": 0.6,
+    "batch": 0.5,
+    "swap": 0.2,
+    "purge": 0.15,
+    "import": 0.1,
+    "reuse": 0.2,
+    "read": 0.8,
+    "look": 0.7,
+    "trespass": 0.4,
+}
+"""How often a client does what, in relation to each other."""
+ACTIONS, CUMULATIVE_WEIGHTS = tuple(WEIGHTS), tuple(accumulate(WEIGHTS.values()))
+CONDITIONAL_READS, HEADS, TRASH_READS, STRANGERS_TRASH = 0.2, 0.1, 0.1, 0.3
+"""A client reads a note if it has changed, reads its head alone, or reads a deleted note, its own or another owner's,
+once in this many reads."""
+REUSABLE = {"create", "replace", "patch", *SEVERAL}
+"""The kinds of writes whose requests differ."""
+TRASH_KNOWN, REUSED_KNOWN = 40, 10
+"""How many of the last deleted notes, and of their own last writes with a key, clients remember."""
 
 
 def several(write: Write) -> dict[str, Any]:
-    """Two new notes and a patch of another, all or none."""
-    texts = [text_of_item(write.marker, index) for index in range(PATCHED + 1)]
-    created = [{"op": "create", "title": "Ink", "description": text} for text in texts[:PATCHED]]
-    condition = {"if_match": [write.condition]} if write.condition else {}
-    return {"items": [*created, {"op": "patch", "id": write.note, "description": texts[PATCHED]} | condition]}
+    """Two new notes and a patch of another, or one new note and the end of another; all or none."""
+    condition = {"id": write.note} | ({"if_match": [write.condition]} if write.condition else {})
+    if write.kind == "swap":
+        created, change = [text_of(text_of_item(write.marker, 0))], {"op": "delete"}
+    else:
+        created = [text_of(text_of_item(write.marker, index)) for index in range(PATCHED)]
+        change = {"op": "patch", "description": text_of_item(write.marker, PATCHED)}
+    return {"items": [*({"op": "create"} | each for each in created), change | condition]}
 
 
 REQUESTS: dict[str, Callable[[Write], tuple[str, str, dict[str, Any] | None]]] = {
-    "create": lambda write: ("POST", "/notes/", {"title": "Ink", "description": write.marker}),
-    "replace": lambda write: ("PUT", f"/notes/{write.note}", {"title": "Ink", "description": write.marker}),
+    "create": lambda write: ("POST", "/notes/", text_of(write.marker)),
+    "replace": lambda write: ("PUT", f"/notes/{write.note}", text_of(write.marker)),
     "patch": lambda write: ("PATCH", f"/notes/{write.note}", {"description": write.marker}),
     "touch": lambda write: ("PATCH", f"/notes/{write.note}", {}),
     "delete": lambda write: ("DELETE", f"/notes/{write.note}", None),
+    "restore": lambda write: ("POST", f"/notes/{write.note}/restore", None),
+    "purge": lambda write: ("DELETE", f"/notes/trash/{write.note}", None),
     "batch": lambda write: ("POST", "/notes/batch", several(write)),
-    "register": lambda write: ("POST", "/users/", {"name": write.marker, "password": PASSWORD}),
-    "rename": lambda write: ("PATCH", "/users/me", {"name": write.marker}),
-    "token": lambda write: ("POST", "/auth/tokens", {"name": write.marker, "scopes": ["notes:read"]}),
+    "swap": lambda write: ("POST", "/notes/batch", several(write)),
 }
 """Method, path and body of each kind of write."""
 
 
-@dataclass
-class Owner:
-    """A user and the notes that their clients know."""
-
-    id: int
-    headers: dict[str, str]
-    notes: dict[int, int] = field(default_factory=dict)
-    """The newest version of each note that an answer contained."""
-    urls: list[str] = field(default_factory=list)
-    """The URLs of commands."""
-
-
-class Client:
+class Client(Connection):
     """One client of an owner; does one thing at a time."""
 
     def __init__(self, owner: Owner, owners: Sequence[Owner], gateways: Gateways, history: History, seed: int) -> None:
-        self.owner = owner
+        super().__init__(owner, gateways, history, seed)
         self._owners = owners
-        self._gateways = gateways
-        self._history = history
-        self._random = Random(seed)  # noqa: S311 - no secret
         self._open: deque[Write] = deque()
+        self._reusable: deque[Write] = deque(maxlen=REUSED_KNOWN)
+        self._pages = Pages(self)
 
     async def run(self, stopping: asyncio.Event, pause_seconds: float) -> None:
         """Writes and reads until stopped."""
         while not stopping.is_set():
             await self._act()
-            await asyncio.sleep(self._random.expovariate(1 / pause_seconds))
+            await asyncio.sleep(self.random.expovariate(1 / pause_seconds))
 
     async def _act(self) -> None:
         if not self.owner.notes:
             await self.write("create")
             return
-        kinds = ("create", "replace", "patch", "touch", "delete", "batch", "read", "list", "trespass")
-        [kind] = self._random.choices(kinds, (2, 6, 3, 0.6, 1.2, 0.6, 0.8, 0.2, 0.4))
-        note = self._random.choice(list(self.owner.notes))
-        if kind == "read":
-            await self.read(note)
-        elif kind == "list":
-            await self._list()
-        elif kind == "trespass":
+        [action] = self.random.choices(ACTIONS, cum_weights=CUMULATIVE_WEIGHTS)
+        if action == "read":
+            await self._read_some()
+        elif action == "look":
+            await self.look()
+        elif action == "trespass":
             await self._trespass()
+        elif action == "reuse":
+            await self._reuse_a_key()
+        elif action == "import":
+            await import_some(self)
         else:
-            await self.write(kind, None if kind == "create" else note)
+            await self.write(action, self._some_note(action))
 
-    async def write(self, kind: str, note: int | None = None, *, marker: str = "", is_trespass: bool = False) -> Write:
-        """A write, repeated as a careful client repeats it, and then a read of its note."""
-        key = self._new_id() if marker or self._random.random() < 0.8 else None
-        write = Write(self.owner.id, kind, note, marker or self._new_id(), key, is_trespass)
+    def _some_note(self, kind: str) -> int | None:
+        """A note for a write of this kind, which may have been deleted or restored meanwhile."""
+        if kind == "create":
+            return None
+        while len(self.owner.trash) > TRASH_KNOWN:
+            del self.owner.trash[next(iter(self.owner.trash))]
+        notes = self.owner.trash if kind in ON_TRASH and self.owner.trash else self.owner.notes
+        return self.random.choice(list(notes))
+
+    async def look(self) -> None:
+        """Reads a page of some kind."""
+        await self._pages.look()
+
+    async def write(
+        self, kind: str, note: int | None = None, *, marker: str = "", is_trespass: bool = False, key: str = ""
+    ) -> Write:
+        """A write, repeated as a careful client repeats it, and then a read of its note.
+
+        With a `key` it is a write for which a client uses a key again by mistake.
+        """
+        new_key = self.new_id() if marker or kind in ON_TRASH or self.random.random() < 0.8 else None
+        write = Write(self.owner.id, kind, note, marker or self.new_id(), key or new_key, is_trespass)
+        write.is_reuse = bool(key)
         write.conditions = self._conditions(kind, note)
-        self._history.writes.append(write)
+        self.history.writes.append(write)
         for _ in range(TRIES):
-            answer = await self._send(write, self._random.choice(PREFERENCES))
-            if not (answer.is_refusal or key) or write.decided or answer.status == 202:
+            answer = await self._send(write, self.random.choice(PREFERENCES))
+            if not (answer.is_refusal or write.key) or write.decided or answer.status == 202:
                 break
-            await asyncio.sleep(self._random.uniform(0.1, 1.0))
-        if write.key and write.decided and self._random.random() < REPEATS:
-            await self._send(write, self._random.choice(PREFERENCES))
+            await asyncio.sleep(self.random.uniform(0.1, 1.0))
+        if write.key and write.decided and self.random.random() < REPEATS:
+            await self._send(write, self.random.choice(PREFERENCES))
         if write.url and write.status == "unknown":
             await self._ask_for_open(write)
         await self._look_at(write)
         return write
 
+    async def _reuse_a_key(self) -> None:
+        """Sends another request with the key of an earlier one that is decided."""
+        if self._reusable:
+            former = self.random.choice(self._reusable)
+            await self.write(former.kind, former.note, key=former.key or "")
+
     async def _ask_for_open(self, write: Write) -> None:
         """Resolves this write or the oldest open ones, so that clients do not outrun the workers."""
         self._open.append(write)
         self.owner.urls.append(str(write.url))
-        if self._random.random() < ASKS_AT_ONCE:
-            await self._poll(write, self._random.choice((0, 1, 2)))
+        if self.random.random() < ASKS_AT_ONCE:
+            await self._poll(write, self.random.choice((0, 1, 2)))
         while len(self._open) > OPEN_WRITES:
             if (oldest := self._open.popleft()).status == "unknown":
                 await self._poll(oldest, 2)
 
-    async def read(self, note: int, *, is_trespass: bool = False) -> None:
-        """Reads a note."""
-        answer = await self._ask("GET", f"/notes/{note}", READ_SECONDS)
-        self._history.reads.append(Read(self.owner.id, note, answer, is_trespass))
+    async def _read_some(self) -> None:
+        is_in_trash = bool(self.owner.trash) and self.random.random() < TRASH_READS
+        note = self.random.choice(list(self.owner.trash if is_in_trash else self.owner.notes))
+        await self.read(note, is_in_trash=is_in_trash)
 
-    async def _list(self) -> None:
-        """Reads the first page of the notes, which counts as a read of each note on it."""
-        answer = await self._ask("GET", "/notes/?limit=20", READ_SECONDS)
-        notes = answer.body if answer.status == 200 else []
-        for note in notes:
-            one = replace(answer, body=note, etag=f'"{note["version"]}"')
-            self._history.reads.append(Read(self.owner.id, note["id"], one))
-        if not notes:
-            self._history.reads.append(Read(self.owner.id, 0, answer))
+    async def read(self, note: int, *, is_trespass: bool = False, is_in_trash: bool = False) -> None:
+        """Reads a note, sometimes only its head, or only if it has changed."""
+        method, headers, chance = "GET", {}, self.random.random()
+        if chance < HEADS and not is_in_trash:
+            method = "HEAD"
+        elif chance < HEADS + CONDITIONAL_READS:
+            known = (self.owner.trash if is_in_trash else self.owner.notes).get(note, NO_VERSION)
+            headers = {"If-None-Match": f'"{known}"'}
+        path = f"/notes/trash/{note}" if is_in_trash else f"/notes/{note}"
+        answer = await self.ask(method, path, READ_SECONDS, headers=headers)
+        self.history.reads.append(Read(self.owner.id, note, answer, is_trespass, is_in_trash))
+        if answer.status == NOT_FOUND and not is_trespass:
+            self._forget(note, is_in_trash=is_in_trash)
 
     async def ask_again(self, write: Write) -> bool:
         """Polls the write once more; returns whether its outcome is known now."""
         if write.status != "unknown":
             return True
-        if write.key and write.accepted is None:
+        if write.kind == "import" or (write.key and write.accepted is None):
             await self._send(write, "wait=5")
         elif write.url:
             await self._poll(write, 2)
@@ -164,107 +202,78 @@ class Client:
                 seconds = left if must_be_known else GIVEN_UP_SECONDS
                 await eventually(lambda: self.ask_again(write), within_seconds=seconds)
         if must_be_known and write.status == "unknown":
-            self._history.complaints.append(f"I1: the outcome of {write.kind} {write.marker} stays unknown")
+            self.history.complaints.append(f"I1: the outcome of {write.kind} {write.marker} stays unknown")
 
     async def _trespass(self) -> None:
-        stranger = self._random.choice([owner for owner in self._owners if owner is not self.owner])
+        stranger = self.random.choice([owner for owner in self._owners if owner is not self.owner])
         if not stranger.notes:
             return
-        note = self._random.choice(list(stranger.notes))
-        [kind] = self._random.choices(("read", "ask", "write"), (2, 1, 2))
+        is_in_trash = bool(stranger.trash) and self.random.random() < STRANGERS_TRASH
+        note = self.random.choice(list(stranger.trash if is_in_trash else stranger.notes))
+        [kind] = self.random.choices(("read", "ask", "write"), (2, 1, 2))
         if kind == "read":
-            await self.read(note, is_trespass=True)
+            await self.read(note, is_trespass=True, is_in_trash=is_in_trash)
         elif kind == "ask" and stranger.urls:
-            answer = await self._ask("GET", self._random.choice(stranger.urls), READ_SECONDS)
-            self._history.reads.append(Read(self.owner.id, 0, answer, is_trespass=True))
+            answer = await self.ask("GET", self.random.choice(stranger.urls), READ_SECONDS)
+            self.history.reads.append(Read(self.owner.id, 0, answer, is_trespass=True))
         else:
-            await self.write(self._random.choice((*CHANGES, "batch")), note, is_trespass=True)
+            kinds = ON_TRASH if is_in_trash else (*CHANGES, *SEVERAL)
+            await self.write(self.random.choice(kinds), note, is_trespass=True)
 
     async def _look_at(self, write: Write) -> None:
+        if write.status == "rejected" and write.note and not write.is_trespass and write.original[0] == NOT_FOUND:
+            self._forget(write.note, is_in_trash=write.kind in ON_TRASH)
         if write.status != "applied" or write.is_trespass:
             return
-        if write.kind == "batch":
-            self.owner.notes |= dict(write.made)
-            return
-        note, version = write.subject, write.original[2]
-        if note and write.kind == "delete":
-            self.owner.notes.pop(note, None)
-        elif note and version and (write.kind == "create" or note in self.owner.notes):
-            self.owner.notes[note] = max(version, self.owner.notes.get(note, 0))
-        if note and self._random.random() < LOOKS:
-            await self.read(note)
+        if write.key and write.kind in REUSABLE and not write.is_reuse:
+            self._reusable.append(write)
+        if write.kind not in TEXTLESS:
+            self.owner.texts.append(write.marker)
+        for note, version in write.made:
+            self._remember(note, version, write)
+        if write.subject and write.kind not in SEVERAL and self.random.random() < LOOKS:
+            await self.read(write.subject)
+        if self.random.random() < LISTS:
+            await self._pages.look_at_newest()
+
+    def _forget(self, note: int, *, is_in_trash: bool) -> None:
+        """Updates what the owner's clients know of a note that was not found; a deleted one may be in the trash."""
+        notes, trash = self.owner.notes, self.owner.trash
+        if is_in_trash:
+            trash.pop(note, None)
+        elif note in notes:
+            trash[note] = notes.pop(note)
+
+    def _remember(self, note: int, version: int, write: Write) -> None:
+        """Updates what the owner's clients know of a note."""
+        notes, trash = self.owner.notes, self.owner.trash
+        if write.kind == "purge":
+            trash.pop(note, None)
+        elif version == GONE:
+            trash[note] = notes.pop(note, NO_VERSION)
+        elif note in notes or note != write.note or write.kind == "restore":
+            notes[note] = max(version, notes.get(note, 0))
+            trash.pop(note, None)
 
     def _conditions(self, kind: str, note: int | None) -> dict[str, str]:
         """Sometimes a condition: one that never holds, or the newest known version of the note."""
-        if kind not in (*CHANGES, "batch") or self._random.random() > CONDITIONS:
+        if kind not in CONDITIONAL or self.random.random() > CONDITIONS:
             return {}
-        version = self.owner.notes.get(note or 0, NO_VERSION) if self._random.random() < 0.8 else NO_VERSION
+        known = self.owner.trash if kind in ON_TRASH else self.owner.notes
+        version = known.get(note or 0, NO_VERSION) if self.random.random() < 0.8 else NO_VERSION
         return {"If-Match": f'"{version}"'}
 
     async def _send(self, write: Write, preference: str) -> Answer:
+        if write.kind == "import":
+            return await send_import(self, write)
         method, path, body = REQUESTS[write.kind](write)
         wait = float(preference.partition("wait=")[2] or (0 if preference == "respond-async" else WAIT_SECONDS))
         headers = write.conditions | ({"Idempotency-Key": write.key} if write.key else {})
         headers |= {"Prefer": preference} if preference else {}
-        answer = await self._ask(method, path, PUBLISH_SECONDS + wait, json=body, headers=headers)
+        answer = await self.ask(method, path, PUBLISH_SECONDS + wait, json=body, headers=headers)
         write.attempts.append(answer)
         return answer
 
     async def _poll(self, write: Write, wait: int) -> None:
         headers = {"Prefer": f"wait={wait}"} if wait else {}
-        write.polls.append(await self._ask("GET", str(write.url), READ_SECONDS + wait, headers=headers))
-
-    async def _ask(self, method: str, path: str, limit_seconds: float, **request: Any) -> Answer:
-        gateway = self._random.randrange(len(self._gateways))
-        headers = self.owner.headers | request.pop("headers", {})
-        return await ask(self._gateways, gateway, method, path, limit_seconds, headers=headers, **request)
-
-    def _new_id(self) -> str:
-        return str(UUID(int=self._random.getrandbits(128), version=4))
-
-
-async def ask(gateways: Gateways, gateway: int, method: str, path: str, limit_seconds: float, **request: Any) -> Answer:
-    """The answer of a gateway, or why there is none."""
-    loop = asyncio.get_running_loop()
-    answer = Answer(gateway, loop.time(), limit_seconds)
-    timeout = aiohttp.ClientTimeout(limit_seconds + PATIENCE_SECONDS)
-    try:
-        async with gateways[gateway].request(method, path, timeout=timeout, **request) as response:
-            await fill(answer, response)
-    except (aiohttp.ClientError, OSError) as error:
-        answer.error = type(error).__name__
-    answer.answered = loop.time()
-    return answer
-
-
-async def fill(answer: Answer, response: aiohttp.ClientResponse) -> None:
-    """Records what the checker needs of a response."""
-    content = await response.read()
-    answer.etag, answer.location = response.headers.get("etag"), response.headers.get("location")
-    if content:
-        answer.body = json.loads(content)
-        answer.code = answer.body.get("code") if isinstance(answer.body, dict) and not response.ok else None
-    answer.status = response.status
-
-
-async def pause(stopping: asyncio.Event, seconds: float) -> None:
-    """Waits so long, or until stopped."""
-    with suppress(TimeoutError):
-        async with asyncio.timeout(seconds):
-            await stopping.wait()
-
-
-async def end_soon(tasks: Collection[asyncio.Task[None]], seconds: float) -> int:
-    """Waits so long for the tasks to end, and then cancels them; returns the number of those cancelled."""
-    _, late = await asyncio.wait(tasks, timeout=seconds) if tasks else ((), ())
-    for task in late:
-        task.cancel()
-    return len(late)
-
-
-def session(base_url: str) -> aiohttp.ClientSession:
-    """A session that sends a request once: aiohttp itself would silently repeat some when a connection ends."""
-    connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=KEPT_SECONDS)
-    opened = aiohttp.ClientSession(base_url, connector=connector)
-    opened._retry_connection = False
-    return opened
+        write.polls.append(await self.ask("GET", str(write.url), READ_SECONDS + wait, headers=headers))

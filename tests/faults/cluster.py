@@ -27,7 +27,7 @@ from shared.broker_url import BrokerUrl
 from shared.clock import Clock
 from shared.contracts import Scope
 from shared.topology import Topology
-from tests.faults.clients import PUBLISH_SECONDS, READ_SECONDS, WAIT_SECONDS, Owner, session
+from tests.faults.connection import PUBLISH_SECONDS, READ_SECONDS, WAIT_SECONDS, Owner, session
 from tests.faults.servers import Servers, ServersT
 from tests.support.accounts import bearer
 from tests.support.harness import create_roles
@@ -41,7 +41,9 @@ MIGRATED = "inkwell_faults"
 DATABASE_AUDIT = """
 create table audit (
     seq bigint generated always as identity, transaction bigint not null default txid_current(),
-    kind text, id text, owner_id bigint, version integer, description text, revision bigint
+    kind text, id text, owner_id bigint, version integer, title text, description text,
+    created_date timestamptz, updated_date timestamptz, deleted_date timestamptz, revision bigint,
+    purged_revision bigint, type text, status text, http_status integer, note_id bigint, body text
 );
 create table cured (text text primary key);
 create function audit_note() returns trigger language plpgsql security definer as $$
@@ -51,26 +53,46 @@ begin
     if note.description like 'poison%' and note.description not in (select text from cured) then
         raise exception 'poison' using errcode = '22000';
     end if;
-    insert into audit (kind, id, owner_id, version, description, revision)
-        values (lower(tg_op), note.id, note.owner_id, note.version, note.description, note.mod_revision);
+    insert into audit
+        (kind, id, owner_id, version, title, description, created_date, updated_date, revision)
+        values (lower(tg_op), note.id, note.owner_id, note.version, note.title, note.description, note.created_date,
+            note.updated_date, note.mod_revision);
+    return null;
+end $$;
+create function audit_tombstone() returns trigger language plpgsql security definer as $$
+declare note tombstones;
+begin
+    if tg_op = 'DELETE' then note := old; else note := new; end if;
+    insert into audit
+        (kind, id, owner_id, version, title, description, created_date, updated_date, deleted_date, revision)
+        values (case tg_op when 'DELETE' then 'unburied' else 'buried' end, note.id, note.owner_id, note.version,
+            note.title, note.description, note.created_date, note.updated_date, note.deleted_date, note.mod_revision);
     return null;
 end $$;
 create function audit_owner() returns trigger language plpgsql security definer as $$
 begin
-    insert into audit (kind, id, owner_id, revision) values ('owner', new.id, new.id, new.revision);
+    insert into audit (kind, id, owner_id, revision, purged_revision, deleted_date)
+        values ('owner', new.id, new.id, new.revision, new.purged_revision, new.deleted_date);
     return null;
 end $$;
 create function audit_command() returns trigger language plpgsql security definer as $$
 begin
-    insert into audit (kind, id, owner_id, version, description)
-        values ('command', new.id, new.owner_id, new.note_version, new.status);
+    insert into audit (kind, id, owner_id, version, type, status, http_status, note_id, updated_date, body)
+        values ('command', new.id, new.owner_id, new.note_version, new.type, new.status, new.http_status, new.note_id,
+            new.decided_at, new.body);
     return null;
 end $$;
 create trigger audit after insert or update or delete on notes for each row execute function audit_note();
-create trigger audit after insert or update of status on commands for each row execute function audit_command();
+create trigger audit after insert or update or delete on tombstones for each row execute function audit_tombstone();
+create trigger audit after insert or update of status, decided_at on commands
+    for each row execute function audit_command();
 create trigger audit after update on users for each row execute function audit_owner();
 """
-"""An audit of notes, commands and owners, in the order in which the owners are locked."""
+"""An audit of notes, the trash, commands and owners, in the order in which the owners are locked.
+
+A command's `updated_date` is when it was decided, and shows its place among those of its transaction. Housekeeping
+erases bodies, which decides nothing.
+"""
 HOSTS = re.compile("(?<=@)[^/]+")
 Check = Callable[[], Awaitable[bool]]
 
@@ -267,6 +289,7 @@ async def service(
             links |= {f"{server}-{number}" if number > 1 else server: each for number, each in enumerate(proxies, 1)}
             environment[f"INKWELL_{server.upper()}_URL"] = with_addresses(url, [each.port for each in proxies])
         environment |= {"INKWELL_PORT": port, "INKWELL_WORKER_HEALTH_PORT": port}
+        environment["INKWELL_METRICS_PORT"] = str(free_port())
         base_url, command = f"http://127.0.0.1:{port}", [sys.executable, "-m", kind]
         process = Process(command, environment, logs / f"{name}.log", f"{base_url}/health/ready", tree)
         yield Service(name, process, base_url, links)

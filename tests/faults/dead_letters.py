@@ -16,8 +16,9 @@ from uuid import UUID
 
 import asyncpg
 
-from tests.faults.clients import POISON, PUBLISH_SECONDS, READ_SECONDS, REQUESTS, Owner, ask, end_soon, pause
+from tests.faults.clients import POISON, REQUESTS
 from tests.faults.cluster import Cluster
+from tests.faults.connection import PUBLISH_SECONDS, READ_SECONDS, Owner, ask, end_soon, pause
 from tests.faults.history import Answer, History
 from tests.faults.keyed_writes import KeyedWrite
 from tests.faults.letters import Letters, Operation, texts_of
@@ -41,7 +42,7 @@ async def letters(owner: Owner, cluster: Cluster[Any], history: History, seed: i
         tasks = [group.create_task(correspondent.run(stopping)), group.create_task(operator.run(stopping))]
         await stopping.wait()
         if await end_soon(tasks, SETTLED_SECONDS):
-            history.complaints.append(f"I1: letters have not got all answers {SETTLED_SECONDS:.0f} s after the end")
+            history.complaints.append(f"I8: letters have not got all answers {SETTLED_SECONDS:.0f} s after the end")
     await operator.finish()
 
 
@@ -87,7 +88,7 @@ class Correspondent:
         while write.status == "unknown" and asyncio.get_running_loop().time() < deadline:
             await self._poll(write)
         if write.status == "unknown":
-            self._history.complaints.append(f"I1: the outcome of {write.kind} {write.marker} stays unknown")
+            self._history.complaints.append(f"I8: the outcome of {write.kind} {write.marker} stays unknown")
 
     async def ask_again(self, letter: KeyedWrite) -> None:
         """Polls the letter again, or repeats it with its key."""
@@ -169,7 +170,7 @@ class Operator:
         environment = os.environ | worker.environment
         with TemporaryFile() as out, TemporaryFile() as errors:
             process = await asyncio.create_subprocess_exec(
-                *command, cwd=worker.folder, env=environment, stdout=out, stderr=errors
+                *command, cwd=self._cluster.tree, env=environment, stdout=out, stderr=errors
             )
             try:
                 async with asyncio.timeout(seconds or PROCESS_SECONDS):

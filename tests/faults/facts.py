@@ -1,23 +1,25 @@
-"""The content of Postgres after a run: the commands, the notes, and the audit of both by triggers."""
+"""The content of Postgres after a run: the notes, the trash, the owners, and the audit by triggers."""
 
 import json
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import cached_property
+from itertools import groupby
 from typing import Any
 
 from tests.faults.cluster import Cluster
 from tests.faults.history import text_of_item
+from tests.faults.states import States
 
-COMMANDS = """
-select id::text, type, status, reason, owner_id, note_id, note_version, body, decided_at, replayed_at,
-  command is not null as is_kept, coalesce(body::json->>'description', body::json->>'name') as marker
-from commands
-"""
 OWNERS = """
-select id, revision, (
+select id, revision, deleted_date, (
   select count(*) from commands where owner_id = users.id and type is distinct from 'user.register'
 ) as decided from users
+"""
+OUTCOMES = """
+select id::text, reason, replayed_at, command is not null as is_kept from commands
+where reason is not null or replayed_at is not null
 """
 REMAINS = """
 select kind, owner_id, count(*) as rows from (
@@ -28,102 +30,153 @@ select kind, owner_id, count(*) as rows from (
 ) as remains group by kind, owner_id
 """
 TYPES = {201: "note.create", 200: "note.patch", 204: "note.delete"}
+SEVERAL = "notes.change"
+WITHOUT_TEXT = {"note.delete", "note.restore", "note.purge"}
 
 
 @dataclass
 class Facts:
     """The content of the database once everything is settled."""
 
-    commands: list[Any]
-    notes: list[Any]
     audit: list[Any]
+    notes: list[Any]
     owners: list[Any] = field(default_factory=list)
     """Each owner's revision, and the number of their decided commands."""
-    accounts: dict[str, Any] = field(default_factory=dict)
-    """The commands of people who have registered, by id, and none of them among the `commands`."""
+    tombstones: list[Any] = field(default_factory=list)
+    outcomes: dict[str, Any] = field(default_factory=dict)
+    """Why each command was rejected or has failed, when it was replayed, and whether it is kept, by id."""
     remains: dict[tuple[str, int], int] = field(default_factory=dict)
     """The number of rows of each kind that each owner has: `note`, `tombstone`, `version`, `token`, `user`, `text`."""
 
     @classmethod
     async def of(cls, cluster: Cluster[Any]) -> "Facts":
         """Reads everything."""
-        audit = await cluster.query("select * from audit order by seq")
-        commands = [dict(row) for row in await cluster.query(COMMANDS)]
-        texts = {row["id"]: row["description"] for row in audit if row["kind"] == "insert"}
-        people = {row["owner_id"] for row in commands if row["type"] == "user.register"}
-        others = [row for row in commands if row["owner_id"] not in people]
-        notes = await cluster.query("select * from notes")
         return cls(
-            [each for command in others for each in with_items(command, texts)],
-            [row for row in notes if row["owner_id"] not in people],
-            audit,
+            await cluster.query("select * from audit order by seq"),
+            await cluster.query("select * from notes"),
             await cluster.query(OWNERS),
-            {row["id"]: row for row in commands if row["owner_id"] in people},
+            await cluster.query("select * from tombstones"),
+            {row["id"]: row for row in await cluster.query(OUTCOMES)},
             {(row["kind"], row["owner_id"]): row["rows"] for row in await cluster.query(REMAINS)},
         )
 
-    def applied(self) -> Iterator[Any]:
+    @cached_property
+    def decisions(self) -> dict[str, list[Any]]:
+        """The decisions on each command, in order: one, or several if it failed at first."""
+        found: dict[str, list[Any]] = defaultdict(list)
+        for row in self.audit:
+            if row["kind"] == "command":
+                found[row["id"]].append(row)
+        return found
+
+    @cached_property
+    def transactions(self) -> dict[int, int]:
+        """The place of each transaction in the order of all."""
+        first: dict[int, int] = {}
+        for row in self.audit:
+            first.setdefault(row["transaction"], row["seq"])
+        return first
+
+    @cached_property
+    def by_id(self) -> dict[str, dict[str, Any]]:
+        """Each command, as it was decided last."""
+        texts = {row["id"]: row["description"] for row in self.audit if row["kind"] == "insert" and row["version"] == 1}
+        return {command: self._command(rows[-1], texts) for command, rows in self.decisions.items()}
+
+    def _command(self, row: Any, texts: dict[str, str]) -> dict[str, Any]:
+        body = json.loads(row["body"]) if row["body"] else {}
+        items = body.get("items", []) if row["type"] == SEVERAL and row["status"] == "applied" else []
+        # Its first item is a new note, whose text identifies the write in the history.
+        first = texts.get(str(items[0]["id"]), "") if items else ""
+        marker = body.get("description")
+        if items:  # another batch of an import than the first does not begin with part 0
+            marker = first.removesuffix("#0") if first.endswith("#0") else None
+        return {
+            "id": row["id"],
+            "type": row["type"],
+            "status": row["status"],
+            "http_status": row["http_status"],
+            "owner_id": row["owner_id"],
+            "note_id": row["note_id"],
+            "note_version": row["version"],
+            "body": row["body"],
+            "marker": marker,
+            "items": items,
+            "first": first,
+            "place": self.transactions[row["transaction"]],
+            "transaction": row["transaction"],
+            "decided": row["updated_date"],
+        }
+
+    @cached_property
+    def commands(self) -> list[dict[str, Any]]:
+        """Every command; of several writes at once, also each of them as if it were a command, after it."""
+        return [each for command in self.by_id.values() for each in (command, *parts_of(command))]
+
+    @cached_property
+    def in_order(self) -> dict[int, list[dict[str, Any]]]:
+        """The commands of each transaction, and the writes of each command, in the order of their decisions."""
+        found: dict[int, list[dict[str, Any]]] = defaultdict(list)
+        for command in sorted(self.by_id.values(), key=lambda each: (each["place"], each["decided"])):
+            found[command["transaction"]] += [*parts_of(command)] or [command]
+        return found
+
+    def applied(self) -> Iterator[dict[str, Any]]:
         """The commands that had an effect on a note."""
         return (each for each in self.commands if each["status"] == "applied" and each["note_id"])
 
-    def departed(self) -> set[int]:
-        """The people who have deleted their account: a batch raises the revision of a deleted user by one only."""
-        leaves = (row for row in self.accounts.values() if row["type"] == "user.delete" and row["status"] == "applied")
-        return {row["owner_id"] for row in leaves}
-
-    def places(self) -> dict[str, int]:
-        """The position of each command's decision in the order of all transactions."""
-        first: dict[int, int] = {}
-        return {
-            row["id"]: first.setdefault(row["transaction"], row["seq"])
-            for row in self.audit
-            if row["kind"] == "command"
-        }
-
-    def makers(self) -> dict[tuple[int, int], Any]:
+    @cached_property
+    def makers(self) -> dict[tuple[int, int], dict[str, Any]]:
         """The command that produced each version of each note: the first that names it."""
-        places, makers = self.places(), dict[tuple[int, int], Any]()
-        for row in sorted(self.applied(), key=lambda row: places.get(row["id"], 0)):
-            if row["note_version"]:
-                makers.setdefault((row["note_id"], row["note_version"]), row)
+        makers = dict[tuple[int, int], Any]()
+        for commands in self.in_order.values():
+            for row in commands:
+                if row["status"] == "applied" and row["note_version"] and row["note_id"]:
+                    makers.setdefault((row["note_id"], row["note_version"]), row)
         return makers
 
-    def unchanging(self) -> list[Any]:
+    @cached_property
+    def unchanging(self) -> list[dict[str, Any]]:
         """The applied commands that left a note unchanged."""
-        makers = self.makers()
-        versions = ((row, makers.get((row["note_id"], row["note_version"]))) for row in self.applied())
-        return [row for row, maker in versions if maker and maker is not row]
+        versions = ((row, self.makers.get((row["note_id"], row["note_version"] or 0))) for row in self.applied())
+        return [row for row, maker in versions if maker and not is_same(maker, row)]
 
-    def deleted(self) -> set[int]:
-        """The notes that a command has deleted."""
-        return {row["note_id"] for row in self.applied() if row["type"] == "note.delete"}
-
+    @cached_property
     def by_version(self) -> dict[tuple[int, int], str]:
         """The text of each version of each note, according to its commands."""
-        return {version: row["marker"] or "" for version, row in self.makers().items()}
+        return {version: row["marker"] or "" for version, row in self.makers.items()}
 
-    def by_marker(self) -> dict[str, list[Any]]:
-        """The applied commands by the marker that they wrote."""
+    @cached_property
+    def by_marker(self) -> dict[str, list[dict[str, Any]]]:
+        """The applied commands by the text that they wrote."""
         found: dict[str, list[Any]] = defaultdict(list)
-        makers = self.makers()
         for command in self.commands:
-            has_written = makers.get((command["note_id"], command["note_version"]), command) is command
-            if command["status"] == "applied" and command["marker"] and has_written:
+            maker = self.makers.get((command["note_id"], command["note_version"] or 0), command)
+            has_text = command["marker"] and command["type"] not in WITHOUT_TEXT
+            if command["status"] == "applied" and has_text and is_same(maker, command):
                 found[command["marker"]].append(command)
         return found
 
+    @cached_property
+    def states(self) -> dict[int, States]:
+        """The states of each owner's notes."""
+        owners: dict[int, States] = {}
+        by_owner = sorted((row for row in self.audit if row["owner_id"] is not None), key=lambda row: row["owner_id"])
+        for owner, rows in groupby(by_owner, key=lambda row: row["owner_id"]):
+            owners[owner] = States(owner)
+            for transaction, together in groupby(rows, key=lambda row: row["transaction"]):
+                owners[owner].add(transaction, list(together))
+        return owners
 
-def with_items(command: dict[str, Any], texts: Mapping[str, str]) -> Iterator[dict[str, Any]]:
-    """The command; for several writes at once, also each of them as if it were a command.
 
-    The first of them is a new note, whose text identifies the write in the history.
-    """
-    if command["type"] != "notes.change" or command["status"] != "applied":
-        yield command
-        return
-    items = json.loads(command["body"])["items"]
-    marker = texts[str(items[0]["id"])].partition("#")[0]
-    yield command | {"marker": marker}
-    for index, item in enumerate(items):
-        about = {"type": TYPES[item["status"]], "note_id": item["id"], "note_version": item["version"]}
-        yield command | about | {"marker": text_of_item(marker, index)}
+def parts_of(command: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """Each of several writes at once, as if it were a command."""
+    marker, _, first = command["first"].rpartition("#")
+    for index, item in enumerate(command["items"], start=int(first or 0)):
+        about = {"type": TYPES[item["status"]], "note_id": item["id"], "note_version": item.get("version")}
+        yield command | about | {"marker": text_of_item(marker, index), "items": (), "item": index}
+
+
+def is_same(one: dict[str, Any], other: dict[str, Any]) -> bool:
+    """Whether both are the same command, or the same part of one."""
+    return bool(one["id"] == other["id"] and one.get("item") == other.get("item"))

@@ -8,7 +8,7 @@ from typing import Any
 
 import aiohttp
 
-from tests.faults.clients import Gateways, Owner
+from tests.faults.connection import Gateways, Owner
 from tests.faults.history import Follow, Seen
 
 PATH = "/notes/changes"

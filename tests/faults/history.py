@@ -1,7 +1,11 @@
 """What clients sent and received: the evidence for the checker."""
 
+import zlib
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import cached_property
+from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -19,6 +23,12 @@ UNKNOWN_OPERATION = {"not_found", "method_not_allowed"}
 
 PATCHED = 2
 """The position of the patch among several writes at once."""
+INCOMPLETE = "incomplete"
+"""The code of an import that ended before all its lines were imported."""
+INTERRUPTED = "Interrupted"
+"""The error of a request that its client has broken off."""
+COLOURS = ("Amber", "Blue", "Crimson", "Indigo", "Ochre", "Violet")
+"""Words of which each title has one; no text contains them."""
 
 
 def text_of_item(marker: str, index: int) -> str:
@@ -26,6 +36,27 @@ def text_of_item(marker: str, index: int) -> str:
     return f"{marker}#{index}"
 
 
+def colour_of(text: str) -> str:
+    """The word in the title of a note that is created or replaced with this text."""
+    return COLOURS[zlib.crc32(text.encode()) % len(COLOURS)]
+
+
+def title_of(text: str) -> str:
+    """The title of a note that is created or replaced with this text."""
+    return f"{colour_of(text)} {text[:4]}"
+
+
+def text_of(text: str) -> dict[str, Any]:
+    """The members of a note that is created or replaced with this text."""
+    return {"title": title_of(text), "description": text}
+
+
+ENDINGS = {"delete", "purge"}
+"""The kinds of writes whose note is not found afterwards."""
+SEVERAL = ("batch", "swap")
+"""The kinds of writes that make or change several notes."""
+TEXTLESS = {"delete", "touch", "restore", "purge"}
+"""The kinds of writes that write no text of their own."""
 EVERYTHING = "everything"
 """The target of a fault that ends all servers and services."""
 
@@ -46,6 +77,10 @@ class Answer:
     body: Any = None
     etag: str | None = None
     location: str | None = None
+    link: str | None = None
+    """The links of a page."""
+    total: str | None = None
+    """The number of notes on all pages, if it was requested."""
     error: str | None = None
     """Why no answer came."""
 
@@ -62,8 +97,13 @@ class Answer:
     @property
     def is_outcome(self) -> bool:
         """Whether the answer of a write contains its outcome."""
-        is_decided = self.status in (200, 201, 204) or 400 <= self.status < 500 or self.code == "command_failed"
+        is_decided = self.is_success or 400 <= self.status < 500 or self.code == "command_failed"
         return is_decided and self.code not in UNKNOWN_OPERATION
+
+    @property
+    def is_success(self) -> bool:
+        """Whether the answer of a write says that it is applied."""
+        return self.status in (200, 201, 204) and self.code is None
 
     @property
     def version(self) -> int | None:
@@ -75,13 +115,13 @@ class Answer:
 class Write:
     """A write as one client intends it, with all its attempts.
 
-    The marker is its description, or the user's or the token's name; no other write has it, and a `touch` writes none.
+    The marker is its description; no other write has it, and a `touch` writes none.
     """
 
     owner: int
     kind: str
-    """`create`, `replace`, `patch` or `delete` a note, or `touch` it, which changes nothing; create two and patch one
-    as a `batch`; `register` or `rename` a user, or create a personal `token`."""
+    """`create`, `replace`, `patch` or `delete` a note, or `touch` it, which changes nothing; `restore` or `purge` a
+    deleted one; create two and patch one as a `batch`, or create one and delete another (`swap`); `import` some."""
     note: int | None
     marker: str
     key: str | None
@@ -92,6 +132,10 @@ class Write:
     attempts: list[Answer] = field(default_factory=list)
     polls: list[Answer] = field(default_factory=list)
     """The answers at its command's URL."""
+    lines: int = 0
+    """The number of notes that it imports."""
+    is_reuse: bool = False
+    """Whether its key is that of an earlier, different request."""
 
     @property
     def url(self) -> str | None:
@@ -130,7 +174,8 @@ class Write:
             if answer in self.polls:
                 return str(answer.body["status"])
             return {2: "applied", 4: "rejected", 5: "failed"}[answer.status // 100]
-        return "refused" if all(answer.is_refusal for answer in self.attempts) else "unknown"
+        is_refused = self.attempts and all(answer.is_refusal for answer in self.attempts)  # none: it was broken off
+        return "refused" if is_refused else "unknown"
 
     @property
     def original(self) -> tuple[int, Any, int | None]:
@@ -168,9 +213,11 @@ class Write:
         if self.status != "applied":
             return []
         _, body, version = self.original
-        if self.kind == "batch":
-            return [(item["id"], item["version"]) for item in body.get("items", ())] if body else []
-        return [(self.subject or 0, GONE if self.kind == "delete" else version or 0)]
+        if self.kind in SEVERAL:
+            return [(item["id"], item.get("version") or GONE) for item in body.get("items", ())] if body else []
+        if self.kind == "import":
+            return []
+        return [(self.subject or 0, GONE if self.kind in ENDINGS else version or 0)]
 
     @property
     def asked(self) -> float:
@@ -180,7 +227,8 @@ class Write:
     @property
     def accepted(self) -> float | None:
         """The time of the first 2xx."""
-        return min((answer.answered for answer in self.attempts if 200 <= answer.status < 300), default=None)
+        good = (answer.answered for answer in self.attempts if answer.is_success or answer.status == 202)
+        return min(good, default=None)
 
     @property
     def applied(self) -> float | None:
@@ -197,6 +245,36 @@ class Read:
     note: int
     answer: Answer
     is_trespass: bool = False
+    is_in_trash: bool = False
+    """Whether it was looked for in the trash."""
+
+
+@dataclass(slots=True)
+class Look:
+    """A page of notes as a client got it; the body of its answer is not parsed.
+
+    If the client's copy was current (304), the answer has the body, the links and the total of the copy.
+    """
+
+    owner: int
+    what: str
+    """`list`, `trash`, `versions` of a note, `search` or `export`."""
+    answer: Answer = field(default_factory=lambda: Answer(0, 0.0, 0.0))
+    limit: int = 10**9
+    sort: str = "id"
+    """The order of a list, with a minus if it is reversed."""
+    place: tuple[Any, int] | None = None
+    """The sort key and the id of the note next to the page; the revision of a deletion and the id; a version and 0."""
+    is_backwards: bool = False
+    """Whether the page ends at the place, instead of beginning there."""
+    prefix: str | None = None
+    """The beginning of the titles in the list, in small letters."""
+    text: str | None = None
+    """What is searched for."""
+    note: int = 0
+    """The note whose versions are listed."""
+    is_counted: bool = False
+    """Whether the number of all notes was requested."""
 
 
 @dataclass(slots=True)
@@ -263,12 +341,45 @@ class Follow:
         return copy
 
 
+@dataclass
+class Stalls:
+    """When the clients themselves were stalled, in order."""
+
+    periods: list[tuple[float, float]] = field(default_factory=list)
+
+    def add(self, began: float, ended: float) -> None:
+        """Record that nothing ran between these times."""
+        if ended > began:
+            self.periods.append((began, ended))
+
+    @property
+    def longest(self) -> float:
+        """The seconds of the longest stall."""
+        return max((ended - began for began, ended in self.periods), default=0.0)
+
+    def within(self, began: float, ended: float) -> float:
+        """The seconds of stalls between two times."""
+        starts, ends, sums = self._index
+        first, last = bisect_right(ends, began), bisect_left(starts, ended)
+        if first >= last:
+            return 0.0
+        outside = max(0.0, began - starts[first]) + max(0.0, ends[last - 1] - ended)
+        return sums[last] - sums[first] - outside
+
+    @cached_property
+    def _index(self) -> tuple[list[float], list[float], list[float]]:
+        """The beginnings, the ends, and the sums of all stalls before each."""
+        lengths = (ended - began for began, ended in self.periods)
+        return [each[0] for each in self.periods], [each[1] for each in self.periods], [0.0, *accumulate(lengths)]
+
+
 @dataclass(slots=True)
 class History:
     """Everything that happened in a run."""
 
     writes: list[Write] = field(default_factory=list)
     reads: list[Read] = field(default_factory=list)
+    looks: list[Look] = field(default_factory=list)
     follows: list[Follow] = field(default_factory=list)
     people: list["Person"] = field(default_factory=list)
     letters: list["KeyedWrite"] = field(default_factory=list)
@@ -280,8 +391,12 @@ class History:
     """Seconds from the end of each disturbance, or of several at once, until everything was served again."""
     complaints: list[str] = field(default_factory=list)
     """Violations found during the run."""
-    lag_seconds: float = 0.0
-    """The longest time in which the clients themselves were stalled."""
+    stalls: Stalls = field(default_factory=Stalls)
+
+    @property
+    def lag_seconds(self) -> float:
+        """The longest time in which the clients themselves were stalled."""
+        return self.stalls.longest
 
     def recoveries_by_fault(self) -> dict[str, list[float]]:
         """The seconds of each recovery from a fault and from those that overlapped with it."""
@@ -297,5 +412,7 @@ class History:
             yield from write.polls
         for read in self.reads:
             yield read.answer
+        for look in self.looks:
+            yield look.answer
         for person in self.people:
             yield from person.answers()

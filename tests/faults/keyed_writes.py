@@ -16,8 +16,13 @@ TYPES = {
     "create": "note.create",
     "replace": "note.replace",
     "patch": "note.patch",
+    "touch": "note.patch",
     "delete": "note.delete",
+    "restore": "note.restore",
+    "purge": "note.purge",
     "batch": "notes.change",
+    "swap": "notes.change",
+    "import": "notes.change",
 }
 """The type of each kind of write's command."""
 

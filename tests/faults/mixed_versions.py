@@ -18,6 +18,10 @@ def forget_unknown_requests(history: History) -> None:
         write.attempts = list(filter(is_known, write.attempts))
     history.writes = [write for write in history.writes if write.attempts]
     history.reads = [read for read in history.reads if is_known(read.answer)]
+    history.looks = [look for look in history.looks if is_known(look.answer)]
+    history.looks = [look for look in history.looks if is_known(look.answer)]
+    for person in history.people:
+        person.uses = [use for use in person.uses if is_known(use.answer)]
 
 
 def may_be_from(disturbance: Disturbance, answer: Answer) -> bool:

@@ -3,24 +3,24 @@
 import asyncio
 import random
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from dev.backend import ROOT
-from tests.faults.account_checks import broken
-from tests.faults.accounts import people, remove_deleted
+from tests.faults.accounts import people
 from tests.faults.availability import availabilities
 from tests.faults.checker import kinds, violations
-from tests.faults.clients import Client, pause
+from tests.faults.clients import Client
 from tests.faults.cluster import Cluster, running_cluster
-from tests.faults.dead_letter_checks import broken_letters
+from tests.faults.connection import pause
 from tests.faults.dead_letters import letters
 from tests.faults.facts import Facts
 from tests.faults.followers import followers_of
 from tests.faults.history import History, Write
 from tests.faults.mixed_versions import forget_unknown_requests
 from tests.faults.nemesis import Nemesis, can_be_injected
+from tests.faults.nemesis.operations import deleted_users_are_removed
 from tests.faults.rigs import RIGS
 from tests.faults.runs import Verdict, commit, source
 
@@ -44,10 +44,12 @@ async def run(
     clients_per_owner: int = CLIENTS_PER_OWNER,
     tree: Path = ROOT,
     logs: Path | None = None,
+    watch: Callable[[Cluster[Any]], Awaitable[None]] | None = None,
 ) -> Verdict:
     """Runs the services of a source tree through these faults or all of a rig's; their logs go to a folder.
 
-    A run ends after this many seconds, or once each fault was injected this many times.
+    A run ends after this many seconds, or once each fault was injected this many times. With `watch`, it ends when that
+    returns, and injects no fault.
     """
     chosen = {name: fault for name, fault in RIGS[rig].faults.items() if name in faults or not faults}
     chosen = {name: fault for name, fault in chosen.items() if can_be_injected(name)}
@@ -75,14 +77,14 @@ async def run(
             tasks.create_task(letters(cluster.owners[0], cluster, history, seed, stopping))
             tasks.create_task(people(cluster.clients, history, seed, stopping))
             ticking = tasks.create_task(keep_time(history))
-            await (nemesis.run_each(times) if times else nemesis.run(seconds))
-            seconds = loop.time() - began if times else seconds
+            await (watch(cluster) if watch else nemesis.run_each(times) if times else nemesis.run(seconds))
+            seconds = loop.time() - began if times or watch else seconds
             stopping.set()
             ticking.cancel()
         await settle([*clients, *quiet], history)
         await asyncio.gather(*(follower.catch_up() for follower in followers))
         history.complaints += await left_behind(cluster, before, nemesis.unreadable)
-        await remove_deleted(cluster)
+        await deleted_users_are_removed(nemesis, cluster)
         facts = await Facts.of(cluster)
         forget_unknown_requests(history)
         return Verdict(
@@ -91,20 +93,21 @@ async def run(
             rig,
             seed,
             round(seconds, 1),
-            len({command["id"] for command in facts.commands} | facts.accounts.keys()),  # several at once are one
+            len(facts.by_id),
             Counter(each.name for each in history.disturbances),
             kinds(history.answers()),
             history.recoveries_by_fault(),
             availabilities(history),
             history.lag_seconds,
-            [*violations(history, facts), *broken(history, facts), *broken_letters(history, facts)],
+            violations(history, facts),
         )
 
 
 async def write_seldom(client: Client, stopping: asyncio.Event) -> None:
-    """Writes so seldom that no other write wakes those who wait for one."""
+    """Writes so seldom that no other write wakes those who wait for one, and that gateways can keep a list."""
     while not stopping.is_set():
         await client.write("create")
+        await client.look()
         await pause(stopping, random.uniform(*SELDOM_SECONDS))  # noqa: S311 - no secret
 
 
@@ -132,12 +135,12 @@ async def left_behind(cluster: Cluster[Any], before: dict[str, int], unreadable:
 
 
 async def keep_time(history: History) -> None:
-    """Records how long the clients are stalled, so that it is not counted as the gateways' time."""
+    """Records when the clients are stalled, so that it is not counted as the gateways' time."""
     now = asyncio.get_running_loop().time
     while True:
-        started = now()
+        due = now() + TICK_SECONDS
         await asyncio.sleep(TICK_SECONDS)
-        history.lag_seconds = max(history.lag_seconds, now() - started - TICK_SECONDS)
+        history.stalls.add(due, now())
 
 
 def leaks(before: dict[str, int], after: dict[str, int], unreadable: int) -> list[str]:

@@ -36,7 +36,8 @@ def test_it_says_what_it_breaks_and_what_brings_that_out(mutation: Mutation) -> 
 def test_it_applies_and_leaves_other_code_that_compiles(mutation: Mutation, tmp_path: Path) -> None:
     mutated, original = dict(sources(applied(mutation, tmp_path))), dict(sources(ROOT))
     assert mutated.keys() == original.keys()
-    assert [path for path in original if ast.dump(ast.parse(mutated[path])) != ast.dump(ast.parse(original[path]))]
+    patched = [path for path in original if mutated[path] != original[path]]
+    assert [path for path in patched if ast.dump(ast.parse(mutated[path])) != ast.dump(ast.parse(original[path]))]
 
 
 def test_patch_that_does_not_fit_fails_with_the_message_of_git(tmp_path: Path) -> None:

@@ -37,67 +37,66 @@ async def create(client: httpx.AsyncClient, number: int = 1, **request: object) 
 
 
 @pytest.mark.parametrize("limit", [1, 2, 1000])
-async def test_pages_from_the_beginning_are_the_list(client: httpx.AsyncClient, limit: int) -> None:
-    await create(client, 5)
-    await client.delete("/notes/2")
-    await client.patch("/notes/1", json={"title": "Changed last"})
+async def test_pages_from_the_beginning_are_the_list(user_client: httpx.AsyncClient, limit: int) -> None:
+    first, second, *others = await create(user_client, 5)
+    await user_client.delete(f"/notes/{second}")
+    await user_client.patch(f"/notes/{first}", json={"title": "Changed last"})
 
-    copy = await Copy().catch_up(client, limit=limit)
+    copy = await Copy().catch_up(user_client, limit=limit)
 
-    assert copy.in_order == (await client.get("/notes")).json()
+    assert copy.in_order == (await user_client.get("/notes")).json()
     assert [(change["id"], change["deleted"]) for change in copy.changes] == [
-        (3, False),
-        (4, False),
-        (5, False),
-        (2, True),
-        (1, False),
+        *((note, False) for note in others),
+        (second, True),
+        (first, False),
     ]
     revisions = [change["revision"] for change in copy.changes]
     assert revisions == sorted(set(revisions))
 
 
-async def test_owner_without_notes_gets_a_cursor_to_go_on_from(client: httpx.AsyncClient) -> None:
-    copy = await Copy().catch_up(client)
+async def test_owner_without_notes_gets_a_cursor_to_go_on_from(user_client: httpx.AsyncClient) -> None:
+    copy = await Copy().catch_up(user_client)
     assert (copy.changes, copy.cursor is None) == ([], False)
 
-    [note] = await create(client)
+    [note] = await create(user_client)
 
-    assert list((await copy.catch_up(client)).notes) == [note]
+    assert list((await copy.catch_up(user_client)).notes) == [note]
 
 
-async def test_each_change_comes_once_and_as_the_note_is_now(client: httpx.AsyncClient) -> None:
-    [note] = await create(client)
-    copy = await Copy().catch_up(client)
+async def test_each_change_comes_once_and_as_the_note_is_now(user_client: httpx.AsyncClient) -> None:
+    [note] = await create(user_client)
+    copy = await Copy().catch_up(user_client)
     for title in ("first", "second", "third"):
-        await client.patch(f"/notes/{note}", json={"title": title})
+        await user_client.patch(f"/notes/{note}", json={"title": title})
 
     before = len(copy.changes)
-    await copy.catch_up(client)
-    await copy.catch_up(client)
+    await copy.catch_up(user_client)
+    await copy.catch_up(user_client)
 
     assert [change["note"]["title"] for change in copy.changes[before:]] == ["third"]
 
 
-async def test_several_notes_of_one_revision_are_divided_among_pages(client: httpx.AsyncClient) -> None:
+async def test_several_notes_of_one_revision_are_divided_among_pages(user_client: httpx.AsyncClient) -> None:
     items = [{"op": "create", **NOTE} for _ in range(5)]
-    await client.post("/notes/batch", json={"items": items})
+    await user_client.post("/notes/batch", json={"items": items})
 
-    copy = await Copy().catch_up(client, limit=2)
+    copy = await Copy().catch_up(user_client, limit=2)
 
-    assert [change["id"] for change in copy.changes] == [1, 2, 3, 4, 5]
+    assert [change["id"] for change in copy.changes] == [note["id"] for note in copy.in_order]
+    assert len(copy.notes) == 5
     assert len({change["revision"] for change in copy.changes}) == 1
 
 
-async def test_note_that_is_changed_between_two_pages_comes_again(client: httpx.AsyncClient) -> None:
-    await create(client, 3)
+async def test_note_that_is_changed_between_two_pages_comes_again(user_client: httpx.AsyncClient) -> None:
+    notes = await create(user_client, 3)
     copy = Copy()
-    await copy.turn_page(client, limit=2)
-    await client.patch("/notes/1", json={"title": "again"})
+    await copy.turn_page(user_client, limit=2)
+    await user_client.patch(f"/notes/{notes[0]}", json={"title": "again"})
 
-    await copy.catch_up(client, limit=2)
+    await copy.catch_up(user_client, limit=2)
 
-    assert [change["id"] for change in copy.changes] == [1, 2, 3, 1]
-    assert copy.in_order == (await client.get("/notes")).json()
+    assert [change["id"] for change in copy.changes] == [*notes, notes[0]]
+    assert copy.in_order == (await user_client.get("/notes")).json()
 
 
 async def test_notes_from_before_revisions_come_first(client: httpx.AsyncClient, database: Session) -> None:
@@ -111,11 +110,11 @@ async def test_notes_from_before_revisions_come_first(client: httpx.AsyncClient,
     assert [(change["id"], change["revision"]) for change in copy.changes] == [(2, 0), (3, 0), (1, 1)]
 
 
-async def test_deleted_note_does_not_show_its_text(client: httpx.AsyncClient) -> None:
-    [note] = await create(client)
-    await client.delete(f"/notes/{note}")
+async def test_deleted_note_does_not_show_its_text(user_client: httpx.AsyncClient) -> None:
+    [note] = await create(user_client)
+    await user_client.delete(f"/notes/{note}")
 
-    answer = await client.get("/notes/changes")
+    answer = await user_client.get("/notes/changes")
 
     assert answer.json()["changes"] == [{"id": note, "revision": 2, "deleted": True}]
     assert NOTE["title"] not in answer.text
@@ -148,13 +147,13 @@ async def test_replayed_dead_letter_and_a_write_that_was_stalled_appear_with_the
     assert all(datetime.fromisoformat(change["note"]["created_date"]) for change in copy.changes)
 
 
-async def test_rejected_write_is_no_change_and_costs_the_follower_nothing(client: httpx.AsyncClient) -> None:
-    await create(client)
-    copy = await Copy().catch_up(client)
+async def test_rejected_write_is_no_change_and_costs_the_follower_nothing(user_client: httpx.AsyncClient) -> None:
+    await create(user_client)
+    copy = await Copy().catch_up(user_client)
     before = copy.cursor
 
-    assert (await client.delete("/notes/999")).status_code == 404
-    await copy.catch_up(client)
+    assert (await user_client.delete("/notes/999")).status_code == 404
+    await copy.catch_up(user_client)
 
     assert len(copy.changes) == 1
     assert copy.cursor != before
@@ -236,14 +235,14 @@ async def test_cursor_ahead_of_its_owner_is_410(client: httpx.AsyncClient, datab
 
 @pytest.mark.parametrize("other", [Timeline("7", 1), None])
 async def test_cursor_of_another_timeline_is_410(
-    client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch, other: Timeline | None
+    user_client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch, other: Timeline | None
 ) -> None:
-    await create(client, 2)
-    copy = await Copy().catch_up(client)
+    await create(user_client, 2)
+    copy = await Copy().catch_up(user_client)
 
     monkeypatch.setattr(Primary, "timeline_of", lambda *_: other)
 
-    assert await answer_of(client, copy.cursor) == ((410, "changes_gone") if other else (200, None))
+    assert await answer_of(user_client, copy.cursor) == ((410, "changes_gone") if other else (200, None))
 
 
 async def test_failover_that_becomes_known_during_a_read_does_not_take_the_timeline_from_its_cursor(
@@ -293,11 +292,11 @@ async def test_what_is_no_cursor_is_422(shared_client: httpx.AsyncClient, cursor
     assert answer.json()["errors"][0]["pointer"] == "/query/since"
 
 
-async def test_cursor_needs_no_encoding(client: httpx.AsyncClient) -> None:
-    await create(client, 2)
+async def test_cursor_needs_no_encoding(user_client: httpx.AsyncClient) -> None:
+    await create(user_client, 2)
     copies = [Copy(), Copy()]
-    await copies[0].turn_page(client, limit=1)
-    await copies[1].catch_up(client)
+    await copies[0].turn_page(user_client, limit=1)
+    await copies[1].catch_up(user_client)
 
     for copy in copies:
         assert str(copy.cursor).replace(".", "").replace("-", "").isalnum()
@@ -325,15 +324,15 @@ async def test_changes_are_their_owners_alone(
 # Waiting
 
 
-async def test_wait_ends_with_the_first_change(client: httpx.AsyncClient) -> None:
-    copy = await Copy().catch_up(client)
+async def test_wait_ends_with_the_first_change(user_client: httpx.AsyncClient) -> None:
+    copy = await Copy().catch_up(user_client)
     waiting = asyncio.create_task(
-        client.get("/notes/changes", params={"since": str(copy.cursor)}, headers={"Prefer": "wait=20"})
+        user_client.get("/notes/changes", params={"since": str(copy.cursor)}, headers={"Prefer": "wait=20"})
     )
     await asyncio.sleep(1)
     started = time.monotonic()
 
-    [note] = await create(client)
+    [note] = await create(user_client)
     answer = await waiting
 
     assert time.monotonic() - started < 2
@@ -341,19 +340,19 @@ async def test_wait_ends_with_the_first_change(client: httpx.AsyncClient) -> Non
     assert answer.headers["preference-applied"] == "wait=20"
 
 
-async def test_wait_without_a_change_ends_with_a_cursor(client: httpx.AsyncClient) -> None:
+async def test_wait_without_a_change_ends_with_a_cursor(user_client: httpx.AsyncClient) -> None:
     started = time.monotonic()
 
-    answer = await client.get("/notes/changes", headers={"Prefer": "wait=1"})
+    answer = await user_client.get("/notes/changes", headers={"Prefer": "wait=1"})
 
     assert 0.9 < time.monotonic() - started < 3
     assert answer.json()["changes"] == []
     assert answer.headers["preference-applied"] == "wait=1"
-    assert await answer_of(client, answer.json()["cursor"]) == (200, None)
+    assert await answer_of(user_client, answer.json()["cursor"]) == (200, None)
 
 
 async def test_wait_ends_in_time_though_reads_of_followers_wait_for_long(
-    client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+    user_client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     @asynccontextmanager
     async def wait_for_long(*_: object) -> AsyncIterator[None]:
@@ -363,18 +362,18 @@ async def test_wait_ends_in_time_though_reads_of_followers_wait_for_long(
     monkeypatch.setattr(Queries, "limit_followers", wait_for_long)
     started = time.monotonic()
 
-    answer = await client.get("/notes/changes", headers={"Prefer": "wait=1"})
+    answer = await user_client.get("/notes/changes", headers={"Prefer": "wait=1"})
 
     assert time.monotonic() - started < 6
     assert answer.json()["changes"] == []
-    assert await answer_of(client, answer.json()["cursor"]) == (200, None)
+    assert await answer_of(user_client, answer.json()["cursor"]) == (200, None)
 
 
-async def test_what_is_there_is_not_waited_for(client: httpx.AsyncClient) -> None:
-    await create(client)
+async def test_what_is_there_is_not_waited_for(user_client: httpx.AsyncClient) -> None:
+    await create(user_client)
     started = time.monotonic()
 
-    answer = await client.get("/notes/changes", headers={"Prefer": "wait=20"})
+    answer = await user_client.get("/notes/changes", headers={"Prefer": "wait=20"})
 
     assert len(answer.json()["changes"]) == 1
     assert time.monotonic() - started < 2

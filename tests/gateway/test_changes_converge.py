@@ -4,7 +4,7 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.caller import Caller
@@ -15,13 +15,12 @@ from shared.connections import Connections
 from shared.contracts import Command, CreateItem, DeleteItem
 from shared.database import Session
 from tests.support.commands import create, delete, patch, several
+from tests.support.properties import on_real_servers
 from worker.apply import apply_batch
 from worker.housekeeping import TOMBSTONE_RETENTION as RETENTION
 from worker.housekeeping import purge_tombstones
 
 OWNER, OTHER = 1, 2
-# Each example empties the one database itself, and a busy machine must not fail the test.
-SLOW_ON_PURPOSE = [HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
 BEGIN = """
 truncate notes, tombstones, commands restart identity;
 insert into users (id, name, folded_name) overriding system value values (2, 'Bob', 'bob') on conflict (id) do nothing;
@@ -108,7 +107,7 @@ async def take(step: str, argument: int, connections: Connections, database: Ses
         await purge_tombstones(database, RETENTION)
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=SLOW_ON_PURPOSE)
+@on_real_servers
 @given(steps=st.lists(STEPS, max_size=25))
 async def test_copy_becomes_what_the_database_has(
     queries: Queries, connections: Connections, database: Session, steps: list[tuple[str, int]]

@@ -30,17 +30,17 @@ def lists_read(monkeypatch: pytest.MonkeyPatch) -> list[object]:
     return shapes
 
 
-async def test_unchanged_list_is_read_once(client: httpx.AsyncClient, lists_read: list[object]) -> None:
-    await client.post("/notes", json=NOTE)
+async def test_unchanged_list_is_read_once(user_client: httpx.AsyncClient, lists_read: list[object]) -> None:
+    await user_client.post("/notes", json=NOTE)
 
-    first, second = await client.get("/notes?total=true"), await client.get("/notes?total=true")
+    first, second = await user_client.get("/notes?total=true"), await user_client.get("/notes?total=true")
 
     assert len(lists_read) == 1
     assert second.content == first.content
     assert {name: second.headers[name] for name in ("etag", "link", "x-total-count", "content-type")} == {
         name: first.headers[name] for name in ("etag", "link", "x-total-count", "content-type")
     }
-    unmodified = await client.get("/notes?total=true", headers={"If-None-Match": first.headers["etag"]})
+    unmodified = await user_client.get("/notes?total=true", headers={"If-None-Match": first.headers["etag"]})
     assert (unmodified.status_code, unmodified.content, len(lists_read)) == (304, b"", 1)
 
 
@@ -54,14 +54,14 @@ CHANGES: dict[str, Callable[[httpx.AsyncClient, int], object]] = {
 
 
 @pytest.mark.parametrize("change", CHANGES)
-async def test_client_sees_its_own_change_in_a_kept_list(client: httpx.AsyncClient, change: str) -> None:
-    note = (await client.post("/notes", json=NOTE)).json()["id"]
-    before = await client.get("/notes")
+async def test_client_sees_its_own_change_in_a_kept_list(user_client: httpx.AsyncClient, change: str) -> None:
+    note = (await user_client.post("/notes", json=NOTE)).json()["id"]
+    before = await user_client.get("/notes")
 
-    changed = await CHANGES[change](client, note)  # type: ignore[misc]
+    changed = await CHANGES[change](user_client, note)  # type: ignore[misc]
 
     assert changed.is_success, changed.text
-    after = await client.get("/notes")
+    after = await user_client.get("/notes")
     assert after.json() != before.json()
     assert after.headers["etag"] != before.headers["etag"]
 

@@ -111,7 +111,7 @@ async def session(servers: Services, template: str) -> AsyncIterator[Session]:
         await session.close()
 
 
-@pytest.fixture(params=["large", "small"])
+@pytest.fixture(scope="module", params=["large", "small"])
 async def changed(request: pytest.FixtureRequest, servers: Services, template: str) -> AsyncIterator[Session]:
     """The gateway's session, in a database with many or few changes; the plan is kept while the tables grow."""
     count = {"large": 30_000, "small": 3}[request.param]

@@ -321,9 +321,9 @@ async def never(_: exports.Export) -> list[Any]:
 
 
 async def test_export_shows_one_revision_whatever_is_written_meanwhile(
-    client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+    user_client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    await import_lines(client, lines(*numbered(700)))
+    await import_lines(user_client, lines(*numbered(700)))
     go_on = asyncio.Event()
     fetch = exports.Export.fetch
 
@@ -332,11 +332,11 @@ async def test_export_shows_one_revision_whatever_is_written_meanwhile(
         return await fetch(export)
 
     monkeypatch.setattr(exports.Export, "fetch", wait_and_fetch)
-    async with client.stream("GET", "/notes/export") as answer:
-        before = (await client.get("/notes?limit=1000")).json()
-        await client.post("/notes", json=NOTE)
-        await client.delete(f"/notes/{before[600]['id']}")
-        await client.patch(f"/notes/{before[601]['id']}", json={"title": "changed"})
+    async with user_client.stream("GET", "/notes/export") as answer:
+        before = (await user_client.get("/notes?limit=1000")).json()
+        await user_client.post("/notes", json=NOTE)
+        await user_client.delete(f"/notes/{before[600]['id']}")
+        await user_client.patch(f"/notes/{before[601]['id']}", json={"title": "changed"})
         go_on.set()
         first, *notes, _ = parse((await answer.aread()).decode())
 
@@ -361,12 +361,12 @@ async def test_export_outlasts_the_limits_on_statements_and_idle_sessions(
 
 
 async def test_export_ends_with_its_time_and_says_where(
-    client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+    user_client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    await import_lines(client, lines(*numbered(1200)))
+    await import_lines(user_client, lines(*numbered(1200)))
     monkeypatch.setattr(transfer, "EXPORT_SECONDS", 0.0)
 
-    _, end = await export(client)
+    _, end = await export(user_client)
     assert end == {"end": {"complete": False, "notes": 0, "last_id": 0}}
 
 

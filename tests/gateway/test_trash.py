@@ -29,11 +29,11 @@ async def list_ids(client: httpx.AsyncClient, path: str = "/notes/trash") -> lis
     return [note["id"] for note in (await client.get(path)).json()]
 
 
-async def test_deleted_note_is_in_the_trash_and_nowhere_else(client: httpx.AsyncClient) -> None:
-    note = await put_in_trash(client)
+async def test_deleted_note_is_in_the_trash_and_nowhere_else(user_client: httpx.AsyncClient) -> None:
+    note = await put_in_trash(user_client)
 
-    [listed] = (await client.get("/notes/trash")).json()
-    one = await client.get(f"/notes/trash/{note['id']}")
+    [listed] = (await user_client.get("/notes/trash")).json()
+    one = await user_client.get(f"/notes/trash/{note['id']}")
 
     deleted_date = listed.pop("deleted_date")
     assert listed == note
@@ -41,49 +41,49 @@ async def test_deleted_note_is_in_the_trash_and_nowhere_else(client: httpx.Async
     assert one.json() == listed | {"deleted_date": deleted_date}
     assert one.headers["etag"] == '"1"'
     for path in ELSEWHERE:
-        gone = await client.get(f"/notes/{note['id']}{path}")
+        gone = await user_client.get(f"/notes/{note['id']}{path}")
         assert (gone.status_code, gone.json()["code"]) == (404, "note_not_found")
-    assert (await client.get("/notes")).json() == []
-    assert (await client.put(f"/notes/{note['id']}", json=NOTE)).status_code == 404
+    assert (await user_client.get("/notes")).json() == []
+    assert (await user_client.put(f"/notes/{note['id']}", json=NOTE)).status_code == 404
 
 
-async def test_restored_note_is_back_under_its_id_in_a_new_version(client: httpx.AsyncClient) -> None:
-    note = await put_in_trash(client)
+async def test_restored_note_is_back_under_its_id_in_a_new_version(user_client: httpx.AsyncClient) -> None:
+    note = await put_in_trash(user_client)
 
-    restored = await client.post(f"/notes/{note['id']}/restore")
+    restored = await user_client.post(f"/notes/{note['id']}/restore")
 
     assert (restored.status_code, restored.headers["etag"]) == (200, '"2"')
     back = restored.json()
     assert back == note | {"version": 2, "updated_date": back["updated_date"]}
     assert back["updated_date"] > note["updated_date"]
-    assert (await client.get(f"/notes/{note['id']}")).content == restored.content
-    assert (await client.get("/notes")).json() == [restored.json()]
-    assert (await client.get("/notes/trash")).json() == []
-    assert (await client.get(f"/notes/trash/{note['id']}")).status_code == 404
+    assert (await user_client.get(f"/notes/{note['id']}")).content == restored.content
+    assert (await user_client.get("/notes")).json() == [restored.json()]
+    assert (await user_client.get("/notes/trash")).json() == []
+    assert (await user_client.get(f"/notes/trash/{note['id']}")).status_code == 404
 
 
-async def test_note_can_be_deleted_and_restored_again_and_again(client: httpx.AsyncClient) -> None:
-    note = await put_in_trash(client)
+async def test_note_can_be_deleted_and_restored_again_and_again(user_client: httpx.AsyncClient) -> None:
+    note = await put_in_trash(user_client)
     path = f"/notes/{note['id']}"
     for version in (2, 3, 4):
-        assert (await client.post(f"{path}/restore")).json()["version"] == version
-        assert (await client.delete(path)).status_code == 204
-        assert (await client.get("/notes/trash")).json()[0]["version"] == version
+        assert (await user_client.post(f"{path}/restore")).json()["version"] == version
+        assert (await user_client.delete(path)).status_code == 204
+        assert (await user_client.get("/notes/trash")).json()[0]["version"] == version
 
 
 async def test_note_that_is_changed_and_deleted_by_one_command_is_in_the_trash_as_it_was_last(
-    client: httpx.AsyncClient,
+    user_client: httpx.AsyncClient,
 ) -> None:
-    await client.post("/notes", json=NOTE)
-    items = [{"op": "patch", "id": 1, "title": "last"}, {"op": "delete", "id": 1}]
-    assert (await client.post("/notes/batch", json={"items": items})).status_code == 200
+    note = (await user_client.post("/notes", json=NOTE)).json()["id"]
+    items = [{"op": "patch", "id": note, "title": "last"}, {"op": "delete", "id": note}]
+    assert (await user_client.post("/notes/batch", json={"items": items})).status_code == 200
 
-    [trashed] = (await client.get("/notes/trash")).json()
-    restored = await client.post("/notes/1/restore", headers={"If-Match": '"2"'})
+    [trashed] = (await user_client.get("/notes/trash")).json()
+    restored = await user_client.post(f"/notes/{note}/restore", headers={"If-Match": '"2"'})
 
     assert (trashed["title"], trashed["version"]) == ("last", 2)
     assert (restored.json()["title"], restored.json()["version"]) == ("last", 3)
-    versions = (await client.get("/notes/1/versions")).json()
+    versions = (await user_client.get(f"/notes/{note}/versions")).json()
     assert [(note["version"], note["title"]) for note in versions] == [(3, "last"), (2, "last"), (1, NOTE["title"])]
 
 
@@ -97,20 +97,20 @@ async def test_note_that_is_created_and_deleted_by_one_command_is_in_the_trash(c
     assert changes == [{"id": 1, "revision": 1, "deleted": True}]
 
 
-async def test_purged_note_is_out_of_the_trash_at_once_and_cannot_be_restored(client: httpx.AsyncClient) -> None:
-    note = await put_in_trash(client)
+async def test_purged_note_is_out_of_the_trash_at_once_and_cannot_be_restored(user_client: httpx.AsyncClient) -> None:
+    note = await put_in_trash(user_client)
 
-    purged = await client.delete(f"/notes/trash/{note['id']}")
+    purged = await user_client.delete(f"/notes/trash/{note['id']}")
 
     assert (purged.status_code, purged.content) == (204, b"")
-    assert (await client.get("/notes/trash")).json() == []
+    assert (await user_client.get("/notes/trash")).json() == []
     for method, path in (
         ("GET", f"/notes/trash/{note['id']}"),
         ("DELETE", f"/notes/trash/{note['id']}"),
         ("POST", f"/notes/{note['id']}/restore"),
         ("GET", f"/notes/{note['id']}"),
     ):
-        gone = await client.request(method, path)
+        gone = await user_client.request(method, path)
         assert (gone.status_code, gone.json()["code"]) == (404, "note_not_found")
 
 
@@ -196,21 +196,21 @@ async def test_credentials_that_may_not_read_get_no_text_back(shared_users_clien
     assert (restored.status_code, restored.content, restored.headers["etag"]) == (204, b"", '"2"')
 
 
-async def test_trash_is_listed_page_by_page_from_the_last_deletion(client: httpx.AsyncClient) -> None:
-    ids = [(await client.post("/notes", json=NOTE)).json()["id"] for _ in range(7)]
+async def test_trash_is_listed_page_by_page_from_the_last_deletion(user_client: httpx.AsyncClient) -> None:
+    ids = [(await user_client.post("/notes", json=NOTE)).json()["id"] for _ in range(7)]
     at_once = {"items": [{"op": "delete", "id": each} for each in ids[2:5]]}
     order = [ids[5], *ids[2:5], ids[0], ids[6]]
-    await client.delete(f"/notes/{ids[5]}")
-    await client.post("/notes/batch", json=at_once)
+    await user_client.delete(f"/notes/{ids[5]}")
+    await user_client.post("/notes/batch", json=at_once)
     for each in (ids[0], ids[6]):
-        await client.delete(f"/notes/{each}")
-    await client.delete(f"/notes/{ids[1]}")
-    await client.delete(f"/notes/trash/{ids[1]}")
+        await user_client.delete(f"/notes/{each}")
+    await user_client.delete(f"/notes/{ids[1]}")
+    await user_client.delete(f"/notes/trash/{ids[1]}")
 
     seen: list[int] = []
     path = "/notes/trash?limit=2"
     while path:
-        page = await client.get(path)
+        page = await user_client.get(path)
         seen += [note["id"] for note in page.json()]
         assert len(page.json()) == 2
         assert page.links["first"]["url"] == "/notes/trash?limit=2"
@@ -219,21 +219,21 @@ async def test_trash_is_listed_page_by_page_from_the_last_deletion(client: httpx
     assert seen == order[::-1]
 
 
-async def test_page_of_the_trash_stays_where_it_is_while_notes_are_deleted(client: httpx.AsyncClient) -> None:
-    ids = [(await put_in_trash(client))["id"] for _ in range(4)]
-    first = await client.get("/notes/trash?limit=2")
-    await put_in_trash(client)
-    await client.post(f"/notes/{ids[3]}/restore")
+async def test_page_of_the_trash_stays_where_it_is_while_notes_are_deleted(user_client: httpx.AsyncClient) -> None:
+    ids = [(await put_in_trash(user_client))["id"] for _ in range(4)]
+    first = await user_client.get("/notes/trash?limit=2")
+    await put_in_trash(user_client)
+    await user_client.post(f"/notes/{ids[3]}/restore")
 
-    assert await list_ids(client, first.links["next"]["url"]) == [ids[1], ids[0]]
+    assert await list_ids(user_client, first.links["next"]["url"]) == [ids[1], ids[0]]
 
 
-async def test_unchanged_page_of_the_trash_is_not_sent_again(client: httpx.AsyncClient) -> None:
-    note = await put_in_trash(client)
+async def test_unchanged_page_of_the_trash_is_not_sent_again(user_client: httpx.AsyncClient) -> None:
+    note = await put_in_trash(user_client)
     for path in ("/notes/trash", f"/notes/trash/{note['id']}"):
-        tag = (await client.get(path)).headers["etag"]
-        assert (await client.get(path, headers={"If-None-Match": tag})).status_code == 304
-        assert (await client.head(path)).headers["etag"] == tag
+        tag = (await user_client.get(path)).headers["etag"]
+        assert (await user_client.get(path, headers={"If-None-Match": tag})).status_code == 304
+        assert (await user_client.head(path)).headers["etag"] == tag
 
 
 @pytest.mark.parametrize(
@@ -245,17 +245,19 @@ async def test_invalid_page_of_the_trash_is_rejected(shared_client: httpx.AsyncC
     assert (answer.status_code, answer.json()["code"]) == (422, "validation_failed")
 
 
-async def test_cursor_of_another_list_is_rejected(client: httpx.AsyncClient) -> None:
+async def test_cursor_of_another_list_is_rejected(user_client: httpx.AsyncClient) -> None:
     for _ in range(2):
-        await client.post("/notes", json=NOTE)
-        await put_in_trash(client)
-    note = (await client.get("/notes")).json()[0]["id"]
-    await client.put(f"/notes/{note}", json=NOTE | {"title": "Pen"})
+        await user_client.post("/notes", json=NOTE)
+        await put_in_trash(user_client)
+    note = (await user_client.get("/notes")).json()[0]["id"]
+    await user_client.put(f"/notes/{note}", json=NOTE | {"title": "Pen"})
     paths = ["/notes", "/notes/trash", f"/notes/{note}/versions"]
-    cursors = [(await client.get(f"{path}?limit=1")).links["next"]["url"].partition("cursor=")[2] for path in paths]
+    cursors = [
+        (await user_client.get(f"{path}?limit=1")).links["next"]["url"].partition("cursor=")[2] for path in paths
+    ]
 
     for path in paths:
-        statuses = [(await client.get(f"{path}?cursor={cursor}")).status_code for cursor in cursors]
+        statuses = [(await user_client.get(f"{path}?cursor={cursor}")).status_code for cursor in cursors]
         assert statuses == [200 if each == path else 422 for each in paths]
 
 

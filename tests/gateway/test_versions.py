@@ -32,80 +32,80 @@ async def titles(client: httpx.AsyncClient, path: str) -> list[str]:
     return [note["title"] for note in listed.json()]
 
 
-async def test_history_has_every_text_the_newest_first(client: httpx.AsyncClient) -> None:
-    path = await create(client)
-    await client.put(path, json=NOTE | {"title": "2"}, headers={"Prefer": "return=minimal"})
-    await change_together(client, path, "3", "4", "4", "5")
-    await client.patch(path, json={"title": "6"}, headers={"Prefer": "respond-async"})
-    await client.patch(path, json={"title": "6"})
+async def test_history_has_every_text_the_newest_first(user_client: httpx.AsyncClient) -> None:
+    path = await create(user_client)
+    await user_client.put(path, json=NOTE | {"title": "2"}, headers={"Prefer": "return=minimal"})
+    await change_together(user_client, path, "3", "4", "4", "5")
+    await user_client.patch(path, json={"title": "6"}, headers={"Prefer": "respond-async"})
+    await user_client.patch(path, json={"title": "6"})
 
-    assert await titles(client, path) == ["6", "5", "4", "3", "2", "1"]
+    assert await titles(user_client, path) == ["6", "5", "4", "3", "2", "1"]
     for version in range(1, 7):
-        one = await client.get(f"{path}/versions/{version}")
+        one = await user_client.get(f"{path}/versions/{version}")
         assert (one.json()["title"], one.json()["version"], one.headers["etag"]) == (
             str(version),
             version,
             f'"{version}"',
         )
-    assert (await client.get(f"{path}/versions/6")).content == (await client.get(path)).content
+    assert (await user_client.get(f"{path}/versions/6")).content == (await user_client.get(path)).content
 
 
-async def test_notes_of_a_batch_have_a_history_from_their_creation(client: httpx.AsyncClient) -> None:
+async def test_notes_of_a_batch_have_a_history_from_their_creation(user_client: httpx.AsyncClient) -> None:
     items = [{"op": "create", **NOTE, "title": "1"}, {"op": "create", **NOTE, "title": "another"}]
-    written = await client.post("/notes/batch", json={"items": items})
+    written = await user_client.post("/notes/batch", json={"items": items})
     path = f"/notes/{written.json()['items'][0]['id']}"
-    await client.patch(path, json={"title": "2"})
+    await user_client.patch(path, json={"title": "2"})
 
-    assert await titles(client, path) == ["2", "1"]
+    assert await titles(user_client, path) == ["2", "1"]
 
 
-async def test_versions_are_whole_notes_as_they_were_answered(client: httpx.AsyncClient) -> None:
-    created = await client.post("/notes", json=NOTE)
+async def test_versions_are_whole_notes_as_they_were_answered(user_client: httpx.AsyncClient) -> None:
+    created = await user_client.post("/notes", json=NOTE)
     path = created.headers["location"]
-    replaced = await client.put(path, json={"title": 'Pen "äöü" 🖋', "description": "\n\\"})
-    await change_together(client, path, "Quill")
-    current = await client.get(path)
+    replaced = await user_client.put(path, json={"title": 'Pen "äöü" 🖋', "description": "\n\\"})
+    await change_together(user_client, path, "Quill")
+    current = await user_client.get(path)
 
-    listed = await client.get(f"{path}/versions")
+    listed = await user_client.get(f"{path}/versions")
 
     assert listed.content == b"[%b,%b,%b]" % (current.content, replaced.content, created.content)
 
 
-async def test_former_version_is_restored_by_a_put_with_if_match(client: httpx.AsyncClient) -> None:
-    path = await create(client)
-    await client.patch(path, json={"title": "2"})
-    former = (await client.get(f"{path}/versions/1")).json()
-    current = (await client.get(path)).headers["etag"]
+async def test_former_version_is_restored_by_a_put_with_if_match(user_client: httpx.AsyncClient) -> None:
+    path = await create(user_client)
+    await user_client.patch(path, json={"title": "2"})
+    former = (await user_client.get(f"{path}/versions/1")).json()
+    current = (await user_client.get(path)).headers["etag"]
 
     text = {name: former[name] for name in ("title", "description")}
-    restored = await client.put(path, json=text, headers={"If-Match": current})
+    restored = await user_client.put(path, json=text, headers={"If-Match": current})
 
     assert (restored.status_code, restored.headers["etag"]) == (200, '"3"')
-    assert await titles(client, path) == ["1", "2", "1"]
+    assert await titles(user_client, path) == ["1", "2", "1"]
 
 
-async def test_history_comes_back_with_a_restored_note(client: httpx.AsyncClient) -> None:
-    path = await create(client)
-    await change_together(client, path, "2")
-    await client.delete(path)
-    assert (await client.get(f"{path}/versions")).status_code == 404
-    assert (await client.get(f"{path}/versions/1")).status_code == 404
+async def test_history_comes_back_with_a_restored_note(user_client: httpx.AsyncClient) -> None:
+    path = await create(user_client)
+    await change_together(user_client, path, "2")
+    await user_client.delete(path)
+    assert (await user_client.get(f"{path}/versions")).status_code == 404
+    assert (await user_client.get(f"{path}/versions/1")).status_code == 404
 
-    await client.post(f"{path}/restore")
+    await user_client.post(f"{path}/restore")
 
-    assert await titles(client, path) == ["2", "2", "1"]
+    assert await titles(user_client, path) == ["2", "2", "1"]
 
 
-async def test_history_is_read_page_by_page(client: httpx.AsyncClient) -> None:
-    path = await create(client)
-    await change_together(client, path, *"23")
-    await client.patch(path, json={"title": "4"})
-    await change_together(client, path, *"567")
+async def test_history_is_read_page_by_page(user_client: httpx.AsyncClient) -> None:
+    path = await create(user_client)
+    await change_together(user_client, path, *"23")
+    await user_client.patch(path, json={"title": "4"})
+    await change_together(user_client, path, *"567")
     first = next_page = f"{path}/versions?limit=3"
 
     seen: list[str] = []
     while next_page:
-        page = await client.get(next_page)
+        page = await user_client.get(next_page)
         seen.append("".join(note["title"] for note in page.json()))
         assert page.links["first"]["url"] == first
         next_page = page.links.get("next", {}).get("url", "")
@@ -113,13 +113,13 @@ async def test_history_is_read_page_by_page(client: httpx.AsyncClient) -> None:
     assert seen == ["765", "432", "1"]
 
 
-async def test_page_of_a_history_stays_where_it_is_while_the_note_is_changed(client: httpx.AsyncClient) -> None:
-    path = await create(client)
-    await change_together(client, path, *"234")
-    page = await client.get(f"{path}/versions?limit=2")
-    await change_together(client, path, *"56")
+async def test_page_of_a_history_stays_where_it_is_while_the_note_is_changed(user_client: httpx.AsyncClient) -> None:
+    path = await create(user_client)
+    await change_together(user_client, path, *"234")
+    page = await user_client.get(f"{path}/versions?limit=2")
+    await change_together(user_client, path, *"56")
 
-    assert [note["title"] for note in (await client.get(page.links["next"]["url"])).json()] == ["2", "1"]
+    assert [note["title"] for note in (await user_client.get(page.links["next"]["url"])).json()] == ["2", "1"]
 
 
 @pytest.mark.parametrize("version", [3, 999, 2**31 - 1])
@@ -163,12 +163,12 @@ async def test_history_of_another_users_note_does_not_exist(shared_users_client:
         assert (answer.status_code, answer.json()["code"]) == (404, "note_not_found")
 
 
-async def test_unchanged_history_is_not_sent_again(client: httpx.AsyncClient) -> None:
-    path = await create(client)
+async def test_unchanged_history_is_not_sent_again(user_client: httpx.AsyncClient) -> None:
+    path = await create(user_client)
     for url in (f"{path}/versions", f"{path}/versions/1"):
-        tag = (await client.get(url)).headers["etag"]
-        assert (await client.get(url, headers={"If-None-Match": tag})).status_code == 304
-        assert (await client.head(url)).headers["etag"] == tag
+        tag = (await user_client.get(url)).headers["etag"]
+        assert (await user_client.get(url, headers={"If-None-Match": tag})).status_code == 304
+        assert (await user_client.head(url)).headers["etag"] == tag
 
 
 async def test_row_that_is_corrected_by_hand_is_the_version_that_it_says(

@@ -1,6 +1,7 @@
 """The wire format: old messages stay readable, and an invalid command does not affect its neighbours."""
 
 import json
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from shared.contracts import (
     MAX_VERSIONS_AHEAD,
     TITLE_HARD_LIMIT,
     BadCommand,
+    ChangeHints,
     ChangeNotes,
     ChangeUser,
     Command,
@@ -243,6 +245,22 @@ def test_reply_is_read_as_it_was_written(reply: Reply) -> None:
 def test_reply_of_another_shape_is_refused() -> None:
     with pytest.raises(ValidationError):
         decode_replies(b'{"outcome": null}')
+
+
+@pytest.mark.parametrize(
+    ("decode", "body"),
+    [
+        (decode_replies, b"[" + b"1," * 1000 + b"1]"),
+        (decode_replies, b"[" + b"{}," * 1000 + b"{}]"),
+        (ChangeHints.model_validate_json, b'{"owners":[' + b"1," * 1000 + b"1]}"),
+    ],
+)
+def test_bad_message_is_refused_at_its_first_error(decode: Callable[[bytes], object], body: bytes) -> None:
+    """The list of all errors would take a hundred times the memory of the message."""
+    with pytest.raises(ValidationError) as refused:
+        decode(body)
+
+    assert len({error["loc"][:2] for error in refused.value.errors()}) == 1
 
 
 def test_empty_batch_has_no_commands() -> None:

@@ -114,6 +114,20 @@ async def test_refused_write_and_failed_read_are_counted(gateway_settings: Gatew
     assert value("inkwell_reads_failed_total") > before[1]
 
 
+async def test_tasks_that_have_not_ended_are_counted(gateway_settings: GatewaySettings) -> None:
+    ending = asyncio.Event()
+    async with harness.gateway(gateway_settings):
+        before = value("inkwell_event_loop_tasks")
+        tasks = [asyncio.create_task(ending.wait()) for _ in range(1000)]
+        during = value("inkwell_event_loop_tasks")
+        ending.set()
+        await asyncio.wait(tasks)
+        after = value("inkwell_event_loop_tasks")
+
+    assert during - before > 900  # other tasks come and go
+    assert after - before < 100
+
+
 async def test_metrics_tell_nothing_that_users_write(shared_client: httpx.AsyncClient) -> None:
     await shared_client.post("/notes", json=NOTE, headers={"Idempotency-Key": "k" * 20})
     await shared_client.get(f"/notes/search?q={NOTE['description']}")

@@ -1,7 +1,8 @@
 """Runs both services in the test's event loop, on real servers, over real HTTP."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+import ssl
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from datetime import datetime
 from typing import Any, TypeVar
@@ -30,6 +31,8 @@ ROLES_SQL = (ROOT / "dev/roles.sql").read_text()
 HOOKS = [canaries.in_no_problem, witness.knows_every_field_code]
 LIMITS = httpx.Limits(max_connections=100, max_keepalive_connections=20, keepalive_expiry=2)
 """Shorter than the gateway's, so that no request is sent on a connection that the gateway is closing."""
+NO_CERTIFICATES = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+"""Trusts nobody; every client would otherwise load the system's certificates, which takes long."""
 T = TypeVar("T")
 
 
@@ -160,11 +163,16 @@ async def _is_started(server: uvicorn.Server, task: asyncio.Task[None]) -> bool:
 @asynccontextmanager
 async def gateway(settings: GatewaySettings) -> AsyncIterator[httpx.AsyncClient]:
     """A running gateway, and a client for it."""
-    async with (
-        serving(create_app(settings), settings) as url,
-        httpx.AsyncClient(base_url=url, timeout=30, event_hooks={"response": HOOKS}, limits=LIMITS) as client,
-    ):
-        yield client
+    async with serving(create_app(settings), settings) as url, client(url) as of_gateway:
+        yield of_gateway
+
+
+def client(url: str, headers: Mapping[str, str] | None = None) -> httpx.AsyncClient:
+    """A client that checks every answer."""
+    hooks = {"response": HOOKS}
+    return httpx.AsyncClient(
+        base_url=url, headers=headers, timeout=30, event_hooks=hooks, limits=LIMITS, verify=NO_CERTIFICATES
+    )
 
 
 @contextmanager

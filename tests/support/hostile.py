@@ -17,6 +17,7 @@ from pamqp.commands import Basic
 
 from shared.broker import BROKER_ERRORS
 from shared.contracts import LARGEST_MESSAGE_BYTES, MAX_MESSAGE_COMMANDS, encode_command
+from shared.tables import IMPLICIT_OWNER
 from tests.support.commands import CHEAP_HASH, DIGEST, create
 
 FRAME_BYTES = 100_000
@@ -243,6 +244,8 @@ def harmless_messages(owner: int) -> Iterator[Hostile]:
     yield Hostile("a forged replay", batch(event(owner, **replay)))
     yield Hostile("a command of an unknown owner", batch(event(99_999_999)))
     yield Hostile("a command without its credentials", batch(event(owner, credentialsversion=7)))
+    implicit = typed(IMPLICIT_OWNER, "user.change", password_hash=CHEAP_HASH)
+    yield Hostile("a password for the owner without a name", batch(implicit))
     longest = typed(owner, "note.create", title="🖋" * 10_000, description="x" * 1_000_000)
     yield Hostile("the longest note", json.dumps([longest], ensure_ascii=False).encode())
     yield Hostile("a trace that is none", batch(event(owner, traceparent="-" * 128)))

@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 from uuid import uuid4
 
 import asyncpg
+from asyncpg import Connection, Record
 from sqlalchemy import make_url
 
 from dev.backend import ROOT, Services
@@ -39,11 +40,15 @@ def alembic(database_url: str, *arguments: str) -> str:
     return subprocess.run(command, env=environment, cwd=ROOT, check=True, capture_output=True, text=True).stdout
 
 
-@asynccontextmanager
-async def fresh_database(servers: Services, template: str) -> AsyncIterator[str]:
-    """Yields the URL of a new database, for an administrator; drops the database after the block."""
-    name = f"inkwell_test_{uuid4().hex[:12]}"
-    admin = await asyncpg.connect(servers.database_url)
+async def create_template(servers: Services, admin: "Connection[Record]", name: str) -> None:
+    """Creates a migrated database, of which `create_database` makes copies."""
+    await admin.execute(f"create database {name}")
+    await harness.create_roles(with_database(servers.database_url, name))
+    alembic(with_database(servers.database_url, name, "inkwell_migrator"), "upgrade", "head")
+
+
+async def create_database(admin: "Connection[Record]", name: str, template: str) -> None:
+    """Creates a copy of a template."""
     await admin.execute(f"create database {name} template {template} owner inkwell_migrator")
     # The template has everything except the rights on the database itself.
     await admin.execute(
@@ -52,6 +57,14 @@ async def fresh_database(servers: Services, template: str) -> AsyncIterator[str]
         name,
         template,
     )
+
+
+@asynccontextmanager
+async def fresh_database(servers: Services, template: str) -> AsyncIterator[str]:
+    """Yields the URL of a new database, for an administrator; drops the database after the block."""
+    name = f"inkwell_test_{uuid4().hex[:12]}"
+    admin = await asyncpg.connect(servers.database_url)
+    await create_database(admin, name, template)
     yield with_database(servers.database_url, name)
     await admin.execute(f"drop database {name} with (force)")
     await admin.close()

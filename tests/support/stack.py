@@ -19,7 +19,8 @@ import httpx
 from dev.backend import ROOT, Services, as_user
 from tests.support import canaries
 from tests.support.accounts import sign_up
-from tests.support.harness import eventually
+from tests.support.forking import SERVICES, Fork
+from tests.support.harness import NO_CERTIFICATES, eventually
 from tests.support.proxy import Proxy, free_port, proxy_to
 
 KEY = "a-key-that-is-used-in-the-tests-only"
@@ -43,28 +44,29 @@ class Process:
         self._ready_url = ready_url
         self.folder = folder
         """The folder of its source, from which the next start runs it."""
-        self._process: subprocess.Popen[bytes] | None = None
+        self._process: subprocess.Popen[bytes] | Fork | None = None
 
     def variant(self, command: list[str] | None = None, **environment: str) -> "Process":
         """The same process with another command or other settings."""
         folder = ROOT if command else self.folder
-        return Process(command or self._command, self._environment | environment, self._log, self._ready_url, folder)
+        command = command or self._command
+        return type(self)(command, self._environment | environment, self._log, self._ready_url, folder)
 
     def twin(self, port: int, folder: Path | None = None) -> "Process":
         """The same service on another port, from its own source or from another folder."""
         environment = self._environment | {"INKWELL_PORT": str(port), "INKWELL_WORKER_HEALTH_PORT": str(port)}
         ready_url = f"http://127.0.0.1:{port}/health/ready"
-        return Process(self._command, environment, self._log, ready_url, folder or self.folder)
+        return type(self)(self._command, environment, self._log, ready_url, folder or self.folder)
 
     async def start(self, *, ready: bool = True) -> None:
         """Starts the process and waits until it is ready."""
-        environment = {**os.environ, **self._environment}
-        with self._log.open("ab") as log:
-            self._process = subprocess.Popen(  # noqa: ASYNC220 - starts at once, and must outlive the loop
-                self._command, env=environment, cwd=self.folder, stderr=log, stdout=log
-            )
+        self._process = self._launch({**os.environ, **self._environment})
         if ready:
             await self._wait_until_ready()
+
+    def _launch(self, environment: dict[str, str]) -> "subprocess.Popen[bytes] | Fork":
+        with self._log.open("ab") as log:
+            return subprocess.Popen(self._command, env=environment, cwd=self.folder, stderr=log, stdout=log)
 
     async def _wait_until_ready(self) -> None:
         """Fails with the end of its log, and kills the process, if it is not ready within a minute."""
@@ -79,7 +81,7 @@ class Process:
 
     async def is_ready(self) -> bool:
         """Whether its probe reports ready."""
-        async with httpx.AsyncClient(timeout=5, verify=False) as client:  # noqa: S501 - no TLS, whose set-up takes long
+        async with httpx.AsyncClient(timeout=5, verify=NO_CERTIFICATES) as client:
             try:
                 return (await client.get(self._ready_url)).status_code == 200
             except httpx.TransportError:
@@ -130,6 +132,17 @@ class Process:
                 yield json.loads(line)
             except ValueError:
                 yield {"event": line}
+
+
+class ForkedProcess(Process):
+    """A process of this source, which is forked where that makes no difference."""
+
+    def _launch(self, environment: dict[str, str]) -> "subprocess.Popen[bytes] | Fork":
+        *python, service = self._command
+        is_of_this_source = self.folder == ROOT and python == [sys.executable, "-m"] and service in SERVICES
+        if is_of_this_source and "LD_PRELOAD" not in environment:  # which only a new program gets
+            return Fork(service, environment, self.folder, self._log)
+        return super()._launch(environment)
 
 
 @dataclass
@@ -290,7 +303,7 @@ async def running_stack(
         base_url = f"http://127.0.0.1:{gateway_port}"
         ready = {"gateway": base_url, "worker": f"http://127.0.0.1:{health_port}"}
         gateway, worker = [
-            Process(
+            ForkedProcess(
                 [sys.executable, "-m", service],
                 common | environments[service],
                 folder / f"{service}.log",

@@ -1,4 +1,4 @@
-"""A running stack for each test on the session's servers, and servers that the tests of a module may break."""
+"""A running stack for each test on the session's servers, and servers that the tests of this folder may break."""
 
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -17,8 +17,9 @@ async def stack(servers: Services, database_url: str, queue_prefix: str, tmp_pat
         yield stack
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="package")
 def breakable() -> Iterator[Servers]:
+    """A test leaves them as it found them, whatever it has done to them."""
     with breakable_servers() as servers:
         yield servers
 

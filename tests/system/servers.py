@@ -1,8 +1,6 @@
 """A Postgres and a RabbitMQ in containers on fixed ports, which tests may break."""
 
 import asyncio
-import subprocess
-import sys
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
@@ -10,17 +8,18 @@ from pathlib import Path
 from uuid import uuid4
 
 import asyncpg
-import httpx
 from testcontainers.core.container import DockerContainer
 
-from dev.backend import ROOT, Services, as_user
+from dev.backend import Services
 from dev.containers import postgres_server, rabbitmq_server
 from dev.definitions import ADMINISTRATOR
-from tests.support.harness import create_roles
+from tests.support.isolation import create_database, create_template, fresh_prefix, with_database
 from tests.support.proxy import free_port
 from tests.support.stack import Stack, running_stack
 
 SMALL_DISK = "size=32m"
+TEMPLATE = "inkwell_template"
+"""A migrated database, which the first stack on the servers needs."""
 
 
 @dataclass(frozen=True)
@@ -65,15 +64,16 @@ class Servers:
 async def stack_on(services: Services, folder: Path, **settings: str) -> AsyncIterator[Stack]:
     """A stack for the block, on a new migrated database with its own queues."""
     name = f"test_{uuid4().hex[:12]}"
-    administrator = await asyncpg.connect(services.database_url)
-    await administrator.execute(f"create database {name}")
-    await administrator.close()
-    database_url = str(httpx.URL(services.database_url).copy_with(path=f"/{name}"))
-    await create_roles(database_url)
-    migrate = [sys.executable, "-m", "alembic", "upgrade", "head"]
-    owner = {"INKWELL_DATABASE_URL": as_user(database_url, "inkwell_migrator", "inkwell_migrator")}
-    await asyncio.to_thread(subprocess.run, migrate, env=owner, cwd=ROOT, check=True, capture_output=True)
-    async with running_stack(database_url, services, name.replace("_", "-"), folder, **settings) as stack:
+    admin = await asyncpg.connect(services.database_url)
+    if not await admin.fetchval("select exists(select from pg_database where datname = $1)", TEMPLATE):
+        await create_template(services, admin, TEMPLATE)
+    await create_database(admin, name, TEMPLATE)
+    await admin.close()
+    database_url = with_database(services.database_url, name)
+    async with (
+        fresh_prefix(services) as prefix,
+        running_stack(database_url, services, prefix, folder, **settings) as stack,
+    ):
         yield stack
 
 

@@ -175,8 +175,8 @@ Step = Callable[[Watched], Awaitable[None]]
     [
         (stop_worker, start_worker, "InkwellWorkerDown"),
         (stop_postgres, start_postgres, "InkwellPostgresDown"),
-        (stop_broker, start_broker, "InkwellBrokerDown"),
-        pytest.param(set_clock, put_clock_right, "InkwellClockWrong", marks=needs_libfaketime),
+        pytest.param(stop_broker, start_broker, "InkwellBrokerDown", marks=pytest.mark.long),
+        pytest.param(set_clock, put_clock_right, "InkwellClockWrong", marks=[needs_libfaketime, pytest.mark.long]),
         pytest.param(stop_gateway, start_gateway, "InkwellGatewayDown", marks=pytest.mark.long),
     ],
 )

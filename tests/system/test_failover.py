@@ -15,7 +15,7 @@ import pytest
 from dev.backend import ROOT, Services, as_user, with_database
 from tests.faults.cluster import migrated
 from tests.faults.postgres_pair import PostgresPair
-from tests.faults.rigs import servers as servers_of_a_rig
+from tests.faults.rigs import servers
 from tests.faults.servers import Servers
 from tests.support import canaries
 from tests.support.harness import eventually
@@ -37,15 +37,15 @@ pytestmark = pytest.mark.needs_docker
 
 
 @pytest.fixture(scope="module")
-async def servers() -> AsyncIterator[Pair]:
-    async with servers_of_a_rig(has_standby=True, has_nodes=False) as servers:
-        await migrated(servers.services, ROOT)
-        yield servers
+async def rig() -> AsyncIterator[Pair]:
+    async with servers(has_standby=True, has_nodes=False) as rig:
+        await migrated(rig.services, ROOT)
+        yield rig
 
 
 @pytest.fixture(scope="module")
-def pair(servers: Pair) -> PostgresPair:
-    return servers.postgres
+def pair(rig: Pair) -> PostgresPair:
+    return rig.postgres
 
 
 @pytest.fixture
@@ -56,12 +56,12 @@ async def whole_pair(pair: PostgresPair) -> PostgresPair:
 
 
 @asynccontextmanager
-async def stack_at_one_address(servers: Pair, folder: Path) -> AsyncIterator[Stack]:
+async def stack_at_one_address(rig: Pair, folder: Path) -> AsyncIterator[Stack]:
     """A stack whose links to Postgres lead to the current primary."""
-    pair = servers.postgres
+    pair = rig.postgres
     port = pair.ports[pair.primary]
     database_url = f"postgresql://inkwell:inkwell@127.0.0.1:{port}/inkwell_faults"
-    async with running_stack(database_url, servers.services, f"test-{uuid4().hex[:12]}", folder) as stack:
+    async with running_stack(database_url, rig.services, f"test-{uuid4().hex[:12]}", folder) as stack:
         yield stack
 
 
@@ -77,9 +77,9 @@ async def fail_over(pair: PostgresPair, *stacks: Stack) -> None:
 
 
 async def test_no_read_comes_from_the_former_primary_once_a_write_is_answered(
-    servers: Pair, whole_pair: PostgresPair, tmp_path: Path
+    rig: Pair, whole_pair: PostgresPair, tmp_path: Path
 ) -> None:
-    async with stack_at_one_address(servers, tmp_path) as stack:
+    async with stack_at_one_address(rig, tmp_path) as stack:
         await asyncio.gather(*(stack.client.get("/notes/") for _ in range(READERS)))  # idle sessions from here on
         await fail_over(whole_pair, stack)
 
@@ -90,9 +90,9 @@ async def test_no_read_comes_from_the_former_primary_once_a_write_is_answered(
 
 
 async def test_idle_gateway_reads_from_the_new_primary_soon(
-    servers: Pair, whole_pair: PostgresPair, tmp_path: Path
+    rig: Pair, whole_pair: PostgresPair, tmp_path: Path
 ) -> None:
-    async with stack_at_one_address(servers, tmp_path) as stack, stack.second_gateway() as idle:
+    async with stack_at_one_address(rig, tmp_path) as stack, stack.second_gateway() as idle:
         await asyncio.gather(*(idle.get("/notes/") for _ in range(READERS)))
         await fail_over(whole_pair, stack)
         created = await eventually(lambda: written(stack.client), within_seconds=RECOVERY_SECONDS)
@@ -122,7 +122,7 @@ async def is_read(client: httpx.AsyncClient, note: str) -> bool:
 
 @pytest.mark.parametrize("attributes", ["primary", "read-write"])
 async def test_every_command_finds_the_second_host_when_the_first_one_hangs(
-    servers: Pair, whole_pair: PostgresPair, attributes: str
+    rig: Pair, whole_pair: PostgresPair, attributes: str
 ) -> None:
     former = whole_pair.primary
     await asyncio.to_thread(whole_pair.nodes[former].get_wrapped_container().pause)
@@ -131,7 +131,7 @@ async def test_every_command_finds_the_second_host_when_the_first_one_hangs(
     hosts = ",".join(f"127.0.0.1:{port}" for port in ports)
     url = f"postgresql://inkwell:inkwell@{hosts}/inkwell_faults?target_session_attrs={attributes}"
 
-    ended = [await asyncio.to_thread(run, servers.services, url, *command) for command in COMMANDS]
+    ended = [await asyncio.to_thread(run, rig.services, url, *command) for command in COMMANDS]
 
     assert [each.returncode for each in ended] == [0] * len(COMMANDS), [each.stderr for each in ended]
 
@@ -153,11 +153,11 @@ def run(services: Services, url: str, role: str, *command: str) -> "subprocess.C
     )
 
 
-async def test_services_start_while_only_a_standby_answers(servers: Pair, whole_pair: PostgresPair) -> None:
+async def test_services_start_while_only_a_standby_answers(rig: Pair, whole_pair: PostgresPair) -> None:
     standby = f"postgresql://inkwell:inkwell@127.0.0.1:{whole_pair.ports[whole_pair.standby]}/x"
     command = ("inkwell_worker", "-m", "shared.wait_for_schema")
 
-    ended = await asyncio.to_thread(run, servers.services, with_database(standby, "inkwell_faults"), *command)
+    ended = await asyncio.to_thread(run, rig.services, with_database(standby, "inkwell_faults"), *command)
 
     assert ended.returncode == 0
     assert "waiting: Postgres does not answer" in ended.stderr

@@ -12,7 +12,7 @@ from tests.support.commands import create
 from tests.support.harness import eventually
 from tests.support.stack import Load, Process, Stack, check
 
-KILLS = int(os.environ.get("KILLS", "8"))
+KILLS = int(os.environ.get("KILLS", "4"))
 SLOW_COMMIT = """
 create function slow() returns trigger language plpgsql as $$ begin perform pg_sleep(2); return null; end $$;
 create constraint trigger slow after insert on notes initially deferred

@@ -29,7 +29,7 @@ from worker.settings import WorkerSettings
 
 PAUSE_SECONDS = float(os.environ.get("PAUSE_SECONDS", "10"))
 """Longer than the worker retries before it closes its channels; `make outages` pauses for a minute."""
-SHORT_SECONDS = 6.0
+SHORT_SECONDS = float(os.environ.get("SHORT_SECONDS", "2"))
 WAIT_SECONDS = 0.5
 PUBLISH_TIMEOUT_SECONDS = 5.0
 WITHDRAWN = 1000

@@ -18,7 +18,7 @@ from tests.support.proxy import free_port
 from tests.support.stack import Stack, running_stack
 from tests.system.writers import Writer, all_go_on, are_decided, check_order, headers_of, new_owners, writing
 
-NUMBERS = [int(number) for number in os.environ.get("REPARTITION_NUMBERS", "4 3 8 1").split()]
+NUMBERS = [int(number) for number in os.environ.get("REPARTITION_NUMBERS", "4 1").split()]
 CLOSED, KILL_WITHIN_SECONDS = "writes are refused", 1.5
 """The event that the command logs at its most delicate moment, and slightly longer than that moment lasts."""
 

@@ -16,6 +16,8 @@ from shared.contracts import (
     ChangeUser,
     Command,
     CreateToken,
+    DeleteUser,
+    NoData,
     Outcome,
     OutcomeStatus,
     RegisterUser,
@@ -239,3 +241,44 @@ async def test_nothing_is_kept_of_what_a_user_wrote_who_is_gone(
 
     rows = await database.fetch("select status, reason, command from commands")
     assert set(map(tuple, rows)) == {("rejected", "credentials_outdated", None)}
+
+
+def implicit_commands() -> list[Command]:
+    """Commands about the account of the owner without a name, which no gateway sends."""
+    hashed = UserChange(password_hash=CHEAP_HASH)
+    return [
+        ChangeUser.model_validate(attributes() | {"data": hashed}),
+        ChangeUser.model_validate(attributes() | {"data": UserChange(name="implicit")}),
+        DeleteUser.model_validate(attributes() | {"data": NoData()}),
+        RevokeToken.model_validate(attributes() | {"data": TokenTarget(token_id=UUID(int=1))}),
+        renew(1),
+        new_token(1),
+    ]
+
+
+@pytest.mark.parametrize("command", implicit_commands(), ids=lambda command: command.type)
+async def test_command_about_the_account_of_the_owner_without_a_name_is_rejected(
+    connections: Connections, command: Command
+) -> None:
+    outcomes = await apply_batch(connections, [command, create()])
+
+    assert [(each.status, each.reason) for each in outcomes] == [
+        (OutcomeStatus.REJECTED, "credentials_outdated"),
+        (OutcomeStatus.APPLIED, None),
+    ]
+
+
+async def test_command_whose_answer_cannot_be_printed_fails_and_its_neighbours_are_applied(
+    connections: Connections, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    [registered] = await apply_batch(connections, [register("Ada")])
+    owner = json.loads(registered.body or "")["id"]
+    monkeypatch.delattr("worker.decisions.PublicToken")
+
+    outcomes = await Applier(connections).apply([create(owner=owner), new_token(owner), create(owner=owner)])
+
+    assert [(each.status, each.reason) for each in outcomes] == [
+        (OutcomeStatus.APPLIED, None),
+        (OutcomeStatus.FAILED, "handler_error"),
+        (OutcomeStatus.APPLIED, None),
+    ]

@@ -10,7 +10,7 @@ from uuid import UUID
 
 import pytest
 from asyncpg import Connection, Record
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from shared.connections import Connections
@@ -34,14 +34,13 @@ from shared.contracts import (
 )
 from shared.database import Session
 from tests.support.commands import CHEAP_HASH, DIGEST, create, patch, replace
+from tests.support.properties import on_real_servers
 from worker.apply import ApplyOptions, apply_batch
 from worker.cache import Cache
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 EXPIRED_BEFORE = START + timedelta(seconds=30)
 REPLAYED_AT = START + timedelta(minutes=9)
-# Each example empties the one database itself, and a busy machine must not fail the test.
-SLOW_ON_PURPOSE = [HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
 OWNERS = st.sampled_from([1, 2, 99])
 NOTE_IDS = st.integers(1, 6)
 TEXTS = st.sampled_from(["a", "b", "🖋"])
@@ -214,7 +213,7 @@ async def watched(database: "Connection[Record]") -> "Connection[Record]":
     return database
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=SLOW_ON_PURPOSE)
+@on_real_servers
 @given(batches=partitioned())
 async def test_any_partition_gives_the_same_rows_and_outcomes_as_one_by_one(
     connections: Connections, watched: "Connection[Record]", batches: Batches
@@ -222,7 +221,7 @@ async def test_any_partition_gives_the_same_rows_and_outcomes_as_one_by_one(
     assert await run(connections, watched, batches) == await run(connections, watched, one_by_one(batches))
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=SLOW_ON_PURPOSE)
+@on_real_servers
 @given(batches=with_replays())
 async def test_replays_in_any_partition_give_the_same_rows_and_outcomes_as_one_by_one(
     connections: Connections, watched: "Connection[Record]", batches: Batches
@@ -230,7 +229,7 @@ async def test_replays_in_any_partition_give_the_same_rows_and_outcomes_as_one_b
     assert await run(connections, watched, batches) == await run(connections, watched, one_by_one(batches))
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=SLOW_ON_PURPOSE)
+@on_real_servers
 @given(batches=repetitive())
 async def test_changes_that_change_nothing_leave_rows_and_versions_alone_in_any_partition(
     connections: Connections, watched: "Connection[Record]", batches: Batches

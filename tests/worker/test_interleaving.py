@@ -10,7 +10,7 @@ from uuid import UUID
 
 import pytest
 from asyncpg import Connection, Record
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from shared.connections import Connections
@@ -28,11 +28,11 @@ from shared.contracts import (
 )
 from shared.database import Session
 from tests.support.applying import apply_with_others
+from tests.support.properties import on_real_servers
 from tests.worker.test_batching import (
     FINGERPRINTS,
     HASHES,
     REPEATED_IDS,
-    SLOW_ON_PURPOSE,
     START,
     Batches,
     changes,
@@ -138,7 +138,7 @@ def workers(worker_settings: WorkerSettings) -> Iterator[list[Connections]]:
         connections.close()
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=SLOW_ON_PURPOSE)
+@on_real_servers
 @given(example=interleaved())
 async def test_any_interleaving_of_two_workers_gives_the_rows_and_outcomes_of_one_by_one(
     workers: list[Connections],

@@ -281,18 +281,21 @@ MORE, FEWER = (2, 4), (4, 1)
 MOMENTS = [
     (numbers, step, calls)
     for numbers in (MORE, FEWER)
-    for step, most in {
-        "drain": 2,
-        "declare_command_queue": 1,
-        "close_routes": 1,
-        "open_routes": 1,
-        "bind_partition": 1,
-        "delete_others": 1,
-        "move": 2 if numbers == FEWER else -1,
+    for step, each in {
+        "drain": [1, 2],
+        "declare_command_queue": [1],
+        "close_routes": [0, 1],
+        "open_routes": [1],
+        "bind_partition": [0, 1],
+        "delete_others": [1],
+        "move": [0, 1, 2] if numbers == FEWER else [],
     }.items()
-    for calls in range(most + 1)
+    for calls in each
 ]
-"""The old number and the new one, a step of the change, and how often it is run before an interruption."""
+"""The old number and the new one, a step of the change, and how often it is run before an interruption.
+
+An interruption before a step is one after the step before it.
+"""
 
 
 @pytest.mark.parametrize("moment", MOMENTS, ids=str)

@@ -3,7 +3,6 @@
 import signal
 from collections.abc import Callable, Mapping
 
-from tests.faults.accounts import deleted_users_are_removed
 from tests.faults.nemesis import broker, clocks, links, messages, operations, postgres
 from tests.faults.nemesis.engine import Fault, gateways, workers
 from tests.faults.nemesis.processes import all_are_restarted, all_workers_are_killed, ended, frozen
@@ -23,7 +22,6 @@ FAULTS: Mapping[str, Fault] = {
     **clocks.FAULTS,
     **postgres.FAULTS,
     **operations.FAULTS,
-    "deleted-users-removed": deleted_users_are_removed,
     **OF_ONE_NODE,
     **broker.FAULTS,
     **links.FAULTS,

@@ -14,6 +14,7 @@ from tests.faults.nemesis.broker import are_drained
 from tests.faults.nemesis.engine import LONG, SHORT, Fault, Nemesis
 from tests.faults.nemesis.postgres import operator
 from tests.faults.nemesis.processes import restart
+from tests.support.harness import eventually
 from tests.system.versions import PREVIOUS, unpack
 
 FEWER_PARTITIONS = 5
@@ -42,6 +43,22 @@ async def purge():
 
 asyncio.run(purge())
 """
+REMOVE = """
+import asyncio
+from shared.database import connect
+from shared.settings import load_settings
+from worker.housekeeping import remove_deleted_users
+from worker.settings import WorkerSettings
+
+async def remove():
+    session = await connect(load_settings(WorkerSettings).database_url, "nemesis")
+    while await remove_deleted_users(session):
+        pass
+    await session.close()
+
+asyncio.run(remove())
+"""
+REMOVED_SECONDS = 60.0
 PRUNE = """
 import asyncio
 from datetime import timedelta
@@ -87,6 +104,13 @@ async def tombstones_are_purged(_: Nemesis, cluster: Cluster[Any]) -> str:
     async with cluster.servers.postgres_lock:
         await cluster.query(AGE_TOMBSTONES)
         assert await ran(cluster, "worker", "-c", PURGE)
+    return "postgres"
+
+
+async def deleted_users_are_removed(_: Nemesis, cluster: Cluster[Any]) -> str:
+    """Removes everything that deleted users owned, as a worker does once a minute."""
+    async with cluster.servers.postgres_lock:
+        await eventually(lambda: ran(cluster, "worker", "-c", REMOVE), within_seconds=REMOVED_SECONDS)
     return "postgres"
 
 
@@ -204,9 +228,10 @@ async def ran(cluster: Cluster[Any], role: str, *arguments: str) -> bool:
         "INKWELL_DATABASE_URL": as_user(cluster.database_url, f"inkwell_{role}", f"inkwell_{role}"),
         "INKWELL_BROKER_URL": servers.broker_url_of("worker"),
     }
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, *arguments, cwd=cluster.tree, env=os.environ | environment
-    )
+    with (cluster.folder / "operator.log").open("ab") as output:
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, *arguments, cwd=cluster.tree, env=os.environ | environment, stdout=output, stderr=output
+        )
     try:
         return await process.wait() == 0
     finally:
@@ -218,6 +243,7 @@ async def ran(cluster: Cluster[Any], role: str, *arguments: str) -> bool:
 FAULTS: dict[str, Fault] = {
     "users-corrected": users_are_corrected,
     "tombstones-purged": tombstones_are_purged,
+    "deleted-users-removed": deleted_users_are_removed,
     "outcomes-pruned": outcomes_are_pruned,
     "migration": schema_is_migrated,
     "dump": database_is_dumped,

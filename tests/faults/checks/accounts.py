@@ -9,8 +9,8 @@ from collections.abc import Iterator
 from datetime import datetime
 from typing import Any
 
-from tests.faults.checker import is_disturbed
-from tests.faults.facts import Facts
+from tests.faults.checks.case import Case
+from tests.faults.checks.changes import is_disturbed
 from tests.faults.history import History
 from tests.faults.people import OWN_REQUEST, Credentials, PersonalWrite
 
@@ -26,19 +26,11 @@ NOT_FOUND = ("replace", "delete", "batch")
 Rank = tuple[int, datetime]
 
 
-def broken(history: History, facts: Facts) -> Iterator[str]:
-    """Every broken promise about accounts."""
-    of_writes = effects, answered, ended, rejected_rightly
-    of_credentials = reads, accepted, revoked, sign_ins, streams, streams_end
-    for check in (*of_writes, *of_credentials, deleted, own):
-        yield from check(history, facts)
-
-
-def effects(history: History, facts: Facts) -> Iterator[str]:
+def effects(case: Case) -> Iterator[str]:
     """I1 to I4: each write has the outcome that its person was told, and its effect once, or not at all."""
-    written = Counter(row["description"] for row in facts.audit if row["kind"] in ("insert", "update"))
-    for write in all_writes(history):
-        row = facts.accounts.get(write.id)
+    written = Counter(row["description"] for row in case.facts.audit if row["kind"] in ("insert", "update"))
+    for write in all_writes(case):
+        row = case.facts.by_id.get(write.id)
         status = row["status"] if row else None
         if write.accepted is not None and not row:
             yield f"I1: {describe(write)} was accepted but has no outcome"
@@ -55,9 +47,9 @@ def effects(history: History, facts: Facts) -> Iterator[str]:
             yield f"I{2 if status == 'applied' else 3}: {describe(write)} is {status}, and was written {times} times"
 
 
-def answered(history: History, _: Facts) -> Iterator[str]:
+def answered(case: Case) -> Iterator[str]:
     """I2, I4: no answer but those that are documented, and the same again."""
-    for write in all_writes(history):
+    for write in all_writes(case):
         allowed = ANSWERS | ({(404, "note_not_found")} if write.kind in NOT_FOUND else set())
         wrong = [each for each in write.attempts if (each.status, each.code) not in allowed]
         wrong += [each for each in write.polls if each.status not in POLLED]
@@ -71,36 +63,36 @@ def answered(history: History, _: Facts) -> Iterator[str]:
                 yield f"I2: {describe(write)} was answered {again}, and {answer.status} to later credentials"
 
 
-def ended(history: History, facts: Facts) -> Iterator[str]:
+def ended(case: Case) -> Iterator[str]:
     """I13: nothing is applied after what has ended its credentials."""
-    ranks = Ranks(facts)
-    for write in all_writes(history):
+    ranks = Ranks(case)
+    for write in all_writes(case):
         for end in write.credentials.ends if write.credentials else ():
             if ranks.of(write, "applied") > ranks.of(end, "applied") > NEVER:
                 yield f"I13: {describe(write)} was applied after {describe(end)}, which ended its credentials"
 
 
-def rejected_rightly(history: History, facts: Facts) -> Iterator[str]:
+def rejected_rightly(case: Case) -> Iterator[str]:
     """I4, I6: a write is rejected only because of what was decided before it, and not sent after it was accepted."""
-    ranks = Ranks(facts)
-    for write in all_writes(history):
-        row = facts.accounts.get(write.id)
+    ranks = Ranks(case)
+    for write in all_writes(case):
+        row = case.facts.by_id.get(write.id)
         if not row or row["status"] != "rejected" or not write.credentials:
             continue
-        if row["reason"] == "credentials_outdated":
+        if reason_of(write, case) == "credentials_outdated":
             mine = ranks.of(write, "rejected")
             causes = [each for each in write.credentials.ends if NEVER < ranks.of(each, "applied") < mine]
             if not causes:
                 yield f"I4: {describe(write)} was rejected although its credentials were valid"
             elif write.accepted is not None and all(write.accepted < each.asked for each in causes):
                 yield f"I6: {describe(write)} was rejected because of {describe(causes[0])}, sent after it was accepted"
-        elif not (row["reason"] == "note_not_found" and write.kind in NOT_FOUND):
-            yield f"I4: {describe(write)} was rejected as {row['reason']}"
+        elif not (reason_of(write, case) == "note_not_found" and write.kind in NOT_FOUND):
+            yield f"I4: {describe(write)} was rejected as {reason_of(write, case)}"
 
 
-def reads(history: History, _: Facts) -> Iterator[str]:
+def reads(case: Case) -> Iterator[str]:
     """I13: ended credentials read nothing from then on."""
-    for person in history.people:
+    for person in case.history.people:
         for use in person.uses:
             over = [each for each in use.credentials.ends if each.is_known_before(use.answer.asked)]
             if use.answer.status == 200 and over:
@@ -109,17 +101,17 @@ def reads(history: History, _: Facts) -> Iterator[str]:
                 yield f"I4: a read of one's own was answered {use.answer.status} {use.answer.code}"
 
 
-def accepted(history: History, _: Facts) -> Iterator[str]:
+def accepted(case: Case) -> Iterator[str]:
     """I13: valid credentials are accepted."""
-    for person in history.people:
+    for person in case.history.people:
         for credentials, answer in person.requests():
             if answer.status == 401 and not any(each.asked < answer.answered for each in all_ends(credentials)):
                 yield f"I13: person {person.id} was answered {answer.code} with valid credentials"
 
 
-def revoked(history: History, _: Facts) -> Iterator[str]:
-    """I13: a revoked token is rejected by the gateway that has answered so, and by every other half a minute later."""
-    for person in history.people:
+def revoked(case: Case) -> Iterator[str]:
+    """I13, I7: a revoked token is rejected by the gateway that has answered so, and by all half a minute later."""
+    for person in case.history.people:
         for credentials, answer in person.requests():
             write = credentials.revocation
             if not write or write.known is None or not 200 <= answer.status < 300:
@@ -127,14 +119,14 @@ def revoked(history: History, _: Facts) -> Iterator[str]:
             told = (each.answered for each in write.attempts if (each.status, each.gateway) == (204, answer.gateway))
             if min(told, default=math.inf) < answer.asked:
                 yield f"I13: gateway {answer.gateway} has accepted a token after it had answered {describe(write)}"
-            late = answer.asked > write.known + KNOWN_EVERYWHERE_SECONDS + SLACK_SECONDS + history.lag_seconds
-            if late and not is_disturbed(history, answer.asked - BEFORE_SECONDS, answer.answered):
-                yield f"I13: a token was accepted {answer.asked - write.known:.0f} s after {describe(write)}"
+            late = answer.asked > write.known + KNOWN_EVERYWHERE_SECONDS + SLACK_SECONDS + case.history.lag_seconds
+            if late and not is_disturbed(case.history, answer.asked - BEFORE_SECONDS, answer.answered):
+                yield f"I7: a token was accepted {answer.asked - write.known:.0f} s after {describe(write)}"
 
 
-def sign_ins(history: History, _: Facts) -> Iterator[str]:
+def sign_ins(case: Case) -> Iterator[str]:
     """I13: the last password and name sign in, and no others do; after the deletion none does."""
-    for person in history.people:
+    for person in case.history.people:
         sets = {"password": person.of_kind("register", "password"), "name": person.of_kind("register", "rename")}
         for attempt in person.sign_ins:
             asked, status = attempt.answer.asked, attempt.answer.status
@@ -150,42 +142,42 @@ def sign_ins(history: History, _: Facts) -> Iterator[str]:
                 yield f"I13: person {person.id} could not sign in: {status} {attempt.answer.code}"
 
 
-def streams(history: History, facts: Facts) -> Iterator[str]:
+def streams(case: Case) -> Iterator[str]:
     """I13: a stream has no change after what has ended its credentials."""
     revisions: dict[tuple[int, int], int] = defaultdict(int)
-    transactions = {row["id"]: row["transaction"] for row in facts.audit if row["kind"] == "command"}
-    for row in facts.audit:
+    for row in case.facts.audit:
         if row["kind"] == "owner":
             place = row["owner_id"], row["transaction"]
             revisions[place] = max(revisions[place], row["revision"])
-    for person in history.people:
+    for person in case.history.people:
         for stream in person.streams:
             for end in stream.credentials.ends:
-                last = revisions.get((person.id, transactions.get(end.id, 0)), math.inf)
+                command = case.facts.by_id.get(end.id)
+                last = revisions.get((person.id, command["transaction"]), math.inf) if command else math.inf
                 if any(revision > last for revision in stream.revisions):
                     yield f"I13: a stream had a change after {describe(end)}"
 
 
-def streams_end(history: History, _: Facts) -> Iterator[str]:
-    """I13: a stream ends half a minute after its credentials, not counting the time in which something fails."""
-    for person in history.people:
+def streams_end(case: Case) -> Iterator[str]:
+    """I7: a stream ends half a minute after its credentials, not counting the time in which something fails."""
+    for person in case.history.people:
         for stream in person.streams:
             known = min((end.known for end in all_ends(stream.credentials) if end.known is not None), default=math.inf)
-            lasted = undisturbed_seconds(history, known, stream.ended or stream.watched)
-            if lasted > KNOWN_EVERYWHERE_SECONDS + SLACK_SECONDS + history.lag_seconds:
-                yield f"I13: a stream of person {person.id} was open {lasted:.0f} s after its credentials had ended"
+            lasted = undisturbed_seconds(case.history, known, stream.ended or stream.watched)
+            if lasted > KNOWN_EVERYWHERE_SECONDS + SLACK_SECONDS + case.history.lag_seconds:
+                yield f"I7: a stream of person {person.id} was open {lasted:.0f} s after its credentials had ended"
 
 
-def deleted(history: History, facts: Facts) -> Iterator[str]:
+def deleted(case: Case) -> Iterator[str]:
     """I13: nothing is written for a deleted user, and nothing is left of them; of everybody else it is."""
-    ranks = Ranks(facts)
+    ranks = Ranks(case)
     changes = defaultdict[int, list[Any]](list)
-    for row in facts.audit:
+    for row in case.facts.audit:
         if row["kind"] in ("insert", "update"):
             changes[row["owner_id"]].append(row)
-    for person in history.people:
+    for person in case.history.people:
         end = ranks.of(person.leave, "applied") if person.leave else NEVER
-        left = [kind for (kind, owner), rows in facts.remains.items() if owner == person.id and rows]
+        left = [kind for (kind, owner), rows in case.facts.remains.items() if owner == person.id and rows]
         if end > NEVER and left:
             yield f"I13: person {person.id} is deleted, and has left {', '.join(left)}"
         if end == NEVER and person.id and "user" not in left:
@@ -194,9 +186,9 @@ def deleted(history: History, facts: Facts) -> Iterator[str]:
         yield from (f"I13: note {row['id']} of person {person.id} was written after the deletion" for row in late)
 
 
-def own(history: History, _: Facts) -> Iterator[str]:
+def own(case: Case) -> Iterator[str]:
     """I10: people see their own notes only, even under the name of a deleted user."""
-    for person in history.people:
+    for person in case.history.people:
         texts = {write.marker for write in person.writes}
         for use in person.uses:
             for note in use.answer.body if isinstance(use.answer.body, list) else ():
@@ -207,20 +199,16 @@ def own(history: History, _: Facts) -> Iterator[str]:
 class Ranks:
     """The order in which commands were decided."""
 
-    def __init__(self, facts: Facts) -> None:
-        self._places = facts.places()
-        self._rows = facts.accounts
-        last = {row["transaction"]: row["seq"] for row in facts.audit}
-        transactions = {row["seq"]: row["transaction"] for row in facts.audit}
-        self.last_seq = {place: last[transactions[place]] for place in set(self._places.values())}
+    def __init__(self, case: Case) -> None:
+        self._commands = case.facts.by_id
+        last = {row["transaction"]: row["seq"] for row in case.facts.audit}
+        self.last_seq = {place: last[transaction] for transaction, place in case.facts.transactions.items()}
         """The last audited event of the transaction at each place."""
 
     def of(self, write: PersonalWrite, status: str) -> Rank:
         """The rank of the write's decision; NEVER if it is not decided so."""
-        row = self._rows.get(write.id)
-        if not row or row["status"] != status or write.id not in self._places:
-            return NEVER
-        return self._places[write.id], row["decided_at"]  # which has the order in the transaction
+        command = self._commands.get(write.id)
+        return (command["place"], command["decided"]) if command and command["status"] == status else NEVER
 
 
 NEVER: Rank = (-1, datetime.min)  # noqa: DTZ901 - compared by its first member
@@ -237,9 +225,9 @@ def undisturbed_seconds(history: History, began: float, ended: float) -> float:
     return undisturbed + max(0.0, ended - now)
 
 
-def all_writes(history: History) -> Iterator[PersonalWrite]:
+def all_writes(case: Case) -> Iterator[PersonalWrite]:
     """The writes of all people."""
-    for person in history.people:
+    for person in case.history.people:
         yield from person.writes
 
 
@@ -249,7 +237,29 @@ def all_ends(credentials: Credentials) -> list[PersonalWrite]:
     return [each for each in (*credentials.ends, *revocation) if each.attempts]
 
 
+def reason_of(write: PersonalWrite, case: Case) -> str | None:
+    """Why the write was rejected."""
+    outcome = case.facts.outcomes.get(write.id)
+    return outcome and outcome["reason"]
+
+
 def describe(write: PersonalWrite) -> str:
     """The write, described for a violation."""
     note = f" of note {write.note}" if write.note else ""
     return f"{write.kind}{note} by person {write.owner} ({write.id})"
+
+
+RULES = (
+    effects,
+    answered,
+    ended,
+    rejected_rightly,
+    reads,
+    accepted,
+    revoked,
+    sign_ins,
+    streams,
+    streams_end,
+    deleted,
+    own,
+)

@@ -7,8 +7,9 @@ from collections.abc import Iterator
 from itertools import combinations
 from typing import Any
 
-from tests.faults.facts import Facts
-from tests.faults.history import Answer, History
+from tests.faults.checks.case import Case
+from tests.faults.clients import POISON
+from tests.faults.history import Answer
 from tests.faults.keyed_writes import KeyedWrite
 from tests.faults.letters import Letters, Operation, is_dead, texts_of
 
@@ -19,83 +20,91 @@ ANSWERS = {0, 200, 201, 202, 410, 500, 503, 504}
 OUTCOMES = {"applied": {200, 201, 204}, "rejected": {410}, "failed": {500}}
 
 
-def broken_letters(history: History, facts: Facts) -> Iterator[str]:
-    """Every broken promise about dead letters."""
-    letters = Letters(history.letters, history.operations)
-    evidence = Evidence(letters, facts)
-    of_operations = decided_by_operators, printed_truly, listed, together
-    for check in (kept, once, *of_operations, told, answered, superseded, in_order):
-        yield from check(letters, evidence)
-
-
 class Evidence:
-    """The rows and the audit, by command and by note."""
+    """The commands and the audit, by command and by note."""
 
-    def __init__(self, letters: Letters, facts: Facts) -> None:
-        self.rows = {row["id"]: row for row in reversed(facts.commands)}
-        """The first row of each id: items of several writes follow their command."""
-        self.places = facts.places()
-        self.makers = facts.makers()
-        self.written = Counter(row["description"] for row in facts.audit if row["kind"] in ("insert", "update"))
-        self.decisions: dict[str, list[Any]] = defaultdict(list)
+    def __init__(self, case: Case) -> None:
+        self.letters = Letters(case.history.letters, case.history.operations)
+        self.decisions, self._commands = defaultdict(list, case.facts.decisions), case.facts.by_id
+        self._outcomes, self.makers = case.facts.outcomes, case.facts.makers
+        written = (row["description"] for row in case.facts.audit if row["kind"] in ("insert", "update"))
+        self.written = Counter(text for text in written if text and text.startswith(POISON))
         self.changes: dict[int, list[Any]] = defaultdict(list)
-        ids, notes = {write.id for write in letters.writes}, {str(write.note) for write in letters.writes}
-        for row in facts.audit:
-            if row["kind"] == "command" and row["id"] in ids:
-                self.decisions[row["id"]].append(row)
-            elif row["kind"] in ("insert", "update") and row["id"] in notes:
+        notes = {str(write.note) for write in self.letters.writes}
+        for row in case.facts.audit:
+            if row["kind"] in ("insert", "update") and row["id"] in notes:
                 self.changes[int(row["id"])].append(row)
+
+    def place(self, write: KeyedWrite) -> int | None:
+        """The place of the write's last decision among all."""
+        command = self._commands.get(write.id)
+        return command["place"] if command else None
+
+    def outcome(self, command: str) -> Any:
+        """Why the command was rejected or has failed, when it was replayed, and whether it is kept; or None."""
+        return self._outcomes.get(command)
 
     def status(self, write: KeyedWrite) -> str | None:
         """The final status."""
-        return self.rows[write.id]["status"] if write.id in self.rows else None
+        command = self._commands.get(write.id)
+        return command["status"] if command else None
 
     def first_failure(self, letter: KeyedWrite) -> float:
         """The position of the first failure."""
-        return min(
-            (row["seq"] for row in self.decisions[letter.id] if row["description"] == "failed"), default=math.inf
-        )
+        return min((row["seq"] for row in self.decisions[letter.id] if row["status"] == "failed"), default=math.inf)
 
 
-def kept(letters: Letters, evidence: Evidence) -> Iterator[str]:
+def evidence_of(case: Case) -> tuple[Letters, Evidence]:
+    """The letters and what the database says about them."""
+    evidence = Evidence(case)
+    return evidence.letters, evidence
+
+
+def kept(case: Case) -> Iterator[str]:
     """I1: no letter is lost, and the other writes are applied."""
+    letters, evidence = evidence_of(case)
     for write in letters.writes:
         status = evidence.status(write)
         if status is None and (write.accepted is not None or evidence.decisions[write.id]):
             yield f"I1: {describe(write)} is lost"
-        if status == "failed" and not evidence.rows[write.id]["is_kept"]:
+        outcome = evidence.outcome(write.id)
+        if status == "failed" and not (outcome and outcome["is_kept"]):
             yield f"I1: the command of {describe(write)} is lost"
     for write in letters.others:
         if write.accepted is not None and evidence.status(write) not in (None, "applied"):
             yield f"I1: {describe(write)} is {evidence.status(write)} although nothing is wrong with it"
 
 
-def once(letters: Letters, evidence: Evidence) -> Iterator[str]:
+def once(case: Case) -> Iterator[str]:
     """I2, I3: a letter is applied once or not at all, and its final outcome stays."""
+    letters, evidence = evidence_of(case)
     for letter in letters.dead:
         for row in evidence.decisions[letter.id][:-1]:
-            if row["description"] != "failed":
-                yield f"I2: {describe(letter)} was decided again after it was {row['description']}"
+            if row["status"] != "failed":
+                yield f"I2: {describe(letter)} was decided again after it was {row['status']}"
         is_applied = evidence.status(letter) == "applied"
         for text in texts_of(letter):
             if evidence.written[text] > is_applied:
                 yield f"I{2 if is_applied else 3}: {describe(letter)} was written {evidence.written[text]} times"
 
 
-def decided_by_operators(letters: Letters, evidence: Evidence) -> Iterator[str]:
+def decided_by_operators(case: Case) -> Iterator[str]:
     """I1: only an operator changes the outcome of a failed command."""
+    letters, evidence = evidence_of(case)
     for letter in letters.dead:
         status = evidence.status(letter)
         if status == "applied" and not letters.naming(letter, "replay"):
             yield f"I1: {describe(letter)} is applied, and nobody has replayed it"
-        if status == "rejected" and evidence.rows[letter.id]["reason"] != "discarded":
-            yield f"I4: {describe(letter)} was rejected as {evidence.rows[letter.id]['reason']}"
+        outcome = evidence.outcome(letter.id)
+        if status == "rejected" and outcome and outcome["reason"] != "discarded":
+            yield f"I4: {describe(letter)} was rejected as {outcome['reason']}"
         elif status == "rejected" and not letters.naming(letter, "discard"):
             yield f"I1: {describe(letter)} is discarded, and nobody has done so"
 
 
-def printed_truly(letters: Letters, evidence: Evidence) -> Iterator[str]:
+def printed_truly(case: Case) -> Iterator[str]:
     """I4: what an operator's command printed is true, and tells of every letter."""
+    letters, evidence = evidence_of(case)
     by_id = {letter.id: letter for letter in letters.dead}
     for each in letters.operations:
         if each.code not in (None, 0, 1) or "Traceback" in each.errors:
@@ -105,8 +114,8 @@ def printed_truly(letters: Letters, evidence: Evidence) -> Iterator[str]:
             yield f"I4: {name(each)} printed nothing of {len(set(each.ids) - each.printed.keys())} letters"
         for command, (result, reason) in each.printed.items() if each.verb != "list" else ():
             if command not in by_id or not is_true(by_id[command], result, reason, evidence):
-                row = evidence.rows.get(command)
-                yield f"I4: {name(each)} printed {result} ({reason}) of {command}, which is {row}"
+                outcome = evidence.outcome(command)
+                yield f"I4: {name(each)} printed {result} ({reason}) of {command}, whose outcome is {outcome}"
 
 
 def is_true(letter: KeyedWrite, result: str, reason: str | None, evidence: Evidence) -> bool:
@@ -115,7 +124,7 @@ def is_true(letter: KeyedWrite, result: str, reason: str | None, evidence: Evide
     if result == "refused":
         has_changed = any(row["seq"] > evidence.first_failure(letter) for row in evidence.changes[letter.note or 0])
         return has_changed or reason == f"it is {status}, not failed"
-    failures = sum(row["description"] == "failed" for row in evidence.decisions[letter.id])
+    failures = sum(row["status"] == "failed" for row in evidence.decisions[letter.id])
     truths: dict[str, bool] = {
         "applied": status == "applied",
         "discarded": status == "rejected",
@@ -127,8 +136,9 @@ def is_true(letter: KeyedWrite, result: str, reason: str | None, evidence: Evide
     return truths.get(result, False)
 
 
-def listed(letters: Letters, evidence: Evidence) -> Iterator[str]:
+def listed(case: Case) -> Iterator[str]:
     """I1: a list has every letter that had failed before and still has, and no others."""
+    letters, evidence = evidence_of(case)
     for each in letters.operations:
         if each.verb != "list" or each.code != 0:
             continue
@@ -138,12 +148,13 @@ def listed(letters: Letters, evidence: Evidence) -> Iterator[str]:
             if has_failed and evidence.status(letter) == "failed" and letter.id not in each.printed:
                 yield f"I1: {describe(letter)} was missing in the list"
         for command in each.printed:
-            if not any(row["description"] == "failed" for row in evidence.decisions[command]):
+            if not any(row["status"] == "failed" for row in evidence.decisions[command]):
                 yield f"I4: the list had {command}, which has not failed"
 
 
-def told(letters: Letters, evidence: Evidence) -> Iterator[str]:
+def told(case: Case) -> Iterator[str]:
     """I4, I5: a letter's client is told what the database says, and its final outcome from then on."""
+    letters, evidence = evidence_of(case)
     for letter in letters.dead:
         status, final = evidence.status(letter), final_since(letter, letters)
         for answer, reported, http_status in states(letter):
@@ -162,9 +173,9 @@ def final_since(letter: KeyedWrite, letters: Letters) -> float:
     return min([*printed, *(answer.answered for answer, told, _ in states(letter) if told in FINAL)], default=math.inf)
 
 
-def answered(letters: Letters, _: Evidence) -> Iterator[str]:
+def answered(case: Case) -> Iterator[str]:
     """I4: no answers but those that are documented."""
-    for write in letters.writes:
+    for write in case.history.letters:
         for answer in (*write.attempts, *write.polls):
             if answer.status not in ANSWERS or answer.code == "internal_error":
                 yield f"I4: {describe(write)} was answered {answer.status} {answer.code}"
@@ -181,8 +192,9 @@ def states(letter: KeyedWrite) -> Iterator[tuple[Answer, str, int | None]]:
             yield attempt, of_status.get(attempt.status, str(attempt.status)), attempt.status
 
 
-def superseded(letters: Letters, evidence: Evidence) -> Iterator[str]:
+def superseded(case: Case) -> Iterator[str]:
     """I6: a replay is applied only if nothing but replays of earlier letters has changed its note since."""
+    letters, evidence = evidence_of(case)
     order = {write.id: number for number, write in enumerate(letters.writes)}
     for number, letter in enumerate(letters.writes):
         is_forced = any(each.is_forced for each in letters.naming(letter, "replay"))
@@ -193,23 +205,25 @@ def superseded(letters: Letters, evidence: Evidence) -> Iterator[str]:
             maker = evidence.makers.get((letter.note, row["version"]))
             if maker is None or row["transaction"] == ended["transaction"] or not began < row["seq"] < ended["seq"]:
                 continue
-            together = maker["replayed_at"] == evidence.rows[letter.id]["replayed_at"]
-            if not maker["replayed_at"] or (order.get(maker["id"], number) > number and not together):
+            its, mine = evidence.outcome(maker["id"]), evidence.outcome(letter.id)
+            is_later = order.get(maker["id"], number) > number and its and mine["replayed_at"] != its["replayed_at"]
+            if not its or is_later:
                 yield f"I6: the replay of {describe(letter)} has undone version {row['version']}, written since"
 
 
-def in_order(letters: Letters, evidence: Evidence) -> Iterator[str]:
+def in_order(case: Case) -> Iterator[str]:
     """I6: a replay takes its place in its owner's order when it is replayed."""
+    letters, evidence = evidence_of(case)
     for letter in letters.dead:
         replays = letters.naming(letter, "replay")
         if evidence.status(letter) != "applied" or not replays:
             continue
         began = min(each.began for each in replays)
         ended = [each.ended for each in replays if each.printed.get(letter.id, ("",))[0] == "applied"]
-        place = evidence.places[letter.id]
+        place = evidence.place(letter)
         for write in letters.others:
-            other = evidence.places.get(write.id)
-            if other is None or write.owner != letter.owner:
+            other = evidence.place(write)
+            if place is None or other is None or write.owner != letter.owner:
                 continue
             if write.accepted is not None and write.accepted < began and other > place:
                 yield f"I6: the replay of {describe(letter)} precedes {describe(write)}, accepted before it"
@@ -217,8 +231,9 @@ def in_order(letters: Letters, evidence: Evidence) -> Iterator[str]:
                 yield f"I6: the replay of {describe(letter)} follows {describe(write)}, sent after its outcome"
 
 
-def together(letters: Letters, evidence: Evidence) -> Iterator[str]:
+def together(case: Case) -> Iterator[str]:
     """I2: letters are discarded together or not at all, even if the command was killed."""
+    letters, evidence = evidence_of(case)
     by_id = {letter.id: letter for letter in letters.dead}
     for each in letters.operations:
         if each.verb != "discard":
@@ -232,7 +247,7 @@ def together(letters: Letters, evidence: Evidence) -> Iterator[str]:
 
 def transaction_of(letter: KeyedWrite, evidence: Evidence) -> int | None:
     """The transaction that has discarded the letter."""
-    discarded = (row["transaction"] for row in evidence.decisions[letter.id] if row["description"] == "rejected")
+    discarded = (row["transaction"] for row in evidence.decisions[letter.id] if row["status"] == "rejected")
     return next(discarded, None)
 
 
@@ -245,3 +260,17 @@ def describe(write: KeyedWrite) -> str:
     """The write, described for a violation."""
     note = f" of note {write.note}" if write.note else ""
     return f"{write.kind}{note} ({write.marker}, {write.id})"
+
+
+RULES = (
+    kept,
+    once,
+    decided_by_operators,
+    printed_truly,
+    listed,
+    told,
+    answered,
+    superseded,
+    in_order,
+    together,
+)
