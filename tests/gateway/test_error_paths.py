@@ -4,6 +4,7 @@ import asyncio
 import fcntl
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import MagicMock
 
 import pytest
 from asyncpg import Connection, Record
@@ -11,6 +12,7 @@ from structlog.testing import capture_logs
 
 from gateway import resources
 from gateway.__main__ import is_schema_behind
+from gateway.api.changes import _read_next
 from gateway.auth.access_tokens import AccessTokens
 from gateway.auth.authentication import BearerTokens
 from gateway.auth.keys import TOKEN_PREFIX
@@ -183,3 +185,22 @@ async def test_personal_token_that_was_confirmed_long_ago_may_write_while_postgr
 
     assert await tokens.authenticate(f"Bearer {token}".encode(), confirm=True) is holder
     queries.close()
+
+
+async def test_stream_reads_on_while_postgres_cannot_confirm_its_token() -> None:
+    async def fail(*_: object, **__: object) -> None:
+        raise DatabaseUnavailableError
+
+    page = object()
+
+    async def read(*_: object) -> object:
+        return page
+
+    gateway: Any = SimpleNamespace(
+        authentication=SimpleNamespace(authenticate=fail), followers=SimpleNamespace(read=read)
+    )
+    request: Any = MagicMock()
+    follower: Any = None
+
+    found: object = await _read_next(gateway, request, follower, ChangesCursor(1))
+    assert found is page
