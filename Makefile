@@ -53,11 +53,12 @@ format: .venv/made ## write the code in the project's format
 	$(RUN) ruff format .
 	$(RUN) ruff check --fix .
 
-generate: .venv/$(GROUP) ## write the generated files: OpenAPI and AsyncAPI documents, tables of settings and metrics, alerts of Kubernetes
+generate: .venv/$(GROUP) ## write the generated files: OpenAPI and AsyncAPI documents, tables of settings, metrics and error paths, alerts of Kubernetes
 	@$(RUN) python -m dev.openapi
 	@$(RUN) python -m dev.asyncapi
 	@$(RUN) python -m dev.settings_table
 	@$(RUN) python -m dev.metrics_table
+	@$(RUN) python -m dev.error_paths
 	@$(RUN) python -m dev.alerts
 
 check: .venv/made ## format, lint, types, import rules

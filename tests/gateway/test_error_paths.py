@@ -4,6 +4,7 @@ import asyncio
 import fcntl
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import MagicMock
 
 import pytest
 from asyncpg import Connection, Record
@@ -11,13 +12,22 @@ from structlog.testing import capture_logs
 
 from gateway import resources
 from gateway.__main__ import is_schema_behind
+from gateway.api.changes import _read_next
+from gateway.auth.access_tokens import AccessTokens
+from gateway.auth.authentication import BearerTokens
+from gateway.auth.keys import TOKEN_PREFIX
+from gateway.auth.throttles import Throttles
 from gateway.caller import EVERY_SCOPE, IMPLICIT_CALLER, Caller
 from gateway.http.request_cycle import count_unacknowledged_bytes
 from gateway.reads import hints as hints_module
 from gateway.reads import queries as queries_module
+from gateway.reads.changes import ChangesCursor
 from gateway.reads.errors import DatabaseUnavailableError
+from gateway.reads.fair_limiter import ShareExhaustedError
+from gateway.reads.followers import Followers
 from gateway.reads.hints import Hints
 from gateway.reads.queries import Queries
+from gateway.reads.search_terms import SearchTerms
 from gateway.resources import open_resources
 from gateway.settings import GatewaySettings
 from gateway.telemetry.metrics import HINTS_CONNECTED
@@ -130,3 +140,67 @@ async def test_hints_are_received_for_a_while_after_the_last_follower_has_left(
         await eventually(is_disconnected)
         running.cancel()
         await asyncio.wait([running])
+
+
+async def test_search_that_gets_no_permit_in_time_is_told_that_postgres_is_unavailable(
+    gateway_settings: GatewaySettings,
+) -> None:
+    settings = gateway_settings.model_copy(update={"read_connections": 2, "read_timeout_seconds": 0.3})
+    queries = Queries(settings)
+    other = Caller(2, credentials_version=1, scopes=EVERY_SCOPE)
+    async with queries._limit_slow_read(other, queries.start_deadline()):
+        with pytest.raises(DatabaseUnavailableError):
+            await queries.search_notes(IMPLICIT_CALLER, SearchTerms.parse("ink"), 0, 10)
+    queries.close()
+
+
+async def test_follower_whose_owner_has_too_many_reads_waits_for_its_next_turn(
+    gateway_settings: GatewaySettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise ShareExhaustedError
+
+    monkeypatch.setattr(Queries, "limit_followers", refuse)
+    queries = Queries(gateway_settings)
+    followers = Followers(gateway_settings, queries)
+    with followers.follow(1) as follower:
+        assert await followers.read(follower, IMPLICIT_CALLER, ChangesCursor(1), 10) is None
+        assert follower not in followers._failed  # Postgres is not probed for it
+    queries.close()
+
+
+def test_request_without_an_address_is_counted_under_none(gateway_settings: GatewaySettings) -> None:
+    request: Any = SimpleNamespace(client=None)
+
+    assert Throttles(gateway_settings)._find_address(request) is None
+
+
+async def test_personal_token_that_was_confirmed_long_ago_may_write_while_postgres_does_not_answer() -> None:
+    settings = harness.settings_without_servers(auth="password")
+    queries = Queries(settings)
+    tokens = BearerTokens(AccessTokens(settings, Clock()), queries, Clock())
+    token = f"{TOKEN_PREFIX}any"
+    holder = Caller(1, credentials_version=1, scopes=EVERY_SCOPE)
+    tokens._remember(token, holder)
+
+    assert await tokens.authenticate(f"Bearer {token}".encode(), confirm=True) is holder
+    queries.close()
+
+
+async def test_stream_reads_on_while_postgres_cannot_confirm_its_token() -> None:
+    async def fail(*_: object, **__: object) -> None:
+        raise DatabaseUnavailableError
+
+    page = object()
+
+    async def read(*_: object) -> object:
+        return page
+
+    gateway: Any = SimpleNamespace(
+        authentication=SimpleNamespace(authenticate=fail), followers=SimpleNamespace(read=read)
+    )
+    request: Any = MagicMock()
+    follower: Any = None
+
+    found: object = await _read_next(gateway, request, follower, ChangesCursor(1))
+    assert found is page

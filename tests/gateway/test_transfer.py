@@ -13,6 +13,7 @@ from gateway.api import transfer
 from gateway.app import create_app
 from gateway.http import requests
 from gateway.reads import exports
+from gateway.resources import IMPORTS_LIMIT
 from gateway.settings import GatewaySettings
 from gateway.writes import submission
 from shared.database import Session
@@ -538,6 +539,22 @@ async def test_body_that_stops_arriving_ends_the_import(
 
     assert batch["imported"] == 500
     assert (end["end"]["complete"], end["end"]["problem"]["code"]) == (False, "request_timeout")
+
+
+async def test_import_whose_client_has_gone_leaves_its_place_to_another(gateway: httpx.AsyncClient) -> None:
+    for _ in range(IMPORTS_LIMIT):
+        async with connected(gateway) as (stream, writer):
+            writer.write(
+                b"POST /notes/import HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n"
+                b"Content-Type: application/x-ndjson\r\n\r\n1\r\n{\r\n"
+            )
+            assert await stream.readuntil(b"\r\n") == b"HTTP/1.1 200 OK\r\n"
+            writer.transport.abort()
+
+    async def is_accepted() -> bool:
+        return (await gateway.post("/notes/import", content=b"", headers=NDJSON)).status_code == 200
+
+    await eventually(is_accepted)
 
 
 async def test_rest_of_an_import_that_has_ended_is_read_for_a_while_only(
