@@ -5,7 +5,6 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from uuid import uuid4
 
 import asyncpg
 from testcontainers.core.container import DockerContainer
@@ -55,25 +54,22 @@ class Servers:
 
     @asynccontextmanager
     async def stack(self, folder: Path, **settings: str) -> AsyncIterator[Stack]:
-        """A stack for the block, on a new migrated database with its own queues."""
-        async with stack_on(self.services, folder, **settings) as stack:
+        """A stack for the block, on a new migrated database with its own queues, which are deleted after it."""
+        async with fresh_prefix(self.services) as prefix, stack_on(self.services, prefix, folder, **settings) as stack:
             yield stack
 
 
 @asynccontextmanager
-async def stack_on(services: Services, folder: Path, **settings: str) -> AsyncIterator[Stack]:
-    """A stack for the block, on a new migrated database with its own queues."""
-    name = f"test_{uuid4().hex[:12]}"
+async def stack_on(services: Services, prefix: str, folder: Path, **settings: str) -> AsyncIterator[Stack]:
+    """A stack for the block, on a new migrated database, with this prefix for its queues."""
+    name = prefix.replace("-", "_")
     admin = await asyncpg.connect(services.database_url)
     if not await admin.fetchval("select exists(select from pg_database where datname = $1)", TEMPLATE):
         await create_template(services, admin, TEMPLATE)
     await create_database(admin, name, TEMPLATE)
     await admin.close()
     database_url = with_database(services.database_url, name)
-    async with (
-        fresh_prefix(services) as prefix,
-        running_stack(database_url, services, prefix, folder, **settings) as stack,
-    ):
+    async with running_stack(database_url, services, prefix, folder, **settings) as stack:
         yield stack
 
 

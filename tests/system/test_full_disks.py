@@ -5,6 +5,7 @@ import os
 from collections.abc import AsyncIterator, Iterator
 from contextlib import suppress
 from pathlib import Path
+from uuid import uuid4
 
 import asyncpg
 import pytest
@@ -33,7 +34,9 @@ def compose(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ComposeServers
 
 @pytest.fixture
 async def stack(compose: ComposeServers, tmp_path: Path) -> AsyncIterator[Stack]:
-    async with stack_on(compose.services, tmp_path, wait_seconds=str(WAIT_SECONDS)) as stack:
+    async with stack_on(
+        compose.services, f"test-{uuid4().hex[:12]}", tmp_path, wait_seconds=str(WAIT_SECONDS)
+    ) as stack:
         yield stack
 
 
