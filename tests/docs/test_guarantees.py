@@ -4,7 +4,7 @@ import re
 
 from dev.backend import ROOT
 
-PROMISES = [f"I{number}" for number in range(1, 13)]
+PROMISES = [f"I{number}" for number in range(1, 14)]
 
 
 def test_promises_are_numbered_and_each_is_checked_under_its_number() -> None:
