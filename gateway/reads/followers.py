@@ -100,7 +100,8 @@ class Group:
         """Set the timer, unless it is already set to an earlier time."""
         if at < self._wakes_at:
             self.close()
-            self._timer, self._wakes_at = self._loop.call_at(at, self.wake), at
+            self._timer = self._loop.call_at(at, self.wake)
+            self._wakes_at = at
 
 
 class Followers:
