@@ -182,7 +182,9 @@ async def list_letters(arguments: Namespace, _: WorkerSettings, session: Session
     """Print all dead letters."""
     letters = await list_failed(session)
     show_rows(letters, as_json=arguments.json)
-    return EXIT_DONE if letters else complain("there are no dead letters", EXIT_DONE)
+    if not letters and not arguments.json:
+        complain("there are no dead letters")
+    return EXIT_DONE
 
 
 async def show_letter(arguments: Namespace, _: WorkerSettings, session: Session) -> int:

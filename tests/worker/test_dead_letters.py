@@ -412,6 +412,13 @@ async def test_process_prints_a_table_without_what_users_wrote(
     assert (listed.returncode, listed.stderr, shown.returncode, shown.stderr) == (0, "", 0, "")
 
 
+@pytest.mark.usefixtures("database")
+async def test_process_says_that_there_are_no_dead_letters(worker_settings: WorkerSettings) -> None:
+    listed = await asyncio.to_thread(run, worker_settings, "dead-letters", "list")
+
+    assert (listed.returncode, listed.stdout, listed.stderr) == (0, "", "there are no dead letters\n")
+
+
 @pytest.mark.parametrize(
     "arguments", [["dead-letters"], ["commands"], ["dead-letters", "replay"], ["dead-letters", "show", "no-id"], ["x"]]
 )
