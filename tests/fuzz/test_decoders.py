@@ -54,8 +54,8 @@ from worker.reply_addresses import is_reply_address
 
 OTHERS = INPUTS // 20 if IS_LONG else 400
 """The inputs of each of the other decoders."""
-SECONDS, SECONDS_PER_BYTE = 0.005, 0.5e-6
-"""The processor time that an input may take."""
+SECONDS, SECONDS_PER_BYTE = 0.02, 2e-6
+"""The processor time that an input may take, several times what it takes on an idle machine."""
 TRIES = 5
 """On a busy machine a measurement is repeated."""
 BYTES, BYTES_PER_BYTE = 64 * 1024, 100
