@@ -13,8 +13,7 @@ from gateway.auth.personal_tokens import reveal_token
 from gateway.settings import GatewaySettings
 from gateway.writes.command_urls import CommandUrls
 from shared.connections import Connections
-from shared.contracts import NO_OWNER, Command, CreateToken, Outcome, OutcomeStatus, RegisterUser
-from shared.tables import IMPLICIT_OWNER
+from shared.contracts import NO_OWNER, CreateToken, Outcome, OutcomeStatus, RegisterUser
 from tests.support import harness
 from tests.support.accounts import bearer, forged
 from tests.support.canaries import NOTE
@@ -74,17 +73,17 @@ async def test_user_and_token_are_printed_with_six_digits_by_their_writes_and_re
     envelope = attributes() | {"time": time}
     user = {"name": "Ada", "password_hash": CHEAP_HASH}
     token = {"name": "script", "scopes": ["notes:read"], "lifetime_days": 1, "secret_digest": DIGEST}
-    commands: list[Command] = [
-        RegisterUser.model_validate(envelope | {"id": uuid4(), "owner": NO_OWNER, "data": user}),
-        CreateToken.model_validate(envelope | {"data": token}),
-    ]
-    registered, created = [outcome.body or "" for outcome in await apply_batch(connections, commands)]
-    ada, owner = (bearer(forged(password_settings, id_)) for id_ in (json.loads(registered)["id"], IMPLICIT_OWNER))
+    register = RegisterUser.model_validate(envelope | {"id": uuid4(), "owner": NO_OWNER, "data": user})
+    [registered] = [outcome.body or "" for outcome in await apply_batch(connections, [register])]
+    user_id = json.loads(registered)["id"]
+    create_token = CreateToken.model_validate(envelope | {"id": uuid4(), "owner": user_id, "data": token})
+    [created] = [outcome.body or "" for outcome in await apply_batch(connections, [create_token])]
+    ada = bearer(forged(password_settings, user_id))
 
     async with harness.gateway(password_settings) as client:
         assert (await client.get("/users/me", headers=ada)).text == registered
-        assert (await client.get(f"/auth/tokens/{created_id(created)}", headers=owner)).json() == json.loads(created)
-        assert (await client.get("/auth/tokens", headers=owner)).json() == [json.loads(created)]
+        assert (await client.get(f"/auth/tokens/{created_id(created)}", headers=ada)).json() == json.loads(created)
+        assert (await client.get("/auth/tokens", headers=ada)).json() == [json.loads(created)]
     assert [json.loads(registered)[name] for name in ("created_date", "updated_date")] == [printed] * 2
     assert json.loads(created)["created_date"] == printed
     assert FORM.fullmatch(json.loads(created)["expires_date"])
