@@ -400,7 +400,8 @@ async def test_late_command_of_a_deleted_user_leaves_no_text(
 async def test_personal_tokens_are_forgotten_when_they_have_long_expired(
     connections: Connections, worker_settings: WorkerSettings, database: "Connection[Record]"
 ) -> None:
-    await apply_batch(connections, [token(), token()])
+    ada = await database.fetchval("insert into users (name, folded_name) values ('Ada', 'ada') returning id")
+    await apply_batch(connections, [token(owner=ada), token(owner=ada)])
     await database.execute(
         "update personal_tokens set expires_date = now() - interval '8 days' "
         "where id = (select min(id::text)::uuid from personal_tokens)"

@@ -35,7 +35,9 @@ def worker_settings(worker_settings: WorkerSettings) -> WorkerSettings:
 @pytest.fixture
 async def owners(database: "Connection[Record]") -> tuple[int, int]:
     """Two users: one whose row gets locked, and one who writes in the meantime."""
-    return 1, await database.fetchval("insert into users default values returning id")
+    names = "insert into users (name, folded_name) values ('Grace', 'grace'), ('Bob', 'bob') returning id"
+    locked, other = [row["id"] for row in await database.fetch(names)]
+    return locked, other
 
 
 @asynccontextmanager
