@@ -1,7 +1,7 @@
 # One command sets up, one checks, one tests; CI runs the same ones.
 UV := $(shell uv --version >/dev/null 2>&1 && command -v uv || echo .uv/bin/uv)
 RUN := $(UV) run --frozen --no-sync
-PROCESSES ?= 4
+PROCESSES ?= 3
 GROUP ?= test
 SECONDS ?= 600
 N ?= 10000

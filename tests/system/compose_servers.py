@@ -49,8 +49,8 @@ class ComposeServers:
         self._on_disks(f"head -c {size}M /dev/zero > /disks/{disk}/filler")
 
     def free(self, disk: str) -> None:
-        """Removes the files of `fill` and `leave`."""
-        self._on_disks(f"rm /disks/{disk}/filler")
+        """Removes the files of `fill` and `leave`, if there are any."""
+        self._on_disks(f"rm -f /disks/{disk}/filler")
 
     def _on_disks(self, command: str) -> None:
         self.compose("exec", "--no-TTY", "holder", "sh", "-c", f"{command}; true")
