@@ -38,8 +38,7 @@ def judge(options: argparse.Namespace, seed: int) -> Verdict:
     """One run, which is kept if its figures are to be written."""
     faults = [name for name in options.faults or RIGS[options.rig].faults if name not in options.without]
     done = uvloop.run(run(options.seconds, seed, faults, times=options.times, **chosen(options)))
-    if options.times:
-        print(failovers(done))
+    print(failovers(done) if options.times else printed([done]))
     if options.write:
         runs.keep(done)
         if options.times:

@@ -73,7 +73,7 @@ def keep(run: Verdict) -> None:
     """Add a run to those that are kept."""
     KEPT.parent.mkdir(parents=True, exist_ok=True)
     with KEPT.open("a") as kept:
-        kept.write(f"{json.dumps(asdict(run), sort_keys=True)}\n")
+        kept.write(f"{json.dumps(vars(run), default=asdict, sort_keys=True)}\n")
 
 
 def run_of(record: dict[str, Any]) -> Verdict:

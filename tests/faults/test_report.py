@@ -1,5 +1,6 @@
 """Figures add up over the runs that are kept."""
 
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,8 +17,8 @@ FIRST = Verdict(
     seed=1,
     seconds=600.0,
     commands=1000,
-    faults={"worker-kill": 2, "link-cut": 1},
-    answers={"201": 900, "503 not_accepted": 3},
+    faults=Counter({"worker-kill": 2, "link-cut": 1}),
+    answers=Counter({"201": 900, "503 not_accepted": 3}),
     recoveries={"worker-kill": [1.0, 3.0], "link-cut": [2.0]},
     availability={"worker-kill": Availability(Share(9, 10), Share(4, 4), Share(1, 2)), TWO_AT_ONCE: Availability()},
     lag_seconds=0.2,
