@@ -48,7 +48,7 @@ def judge(options: argparse.Namespace, seed: int) -> Verdict:
 
 def write_pages(kept: Sequence[Verdict]) -> None:
     """Writes the figures of all these runs into docs/reliability.md and the README, and draws the recovery times."""
-    write(RUNS, printed(kept))
+    write(RUNS, f"{printed(kept)}\n\n{plots.IMAGE}")
     write(TOTAL, sentence(kept) if kept else "", README)
     plots.draw(runs.Total(kept))
 

@@ -9,6 +9,7 @@ from dev.backend import ROOT
 from tests.faults.runs import Total
 
 PLOT = ROOT / "docs" / "reliability" / "recoveries.svg"
+IMAGE = "![The seconds of each recovery, by fault](reliability/recoveries.svg)"
 COLOUR, MEDIAN_COLOUR = "#1f4e9c", "#c44536"
 INCHES_PER_FAULT = 0.17
 
