@@ -29,8 +29,6 @@ ALARM_SECONDS = 0.5
 """How long a broker with an alarm takes to block a connection that publishes."""
 SKEW_SECONDS = 1.0
 SPARE_CONNECTIONS = 10
-CONSUMER_PRIORITIES_SINCE = 4
-"""The first RabbitMQ whose quorum queues support consumer priorities together with a single active consumer."""
 RESTART_BROKER = (
     "free its disk, then restart the node (`docker compose restart rabbitmq`); accepted writes are kept, but only a "
     "restart repairs the queues: see docs/runbook.md#inkwellbrokerqueuesdown"
@@ -171,14 +169,7 @@ async def check_connected(
 ) -> AsyncIterator[Finding]:
     """Check a broker that has accepted the login."""
     channel = await connection.channel(publisher_confirms=False)
-    version = await broker_version(channel)
-    yield judge(
-        "broker",
-        f"RabbitMQ {version}",
-        ok=int(version.split(".")[0]) >= CONSUMER_PRIORITIES_SINCE,
-        advice=f"before {CONSUMER_PRIORITIES_SINCE} a single worker applies everything, and the others stand by",
-        level=Level.WARNING,
-    )
+    yield Finding(Level.OK, "broker", f"RabbitMQ {await broker_version(channel)}")
     if not await exists(channel, exchange=topology.commands_exchange):
         yield Finding(
             Level.PROBLEM, "exchange", f"{topology.commands_exchange} is missing", "start a worker, which declares it"

@@ -83,6 +83,8 @@ class Consumer:
         self.are_partitions_different = False
         """Whether it consumes nothing, because INKWELL_PARTITIONS is not the broker's number."""
         self._stopping = asyncio.Event()
+        self._applying = asyncio.Lock()
+        """Held while a batch is applied and acknowledged."""
         self._batch_started: float | None = None
         self._oldest_in_batch: datetime | None = None
 
@@ -129,7 +131,7 @@ class Consumer:
             await end_tasks(background)
 
     def _resubscribe(self) -> None:
-        """End the session after the current batch; the next one subscribes with the priorities of the new slot."""
+        """End the session after the current batch; the next one subscribes under the new slot's name."""
         self._deliveries.end()
 
     async def _wait_for_database(self) -> None:
@@ -155,16 +157,14 @@ class Consumer:
             await self._adopt_partitions(connection)
             deliveries = self._deliveries = Deliveries(self._user)
             self._applier.clear_cache()  # others may have consumed the partitions since the last session
-            priorities = self._assignment.priorities
+            slot = self.slot
             if self._stopping.is_set():  # stopped while connecting
                 return
             subscriptions = [
                 asyncio.create_task(
-                    keep_running(
-                        partial(self._keep_subscription, connection, partition, priority), f"partition {partition}"
-                    )
+                    keep_running(partial(self._keep_subscription, connection, partition), f"partition {partition}")
                 )
-                for partition, priority in enumerate(priorities)
+                for partition in range(self.topology.partitions)
             ]
             lost = asyncio.create_task(wait_until_lost(connection, self.topology))
             changed = asyncio.create_task(wait_until_changed(connection, self.topology))
@@ -172,7 +172,7 @@ class Consumer:
                 watcher.add_done_callback(lambda _: deliveries.end())
             BROKER_CONNECTED.set(1)
             try:
-                await self._consume(deliveries, priorities)
+                await self._consume(deliveries, slot)
             finally:
                 BROKER_CONNECTED.set(0)
                 await end_tasks([lost, changed, *subscriptions])
@@ -187,8 +187,14 @@ class Consumer:
         self.are_partitions_different = False
         self._assignment.partitions = self.topology.partitions
 
-    async def _keep_subscription(self, connection: AbstractConnection, partition: int, priority: int) -> None:
-        """Subscribe to a partition; raises ConnectionError when the subscription has ended."""
+    async def _keep_subscription(self, connection: AbstractConnection, partition: int) -> None:
+        """Subscribe to a partition, and again after giving it back; raises ConnectionError when the broker ends it."""
+        while True:
+            await self._hold_subscription(connection, partition)
+            log.info("partition given back: it belongs to another worker", partition=partition)
+
+    async def _hold_subscription(self, connection: AbstractConnection, partition: int) -> None:
+        """Subscribe to a partition; returns when it was given back, raises ConnectionError when the broker ended it."""
         if partition in self._blocked:
             await asyncio.sleep(BLOCKED_PAUSE_SECONDS)
             self._blocked.discard(partition)
@@ -197,7 +203,7 @@ class Consumer:
             await wait_for_correct_queue(connection, self.topology, partition, self.refused)
             async with asyncio.timeout(SETUP_TIMEOUT_SECONDS):
                 channel = await connection.channel(publisher_confirms=False)
-                await self._subscribe(channel, partition, priority, ended)
+                await self._subscribe(channel, partition, ended)
         except TimeoutError:  # this node may be cut off from the others: reconnect, perhaps to another
             self._deliveries.end()
             raise
@@ -205,6 +211,8 @@ class Consumer:
         log.info("consuming", partition=partition)
         try:
             await self._watch(channel, partition, ended)
+            async with self._applying:  # not before the current batch is acknowledged
+                self._deliveries.drop(partition)
         except TimeoutError:  # the broker has vanished, so the whole connection is dead
             self._deliveries.end()
             raise
@@ -214,9 +222,8 @@ class Consumer:
             with suppress(*BROKER_ERRORS):
                 async with asyncio.timeout(CLOSE_TIMEOUT_SECONDS):
                     await channel.close()
-        raise ConnectionError("the broker ended the subscription")
 
-    async def _subscribe(self, channel: AbstractChannel, partition: int, priority: int, ended: asyncio.Event) -> None:
+    async def _subscribe(self, channel: AbstractChannel, partition: int, ended: asyncio.Event) -> None:
         await channel.set_qos(prefetch_count=prefetch_count(self._settings, self.topology.partitions))
         channel.close_callbacks.add(lambda *_: ended.set())
         underlay = await channel.get_underlay_channel()
@@ -224,17 +231,20 @@ class Consumer:
         queue = await channel.get_queue(self.topology.command_queue(partition), ensure=False)
         await queue.consume(
             self._deliveries.new_receiver(partition),
-            arguments={"x-priority": priority},
             consumer_tag=f"slot-{self.slot}",  # shown in the broker's list of consumers
         )
 
     async def _watch(self, channel: AbstractChannel, partition: int, ended: asyncio.Event) -> None:
-        """Return when the subscription has ended, even if the broker does not report it."""
+        """Return when the partition has to be given back; raises ConnectionError when the subscription has ended.
+
+        The broker may not report the end. It does not report either which consumer is the active one, so a worker knows
+        by what it receives. Closing the channel makes the next subscriber the active one, and this worker the last.
+        """
         checks_without_consumer = 0
         while not ended.is_set():
             with suppress(TimeoutError):
                 await asyncio.wait_for(ended.wait(), WATCH_INTERVAL_SECONDS)
-                return
+                break
             async with asyncio.timeout(PROBE_TIMEOUT_SECONDS):
                 queue = await channel.declare_queue(self.topology.command_queue(partition), passive=True)
             # A node that cannot reach the queue's leader reports no consumers, although the subscription exists.
@@ -242,9 +252,12 @@ class Consumer:
             checks_without_consumer = 0 if has_consumer else checks_without_consumer + 1
             if checks_without_consumer == FORGOTTEN_CHECKS:
                 log.warning("the broker has forgotten this consumer; subscribing again", partition=partition)
+                break
+            if self._deliveries.has_received(partition) and self._assignment.belongs_to_another(partition):
                 return
+        raise ConnectionError("the broker ended the subscription")
 
-    async def _consume(self, deliveries: Deliveries, priorities: list[int]) -> None:
+    async def _consume(self, deliveries: Deliveries, slot: int | None) -> None:
         while True:
             try:
                 if parked := deliveries.probe_parked():
@@ -266,7 +279,7 @@ class Consumer:
                 return
             except HandBackError:  # closing the channels gives the messages back
                 return
-        if not self._stopping.is_set() and self._assignment.priorities == priorities:
+        if not self._stopping.is_set() and self.slot == slot:
             raise ConnectionError("the broker closed the connection, or has another number of partitions")
 
     def _pause_partition(self, error: PartitionBlockedError) -> None:
@@ -300,7 +313,7 @@ class Consumer:
         started = self._batch_started = asyncio.get_running_loop().time()
         self._oldest_in_batch = batch.oldest
         try:
-            async with asyncio.timeout(BATCH_TIMEOUT_SECONDS):
+            async with self._applying, asyncio.timeout(BATCH_TIMEOUT_SECONDS):
                 with trace_batch(batch) as trace:
                     outcomes = await apply_with_retries(batch, self._applier, trace, self._stopping)
                     trace.record_outcomes(outcomes)

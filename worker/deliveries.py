@@ -164,6 +164,8 @@ class Deliveries:
         self._changed = asyncio.Event()
         self._ended = False
         self._receivers: dict[int, Receiver] = {}
+        self._received: set[int] = set()
+        """The partitions of which messages have arrived since they were last dropped."""
 
     def new_receiver(self, partition: int) -> Receiver:
         """Return the callback for a new consumer of a partition; `drop` disables it."""
@@ -172,6 +174,7 @@ class Deliveries:
             # No await before the message is stored, or a later one could overtake it.
             if self._receivers.get(partition) is receive:
                 self._waiting.append(Delivery(partition, message))
+                self._received.add(partition)
                 DELIVERIES.labels(partition).inc()
                 self._changed.set()
 
@@ -183,9 +186,14 @@ class Deliveries:
         """When the oldest waiting or parked message was published."""
         return find_oldest([*self._waiting, *(delivery for delivery, _ in self._parked)])
 
+    def has_received(self, partition: int) -> bool:
+        """Return whether the partition's current consumer has received a message: then it is the active one."""
+        return partition in self._received
+
     def drop(self, partition: int) -> None:
         """Discard a partition's messages, and those that still arrive; the broker delivers them again."""
         self._receivers.pop(partition, None)
+        self._received.discard(partition)
         self._waiting = deque(delivery for delivery in self._waiting if delivery.partition != partition)
         self._parked = [each for each in self._parked if each[0].partition != partition]
         self._parked_markers = [each for each in self._parked_markers if each.partition != partition]
@@ -249,12 +257,14 @@ class Deliveries:
     def acknowledgements(self, batch: Batch) -> list[tuple[AbstractIncomingMessage, bool]]:
         """Return the messages to acknowledge after the batch, each with AMQP's `multiple` flag for earlier ones.
 
-        A message is acknowledged once all of its commands have outcomes.
+        A message is acknowledged once all of its commands have outcomes; none of a partition that was dropped since:
+        `multiple` would include the parked ones that were dropped with it.
         """
         incomplete = {*(delivery for delivery, _ in self._parked), *self._parked_markers}
         held = self._held_partitions
-        last = {each.partition: (each.message, True) for each in batch.deliveries if each.partition not in held}
-        singly = [each.message for each in batch.deliveries if each.partition in held and each not in incomplete]
+        kept = [each for each in batch.deliveries if each.partition in self._receivers]
+        last = {each.partition: (each.message, True) for each in kept if each.partition not in held}
+        singly = [each.message for each in kept if each.partition in held and each not in incomplete]
         return [*((message, False) for message in singly), *last.values()]
 
     def _take_next(self, batch: Batch) -> bool:

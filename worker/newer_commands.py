@@ -21,8 +21,6 @@ from worker.settings import WorkerSettings
 
 QUIET_SECONDS = 3.0
 """How long to wait for the next message."""
-PRIORITY = 1000
-"""The consumer priority; higher than that of any worker."""
 
 
 async def fail_newer_commands(settings: WorkerSettings, partition: int) -> int:
@@ -52,10 +50,10 @@ async def fail_newer_commands(settings: WorkerSettings, partition: int) -> int:
 
 
 async def consume(channel: AbstractChannel, queue: str) -> asyncio.Queue[AbstractIncomingMessage]:
-    """Consume a queue before any worker, one unacknowledged message at a time."""
+    """Consume a queue as soon as its workers have paused it, one unacknowledged message at a time."""
     inbox: asyncio.Queue[AbstractIncomingMessage] = asyncio.Queue()
     await channel.set_qos(prefetch_count=1)
-    await (await channel.get_queue(queue)).consume(inbox.put, arguments={"x-priority": PRIORITY})
+    await (await channel.get_queue(queue)).consume(inbox.put)
     return inbox
 
 

@@ -1,12 +1,13 @@
-"""Assigns partitions to workers: a worker holds a slot, from which its consumer priorities for the partitions follow.
+"""Assigns partitions to workers: a worker holds a slot, and the slots that are held tell whose each partition is.
 
 A slot is the smallest free number, held as an advisory lock on a connection of its own. It affects the distribution,
 not the order: two workers with the same slot would share badly, but still apply each partition's commands in order.
 """
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextlib import suppress
+from functools import cache
 
 import structlog
 from sqlalchemy import text
@@ -22,27 +23,24 @@ CHECK_INTERVAL_SECONDS = 2.0
 FIRST_SLOT_TIMEOUT_SECONDS = 2.0
 ANSWER_TIMEOUT_SECONDS = 5.0
 """A server that is silent for longer has failed; an idle worker detects that here."""
-STANDBY_PRIORITY = 0
 
 log = structlog.get_logger()
 
 
+@cache
 def find_place(slot: int, partitions: int) -> int:
-    """Return where a slot starts on the ring of partitions; the first N slots are evenly spaced, for every N."""
+    """Return a slot's place on the ring of partitions; the first N slots are evenly spaced, for every N."""
     # Reversed, the bits are the binary digits of the van der Corput sequence: 0, 1/2, 1/4, 3/4, 1/8 …
     return sorted(range(partitions), key=lambda each: f"{each:b}"[::-1]).index(slot)
 
 
-def choose_priorities(slot: int | None, partitions: int) -> list[int]:
-    """Return a worker's priority for each partition: highest where its slot starts, decreasing with each following one.
+def find_slot(partition: int, slots: Collection[int], partitions: int) -> int | None:
+    """Return the slot whose worker the partition belongs to: the one whose place is the nearest before it on the ring.
 
-    So a worker gets the partitions from its start up to the next worker's. A worker without a slot, or with one beyond
-    the number of partitions, stands by.
+    A slot beyond the number of partitions has no place; its worker stands by. Returns None if no slot has one.
     """
-    if slot is None or slot >= partitions:
-        return [STANDBY_PRIORITY] * partitions
-    start = find_place(slot, partitions)
-    return [partitions - (partition - start) % partitions for partition in range(partitions)]
+    placed = [slot for slot in slots if slot < partitions]
+    return min(placed, key=lambda slot: (partition - find_place(slot, partitions)) % partitions, default=None)
 
 
 class PartitionAssignment:
@@ -57,11 +55,12 @@ class PartitionAssignment:
         self._on_change = on_change
         self._has_slot = asyncio.Event()
         self.slot: int | None = None
+        self._slots: set[int] = set()
+        """The slots that workers hold; empty while this one does not know."""
 
-    @property
-    def priorities(self) -> list[int]:
-        """This worker's consumer priority for each partition."""
-        return choose_priorities(self.slot, self.partitions)
+    def belongs_to_another(self, partition: int) -> bool:
+        """Return whether the partition is another worker's; False while the slots are unknown."""
+        return find_slot(partition, self._slots, self.partitions) not in {None, self.slot}
 
     async def wait_for_slot(self) -> None:
         """Wait a short time for the first slot; without one, this worker stands by until it has one."""
@@ -69,7 +68,7 @@ class PartitionAssignment:
             await asyncio.wait_for(self._has_slot.wait(), FIRST_SLOT_TIMEOUT_SECONDS)
 
     async def run(self) -> None:
-        """Hold a slot until cancelled; calls `on_change` when the priorities change, and retries failures."""
+        """Hold a slot until cancelled; calls `on_change` when it becomes another, and retries failures."""
         while True:
             try:
                 await self._session()
@@ -85,15 +84,18 @@ class PartitionAssignment:
             held = None
             while True:
                 async with asyncio.timeout(ANSWER_TIMEOUT_SECONDS):
-                    held = await self._choose_slot(session, held)
+                    taken = {row["slot"] for row in await TAKEN.fetch(session, prefix=self._prefix)}
+                    held = await self._choose_slot(session, held, taken)
                     await self._clock.synchronize(session)
                 DATABASE_UP.set(1)
                 self._adopt(held)
+                self._slots = {*taken, held}
                 await asyncio.sleep(CHECK_INTERVAL_SECONDS)
         except LOST:
             Primary.of(self._database_url.get_secret_value()).distrust(session)
             raise
         finally:
+            self._slots = set()
             session.terminate()
 
     def _adopt(self, slot: int) -> None:
@@ -101,13 +103,11 @@ class PartitionAssignment:
         if slot == self.slot:
             return
         log.info("slot taken", slot=slot, former=self.slot)
-        former, self.slot = self.priorities, slot
-        if self.priorities != former:
-            self._on_change()
+        self.slot = slot
+        self._on_change()
 
-    async def _choose_slot(self, session: Session, held: int | None) -> int:
+    async def _choose_slot(self, session: Session, held: int | None, taken: set[int]) -> int:
         """Return the slot that the session holds from now on; it changes if the number of workers is not greater."""
-        taken = {row["slot"] for row in await TAKEN.fetch(session, prefix=self._prefix)}
         if held is not None and held < len(taken):
             return held
         if held is None and self.slot is not None and await self._take(session, self.slot):

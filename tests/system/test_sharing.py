@@ -13,6 +13,7 @@ from functools import partial
 from pathlib import Path
 from uuid import uuid4
 
+import asyncpg
 import pytest
 from testcontainers.core.container import DockerContainer
 
@@ -20,6 +21,7 @@ from dev.backend import Services, as_user
 from dev.containers import rabbitmq_server
 from dev.definitions import ADMINISTRATOR
 from shared.topology import Topology
+from tests.support.canaries import NOTE
 from tests.support.harness import eventually
 from tests.support.proxy import free_port
 from tests.support.stack import Process, Stack, running_stack
@@ -29,7 +31,7 @@ SHARING_SECONDS = float(os.environ.get("SHARING_SECONDS", "25"))
 """For how long workers come and go."""
 PARTITIONS = 8
 WORKERS = 3
-TAKEOVER_SECONDS = 15.0
+TAKEOVER_SECONDS = 20.0
 
 Active = dict[str, list[str]]
 """The tags of the active consumers of each queue; a tag names the slot of its worker."""
@@ -132,6 +134,41 @@ async def test_writes_of_each_owner_stay_in_order_while_workers_are_killed_stopp
 
     assert not [sample for sample in watch.samples if any(len(tags) > 1 for tags in sample.values())]
     await check_order(stack, owners, writers)
+
+
+async def test_partitions_of_workers_that_are_killed_while_another_one_joins_are_served(
+    stack: Stack, broker: Broker
+) -> None:
+    """With consumer priorities, RabbitMQ 4.3.6 would keep the first one that was killed as the active consumer."""
+    owners = await new_owners(stack)
+    joining = stack.worker.twin(free_port())
+    database = await asyncpg.connect(stack.database_url)
+    async with AsyncExitStack() as exits:
+        exits.push_async_callback(joining.kill)
+        exits.push_async_callback(database.close)
+        async with database.transaction():
+            await database.execute("select from users for update")
+            for owner in owners:
+                headers = headers_of(owner, stack) | {"Prefer": "respond-async"}
+                assert (await stack.client.post("/notes/", json=NOTE, headers=headers)).status_code == 202
+            await eventually(lambda: are_unacknowledged(broker, stack.queue_prefix, len(owners)))
+            await joining.start()
+            await stack.worker.kill()
+            await stack.worker.start()
+            await joining.kill()
+        await eventually(lambda: have_notes(stack, len(owners)), within_seconds=TAKEOVER_SECONDS)
+
+
+async def are_unacknowledged(broker: Broker, prefix: str, number: int) -> bool:
+    """Whether the workers hold this number of messages."""
+    command = ["rabbitmqctl", "-q", "--formatter", "json", "list_queues", "name", "messages_unacknowledged"]
+    result = await asyncio.to_thread(broker.container.exec, command)
+    queues = [each for each in json.loads(result.output) if each["name"].startswith(prefix)]
+    return bool(sum(each["messages_unacknowledged"] for each in queues) == number)
+
+
+async def have_notes(stack: Stack, number: int) -> bool:
+    return bool(await stack.value("select count(distinct owner_id) from notes") == number)
 
 
 async def disturb(workers: list[Process], stack: Stack) -> None:

@@ -168,7 +168,7 @@ async def test_subscription_to_a_silent_broker_ends_the_connection(
             monkeypatch.setattr(consumer.Consumer, "_watch", freeze(link, consumer.Consumer._watch))
         async with asyncio.timeout(ENOUGH_SECONDS):
             with pytest.raises(TimeoutError):
-                await consuming._keep_subscription(connection, 0, 1)
+                await consuming._keep_subscription(connection, 0)
 
     assert await consuming._deliveries.take(1) is None  # which ends the session, so that it connects anew
     assert not consuming.partitions
@@ -180,7 +180,7 @@ async def test_worker_that_stops_waits_only_briefly_for_a_silent_broker_to_close
     consuming = consume(linked_worker)
     consuming._assignment.slot = 0
     async with open_connection(linked_worker.broker_url, "test") as connection:
-        subscription = asyncio.create_task(consuming._keep_subscription(connection, 0, 1))
+        subscription = asyncio.create_task(consuming._keep_subscription(connection, 0))
         await eventually(lambda: has_subscribed(consuming))
         link.freeze()
         subscription.cancel()

@@ -1,8 +1,10 @@
 """What takes too long in a worker ends, and its messages are delivered again."""
 
+import asyncio
 from typing import Any
 
 import pytest
+from aio_pika.abc import AbstractChannel
 from asyncpg import Connection, Record
 from structlog.testing import capture_logs
 
@@ -46,10 +48,23 @@ async def test_batch_that_postgres_refuses_for_too_long_goes_back_to_its_queue_a
     assert await database.fetchval("select count(*) from notes where title = 'refused'") == 1
 
 
+@pytest.mark.parametrize("is_noticed", [True, False])
 async def test_batch_whose_channel_is_lost_before_its_acknowledgement_has_one_effect(
-    publish: Publish, database: "Connection[Record]", worker_settings: WorkerSettings, monkeypatch: pytest.MonkeyPatch
+    publish: Publish,
+    database: "Connection[Record]",
+    worker_settings: WorkerSettings,
+    monkeypatch: pytest.MonkeyPatch,
+    *,
+    is_noticed: bool,
 ) -> None:
     losses: list[int] = []
+
+    async def notice_late(
+        _consumer: Consumer, _channel: AbstractChannel, _partition: int, ended: asyncio.Event
+    ) -> None:
+        await ended.wait()
+        await asyncio.sleep(0.2)
+        raise ConnectionError
 
     async def apply_and_lose(batch: Batch, *arguments: Any) -> list[Outcome]:
         outcomes = await retry.apply_with_retries(batch, *arguments)
@@ -59,13 +74,15 @@ async def test_batch_whose_channel_is_lost_before_its_acknowledgement_has_one_ef
         return outcomes
 
     monkeypatch.setattr(consumer_module, "apply_with_retries", apply_and_lose)
+    if not is_noticed:
+        monkeypatch.setattr(Consumer, "_watch", notice_late)
     with capture_logs() as logs:
         async with harness.worker(worker_settings):
             await publish(create("once"))
             await eventually(lambda: has_applied_again(logs))
 
     assert losses == [1]
-    assert [line for line in logs if line["event"].startswith("acknowledgement dropped")]
+    assert any(line["event"].startswith("acknowledgement dropped") for line in logs) is not is_noticed
     assert await database.fetchval("select count(*) from notes where title = 'once'") == 1
 
 

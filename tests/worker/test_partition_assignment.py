@@ -1,6 +1,7 @@
 """How the workers take slots, and how the slots determine the assignment of the partitions."""
 
 import asyncio
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
@@ -22,16 +23,16 @@ from tests.support import harness
 from tests.support.commands import create
 from tests.support.harness import eventually
 from tests.support.proxy import Proxy, proxy_to
-from worker import partition_assignment
+from worker import consumer, partition_assignment
 from worker.consumer import Consumer
 from worker.health import create_health_app
-from worker.partition_assignment import STANDBY_PRIORITY, PartitionAssignment, choose_priorities
+from worker.partition_assignment import PartitionAssignment, find_slot
 from worker.settings import WorkerSettings
 
 INTERVAL_SECONDS = 0.1
 PARTITIONS = 2
 
-Publish = Callable[[], Awaitable[None]]
+Publish = Callable[[int], Awaitable[None]]
 
 
 class Worker(PartitionAssignment):
@@ -60,15 +61,15 @@ class Worker(PartitionAssignment):
 
 @pytest.fixture
 async def publish(servers: Services, worker_settings: WorkerSettings) -> AsyncIterator[Publish]:
-    """Publishes one command to the first partition."""
+    """Publishes one command to a partition."""
     topology = Topology.of(worker_settings)
     async with await aio_pika.connect(servers.broker_url) as connection:
         channel = await connection.channel(on_return_raises=True)
         await harness.declare_on(channel, topology)
 
-        async def publish() -> None:
+        async def publish(partition: int) -> None:
             message = aio_pika.Message(encode_batch([encode_command(create())]))
-            await channel.default_exchange.publish(message, topology.command_queue(0))
+            await channel.default_exchange.publish(message, topology.command_queue(partition))
 
         yield publish
 
@@ -79,28 +80,25 @@ def often(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(partition_assignment, "CHECK_INTERVAL_SECONDS", INTERVAL_SECONDS)
 
 
-def test_each_partition_has_one_best_worker_and_none_has_more_than_twice_its_share() -> None:
+def test_every_worker_has_a_partition_and_none_more_than_twice_its_share() -> None:
     for partitions in range(1, 65):
         for workers in range(1, partitions + 1):
-            bids = [choose_priorities(slot, partitions) for slot in range(workers)]
-            shares = [0] * workers
-            for of_one_partition in zip(*bids, strict=True):
-                assert of_one_partition.count(max(of_one_partition)) == 1
-                shares[of_one_partition.index(max(of_one_partition))] += 1
-            assert min(shares) >= 1
-            assert max(shares) <= ceil(2 * partitions / workers)
+            shares = Counter(find_slot(partition, range(workers), partitions) for partition in range(partitions))
+            assert set(shares) == set(range(workers))
+            assert max(shares.values()) <= ceil(2 * partitions / workers)
 
 
 def test_four_workers_have_two_of_eight_partitions_each() -> None:
-    bids = [choose_priorities(slot, 8) for slot in range(4)]
-    best = [max(range(4), key=lambda slot: bids[slot][partition]) for partition in range(8)]
-    assert best == [0, 0, 2, 2, 1, 1, 3, 3]
+    assert [find_slot(partition, range(4), 8) for partition in range(8)] == [0, 0, 2, 2, 1, 1, 3, 3]
 
 
-@pytest.mark.parametrize("slot", [8, 100, None])
-def test_worker_without_a_partition_of_its_own_stands_by(slot: int | None) -> None:
-    assert choose_priorities(slot, 8) == [STANDBY_PRIORITY] * 8
-    assert min(choose_priorities(7, 8)) > STANDBY_PRIORITY
+def test_neighbour_has_the_partitions_of_a_slot_that_nobody_holds() -> None:
+    assert [find_slot(partition, {0, 1, 3}, 8) for partition in range(8)] == [0, 0, 0, 0, 1, 1, 3, 3]
+
+
+def test_worker_beyond_the_number_of_partitions_has_none() -> None:
+    assert {find_slot(partition, {0, 8, 100}, 8) for partition in range(8)} == {0}
+    assert find_slot(0, {8, 100}, 8) is None
 
 
 async def test_smallest_slots_are_taken_first(worker_settings: WorkerSettings) -> None:
@@ -181,14 +179,54 @@ async def test_worker_moves_to_its_new_slot_between_two_batches_and_goes_on(
 ) -> None:
     async with AsyncExitStack() as running:
         async with Worker(worker_settings).running():
-            consumer = await running.enter_async_context(harness.worker(worker_settings))
-            assert consumer.slot == 1
+            consuming = await running.enter_async_context(harness.worker(worker_settings))
+            assert consuming.slot == 1
             for _ in range(50):
-                await publish()
-        await eventually(lambda: has_moved(consumer))
-        await publish()
+                await publish(0)
+        await eventually(lambda: has_moved(consuming))
+        await publish(0)
         await eventually(lambda: has_notes(database, 51))
     assert await database.fetchval("select count(*) from commands") == 51
+
+
+async def test_partition_is_given_back_to_the_worker_that_it_belongs_to_and_taken_over_when_that_one_stops(
+    worker_settings: WorkerSettings,
+    database: "Connection[Record]",
+    publish: Publish,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(consumer, "WATCH_INTERVAL_SECONDS", INTERVAL_SECONDS)
+    published = 0
+
+    async def publish_until_served_by(worker: Consumer) -> None:
+        nonlocal published
+        while not worker._deliveries.has_received(1):
+            await publish(1)
+            published += 1
+            await asyncio.sleep(INTERVAL_SECONDS)
+
+    async with asyncio.timeout(20), harness.worker(worker_settings) as first:
+        await publish_until_served_by(first)
+        async with harness.worker(worker_settings) as second:
+            await publish_until_served_by(second)
+            assert not first._deliveries.has_received(1)
+        await publish_until_served_by(first)
+        await eventually(lambda: has_notes(database, published))
+
+
+async def test_partitions_of_a_worker_that_does_not_consume_are_served_by_another(
+    worker_settings: WorkerSettings,
+    database: "Connection[Record]",
+    publish: Publish,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(consumer, "WATCH_INTERVAL_SECONDS", INTERVAL_SECONDS)
+    async with Worker(worker_settings).running(), harness.worker(worker_settings) as consuming:
+        assert consuming.slot == 1
+        for _ in range(20):
+            await publish(0)
+            await asyncio.sleep(INTERVAL_SECONDS / 2)
+        await eventually(lambda: has_notes(database, 20))
 
 
 async def test_worker_that_can_have_no_slot_stands_by_and_consumes_all_the_same(
@@ -200,18 +238,18 @@ async def test_worker_that_can_have_no_slot_stands_by_and_consumes_all_the_same(
     monkeypatch.setattr(
         partition_assignment, "TAKE", Statement("select no_such_function($1, $2)", partition_assignment.TAKE.parameters)
     )
-    async with harness.worker(worker_settings) as consumer:
-        await publish()
+    async with harness.worker(worker_settings) as consuming:
+        await publish(0)
         await eventually(lambda: has_notes(database, 1))
-        assert consumer.slot is None
+        assert consuming.slot is None
 
 
 async def test_standby_worker_is_ready_and_reports_its_slot(worker_settings: WorkerSettings) -> None:
     async with AsyncExitStack() as running:
         for _ in range(PARTITIONS):
             await running.enter_async_context(Worker(worker_settings).running())
-        consumer = await running.enter_async_context(harness.worker(worker_settings))
-        app = httpx.ASGITransport(create_health_app(consumer))
+        consuming = await running.enter_async_context(harness.worker(worker_settings))
+        app = httpx.ASGITransport(create_health_app(consuming))
         client = await running.enter_async_context(httpx.AsyncClient(transport=app, base_url="http://worker"))
         answer = await client.get("/health/ready")
 
@@ -249,8 +287,8 @@ async def frees(database: "Connection[Record]", slot: int) -> bool:
     return slot not in await taken(database)
 
 
-async def has_moved(consumer: Consumer) -> bool:
-    return consumer.slot == 0 and len(consumer.partitions) == PARTITIONS
+async def has_moved(consuming: Consumer) -> bool:
+    return consuming.slot == 0 and len(consuming.partitions) == PARTITIONS
 
 
 async def has_notes(database: "Connection[Record]", count: int) -> bool:
