@@ -11,10 +11,9 @@ from dev.backend import ROOT
 from tests.faults.availability import NONE, TWO_AT_ONCE, Availability, Share
 from tests.faults.catching import Catch
 from tests.faults.nemesis import FAULTS
-from tests.faults.runs import Total, Verdict
+from tests.faults.runs import SHOWN, Total, Verdict
 
 PAGE, README = ROOT / "docs" / "reliability.md", ROOT / "README.md"
-SHOWN = 20
 MUTATIONS, RUNS, TOTAL = "mutations", "runs", "total"
 WIDTH = 118
 

@@ -7,6 +7,8 @@ from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import structlog
+
 from dev.backend import ROOT
 from tests.faults.accounts import people
 from tests.faults.availability import availabilities
@@ -15,6 +17,7 @@ from tests.faults.clients import Client
 from tests.faults.cluster import Cluster, running_cluster
 from tests.faults.connection import pause
 from tests.faults.dead_letters import letters
+from tests.faults.evidence import evidence
 from tests.faults.facts import Facts
 from tests.faults.followers import followers_of
 from tests.faults.history import History, Write
@@ -22,7 +25,7 @@ from tests.faults.mixed_versions import forget_unknown_requests
 from tests.faults.nemesis import Nemesis, can_be_injected
 from tests.faults.nemesis.operations import deleted_users_are_removed
 from tests.faults.rigs import RIGS
-from tests.faults.runs import Verdict, commit, source
+from tests.faults.runs import SHOWN, Verdict, commit, source
 
 CLIENTS_PER_OWNER = 3
 PAUSE_SECONDS = 0.06
@@ -32,6 +35,8 @@ SETTLED_SECONDS, SETTLING = 30.0, 32
 QUIET_SECONDS, TICK_SECONDS = 30.0, 0.05
 MORE_FILES, MORE_SESSIONS, MORE_MEGABYTES = 12, 4, 100
 """Growth below this is no leak: connections come and go."""
+
+log = structlog.get_logger()
 
 
 async def run(
@@ -87,6 +92,9 @@ async def run(
         await deleted_users_are_removed(nemesis, cluster)
         facts = await Facts.of(cluster)
         forget_unknown_requests(history)
+        found = violations(history, facts)
+        for each in found[:SHOWN]:
+            log.warning(evidence(each, facts))
         return Verdict(
             commit(),
             source(tree),
@@ -99,7 +107,7 @@ async def run(
             history.recoveries_by_fault(),
             availabilities(history),
             history.lag_seconds,
-            violations(history, facts),
+            found,
         )
 
 

@@ -17,6 +17,8 @@ from tests.faults.mutations import PACKAGES
 KEPT = ROOT / "docs" / "reliability" / "runs.jsonl"
 BROKEN = {"lost": ("I1",), "duplicated": ("I2",), "reordered": ("I6",), "untrue": ("I3", "I4", "I5")}
 """The promises under each heading."""
+SHOWN = 20
+"""How many violations of a run are printed."""
 
 
 @dataclass(frozen=True)

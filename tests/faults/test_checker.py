@@ -16,6 +16,7 @@ from tests.faults.checks import (
 )
 from tests.faults.checks.case import Case, ids_of
 from tests.faults.clients import POISON
+from tests.faults.evidence import evidence
 from tests.faults.history import Disturbance, Read, Stalls
 from tests.faults.story import OWNER, good
 
@@ -173,6 +174,18 @@ def test_writes_of_one_transaction_have_no_order_unless_they_are_to_one_note() -
         row["transaction"] = first if row["transaction"] == second else row["transaction"]
 
     assert story.found == []
+
+
+def test_rows_of_the_audit_that_belong_to_a_violation_are_shown() -> None:
+    story = good()
+    story.created(2, "b")
+    story.commit(story.row("insert", 3, 1, "c", revision=1))
+    [violation] = [each for each in story.found if "revision 1" in each]
+
+    first, *rows = evidence(violation, story.settled).splitlines()
+
+    assert first == violation
+    assert [line.split()[:2] for line in rows] == [["kind=insert", "id=3"], ["kind=owner", f"id={OWNER}"]]
 
 
 def test_nothing_is_found_where_an_import_is_repeated() -> None:

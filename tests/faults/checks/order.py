@@ -41,7 +41,8 @@ def outdated(states: States) -> Iterator[str]:
             if row["revision"] is None or row["kind"] == "delete" or not is_numbered(row):
                 continue
             if row["revision"] <= before:
-                yield f"I6: {row['kind']} {row['id']} has revision {row['revision']}, and its owner had {before} before"
+                what = f"{row['kind']} {row['id']} has revision {row['revision']}"
+                yield f"I6: in transaction {transaction.id}, {what}, and owner {states.owner} had {before} before"
             raised = max(raised, row["revision"])
         before = raised
 
@@ -57,7 +58,8 @@ def uncounted(states: States, decided: Counter[tuple[int, int]]) -> Iterator[str
     for transaction in states.transactions:
         count = decided[states.owner, transaction.id]
         if transaction.revision < before + count and not states.is_deleted:
-            yield f"I6: {count} decisions have raised owner {states.owner} from {before} to {transaction.revision}"
+            raised = f"owner {states.owner} from {before} to {transaction.revision}"
+            yield f"I6: in transaction {transaction.id}, {count} decisions have raised {raised}"
         before = transaction.revision
 
 

@@ -49,17 +49,17 @@ class OwnersReplay:
             self._commit(row)
         touched = {command["note_id"] for command in mine}
         for note in sorted(touched | {int(row["id"]) for row in rows}):
-            yield from self._compare(note, is_touched=note in touched)
+            yield from self._compare(transaction, note, is_touched=note in touched)
         for row in rows:
             if int(row["id"]) in touched and row["title"] is not None and row["kind"] not in ("delete", "unburied"):
                 yield from self._compare_text(int(row["id"]), row)
 
-    def _compare(self, note: int, *, is_touched: bool) -> Iterator[str]:
+    def _compare(self, transaction: Transaction, note: int, *, is_touched: bool) -> Iterator[str]:
         """Compare what the commands make with what was committed, which counts from then on."""
         for is_trash, (made, committed) in enumerate(zip(self._made, self._committed, strict=True)):
             if made.get(note) != committed.get(note) and (is_touched or not is_trash):  # an operator may erase texts
                 what = f"{'deleted ' if is_trash else ''}note {note} in version {committed.get(note)}"
-                yield f"I2: a transaction left {what}, and its commands make {made.get(note)}"
+                yield f"I2: transaction {transaction.id} left {what}, and its commands make {made.get(note)}"
             made.pop(note, None)
             if note in committed:
                 made[note] = committed[note]
@@ -80,7 +80,8 @@ class OwnersReplay:
         }.get(kind, (before, before + 1))
         is_there = bool(before) != (kind == "note.create")
         if not is_there or version not in allowed:
-            yield f"I2: {kind} was applied to version {before} of note {note}, and made {version}"
+            what = f"{kind} was applied to version {before} of note {note}"
+            yield f"I2: in transaction {command['transaction']}, {what}, and made {version}"
         if kind == "note.purge":
             trash.pop(note, None)
         elif kind == "note.delete":
