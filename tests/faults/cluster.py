@@ -90,6 +90,8 @@ create trigger audit after update on users for each row execute function audit_o
 """
 """An audit of notes, the trash, commands and owners, in the order in which the owners are locked.
 
+Housekeeping erases without these locks, so its rows may be among those of another transaction.
+
 A command's `updated_date` is when it was decided, and shows its place among those of its transaction. Housekeeping
 erases bodies, which decides nothing.
 """

@@ -161,7 +161,11 @@ class Facts:
     def states(self) -> dict[int, States]:
         """The states of each owner's notes."""
         owners: dict[int, States] = {}
-        by_owner = sorted((row for row in self.audit if row["owner_id"] is not None), key=lambda row: row["owner_id"])
+        # Housekeeping erases without the owner's lock, so its rows may be among those of another transaction.
+        by_owner = sorted(
+            (row for row in self.audit if row["owner_id"] is not None),
+            key=lambda row: (row["owner_id"], self.transactions[row["transaction"]]),
+        )
         for owner, rows in groupby(by_owner, key=lambda row: row["owner_id"]):
             owners[owner] = States(owner)
             for transaction, together in groupby(rows, key=lambda row: row["transaction"]):

@@ -1,5 +1,7 @@
 """The checker finds nothing in a made-up history in which every promise is kept."""
 
+from functools import partial
+
 import pytest
 
 from tests.faults.checker import RULES, Rule
@@ -172,6 +174,22 @@ def test_writes_of_one_transaction_have_no_order_unless_they_are_to_one_note() -
     first, second = (row["transaction"] for row in commands)
     for row in story.facts.audit:
         row["transaction"] = first if row["transaction"] == second else row["transaction"]
+
+    assert story.found == []
+
+
+def test_nothing_is_found_where_housekeeping_erases_a_purged_note_during_other_writes_of_its_owner() -> None:
+    story = good()
+    story.deleted(1)
+    story.purged(1)
+    erased = story.facts.audit[-2]
+    for write in (partial(story.created, 2, "b"), partial(story.replaced, 2, 2, "c"), partial(story.deleted, 2)):
+        before = len(story.facts.audit)
+        write()
+        for place in reversed(range(before + 1, len(story.facts.audit))):
+            story.facts.audit.insert(place, erased | {"transaction": 1000 + before})
+    for seq, row in enumerate(story.facts.audit, 1):
+        row["seq"] = seq
 
     assert story.found == []
 
