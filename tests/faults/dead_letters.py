@@ -64,17 +64,17 @@ class Correspondent:
                 await self._write_note()
             note = self._random.choice(self._notes) if self._notes else None
             kind = self._random.choice(("create", "replace", "patch", "batch")) if note else "create"
-            letter = await self.write(kind, f"{POISON} {self._new_key()}", None if kind == "create" else note)
+            letter = await self.write(kind, f"{POISON} {self.new_key()}", None if kind == "create" else note)
             await self.settle(letter)
             if note and self._random.random() < AFTERWARDS:
-                await self.settle(await self.write("replace", self._new_key(), note))
+                await self.settle(await self.write("replace", self.new_key(), note))
             for each in self._random.sample(self._letters.dead, min(3, len(self._letters.dead))):
                 await self.ask_again(each)
             await pause(stopping, LETTER_SECONDS)
 
     async def write(self, kind: str, marker: str, note: int | None = None) -> KeyedWrite:
         """A write, repeated until the broker has it."""
-        write = KeyedWrite(self._owner.id, kind, note, marker, self._new_key())
+        write = KeyedWrite(self._owner.id, kind, note, marker, self.new_key())
         self._letters.writes.append(write)
         while write.accepted is None and write.status in ("unknown", "refused"):
             if write.attempts:
@@ -95,7 +95,7 @@ class Correspondent:
         await (self._poll(letter) if letter.url and self._random.random() < 0.7 else self._send(letter))
 
     async def _write_note(self) -> None:
-        write = await self.write("create", self._new_key())
+        write = await self.write("create", self.new_key())
         await self.settle(write)
         if write.status == "applied" and write.subject:
             self._notes.append(write.subject)
@@ -116,7 +116,8 @@ class Correspondent:
         headers = self._owner.headers | request.pop("headers")
         return await ask(self._gateways, gateway, method, path, limit_seconds, headers=headers, **request)
 
-    def _new_key(self) -> str:
+    def new_key(self) -> str:
+        """A random UUID that occurs once in the run."""
         return str(UUID(int=self._random.getrandbits(128), version=4))
 
 
@@ -141,7 +142,7 @@ class Operator:
             verb = self._random.choice(("replay", "replay", "replay", "discard", "discard", "list"))
             if verb == "replay" and self._random.random() < CURED:
                 await self._cure(chosen)
-            await self._correspondent.write("create", self._new_key())
+            await self._correspondent.write("create", self._correspondent.new_key())
             await self._operate(verb, chosen)
             for letter in chosen:
                 await self._correspondent.ask_again(letter)
@@ -199,9 +200,6 @@ class Operator:
                 await asyncio.sleep(self._random.uniform(*RETRY_SECONDS))
             else:
                 return
-
-    def _new_key(self) -> str:
-        return str(UUID(int=self._random.getrandbits(128), version=4))
 
     def _now(self) -> float:
         return asyncio.get_running_loop().time()

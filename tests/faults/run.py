@@ -4,6 +4,7 @@ import asyncio
 import random
 from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -63,11 +64,12 @@ async def run(
         history, began = History(), loop.time()
         nemesis = Nemesis(cluster, history, seed, chosen)
         before = await cluster.leftovers()
+        seeds = count(seed * 1000 + 1)  # others have the run's; equal ones would write equal texts
         clients = [
-            Client(owner, cluster.owners, cluster.clients, history, seed * 1000 + number)
-            for number, owner in enumerate(cluster.owners * clients_per_owner)
+            Client(owner, cluster.owners, cluster.clients, history, next(seeds))
+            for owner in cluster.owners * clients_per_owner
         ]
-        quiet = [Client(owner, (), cluster.clients, history, owner.id) for owner in cluster.quiet_owners]
+        quiet = [Client(owner, (), cluster.clients, history, next(seeds)) for owner in cluster.quiet_owners]
         followers = followers_of(
             cluster.owners[:FOLLOWED_OWNERS], cluster.quiet_owners, cluster.clients, history.follows, seed
         )
