@@ -5,9 +5,13 @@ nor requeues a message, since the broker would give later messages to another wo
 """
 
 import asyncio
+import os
+import socket
 from contextlib import suppress
+from dataclasses import dataclass, field
 from datetime import datetime
 from functools import partial
+from time import monotonic
 
 import asyncpg
 import structlog
@@ -30,7 +34,7 @@ from shared.contracts import LARGEST_MESSAGE_BYTES
 from shared.database import check_schema
 from shared.metrics import BROKER_CONNECTED
 from shared.partitions import claim_partitions, wait_until_changed
-from shared.tasks import end_tasks
+from shared.tasks import end_tasks, is_cancelled
 from shared.topology import PROBE_TIMEOUT_SECONDS, Topology, wait_until_lost
 from worker.apply import ApplyOptions
 from worker.deliveries import Batch, Deliveries, PartitionBlockedError
@@ -57,7 +61,27 @@ With `net_ticktime = 15`, a queue whose leader hangs has a new leader by then. B
 and keep, a consumer on the node that hangs.
 """
 
+KEPT_SECONDS = 5.0
+"""How long a worker keeps a partition that belongs to another: that one may not consume, and nobody else want it."""
+CONSUMER_TAG = f"{socket.gethostname()}:{os.getpid()}"
+"""Shown in the broker's list of consumers."""
+
 log = structlog.get_logger()
+
+
+@dataclass(slots=True, eq=False)
+class Subscription:
+    """A partition's current consumer."""
+
+    ended: asyncio.Event = field(default_factory=asyncio.Event)
+    is_given_up: bool = False
+    """Whether this worker ended it."""
+    _started: float = field(default_factory=monotonic)
+
+    @property
+    def has_lasted(self) -> bool:
+        """Whether a partition of another worker may be given back now."""
+        return monotonic() - self._started >= KEPT_SECONDS
 
 
 class Consumer:
@@ -73,9 +97,9 @@ class Consumer:
         self._user = user_of(settings.broker_url)
         self._deliveries = Deliveries(self._user)
         self._clock = Clock()
-        self._assignment = PartitionAssignment(settings, self._clock, self._resubscribe)
-        self._subscriptions: dict[int, asyncio.Event] = {}
-        """The partitions that this worker subscribes to, each with the event that ends its subscription."""
+        self._assignment = PartitionAssignment(settings, self._clock)
+        self._subscriptions: dict[int, Subscription] = {}
+        """By partition."""
         self._blocked: set[int] = set()
         """The partitions whose next command needs a newer worker."""
         self.refused: set[int] = set()
@@ -83,8 +107,6 @@ class Consumer:
         self.are_partitions_different = False
         """Whether it consumes nothing, because INKWELL_PARTITIONS is not the broker's number."""
         self._stopping = asyncio.Event()
-        self._applying = asyncio.Lock()
-        """Held while a batch is applied and acknowledged."""
         self._batch_started: float | None = None
         self._oldest_in_batch: datetime | None = None
 
@@ -130,10 +152,6 @@ class Consumer:
         finally:
             await end_tasks(background)
 
-    def _resubscribe(self) -> None:
-        """End the session after the current batch; the next one subscribes under the new slot's name."""
-        self._deliveries.end()
-
     async def _wait_for_database(self) -> None:
         failures = 0
         while not self._stopping.is_set():
@@ -157,7 +175,6 @@ class Consumer:
             await self._adopt_partitions(connection)
             deliveries = self._deliveries = Deliveries(self._user)
             self._applier.clear_cache()  # others may have consumed the partitions since the last session
-            slot = self.slot
             if self._stopping.is_set():  # stopped while connecting
                 return
             subscriptions = [
@@ -172,7 +189,7 @@ class Consumer:
                 watcher.add_done_callback(lambda _: deliveries.end())
             BROKER_CONNECTED.set(1)
             try:
-                await self._consume(deliveries, slot)
+                await self._consume(deliveries)
             finally:
                 BROKER_CONNECTED.set(0)
                 await end_tasks([lost, changed, *subscriptions])
@@ -188,31 +205,28 @@ class Consumer:
         self._assignment.partitions = self.topology.partitions
 
     async def _keep_subscription(self, connection: AbstractConnection, partition: int) -> None:
-        """Subscribe to a partition, and again after giving it back; raises ConnectionError when the broker ends it."""
-        while True:
+        """Subscribe to a partition, and again after giving it up; raises ConnectionError when the broker ends it."""
+        while not is_cancelled():
             await self._hold_subscription(connection, partition)
-            log.info("partition given back: it belongs to another worker", partition=partition)
 
     async def _hold_subscription(self, connection: AbstractConnection, partition: int) -> None:
-        """Subscribe to a partition; returns when it was given back, raises ConnectionError when the broker ended it."""
+        """Subscribe to a partition; returns after giving it up, raises ConnectionError when the broker has ended it."""
         if partition in self._blocked:
             await asyncio.sleep(BLOCKED_PAUSE_SECONDS)
             self._blocked.discard(partition)
-        ended = asyncio.Event()
+        subscription = Subscription()
         try:
             await wait_for_correct_queue(connection, self.topology, partition, self.refused)
             async with asyncio.timeout(SETUP_TIMEOUT_SECONDS):
                 channel = await connection.channel(publisher_confirms=False)
-                await self._subscribe(channel, partition, ended)
+                await self._subscribe(channel, partition, subscription)
         except TimeoutError:  # this node may be cut off from the others: reconnect, perhaps to another
             self._deliveries.end()
             raise
-        self._subscriptions[partition] = ended
+        self._subscriptions[partition] = subscription
         log.info("consuming", partition=partition)
         try:
-            await self._watch(channel, partition, ended)
-            async with self._applying:  # not before the current batch is acknowledged
-                self._deliveries.drop(partition)
+            await self._watch(channel, partition, subscription)
         except TimeoutError:  # the broker has vanished, so the whole connection is dead
             self._deliveries.end()
             raise
@@ -222,29 +236,24 @@ class Consumer:
             with suppress(*BROKER_ERRORS):
                 async with asyncio.timeout(CLOSE_TIMEOUT_SECONDS):
                     await channel.close()
+        if not subscription.is_given_up:
+            raise ConnectionError("the broker ended the subscription")
 
-    async def _subscribe(self, channel: AbstractChannel, partition: int, ended: asyncio.Event) -> None:
+    async def _subscribe(self, channel: AbstractChannel, partition: int, subscription: Subscription) -> None:
         await channel.set_qos(prefetch_count=prefetch_count(self._settings, self.topology.partitions))
-        channel.close_callbacks.add(lambda *_: ended.set())
+        channel.close_callbacks.add(lambda *_: subscription.ended.set())
         underlay = await channel.get_underlay_channel()
-        underlay.on_consumer_cancel_callbacks.add(lambda _: ended.set())
+        underlay.on_consumer_cancel_callbacks.add(lambda _: subscription.ended.set())
         queue = await channel.get_queue(self.topology.command_queue(partition), ensure=False)
-        await queue.consume(
-            self._deliveries.new_receiver(partition),
-            consumer_tag=f"slot-{self.slot}",  # shown in the broker's list of consumers
-        )
+        await queue.consume(self._deliveries.new_receiver(partition), consumer_tag=CONSUMER_TAG)
 
-    async def _watch(self, channel: AbstractChannel, partition: int, ended: asyncio.Event) -> None:
-        """Return when the partition has to be given back; raises ConnectionError when the subscription has ended.
-
-        The broker may not report the end. It does not report either which consumer is the active one, so a worker knows
-        by what it receives. Closing the channel makes the next subscriber the active one, and this worker the last.
-        """
+    async def _watch(self, channel: AbstractChannel, partition: int, subscription: Subscription) -> None:
+        """Return when the subscription has ended, even if the broker does not report it."""
         checks_without_consumer = 0
-        while not ended.is_set():
+        while not subscription.ended.is_set():
             with suppress(TimeoutError):
-                await asyncio.wait_for(ended.wait(), WATCH_INTERVAL_SECONDS)
-                break
+                await asyncio.wait_for(subscription.ended.wait(), WATCH_INTERVAL_SECONDS)
+                return
             async with asyncio.timeout(PROBE_TIMEOUT_SECONDS):
                 queue = await channel.declare_queue(self.topology.command_queue(partition), passive=True)
             # A node that cannot reach the queue's leader reports no consumers, although the subscription exists.
@@ -252,12 +261,9 @@ class Consumer:
             checks_without_consumer = 0 if has_consumer else checks_without_consumer + 1
             if checks_without_consumer == FORGOTTEN_CHECKS:
                 log.warning("the broker has forgotten this consumer; subscribing again", partition=partition)
-                break
-            if self._deliveries.has_received(partition) and self._assignment.belongs_to_another(partition):
                 return
-        raise ConnectionError("the broker ended the subscription")
 
-    async def _consume(self, deliveries: Deliveries, slot: int | None) -> None:
+    async def _consume(self, deliveries: Deliveries) -> None:
         while True:
             try:
                 if parked := deliveries.probe_parked():
@@ -266,6 +272,7 @@ class Consumer:
                 if batch is None:
                     break
                 await self._apply(batch)
+                self._give_back(batch)
             except PartitionBlockedError as error:
                 self._pause_partition(error)
             except RepeatedBugError as error:
@@ -279,7 +286,7 @@ class Consumer:
                 return
             except HandBackError:  # closing the channels gives the messages back
                 return
-        if not self._stopping.is_set() and self.slot == slot:
+        if not self._stopping.is_set():
             raise ConnectionError("the broker closed the connection, or has another number of partitions")
 
     def _pause_partition(self, error: PartitionBlockedError) -> None:
@@ -289,10 +296,30 @@ class Consumer:
             error=str(error),
             next_try_in_seconds=BLOCKED_PAUSE_SECONDS,
         )
-        self._deliveries.drop(error.partition)
-        if ended := self._subscriptions.get(error.partition):
+        if error.partition in self._subscriptions:
             self._blocked.add(error.partition)
-            ended.set()
+        self._give_up(error.partition)
+
+    def _give_back(self, batch: Batch) -> None:
+        """Give back the partitions of an applied batch that belong to other workers; the next in line gets them.
+
+        The broker does not report which consumer is active; a worker infers it from what it receives. It gives nothing
+        back before it has applied a message that was never returned: then the broker has delivered all those that were,
+        and keeps the order when they are returned again.
+        """
+        fresh = {each.partition for each in batch.deliveries if not each.message.redelivered}
+        for partition in fresh - self._deliveries.held_partitions:
+            subscription = self._subscriptions.get(partition)
+            if subscription and subscription.has_lasted and self._assignment.belongs_to_another(partition):
+                log.info("partition given back: it belongs to another worker", partition=partition)
+                self._give_up(partition)
+
+    def _give_up(self, partition: int) -> None:
+        """Drop the partition's messages and close its channel, which returns them; then subscribe again."""
+        self._deliveries.drop(partition)
+        if subscription := self._subscriptions.get(partition):
+            subscription.is_given_up = True
+            subscription.ended.set()
 
     async def _apply(self, batch: Batch) -> None:
         """Apply a batch; parks the commands of owners whose rows other sessions have locked."""
@@ -313,7 +340,7 @@ class Consumer:
         started = self._batch_started = asyncio.get_running_loop().time()
         self._oldest_in_batch = batch.oldest
         try:
-            async with self._applying, asyncio.timeout(BATCH_TIMEOUT_SECONDS):
+            async with asyncio.timeout(BATCH_TIMEOUT_SECONDS):
                 with trace_batch(batch) as trace:
                     outcomes = await apply_with_retries(batch, self._applier, trace, self._stopping)
                     trace.record_outcomes(outcomes)

@@ -164,8 +164,6 @@ class Deliveries:
         self._changed = asyncio.Event()
         self._ended = False
         self._receivers: dict[int, Receiver] = {}
-        self._received: set[int] = set()
-        """The partitions of which messages have arrived since they were last dropped."""
 
     def new_receiver(self, partition: int) -> Receiver:
         """Return the callback for a new consumer of a partition; `drop` disables it."""
@@ -174,7 +172,6 @@ class Deliveries:
             # No await before the message is stored, or a later one could overtake it.
             if self._receivers.get(partition) is receive:
                 self._waiting.append(Delivery(partition, message))
-                self._received.add(partition)
                 DELIVERIES.labels(partition).inc()
                 self._changed.set()
 
@@ -186,14 +183,9 @@ class Deliveries:
         """When the oldest waiting or parked message was published."""
         return find_oldest([*self._waiting, *(delivery for delivery, _ in self._parked)])
 
-    def has_received(self, partition: int) -> bool:
-        """Return whether the partition's current consumer has received a message: then it is the active one."""
-        return partition in self._received
-
     def drop(self, partition: int) -> None:
         """Discard a partition's messages, and those that still arrive; the broker delivers them again."""
         self._receivers.pop(partition, None)
-        self._received.discard(partition)
         self._waiting = deque(delivery for delivery in self._waiting if delivery.partition != partition)
         self._parked = [each for each in self._parked if each[0].partition != partition]
         self._parked_markers = [each for each in self._parked_markers if each.partition != partition]
@@ -228,11 +220,11 @@ class Deliveries:
             self._locked |= owners
             self._parked += [each for each in batch.received if _owner_of(each) in owners]
             batch.received = [each for each in batch.received if _owner_of(each) not in owners]
-            self._parked_markers += [each for each in batch.markers if each.partition in self._held_partitions]
+            self._parked_markers += [each for each in batch.markers if each.partition in self.held_partitions]
             batch.markers = [each for each in batch.markers if each not in self._parked_markers]
 
     @property
-    def _held_partitions(self) -> set[int]:
+    def held_partitions(self) -> set[int]:
         """The partitions that have parked commands."""
         return {delivery.partition for delivery, _ in self._parked}
 
@@ -248,7 +240,7 @@ class Deliveries:
         """Remove the parked commands of all owners except these; returns them as a batch."""
         batch = Batch(received=[each for each in self._parked if _owner_of(each) not in locked])
         self._parked = [each for each in self._parked if _owner_of(each) in locked]
-        batch.markers = [each for each in self._parked_markers if each.partition not in self._held_partitions]
+        batch.markers = [each for each in self._parked_markers if each.partition not in self.held_partitions]
         self._parked_markers = [each for each in self._parked_markers if each not in batch.markers]
         batch.deliveries = list(dict.fromkeys([*(delivery for delivery, _ in batch.received), *batch.markers]))
         self._locked &= locked
@@ -257,11 +249,11 @@ class Deliveries:
     def acknowledgements(self, batch: Batch) -> list[tuple[AbstractIncomingMessage, bool]]:
         """Return the messages to acknowledge after the batch, each with AMQP's `multiple` flag for earlier ones.
 
-        A message is acknowledged once all of its commands have outcomes; none of a partition that was dropped since:
-        `multiple` would include the parked ones that were dropped with it.
+        A message is acknowledged once all of its commands have outcomes. Partitions dropped in the meantime are left
+        out: `multiple` would also acknowledge the parked messages that were dropped with them.
         """
         incomplete = {*(delivery for delivery, _ in self._parked), *self._parked_markers}
-        held = self._held_partitions
+        held = self.held_partitions
         kept = [each for each in batch.deliveries if each.partition in self._receivers]
         last = {each.partition: (each.message, True) for each in kept if each.partition not in held}
         singly = [each.message for each in kept if each.partition in held and each not in incomplete]

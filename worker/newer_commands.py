@@ -14,6 +14,7 @@ from shared.connections import Connections
 from shared.contracts import BadCommand
 from shared.topology import Topology
 from worker.apply import ApplyOptions
+from worker.consumer import prefetch_count
 from worker.deliveries import Batch, Delivery
 from worker.failures import Applier
 from worker.sessions import SESSION_SETTINGS
@@ -34,12 +35,14 @@ async def fail_newer_commands(settings: WorkerSettings, partition: int) -> int:
     try:
         async with open_connection(settings.broker_url, "inkwell-worker operator") as connection:
             channel = await connection.channel(publisher_confirms=True, on_return_raises=True)
+            # As many as a worker has taken: then the broker returns the rest in order.
+            await channel.set_qos(prefetch_count=prefetch_count(settings, 1))
             inbox = await consume(channel, Topology.of(settings).command_queue(partition))
             while message := await receive_next(inbox):
                 delivery, batch = Delivery(partition, message), Batch()
                 batch.add(delivery, delivery.decode(user, fail_newer=True))
                 if not (newer := count_newer(batch)):
-                    return failed  # the message returns to the head of the queue when the connection closes
+                    return failed  # the messages return to the head of the queue when the connection closes
                 await applier.apply(batch.commands)
                 await dead_letter(channel, Topology.of(settings), batch)
                 await message.ack()
@@ -50,9 +53,8 @@ async def fail_newer_commands(settings: WorkerSettings, partition: int) -> int:
 
 
 async def consume(channel: AbstractChannel, queue: str) -> asyncio.Queue[AbstractIncomingMessage]:
-    """Consume a queue as soon as its workers have paused it, one unacknowledged message at a time."""
+    """Consume a queue; the broker activates this consumer once the workers have paused the partition."""
     inbox: asyncio.Queue[AbstractIncomingMessage] = asyncio.Queue()
-    await channel.set_qos(prefetch_count=1)
     await (await channel.get_queue(queue)).consume(inbox.put)
     return inbox
 

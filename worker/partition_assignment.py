@@ -1,11 +1,11 @@
-"""Assigns partitions to workers: a worker holds a slot, and the slots that are held tell whose each partition is.
+"""Assigns partitions to workers: a worker holds a slot, and the slots in use determine which worker each belongs to.
 
 A slot is the smallest free number, held as an advisory lock on a connection of its own. It affects the distribution,
 not the order: two workers with the same slot would share badly, but still apply each partition's commands in order.
 """
 
 import asyncio
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 from contextlib import suppress
 from functools import cache
 
@@ -35,7 +35,7 @@ def find_place(slot: int, partitions: int) -> int:
 
 
 def find_slot(partition: int, slots: Collection[int], partitions: int) -> int | None:
-    """Return the slot whose worker the partition belongs to: the one whose place is the nearest before it on the ring.
+    """Return the slot whose worker the partition belongs to: the last one on the ring up to it.
 
     A slot beyond the number of partitions has no place; its worker stands by. Returns None if no slot has one.
     """
@@ -46,13 +46,12 @@ def find_slot(partition: int, slots: Collection[int], partitions: int) -> int | 
 class PartitionAssignment:
     """This worker's slot; it may change when workers join or leave, but not while Postgres is unavailable."""
 
-    def __init__(self, settings: WorkerSettings, clock: Clock, on_change: Callable[[], None]) -> None:
+    def __init__(self, settings: WorkerSettings, clock: Clock) -> None:
         self._database_url = settings.database_url
         self.partitions = settings.partitions or 0
         """The broker's number of partitions once the worker is connected."""
         self._prefix = settings.queue_prefix
         self._clock = clock
-        self._on_change = on_change
         self._has_slot = asyncio.Event()
         self.slot: int | None = None
         self._slots: set[int] = set()
@@ -68,7 +67,7 @@ class PartitionAssignment:
             await asyncio.wait_for(self._has_slot.wait(), FIRST_SLOT_TIMEOUT_SECONDS)
 
     async def run(self) -> None:
-        """Hold a slot until cancelled; calls `on_change` when it becomes another, and retries failures."""
+        """Hold a slot until cancelled; retries failures."""
         while True:
             try:
                 await self._session()
@@ -100,11 +99,9 @@ class PartitionAssignment:
 
     def _adopt(self, slot: int) -> None:
         self._has_slot.set()
-        if slot == self.slot:
-            return
-        log.info("slot taken", slot=slot, former=self.slot)
-        self.slot = slot
-        self._on_change()
+        if slot != self.slot:
+            log.info("slot taken", slot=slot, former=self.slot)
+            self.slot = slot
 
     async def _choose_slot(self, session: Session, held: int | None, taken: set[int]) -> int:
         """Return the slot that the session holds from now on; it changes if the number of workers is not greater."""

@@ -4,7 +4,6 @@ import asyncio
 from typing import Any
 
 import pytest
-from aio_pika.abc import AbstractChannel
 from asyncpg import Connection, Record
 from structlog.testing import capture_logs
 
@@ -14,7 +13,7 @@ from tests.support.commands import Publish, create
 from tests.support.harness import eventually
 from worker import consumer as consumer_module
 from worker import retry
-from worker.consumer import Consumer
+from worker.consumer import Consumer, Subscription
 from worker.deliveries import Batch
 from worker.settings import WorkerSettings
 
@@ -59,12 +58,9 @@ async def test_batch_whose_channel_is_lost_before_its_acknowledgement_has_one_ef
 ) -> None:
     losses: list[int] = []
 
-    async def notice_late(
-        _consumer: Consumer, _channel: AbstractChannel, _partition: int, ended: asyncio.Event
-    ) -> None:
-        await ended.wait()
+    async def notice_late(_consumer: Consumer, _channel: object, _partition: int, subscription: Subscription) -> None:
+        await subscription.ended.wait()
         await asyncio.sleep(0.2)
-        raise ConnectionError
 
     async def apply_and_lose(batch: Batch, *arguments: Any) -> list[Outcome]:
         outcomes = await retry.apply_with_retries(batch, *arguments)

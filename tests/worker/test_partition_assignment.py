@@ -15,7 +15,7 @@ from sqlalchemy import make_url
 
 from dev.backend import Services
 from shared.clock import Clock
-from shared.contracts import encode_batch, encode_command
+from shared.contracts import Outcome, encode_batch, encode_command
 from shared.database import Session, Statement, connect
 from shared.primary import Primary
 from shared.topology import Topology
@@ -25,9 +25,13 @@ from tests.support.harness import eventually
 from tests.support.proxy import Proxy, proxy_to
 from worker import consumer, partition_assignment
 from worker.consumer import Consumer
+from worker.deliveries import Batch
+from worker.failures import Applier
 from worker.health import create_health_app
 from worker.partition_assignment import PartitionAssignment, find_slot
+from worker.retry import apply_with_retries
 from worker.settings import WorkerSettings
+from worker.traces import BatchTrace
 
 INTERVAL_SECONDS = 0.1
 PARTITIONS = 2
@@ -36,14 +40,10 @@ Publish = Callable[[int], Awaitable[None]]
 
 
 class Worker(PartitionAssignment):
-    """The part of a worker that takes a slot; counts how often the worker had to resubscribe."""
+    """The part of a worker that takes a slot."""
 
     def __init__(self, settings: WorkerSettings) -> None:
-        super().__init__(settings, Clock(), self._count)
-        self.moves = 0
-
-    def _count(self) -> None:
-        self.moves += 1
+        super().__init__(settings, Clock())
 
     async def has(self, slot: int) -> bool:
         return self.slot == slot
@@ -145,18 +145,17 @@ async def test_several_that_move_at_once_end_with_the_smallest_slots_and_hold_no
         assert await taken(database) == [0, 1, 2]
 
 
-async def test_slot_stays_while_postgres_is_away_and_is_taken_again_without_a_move(
+async def test_slot_stays_while_postgres_is_away_and_is_taken_again(
     worker_settings: WorkerSettings, database: "Connection[Record]"
 ) -> None:
     async with linked(worker_settings) as (settings, link), Worker(settings).running() as worker:
-        moves = worker.moves
         await link.cut()
         await eventually(lambda: frees(database, 0))
         await asyncio.sleep(3 * INTERVAL_SECONDS)
         assert worker.slot == 0
         await link.start()
         await eventually(lambda: takes(database, 0))
-        assert (worker.slot, worker.moves) == (0, moves)
+        assert worker.slot == 0
 
 
 async def test_slot_that_another_worker_took_while_postgres_was_down_is_left_to_it(
@@ -174,7 +173,7 @@ async def test_slot_that_another_worker_took_while_postgres_was_down_is_left_to_
         assert (away.slot, other.slot) == (1, 0)
 
 
-async def test_worker_moves_to_its_new_slot_between_two_batches_and_goes_on(
+async def test_worker_moves_to_its_new_slot_and_goes_on(
     worker_settings: WorkerSettings, database: "Connection[Record]", publish: Publish
 ) -> None:
     async with AsyncExitStack() as running:
@@ -195,23 +194,31 @@ async def test_partition_is_given_back_to_the_worker_that_it_belongs_to_and_take
     publish: Publish,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(consumer, "WATCH_INTERVAL_SECONDS", INTERVAL_SECONDS)
+    appliers: list[Applier] = []
     published = 0
 
-    async def publish_until_served_by(worker: Consumer) -> None:
+    async def apply(batch: Batch, applier: Applier, trace: BatchTrace, stopping: asyncio.Event) -> list[Outcome]:
+        appliers.append(applier)
+        return await apply_with_retries(batch, applier, trace, stopping)
+
+    async def publish_until_applied_by(worker: Consumer) -> None:
         nonlocal published
-        while not worker._deliveries.has_received(1):
+        while worker._applier not in appliers[-1:]:
             await publish(1)
             published += 1
             await asyncio.sleep(INTERVAL_SECONDS)
 
+    monkeypatch.setattr(consumer, "KEPT_SECONDS", INTERVAL_SECONDS)
+    monkeypatch.setattr(consumer, "apply_with_retries", apply)
     async with asyncio.timeout(20), harness.worker(worker_settings) as first:
-        await publish_until_served_by(first)
+        await publish_until_applied_by(first)
         async with harness.worker(worker_settings) as second:
-            await publish_until_served_by(second)
-            assert not first._deliveries.has_received(1)
-        await publish_until_served_by(first)
-        await eventually(lambda: has_notes(database, published))
+            await publish_until_applied_by(second)
+            await publish(1)
+            await eventually(lambda: has_notes(database, published + 1))
+            assert appliers[-1] is second._applier
+        await publish_until_applied_by(first)
+        await eventually(lambda: has_notes(database, published + 1))
 
 
 async def test_partitions_of_a_worker_that_does_not_consume_are_served_by_another(
@@ -220,7 +227,7 @@ async def test_partitions_of_a_worker_that_does_not_consume_are_served_by_anothe
     publish: Publish,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(consumer, "WATCH_INTERVAL_SECONDS", INTERVAL_SECONDS)
+    monkeypatch.setattr(consumer, "KEPT_SECONDS", INTERVAL_SECONDS)
     async with Worker(worker_settings).running(), harness.worker(worker_settings) as consuming:
         assert consuming.slot == 1
         for _ in range(20):

@@ -71,6 +71,16 @@ async def holds(database: "Connection[Record]", expected: Sequence[str]) -> bool
     return await titles(database) == expected
 
 
+async def order(database: "Connection[Record]", expected: Sequence[str]) -> bool:
+    """Whether these notes were created in this order."""
+    rows = await database.fetch("select title from notes order by mod_revision")
+    return [row["title"] for row in rows] == expected
+
+
+async def is_paused(consumer: Consumer) -> bool:
+    return bool(consumer._blocked)
+
+
 @pytest.mark.parametrize("kind", WRONG)
 async def test_queue_that_was_made_otherwise_is_not_consumed_until_it_is_remade_and_loses_nothing(
     channel: AbstractChannel, worker_settings: WorkerSettings, database: "Connection[Record]", kind: str
@@ -169,20 +179,22 @@ async def test_operator_fails_commands_of_versions_that_no_worker_will_know_and_
     database: "Connection[Record]",
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(consumer_module, "BLOCKED_PAUSE_SECONDS", 0.5)
+    monkeypatch.setattr(consumer_module, "BLOCKED_PAUSE_SECONDS", 3)
     await harness.declare_on(channel, topology)
     batches = [
         [newer("forged"), encode_command(create("beside it")), b"1"],
         [newer("forged again")],
         [encode_command(create("behind them"))],
+        [encode_command(create("and behind that"))],
     ]
     for events in batches:
         await channel.default_exchange.publish(aio_pika.Message(encode_batch(events)), topology.command_queue(0))
 
-    async with harness.starting_worker(worker_settings):
+    async with harness.starting_worker(worker_settings) as consumer:
+        await eventually(lambda: is_paused(consumer))
         assert await operator(worker_settings, "fail-newer", 0) == 0
 
-        await eventually(lambda: holds(database, ["beside it", "behind them"]))
+        await eventually(lambda: order(database, ["beside it", "behind them", "and behind that"]))
     failed = await database.fetch(
         "select reason, command->'data'->>'title' as title from commands where status = 'failed'"
     )
