@@ -2,7 +2,7 @@
 
 from bisect import bisect_left
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 
@@ -53,13 +53,13 @@ def availabilities(history: History) -> dict[str, Availability]:
     rounds = list(rounds_of(history))
     for name, began, ended, recovered in rounds:
         one = found[name]
-        writes.count(one.writes, is_written, began, ended)
-        reads.count(one.reads, is_read, began, ended)
-        writes.count(one.recovering, is_written, ended, recovered)
-        reads.count(one.recovering, is_read, ended, recovered)
+        writes.count(one.writes, began, ended)
+        reads.count(one.reads, began, ended)
+        writes.count(one.recovering, ended, recovered)
+        reads.count(one.recovering, ended, recovered)
     for (_, _, _, recovered), (_, began, _, _) in pairwise(rounds):
-        writes.count(found[NONE].writes, is_written, recovered, began, is_within=True)
-        reads.count(found[NONE].reads, is_read, recovered, began, is_within=True)
+        writes.count(found[NONE].writes, recovered, began, is_within=True)
+        reads.count(found[NONE].reads, recovered, began, is_within=True)
     return dict(found)
 
 
@@ -83,14 +83,12 @@ class Requests:
         self._answers: Sequence[Answer] = sorted(answers, key=lambda answer: answer.asked)
         self._asked = [answer.asked for answer in self._answers]
 
-    def count(
-        self, share: Share, is_good: Callable[[Answer], bool], began: float, ended: float, *, is_within: bool = False
-    ) -> None:
+    def count(self, share: Share, began: float, ended: float, *, is_within: bool = False) -> None:
         """Count those that were in flight at some time of these, or those that were sent and answered in it."""
         first = bisect_left(self._asked, began if is_within else began - LONGEST_SECONDS)
         for answer in self._answers[first : bisect_left(self._asked, ended)]:
             if answer.answered < ended if is_within else answer.answered > began:
-                share.count(is_good=is_good(answer))
+                share.count(is_good=is_answered(answer))
 
 
 def write_answers(history: History) -> Iterator[Answer]:
@@ -105,11 +103,6 @@ def read_answers(history: History) -> Iterable[Answer]:
     return {(answer.gateway, answer.asked): answer for answer in reads}.values()
 
 
-def is_written(answer: Answer) -> bool:
-    """Whether a write was done, accepted or rejected for a reason of its own."""
-    return 200 <= answer.status < 300 or 400 <= answer.status < 500
-
-
-def is_read(answer: Answer) -> bool:
-    """Whether a read was answered with what there is."""
-    return answer.status in (200, 304, 404)
+def is_answered(answer: Answer) -> bool:
+    """Whether a request was served, or rejected for a reason of its own; other checks judge whether that is true."""
+    return 200 <= answer.status < 500

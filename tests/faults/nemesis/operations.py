@@ -13,7 +13,7 @@ from dev.backend import ROOT, as_user
 from tests.faults.cluster import PARTITIONS, Cluster, Service
 from tests.faults.nemesis.broker import are_drained
 from tests.faults.nemesis.engine import LONG, SHORT, Fault, Nemesis
-from tests.faults.nemesis.postgres import operator
+from tests.faults.nemesis.postgres import LOCK_SOME_USERS, operator
 from tests.faults.nemesis.processes import restart, stop
 from tests.support.harness import eventually
 from tests.system.versions import PREVIOUS, unpack
@@ -100,12 +100,15 @@ async def users_are_corrected(_: Nemesis, cluster: Cluster[Any]) -> str:
     return "postgres"
 
 
-async def tombstones_are_purged(_: Nemesis, cluster: Cluster[Any]) -> str:
-    """Makes all tombstones old, and purges them as a worker does once a minute."""
+async def tombstones_are_purged(nemesis: Nemesis, cluster: Cluster[Any]) -> str:
+    """Makes all tombstones old, and purges them as a worker does once a minute; some users are locked."""
+    number = nemesis.pick(0, 1, 3)
     async with cluster.servers.postgres_lock:
         await cluster.query(AGE_TOMBSTONES)
-        assert await ran(cluster, "worker", "-c", PURGE)
-    return "postgres"
+        async with operator(cluster) as session, session.transaction():
+            await session.execute(LOCK_SOME_USERS.format(number=number))
+            assert await ran(cluster, "worker", "-c", PURGE)
+    return f"{number} users locked"
 
 
 async def deleted_users_are_removed(_: Nemesis, cluster: Cluster[Any]) -> str:
