@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from time import monotonic
 from typing import Any
 from uuid import uuid4
 
@@ -23,6 +24,7 @@ from tests.support.forking import SERVICES, Fork
 from tests.support.harness import NO_CERTIFICATES, eventually
 from tests.support.proxy import Proxy, free_port, proxy_to
 
+IMPORTING_SECONDS = 5.0
 KEY = "a-key-that-is-used-in-the-tests-only"
 SLOW_STORE = """
 create function slow() returns trigger language plpgsql as $$ begin perform pg_sleep(%s); return null; end $$;
@@ -45,6 +47,7 @@ class Process:
         self.folder = folder
         """The folder of its source, from which the next start runs it."""
         self._process: subprocess.Popen[bytes] | Fork | None = None
+        self._started = 0.0
 
     def variant(self, command: list[str] | None = None, **environment: str) -> "Process":
         """The same process with another command or other settings."""
@@ -60,7 +63,7 @@ class Process:
 
     async def start(self, *, ready: bool = True) -> None:
         """Starts the process and waits until it is ready."""
-        self._process = self._launch({**os.environ, **self._environment})
+        self._process, self._started = self._launch({**os.environ, **self._environment}), monotonic()
         if ready:
             await self._wait_until_ready()
 
@@ -95,6 +98,11 @@ class Process:
     @property
     def running(self) -> bool:
         return self._process is not None and self._process.poll() is None
+
+    @property
+    def may_be_importing(self) -> bool:
+        """Whether it was started just now, and may not handle signals yet."""
+        return monotonic() - self._started < IMPORTING_SECONDS
 
     @property
     def pid(self) -> int:
