@@ -17,6 +17,8 @@ TRIES, NO_VERSION, NOT_FOUND = 6, 999_999, 404
 ASKS_AT_ONCE, OPEN_WRITES = 0.2, 4
 LOOKS, LISTS, REPEATS, CONDITIONS = 0.3, 0.04, 0.05, 0.15
 """A client reads the note or a list, repeats the write, or sets a condition once in this many writes."""
+CROWDS, CROWD, CROWD_READS, CROWD_SECONDS = 0.04, 3, 30, 0.02
+"""Once in this many writes, so many readers read the note again and again until it is written, with such pauses."""
 GIVEN_UP_SECONDS = 3.0
 """How long a client polls a write without a key that the broker has never confirmed and may not have."""
 POISON = "poison"
@@ -136,17 +138,41 @@ class Client(Connection):
         write.is_reuse = bool(key)
         write.conditions = self._conditions(kind, note)
         self.history.writes.append(write)
-        for _ in range(TRIES):
-            answer = await self._send(write, self.random.choice(PREFERENCES))
-            if not (answer.is_refusal or write.key) or write.decided or answer.status == 202:
-                break
-            await asyncio.sleep(self.random.uniform(0.1, 1.0))
+        if note and kind in CHANGES and not is_trespass and self.random.random() < CROWDS:
+            await self._send_before_a_crowd(write, note)
+        else:
+            await self._send_until_accepted(write)
         if write.key and write.decided and self.random.random() < REPEATS:
             await self._send(write, self.random.choice(PREFERENCES))
         if write.url and write.status == "unknown":
             await self._ask_for_open(write)
         await self._look_at(write)
         return write
+
+    async def _send_until_accepted(self, write: Write) -> None:
+        for _ in range(TRIES):
+            answer = await self._send(write, self.random.choice(PREFERENCES))
+            if not (answer.is_refusal or write.key) or write.decided or answer.status == 202:
+                break
+            await asyncio.sleep(self.random.uniform(0.1, 1.0))
+
+    async def _send_before_a_crowd(self, write: Write, note: int) -> None:
+        """Sends the write while others read its note, and once more afterwards."""
+        sent = asyncio.Event()
+
+        async def read_until_sent() -> None:
+            for _ in range(CROWD_READS):
+                is_last = sent.is_set()
+                await self.read(note)
+                if is_last:
+                    break
+                await asyncio.sleep(self.random.uniform(0, CROWD_SECONDS))
+
+        async with asyncio.TaskGroup() as readers:
+            for _ in range(CROWD):
+                readers.create_task(read_until_sent())
+            await self._send_until_accepted(write)
+            sent.set()
 
     async def _reuse_a_key(self) -> None:
         """Sends another request with the key of an earlier one that is decided."""
