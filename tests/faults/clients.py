@@ -157,7 +157,7 @@ class Client(Connection):
             await asyncio.sleep(self.random.uniform(0.1, 1.0))
 
     async def _send_before_a_crowd(self, write: Write, note: int) -> None:
-        """Sends the write while others read its note, and once more afterwards."""
+        """Sends the write while others read its note again and again; each reads it once more after the response."""
         sent = asyncio.Event()
 
         async def read_until_sent() -> None:

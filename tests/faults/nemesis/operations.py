@@ -216,11 +216,11 @@ async def replace_workers_for_a_while(nemesis: Nemesis, cluster: Cluster[Any], t
             only.process.folder = tree
             await only.process.start(ready=False)
             await asyncio.sleep(nemesis.seconds(LONG))
-            await stop(nemesis, only, signal.SIGTERM)
         finally:
+            await stop(nemesis, only, signal.SIGTERM)
             only.process.folder = cluster.tree
-        for service in cluster.workers:
-            await service.process.start(ready=False)
+            for service in cluster.workers:
+                await service.process.start(ready=False)
 
 
 async def restart_from(nemesis: Nemesis, service: Service, tree: Path) -> None:
