@@ -1,26 +1,17 @@
 """Consumes the partitions: takes deliveries, applies them, acknowledges them, and replies.
 
-Nothing is acknowledged before its commit. While a worker has unacknowledged messages, it neither cancels a consumer
-nor requeues a message, since the broker would give later messages to another worker first. It closes the channel.
+Nothing is acknowledged before its commit.
 """
 
 import asyncio
-import os
-import socket
-from contextlib import suppress
-from dataclasses import dataclass, field
 from datetime import datetime
-from functools import partial
-from time import monotonic
 
 import asyncpg
 import structlog
-from aio_pika.abc import AbstractChannel, AbstractConnection
+from aio_pika.abc import AbstractConnection
 
 from shared.broker import (
     BROKER_ERRORS,
-    CLOSE_TIMEOUT_SECONDS,
-    SETUP_TIMEOUT_SECONDS,
     PartitionsDifferError,
     broker_call,
     choose_backoff,
@@ -30,58 +21,29 @@ from shared.broker import (
 )
 from shared.clock import Clock
 from shared.connections import Connections
-from shared.contracts import LARGEST_MESSAGE_BYTES
 from shared.database import check_schema
 from shared.metrics import BROKER_CONNECTED
 from shared.partitions import claim_partitions, wait_until_changed
-from shared.tasks import end_tasks, is_cancelled
-from shared.topology import PROBE_TIMEOUT_SECONDS, Topology, wait_until_lost
+from shared.tasks import end_tasks
+from shared.topology import Topology, wait_until_lost
 from worker.apply import ApplyOptions
 from worker.deliveries import Batch, Deliveries, PartitionBlockedError
 from worker.failures import Applier, RepeatedBugError, describe
 from worker.hint_sender import HintSender
 from worker.metrics import OLDEST, PARTITIONS, PAUSED, count_applied
 from worker.partition_assignment import PartitionAssignment
-from worker.queue_check import wait_for_correct_queue
 from worker.reply_sender import ReplySender
 from worker.retry import HandBackError, OwnersLockedError, apply_with_retries, pause
 from worker.settings import WorkerSettings
+from worker.subscriptions import Subscriptions
 from worker.traces import trace_batch
 
 BATCH_TIMEOUT_SECONDS = 120.0
 """A batch that takes longer is stuck, for whatever reason; its messages go back to the broker."""
-BLOCKED_PAUSE_SECONDS = 30.0
-HELD_BYTES = 512 * 1024 * 1024
-"""Limit on the size of unacknowledged messages, if each has the broker's maximum."""
-WATCH_INTERVAL_SECONDS = 5.0
-FORGOTTEN_CHECKS = 5
-"""The number of checks in a row that found no consumer, after which the worker subscribes again.
-
-With `net_ticktime = 15`, a queue whose leader hangs has a new leader by then. Before that, the broker might activate,
-and keep, a consumer on the node that hangs.
-"""
-
-KEPT_SECONDS = 5.0
-"""How long a worker keeps a partition that belongs to another: that one may not consume, and nobody else want it."""
-CONSUMER_TAG = f"{socket.gethostname()}:{os.getpid()}"
-"""Shown in the broker's list of consumers."""
+REPEATED_BUG_PAUSE_SECONDS = 5.0
+"""How long the worker waits before it tries again what may be its own bug."""
 
 log = structlog.get_logger()
-
-
-@dataclass(slots=True, eq=False)
-class Subscription:
-    """A partition's current consumer."""
-
-    ended: asyncio.Event = field(default_factory=asyncio.Event)
-    is_given_up: bool = False
-    """Whether this worker ended it."""
-    _started: float = field(default_factory=monotonic)
-
-    @property
-    def has_lasted(self) -> bool:
-        """Whether a partition of another worker may be given back now."""
-        return monotonic() - self._started >= KEPT_SECONDS
 
 
 class Consumer:
@@ -98,12 +60,7 @@ class Consumer:
         self._deliveries = Deliveries(self._user)
         self._clock = Clock()
         self._assignment = PartitionAssignment(settings, self._clock)
-        self._subscriptions: dict[int, Subscription] = {}
-        """By partition."""
-        self._blocked: set[int] = set()
-        """The partitions whose next command needs a newer worker."""
-        self.refused: set[int] = set()
-        """The partitions that it does not consume, because their queues have other arguments than they should."""
+        self._subscriptions = Subscriptions(settings, self._assignment, self._deliveries)
         self.are_partitions_different = False
         """Whether it consumes nothing, because INKWELL_PARTITIONS is not the broker's number."""
         self._stopping = asyncio.Event()
@@ -113,7 +70,12 @@ class Consumer:
     @property
     def partitions(self) -> set[int]:
         """The partitions for which the broker has this worker as a consumer."""
-        return set(self._subscriptions)
+        return self._subscriptions.partitions
+
+    @property
+    def refused(self) -> set[int]:
+        """The partitions that it does not consume, because their queues have other arguments than they should."""
+        return self._subscriptions.refused
 
     @property
     def slot(self) -> int | None:
@@ -128,8 +90,8 @@ class Consumer:
 
     def update_metrics(self) -> None:
         """Set the gauges that describe the current state."""
-        PARTITIONS.set(len(self._subscriptions))
-        PAUSED.labels("newer_version").set(bool(self._blocked))
+        PARTITIONS.set(len(self.partitions))
+        PAUSED.labels("newer_version").set(self._subscriptions.has_blocked)
         published = [each for each in (self._deliveries.oldest, self._oldest_in_batch) if each]
         OLDEST.set((self._clock.now() - min(published)).total_seconds() if published else 0)
         self._clock.report()
@@ -177,12 +139,7 @@ class Consumer:
             self._applier.clear_cache()  # others may have consumed the partitions since the last session
             if self._stopping.is_set():  # stopped while connecting
                 return
-            subscriptions = [
-                asyncio.create_task(
-                    keep_running(partial(self._keep_subscription, connection, partition), f"partition {partition}")
-                )
-                for partition in range(self.topology.partitions)
-            ]
+            subscriptions = self._subscriptions.start(connection, self.topology, deliveries)
             lost = asyncio.create_task(wait_until_lost(connection, self.topology))
             changed = asyncio.create_task(wait_until_changed(connection, self.topology))
             for watcher in (lost, changed):
@@ -204,65 +161,6 @@ class Consumer:
         self.are_partitions_different = False
         self._assignment.partitions = self.topology.partitions
 
-    async def _keep_subscription(self, connection: AbstractConnection, partition: int) -> None:
-        """Subscribe to a partition, and again after giving it up; raises ConnectionError when the broker ends it."""
-        while not is_cancelled():
-            await self._hold_subscription(connection, partition)
-
-    async def _hold_subscription(self, connection: AbstractConnection, partition: int) -> None:
-        """Subscribe to a partition; returns after giving it up, raises ConnectionError when the broker has ended it."""
-        if partition in self._blocked:
-            await asyncio.sleep(BLOCKED_PAUSE_SECONDS)
-            self._blocked.discard(partition)
-        subscription = Subscription()
-        try:
-            await wait_for_correct_queue(connection, self.topology, partition, self.refused)
-            async with asyncio.timeout(SETUP_TIMEOUT_SECONDS):
-                channel = await connection.channel(publisher_confirms=False)
-                await self._subscribe(channel, partition, subscription)
-        except TimeoutError:  # this node may be cut off from the others: reconnect, perhaps to another
-            self._deliveries.end()
-            raise
-        self._subscriptions[partition] = subscription
-        log.info("consuming", partition=partition)
-        try:
-            await self._watch(channel, partition, subscription)
-        except TimeoutError:  # the broker has vanished, so the whole connection is dead
-            self._deliveries.end()
-            raise
-        finally:
-            del self._subscriptions[partition]
-            self._deliveries.drop(partition)
-            with suppress(*BROKER_ERRORS):
-                async with asyncio.timeout(CLOSE_TIMEOUT_SECONDS):
-                    await channel.close()
-        if not subscription.is_given_up:
-            raise ConnectionError("the broker ended the subscription")
-
-    async def _subscribe(self, channel: AbstractChannel, partition: int, subscription: Subscription) -> None:
-        await channel.set_qos(prefetch_count=prefetch_count(self._settings, self.topology.partitions))
-        channel.close_callbacks.add(lambda *_: subscription.ended.set())
-        underlay = await channel.get_underlay_channel()
-        underlay.on_consumer_cancel_callbacks.add(lambda _: subscription.ended.set())
-        queue = await channel.get_queue(self.topology.command_queue(partition), ensure=False)
-        await queue.consume(self._deliveries.new_receiver(partition), consumer_tag=CONSUMER_TAG)
-
-    async def _watch(self, channel: AbstractChannel, partition: int, subscription: Subscription) -> None:
-        """Return when the subscription has ended, even if the broker does not report it."""
-        checks_without_consumer = 0
-        while not subscription.ended.is_set():
-            with suppress(TimeoutError):
-                await asyncio.wait_for(subscription.ended.wait(), WATCH_INTERVAL_SECONDS)
-                return
-            async with asyncio.timeout(PROBE_TIMEOUT_SECONDS):
-                queue = await channel.declare_queue(self.topology.command_queue(partition), passive=True)
-            # A node that cannot reach the queue's leader reports no consumers, although the subscription exists.
-            has_consumer = bool(queue.declaration_result.consumer_count)
-            checks_without_consumer = 0 if has_consumer else checks_without_consumer + 1
-            if checks_without_consumer == FORGOTTEN_CHECKS:
-                log.warning("the broker has forgotten this consumer; subscribing again", partition=partition)
-                return
-
     async def _consume(self, deliveries: Deliveries) -> None:
         while True:
             try:
@@ -272,9 +170,9 @@ class Consumer:
                 if batch is None:
                     break
                 await self._apply(batch)
-                self._give_back(batch)
+                self._subscriptions.give_back(batch)
             except PartitionBlockedError as error:
-                self._pause_partition(error)
+                self._subscriptions.pause(error)
             except RepeatedBugError as error:
                 log.error(
                     "paused: several commands fail in the same way, and no more of them are failed; "
@@ -282,44 +180,12 @@ class Consumer:
                     error=str(error),
                 )
                 PAUSED.labels("repeated_bug").set(1)
-                await pause(self._stopping, BLOCKED_PAUSE_SECONDS / 6)
+                await pause(self._stopping, REPEATED_BUG_PAUSE_SECONDS)
                 return
             except HandBackError:  # closing the channels gives the messages back
                 return
         if not self._stopping.is_set():
             raise ConnectionError("the broker closed the connection, or has another number of partitions")
-
-    def _pause_partition(self, error: PartitionBlockedError) -> None:
-        log.error(
-            "partition paused: its next command is of a newer version; upgrade the workers first. Nothing is lost",
-            partition=error.partition,
-            error=str(error),
-            next_try_in_seconds=BLOCKED_PAUSE_SECONDS,
-        )
-        if error.partition in self._subscriptions:
-            self._blocked.add(error.partition)
-        self._give_up(error.partition)
-
-    def _give_back(self, batch: Batch) -> None:
-        """Give back the partitions of an applied batch that belong to other workers; the next in line gets them.
-
-        The broker does not report which consumer is active; a worker infers it from what it receives. It gives nothing
-        back before it has applied a message that was never returned: then the broker has delivered all those that were,
-        and keeps the order when they are returned again.
-        """
-        fresh = {each.partition for each in batch.deliveries if not each.message.redelivered}
-        for partition in fresh - self._deliveries.held_partitions:
-            subscription = self._subscriptions.get(partition)
-            if subscription and subscription.has_lasted and self._assignment.belongs_to_another(partition):
-                log.info("partition given back: it belongs to another worker", partition=partition)
-                self._give_up(partition)
-
-    def _give_up(self, partition: int) -> None:
-        """Drop the partition's messages and close its channel, which returns them; then subscribe again."""
-        self._deliveries.drop(partition)
-        if subscription := self._subscriptions.get(partition):
-            subscription.is_given_up = True
-            subscription.ended.set()
 
     async def _apply(self, batch: Batch) -> None:
         """Apply a batch; parks the commands of owners whose rows other sessions have locked."""
@@ -373,8 +239,3 @@ class Consumer:
                     await message.channel.basic_ack(message.delivery_tag or 0, multiple, wait=False)
             except BROKER_ERRORS as error:
                 log.info("acknowledgement dropped; redelivered commands have no second effect", error=describe(error))
-
-
-def prefetch_count(settings: WorkerSettings, partitions: int) -> int:
-    """Return the prefetch count of a partition: the setting, or less if all partitions would exceed HELD_BYTES."""
-    return max(1, min(settings.prefetch_messages, HELD_BYTES // (partitions * LARGEST_MESSAGE_BYTES)))

@@ -14,11 +14,11 @@ from shared.connections import Connections
 from shared.contracts import BadCommand
 from shared.topology import Topology
 from worker.apply import ApplyOptions
-from worker.consumer import prefetch_count
 from worker.deliveries import Batch, Delivery
 from worker.failures import Applier
 from worker.sessions import SESSION_SETTINGS
 from worker.settings import WorkerSettings
+from worker.subscriptions import prefetch_count
 
 QUIET_SECONDS = 3.0
 """How long to wait for the next message."""

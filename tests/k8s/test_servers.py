@@ -20,8 +20,8 @@ from tests.k8s.references import references_of
 from tests.k8s.rules import quantity
 from tests.k8s.test_settings import PATHS, ROLES, settings_of
 from tests.support.rendering import OVERLAYS, Object, fields_of, find, makers_of, objects_of
-from worker.consumer import prefetch_count
 from worker.settings import WorkerSettings
+from worker.subscriptions import prefetch_count
 
 SYNCHRONOUS = {"method": "any", "number": 1, "dataDurability": "required", "failoverQuorum": True}
 LOSE_COMMITS = {"fsync", "full_page_writes", "synchronous_commit", "synchronous_standby_names"}

@@ -31,7 +31,7 @@ from shared.topology import Topology, wait_until_lost
 from tests.support.commands import create
 from tests.support.harness import eventually
 from tests.support.proxy import Proxy, proxy_to
-from worker import consumer, dead_letters, hint_sender, queue_check, repartition, reply_sender
+from worker import consumer, dead_letters, hint_sender, queue_check, repartition, reply_sender, subscriptions
 from worker.command_line import operate_on_queue, read_arguments
 from worker.consumer import Consumer
 from worker.dead_letters import Sender, build_replay
@@ -45,7 +45,7 @@ SHORT_SECONDS, ENOUGH_SECONDS = 0.3, 5.0
 @pytest.fixture
 async def link(worker_settings: WorkerSettings, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Proxy]:
     """The services' link to the broker; they do not wait long for a silent one to close a connection."""
-    for module in (broker, consumer, reply_sender):
+    for module in (broker, reply_sender, subscriptions):
         monkeypatch.setattr(module, "CLOSE_TIMEOUT_SECONDS", SHORT_SECONDS)
     [address] = worker_settings.broker_url.get_secret_value().hosts
     async with proxy_to(*address) as proxy:
@@ -154,21 +154,21 @@ async def test_subscription_to_a_silent_broker_ends_the_connection(
     when: str, link: Proxy, linked_worker: WorkerSettings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(queue_check, "SETUP_TIMEOUT_SECONDS", SHORT_SECONDS)
-    monkeypatch.setattr(consumer, "WATCH_INTERVAL_SECONDS", SHORT_SECONDS)
+    monkeypatch.setattr(subscriptions, "WATCH_INTERVAL_SECONDS", SHORT_SECONDS)
     consuming = consume(linked_worker)
     consuming._assignment.slot = 0
     async with open_connection(linked_worker.broker_url, "test") as connection:
         if when == "while its queue is checked":
             link.freeze()
         elif when == "while it subscribes":
-            monkeypatch.setattr(consumer, "SETUP_TIMEOUT_SECONDS", SHORT_SECONDS)
-            monkeypatch.setattr(consumer, "wait_for_correct_queue", freeze(link))
+            monkeypatch.setattr(subscriptions, "SETUP_TIMEOUT_SECONDS", SHORT_SECONDS)
+            monkeypatch.setattr(subscriptions, "wait_for_correct_queue", freeze(link))
         else:
-            monkeypatch.setattr(consumer, "PROBE_TIMEOUT_SECONDS", SHORT_SECONDS)
-            monkeypatch.setattr(consumer.Consumer, "_watch", freeze(link, consumer.Consumer._watch))
+            monkeypatch.setattr(subscriptions, "PROBE_TIMEOUT_SECONDS", SHORT_SECONDS)
+            monkeypatch.setattr(subscriptions.Subscriptions, "_watch", freeze(link, subscriptions.Subscriptions._watch))
         async with asyncio.timeout(ENOUGH_SECONDS):
             with pytest.raises(TimeoutError):
-                await consuming._keep_subscription(connection, 0)
+                await consuming._subscriptions._keep(connection, 0)
 
     assert await consuming._deliveries.take(1) is None  # which ends the session, so that it connects anew
     assert not consuming.partitions
@@ -180,7 +180,7 @@ async def test_worker_that_stops_waits_only_briefly_for_a_silent_broker_to_close
     consuming = consume(linked_worker)
     consuming._assignment.slot = 0
     async with open_connection(linked_worker.broker_url, "test") as connection:
-        subscription = asyncio.create_task(consuming._keep_subscription(connection, 0))
+        subscription = asyncio.create_task(consuming._subscriptions._keep(connection, 0))
         await eventually(lambda: has_subscribed(consuming))
         link.freeze()
         subscription.cancel()

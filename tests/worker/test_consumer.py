@@ -23,10 +23,11 @@ from tests.support.commands import Publish, create
 from tests.support.harness import eventually
 from tests.support.proxy import proxy_to
 from worker import fold, handlers
-from worker.consumer import HELD_BYTES, Consumer, prefetch_count
+from worker.consumer import Consumer
 from worker.decisions import NoteWritten
 from worker.deliveries import BATCH_BYTES
 from worker.settings import WorkerSettings
+from worker.subscriptions import HELD_BYTES, prefetch_count
 
 POISON_TRIGGER = """
 create function refuse() returns trigger language plpgsql as $$

@@ -13,9 +13,10 @@ from tests.support.commands import Publish, create
 from tests.support.harness import eventually
 from worker import consumer as consumer_module
 from worker import retry
-from worker.consumer import Consumer, Subscription
+from worker.consumer import Consumer
 from worker.deliveries import Batch
 from worker.settings import WorkerSettings
+from worker.subscriptions import Subscription, Subscriptions
 
 
 async def test_batch_that_takes_too_long_goes_back_to_its_queue_and_has_one_effect(
@@ -58,7 +59,7 @@ async def test_batch_whose_channel_is_lost_before_its_acknowledgement_has_one_ef
 ) -> None:
     losses: list[int] = []
 
-    async def notice_late(_consumer: Consumer, _channel: object, _partition: int, subscription: Subscription) -> None:
+    async def notice_late(_all: Subscriptions, _channel: object, _partition: int, subscription: Subscription) -> None:
         await subscription.ended.wait()
         await asyncio.sleep(0.2)
 
@@ -71,7 +72,7 @@ async def test_batch_whose_channel_is_lost_before_its_acknowledgement_has_one_ef
 
     monkeypatch.setattr(consumer_module, "apply_with_retries", apply_and_lose)
     if not is_noticed:
-        monkeypatch.setattr(Consumer, "_watch", notice_late)
+        monkeypatch.setattr(Subscriptions, "_watch", notice_late)
     with capture_logs() as logs:
         async with harness.worker(worker_settings):
             await publish(create("once"))

@@ -23,7 +23,7 @@ from tests.support import harness
 from tests.support.commands import create
 from tests.support.harness import eventually
 from tests.support.proxy import Proxy, proxy_to
-from worker import consumer, partition_assignment
+from worker import consumer, partition_assignment, subscriptions
 from worker.consumer import Consumer
 from worker.deliveries import Batch
 from worker.failures import Applier
@@ -208,7 +208,7 @@ async def test_partition_is_given_back_to_the_worker_that_it_belongs_to_and_take
             published += 1
             await asyncio.sleep(INTERVAL_SECONDS)
 
-    monkeypatch.setattr(consumer, "KEPT_SECONDS", INTERVAL_SECONDS)
+    monkeypatch.setattr(subscriptions, "KEPT_SECONDS", INTERVAL_SECONDS)
     monkeypatch.setattr(consumer, "apply_with_retries", apply)
     async with asyncio.timeout(20), harness.worker(worker_settings) as first:
         await publish_until_applied_by(first)
@@ -227,7 +227,7 @@ async def test_partitions_of_a_worker_that_does_not_consume_are_served_by_anothe
     publish: Publish,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(consumer, "KEPT_SECONDS", INTERVAL_SECONDS)
+    monkeypatch.setattr(subscriptions, "KEPT_SECONDS", INTERVAL_SECONDS)
     async with Worker(worker_settings).running(), harness.worker(worker_settings) as consuming:
         assert consuming.slot == 1
         for _ in range(20):

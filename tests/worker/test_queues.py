@@ -16,8 +16,7 @@ from shared.topology import Topology, build_quorum_arguments
 from tests.support import harness
 from tests.support.commands import create
 from tests.support.harness import eventually
-from worker import consumer as consumer_module
-from worker import queue_check
+from worker import queue_check, subscriptions
 from worker.command_line import operate_on_queue, read_arguments
 from worker.consumer import Consumer
 from worker.doctor import examine
@@ -78,7 +77,7 @@ async def order(database: "Connection[Record]", expected: Sequence[str]) -> bool
 
 
 async def is_paused(consumer: Consumer) -> bool:
-    return bool(consumer._blocked)
+    return consumer._subscriptions.has_blocked
 
 
 @pytest.mark.parametrize("kind", WRONG)
@@ -179,7 +178,7 @@ async def test_operator_fails_commands_of_versions_that_no_worker_will_know_and_
     database: "Connection[Record]",
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(consumer_module, "BLOCKED_PAUSE_SECONDS", 3)
+    monkeypatch.setattr(subscriptions, "BLOCKED_PAUSE_SECONDS", 3)
     await harness.declare_on(channel, topology)
     batches = [
         [newer("forged"), encode_command(create("beside it")), b"1"],
