@@ -1,6 +1,6 @@
 """The load generators: connections that are kept busy, each with one request at a time.
 
-wrk costs least; h2load also records when each answer came.
+wrk costs least; h2load also records when each response came.
 """
 
 import asyncio
@@ -16,11 +16,11 @@ from bench.scenarios import Scenario
 SCRIPT = Path(__file__).with_name("load.lua")
 NOTE = Path(__file__).with_name("note.json")
 PACKAGES = {"wrk": "wrk", "h2load": "nghttp2-client"}
-ANSWER_SECONDS = 30
+RESPONSE_SECONDS = 30
 
 
 @dataclass(frozen=True, slots=True)
-class Answers:
+class Responses:
     """The results of wrk."""
 
     requests: int
@@ -29,13 +29,13 @@ class Answers:
     p95_ms: float
     p99_ms: float
     refused: int
-    """Answers with status 400 and above."""
+    """Responses with status 400 and above."""
     broken: int
-    """Failed connections and missing answers."""
+    """Failed connections and missing responses."""
 
     @property
     def good(self) -> int:
-        """The number of expected answers."""
+        """The number of expected responses."""
         return self.requests - self.refused
 
 
@@ -46,13 +46,13 @@ def require_tools() -> None:
             raise SystemExit(f"{tool} is missing; on Debian and Ubuntu: apt-get install {package}")
 
 
-async def run_wrk(to: Contender, scenario: Scenario, owners: int, connections: int, seconds: float) -> Answers:
+async def run_wrk(to: Contender, scenario: Scenario, owners: int, connections: int, seconds: float) -> Responses:
     """Keep the connections busy for this long."""
-    options = ["-t1", f"-c{connections}", f"-d{seconds}s", f"--timeout={ANSWER_SECONDS}s", f"-s{SCRIPT}"]
+    options = ["-t1", f"-c{connections}", f"-d{seconds}s", f"--timeout={RESPONSE_SECONDS}s", f"-s{SCRIPT}"]
     arguments = [scenario.method, scenario.path, str(scenario.requests(owners)), str(NOTE), *to.access_tokens[:owners]]
     output = await run("wrk", *options, *_options(_headers(to)), to.url, "--", *arguments)
     seen = json.loads(output.splitlines()[-1])
-    return Answers(
+    return Responses(
         requests=seen["requests"],
         seconds=seen["microseconds"] / 1e6,
         p50_ms=seen["p50"] / 1e3,
@@ -64,8 +64,8 @@ async def run_wrk(to: Contender, scenario: Scenario, owners: int, connections: i
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
-    """One answer recorded by h2load."""
+class Response:
+    """One response recorded by h2load."""
 
     time: float
     """The time of its completion, in seconds since the epoch."""
@@ -73,18 +73,18 @@ class Answer:
     seconds: float
 
 
-async def run_h2load(to: Contender, connections: int, extent: str) -> list[Answer]:
+async def run_h2load(to: Contender, connections: int, extent: str) -> list[Response]:
     """Create notes for this many seconds (`-D20`), or this many of them (`-n5000`)."""
     with NamedTemporaryFile(suffix=".tsv") as log:
         options = ["--h1", f"-c{connections}", extent, f"-d{NOTE}", f"--log-file={log.name}"]
         headers = _headers(to) | authorization(*to.access_tokens[:1])
         await run("h2load", *options, *_options(headers), f"{to.url}/notes/")
-        return [_answer(*map(int, line.split())) for line in log]
+        return [_response(*map(int, line.split())) for line in log]
 
 
-def _answer(started: int, status: int, lasted: int) -> Answer:
+def _response(started: int, status: int, lasted: int) -> Response:
     """Parse a line of h2load's log, in microseconds."""
-    return Answer((started + lasted) / 1e6, status, lasted / 1e6)
+    return Response((started + lasted) / 1e6, status, lasted / 1e6)
 
 
 def _headers(to: Contender) -> dict[str, str]:

@@ -19,7 +19,7 @@ from docker.errors import DockerException
 
 from bench.contenders import PARTITIONS, Contender, Stage
 from bench.database import QUIET_SECONDS, Database
-from bench.load import Answers, require_tools, run_wrk
+from bench.load import Responses, require_tools, run_wrk
 from bench.measure import WARM_UP_SECONDS
 from bench.scenarios import ALL_PARTITIONS, LISTED_NOTES, SCENARIOS
 from dev.backend import Services, UnavailableError
@@ -117,11 +117,11 @@ def _database(gateway: Contender) -> Database:
     return gateway.database
 
 
-async def _load(gateway: Contender, scenario: str, seconds: int) -> Answers:
-    answers = await run_wrk(gateway, SCENARIOS[scenario], ALL_PARTITIONS, CONNECTIONS, seconds)
-    if answers.refused or answers.broken:
-        raise RuntimeError(f"{scenario}: {answers.refused} refused, {answers.broken} broken")
-    return answers
+async def _load(gateway: Contender, scenario: str, seconds: int) -> Responses:
+    responses = await run_wrk(gateway, SCENARIOS[scenario], ALL_PARTITIONS, CONNECTIONS, seconds)
+    if responses.refused or responses.broken:
+        raise RuntimeError(f"{scenario}: {responses.refused} refused, {responses.broken} broken")
+    return responses
 
 
 async def connections(gateway: Contender, seconds: int) -> list[Number]:
@@ -151,10 +151,10 @@ async def queueing(
 ) -> tuple[list[Number], int]:
     """The broker's memory and disk for unconsumed commands, and their number."""
     disk, memory = _broker(stage)
-    answers = await _load(replace(gateway, headers={"Prefer": "respond-async"}), "create", seconds)
+    responses = await _load(replace(gateway, headers={"Prefer": "respond-async"}), "create", seconds)
     more_disk, more_memory = _broker(stage)
     messages = await _messages(settings)
-    taken, commands = sum(len(json.loads(message)) for message in messages), answers.good
+    taken, commands = sum(len(json.loads(message)) for message in messages), responses.good
     each = taken / len(messages)
     how = f"{commands:,} writes from {CONNECTIONS} clients with the worker stopped, {each:.1f} in a message"
     return [

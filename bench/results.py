@@ -73,9 +73,9 @@ class Series:
     seconds: list[float]
     """The start of each slice, after the start of the load."""
     answers: dict[int, list[float]]
-    """Answers per second, by status."""
+    """Responses per second, by status."""
     p50_ms: list[float | None]
-    """The latency of the answers in the slice; None without answers."""
+    """The latency of the responses in the slice; None without responses."""
     p99_ms: list[float | None]
     accepted: int
     """The number of requests answered with 2xx."""
@@ -85,7 +85,7 @@ class Series:
 
     @property
     def problem(self) -> str | None:
-        """What was lost, if anything; writes without an answer, or with an unknown outcome, may be stored."""
+        """What was lost, if anything; writes without a response, or with an unknown outcome, may be stored."""
         return f"{self.accepted} accepted, but {self.written} written" if self.written < self.accepted else None
 
 
@@ -120,7 +120,7 @@ class Results:
         return Spread.of(self._rounds(cell, metric).values())
 
     def ratio(self, cell: Cell, metric: str) -> Spread | None:
-        """A metric of the cell relative to the scenario's base in the same rounds; None without answers of the base."""
+        """A cell's metric relative to the scenario's base in the same rounds; None without responses of the base."""
         to = SCENARIOS[cell.scenario].base
         base = next((each for each in self.cells() if _same_load(each, cell) and each.contender == to), None)
         if base is None:

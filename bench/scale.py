@@ -53,10 +53,10 @@ async def timed(contender: Contender, path: str) -> tuple[float, float]:
     """The p50 and the p95 of a read, in milliseconds, alone on one connection."""
     scenario = Scenario(path, "GET", path, (contender.name,))
     await run_wrk(contender, scenario, owners=1, connections=1, seconds=1)
-    answers = await run_wrk(contender, scenario, owners=1, connections=1, seconds=SECONDS)
-    if answers.refused or answers.broken:
-        raise RuntimeError(f"{path}: {answers.refused} refused, {answers.broken} broken")
-    return answers.p50_ms, answers.p95_ms
+    responses = await run_wrk(contender, scenario, owners=1, connections=1, seconds=SECONDS)
+    if responses.refused or responses.broken:
+        raise RuntimeError(f"{path}: {responses.refused} refused, {responses.broken} broken")
+    return responses.p50_ms, responses.p95_ms
 
 
 def table(scales: list[Scale]) -> str:

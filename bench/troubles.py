@@ -8,7 +8,7 @@ from math import ceil
 
 from bench.contenders import DIRECT, INKWELL, INKWELL_202, Contender, Stage
 from bench.database import Database
-from bench.load import Answer, run_h2load
+from bench.load import Response, run_h2load
 from bench.results import Series
 
 CONTENDERS = (DIRECT, INKWELL, INKWELL_202)
@@ -20,7 +20,7 @@ BURST_WRITES = 5000
 BURST_CONNECTIONS = 250
 
 
-async def slow(_: Contender, database: Database, __: Stage) -> list[Answer]:
+async def slow(_: Contender, database: Database, __: Stage) -> list[Response]:
     """Every statement that writes notes takes 100 ms longer."""
     await database.slow_down()
     await asyncio.sleep(TROUBLE_SECONDS)
@@ -28,15 +28,15 @@ async def slow(_: Contender, database: Database, __: Stage) -> list[Answer]:
     return []
 
 
-async def paused(_: Contender, __: Database, stage: Stage) -> list[Answer]:
+async def paused(_: Contender, __: Database, stage: Stage) -> list[Response]:
     """Postgres is paused."""
     with stage.postgres.paused():
         await asyncio.sleep(TROUBLE_SECONDS)
     return []
 
 
-async def burst(contender: Contender, _: Database, __: Stage) -> list[Answer]:
-    """Many more clients arrive at once; returns their answers."""
+async def burst(contender: Contender, _: Database, __: Stage) -> list[Response]:
+    """Many more clients arrive at once; returns their responses."""
     return await run_h2load(contender, BURST_CONNECTIONS, f"-n{BURST_WRITES}")
 
 
@@ -46,8 +46,8 @@ class Trouble:
 
     title: str
     connections: int
-    happen: Callable[[Contender, Database, Stage], Awaitable[list[Answer]]]
-    """Runs the fault; returns the answers to its own writes."""
+    happen: Callable[[Contender, Database, Stage], Awaitable[list[Response]]]
+    """Runs the fault; returns the responses to its own writes."""
 
 
 TROUBLES = {
@@ -58,7 +58,7 @@ TROUBLES = {
 
 
 async def endure(name: str, contender: Contender, stage: Stage) -> Series:
-    """The contender's answers around one fault, and whether every accepted write was stored."""
+    """The contender's responses around one fault, and whether every accepted write was stored."""
     if contender.database is None:
         raise ValueError(f"{contender.name} stores nothing")
     trouble = TROUBLES[name]
@@ -67,12 +67,12 @@ async def endure(name: str, contender: Contender, stage: Stage) -> Series:
     steady = asyncio.create_task(run_h2load(contender, trouble.connections, f"-D{LOAD_SECONDS}"))
     await asyncio.sleep(BEFORE_SECONDS)
     own = await trouble.happen(contender, contender.database, stage)
-    answers = sorted(await steady + own, key=lambda answer: answer.time)
+    responses = sorted(await steady + own, key=lambda response: response.time)
     ended = time.monotonic()
-    accepted = sum(200 <= answer.status < 300 for answer in answers)
+    accepted = sum(200 <= response.status < 300 for response in responses)
     written = await contender.database.settled("POST", accepted)
-    slices = _slices(answers, started)
-    statuses = sorted({answer.status for answer in answers})
+    slices = _slices(responses, started)
+    statuses = sorted({response.status for response in responses})
     return Series(
         name,
         contender.name,
@@ -86,15 +86,15 @@ async def endure(name: str, contender: Contender, stage: Stage) -> Series:
     )
 
 
-def _slices(answers: list[Answer], started: float) -> list[list[Answer]]:
-    """The answers, which are sorted by time, in slices."""
-    slices: list[list[Answer]] = [[] for _ in range(ceil((answers[-1].time - started) / SLICE_SECONDS) + 1)]
-    for answer in answers:
-        slices[int((answer.time - started) / SLICE_SECONDS)].append(answer)
+def _slices(responses: list[Response], started: float) -> list[list[Response]]:
+    """The responses, which are sorted by time, in slices."""
+    slices: list[list[Response]] = [[] for _ in range(ceil((responses[-1].time - started) / SLICE_SECONDS) + 1)]
+    for response in responses:
+        slices[int((response.time - started) / SLICE_SECONDS)].append(response)
     return slices
 
 
-def _quantile(answers: list[Answer], share: float) -> float | None:
-    """The latency in milliseconds of this share of the answers."""
-    times = sorted(answer.seconds * 1000 for answer in answers)
+def _quantile(responses: list[Response], share: float) -> float | None:
+    """The latency in milliseconds of this share of the responses."""
+    times = sorted(response.seconds * 1000 for response in responses)
     return times[min(len(times) - 1, int(share * len(times)))] if times else None

@@ -51,8 +51,8 @@ async def seed(url: str, notes: int) -> None:
 async def token(client: httpx.AsyncClient) -> str:
     """An access token of the user, who is registered if missing."""
     await client.post("/users", json={"name": NAME, "password": PASSWORD})
-    answer = await client.post("/auth/token", data={"username": NAME, "password": PASSWORD})
-    return str(answer.raise_for_status().json()["access_token"])
+    response = await client.post("/auth/token", data={"username": NAME, "password": PASSWORD})
+    return str(response.raise_for_status().json()["access_token"])
 
 
 def texts_of(chance: random.Random, notes: int) -> Iterator[Text]:
@@ -68,11 +68,11 @@ async def add(client: httpx.AsyncClient, texts: Iterator[Text], progress: "tqdm[
     while items := [{"op": "create", **text} for text in islice(texts, BATCH_NOTES)]:
         headers = {"Idempotency-Key": str(uuid4()), "Prefer": "return=minimal, wait=30"}
         for _ in range(TRIES):
-            answer = await client.post("/notes/batch", json={"items": items}, headers=headers)
-            if answer.status_code < HTTPStatus.INTERNAL_SERVER_ERROR:
+            response = await client.post("/notes/batch", json={"items": items}, headers=headers)
+            if response.status_code < HTTPStatus.INTERNAL_SERVER_ERROR:
                 break
             await asyncio.sleep(1)
-        answer.raise_for_status()
+        response.raise_for_status()
         progress.update(len(items))
 
 

@@ -100,7 +100,7 @@ class GatewaySettings(ServiceSettings):
     keep_alive_seconds: Annotated[int, Field(ge=1, le=86_400)] = 75
     """How long an idle connection is kept open; set it longer than the proxy's"""
     send_timeout_seconds: Annotated[float, Field(gt=0, le=3600)] = 30.0
-    """How long a client may read nothing of an answer before its connection is closed"""
+    """How long a client may read nothing of a response before its connection is closed"""
     cors_origins: Annotated[tuple[Origin, ...], *COMMA_SEPARATED] = ()
     """Comma-separated origins (`https://app.example`) whose pages may use the API from a browser; `*` is refused"""
     docs: bool = True

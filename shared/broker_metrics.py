@@ -61,5 +61,5 @@ def _read_or_nothing(host: str) -> str:
 
 def _read(address: str) -> str:
     # Without the HTTP proxy that the environment may set.
-    with build_opener(ProxyHandler({})).open(address, timeout=TIMEOUT_SECONDS) as answer:
-        return bytes(answer.read()).decode()
+    with build_opener(ProxyHandler({})).open(address, timeout=TIMEOUT_SECONDS) as response:
+        return bytes(response.read()).decode()

@@ -23,8 +23,8 @@ def is_ready(host: str, port: str) -> bool:
     try:
         with socket.create_connection((host, int(port)), TIMEOUT_SECONDS) as connection:
             connection.sendall(REQUEST)
-            with connection.makefile("rb") as answer:
-                return answer.readline(100).split()[1:2] == [b"200"]
+            with connection.makefile("rb") as response:
+                return response.readline(100).split()[1:2] == [b"200"]
     except OSError:
         return False
 

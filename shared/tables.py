@@ -1,6 +1,6 @@
 """The tables, and the one SQL expression that prints a note.
 
-Both services print notes with `note_json`, so a write's answer and a later read are the same text.
+Both services print notes with `note_json`, so a write's response and a later read are the same text.
 """
 
 from collections.abc import Mapping

@@ -23,12 +23,12 @@ SILENCE_LIMIT_SECONDS = 10.0
 async def wait(url: Secret[DatabaseUrl]) -> None:
     """Wait until the schema is current, or Postgres has not answered for SILENCE_LIMIT_SECONDS."""
     loop = asyncio.get_running_loop()
-    last_answer = loop.time()
-    while loop.time() - last_answer < SILENCE_LIMIT_SECONDS:
+    last_reply = loop.time()
+    while loop.time() - last_reply < SILENCE_LIMIT_SECONDS:
         try:
             await check_schema(url, APPLICATION_NAME)
         except SchemaBehindError as error:
-            last_answer = loop.time()
+            last_reply = loop.time()
             sys.stderr.write(f"waiting: {error}\n")
         except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as error:
             sys.stderr.write(f"waiting: Postgres does not answer: {describe_error(error)}\n")

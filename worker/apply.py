@@ -293,7 +293,7 @@ def match_outcomes(batch: Sequence[Command | BadCommand], outcomes: Mapping[UUID
 async def store(session: Session, fold: Fold) -> dict[UUID, Outcome]:
     """Write the fold's changes and outcomes.
 
-    Raises ConflictError if the rows have changed since they were read, and HandlerError if an answer cannot be printed.
+    Raises ConflictError if rows have changed since they were read, and HandlerError if a response cannot be printed.
     """
     if not fold.decisions:
         return {}
@@ -302,7 +302,7 @@ async def store(session: Session, fold: Fold) -> dict[UUID, Outcome]:
     before = [fold.users.before[user.id] for user in raised]
     touched = [*fold.notes.changed, *(fold.notes.before[note_id] for note_id in fold.notes.deleted)]
     positions = {command_id: position for position, command_id in enumerate(fold.decisions)}
-    with wrap_handler_errors():  # an answer is printed here
+    with wrap_handler_errors():  # a response is printed here
         rows = {each: _outcome_row(*decided) for each, decided in fold.decisions.items()}
     outcomes = [rows[each] | {"position": positions[each]} for each in sorted(rows)]
     replays = any(outcome["replayed_at"] for outcome in outcomes)

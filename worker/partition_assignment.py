@@ -21,7 +21,7 @@ from worker.settings import WorkerSettings
 
 CHECK_INTERVAL_SECONDS = 2.0
 FIRST_SLOT_TIMEOUT_SECONDS = 2.0
-ANSWER_TIMEOUT_SECONDS = 5.0
+REPLY_TIMEOUT_SECONDS = 5.0
 """A server that is silent for longer has failed; an idle worker detects that here."""
 
 log = structlog.get_logger()
@@ -82,7 +82,7 @@ class PartitionAssignment:
         try:
             held = None
             while True:
-                async with asyncio.timeout(ANSWER_TIMEOUT_SECONDS):
+                async with asyncio.timeout(REPLY_TIMEOUT_SECONDS):
                     taken = {row["slot"] for row in await TAKEN.fetch(session, prefix=self._prefix)}
                     held = await self._choose_slot(session, held, taken)
                     await self._clock.synchronize(session)

@@ -39,7 +39,7 @@ class NoteIn(BaseModel):
 
 
 class Note(BaseModel):
-    """The body of an answer."""
+    """The body of a response."""
 
     id: int
     title: str

@@ -86,12 +86,12 @@ def request_token(url: str) -> str | None:
     """Return a new personal token, or None if the deployment has no users; raises ClientError."""
     with connect(Credentials(url, None)) as client:
         name = input("Name: ")
-        answer = client.post("/auth/token", data={"username": name, "password": getpass.getpass("Password: ")})
-        if answer.status_code == HTTPStatus.NOT_FOUND:
+        response = client.post("/auth/token", data={"username": name, "password": getpass.getpass("Password: ")})
+        if response.status_code == HTTPStatus.NOT_FOUND:
             return None
-        check(answer)
+        check(response)
         headers = {
-            "Authorization": f"Bearer {answer.json()['access_token']}",
+            "Authorization": f"Bearer {response.json()['access_token']}",
             "Idempotency-Key": str(uuid4()),
             "Prefer": "wait=30",
         }

@@ -1,4 +1,4 @@
-"""Requests to Inkwell's API: which answers are errors, which requests are retried, and for how long."""
+"""Requests to Inkwell's API: which responses are errors, which requests are retried, and for how long."""
 
 import random
 import sys
@@ -32,20 +32,20 @@ def connect(credentials: Credentials) -> httpx.Client:
     return httpx.Client(base_url=credentials.url, headers=headers, timeout=TIMEOUT_SECONDS)
 
 
-def check(answer: httpx.Response) -> None:
+def check(response: httpx.Response) -> None:
     """Raise UnavailableError if the request should be retried, and ClientError for any other failure."""
-    if answer.is_success:
+    if response.is_success:
         return
-    answer.read()
-    reason = describe(answer)
-    if answer.status_code in RETRIED:
-        retry_after = answer.headers.get("retry-after", "")
+    response.read()
+    reason = describe(response)
+    if response.status_code in RETRIED:
+        retry_after = response.headers.get("retry-after", "")
         raise UnavailableError(reason, float(retry_after) if retry_after.isdecimal() else 0.0)
     raise ClientError(reason)
 
 
 def check_problem(problem: dict[str, Any] | None) -> None:
-    """Raise the error for a problem within a stream, as `check` does for an answer; does nothing for None."""
+    """Raise the error for a problem within a stream, as `check` does for a response; does nothing for None."""
     if problem is None:
         return
     reason = f"{problem['code']}: {problem['detail']}"
@@ -56,25 +56,25 @@ def check_problem(problem: dict[str, Any] | None) -> None:
     raise ClientError(reason)
 
 
-def iter_lines(answer: httpx.Response) -> Iterator[str]:
-    """Yield the whole lines of an answer: httpx would also split them at Unicode separators, which notes may contain.
+def iter_lines(response: httpx.Response) -> Iterator[str]:
+    """Yield the whole lines of a response: httpx would also split them at Unicode separators, which notes may contain.
 
     Raises httpx.TransportError.
     """
     rest = b""
-    for part in answer.iter_bytes():
+    for part in response.iter_bytes():
         *lines, rest = (rest + part).split(b"\n")
         for line in lines:
             yield line.decode()
 
 
-def describe(answer: httpx.Response) -> str:
-    """Return what an error answer says, in one line."""
+def describe(response: httpx.Response) -> str:
+    """Return what an error response says, in one line."""
     try:
-        problem = answer.json()
+        problem = response.json()
         return f"{problem['code']}: {problem['detail']}"
     except (ValueError, TypeError, KeyError):
-        return f"{answer.request.url} answers {answer.status_code} {answer.reason_phrase}"
+        return f"{response.request.url} answers {response.status_code} {response.reason_phrase}"
 
 
 class RetryPolicy:

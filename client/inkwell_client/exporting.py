@@ -84,9 +84,9 @@ class Position:
 
 def iter_blocks(client: httpx.Client, position: Position) -> Iterator[bytes]:
     """Yield whole lines from the position on, and advance it; raises UnavailableError or ClientError on failure."""
-    with client.stream("GET", "/notes/export", params={"after_id": position.last_id}) as answer:
-        check(answer)
-        for block in iter_whole_lines(answer.iter_bytes()):
+    with client.stream("GET", "/notes/export", params={"after_id": position.last_id}) as response:
+        check(response)
+        for block in iter_whole_lines(response.iter_bytes()):
             yield block
             notes = [line for line in block.splitlines() if line.startswith(NOTE_START)]
             position.count += len(notes)

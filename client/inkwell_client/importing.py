@@ -72,7 +72,7 @@ def iter_parts(file: BinaryIO) -> Iterator[list[bytes]]:
 
 
 def send_with_retries(client: httpx.Client, part: list[bytes], key: str, policy: RetryPolicy) -> list[dict[str, Any]]:
-    """Import a part, with retries, and return the lines of the answer."""
+    """Import a part, with retries, and return the lines of the response."""
     while True:
         try:
             report = send(client, part, key)
@@ -84,11 +84,11 @@ def send_with_retries(client: httpx.Client, part: list[bytes], key: str, policy:
 
 
 def send(client: httpx.Client, part: list[bytes], key: str) -> list[dict[str, Any]]:
-    """Import a part and return the lines of the answer; raises UnavailableError, or ClientError, if it ends early."""
+    """Import a part and return the lines of the response; raises UnavailableError, or ClientError, if it ends early."""
     headers = {"Content-Type": NDJSON, "Idempotency-Key": key}
-    with client.stream("POST", "/notes/import", content=b"".join(part), headers=headers) as answer:
-        check(answer)
-        lines = list(iter_lines(answer))
+    with client.stream("POST", "/notes/import", content=b"".join(part), headers=headers) as response:
+        check(response)
+        lines = list(iter_lines(response))
     if not lines or not lines[-1].startswith('{"end"'):
         raise UnavailableError("the import was interrupted")
     report = [json.loads(line) for line in lines]
@@ -101,7 +101,7 @@ def send(client: httpx.Client, part: list[bytes], key: str) -> list[dict[str, An
 
 
 def add(result: Result, line: dict[str, Any], part: list[bytes], first: int) -> None:
-    """Add a line of the answer to the result, and report what was rejected by its line in the file."""
+    """Add a line of the response to the result, and report what was rejected by its line in the file."""
     result.imported += line.get("imported", 0)
     if "problem" not in line:
         return

@@ -69,8 +69,8 @@ def iter_changes(client: httpx.Client, policy: RetryPolicy) -> Iterator[str]:
 def iter_stream(client: httpx.Client, cursor: str) -> Iterator[Event]:
     """Yield the events after the cursor until the stream ends; raises CursorGoneError if they are not kept."""
     headers = {"Accept": EVENT_STREAM} | ({"Last-Event-ID": cursor} if cursor else {})
-    with client.stream("GET", "/notes/changes", headers=headers) as answer:
-        if cursor and answer.status_code == HTTPStatus.GONE:
+    with client.stream("GET", "/notes/changes", headers=headers) as response:
+        if cursor and response.status_code == HTTPStatus.GONE:
             raise CursorGoneError
-        check(answer)
-        yield from iter_events(iter_lines(answer))
+        check(response)
+        yield from iter_events(iter_lines(response))

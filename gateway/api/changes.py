@@ -8,7 +8,6 @@ from typing import Annotated
 from pydantic import BaseModel, BeforeValidator, Field, WithJsonSchema
 
 from gateway.api.schemas import Changes
-from gateway.http.answers import Answer
 from gateway.http.event_streams import (
     EVENT_STREAM,
     HEADERS,
@@ -19,11 +18,12 @@ from gateway.http.event_streams import (
     prefers_event_stream,
 )
 from gateway.http.omittable import Omittable
-from gateway.http.openapi import describe_answer
+from gateway.http.openapi import describe_response
 from gateway.http.operations import Operations
 from gateway.http.parameters import INTEGER, Parameters
 from gateway.http.prefer import PREFER, Preferences
 from gateway.http.requests import Request
+from gateway.http.responses import Response
 from gateway.http.validation import build_header_problem
 from gateway.problems import CHANGES_GONE, INVALID_HEADER, OVERLOADED, TOO_MANY_STREAMS, ProblemError
 from gateway.reads.changes import CURSOR_MAX_LENGTH, ChangesCursor, ChangesPage
@@ -50,7 +50,7 @@ class ChangesQuery(BaseModel, extra="forbid", use_attribute_docstrings=True):
             WithJsonSchema({"type": "string", "maxLength": CURSOR_MAX_LENGTH}),
         ]
     ] = None
-    """The `cursor` of an earlier answer; without it, the changes start from the beginning"""
+    """The `cursor` of an earlier response; without it, the changes start from the beginning"""
     limit: Annotated[int, Field(ge=1, le=1000), INTEGER] = 100
     """The maximum number of changes to return"""
 
@@ -70,8 +70,8 @@ operations: Operations[Gateway] = Operations("notes")
     requires=Scope.READ,
     inputs=(CHANGES_QUERY, PREFER, LAST_EVENT_ID),
     returns=Changes,
-    answers={
-        200: describe_answer(
+    responses={
+        200: describe_response(
             f"The changes after `since`, in the order of their revisions. {EVENTS}",
             "Preference-Applied",
             content={EVENT_STREAM: {"schema": {"type": "string"}}},
@@ -79,7 +79,7 @@ operations: Operations[Gateway] = Operations("notes")
     },
     problems=(CHANGES_GONE, INVALID_HEADER, OVERLOADED, TOO_MANY_STREAMS),
 )
-async def list_changes(gateway: Gateway, request: Request) -> Answer:
+async def list_changes(gateway: Gateway, request: Request) -> Response:
     """Lists the notes that were changed or deleted since a position, each once and in its current state."""
     query = request[CHANGES_QUERY]
     since = query.since or ChangesCursor(request.caller.owner)
@@ -91,7 +91,7 @@ async def list_changes(gateway: Gateway, request: Request) -> Answer:
     if wait_seconds and not page.changes:
         page = await _wait_for_changes(gateway, request, page, wait_seconds)
     headers = Preferences(wait_seconds=preferences.wait_seconds).honour_wait(wait_seconds).build_header(200)
-    return Answer(page.json, headers=headers | {"Vary": "Accept"})
+    return Response(page.json, headers=headers | {"Vary": "Accept"})
 
 
 def _read_last_event_id(request: Request) -> ChangesCursor | None:
@@ -119,13 +119,13 @@ async def _wait_for_changes(gateway: Gateway, request: Request, page: ChangesPag
     return page
 
 
-async def _open_stream(gateway: Gateway, request: Request, since: ChangesCursor) -> Answer:
+async def _open_stream(gateway: Gateway, request: Request, since: ChangesCursor) -> Response:
     """Read the first page and return a stream that begins with it; raises ProblemError if the stream is refused."""
     owner = request.caller.owner
     gateway.followers.check_room(owner)
     page = await gateway.queries.list_changes(request.caller, since, request[CHANGES_QUERY].limit)
     gateway.followers.check_room(owner)  # again: other streams may have started during the read
-    return Answer(headers=dict(HEADERS), media_type=EVENT_STREAM, stream=_stream(gateway, request, page))
+    return Response(headers=dict(HEADERS), media_type=EVENT_STREAM, stream=_stream(gateway, request, page))
 
 
 async def _stream(gateway: Gateway, request: Request, page: ChangesPage) -> AsyncGenerator[bytes]:
@@ -141,7 +141,7 @@ async def _stream(gateway: Gateway, request: Request, page: ChangesPage) -> Asyn
                 await follower.wait(beat_at)
             try:
                 found = await _read_next(gateway, request, follower, cursor)
-            except ProblemError:  # the client reconnects, and gets it as the answer
+            except ProblemError:  # the client reconnects, and gets it as the response
                 break
             cursor, may_have_more = (found.cursor, found.has_more) if found else (cursor, False)
             if found and found.changes:

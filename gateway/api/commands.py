@@ -1,4 +1,4 @@
-"""Commands: the state of a write whose outcome its answer did not have."""
+"""Commands: the state of a write whose outcome its response did not have."""
 
 import asyncio
 import json
@@ -11,16 +11,16 @@ from pydantic import BaseModel
 
 from gateway.auth.personal_tokens import reveal_token
 from gateway.caller import EVERY_SCOPE
-from gateway.http.answers import Answer
-from gateway.http.openapi import describe_answer
+from gateway.http.openapi import describe_response
 from gateway.http.operations import Operations
 from gateway.http.parameters import Parameters
 from gateway.http.prefer import PREFER, Preferences
 from gateway.http.requests import Request
+from gateway.http.responses import Response
 from gateway.problems import COMMAND_GONE, COMMAND_NOT_FOUND, ProblemError
 from gateway.resources import Gateway
 from gateway.writes.command_urls import CommandTicket
-from gateway.writes.outcomes import Recipient, build_answer, may_read
+from gateway.writes.outcomes import Recipient, build_response, may_read
 from gateway.writes.states import CommandState, OriginalAnswer
 from shared.contracts import NO_OWNER, CreateToken, Outcome, Scope, outcome_for
 from shared.logs import bind_ids
@@ -51,8 +51,8 @@ def is_registration(gateway: Gateway, request: Request) -> bool:
     exempts=is_registration,
     inputs=(COMMAND_PATH, PREFER),
     returns=CommandState,
-    answers={
-        200: describe_answer(
+    responses={
+        200: describe_response(
             "The state of the write; `answer` has no body if the credentials lack the scope to read it",
             "Retry-After",
             "Preference-Applied",
@@ -60,7 +60,7 @@ def is_registration(gateway: Gateway, request: Request) -> bool:
     },
     problems=(COMMAND_NOT_FOUND, COMMAND_GONE),
 )
-async def get_command(gateway: Gateway, request: Request) -> Answer:
+async def get_command(gateway: Gateway, request: Request) -> Response:
     """Returns the state of a write; `answer` is the response that it would have had."""
     ticket = _read_ticket(gateway, request)
     preferences = request[PREFER]
@@ -78,8 +78,8 @@ async def get_command(gateway: Gateway, request: Request) -> Answer:
     headers = Preferences(wait_seconds=preferences.wait_seconds).honour_wait(wait_seconds).build_header(200)
     if outcome is None:
         headers["Retry-After"] = "1"
-        return Answer(_describe_undecided(gateway, ticket).model_dump_json(), headers=headers)
-    return Answer(_describe_decided(gateway, request, ticket, outcome, scopes).model_dump_json(), headers=headers)
+        return Response(_describe_undecided(gateway, ticket).model_dump_json(), headers=headers)
+    return Response(_describe_decided(gateway, request, ticket, outcome, scopes).model_dump_json(), headers=headers)
 
 
 def _read_ticket(gateway: Gateway, request: Request) -> CommandTicket:
@@ -112,9 +112,9 @@ def _describe_decided(
     """Return the state of a command with an outcome, for a client with these scopes."""
     prefix = gateway.settings.prefix
     outcome = outcome_for(ticket.fingerprint, outcome)
-    answer = build_answer(outcome, ticket.attempt_id, lambda: request.url_path, Recipient(scopes, prefix))
-    body = json.loads(answer.body or "null")
-    original = OriginalAnswer(status=answer.status, headers=answer.all_headers, body=body)
+    response = build_response(outcome, ticket.attempt_id, lambda: request.url_path, Recipient(scopes, prefix))
+    body = json.loads(response.body or "null")
+    original = OriginalAnswer(status=response.status, headers=response.all_headers, body=body)
     return CommandState(id=ticket.command_id, issued_at=ticket.issued_at, status=outcome.status, answer=original)
 
 

@@ -12,9 +12,9 @@ from fastapi import FastAPI
 from fastapi.openapi.docs import get_swagger_ui_html
 from fastapi.responses import HTMLResponse
 
-from gateway.http.answers import Answer
 from gateway.http.operations import PUBLIC, Operations
 from gateway.http.requests import Request
+from gateway.http.responses import Response
 from gateway.resources import Gateway
 
 PACKAGE = "fastapi-offline"
@@ -47,16 +47,16 @@ def build_docs_operations(app: FastAPI, root_path: str) -> Operations[Gateway]:
     files = Path(str(resources.files(PACKAGE.replace("-", "_")))) / "static"
 
     @operations.add("GET", "/openapi.json", requires=PUBLIC, ignores_query=True)
-    async def get_document(_: Gateway, __: Request) -> Answer:
-        return Answer(json.dumps(app.openapi(), ensure_ascii=False, separators=(",", ":")))
+    async def get_document(_: Gateway, __: Request) -> Response:
+        return Response(json.dumps(app.openapi(), ensure_ascii=False, separators=(",", ":")))
 
     @operations.add("GET", "/docs", requires=PUBLIC, ignores_query=True)
-    async def show_page(_: Gateway, __: Request) -> Answer:
-        return Answer(bytes(page.body), headers=policy, media_type="text/html; charset=utf-8")
+    async def show_page(_: Gateway, __: Request) -> Response:
+        return Response(bytes(page.body), headers=policy, media_type="text/html; charset=utf-8")
 
-    async def send_file(_: Gateway, request: Request) -> Answer:
+    async def send_file(_: Gateway, request: Request) -> Response:
         name = Path(request.path).name
-        return Answer(await asyncio.to_thread((files / name).read_bytes), headers=IMMUTABLE, media_type=FILES[name])
+        return Response(await asyncio.to_thread((files / name).read_bytes), headers=IMMUTABLE, media_type=FILES[name])
 
     for name in FILES:
         operations.add("GET", f"{folder}/{name}", requires=PUBLIC, ignores_query=True)(send_file)

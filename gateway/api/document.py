@@ -10,7 +10,7 @@ its `code` is stable, `title` and `detail` are for people. An unknown path is 40
 parameter is 422 `validation_failed`; only the probes ignore it.
 
 Every path works with and without a trailing slash, and HEAD works wherever GET does. `Cache-Control` says which
-answers may be stored; an answer with a token never may.
+responses may be stored; a response with a token never may.
 """
 
 TAGS = [
@@ -28,7 +28,7 @@ def build_security_schemes(root_path: str) -> OpenApi:
         "tokenUrl": f"{root_path}/auth/token",
         "scopes": {
             Scope.READ.value: "Read notes",
-            Scope.WRITE.value: "Write notes and poll for outcomes; without `notes:read`, answers contain no notes",
+            Scope.WRITE.value: "Write notes and poll for outcomes; without `notes:read`, responses contain no notes",
             Scope.ACCOUNT.value: "Change the account and its personal tokens",
         },
     }

@@ -7,9 +7,9 @@ import asyncio
 import json
 from http import HTTPStatus
 
-from gateway.http.answers import Answer
 from gateway.http.operations import PUBLIC, Operations
 from gateway.http.requests import OpenApi, Request
+from gateway.http.responses import Response
 from gateway.reads.errors import DatabaseUnavailableError
 from gateway.resources import Gateway
 
@@ -20,9 +20,9 @@ operations: Operations[Gateway] = Operations("health")
 
 
 @operations.add("GET", "/health/live", requires=PUBLIC, ignores_query=True)
-async def live(_: Gateway, __: Request) -> Answer:
+async def live(_: Gateway, __: Request) -> Response:
     """Answers 200 while the event loop runs."""
-    return Answer('{"status":"live"}')
+    return Response('{"status":"live"}')
 
 
 @operations.add(
@@ -30,9 +30,9 @@ async def live(_: Gateway, __: Request) -> Answer:
     "/health/ready",
     requires=PUBLIC,
     ignores_query=True,
-    answers={200: {"description": "Ready"}, 503: STOPPING},
+    responses={200: {"description": "Ready"}, 503: STOPPING},
 )
-async def ready(gateway: Gateway, _: Request) -> Answer:
+async def ready(gateway: Gateway, _: Request) -> Response:
     """Answers 200 until the gateway drains; the body has the state of each dependency."""
     dependencies = {
         "broker": gateway.publisher.state,
@@ -40,7 +40,7 @@ async def ready(gateway: Gateway, _: Request) -> Answer:
     }
     draining = gateway.replies.draining
     status, code = ("draining", HTTPStatus.SERVICE_UNAVAILABLE) if draining else ("ready", HTTPStatus.OK)
-    return Answer(json.dumps({"status": status, "dependencies": dependencies}), code)
+    return Response(json.dumps({"status": status, "dependencies": dependencies}), code)
 
 
 async def _has_database(gateway: Gateway) -> bool:

@@ -1,4 +1,4 @@
-"""The models of answers, for the OpenAPI document."""
+"""The models of responses, for the OpenAPI document."""
 
 from datetime import datetime
 from typing import Annotated, Literal
@@ -96,4 +96,4 @@ class NewPersonalToken(PublicToken, use_attribute_docstrings=True):
     """A personal token with its secret."""
 
     token: str
-    """The secret; no other answer contains it."""
+    """The secret; no other response contains it."""

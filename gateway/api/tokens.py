@@ -10,13 +10,13 @@ from pydantic import AfterValidator, BaseModel, Field, SecretStr, TypeAdapter
 from gateway.api.pages import Page
 from gateway.api.schemas import AccessToken, NewPersonalToken
 from gateway.auth.personal_tokens import digest, reveal_token
-from gateway.http.answers import Answer
 from gateway.http.body import Body
 from gateway.http.media_types import parse_media_type, reject_encoded_body
-from gateway.http.openapi import describe_answer
+from gateway.http.openapi import describe_response
 from gateway.http.operations import PUBLIC, Operations
 from gateway.http.parameters import Parameters, Uuid
 from gateway.http.requests import OpenApi, Request
+from gateway.http.responses import Response
 from gateway.problems import (
     DATABASE_UNAVAILABLE,
     INVALID_GRANT,
@@ -33,7 +33,7 @@ from gateway.problems import (
 )
 from gateway.reads.results import Login
 from gateway.resources import Gateway
-from gateway.writes.submission import ACCEPTED_ANSWER, DELETE_ANSWERS, WRITE_HEADERS, WRITE_PROBLEMS, WRITE_READERS
+from gateway.writes.submission import ACCEPTED_RESPONSE, DELETE_RESPONSES, WRITE_HEADERS, WRITE_PROBLEMS, WRITE_READERS
 from shared.contracts import (
     MAX_TOKEN_DAYS,
     NAME_MAX_LENGTH,
@@ -131,7 +131,7 @@ operations: Operations[Gateway] = Operations("tokens")
     returns=AccessToken,
     problems=(INVALID_SCOPE, INVALID_GRANT, TOO_MANY_REQUESTS, OVERLOADED, DATABASE_UNAVAILABLE),
 )
-async def issue_token(gateway: Gateway, request: Request) -> Answer:
+async def issue_token(gateway: Gateway, request: Request) -> Response:
     """Issues an access token for a name and a password."""
     form = request[LOGIN_FORM]
     scopes = _parse_scopes(form)
@@ -141,7 +141,7 @@ async def issue_token(gateway: Gateway, request: Request) -> Answer:
         expires_in=gateway.access_tokens.lifetime_seconds,
         scope=" ".join(sorted(scopes)),
     )
-    return Answer(token.model_dump_json())
+    return Response(token.model_dump_json())
 
 
 def _parse_scopes(form: Mapping[str, str]) -> frozenset[Scope]:
@@ -185,11 +185,11 @@ def _build_oauth_problem(kind: ProblemType, detail: str | None = None) -> Proble
     requires=Scope.ACCOUNT,
     inputs=(NEW_TOKEN, *WRITE_READERS),
     returns=NewPersonalToken,
-    answers={201: describe_answer("The personal token", "Location", *WRITE_HEADERS)} | ACCEPTED_ANSWER,
+    responses={201: describe_response("The personal token", "Location", *WRITE_HEADERS)} | ACCEPTED_RESPONSE,
     problems=WRITE_PROBLEMS,
 )
-async def create_token(gateway: Gateway, request: Request) -> Answer:
-    """Creates a personal token; only this answer contains its secret, `token`."""
+async def create_token(gateway: Gateway, request: Request) -> Response:
+    """Creates a personal token; only this response contains its secret, `token`."""
     new_token = request[NEW_TOKEN]
     owner = request.caller.owner
     identity = gateway.submission.identify(request, CreateToken)
@@ -212,11 +212,11 @@ async def create_token(gateway: Gateway, request: Request) -> Answer:
     returns=list[PublicToken],
     problems=(OVERLOADED,),
 )
-async def list_tokens(gateway: Gateway, request: Request) -> Answer:
+async def list_tokens(gateway: Gateway, request: Request) -> Response:
     """Lists the user's personal tokens, the oldest first, without their secrets; a new password revokes them all."""
     page = request[PAGE]
     tokens = await gateway.queries.list_tokens(request.caller, page.skip, page.limit)
-    return Answer(PUBLIC_TOKENS.dump_json(tokens))
+    return Response(PUBLIC_TOKENS.dump_json(tokens))
 
 
 @operations.add(
@@ -227,12 +227,12 @@ async def list_tokens(gateway: Gateway, request: Request) -> Answer:
     returns=PublicToken,
     problems=(TOKEN_NOT_FOUND,),
 )
-async def get_token(gateway: Gateway, request: Request) -> Answer:
+async def get_token(gateway: Gateway, request: Request) -> Response:
     """Returns a personal token, without its secret."""
     token = await gateway.queries.find_token(request.caller, request[TOKEN_PATH].token_id)
     if token is None:
         raise ProblemError(TOKEN_NOT_FOUND)
-    return Answer(token.model_dump_json())
+    return Response(token.model_dump_json())
 
 
 @operations.add(
@@ -240,10 +240,10 @@ async def get_token(gateway: Gateway, request: Request) -> Answer:
     "/auth/tokens/{token_id}",
     requires=Scope.ACCOUNT,
     inputs=(TOKEN_PATH, *WRITE_READERS),
-    answers=DELETE_ANSWERS,
+    responses=DELETE_RESPONSES,
     problems=(*WRITE_PROBLEMS, TOKEN_NOT_FOUND),
 )
-async def revoke_token(gateway: Gateway, request: Request) -> Answer:
+async def revoke_token(gateway: Gateway, request: Request) -> Response:
     """Revokes a personal token: at once in this gateway, within half a minute in others."""
     target = TokenTarget(token_id=request[TOKEN_PATH].token_id)
     identity = gateway.submission.identify(request, RevokeToken, str(target.token_id))

@@ -10,13 +10,13 @@ from pydantic import BaseModel
 from starlette.requests import ClientDisconnect
 
 from gateway.api.note_bodies import NoteBodies
-from gateway.http.answers import Answer
 from gateway.http.idempotency import IDEMPOTENCY_KEY
 from gateway.http.lines import NDJSON, Line
-from gateway.http.openapi import describe_answer
+from gateway.http.openapi import describe_response
 from gateway.http.operations import Operation, Operations
 from gateway.http.parameters import Integer64, Parameters
 from gateway.http.requests import OpenApi, Request
+from gateway.http.responses import Response
 from gateway.problems import (
     BODY_TOO_LARGE,
     DISCARDED,
@@ -56,7 +56,7 @@ exports: Operations[Gateway] = Operations("notes")
 
 def _describe_stream(description: str, lines: str) -> dict[int, OpenApi]:
     content = {NDJSON: {"schema": {"type": "string", "description": lines}}}
-    return {200: describe_answer(description, content=content)}
+    return {200: describe_response(description, content=content)}
 
 
 @exports.add(
@@ -65,25 +65,25 @@ def _describe_stream(description: str, lines: str) -> dict[int, OpenApi]:
     requires=Scope.READ,
     inputs=(EXPORT_QUERY,),
     media_type=NDJSON,
-    answers=_describe_stream(
+    responses=_describe_stream(
         "All notes, from one consistent snapshot",
         "First `export` with `revision`, `time` and `after_id`, then the notes by id, then `end` with `complete`, "
         "`notes`, `last_id` and, if the export ended early, possibly `problem`. Without `end` the export was cut off.",
     ),
     problems=(OVERLOADED,),
 )
-async def export_notes(gateway: Gateway, request: Request) -> Answer:
+async def export_notes(gateway: Gateway, request: Request) -> Response:
     """Streams all notes, one per line, ordered by id."""
     return await _start(_export(gateway, request))
 
 
-async def _start(stream: AsyncGenerator[bytes]) -> Answer:
-    """Return the answer once the stream has yielded its first part, an empty one.
+async def _start(stream: AsyncGenerator[bytes]) -> Response:
+    """Return the response once the stream has yielded its first part, an empty one.
 
     A problem before that is answered like any other. A stream that has started also ends properly if it is not read.
     """
     await anext(stream)
-    return Answer(stream=stream, media_type=NDJSON)
+    return Response(stream=stream, media_type=NDJSON)
 
 
 async def _export(gateway: Gateway, request: Request) -> AsyncGenerator[bytes]:
@@ -138,7 +138,7 @@ def build_transfer_operations(settings: GatewaySettings) -> list[Operation[Gatew
         requires=Scope.WRITE,
         inputs=(bodies.lines, IDEMPOTENCY_KEY),
         media_type=NDJSON,
-        answers=_describe_stream(
+        responses=_describe_stream(
             "The results, as the import proceeds",
             "A line for each batch, with the numbers of its first and last `lines` and the number `imported` or the "
             "`problem`; one for each bad `line`, with its `problem`; and `end` with `complete`, `imported`, `rejected` "
@@ -146,7 +146,7 @@ def build_transfer_operations(settings: GatewaySettings) -> list[Operation[Gatew
         ),
         problems=(OVERLOADED,),
     )
-    async def import_notes(gateway: Gateway, request: Request) -> Answer:
+    async def import_notes(gateway: Gateway, request: Request) -> Response:
         """Creates a note for each line of the body; with a key, an interrupted import can be repeated safely."""
         return await _start(Import(gateway, request, bodies).run())
 
@@ -154,7 +154,7 @@ def build_transfer_operations(settings: GatewaySettings) -> list[Operation[Gatew
 
 
 class Import:
-    """One import, from its lines to the lines of its answer."""
+    """One import, from its lines to the lines of its response."""
 
     def __init__(self, gateway: Gateway, request: Request, bodies: NoteBodies) -> None:
         self._gateway = gateway
@@ -167,7 +167,7 @@ class Import:
         self._is_complete = False
 
     async def run(self) -> AsyncGenerator[bytes]:
-        """Yield an empty part, then the lines of the answer; raises ShareExhaustedError before the first."""
+        """Yield an empty part, then the lines of the response; raises ShareExhaustedError before the first."""
         problem: dict[str, Any] = {}
         with self._gateway.import_permits.permit_at_once(self._request.caller.owner):
             yield b""
@@ -180,7 +180,7 @@ class Import:
                 return
         end = {"complete": self._is_complete, "imported": self._imported, "rejected": self._rejected}
         yield print_line({"end": end | problem})
-        # Most clients read no answer before they have sent everything, and lose it if the connection is closed.
+        # Most clients read no response before they have sent everything, and lose it if the connection is closed.
         with suppress(TimeoutError, ProblemError, ClientDisconnect):
             async with asyncio.timeout(DISCARD_SECONDS):
                 async for _ in self._request[self._bodies.lines]:

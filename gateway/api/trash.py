@@ -9,7 +9,6 @@ from pydantic import BaseModel, BeforeValidator
 from gateway.api.notes import NOTE_PATH, WITHOUT_BODY
 from gateway.api.pages import CURSOR_SCHEMA, EncodedCursor, Limit, build_forward_links, build_page, join_notes
 from gateway.api.schemas import Note, TrashedNote
-from gateway.http.answers import Answer
 from gateway.http.conditional import (
     IF_NONE_MATCH,
     PreconditionHeaders,
@@ -18,14 +17,15 @@ from gateway.http.conditional import (
     respond_unless_modified,
 )
 from gateway.http.omittable import Omittable
-from gateway.http.openapi import describe_answer
+from gateway.http.openapi import describe_response
 from gateway.http.operations import Operation, Operations
 from gateway.http.parameters import Parameters
 from gateway.http.requests import Request
+from gateway.http.responses import Response
 from gateway.problems import NOTE_NOT_FOUND, OVERLOADED, PRECONDITION_FAILED, ProblemError
 from gateway.resources import Gateway
 from gateway.settings import GatewaySettings
-from gateway.writes.submission import ACCEPTED_ANSWER, WRITE_HEADERS, WRITE_PROBLEMS, WRITE_READERS
+from gateway.writes.submission import ACCEPTED_RESPONSE, WRITE_HEADERS, WRITE_PROBLEMS, WRITE_READERS
 from shared.contracts import Int64, NoteTarget, PurgeNote, RestoreNote, Scope
 
 
@@ -50,11 +50,11 @@ class TrashPage(BaseModel, extra="forbid", use_attribute_docstrings=True):
 
 
 TRASH_PAGE = Parameters(TrashPage, "query")
-RESTORE_ANSWERS = {
-    200: describe_answer("The restored note", "ETag", *WRITE_HEADERS),
-    204: describe_answer(f"The note has been restored; {WITHOUT_BODY}", "ETag", *WRITE_HEADERS),
-} | ACCEPTED_ANSWER
-PURGE_ANSWERS = {204: describe_answer("Erased", *WRITE_HEADERS)} | ACCEPTED_ANSWER
+RESTORE_RESPONSES = {
+    200: describe_response("The restored note", "ETag", *WRITE_HEADERS),
+    204: describe_response(f"The note has been restored; {WITHOUT_BODY}", "ETag", *WRITE_HEADERS),
+} | ACCEPTED_RESPONSE
+PURGE_RESPONSES = {204: describe_response("Erased", *WRITE_HEADERS)} | ACCEPTED_RESPONSE
 
 reads: Operations[Gateway] = Operations("notes")
 """The writes depend on the settings; `build_trash_operations` adds them."""
@@ -66,10 +66,10 @@ reads: Operations[Gateway] = Operations("notes")
     requires=Scope.READ,
     inputs=(TRASH_PAGE, IF_NONE_MATCH),
     returns=list[TrashedNote],
-    answers=describe_read("Link"),
+    responses=describe_read("Link"),
     problems=(OVERLOADED,),
 )
-async def list_trash(gateway: Gateway, request: Request) -> Answer:
+async def list_trash(gateway: Gateway, request: Request) -> Response:
     """Lists deleted notes, most recently deleted first; `Link` has the URL of the next page."""
     page = request[TRASH_PAGE]
     before = page.cursor or LAST
@@ -78,7 +78,7 @@ async def list_trash(gateway: Gateway, request: Request) -> Answer:
     following = TrashCursor(revision=listed[-1].revision, id=listed[-1].id) if len(found) > page.limit else None
     notes = join_notes([each.note for each in listed])
     body, tag, headers = build_page(notes, build_forward_links(request, following))
-    return respond_unless_modified(request, Answer(body, headers=headers), tag)
+    return respond_unless_modified(request, Response(body, headers=headers), tag)
 
 
 @reads.add(
@@ -87,16 +87,16 @@ async def list_trash(gateway: Gateway, request: Request) -> Answer:
     requires=Scope.READ,
     inputs=(NOTE_PATH, IF_NONE_MATCH),
     returns=TrashedNote,
-    answers=describe_read(),
+    responses=describe_read(),
     problems=(NOTE_NOT_FOUND,),
 )
-async def get_trashed_note(gateway: Gateway, request: Request) -> Answer:
+async def get_trashed_note(gateway: Gateway, request: Request) -> Response:
     """Returns a deleted note."""
     found = await gateway.queries.find_trashed(request.caller, request[NOTE_PATH].note_id)
     if found is None:
         raise ProblemError(NOTE_NOT_FOUND)
     note, version = found
-    return respond_unless_modified(request, Answer(note), build_etag(version))
+    return respond_unless_modified(request, Response(note), build_etag(version))
 
 
 def build_trash_operations(settings: GatewaySettings) -> Sequence[Operation[Gateway]]:
@@ -113,13 +113,13 @@ def build_trash_operations(settings: GatewaySettings) -> Sequence[Operation[Gate
     def read_target(request: Request) -> NoteTarget:
         return NoteTarget(note_id=request[NOTE_PATH].note_id, **dict(request[preconditions]))
 
-    @write(method="POST", path="/notes/{note_id}/restore", returns=Note, answers=RESTORE_ANSWERS)
-    async def restore_note(gateway: Gateway, request: Request) -> Answer:
+    @write(method="POST", path="/notes/{note_id}/restore", returns=Note, responses=RESTORE_RESPONSES)
+    async def restore_note(gateway: Gateway, request: Request) -> Response:
         """Restores a deleted note under its id, as a new version."""
         return await gateway.submission.perform(request, RestoreNote, read_target(request))
 
-    @write(method="DELETE", path="/notes/trash/{note_id}", answers=PURGE_ANSWERS)
-    async def purge_note(gateway: Gateway, request: Request) -> Answer:
+    @write(method="DELETE", path="/notes/trash/{note_id}", responses=PURGE_RESPONSES)
+    async def purge_note(gateway: Gateway, request: Request) -> Response:
         """Erases a deleted note and all its versions for good."""
         return await gateway.submission.perform(request, PurgeNote, read_target(request))
 

@@ -5,12 +5,12 @@ from typing import Annotated
 from pydantic import BaseModel, Field, SecretStr
 
 from gateway.auth.passwords import PASSWORD_MAX_LENGTH
-from gateway.http.answers import Answer
 from gateway.http.body import Body
 from gateway.http.omittable import Omittable
-from gateway.http.openapi import describe_answer
+from gateway.http.openapi import describe_response
 from gateway.http.operations import PUBLIC, Operations
 from gateway.http.requests import OpenApi, Request
+from gateway.http.responses import Response
 from gateway.problems import (
     IDEMPOTENCY_KEY_SPENT,
     NAME_TAKEN,
@@ -22,8 +22,8 @@ from gateway.problems import (
 )
 from gateway.resources import Gateway
 from gateway.writes.submission import (
-    ACCEPTED_ANSWER,
-    DELETE_ANSWERS,
+    ACCEPTED_RESPONSE,
+    DELETE_RESPONSES,
     WRITE_HEADERS,
     WRITE_PROBLEMS,
     WRITE_READERS,
@@ -65,9 +65,9 @@ class UserPatch(BaseModel, extra="forbid", json_schema_extra={"examples": [{"nam
 
 NEW_USER = Body(NewUser, "application/json")
 USER_PATCH = Body(UserPatch, "application/merge-patch+json", "application/json")
-CHANGE_ANSWERS: dict[int, OpenApi] = {
-    200: describe_answer("The updated user", *WRITE_HEADERS),
-    204: describe_answer("The user has been updated; no body with `return=minimal`", *WRITE_HEADERS),
+CHANGE_RESPONSES: dict[int, OpenApi] = {
+    200: describe_response("The updated user", *WRITE_HEADERS),
+    204: describe_response("The user has been updated; no body with `return=minimal`", *WRITE_HEADERS),
 }
 
 operations: Operations[Gateway] = Operations("users")
@@ -79,10 +79,10 @@ operations: Operations[Gateway] = Operations("users")
     requires=PUBLIC,
     inputs=(NEW_USER, *WRITE_READERS),
     returns=PublicUser,
-    answers={201: describe_answer("The new user", "Location", *WRITE_HEADERS)} | ACCEPTED_ANSWER,
+    responses={201: describe_response("The new user", "Location", *WRITE_HEADERS)} | ACCEPTED_RESPONSE,
     problems=(*(each for each in WRITE_PROBLEMS if each != IDEMPOTENCY_KEY_SPENT), NAME_TAKEN, TOO_MANY_REQUESTS),
 )
-async def register_user(gateway: Gateway, request: Request) -> Answer:
+async def register_user(gateway: Gateway, request: Request) -> Response:
     """Creates a user; names are unique regardless of case and width."""
     user = request[NEW_USER]
     identity = gateway.submission.identify_registration(request, f"user:{fold_name(user.name)}")
@@ -93,10 +93,10 @@ async def register_user(gateway: Gateway, request: Request) -> Answer:
 
 
 @operations.add("GET", "/users/me", requires=Scope.ACCOUNT, returns=PublicUser)
-async def get_user(gateway: Gateway, request: Request) -> Answer:
+async def get_user(gateway: Gateway, request: Request) -> Response:
     """Returns the caller's account."""
     user = await gateway.queries.get_user(request.caller)
-    return Answer(user.model_dump_json())
+    return Response(user.model_dump_json())
 
 
 @operations.add(
@@ -105,10 +105,10 @@ async def get_user(gateway: Gateway, request: Request) -> Answer:
     requires=Scope.ACCOUNT,
     inputs=(USER_PATCH, *WRITE_READERS),
     returns=PublicUser,
-    answers=CHANGE_ANSWERS | ACCEPTED_ANSWER,
+    responses=CHANGE_RESPONSES | ACCEPTED_RESPONSE,
     problems=(*WRITE_PROBLEMS, WRONG_PASSWORD, NAME_TAKEN, TOO_MANY_REQUESTS),
 )
-async def change_user(gateway: Gateway, request: Request) -> Answer:
+async def change_user(gateway: Gateway, request: Request) -> Response:
     """Changes the name or the password; a new password revokes every token, including the one used here."""
     patch = request[USER_PATCH]
     identity = gateway.submission.identify(request, ChangeUser)
@@ -122,10 +122,10 @@ async def change_user(gateway: Gateway, request: Request) -> Answer:
     "/users/me",
     requires=Scope.ACCOUNT,
     inputs=WRITE_READERS,
-    answers=DELETE_ANSWERS,
+    responses=DELETE_RESPONSES,
     problems=WRITE_PROBLEMS,
 )
-async def delete_user(gateway: Gateway, request: Request) -> Answer:
+async def delete_user(gateway: Gateway, request: Request) -> Response:
     """Permanently deletes the user with all notes and tokens."""
     return await _perform_on_account(
         gateway, request, DeleteUser, NoData(), gateway.submission.identify(request, DeleteUser)
@@ -138,7 +138,7 @@ async def _perform_on_account(
     model: type[ChangeUser | DeleteUser],
     data: UserChange | NoData,
     identity: Identity,
-) -> Answer:
+) -> Response:
     """Perform the write, and forget the caller's cached credentials: the write may change them."""
     try:
         return await gateway.submission.perform(request, model, data, identity)

@@ -7,12 +7,12 @@ from pydantic import BaseModel, BeforeValidator, Field
 from gateway.api.notes import NOTE_PATH
 from gateway.api.pages import CURSOR_SCHEMA, EncodedCursor, Limit, build_forward_links, build_page, join_notes
 from gateway.api.schemas import Note
-from gateway.http.answers import Answer
 from gateway.http.conditional import IF_NONE_MATCH, build_etag, describe_read, respond_unless_modified
 from gateway.http.omittable import Omittable
 from gateway.http.operations import Operations
 from gateway.http.parameters import INTEGER, Integer64, Parameters
 from gateway.http.requests import Request
+from gateway.http.responses import Response
 from gateway.problems import NOTE_NOT_FOUND, OVERLOADED, VERSION_NOT_FOUND, ProblemError
 from gateway.resources import Gateway
 from shared.contracts import MAX_VERSION, Scope
@@ -50,10 +50,10 @@ operations: Operations[Gateway] = Operations("notes")
     requires=Scope.READ,
     inputs=(NOTE_PATH, VERSIONS_PAGE, IF_NONE_MATCH),
     returns=list[Note],
-    answers=describe_read("Link"),
+    responses=describe_read("Link"),
     problems=(NOTE_NOT_FOUND, OVERLOADED),
 )
-async def list_versions(gateway: Gateway, request: Request) -> Answer:
+async def list_versions(gateway: Gateway, request: Request) -> Response:
     """Lists the versions of a note that are kept, newest first; `Link` has the URL of the next page."""
     page = request[VERSIONS_PAGE]
     before = page.cursor or VersionsCursor()
@@ -65,7 +65,7 @@ async def list_versions(gateway: Gateway, request: Request) -> Answer:
     following = VersionsCursor(before=listed[-1][1]) if len(found) > page.limit else None
     notes = join_notes([note for note, _ in listed])
     body, tag, headers = build_page(notes, build_forward_links(request, following))
-    return respond_unless_modified(request, Answer(body, headers=headers), tag)
+    return respond_unless_modified(request, Response(body, headers=headers), tag)
 
 
 @operations.add(
@@ -74,13 +74,13 @@ async def list_versions(gateway: Gateway, request: Request) -> Answer:
     requires=Scope.READ,
     inputs=(VERSION_PATH, IF_NONE_MATCH),
     returns=Note,
-    answers=describe_read(),
+    responses=describe_read(),
     problems=(NOTE_NOT_FOUND, VERSION_NOT_FOUND),
 )
-async def get_version(gateway: Gateway, request: Request) -> Answer:
+async def get_version(gateway: Gateway, request: Request) -> Response:
     """Returns a note as it was in this version."""
     path = request[VERSION_PATH]
     is_found, note = await gateway.queries.find_version(request.caller, path.note_id, path.version)
     if note is None:
         raise ProblemError(VERSION_NOT_FOUND if is_found else NOTE_NOT_FOUND)
-    return respond_unless_modified(request, Answer(note), build_etag(path.version))
+    return respond_unless_modified(request, Response(note), build_etag(path.version))

@@ -24,7 +24,7 @@ TRUST_SECONDS = 30.0
 """How long a caller is trusted after Postgres has confirmed the credentials."""
 KNOWN_CALLERS_LIMIT = 10_000
 CHECK_TIMEOUT_SECONDS = 0.5
-"""Precedes the write's own wait, within the second by which an answer may exceed its deadline."""
+"""Precedes the write's own wait, within the second by which a response may exceed its deadline."""
 AWAY_SECONDS = 2.0
 """How long checks are skipped after Postgres has not answered one."""
 T = TypeVar("T")

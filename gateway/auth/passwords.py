@@ -17,7 +17,7 @@ from gateway.problems import OVERLOADED, ProblemError, build_retry_after
 from shared.contracts import is_affordable_hash
 
 DUMMY_HASH = "$argon2id$v=19$m=65536,t=3,p=4$bm9ib2R5IGhhcyBpdC4uLg$bm8gcGFzc3dvcmQgaGFzaGVzIHRvIHRoaXMgdmFsdWU"
-"""Verified against if the user does not exist, so that the answer takes the same time."""
+"""Verified against if the user does not exist, so that the response takes the same time."""
 WAITING_LIMIT = 50
 WAIT_TIMEOUT_SECONDS = 5.0
 """How long to wait for a thread; hashing itself has no timeout, since it is slow on a busy host."""

@@ -7,9 +7,9 @@ import re
 from collections.abc import Collection, Mapping, Sequence
 from http import HTTPStatus
 
-from gateway.http.answers import Answer
-from gateway.http.openapi import describe_answer
+from gateway.http.openapi import describe_response
 from gateway.http.requests import OpenApi, Request, describe_header
+from gateway.http.responses import Response
 from gateway.http.validation import build_header_problem
 from gateway.problems import INVALID_HEADER, PRECONDITION_REQUIRED, ProblemError, ProblemType
 from shared.contracts import Preconditions
@@ -100,20 +100,20 @@ IF_NONE_MATCH = IfNoneMatch()
 
 
 def describe_read(*headers: str) -> dict[int, OpenApi]:
-    """Return the descriptions of the answers of a conditional read, which may have these headers."""
+    """Return the descriptions of the responses of a conditional read, which may have these headers."""
     return {
-        200: describe_answer("Success", "ETag", *headers),
-        304: describe_answer("The client's copy is current", "ETag", *headers),
+        200: describe_response("Success", "ETag", *headers),
+        304: describe_response("The client's copy is current", "ETag", *headers),
     }
 
 
-def respond_unless_modified(request: Request, answer: Answer, tag: str) -> Answer:
-    """Return the answer with its entity tag, or 304 if the client's copy is current."""
-    answer.headers["ETag"] = tag
+def respond_unless_modified(request: Request, response: Response, tag: str) -> Response:
+    """Return the response with its entity tag, or 304 if the client's copy is current."""
+    response.headers["ETag"] = tag
     tags = request[IF_NONE_MATCH]
     if tags is None or tag in tags:
-        return Answer(status=HTTPStatus.NOT_MODIFIED, headers=answer.headers)
-    return answer
+        return Response(status=HTTPStatus.NOT_MODIFIED, headers=response.headers)
+    return response
 
 
 def _read_header(request: Request, name: bytes) -> str | None:

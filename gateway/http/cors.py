@@ -1,7 +1,7 @@
 """CORS: which web pages of other origins may use the API; off unless INKWELL_CORS_ORIGINS is set.
 
 Starlette's middleware decides about the headers. The front answers preflights with it, before authentication, and sends
-its headers with every other answer, including errors.
+its headers with every other response, including errors.
 """
 
 from collections.abc import Collection
@@ -11,14 +11,14 @@ from starlette.datastructures import Headers
 from starlette.middleware.cors import CORSMiddleware
 from starlette.types import Receive, Scope, Send
 
-from gateway.http.answers import Answer, render
 from gateway.http.openapi import HEADER_DESCRIPTIONS
 from gateway.http.requests import Request
+from gateway.http.responses import Response, render
 from gateway.http.routes import METHODS
 from gateway.problems import BAD_REQUEST, HEADERS_TOO_LARGE, ProblemError
 
 REQUESTED_HEADERS_LIMIT_CHARACTERS = 2048
-"""Limit on `Access-Control-Request-Headers`, which the answer echoes: proxies limit response headers."""
+"""Limit on `Access-Control-Request-Headers`, which the response echoes: proxies limit response headers."""
 
 
 class CrossOriginPolicy(CORSMiddleware):
@@ -42,8 +42,8 @@ class CrossOriginPolicy(CORSMiddleware):
         has_headers = {b"origin", b"access-control-request-method"} <= request.headers_by_name.keys()
         return has_headers and request.method == "OPTIONS"
 
-    def answer_preflight(self, headers: Headers) -> Answer:
-        """Return the answer to a preflight, a problem if it is rejected."""
+    def answer_preflight(self, headers: Headers) -> Response:
+        """Return the response to a preflight, a problem if it is rejected."""
         requested = headers.get("access-control-request-headers", "")
         if len(requested) > REQUESTED_HEADERS_LIMIT_CHARACTERS:
             detail = f"Access-Control-Request-Headers is longer than {REQUESTED_HEADERS_LIMIT_CHARACTERS} characters"
@@ -55,7 +55,7 @@ class CrossOriginPolicy(CORSMiddleware):
             return render(ProblemError(BAD_REQUEST, text, headers=answered))
         if requested:
             answered["Access-Control-Allow-Headers"] = ", ".join(map(str.strip, requested.split(",")))
-        return Answer(text, response.status_code, answered, "text/plain; charset=utf-8")
+        return Response(text, response.status_code, answered, "text/plain; charset=utf-8")
 
 
 async def _no_app(scope: Scope, receive: Receive, send: Send) -> None:

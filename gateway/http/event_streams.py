@@ -4,9 +4,9 @@ import random
 
 from fastapi.sse import format_sse_event
 
-from gateway.http.answers import JSON
 from gateway.http.media_types import prefers
 from gateway.http.requests import OpenApi, Request, describe_header
+from gateway.http.responses import JSON
 
 EVENT_STREAM = "text/event-stream"
 RETRY_MILLISECONDS = (1000, 5000)
@@ -35,7 +35,7 @@ LAST_EVENT_ID = LastEventId()
 
 
 def prefers_event_stream(request: Request) -> bool:
-    """Whether the client prefers a stream of events to an answer in JSON."""
+    """Whether the client prefers a stream of events to a response in JSON."""
     return prefers(request, EVENT_STREAM, JSON)
 
 

@@ -14,12 +14,12 @@ from starlette.requests import ClientDisconnect
 from starlette.types import Message, Receive, Scope, Send
 
 from gateway.caller import Authentication, Caller
-from gateway.http.answers import Answer, render
 from gateway.http.cors import CrossOriginPolicy
 from gateway.http.headers import add_defaults
 from gateway.http.operations import PUBLIC, Operation
 from gateway.http.request_head import HEAD_PROBLEM
 from gateway.http.requests import Request
+from gateway.http.responses import Response, render
 from gateway.http.routes import Routes, choose_operation
 from gateway.problems import (
     BAD_REQUEST,
@@ -83,18 +83,18 @@ class Front(Generic[ResourcesT]):
         self._active += 1
         try:
             with start_request_span(scope, request.path, request.headers_by_name.get(b"traceparent")) as span:
-                answer = await self._answer(request, info)
-                info.status = answer.status
+                response = await self._answer(request, info)
+                info.status = response.status
                 add_request_attributes(span, scope, info)
-                await self._send(answer, request, info, send)
+                await self._send(response, request, info, send)
         finally:
             self._active -= 1
             observe_request(request.method, info, time.perf_counter() - started)
-        if answer.stream:
-            await send_stream(answer.stream, send, is_wanted=request.method != "HEAD")
+        if response.stream:
+            await send_stream(response.stream, send, is_wanted=request.method != "HEAD")
 
-    async def _answer(self, request: Request, info: RequestInfo) -> Answer:
-        """Return the operation's answer, or the problem with which the request is rejected."""
+    async def _answer(self, request: Request, info: RequestInfo) -> Response:
+        """Return the operation's response, or the problem with which the request is rejected."""
         try:
             self._check_head(request)
             if self._cross_origin and self._cross_origin.is_preflight(request):
@@ -110,8 +110,8 @@ class Front(Generic[ResourcesT]):
         if self._hosts:
             check_host(request.headers_by_name.get(b"host", b"").lower(), self._hosts)
 
-    async def _perform(self, request: Request, info: RequestInfo) -> Answer:
-        """Route, authorize and read the request, and return its handler's answer."""
+    async def _perform(self, request: Request, info: RequestInfo) -> Response:
+        """Route, authorize and read the request, and return its handler's response."""
         operations, request.path_parameters = self._routes.resolve(request.path)
         info.route = next(iter(operations.values())).path  # the same for all of them
         operation = choose_operation(operations, request.method)
@@ -126,19 +126,19 @@ class Front(Generic[ResourcesT]):
             request.parts[reader] = await reader.read(request)
         return await operation.handler(resources, request)
 
-    async def _send(self, answer: Answer, request: Request, info: RequestInfo, send: Send) -> None:
-        """Send the answer, or only the head of a streamed one, whose duration then excludes the stream."""
-        headers, body = answer.encode()
+    async def _send(self, response: Response, request: Request, info: RequestInfo, send: Send) -> None:
+        """Send the response, or only the head of a streamed one, whose duration then excludes the stream."""
+        headers, body = response.encode()
         headers = add_defaults(headers, request, info.id)
-        start: Message = {"type": "http.response.start", "status": answer.status, "headers": headers}
+        start: Message = {"type": "http.response.start", "status": response.status, "headers": headers}
         if self._cross_origin and b"origin" in request.headers_by_name:
             await self._cross_origin.send(start, send, request_headers=request.headers)
-        elif self._cross_origin:  # otherwise a cache could serve this answer to a page of another origin
+        elif self._cross_origin:  # otherwise a cache could serve this response to a page of another origin
             headers.append((b"vary", b"Origin"))
             await send(start)
         else:
             await send(start)
-        await send({"type": "http.response.body", "body": body, "more_body": answer.stream is not None})
+        await send({"type": "http.response.body", "body": body, "more_body": response.stream is not None})
 
     def _strip_prefix(self, path: str) -> str:
         """Return the path without the `root_path`, which a proxy may have removed, and without a trailing slash."""

@@ -1,10 +1,10 @@
-"""Adds the headers of every answer, including errors: security, caching and request id.
+"""Adds the headers of every response, including errors: security, caching and request id.
 
 A header set by the handler takes precedence. Sources: OWASP's cheat sheet on REST security, RFC 9111 and RFC 7240.
 """
 
-from gateway.http.answers import RawHeaders
 from gateway.http.requests import Request
+from gateway.http.responses import RawHeaders
 from gateway.telemetry.request_ids import HEADER
 
 FixedHeaders = tuple[tuple[bytes, bytes], ...]
@@ -20,11 +20,11 @@ HTTPS_ONLY: FixedHeaders = ((b"strict-transport-security", b"max-age=31536000"),
 REVALIDATED: FixedHeaders = ((b"cache-control", b"private, no-cache"), (b"vary", b"Authorization"))
 """For a read with an entity tag: the client may store it, and must revalidate it."""
 NOT_STORED: FixedHeaders = ((b"cache-control", b"no-store"), (b"vary", b"Authorization, Prefer"))
-"""For all other answers."""
+"""For all other responses."""
 
 
 def add_defaults(own: RawHeaders, request: Request, request_id: bytes) -> RawHeaders:
-    """Add the default headers that the answer lacks; names are in lower case."""
+    """Add the default headers that the response lacks; names are in lower case."""
     names = {name for name, _ in own}
     if names.isdisjoint(SECURITY_NAMES):
         headers = [*own, *SECURITY]

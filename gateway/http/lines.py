@@ -26,7 +26,7 @@ class Line:
 
 
 class Lines:
-    """Reads a body as lines, which arrive while the answer is sent."""
+    """Reads a body as lines, which arrive while the response is sent."""
 
     problems = (REQUEST_TIMEOUT, UNSUPPORTED_MEDIA_TYPE)
     limit_bytes = UNLIMITED
@@ -42,7 +42,7 @@ class Lines:
 
         Raises ProblemError 408 or 415, and while the parts arrive 408 or ClientDisconnect.
 
-        Reads the first part of the body, so that a client that waits for 100 (Continue) gets it before the answer.
+        Reads the first part of the body, so that a client that waits for 100 (Continue) gets it before the response.
         """
         reject_encoded_body(request)
         if parse_media_type(request) != NDJSON:

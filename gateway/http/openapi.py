@@ -9,11 +9,11 @@ from pydantic.json_schema import models_json_schema
 from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute
 
-from gateway.http.answers import JSON, PROBLEM_JSON
 from gateway.http.body import SCHEMA
 from gateway.http.idempotency import IDEMPOTENCY_KEY
 from gateway.http.operations import PUBLIC, Operation
 from gateway.http.requests import OpenApi
+from gateway.http.responses import JSON, PROBLEM_JSON
 from gateway.problems import OUTCOME_PROBLEMS, PROBLEM_TYPES, UNSUPPORTED_MEDIA_TYPE, Problem, ProblemType
 from gateway.telemetry.request_ids import REQUEST_ID
 from shared.contracts import Scope
@@ -21,7 +21,7 @@ from shared.contracts import Scope
 HEADER_DESCRIPTIONS = {
     "Accept-Encoding": "The accepted content codings of request bodies, if the request had another",
     "Accept-Patch": "The accepted media types of patches",
-    "ETag": "The entity tag of the answer or, with 412, of the note",
+    "ETag": "The entity tag of the response or, with 412, of the note",
     "Idempotent-Replayed": "`true` if this is the outcome of an earlier request with the same key",
     "Link": "The pages `next`, `prev` and `first` (RFC 8288)",
     "Location": "The URL of what was created or, with 202, of the command",
@@ -35,7 +35,7 @@ HEADER_DESCRIPTIONS = {
 
 def declare(app: FastAPI, operation: Operation[Any]) -> None:
     """Have FastAPI document an operation, which the front serves."""
-    answers: dict[int | str, OpenApi] = {**operation.answers}  # type: ignore[dict-item]  # the keys are invariant
+    responses: dict[int | str, OpenApi] = {**operation.responses}  # type: ignore[dict-item]  # the keys are invariant
     app.add_api_route(
         operation.path,
         _served_by_the_front,
@@ -43,10 +43,10 @@ def declare(app: FastAPI, operation: Operation[Any]) -> None:
         name=operation.handler.__name__,
         description=operation.handler.__doc__,
         tags=[operation.tag],
-        status_code=next(iter(operation.answers), HTTPStatus.OK),
+        status_code=next(iter(operation.responses), HTTPStatus.OK),
         response_model=operation.returns,
         response_class=_build_response_class(operation.media_type),
-        responses=answers | _describe_problems(operation),
+        responses=responses | _describe_problems(operation),
         openapi_extra=_describe_request(operation),
     )
 
@@ -99,10 +99,10 @@ def _describe_problems(operation: Operation[Any]) -> dict[int | str, OpenApi]:
     for problem in PROBLEM_TYPES.values():
         if problem in operation.all_problems:
             by_status.setdefault(problem.status, []).append(problem)
-    return {status: _describe_response(operation, problems) for status, problems in by_status.items()}
+    return {status: _describe_problem_response(operation, problems) for status, problems in by_status.items()}
 
 
-def _describe_response(operation: Operation[Any], problems: list[ProblemType]) -> OpenApi:
+def _describe_problem_response(operation: Operation[Any], problems: list[ProblemType]) -> OpenApi:
     headers = [name for problem in problems for name in problem.headers + problem.possible_headers]
     if IDEMPOTENCY_KEY in operation.inputs and not OUTCOME_PROBLEMS.isdisjoint(problems):
         headers.append("Idempotent-Replayed")
@@ -111,10 +111,10 @@ def _describe_response(operation: Operation[Any], problems: list[ProblemType]) -
     codes = {"enum": [each.code for each in problems]}
     schema = {"allOf": [{"$ref": "#/components/schemas/Problem"}], "properties": {"code": codes}}
     description = ". ".join(f"`{each.code}`: {each.detail}" for each in problems)
-    return describe_answer(description, *headers, content={PROBLEM_JSON: {"schema": schema}})
+    return describe_response(description, *headers, content={PROBLEM_JSON: {"schema": schema}})
 
 
-def describe_answer(description: str, *headers: str, **members: object) -> OpenApi:
+def describe_response(description: str, *headers: str, **members: object) -> OpenApi:
     """Return the description of a response that may have these headers."""
     declared = {name: {"description": HEADER_DESCRIPTIONS[name], "schema": {"type": "string"}} for name in headers}
     return {"description": description, **({"headers": declared} if declared else {}), **members}
@@ -131,7 +131,7 @@ def _remove_authentication(document: OpenApi) -> None:
             operation["responses"].pop(status, None)
 
 
-def _identify_answers(document: OpenApi) -> None:
+def _identify_responses(document: OpenApi) -> None:
     """Declare the request id as a header of every response."""
     header = {"description": HEADER_DESCRIPTIONS[REQUEST_ID], "schema": {"type": "string"}}
     document["components"]["headers"] = {REQUEST_ID: header}
@@ -169,7 +169,7 @@ def extend_document(app: FastAPI, security_schemes: OpenApi | None) -> None:
             _, schema = models_json_schema([(Problem, "serialization")], ref_template=SCHEMA)
             document["components"]["schemas"] |= schema["$defs"]
             _name_bodies(document)
-            _identify_answers(document)
+            _identify_responses(document)
             if security_schemes:
                 document["components"]["securitySchemes"] = security_schemes
             else:

@@ -8,11 +8,11 @@ from dataclasses import KW_ONLY, dataclass, field
 from functools import cached_property
 from typing import Any, Concatenate, Generic, Literal, ParamSpec, TypeVar
 
-from gateway.http.answers import JSON, Answer
 from gateway.http.body import Body
 from gateway.http.lines import UNLIMITED, Lines
 from gateway.http.parameters import NO_QUERY, Parameters
 from gateway.http.requests import OpenApi, Reader, Request
+from gateway.http.responses import JSON, Response
 from gateway.problems import (
     BODY_TOO_LARGE,
     CREDENTIALS_OUTDATED,
@@ -42,7 +42,7 @@ PUBLIC: Literal["public"] = "public"
 Requirement = Scope | Literal["public"]
 P = ParamSpec("P")
 ResourcesT = TypeVar("ResourcesT")
-Handler = Callable[[ResourcesT, Request], Awaitable[Answer]]
+Handler = Callable[[ResourcesT, Request], Awaitable[Response]]
 
 
 @dataclass(frozen=True)
@@ -65,11 +65,11 @@ class Operation(Generic[ResourcesT]):
     ignores_query: bool = False
     """Whether undeclared query parameters are ignored instead of rejected."""
     returns: Any = None
-    """The type of the body of a successful answer."""
+    """The type of the body of a successful response."""
     media_type: str = JSON
     """Its media type; one other than JSON's has no type."""
-    answers: Mapping[int, OpenApi] = field(default_factory=dict)
-    """Descriptions of the answers that are not problems, by status; the usual one first."""
+    responses: Mapping[int, OpenApi] = field(default_factory=dict)
+    """Descriptions of the responses that are not problems, by status; the usual one first."""
     problems: tuple[ProblemType, ...] = ()
     """The problems that the handler may raise."""
 

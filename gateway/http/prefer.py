@@ -21,7 +21,7 @@ class Preferences:
 
     @property
     def minimal(self) -> bool:
-        """Whether a successful answer has no body."""
+        """Whether a successful response has no body."""
         return self.return_ == "minimal"
 
     def wait_or(self, default_seconds: float) -> float:
@@ -35,11 +35,11 @@ class Preferences:
         return self if wait_seconds == self.wait_seconds else replace(self, wait_seconds=None)
 
     def without_representation(self) -> "Preferences":
-        """Return the honoured preferences of an answer without the representation."""
+        """Return the honoured preferences of a response without the representation."""
         return self if self.minimal else replace(self, return_=None)
 
     def build_header(self, status: int) -> dict[str, str]:
-        """Return the `Preference-Applied` header of an answer with this status; empty for errors."""
+        """Return the `Preference-Applied` header of a response with this status; empty for errors."""
         returned = status in {200, 201, 204} if self.minimal else self.return_ and status in {200, 201}
         preferences = [
             *(["respond-async"] if self.respond_async and status == 202 else []),
@@ -76,7 +76,7 @@ class Prefer:
         """The header."""
         description = (
             "`respond-async`: 202 as soon as the write is accepted. `wait=N`: wait up to N seconds (0 to 30) for the "
-            "outcome. `return=minimal`: no body in a successful answer; `return=representation`: the note (default), "
+            "outcome. `return=minimal`: no body in a successful response; `return=representation`: the note (default), "
             "if the credentials may read it."
         )
         schema = {"type": "string", "examples": ["respond-async", "wait=10"]}

@@ -1,7 +1,7 @@
 """uvicorn's HTTP protocol with strict framing and bounds on what one connection may hold.
 
 httptools parses; this module decides how much it parses at once, which requests are rejected, and when a connection
-closes. Each request gets one answer, in the order of the requests. A connection is answering a request, idle, or
+closes. Each request gets one response, in the order of the requests. A connection is answering a request, idle, or
 awaiting the rest of a request. One timer per connection watches it: one per request would cost more than parsing does.
 """
 
@@ -36,7 +36,7 @@ PIECE_BYTES = 1024
 PIPELINE_LIMIT = 8
 """Requests queued behind the one in progress before the gateway stops reading from the connection."""
 LINGER_SECONDS = 2.0
-"""How long input is discarded after the last answer: closing with unread input sends a reset, which can destroy it."""
+"""How long input is discarded after the last response: closing with unread input sends a reset that can destroy it."""
 SHUTDOWN_BODY_SECONDS = 5.0
 """How long an incomplete body may still take when the gateway stops."""
 WATCH_SECONDS = 1.0
@@ -314,7 +314,7 @@ class BoundedProtocol(HttpToolsProtocol):
         self._abort_stalled(now)
 
     def _close_lingering(self, now: float) -> None:
-        """Close a connection that has lingered for long enough after its last answer."""
+        """Close a connection that has lingered for long enough after its last response."""
         if self._lingering_since is not None and now - self._lingering_since > LINGER_SECONDS:
             self.transport.close()
 
@@ -336,7 +336,7 @@ class BoundedProtocol(HttpToolsProtocol):
             self._reject(ProblemError(REQUEST_TIMEOUT, "The gateway is stopping"))
 
     def _abort_stalled(self, now: float) -> None:
-        """Abort a connection whose client has read none of the answer for too long."""
+        """Abort a connection whose client has read none of the response for too long."""
         is_streaming = self._running is not None and self._running.streaming is not None
         if not self.flow.write_paused and not is_streaming and not self.transport.is_closing():
             self._outgoing.note_flow(now)

@@ -49,7 +49,7 @@ class RequestCycle(RequestResponseCycle):
         return message
 
     async def run_asgi(self, app: ASGI3Application) -> None:
-        """Run the application; if it is cancelled, at the end of a drain, close the connection without an answer.
+        """Run the application; if it is cancelled, at the end of a drain, close the connection without a response.
 
         No status would be correct: it is unknown whether the request had its effect.
         """

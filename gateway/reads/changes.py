@@ -44,7 +44,7 @@ class ChangesCursor:
 
     @classmethod
     def parse(cls, text: object) -> Self:
-        """Return the decoded cursor; raises ValueError unless it is encoded exactly as in an answer."""
+        """Return the decoded cursor; raises ValueError unless it is encoded exactly as in a response."""
         match = _CURSOR.fullmatch(text) if isinstance(text, str) else None
         if match:
             owner, revision, after_id, purged, timeline = match.groups()

@@ -15,7 +15,7 @@ METHODS = frozenset(HTTPMethod)
 # Named after OpenTelemetry's semantic conventions.
 REQUEST_DURATION = Histogram(
     "http_server_request_duration_seconds",
-    "Time from the request's head to the end of its answer",
+    "Time from the request's head to the end of its response",
     ["http_request_method", "http_route", "http_response_status_code"],
     buckets=(0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1, 2.5, 5, 7.5, 10),
 )

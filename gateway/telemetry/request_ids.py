@@ -1,4 +1,4 @@
-"""The id of a request, which its answer, log lines and trace share.
+"""The id of a request, which its response, log lines and trace share.
 
 Keeps the `X-Request-ID` of a client or proxy if it is safe to log; otherwise generates one.
 """

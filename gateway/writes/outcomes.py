@@ -1,4 +1,4 @@
-"""Builds the answer to a write from its committed outcome."""
+"""Builds the response to a write from its committed outcome."""
 
 import json
 from collections.abc import Callable, Collection
@@ -7,9 +7,9 @@ from http import HTTPStatus
 from typing import get_args
 from uuid import UUID
 
-from gateway.http.answers import Answer, render
 from gateway.http.conditional import build_etag
 from gateway.http.prefer import DEFAULTS, Preferences
+from gateway.http.responses import Response, render
 from gateway.problems import (
     COMMAND_FAILED,
     CREDENTIALS_OUTDATED,
@@ -27,17 +27,19 @@ NOTE_COMMANDS = frozenset(model.type_name() for model in get_args(NoteCommand))
 
 @dataclass(frozen=True, slots=True)
 class Recipient:
-    """The client that an answer is for."""
+    """The client that a response is for."""
 
     scopes: Collection[Scope]
-    """An answer omits a resource that these scopes may not read."""
+    """A response omits a resource that these scopes may not read."""
     prefix: str
     """The `root_path`, with which every URL's path begins."""
     preferences: Preferences = DEFAULTS
 
 
-def build_answer(outcome: Outcome, attempt_id: UUID, command_url: Callable[[], str], recipient: Recipient) -> Answer:
-    """Return the answer to an attempt at a command with this outcome."""
+def build_response(
+    outcome: Outcome, attempt_id: UUID, command_url: Callable[[], str], recipient: Recipient
+) -> Response:
+    """Return the response to an attempt at a command with this outcome."""
     headers: dict[str, str] = {}
     if outcome.attempt_id not in (None, attempt_id):
         headers[IDEMPOTENT_REPLAYED] = "true"
@@ -55,8 +57,8 @@ def build_answer(outcome: Outcome, attempt_id: UUID, command_url: Callable[[], s
     headers |= preferences.build_header(outcome.http_status)
     if preferences.minimal or not body:
         status = HTTPStatus.NO_CONTENT if outcome.http_status == HTTPStatus.OK else outcome.http_status
-        return Answer(status=status, headers=headers)
-    return Answer(body, outcome.http_status, headers)
+        return Response(status=status, headers=headers)
+    return Response(body, outcome.http_status, headers)
 
 
 def build_problem(outcome: Outcome, command_url: Callable[[], str], headers: dict[str, str]) -> ProblemError:

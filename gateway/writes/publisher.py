@@ -303,7 +303,7 @@ class Publisher:
             for attempt in attempts:
                 attempt.confirm()
         finally:
-            _fail(attempts, UnconfirmedError)  # those without an answer, also after a cancellation
+            _fail(attempts, UnconfirmedError)  # those without a reply, also after a cancellation
 
     def _check_silence(self, partition: int, since: float) -> None:
         """Reconnect if nothing was confirmed in time, or nothing more of a partition.

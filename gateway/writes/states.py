@@ -12,11 +12,11 @@ NOTE_TEXT = {"title": "Ink", "description": "Buy a bottle"}
 NOTE = {"id": 1, **NOTE_TEXT, "created_date": TIME, "updated_date": TIME, "version": 1}
 """Examples."""
 _PENDING = {"id": "01a203dc-cb4e-7573-81ba-d03f29afccf3", "issued_at": TIME, "status": "pending", "answer": None}
-_ANSWER = {"status": 201, "headers": {"ETag": '"1"', "Location": "/notes/1"}, "body": NOTE}
+_RESPONSE = {"status": 201, "headers": {"ETag": '"1"', "Location": "/notes/1"}, "body": NOTE}
 
 
-class OriginalAnswer(BaseModel):
-    """The answer that a write would have had if it had waited for its outcome."""
+class OriginalAnswer(BaseModel):  # the schema's name, by which generated clients know it
+    """The response that a write would have had if it had waited for its outcome."""
 
     status: int
     headers: dict[str, str]
@@ -26,7 +26,7 @@ class OriginalAnswer(BaseModel):
 class CommandState(
     BaseModel,
     use_attribute_docstrings=True,
-    json_schema_extra={"examples": [_PENDING, _PENDING | {"status": "applied", "answer": _ANSWER}]},
+    json_schema_extra={"examples": [_PENDING, _PENDING | {"status": "applied", "answer": _RESPONSE}]},
 ):
     """The state of an accepted write."""
 

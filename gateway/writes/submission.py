@@ -1,4 +1,4 @@
-"""Handles a write from request to answer: builds the command, publishes it, awaits its outcome."""
+"""Handles a write from request to response: builds the command, publishes it, awaits its outcome."""
 
 import asyncio
 from collections.abc import Callable
@@ -13,11 +13,11 @@ from uuid_utils.compat import uuid7
 
 from gateway.auth.keys import KeyedHashes
 from gateway.caller import EVERY_SCOPE, Caller
-from gateway.http.answers import Answer
 from gateway.http.idempotency import IDEMPOTENCY_KEY, build_command_id
-from gateway.http.openapi import describe_answer
+from gateway.http.openapi import describe_response
 from gateway.http.prefer import PREFER, Preferences
 from gateway.http.requests import OpenApi, Request
+from gateway.http.responses import Response
 from gateway.problems import (
     BODY_TOO_LARGE,
     COMMAND_FAILED,
@@ -36,7 +36,7 @@ from gateway.settings import GatewaySettings
 from gateway.telemetry.metrics import UNPUBLISHED
 from gateway.telemetry.tracing import start_publish_span
 from gateway.writes.command_urls import CommandUrls
-from gateway.writes.outcomes import IDEMPOTENT_REPLAYED, Recipient, build_answer, build_problem
+from gateway.writes.outcomes import IDEMPOTENT_REPLAYED, Recipient, build_problem, build_response
 from gateway.writes.publisher import (
     NotAcceptedError,
     OverloadedError,
@@ -64,7 +64,7 @@ from shared.tracing import Span
 
 LOOK_UP_TIMEOUT_SECONDS = 1.0
 KEY_LOOK_UP_TIMEOUT_SECONDS = 0.4
-"""Follows the publish timeout, within the second by which an answer may exceed its deadline."""
+"""Follows the publish timeout, within the second by which a response may exceed its deadline."""
 IMPORT_WAIT_SECONDS = 30.0
 """How long a part of an import waits for its outcome; longer than a restart of Postgres takes."""
 REPLY_WAIT_SECONDS = 5.0
@@ -84,9 +84,9 @@ WRITE_PROBLEMS = (
 WRITE_READERS = (PREFER, IDEMPOTENCY_KEY)
 """The readers of every write."""
 WRITE_HEADERS = ("Preference-Applied", "Idempotent-Replayed")
-"""The headers of an answer to an applied write."""
-ACCEPTED_ANSWER: dict[int, OpenApi] = {
-    202: describe_answer(
+"""The headers of a response to an applied write."""
+ACCEPTED_RESPONSE: dict[int, OpenApi] = {
+    202: describe_response(
         "Accepted; it will be applied, and its outcome will be at `Location`",
         "Location",
         "Retry-After",
@@ -94,9 +94,9 @@ ACCEPTED_ANSWER: dict[int, OpenApi] = {
         model=CommandState,
     )
 }
-"""The answer to a write whose outcome is not awaited."""
-DELETE_ANSWERS = {204: describe_answer("Deleted", *WRITE_HEADERS)} | ACCEPTED_ANSWER
-"""The answers to a deletion."""
+"""The response to a write whose outcome is not awaited."""
+DELETE_RESPONSES = {204: describe_response("Deleted", *WRITE_HEADERS)} | ACCEPTED_RESPONSE
+"""The responses to a deletion."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,7 +198,7 @@ class Submission:
         data: BaseModel,
         identity: Identity | None = None,
         reveal: Callable[[Outcome], Outcome] | None = None,
-    ) -> Answer:
+    ) -> Response:
         """Publish the request's command and answer with its outcome, or 202 if none arrives before the wait ends.
 
         `reveal` adds to the outcome what the worker does not know, such as a token's secret. Raises ProblemError 503
@@ -221,7 +221,7 @@ class Submission:
             return self._accept(command, preferences.honour_wait(wait_seconds))
         url = partial(self._command_urls.url, command, confirmed=True)
         recipient = Recipient(identity.caller.scopes, self._settings.prefix, preferences)
-        return build_answer(reveal(outcome) if reveal else outcome, command.attempt_id, url, recipient)
+        return build_response(reveal(outcome) if reveal else outcome, command.attempt_id, url, recipient)
 
     def choose_wait(self, preferences: Preferences) -> float:
         """Return how many seconds to wait for an outcome; 0 while the gateway drains or too many requests wait."""
@@ -304,9 +304,9 @@ class Submission:
             return None
         return outcome and outcome_for(command.fingerprint, outcome)
 
-    def _accept(self, command: Command, preferences: Preferences) -> Answer:
+    def _accept(self, command: Command, preferences: Preferences) -> Response:
         """Return a 202: the broker has the command, which will reach its outcome."""
         state = CommandState(id=command.id, issued_at=command.time, status="pending")
         headers = {"Location": self._command_urls.url(command, confirmed=True), "Retry-After": "1"}
         headers |= preferences.build_header(HTTPStatus.ACCEPTED)
-        return Answer(state.model_dump_json(), HTTPStatus.ACCEPTED, headers)
+        return Response(state.model_dump_json(), HTTPStatus.ACCEPTED, headers)

@@ -130,7 +130,7 @@ class PublicUser(BaseModel, frozen=True):
 
 
 class PublicToken(BaseModel, frozen=True):
-    """A personal token as clients see it; only the answer to its creation contains its secret."""
+    """A personal token as clients see it; only the response to its creation contains its secret."""
 
     id: UUID
     name: str

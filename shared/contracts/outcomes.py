@@ -39,7 +39,7 @@ class OutcomeStatus(StrEnum):
 
 
 class Outcome(BaseModel):
-    """The committed result of a command, including the HTTP answer."""
+    """The committed result of a command, including the HTTP response."""
 
     model_config = ConfigDict(frozen=True, from_attributes=True, use_attribute_docstrings=True)
 
@@ -54,7 +54,7 @@ class Outcome(BaseModel):
     note_id: int | None = None
     note_version: int | None = None
     body: str | None = None
-    """The answer's body, JSON as text."""
+    """The response's body, JSON as text."""
     fingerprint: str | None = None
     """The fingerprint of the command that was decided."""
     attempt_id: UUID | None = None

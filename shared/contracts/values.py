@@ -43,4 +43,4 @@ PrintedTime = Annotated[
     PlainSerializer(print_time, when_used="json"),
     WithJsonSchema({"type": "string", "format": "date-time"}),
 ]
-"""A time in an answer."""
+"""A time in a response."""

@@ -28,8 +28,8 @@ async def test_no_replacement_has_the_text_of_another_in_whichever_run() -> None
 
     async with harness.serving(app) as url:
         for _ in range(2):
-            answers = await run_wrk(Contender("", url, []), SCENARIOS["replace"], 1, connections=4, seconds=1)
-            assert not answers.refused
+            responses = await run_wrk(Contender("", url, []), SCENARIOS["replace"], 1, connections=4, seconds=1)
+            assert not responses.refused
 
     assert notes == set(range(1, 101))
     assert len(sent) > 200

@@ -28,7 +28,7 @@ def test_a_ratio_compares_measurements_of_the_same_round() -> None:
     assert results.ratio(QUEUED, "requests_per_second") == Spread(median=3, low=2, high=4)
 
 
-def test_only_requests_under_way_may_be_written_without_an_answer() -> None:
+def test_only_requests_under_way_may_be_written_without_a_response() -> None:
     assert [bool(measurement(QUEUED, 0, 1, written).problem) for written in (99, 100, 164, 165)] == [
         True,
         False,

@@ -29,7 +29,7 @@ async def test_gateway_lets_every_user_read_the_notes_dealt_out_to_them(
     }
     async with harness.gateway(password_settings) as client:
         lists = [await client.get("/notes/", headers=authorization(t)) for t in access_tokens(environment, 3)]
-    assert [[note["id"] for note in answer.json()] for answer in lists] == [[1, 4], [2, 5], [3, 6]]
+    assert [[note["id"] for note in response.json()] for response in lists] == [[1, 4], [2, 5], [3, 6]]
 
 
 @pytest.mark.skipif(not shutil.which("wrk"), reason="wrk is missing")

@@ -91,8 +91,8 @@ def titles(text: str) -> list[str]:
 
 
 async def count(client: httpx.AsyncClient, person: Person) -> int:
-    answer = await client.get("/notes?total=true&limit=1", headers=person.headers)
-    return int(answer.headers["x-total-count"])
+    response = await client.get("/notes?total=true&limit=1", headers=person.headers)
+    return int(response.headers["x-total-count"])
 
 
 async def test_what_is_exported_is_what_was_imported(inkwell: Program, tmp_path: Path) -> None:
@@ -169,7 +169,7 @@ async def test_export_that_was_killed_continues(inkwell: Program, tmp_path: Path
         (tmp_path / "out").unlink()
 
 
-async def test_answers_that_refuse_end_the_program_with_their_reason(inkwell: Program, tmp_path: Path) -> None:
+async def test_responses_that_refuse_end_the_program_with_their_reason(inkwell: Program, tmp_path: Path) -> None:
     stranger = Program(tmp_path, inkwell.environment | {"INKWELL_TOKEN": "inkwell_0123456789"})
     notes = write_notes(tmp_path / "notes", NOTE)
 
@@ -232,7 +232,7 @@ async def test_deployment_without_users_needs_no_token(
 
 
 class Breaking:
-    """A front before a gateway that breaks the first answers of each kind in the middle."""
+    """A front before a gateway that breaks the first responses of each kind in the middle."""
 
     def __init__(self, client: httpx.AsyncClient, breaks: int) -> None:
         self.app = FastAPI(openapi_url=None)
@@ -247,15 +247,15 @@ class Breaking:
             for name in ("authorization", "content-type", "idempotency-key")
             if name in request.headers
         }
-        answer = await self._client.request(request.method, url, content=await request.body(), headers=passed)
+        response = await self._client.request(request.method, url, content=await request.body(), headers=passed)
         if self._breaks <= 0:
-            return Response(answer.content, answer.status_code, media_type=answer.headers["content-type"])
+            return Response(response.content, response.status_code, media_type=response.headers["content-type"])
         self._breaks -= 1
-        cut = answer.content[: len(answer.content) * 2 // 3]
-        return Response(cut, answer.status_code, media_type=answer.headers["content-type"])
+        cut = response.content[: len(response.content) * 2 // 3]
+        return Response(cut, response.status_code, media_type=response.headers["content-type"])
 
 
-async def test_broken_answers_are_asked_for_again_and_nothing_is_doubled(
+async def test_broken_responses_are_asked_for_again_and_nothing_is_doubled(
     inkwell: Program, tmp_path: Path, shared_users_client: httpx.AsyncClient, person: Person
 ) -> None:
     notes = write_notes(tmp_path / "notes", *numbered(PART_LINES + 500))

@@ -124,8 +124,8 @@ def test_writes_that_an_alarm_blocks_fire_no_second_alert(tmp_path: Path, alarm:
 
 def node(*terms: str) -> dict[str, str]:
     """The metrics of a RabbitMQ node that answers, with these Raft metrics."""
-    answers = {'up{job="rabbitmq", instance="one"}': "1x120", 'inkwell_broker_connected{job="gateway"}': "0x120"}
-    return answers | {f"{term.format(instance='one')}": "3x120" for term in terms}
+    responses = {'up{job="rabbitmq", instance="one"}': "1x120", 'inkwell_broker_connected{job="gateway"}': "0x120"}
+    return responses | {f"{term.format(instance='one')}": "3x120" for term in terms}
 
 
 @needs_promtool

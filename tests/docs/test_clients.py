@@ -48,9 +48,9 @@ async def test_recipe_writes_one_note_although_the_broker_is_cut_off_before_it_c
         link.thaw()
         await link.start()
 
-        answer = await running
+        response = await running
 
-    assert '"title":"Ink"' in answer
+    assert '"title":"Ink"' in response
     assert await stack.value("select count(*) from notes") == 1
 
 

@@ -38,7 +38,7 @@ class Reader:
             self.complaints.append(message.text)
 
     async def try_out(self, operation: str) -> "Response":
-        """Sends the operation's example request from the page; returns the gateway's answer."""
+        """Sends the operation's example request from the page; returns the gateway's response."""
         block = self.page.locator(f"#operations-{operation}")
         await block.locator(".opblock-summary-control").click()
         await block.get_by_role("button", name="Try it out").click()
@@ -68,10 +68,10 @@ async def test_page_loads_and_tries_out_without_leaving_its_origin(page: "Page",
     created = await client.post("/notes", json={"title": "Ink", "description": "Buy a bottle"})
     reader = await Reader.at(page, origin)
 
-    answer = await reader.try_out("notes-listNotes")
+    response = await reader.try_out("notes-listNotes")
 
-    assert answer.status == 200
-    assert await answer.json() == [created.json()]
+    assert response.status == 200
+    assert await response.json() == [created.json()]
     assert "Buy a bottle" in await page.locator(".live-responses-table").inner_text()
     assert [url for url in reader.requested if not url.startswith((f"{origin}/", "data:"))] == []
     assert reader.complaints == []
@@ -83,7 +83,7 @@ async def test_authorize_button_signs_in(page: "Page", users_client: httpx.Async
     reader = await Reader.at(page, str(users_client.base_url).rstrip("/"))
 
     await reader.sign_in("Ada", PASSWORD)
-    answer = await reader.try_out("notes-listNotes")
+    response = await reader.try_out("notes-listNotes")
 
-    assert (answer.status, await answer.json()) == (200, [created.json()])
+    assert (response.status, await response.json()) == (200, [created.json()])
     assert reader.complaints == []

@@ -43,7 +43,7 @@ async def client(package: str, users_client: httpx.AsyncClient) -> AsyncIterator
 
 
 async def call(name: str, **arguments: Any) -> Any:
-    """An operation's answer, as the generated client parses it."""
+    """An operation's response, as the generated client parses it."""
     response = await import_module(f"{PACKAGE}.api.{name}").asyncio_detailed(**arguments)
     return response.parsed
 

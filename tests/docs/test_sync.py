@@ -105,9 +105,9 @@ class Device:
 
     async def write(self, method: str, path: str, **request: Any) -> Note:
         """What another device of the user writes."""
-        answer = await self.client.request(method, path, headers=self.person.headers, **request)
-        assert answer.is_success, answer.text
-        return answer.json() if answer.content else {}
+        response = await self.client.request(method, path, headers=self.person.headers, **request)
+        assert response.is_success, response.text
+        return response.json() if response.content else {}
 
 
 def new_device(program: list[str], folder: Path, client: httpx.AsyncClient, person: Person) -> Device:
@@ -148,7 +148,7 @@ async def test_edits_made_without_a_connection_are_sent(device: Device) -> None:
     assert (device.notes, device.edits) == (await device.listed(), [])
 
 
-async def test_lost_answers_cause_neither_a_second_note_nor_a_conflict(device: Device) -> None:
+async def test_lost_responses_cause_neither_a_second_note_nor_a_conflict(device: Device) -> None:
     note = await device.write("POST", "/notes", json=NOTE)
     await device.synchronize()
     keys = [device.edit(None, NOTE), device.edit(note, {"title": "Changed"})]

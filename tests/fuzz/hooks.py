@@ -28,8 +28,8 @@ class SomebodyNew:
         name = f"fuzz-{uuid4()}"
         with httpx.Client(base_url=case.operation.base_url) as client:
             client.post("/users", json={"name": name, "password": PASSWORD}).raise_for_status()
-            answer = client.post("/auth/token", data={"username": name, "password": PASSWORD})
-        return str(answer.raise_for_status().json()["access_token"])
+            response = client.post("/auth/token", data={"username": name, "password": PASSWORD})
+        return str(response.raise_for_status().json()["access_token"])
 
     def set(self, case: Any, data: str, _: Any) -> None:
         """Sets the token on the case."""

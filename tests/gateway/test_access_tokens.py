@@ -57,9 +57,9 @@ async def gateway() -> AsyncIterator[httpx.AsyncClient]:
 
 
 async def code_of(gateway: httpx.AsyncClient, token: str) -> tuple[int, str]:
-    """The answer to a read with the token."""
-    answer = await gateway.get("/notes/1", headers=bearer(token))
-    return answer.status_code, answer.json()["code"]
+    """The response to a read with the token."""
+    response = await gateway.get("/notes/1", headers=bearer(token))
+    return response.status_code, response.json()["code"]
 
 
 ANYTHING = [
@@ -161,9 +161,9 @@ async def test_token_with_a_wrong_header_is_invalid(gateway: httpx.AsyncClient, 
     ids=lambda token: token[:20],
 )
 async def test_what_is_no_token_is_invalid(gateway: httpx.AsyncClient, token: str) -> None:
-    answer = await gateway.get("/notes/1", headers=[(b"authorization", f"Bearer {token}".encode("latin-1"))])
+    response = await gateway.get("/notes/1", headers=[(b"authorization", f"Bearer {token}".encode("latin-1"))])
 
-    assert (answer.status_code, answer.json()["code"]) == (401, "invalid_token")
+    assert (response.status_code, response.json()["code"]) == (401, "invalid_token")
 
 
 async def test_writes_and_reads_agree_on_what_is_invalid(
@@ -173,5 +173,5 @@ async def test_writes_and_reads_agree_on_what_is_invalid(
     for changed in ({"sub": str(2**63)}, {"credentials_version": 2**31}, {"sub": f"0{ada.id}"}, {"exp": "soon"}):
         token = forged(password_settings, ada.id, **changed)
         for method in ("GET", "POST"):
-            answer = await users_client.request(method, "/notes", headers=bearer(token))
-            assert (answer.status_code, answer.json()["code"]) == (401, "invalid_token"), changed
+            response = await users_client.request(method, "/notes", headers=bearer(token))
+            assert (response.status_code, response.json()["code"]) == (401, "invalid_token"), changed

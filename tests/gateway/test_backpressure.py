@@ -1,4 +1,4 @@
-"""The answers to writes when too many already wait for the broker or for an outcome."""
+"""The responses to writes when too many already wait for the broker or for an outcome."""
 
 import asyncio
 from typing import Any
@@ -29,22 +29,22 @@ def with_settings(settings: GatewaySettings, **values: Any) -> GatewaySettings:
 async def test_full_queue_refuses_writes_until_there_is_room_and_exactly_the_accepted_ones_are_applied(
     gateway_settings: GatewaySettings, worker_settings: WorkerSettings, database: "Connection[Record]"
 ) -> None:
-    answers: dict[str, httpx.Response] = {}
+    responses: dict[str, httpx.Response] = {}
     async with harness.gateway(gateway_settings) as client:
         for number in range(60):
-            answers[str(number)] = await client.post("/notes", json=note(str(number)), headers=ASYNC)
-        refused = [answer for answer in answers.values() if answer.status_code == 503]
+            responses[str(number)] = await client.post("/notes", json=note(str(number)), headers=ASYNC)
+        refused = [response for response in responses.values() if response.status_code == 503]
 
-        assert {answer.status_code for answer in answers.values()} == {202, 503}
-        assert {answer.json()["code"] for answer in refused} == {"overloaded"}
-        assert {answer.headers["content-type"] for answer in refused} == {"application/problem+json"}
-        assert {answer.headers["retry-after"] for answer in refused} > {"1", "5"}
+        assert {response.status_code for response in responses.values()} == {202, 503}
+        assert {response.json()["code"] for response in refused} == {"overloaded"}
+        assert {response.headers["content-type"] for response in refused} == {"application/problem+json"}
+        assert {response.headers["retry-after"] for response in refused} > {"1", "5"}
         assert (await client.get("/notes")).json() == []
 
         async with harness.worker(worker_settings):
             await eventually(lambda: created(client))
     titles = [row["title"] for row in await database.fetch("select title from notes order by id")]
-    assert titles[:-1] == [title for title, answer in answers.items() if answer.status_code == 202]
+    assert titles[:-1] == [title for title, response in responses.items() if response.status_code == 202]
 
 
 @with_short_queues
@@ -64,14 +64,14 @@ async def test_full_backlog_refuses_writes_at_once_and_they_never_have_an_effect
 ) -> None:
     small = with_settings(gateway_settings, broker_url=AWAY, backlog_limit_bytes=4096, publish_timeout_seconds=1)
     async with harness.gateway(small) as client:
-        answers = await asyncio.gather(*(client.post("/notes", json=note("refused")) for _ in range(40)))
+        responses = await asyncio.gather(*(client.post("/notes", json=note("refused")) for _ in range(40)))
         again = await client.post("/notes", json=note("refused"))
 
-    overloaded = [answer for answer in answers if answer.json()["code"] == "overloaded"]
-    assert {answer.status_code for answer in answers} == {503}
+    overloaded = [response for response in responses if response.json()["code"] == "overloaded"]
+    assert {response.status_code for response in responses} == {503}
     assert 20 < len(overloaded) < 40
-    assert max(answer.elapsed.total_seconds() for answer in overloaded) < 0.9
-    assert all(1 <= int(answer.headers["retry-after"]) <= 5 for answer in answers)
+    assert max(response.elapsed.total_seconds() for response in overloaded) < 0.9
+    assert all(1 <= int(response.headers["retry-after"]) <= 5 for response in responses)
     assert again.json()["code"] == "not_accepted"  # there is room again, but still no broker
     async with harness.gateway(gateway_settings) as client, harness.worker(worker_settings):
         await eventually(lambda: created(client))
@@ -94,8 +94,8 @@ async def test_overload_is_not_kept_for_its_key(
 
         async def refused() -> str | None:
             key = {"Idempotency-Key": str(asyncio.get_running_loop().time())}
-            answer = await client.post("/notes", json=note("refused"), headers=ASYNC | key)
-            return key["Idempotency-Key"] if answer.status_code == 503 else None
+            response = await client.post("/notes", json=note("refused"), headers=ASYNC | key)
+            return key["Idempotency-Key"] if response.status_code == 503 else None
 
         key = await eventually(refused, every_seconds=0.01)
         async with harness.worker(worker_settings):
@@ -110,10 +110,10 @@ async def test_writes_beyond_the_waiters_are_accepted_at_once(gateway_settings: 
     settings = with_settings(gateway_settings, waiters_limit=limit, wait_seconds=1)
     async with harness.gateway(settings) as client:
         await client.post("/notes", json=note("first"), headers=ASYNC)  # the gateway has connected by now
-        answers = await asyncio.gather(*(client.post("/notes", json=note("waits")) for _ in range(10)))
-        impatient = [answer for answer in answers if answer.elapsed.total_seconds() < 0.9]
+        responses = await asyncio.gather(*(client.post("/notes", json=note("waits")) for _ in range(10)))
+        impatient = [response for response in responses if response.elapsed.total_seconds() < 0.9]
 
-    assert {answer.status_code for answer in answers} == {202}
+    assert {response.status_code for response in responses} == {202}
     assert len(impatient) == 10 - limit
 
 

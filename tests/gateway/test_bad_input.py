@@ -332,10 +332,10 @@ async def test_target_with_bytes_beyond_ascii_is_refused(gateway: httpx.AsyncCli
         stream, writer = await asyncio.open_connection(gateway.base_url.host, gateway.base_url.port)
         writer.write(f"GET {target} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n".encode("latin-1"))
         async with asyncio.timeout(10):
-            answer = await stream.read()
+            response = await stream.read()
         writer.close()
 
-        assert answer.startswith(b"HTTP/1.1 400 ")
+        assert response.startswith(b"HTTP/1.1 400 ")
 
 
 @pytest.mark.parametrize("method", ["GET", "PUT", "PATCH", "DELETE"])

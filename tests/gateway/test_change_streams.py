@@ -28,8 +28,8 @@ from worker.settings import WorkerSettings
 
 async def create(client: httpx.AsyncClient, number: int = 1, **request: Any) -> list[int]:
     """The ids of new notes."""
-    answers = [await client.post("/notes", json=NOTE, **request) for _ in range(number)]
-    return [answer.json()["id"] for answer in answers]
+    responses = [await client.post("/notes", json=NOTE, **request) for _ in range(number)]
+    return [response.json()["id"] for response in responses]
 
 
 async def test_stream_begins_with_all_notes_and_goes_on(user_client: httpx.AsyncClient) -> None:
@@ -144,19 +144,19 @@ async def test_event_is_framed_as_the_standard_has_it(user_client: httpx.AsyncCl
 async def test_accept_decides_between_a_page_and_a_stream(
     shared_client: httpx.AsyncClient, accept: str, *, is_stream: bool
 ) -> None:
-    answer = await shared_client.head("/notes/changes", headers={"Accept": accept})
+    response = await shared_client.head("/notes/changes", headers={"Accept": accept})
 
-    assert answer.status_code == 200
+    assert response.status_code == 200
     expected = "text/event-stream" if is_stream else "application/json"
-    assert answer.headers["content-type"] == expected
-    assert "Accept" in answer.headers["vary"]
+    assert response.headers["content-type"] == expected
+    assert "Accept" in response.headers["vary"]
 
 
 async def test_head_of_a_stream_is_answered_at_once_and_leaves_none_open(user_client: httpx.AsyncClient) -> None:
     for _ in range(20):
         async with asyncio.timeout(5):
-            answer = await user_client.head("/notes/changes", headers=AS_EVENTS)
-        assert (answer.status_code, answer.content) == (200, b"")
+            response = await user_client.head("/notes/changes", headers=AS_EVENTS)
+        assert (response.status_code, response.content) == (200, b"")
 
     async with streaming(user_client) as stream:
         await create(user_client)
@@ -164,10 +164,10 @@ async def test_head_of_a_stream_is_answered_at_once_and_leaves_none_open(user_cl
 
 
 async def test_what_is_no_event_id_is_400(shared_client: httpx.AsyncClient) -> None:
-    answer = await shared_client.get("/notes/changes", headers=AS_EVENTS | {"Last-Event-ID": "7"})
+    response = await shared_client.get("/notes/changes", headers=AS_EVENTS | {"Last-Event-ID": "7"})
 
-    assert (answer.status_code, answer.json()["code"]) == (400, "invalid_header")
-    assert answer.json()["errors"][0]["pointer"] == "/header/last-event-id"
+    assert (response.status_code, response.json()["code"]) == (400, "invalid_header")
+    assert response.json()["errors"][0]["pointer"] == "/header/last-event-id"
 
 
 async def test_quiet_stream_has_heartbeats_with_its_position(
@@ -249,11 +249,11 @@ async def test_streams_are_limited_for_each_user_and_together(users: Users) -> N
             for person in (users.ada, users.bob)
         ]
 
-    assert [(answer.status_code, answer.json()["code"]) for answer in refused] == [
+    assert [(response.status_code, response.json()["code"]) for response in refused] == [
         (429, "too_many_streams"),
         (503, "overloaded"),
     ]
-    assert all(int(answer.headers["retry-after"]) > 0 for answer in refused)
+    assert all(int(response.headers["retry-after"]) > 0 for response in refused)
 
     async def has_room() -> bool:
         return (await users.client.head("/notes/changes", headers=users.ada.headers | AS_EVENTS)).status_code == 200
@@ -277,8 +277,8 @@ async def test_stream_ends_with_its_token(users: Users) -> None:
         assert await stream.rest() == []
 
     assert len(stream.retries) == 2
-    answer = await users.client.get("/notes/changes", headers=bearer(token))
-    assert answer.status_code == 401
+    response = await users.client.get("/notes/changes", headers=bearer(token))
+    assert response.status_code == 401
 
 
 @pytest.mark.usefixtures("quick")

@@ -32,8 +32,8 @@ update users set purged_revision = greatest(purged_revision, mod_revision) from 
 
 async def create(client: httpx.AsyncClient, number: int = 1, **request: object) -> list[int]:
     """The ids of new notes."""
-    answers = [await client.post("/notes", json=NOTE, **request) for _ in range(number)]  # type: ignore[arg-type]
-    return [answer.json()["id"] for answer in answers]
+    responses = [await client.post("/notes", json=NOTE, **request) for _ in range(number)]  # type: ignore[arg-type]
+    return [response.json()["id"] for response in responses]
 
 
 @pytest.mark.parametrize("limit", [1, 2, 1000])
@@ -114,10 +114,10 @@ async def test_deleted_note_does_not_show_its_text(user_client: httpx.AsyncClien
     [note] = await create(user_client)
     await user_client.delete(f"/notes/{note}")
 
-    answer = await user_client.get("/notes/changes")
+    response = await user_client.get("/notes/changes")
 
-    assert answer.json()["changes"] == [{"id": note, "revision": 2, "deleted": True}]
-    assert NOTE["title"] not in answer.text
+    assert response.json()["changes"] == [{"id": note, "revision": 2, "deleted": True}]
+    assert NOTE["title"] not in response.text
 
 
 async def test_correction_by_hand_appears(client: httpx.AsyncClient, database: Session) -> None:
@@ -162,10 +162,10 @@ async def test_rejected_write_is_no_change_and_costs_the_follower_nothing(user_c
 # When changes are gone
 
 
-async def answer_of(client: httpx.AsyncClient, cursor: str | None) -> tuple[int, str | None]:
+async def response_of(client: httpx.AsyncClient, cursor: str | None) -> tuple[int, str | None]:
     """Status and code of the next page."""
-    answer = await client.get("/notes/changes", params={"since": cursor or ""})
-    return answer.status_code, answer.json().get("code")
+    response = await client.get("/notes/changes", params={"since": cursor or ""})
+    return response.status_code, response.json().get("code")
 
 
 async def test_purge_is_410_only_for_those_who_may_have_missed_the_deletion(
@@ -180,9 +180,9 @@ async def test_purge_is_410_only_for_those_who_may_have_missed_the_deletion(
 
     await database.execute(PURGE, 1)
 
-    assert await answer_of(client, early.cursor) == (410, "changes_gone")
-    assert await answer_of(client, middle.cursor) == (410, "changes_gone")
-    assert await answer_of(client, late.cursor) == (200, None)
+    assert await response_of(client, early.cursor) == (410, "changes_gone")
+    assert await response_of(client, middle.cursor) == (410, "changes_gone")
+    assert await response_of(client, late.cursor) == (200, None)
 
 
 async def test_one_who_saw_half_of_the_purged_revision_begins_anew(
@@ -197,8 +197,8 @@ async def test_one_who_saw_half_of_the_purged_revision_begins_anew(
 
     await database.execute(PURGE, 3)
 
-    assert await answer_of(client, half.cursor) == (410, "changes_gone")
-    assert await answer_of(client, whole.cursor) == (200, None)
+    assert await response_of(client, half.cursor) == (410, "changes_gone")
+    assert await response_of(client, whole.cursor) == (200, None)
 
 
 async def test_first_synchronization_after_a_purge_is_whole(client: httpx.AsyncClient, database: Session) -> None:
@@ -219,7 +219,7 @@ async def test_deletion_of_which_nothing_is_left_is_410_for_everyone_before_it(
 
     await database.execute("delete from notes where id = 1")  # as the version before does, too
 
-    assert await answer_of(client, copy.cursor) == (410, "changes_gone")
+    assert await response_of(client, copy.cursor) == (410, "changes_gone")
     assert list((await Copy().catch_up(client)).notes) == [2]
 
 
@@ -230,7 +230,7 @@ async def test_cursor_ahead_of_its_owner_is_410(client: httpx.AsyncClient, datab
     await database.execute("alter table users disable trigger user")
     await database.execute("update users set revision = 1")  # as a restored backup has it
 
-    assert await answer_of(client, copy.cursor) == (410, "changes_gone")
+    assert await response_of(client, copy.cursor) == (410, "changes_gone")
 
 
 @pytest.mark.parametrize("other", [Timeline("7", 1), None])
@@ -242,7 +242,7 @@ async def test_cursor_of_another_timeline_is_410(
 
     monkeypatch.setattr(Primary, "timeline_of", lambda *_: other)
 
-    assert await answer_of(user_client, copy.cursor) == ((410, "changes_gone") if other else (200, None))
+    assert await response_of(user_client, copy.cursor) == ((410, "changes_gone") if other else (200, None))
 
 
 async def test_failover_that_becomes_known_during_a_read_does_not_take_the_timeline_from_its_cursor(
@@ -273,9 +273,9 @@ async def test_cursor_of_another_user_is_410(
         ada, bob = [await sign_up(client, name) for name in ("Ada", "Bob")]
         copy = await Copy().catch_up(client, headers=ada.headers)
 
-        answer = await client.get("/notes/changes", params={"since": str(copy.cursor)}, headers=bob.headers)
+        response = await client.get("/notes/changes", params={"since": str(copy.cursor)}, headers=bob.headers)
 
-    assert (answer.status_code, answer.json()["code"]) == (410, "changes_gone")
+    assert (response.status_code, response.json()["code"]) == (410, "changes_gone")
 
 
 @pytest.mark.parametrize(
@@ -286,10 +286,10 @@ async def test_cursor_of_another_user_is_410(
     ],
 )
 async def test_what_is_no_cursor_is_422(shared_client: httpx.AsyncClient, cursor: str) -> None:
-    answer = await shared_client.get("/notes/changes", params={"since": cursor})
+    response = await shared_client.get("/notes/changes", params={"since": cursor})
 
-    assert answer.status_code == 422
-    assert answer.json()["errors"][0]["pointer"] == "/query/since"
+    assert response.status_code == 422
+    assert response.json()["errors"][0]["pointer"] == "/query/since"
 
 
 async def test_cursor_needs_no_encoding(user_client: httpx.AsyncClient) -> None:
@@ -333,22 +333,22 @@ async def test_wait_ends_with_the_first_change(user_client: httpx.AsyncClient) -
     started = time.monotonic()
 
     [note] = await create(user_client)
-    answer = await waiting
+    response = await waiting
 
     assert time.monotonic() - started < 2
-    assert [change["id"] for change in answer.json()["changes"]] == [note]
-    assert answer.headers["preference-applied"] == "wait=20"
+    assert [change["id"] for change in response.json()["changes"]] == [note]
+    assert response.headers["preference-applied"] == "wait=20"
 
 
 async def test_wait_without_a_change_ends_with_a_cursor(user_client: httpx.AsyncClient) -> None:
     started = time.monotonic()
 
-    answer = await user_client.get("/notes/changes", headers={"Prefer": "wait=1"})
+    response = await user_client.get("/notes/changes", headers={"Prefer": "wait=1"})
 
     assert 0.9 < time.monotonic() - started < 3
-    assert answer.json()["changes"] == []
-    assert answer.headers["preference-applied"] == "wait=1"
-    assert await answer_of(user_client, answer.json()["cursor"]) == (200, None)
+    assert response.json()["changes"] == []
+    assert response.headers["preference-applied"] == "wait=1"
+    assert await response_of(user_client, response.json()["cursor"]) == (200, None)
 
 
 async def test_wait_ends_in_time_though_reads_of_followers_wait_for_long(
@@ -362,18 +362,18 @@ async def test_wait_ends_in_time_though_reads_of_followers_wait_for_long(
     monkeypatch.setattr(Queries, "limit_followers", wait_for_long)
     started = time.monotonic()
 
-    answer = await user_client.get("/notes/changes", headers={"Prefer": "wait=1"})
+    response = await user_client.get("/notes/changes", headers={"Prefer": "wait=1"})
 
     assert time.monotonic() - started < 6
-    assert answer.json()["changes"] == []
-    assert await answer_of(user_client, answer.json()["cursor"]) == (200, None)
+    assert response.json()["changes"] == []
+    assert await response_of(user_client, response.json()["cursor"]) == (200, None)
 
 
 async def test_what_is_there_is_not_waited_for(user_client: httpx.AsyncClient) -> None:
     await create(user_client)
     started = time.monotonic()
 
-    answer = await user_client.get("/notes/changes", headers={"Prefer": "wait=20"})
+    response = await user_client.get("/notes/changes", headers={"Prefer": "wait=20"})
 
-    assert len(answer.json()["changes"]) == 1
+    assert len(response.json()["changes"]) == 1
     assert time.monotonic() - started < 2

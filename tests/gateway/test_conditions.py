@@ -43,15 +43,15 @@ def assert_malformed(response: httpx.Response, name: str) -> None:
     assert response.json()["errors"][0]["pointer"] == f"/header/{name.lower()}"
 
 
-async def test_every_answer_with_a_note_has_the_tag_of_its_version(shared_client: httpx.AsyncClient) -> None:
+async def test_every_response_with_a_note_has_the_tag_of_its_version(shared_client: httpx.AsyncClient) -> None:
     created = await shared_client.post("/notes", json=NOTE)
     path = created.headers["location"]
     replaced = await shared_client.put(path, json=NEW)
     patched = await shared_client.patch(path, json={"title": "Pen"})
     read, head = await shared_client.get(path), await shared_client.head(path)
 
-    answers = (created, replaced, patched, read, head)
-    assert [answer.headers["etag"] for answer in answers] == ['"1"', '"2"', '"3"', '"3"', '"3"']
+    responses = (created, replaced, patched, read, head)
+    assert [response.headers["etag"] for response in responses] == ['"1"', '"2"', '"3"', '"3"', '"3"']
 
 
 @pytest.mark.parametrize(("method", "body"), CHANGES)
@@ -95,10 +95,10 @@ async def test_change_unless_it_is_another_version_is_applied(
 async def test_note_that_does_not_exist_is_not_found_whatever_the_condition(
     shared_client: httpx.AsyncClient, method: str, body: Any, name: str, tags: str
 ) -> None:
-    answer = await shared_client.request(method, "/notes/999999", json=body, headers=conditional(name, tags))
+    response = await shared_client.request(method, "/notes/999999", json=body, headers=conditional(name, tags))
 
-    assert (answer.status_code, answer.json()["code"]) == (404, "note_not_found")
-    assert "etag" not in answer.headers
+    assert (response.status_code, response.json()["code"]) == (404, "note_not_found")
+    assert "etag" not in response.headers
 
 
 async def test_conditions_in_several_lines_are_one_list(shared_client: httpx.AsyncClient, path: str) -> None:
@@ -131,17 +131,17 @@ async def test_malformed_condition_is_refused(
 async def test_note_that_the_client_has_is_not_sent_again(
     shared_client: httpx.AsyncClient, path: str, method: str, tags: str
 ) -> None:
-    answer = await shared_client.request(method, path, headers=conditional("If-None-Match", tags))
+    response = await shared_client.request(method, path, headers=conditional("If-None-Match", tags))
 
-    assert (answer.status_code, answer.content, answer.headers["etag"]) == (304, b"", '"1"')
-    assert not {"content-type", "content-length"} & set(answer.headers)
+    assert (response.status_code, response.content, response.headers["etag"]) == (304, b"", '"1"')
+    assert not {"content-type", "content-length"} & set(response.headers)
 
 
 @pytest.mark.parametrize("tags", OTHER_TAGS)
 async def test_note_in_another_version_is_sent(shared_client: httpx.AsyncClient, path: str, tags: str) -> None:
-    answer = await shared_client.get(path, headers=conditional("If-None-Match", tags))
+    response = await shared_client.get(path, headers=conditional("If-None-Match", tags))
 
-    assert (answer.status_code, answer.json()["title"]) == (200, "Ink")
+    assert (response.status_code, response.json()["title"]) == (200, "Ink")
 
 
 async def test_note_that_does_not_exist_is_not_found_whatever_the_client_has(shared_client: httpx.AsyncClient) -> None:
@@ -154,10 +154,10 @@ async def test_list_is_sent_again_once_it_has_changed(client: httpx.AsyncClient)
 
     async def is_known() -> bool:
         """Whether the list is new to the client, who then remembers it."""
-        answer = await client.get("/notes", headers=conditional("If-None-Match", ", ".join(tags)))
-        known = answer.headers["etag"] in tags
-        tags.add(answer.headers["etag"])
-        assert answer.status_code == (304 if known else 200)
+        response = await client.get("/notes", headers=conditional("If-None-Match", ", ".join(tags)))
+        known = response.headers["etag"] in tags
+        tags.add(response.headers["etag"])
+        assert response.status_code == (304 if known else 200)
         return known
 
     assert await is_known()
@@ -181,8 +181,8 @@ async def test_list_that_the_client_has_is_not_sent_again(shared_client: httpx.A
     assert tag != second.headers["etag"]
     suffixed = [f'{tag[:-1]}-{coding}"' for coding in CODINGS]
     for tags in (tag, f"W/{tag}", f'"x", {tag}', "*", *suffixed):
-        answer = await shared_client.get("/notes?limit=1", headers=conditional("If-None-Match", tags))
-        assert (answer.status_code, answer.content, answer.headers["etag"]) == (304, b"", tag)
+        response = await shared_client.get("/notes?limit=1", headers=conditional("If-None-Match", tags))
+        assert (response.status_code, response.content, response.headers["etag"]) == (304, b"", tag)
 
 
 async def test_of_changes_of_one_version_in_one_batch_the_first_is_applied(

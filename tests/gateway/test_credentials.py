@@ -1,4 +1,4 @@
-"""Which credentials are accepted while Postgres is down, and for how long a gateway trusts its earlier answers."""
+"""Which credentials are accepted while Postgres is down, and for how long a gateway trusts what Postgres said."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -58,12 +58,12 @@ async def take_away(cut: Cut, how: str) -> None:
 async def test_access_token_writes_while_postgres_is_away(cut: Cut, away: str) -> None:
     await take_away(cut, away)
 
-    answers = await asyncio.gather(*(cut.write(cut.ada.token) for _ in range(20)))
+    responses = await asyncio.gather(*(cut.write(cut.ada.token) for _ in range(20)))
     later = [await cut.write(cut.ada.token) for _ in range(20)]
 
-    assert {answer.status_code for answer in (*answers, *later)} == {202}
-    assert max(answer.elapsed.total_seconds() for answer in answers) < 3
-    assert sorted(answer.elapsed.total_seconds() for answer in later)[10] < 0.5
+    assert {response.status_code for response in (*responses, *later)} == {202}
+    assert max(response.elapsed.total_seconds() for response in responses) < 3
+    assert sorted(response.elapsed.total_seconds() for response in later)[10] < 0.5
 
 
 async def test_personal_token_writes_while_postgres_is_away_if_it_was_known(cut: Cut, away: str) -> None:

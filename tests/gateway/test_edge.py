@@ -1,4 +1,4 @@
-"""HTTP framing: whatever the bytes and segments, each request gets one answer, and a connection stays small."""
+"""HTTP framing: whatever the bytes and segments, each request gets one response, and a connection stays small."""
 
 import asyncio
 import json
@@ -14,14 +14,14 @@ import httpx
 import pytest
 from prometheus_client import REGISTRY
 
-from gateway.http import answers as http_answers
 from gateway.http import front, protocol
+from gateway.http import responses as http_responses
 from gateway.settings import GatewaySettings
 from tests.support import harness
 from tests.support.canaries import NOTE
 from tests.support.harness import eventually
 from tests.support.proxy import free_port
-from tests.support.raw_http import Answer, Answers, connected, exchange, up_to_the_end
+from tests.support.raw_http import Response, Responses, connected, exchange, up_to_the_end
 
 LIVE = b"GET /health/live HTTP/1.1\r\nHost: localhost\r\n\r\n"
 LAST = b"GET /health/live HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
@@ -46,8 +46,8 @@ def get(*lines: bytes, host: bytes = b"Host: localhost", version: bytes = b"HTTP
     return b"\r\n".join((b"GET /health/live " + version, host, *lines, b"", b""))
 
 
-def statuses(answers: list[Answer]) -> list[int]:
-    return [answer.status for answer in answers]
+def statuses(responses: list[Response]) -> list[int]:
+    return [response.status for response in responses]
 
 
 @pytest.mark.parametrize("size", SIZES)
@@ -63,10 +63,10 @@ async def test_offer_to_upgrade_is_ignored_and_the_body_is_the_body(
         chunked=framing == "chunked",
     )
 
-    answers = await exchange(shared_client, request + LAST, size)
+    responses = await exchange(shared_client, request + LAST, size)
 
-    assert statuses(answers) == [201, 200]
-    assert json.loads(answers[0].body).items() >= NOTE.items()
+    assert statuses(responses) == [201, 200]
+    assert json.loads(responses[0].body).items() >= NOTE.items()
 
 
 @pytest.mark.parametrize("framing", FRAMINGS)
@@ -88,10 +88,10 @@ async def test_body_may_come_long_after_the_head_of_an_offer(shared_client: http
         await asyncio.sleep(0.1)
         writer.write(body + LAST)
 
-        answers = Answers()
-        answers.feed(await up_to_the_end(stream))
+        responses = Responses()
+        responses.feed(await up_to_the_end(stream))
 
-    assert statuses(answers.complete) == [201, 200]
+    assert statuses(responses.complete) == [201, 200]
 
 
 @pytest.mark.skipif(shutil.which("curl") is None, reason="needs curl")
@@ -154,7 +154,7 @@ async def process() -> AsyncIterator[GatewayProcess]:
 
 @needs_proc
 @pytest.mark.parametrize("request_", [LIVE, get(b"X: " + b"a" * 900), post()], ids=["short", "long", "with a body"])
-async def test_unread_answers_to_requests_fill_no_memory(process: GatewayProcess, request_: bytes) -> None:
+async def test_unread_responses_to_requests_fill_no_memory(process: GatewayProcess, request_: bytes) -> None:
     times = 20_000
     async with connected(process.client) as (_, writer):
         before = memory_bytes(process.pid)
@@ -179,18 +179,20 @@ async def send_all(writer: asyncio.StreamWriter, data: bytes, times: int) -> Non
 async def test_pipelined_requests_are_answered_in_their_order(gateway: httpx.AsyncClient, size: int) -> None:
     pipeline = b"".join(get(b"X-Request-ID: request-%d" % number) for number in range(100))
 
-    answers = await exchange(gateway, pipeline + LAST, size)
+    responses = await exchange(gateway, pipeline + LAST, size)
 
-    assert [answer.headers["x-request-id"] for answer in answers[:-1]] == [f"request-{number}" for number in range(100)]
+    assert [response.headers["x-request-id"] for response in responses[:-1]] == [
+        f"request-{number}" for number in range(100)
+    ]
 
 
 @pytest.mark.parametrize("size", SIZES)
 async def test_what_cannot_be_parsed_is_answered_after_the_requests_before_it(
     shared_client: httpx.AsyncClient, size: int
 ) -> None:
-    answers = await exchange(shared_client, post() + post() + b"nonsense\r\n\r\n" + LIVE, size)
+    responses = await exchange(shared_client, post() + post() + b"nonsense\r\n\r\n" + LIVE, size)
 
-    assert statuses(answers) == [201, 201, 400]
+    assert statuses(responses) == [201, 201, 400]
 
 
 @pytest.mark.parametrize("size", SIZES)
@@ -198,11 +200,11 @@ async def test_trailer_is_no_header(shared_client: httpx.AsyncClient, size: int)
     written = post(b"Prefer: return=minimal", chunked=True)
     trailers = b"Idempotency-Key: k\r\nPrefer: respond-async\r\nX-Request-ID: trailer\r\nHost: example.org\r\n\r\n"
 
-    answers = await exchange(shared_client, (written[:-2] + trailers) * 2 + LAST, size)
+    responses = await exchange(shared_client, (written[:-2] + trailers) * 2 + LAST, size)
 
-    assert statuses(answers) == [201, 201, 200]
-    assert answers[0].headers["location"] != answers[1].headers["location"]
-    assert all(answer.headers["x-request-id"] != "trailer" for answer in answers)
+    assert statuses(responses) == [201, 201, 200]
+    assert responses[0].headers["location"] != responses[1].headers["location"]
+    assert all(response.headers["x-request-id"] != "trailer" for response in responses)
 
 
 async def test_login_throttle_believes_no_trailer(password_settings: GatewaySettings) -> None:
@@ -219,9 +221,9 @@ async def test_login_throttle_believes_no_trailer(password_settings: GatewaySett
     ]
 
     async with harness.gateway(trusting) as client:
-        answers = await exchange(client, b"".join(tries) + LAST)
+        responses = await exchange(client, b"".join(tries) + LAST)
 
-    assert statuses(answers) == [400, 400, 400, 429, 429, 429, 200]
+    assert statuses(responses) == [400, 400, 400, 429, 429, 429, 200]
 
 
 @pytest.mark.parametrize(
@@ -230,19 +232,19 @@ async def test_login_throttle_believes_no_trailer(password_settings: GatewaySett
 async def test_trailers_without_an_end_are_refused(gateway: httpx.AsyncClient, endless: bytes) -> None:
     body_up_to_its_trailers = post(chunked=True)[:-2]
 
-    answers = await exchange(gateway, body_up_to_its_trailers + endless * 1000)
+    responses = await exchange(gateway, body_up_to_its_trailers + endless * 1000)
 
-    assert statuses(answers) == [431]
-    assert json.loads(answers[0].body)["code"] == "headers_too_large"
-    assert answers[0].headers["connection"] == "close"
+    assert statuses(responses) == [431]
+    assert json.loads(responses[0].body)["code"] == "headers_too_large"
+    assert responses[0].headers["connection"] == "close"
 
 
 async def test_extension_of_a_chunk_without_an_end_is_refused(gateway: httpx.AsyncClient) -> None:
     head = post(chunked=True).partition(b"\r\n\r\n")[0]
 
-    answers = await exchange(gateway, head + b"\r\n\r\n5;" + b"a" * 100_000)
+    responses = await exchange(gateway, head + b"\r\n\r\n5;" + b"a" * 100_000)
 
-    assert statuses(answers) == [431]
+    assert statuses(responses) == [431]
 
 
 UNPARSABLE = {
@@ -261,13 +263,13 @@ async def test_what_the_protocol_refuses_is_answered_and_counted_as_any_other_pr
 
     async with harness.gateway(settings) as client:
         before = REGISTRY.get_sample_value("http_server_request_duration_seconds_count", labels) or 0
-        [answer] = await exchange(client, head + rest)
+        [response] = await exchange(client, head + rest)
 
-    assert answer.status == status
-    assert answer.headers["access-control-allow-origin"] == page.decode()
-    assert answer.headers["strict-transport-security"] == "max-age=31536000"
-    assert answer.headers["connection"] == "close"
-    assert len(answer.headers["x-request-id"]) == 32
+    assert response.status == status
+    assert response.headers["access-control-allow-origin"] == page.decode()
+    assert response.headers["strict-transport-security"] == "max-age=31536000"
+    assert response.headers["connection"] == "close"
+    assert len(response.headers["x-request-id"]) == 32
     assert REGISTRY.get_sample_value("http_server_request_duration_seconds_count", labels) == before + 1
 
 
@@ -288,18 +290,18 @@ async def test_headers_that_a_preflight_names_are_echoed_whatever_their_bytes() 
 
     async with harness.gateway(settings) as client, connected(client) as (stream, writer):
         writer.write(preflight)
-        answer = await up_to_the_end(stream)
+        response = await up_to_the_end(stream)
 
-    assert answer.startswith(b"HTTP/1.1 200 ")
-    assert b"\r\nAccess-Control-Allow-Headers: a\tb, \xe9\r\n".lower() in answer.lower()
+    assert response.startswith(b"HTTP/1.1 200 ")
+    assert b"\r\nAccess-Control-Allow-Headers: a\tb, \xe9\r\n".lower() in response.lower()
 
 
 @pytest.mark.parametrize("end", ["\r\n", "\n", "\r", "\0"])
 def test_a_header_cannot_become_two(end: str) -> None:
-    answer = http_answers.Answer(headers={"Location": f"/notes/1{end}Set-Cookie: a=b"})
+    response = http_responses.Response(headers={"Location": f"/notes/1{end}Set-Cookie: a=b"})
 
     with pytest.raises(ValueError, match="Location"):
-        answer.encode()
+        response.encode()
 
 
 async def test_a_bug_of_the_front_itself_is_answered_too(
@@ -310,9 +312,9 @@ async def test_a_bug_of_the_front_itself_is_answered_too(
 
     monkeypatch.setattr(front, "add_defaults", fail)
 
-    [answer] = await exchange(gateway, LIVE)
+    [response] = await exchange(gateway, LIVE)
 
-    assert (answer.status, answer.headers["connection"]) == (500, "close")
+    assert (response.status, response.headers["connection"]) == (500, "close")
     assert "a bug for the test" in caplog.text
 
 
@@ -320,13 +322,13 @@ async def test_few_trailers_and_short_extensions_are_fine(shared_client: httpx.A
     head = post(chunked=True).partition(b"\r\n\r\n")[0]
     chunks = b"".join(b"1;ext=%d\r\n%b\r\n" % (index, BODY[index : index + 1]) for index in range(len(BODY)))
 
-    answers = await exchange(shared_client, head + b"\r\n\r\n" + chunks + b"0\r\nChecksum: x\r\n\r\n" + LAST)
+    responses = await exchange(shared_client, head + b"\r\n\r\n" + chunks + b"0\r\nChecksum: x\r\n\r\n" + LAST)
 
-    assert statuses(answers) == [201, 200]
+    assert statuses(responses) == [201, 200]
 
 
 @needs_proc
-async def test_unread_answers_end_the_connection(process: GatewayProcess) -> None:
+async def test_unread_responses_end_the_connection(process: GatewayProcess) -> None:
     async with connected(process.client) as (_, writer):
         writer.write(b"GET /openapi.json HTTP/1.1\r\nHost: localhost\r\n\r\n" * 500)
         port = writer.get_extra_info("sockname")[1]
@@ -343,17 +345,17 @@ async def is_connected(port: int, *, expected: bool = True) -> bool:
     return bool(printed.strip()) is expected
 
 
-async def test_answers_that_are_taken_slowly_are_sent_to_the_end(process: GatewayProcess) -> None:
+async def test_responses_that_are_taken_slowly_are_sent_to_the_end(process: GatewayProcess) -> None:
     times = 40
     document = b"GET /openapi.json HTTP/1.1\r\nHost: localhost\r\n\r\n"
-    answers = Answers()
+    responses = Responses()
     async with connected(process.client) as (stream, writer):
         writer.write(document * times + LAST)
         while part := await stream.read(64 * 1024):
-            answers.feed(part)
+            responses.feed(part)
             await asyncio.sleep(0.05)
 
-    assert len(answers.complete) == times + 1
+    assert len(responses.complete) == times + 1
 
 
 @pytest.mark.parametrize("padding", [b" ", b"  ", b"\t", b" \t "])
@@ -361,10 +363,10 @@ async def test_white_space_around_a_value_is_no_part_of_it(shared_client: httpx.
     keys = [b"Idempotency-Key: k1" + padding, b"Idempotency-Key:" + padding + b"k1", b"Idempotency-Key:k1"]
     target = b"/notes"
 
-    answers = await exchange(shared_client, b"".join(post(key, target=target) for key in keys) + LAST)
+    responses = await exchange(shared_client, b"".join(post(key, target=target) for key in keys) + LAST)
 
-    assert statuses(answers) == [201, 201, 201, 200]
-    assert len({answer.headers["location"] for answer in answers[:3]}) == 1
+    assert statuses(responses) == [201, 201, 201, 200]
+    assert len({response.headers["location"] for response in responses[:3]}) == 1
 
 
 REFUSED = {
@@ -405,11 +407,11 @@ REFUSED = {
 async def test_ambiguous_request_is_refused_and_ends_the_connection(
     gateway: httpx.AsyncClient, request_: bytes, size: int
 ) -> None:
-    answers = await exchange(gateway, request_ + LIVE, size)
+    responses = await exchange(gateway, request_ + LIVE, size)
 
-    assert statuses(answers) == [400]
-    assert json.loads(answers[0].body)["code"] == "bad_request"
-    assert answers[0].headers["connection"] == "close"
+    assert statuses(responses) == [400]
+    assert json.loads(responses[0].body)["code"] == "bad_request"
+    assert responses[0].headers["connection"] == "close"
 
 
 async def test_http_1_0_needs_no_host(gateway: httpx.AsyncClient) -> None:
@@ -428,13 +430,15 @@ BROKEN_BODIES = {
 
 @pytest.mark.parametrize("size", [1, 1 << 20])
 @pytest.mark.parametrize("chunks", BROKEN_BODIES.values(), ids=BROKEN_BODIES)
-async def test_body_that_cannot_be_parsed_has_one_answer(gateway: httpx.AsyncClient, chunks: bytes, size: int) -> None:
+async def test_body_that_cannot_be_parsed_has_one_response(
+    gateway: httpx.AsyncClient, chunks: bytes, size: int
+) -> None:
     head = post(chunked=True).partition(b"\r\n\r\n")[0] + b"\r\n\r\n"
 
-    answers = await exchange(gateway, LIVE + head + chunks + LIVE, size)
+    responses = await exchange(gateway, LIVE + head + chunks + LIVE, size)
 
-    assert statuses(answers) == [200, 400]
-    assert answers[1].headers["connection"] == "close"
+    assert statuses(responses) == [200, 400]
+    assert responses[1].headers["connection"] == "close"
 
 
 async def test_change_whose_needless_body_cannot_be_parsed_is_answered_truthfully(
@@ -443,9 +447,9 @@ async def test_change_whose_needless_body_cannot_be_parsed_is_answered_truthfull
     path = (await shared_client.post("/notes", json=NOTE)).headers["location"]
     deletion = b"DELETE %b HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\nx\r\n" % path.encode()
 
-    [answer] = await exchange(shared_client, deletion)
+    [response] = await exchange(shared_client, deletion)
 
-    assert (answer.status, answer.headers["connection"]) == (204, "close")
+    assert (response.status, response.headers["connection"]) == (204, "close")
     assert (await shared_client.get(path)).status_code == 404
 
 
@@ -454,9 +458,9 @@ async def test_request_that_was_refused_before_its_body_was_asked_for_ends_the_c
 ) -> None:
     request = post(b"Expect: 100-continue", b"Content-Type: text/plain").partition(b"\r\n\r\n")[0] + b"\r\n\r\n"
 
-    [answer] = await exchange(gateway, request)
+    [response] = await exchange(gateway, request)
 
-    assert (answer.status, answer.headers["connection"]) == (415, "close")
+    assert (response.status, response.headers["connection"]) == (415, "close")
 
 
 async def test_idle_connection_is_kept_as_long_as_the_setting_says(gateway: httpx.AsyncClient) -> None:
@@ -500,7 +504,7 @@ async def test_target_may_be_absolute(gateway: httpx.AsyncClient) -> None:
     assert statuses(await exchange(gateway, b"".join(requests) + LAST)) == [200, 200, 200]
 
 
-async def test_answer_to_a_body_that_is_still_coming_reaches_the_client(gateway: httpx.AsyncClient) -> None:
+async def test_response_to_a_body_that_is_still_coming_reaches_the_client(gateway: httpx.AsyncClient) -> None:
     body = b"a" * 10 * MEGABYTE
     head = b"POST /notes HTTP/1.0\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n" % len(body)
     for _ in range(5):
@@ -508,9 +512,9 @@ async def test_answer_to_a_body_that_is_still_coming_reaches_the_client(gateway:
             writer.write(head + body)
             await writer.drain()  # raises where the gateway has closed its end
 
-            answer = await stream.read()
+            response = await stream.read()
 
-        assert answer.startswith(b"HTTP/1.1 413 ")
+        assert response.startswith(b"HTTP/1.1 413 ")
 
 
 @needs_proc
@@ -598,7 +602,7 @@ class Hostile:
         self._random = random.Random(seed)  # noqa: S311 - keeps no secret
 
     def __iter__(self) -> Iterator[tuple[bytes, list[int]]]:
-        """Endless: the bytes of some requests with the statuses of their answers; the last closes the connection."""
+        """Endless: the bytes of some requests with the statuses of their responses; the last closes the connection."""
         while True:
             data, expected = b"", list[int]()
             for _ in range(self._random.randint(1, 4)):
@@ -611,7 +615,7 @@ class Hostile:
                 yield data + LAST, [*expected, 200]
 
     def _request(self) -> tuple[bytes, int, bool]:
-        """Return a request, the status of its answer, and whether it closes the connection."""
+        """Return a request, the status of its response, and whether it closes the connection."""
         pick = self._random.choice
         match pick(["offer", "refused", "bad chunk", "not JSON", "odd but right", "long"]):
             case "offer":
@@ -635,7 +639,7 @@ CASES = 300
 
 
 @pytest.mark.parametrize("seed", range(6))
-async def test_hostile_requests_have_one_answer_each(shared_client: httpx.AsyncClient, seed: int) -> None:
+async def test_hostile_requests_have_one_response_each(shared_client: httpx.AsyncClient, seed: int) -> None:
     hostile = iter(Hostile(seed))
     sizes = random.Random(seed)  # noqa: S311 - keeps no secret
     for _ in range(CASES // 6):

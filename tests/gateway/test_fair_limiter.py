@@ -221,8 +221,8 @@ async def test_search_that_takes_too_long_is_stopped_and_does_not_count_as_a_fai
     assert (one.status_code, one.json()["code"]) == (503, "search_timeout")
     assert 1 <= int(one.headers["retry-after"]) <= 5
     assert one.elapsed.total_seconds() < 1
-    assert {answer.json()["code"] for answer in many} == {"search_timeout", "overloaded"}
-    assert max(answer.elapsed.total_seconds() for answer in many) < 2
+    assert {response.json()["code"] for response in many} == {"search_timeout", "overloaded"}
+    assert max(response.elapsed.total_seconds() for response in many) < 2
     assert (found.status_code, READS_FAILED._value.get()) == (200, failed)
     assert await database.fetchval(UNDER_WAY) == 0
 
@@ -243,7 +243,7 @@ async def test_searches_of_one_owner_beyond_the_bound_are_refused_at_once(
 
         await eventually(are_refused)
         refused = [search.result() for search in searches if search.done()]
-        assert {(answer.status_code, answer.json()["code"]) for answer in refused} == {(503, "overloaded")}
+        assert {(response.status_code, response.json()["code"]) for response in refused} == {(503, "overloaded")}
         await searches_wait()
         await asyncio.gather(*searches)
 

@@ -108,9 +108,9 @@ async def test_a_failed_statement_fails_its_own_reads_alone(error: Exception) ->
     await asyncio.sleep(0.01)
     postgres.error = error
     postgres.may_answer.set()
-    answers = await asyncio.gather(*reads, return_exceptions=True)
+    responses = await asyncio.gather(*reads, return_exceptions=True)
 
-    failed = [number for number, answer in enumerate(answers, start=1) if answer is error]
+    failed = [number for number, response in enumerate(responses, start=1) if response is error]
     assert postgres.statements == [[1, 2], [3, 4], [5, 6]]
     assert failed == [1, 2]
 
@@ -186,8 +186,8 @@ async def test_close_ends_the_reads_in_progress() -> None:
 
     gathered.close()
 
-    answers = await asyncio.gather(*reads, return_exceptions=True)
-    assert [type(answer) for answer in answers] == [asyncio.CancelledError] * 3
+    responses = await asyncio.gather(*reads, return_exceptions=True)
+    assert [type(response) for response in responses] == [asyncio.CancelledError] * 3
 
 
 async def test_each_owner_reads_their_own_notes_through_one_statement(
@@ -199,11 +199,11 @@ async def test_each_owner_reads_their_own_notes_through_one_statement(
         outdated = bearer(forged(password_settings, people[0].id, credentials_version=7))
         wanted = [(person.headers, note) for person in people for note in notes] + [(outdated, notes[0])]
 
-        answers = await asyncio.gather(*(client.get(url, headers=headers) for headers, url in wanted * 20))
+        responses = await asyncio.gather(*(client.get(url, headers=headers) for headers, url in wanted * 20))
 
-    statuses = [answer.status_code for answer in answers]
+    statuses = [response.status_code for response in responses]
     assert statuses == [200, 404, 404, 200, 401] * 20
-    assert {answer.json()["id"] for answer in answers[::5]} == {int(notes[0].rpartition("/")[2])}
+    assert {response.json()["id"] for response in responses[::5]} == {int(notes[0].rpartition("/")[2])}
     assert await database.fetchval("select count(*) from notes") == 2
 
 

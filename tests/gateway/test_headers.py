@@ -1,4 +1,4 @@
-"""The headers of every answer: security, caching, and cross-origin access."""
+"""The headers of every response: security, caching, and cross-origin access."""
 
 import asyncio
 import re
@@ -19,7 +19,7 @@ SECURITY = {
     "referrer-policy": "no-referrer",
     "cross-origin-resource-policy": "same-origin",
 }
-ANSWERS: dict[str, tuple[int, str, str, dict[str, Any]]] = {
+RESPONSES: dict[str, tuple[int, str, str, dict[str, Any]]] = {
     "list": (200, "GET", "/notes", {}),
     "created": (201, "POST", "/notes", {"json": NOTE}),
     "accepted": (202, "POST", "/notes", {"json": NOTE, "headers": {"Prefer": "respond-async"}}),
@@ -40,15 +40,15 @@ BUG = RuntimeError("a bug for the test")
 
 
 def shared(response: httpx.Response) -> dict[str, list[str]]:
-    """The security headers of an answer."""
+    """The security headers of a response."""
     return {name: response.headers.get_list(name) for name in SECURITY}
 
 
 ONCE = {name: [value] for name, value in SECURITY.items()}
 
 
-@pytest.mark.parametrize(("status", "method", "path", "request_"), ANSWERS.values(), ids=ANSWERS)
-async def test_answer_has_the_security_headers(
+@pytest.mark.parametrize(("status", "method", "path", "request_"), RESPONSES.values(), ids=RESPONSES)
+async def test_response_has_the_security_headers(
     shared_client: httpx.AsyncClient, status: int, method: str, path: str, request_: dict[str, Any]
 ) -> None:
     response = await shared_client.request(method, path, **request_)
@@ -77,7 +77,7 @@ async def test_what_is_not_http_is_answered_with_a_problem_and_the_security_head
     assert '"code":"bad_request"' in body
 
 
-async def test_only_an_answer_over_https_demands_https(shared_client: httpx.AsyncClient) -> None:
+async def test_only_a_response_over_https_demands_https(shared_client: httpx.AsyncClient) -> None:
     over_https = await shared_client.get("/notes", headers={"X-Forwarded-Proto": "https"})
     over_http = await shared_client.get("/notes", headers={"X-Forwarded-Proto": "http"})
 
@@ -95,7 +95,7 @@ async def test_a_reader_may_keep_what_has_a_tag_and_asks_again(shared_client: ht
         assert read.headers["vary"] == "Authorization"
 
 
-async def test_not_modified_says_of_caching_what_the_whole_answer_says(shared_client: httpx.AsyncClient) -> None:
+async def test_not_modified_says_of_caching_what_the_whole_response_says(shared_client: httpx.AsyncClient) -> None:
     path = (await shared_client.post("/notes", json=NOTE)).headers["location"]
     whole = await shared_client.get(path)
 
@@ -106,16 +106,16 @@ async def test_not_modified_says_of_caching_what_the_whole_answer_says(shared_cl
         assert unchanged.headers[name] == whole.headers[name]
 
 
-@pytest.mark.parametrize("case", sorted(ANSWERS.keys() - {"list"}))
+@pytest.mark.parametrize("case", sorted(RESPONSES.keys() - {"list"}))
 async def test_nothing_else_is_stored(shared_client: httpx.AsyncClient, case: str) -> None:
-    _, method, path, request_ = ANSWERS[case]
+    _, method, path, request_ = RESPONSES[case]
 
     response = await shared_client.request(method, path, **request_)
 
     assert response.headers["cache-control"] == "no-store"
 
 
-async def test_answers_that_preferences_change_say_so(shared_client: httpx.AsyncClient) -> None:
+async def test_responses_that_preferences_change_say_so(shared_client: httpx.AsyncClient) -> None:
     accepted = await shared_client.post("/notes", json=NOTE, headers={"Prefer": "respond-async"})
     polled = await shared_client.get(accepted.headers["location"])
 
@@ -129,8 +129,8 @@ async def test_page_of_another_origin_gets_no_permission_by_default(shared_clien
     response = await shared_client.get("/notes", headers={"Origin": PAGE})
 
     assert asked.status_code == 405
-    for answer in (asked, response):
-        assert not [name for name in answer.headers if name.startswith("access-control-")]
+    for each in (asked, response):
+        assert not [name for name in each.headers if name.startswith("access-control-")]
 
 
 @pytest.fixture(scope="module")
@@ -213,7 +213,7 @@ async def test_page_of_another_origin_than_the_named_gets_no_permission(open_cli
     assert "Origin" in response.headers["vary"].split(", ")
 
 
-async def test_answer_to_a_request_without_an_origin_says_that_another_one_may_differ(
+async def test_response_to_a_request_without_an_origin_says_that_another_one_may_differ(
     open_client: httpx.AsyncClient,
 ) -> None:
     response = await open_client.get("/notes")

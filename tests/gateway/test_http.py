@@ -126,7 +126,7 @@ async def test_writes_need_no_trailing_slash_and_mind_none(client: httpx.AsyncCl
 
     statuses = [created, await client.put(one, json=note), await client.delete(one)]
 
-    assert [answer.status_code for answer in statuses] == [201, 200, 204]
+    assert [response.status_code for response in statuses] == [201, 200, 204]
 
 
 @pytest.mark.parametrize("path", [*PATHS, "/notes/999999", "/notes/x", "/nope", "/commands/x"], indirect=True)
@@ -144,11 +144,11 @@ async def test_head_sends_no_byte_after_its_headers(reader: httpx.AsyncClient) -
     writer.write(b"HEAD /notes/2 HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
 
     async with asyncio.timeout(10):
-        answer = await stream.read()
+        response = await stream.read()
 
     writer.close()
-    assert answer.startswith(b"HTTP/1.1 200 ")
-    assert answer.endswith(b"\r\n\r\n")
+    assert response.startswith(b"HTTP/1.1 200 ")
+    assert response.endswith(b"\r\n\r\n")
 
 
 @pytest.mark.parametrize("slash", ["", "/"])

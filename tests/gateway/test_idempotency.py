@@ -45,7 +45,7 @@ async def path_of(client: httpx.AsyncClient, method: str) -> str:
 
 
 def assert_replay(replayed: httpx.Response, first: httpx.Response) -> None:
-    """Checks that the answer is the same and marked as a replay."""
+    """Checks that the response is the same and marked as a replay."""
     assert (replayed.status_code, replayed.content) == (first.status_code, first.content)
     assert replayed.headers.pop("idempotent-replayed") == "true"
     assert lasting_headers(replayed) == lasting_headers(first)
@@ -57,7 +57,7 @@ def assert_reused(response: httpx.Response) -> None:
 
 
 @pytest.mark.parametrize(("method", "body"), [("POST", NOTE), *CHANGES])
-async def test_request_repeated_with_its_key_has_one_effect_and_the_same_answer(
+async def test_request_repeated_with_its_key_has_one_effect_and_the_same_response(
     shared_client: httpx.AsyncClient, method: str, body: Any
 ) -> None:
     path, headers = await path_of(shared_client, method), key()
@@ -150,10 +150,10 @@ async def test_one_key_names_another_command_for_each_method_and_note(shared_cli
     headers, paths = key(), [await created(shared_client), await created(shared_client)]
 
     requests = [("POST", "/notes", NOTE), *((method, path, body) for path in paths for method, body in CHANGES)]
-    answers = [await shared_client.request(how, path, json=body, headers=headers) for how, path, body in requests]
+    responses = [await shared_client.request(how, path, json=body, headers=headers) for how, path, body in requests]
 
-    assert [answer.status_code for answer in answers] == [201, 200, 200, 204, 200, 200, 204]
-    assert not any("idempotent-replayed" in answer.headers for answer in answers)
+    assert [response.status_code for response in responses] == [201, 200, 200, 204, 200, 200, 204]
+    assert not any("idempotent-replayed" in response.headers for response in responses)
 
 
 async def test_key_and_request_name_the_same_command_in_every_version(
@@ -169,14 +169,16 @@ async def test_key_and_request_name_the_same_command_in_every_version(
     assert [tuple(row) for row in rows] == COMMANDS_OF_KEY_K
 
 
-async def test_attempts_at_the_same_time_have_one_effect_and_one_answer(shared_client: httpx.AsyncClient) -> None:
+async def test_attempts_at_the_same_time_have_one_effect_and_one_response(shared_client: httpx.AsyncClient) -> None:
     path, headers = await created(shared_client), key()
 
-    answers = await asyncio.gather(*(shared_client.put(path, json=OTHER, headers=headers) for _ in range(50)))
+    responses = await asyncio.gather(*(shared_client.put(path, json=OTHER, headers=headers) for _ in range(50)))
 
-    assert {(answer.status_code, answer.text) for answer in answers} == {(200, (await shared_client.get(path)).text)}
-    assert answers[0].json()["version"] == 2
-    assert sum("idempotent-replayed" not in answer.headers for answer in answers) == 1
+    assert {(response.status_code, response.text) for response in responses} == {
+        (200, (await shared_client.get(path)).text)
+    }
+    assert responses[0].json()["version"] == 2
+    assert sum("idempotent-replayed" not in response.headers for response in responses) == 1
 
 
 async def test_url_shows_each_attempt_its_own_outcome(

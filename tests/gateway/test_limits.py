@@ -21,11 +21,11 @@ UPLOAD = b"POST /notes HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/
 
 async def answered_while_sending(stream: asyncio.StreamReader, writer: asyncio.StreamWriter, piece: bytes) -> bytes:
     """Everything received until the connection ends, while the piece is sent again and again."""
-    answer = asyncio.create_task(up_to_the_end(stream))
-    while not answer.done():
+    response = asyncio.create_task(up_to_the_end(stream))
+    while not response.done():
         writer.write(piece)
-        await asyncio.wait({answer}, timeout=0.02)
-    return await answer
+        await asyncio.wait({response}, timeout=0.02)
+    return await response
 
 
 def assert_problem(response: httpx.Response, status: int, code: str) -> None:
@@ -59,10 +59,10 @@ async def test_head_without_an_end_is_refused_before_it_fills_the_memory(
     async with connected(gateway) as (stream, writer):
         writer.write(start)
 
-        answer = await answered_while_sending(stream, writer, PIECE)
+        response = await answered_while_sending(stream, writer, PIECE)
 
-    assert answer.startswith(b"HTTP/1.1 431 ")
-    assert b'"code":"headers_too_large"' in answer
+    assert response.startswith(b"HTTP/1.1 431 ")
+    assert b'"code":"headers_too_large"' in response
 
 
 async def test_many_requests_in_one_piece_are_not_taken_for_a_long_head(gateway: httpx.AsyncClient) -> None:
@@ -108,13 +108,13 @@ async def test_upload_that_goes_on_after_its_refusal_is_ended(
     async with connected(gateway) as (stream, writer):
         writer.write(UPLOAD % 10**12)
 
-        answer = await answered_while_sending(stream, writer, PIECE)
+        response = await answered_while_sending(stream, writer, PIECE)
 
-    assert answer.startswith(b"HTTP/1.1 413 ")
-    assert answer.count(b"HTTP/1.1") == 1
+    assert response.startswith(b"HTTP/1.1 413 ")
+    assert response.count(b"HTTP/1.1") == 1
 
 
-async def test_answer_may_take_longer_than_a_head(
+async def test_response_may_take_longer_than_a_head(
     gateway_settings: GatewaySettings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(protocol, "HEAD_TIMEOUT_SECONDS", 0.2)
@@ -135,10 +135,10 @@ async def test_body_that_does_not_come_is_refused(
     async with connected(gateway) as (stream, writer):
         writer.write(UPLOAD % 100 + sent)
 
-        answer = await stream.read()
+        response = await stream.read()
 
-    assert answer.startswith(b"HTTP/1.1 408 ")
-    assert b'"code":"request_timeout"' in answer
+    assert response.startswith(b"HTTP/1.1 408 ")
+    assert b'"code":"request_timeout"' in response
 
 
 async def test_client_that_leaves_in_the_middle_of_its_body_is_no_bug(

@@ -119,7 +119,7 @@ async def test_a_thousand_writes_are_one_command(client: httpx.AsyncClient, data
     assert await database.fetchval("select count(distinct xmin::text) from notes") == 1
 
 
-async def test_repeated_key_has_one_effect_and_the_same_answer(client: httpx.AsyncClient) -> None:
+async def test_repeated_key_has_one_effect_and_the_same_response(client: httpx.AsyncClient) -> None:
     key = {"Idempotency-Key": "once"}
 
     first, again = await batch(client, CREATE, CREATE, **key), await batch(client, CREATE, CREATE, **key)

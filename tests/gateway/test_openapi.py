@@ -172,7 +172,7 @@ async def world(servers: Services, template: str) -> AsyncIterator[World]:
 
 @asynccontextmanager
 async def watched(witness: Witness, settings: GatewaySettings, **changes: object) -> AsyncIterator[httpx.AsyncClient]:
-    """A gateway with some settings changed, each of whose answers is compared with the document."""
+    """A gateway with some settings changed, each of whose responses is compared with the document."""
     async with harness.gateway(GatewaySettings.model_validate(settings.model_dump() | changes)) as client:
         client.event_hooks = {"response": [witness]}
         if changes != NO_BROKER:
@@ -196,8 +196,8 @@ async def read_everything(world: World) -> None:
             (existing, missing, deleted, unkept, {}), ("", "?limit=1&total=true", "?q=ink", "?limit=0")
         ):
             target = re.sub(r"{(\w+)}", lambda name, named=named: named.get(name[1], "x"), path) + query  # type: ignore[misc]
-            answer = await world.client.get(target, headers=headers)
-            for condition in ("no tag", answer.headers["etag"]) if "etag" in answer.headers else ():
+            response = await world.client.get(target, headers=headers)
+            for condition in ("no tag", response.headers["etag"]) if "etag" in response.headers else ():
                 await world.client.get(target, headers=headers | {"If-None-Match": condition})
 
 
@@ -467,7 +467,7 @@ async def test_document_declares_nothing_that_no_gateway_answers(world: World) -
         await SCENARIOS[name](world)
 
     bugs = {each for each in world.witness.declared if each[2] == "internal_error"}
-    ids = {each for each in world.witness.declared if each[2] == REQUEST_ID}  # on every answer, as the witness checks
+    ids = {each for each in world.witness.declared if each[2] == REQUEST_ID}  # on every response, as the witness checks
     assert world.witness.declared - world.witness.seen - bugs - ids == NOT_TRIED
 
 

@@ -11,10 +11,10 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from dev.backend import Services
 from gateway import app as app_module
 from gateway.app import GatewayApp, create_app
-from gateway.http.answers import Answer
 from gateway.http.operations import Operations
 from gateway.http.parameters import Integer64, Parameters
 from gateway.http.requests import Request
+from gateway.http.responses import Response
 from gateway.problems import NOTE_NOT_FOUND, ProblemError
 from gateway.resources import Gateway
 from gateway.settings import GatewaySettings
@@ -40,11 +40,11 @@ operations: Operations[Gateway] = Operations("numbers")
     returns=int,
     problems=(NOTE_NOT_FOUND,),
 )
-async def double_number(_: Gateway, request: Request) -> Answer:
+async def double_number(_: Gateway, request: Request) -> Response:
     """Twice the number."""
     if not request[NUMBER].number:
         raise ProblemError(NOTE_NOT_FOUND)
-    return Answer(str(2 * request[NUMBER].number))
+    return Response(str(2 * request[NUMBER].number))
 
 
 @pytest.fixture(scope="module")
@@ -66,10 +66,10 @@ async def person(client: httpx.AsyncClient) -> Person:
 
 async def test_an_operation_is_served(client: httpx.AsyncClient, person: Person) -> None:
     for path in ("/numbers/21/double", "/numbers/21/double/"):
-        answer = await client.get(path, headers=person.headers)
+        response = await client.get(path, headers=person.headers)
 
-        assert (answer.status_code, answer.json()) == (200, 42)
-        assert answer.headers["content-type"] == "application/json"
+        assert (response.status_code, response.json()) == (200, 42)
+        assert response.headers["content-type"] == "application/json"
     assert (await client.head("/numbers/21/double", headers=person.headers)).headers["content-length"] == "2"
 
 
@@ -94,10 +94,10 @@ async def test_an_operation_lets_in_who_it_says(client: httpx.AsyncClient, perso
 async def test_an_operation_reads_what_it_declares_and_nothing_else(
     client: httpx.AsyncClient, person: Person, method: str, path: str, expected: tuple[int, str]
 ) -> None:
-    answer = await client.request(method, path, headers=person.headers)
+    response = await client.request(method, path, headers=person.headers)
 
-    assert (answer.status_code, answer.json()["code"]) == expected
-    assert answer.headers.get("allow") == ("GET, HEAD" if expected[0] == 405 else None)
+    assert (response.status_code, response.json()["code"]) == expected
+    assert response.headers.get("allow") == ("GET, HEAD" if expected[0] == 405 else None)
 
 
 async def test_an_operation_is_documented(client: httpx.AsyncClient) -> None:

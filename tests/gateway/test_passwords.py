@@ -86,9 +86,9 @@ async def test_hash_that_costs_more_than_any_of_inkwells_matches_nothing_and_tak
     await database.execute("update users set password_hash = $1 where name = $2", bad, ada.name)
 
     started = time.monotonic()
-    answer = await users_client.post("/auth/token", data={"username": ada.name, "password": PASSWORD})
+    response = await users_client.post("/auth/token", data={"username": ada.name, "password": PASSWORD})
 
-    assert (answer.status_code, answer.json()["code"]) == (400, "invalid_grant")
+    assert (response.status_code, response.json()["code"]) == (400, "invalid_grant")
     assert time.monotonic() - started < 5
 
 

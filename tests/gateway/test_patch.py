@@ -111,9 +111,9 @@ async def test_patches_in_one_batch_add_up(gateway_settings: GatewaySettings, wo
     async with harness.gateway(gateway_settings) as client:
         async with harness.worker(worker_settings):
             path = (await client.post("/notes", json=NOTE)).headers["location"]
-        answers = [await client.patch(path, json=patch, headers={"Prefer": "respond-async"}) for patch in patches]
+        responses = [await client.patch(path, json=patch, headers={"Prefer": "respond-async"}) for patch in patches]
         async with harness.worker(worker_settings):
-            bodies = [(await decided(client, each.headers["location"]))["answer"]["body"] for each in answers]
+            bodies = [(await decided(client, each.headers["location"]))["answer"]["body"] for each in responses]
 
     assert [(body["title"], body["description"], body["version"]) for body in bodies] == [
         ("Pen", "Buy a bottle", 2),

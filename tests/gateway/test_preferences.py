@@ -38,12 +38,12 @@ async def test_client_that_will_not_wait_gets_a_url_with_the_outcome(
 ) -> None:
     path = "/notes" if method == "POST" else await created(shared_client)
 
-    answer = await shared_client.request(method, path, json=body, headers=prefer("respond-async"))
+    response = await shared_client.request(method, path, json=body, headers=prefer("respond-async"))
 
-    assert (answer.status_code, answer.json()["status"]) == (202, "pending")
-    assert answer.headers["preference-applied"] == "respond-async"
-    assert answer.headers["retry-after"] == "1"
-    assert (await decided(shared_client, answer.headers["location"]))["status"] == "applied"
+    assert (response.status_code, response.json()["status"]) == (202, "pending")
+    assert response.headers["preference-applied"] == "respond-async"
+    assert response.headers["retry-after"] == "1"
+    assert (await decided(shared_client, response.headers["location"]))["status"] == "applied"
 
 
 @pytest.mark.parametrize(
@@ -88,28 +88,28 @@ async def test_preference_is_understood_in_every_spelling(
     ids=lambda preference: preference[:20],
 )
 async def test_preference_that_makes_no_sense_is_ignored(shared_client: httpx.AsyncClient, preference: str) -> None:
-    answer = await shared_client.post("/notes", json=NOTE, headers=[(b"Prefer", preference.encode("latin-1"))])
+    response = await shared_client.post("/notes", json=NOTE, headers=[(b"Prefer", preference.encode("latin-1"))])
 
-    assert (answer.status_code, answer.json()["title"]) == (201, "Ink")
-    assert "preference-applied" not in answer.headers
+    assert (response.status_code, response.json()["title"]) == (201, "Ink")
+    assert "preference-applied" not in response.headers
 
 
 async def test_of_a_preference_that_comes_twice_the_first_counts(shared_client: httpx.AsyncClient) -> None:
-    answer = await shared_client.post(
+    response = await shared_client.post(
         "/notes", json=NOTE, headers=prefer("return=representation, wait=9", "return=minimal")
     )
 
-    assert answer.json()["title"] == "Ink"
-    assert answer.headers["preference-applied"] == "wait=9, return=representation"
+    assert response.json()["title"] == "Ink"
+    assert response.headers["preference-applied"] == "wait=9, return=representation"
 
 
 @pytest.mark.parametrize(("stated", "applied"), [("7", "7"), ('"7"', "7"), ("31", "30"), ("9" * 12, "30")])
 async def test_wait_ends_with_the_outcome_and_is_30_seconds_at_most(
     shared_client: httpx.AsyncClient, stated: str, applied: str
 ) -> None:
-    answer = await shared_client.post("/notes", json=NOTE, headers=prefer(f"wait={stated}"))
+    response = await shared_client.post("/notes", json=NOTE, headers=prefer(f"wait={stated}"))
 
-    assert (answer.status_code, answer.headers["preference-applied"]) == (201, f"wait={applied}")
+    assert (response.status_code, response.headers["preference-applied"]) == (201, f"wait={applied}")
 
 
 @pytest.mark.parametrize(
@@ -126,58 +126,58 @@ async def test_write_without_an_outcome_is_accepted_after_the_wait(
 ) -> None:
     async with harness.gateway(gateway_settings) as client:
         await accepted(client)  # the gateway has connected by now
-        answer = await client.post("/notes", json=NOTE, headers=prefer(preference))
+        response = await client.post("/notes", json=NOTE, headers=prefer(preference))
 
-    assert (answer.status_code, answer.headers["preference-applied"]) == (202, applied)
-    assert seconds <= answer.elapsed.total_seconds() < seconds + 0.8
+    assert (response.status_code, response.headers["preference-applied"]) == (202, applied)
+    assert seconds <= response.elapsed.total_seconds() < seconds + 0.8
 
 
 async def test_outcome_within_the_wait_outranks_respond_async(shared_client: httpx.AsyncClient) -> None:
-    answer = await shared_client.post("/notes", json=NOTE, headers=prefer("respond-async, wait=10"))
+    response = await shared_client.post("/notes", json=NOTE, headers=prefer("respond-async, wait=10"))
 
-    assert (answer.status_code, answer.headers["preference-applied"]) == (201, "wait=10")
+    assert (response.status_code, response.headers["preference-applied"]) == (201, "wait=10")
 
 
-async def test_minimal_answer_to_a_creation_has_its_headers_and_no_body(shared_client: httpx.AsyncClient) -> None:
-    answer = await shared_client.post("/notes", json=NOTE, headers=prefer("return=minimal"))
+async def test_minimal_response_to_a_creation_has_its_headers_and_no_body(shared_client: httpx.AsyncClient) -> None:
+    response = await shared_client.post("/notes", json=NOTE, headers=prefer("return=minimal"))
 
-    assert (answer.status_code, answer.content, answer.headers["etag"]) == (201, b"", '"1"')
-    assert "content-type" not in answer.headers
-    assert answer.headers["preference-applied"] == "return=minimal"
-    assert (await shared_client.get(answer.headers["location"])).json()["title"] == "Ink"
+    assert (response.status_code, response.content, response.headers["etag"]) == (201, b"", '"1"')
+    assert "content-type" not in response.headers
+    assert response.headers["preference-applied"] == "return=minimal"
+    assert (await shared_client.get(response.headers["location"])).json()["title"] == "Ink"
 
 
 @pytest.mark.parametrize(("method", "body"), CHANGES)
-async def test_minimal_answer_to_a_change_is_204(
+async def test_minimal_response_to_a_change_is_204(
     shared_client: httpx.AsyncClient, method: str, body: dict[str, str] | None
 ) -> None:
-    answer = await shared_client.request(
+    response = await shared_client.request(
         method, await created(shared_client), json=body, headers=prefer("return=minimal")
     )
 
-    assert (answer.status_code, answer.content) == (204, b"")
-    assert answer.headers.get("etag") == (None if method == "DELETE" else '"2"')
-    assert answer.headers["preference-applied"] == "return=minimal"
+    assert (response.status_code, response.content) == (204, b"")
+    assert response.headers.get("etag") == (None if method == "DELETE" else '"2"')
+    assert response.headers["preference-applied"] == "return=minimal"
 
 
 @pytest.mark.parametrize(("method", "body"), CHANGES)
 async def test_representation_is_returned_where_there_is_one(
     shared_client: httpx.AsyncClient, method: str, body: dict[str, str] | None
 ) -> None:
-    answer = await shared_client.request(
+    response = await shared_client.request(
         method, await created(shared_client), json=body, headers=prefer("return=representation")
     )
 
     deleted = method == "DELETE"
-    assert (answer.status_code, bool(answer.content)) == ((204, False) if deleted else (200, True))
-    assert answer.headers.get("preference-applied") == (None if deleted else "return=representation")
+    assert (response.status_code, bool(response.content)) == ((204, False) if deleted else (200, True))
+    assert response.headers.get("preference-applied") == (None if deleted else "return=representation")
 
 
 async def test_problem_is_complete_and_applies_no_preference(shared_client: httpx.AsyncClient) -> None:
-    answer = await shared_client.put("/notes/999999", json=NOTE, headers=prefer("return=minimal, wait=5"))
+    response = await shared_client.put("/notes/999999", json=NOTE, headers=prefer("return=minimal, wait=5"))
 
-    assert (answer.status_code, answer.json()["code"]) == (404, "note_not_found")
-    assert "preference-applied" not in answer.headers
+    assert (response.status_code, response.json()["code"]) == (404, "note_not_found")
+    assert "preference-applied" not in response.headers
 
 
 async def test_poll_that_waits_is_answered_when_the_outcome_comes(
@@ -187,32 +187,32 @@ async def test_poll_that_waits_is_answered_when_the_outcome_comes(
         url = await accepted(client)
         poll = asyncio.create_task(client.get(url, headers=prefer("wait=20")))
         async with harness.worker(worker_settings):
-            answer = await poll
+            response = await poll
 
-    assert answer.headers["preference-applied"] == "wait=20"
-    assert (answer.json()["status"], answer.json()["answer"]["status"]) == ("applied", 201)
-    assert answer.elapsed.total_seconds() < 10
-    assert "retry-after" not in answer.headers
+    assert response.headers["preference-applied"] == "wait=20"
+    assert (response.json()["status"], response.json()["answer"]["status"]) == ("applied", 201)
+    assert response.elapsed.total_seconds() < 10
+    assert "retry-after" not in response.headers
 
 
 async def test_poll_without_an_outcome_is_answered_after_its_wait_and_not_before(
     gateway_settings: GatewaySettings,
 ) -> None:
     async with harness.gateway(gateway_settings) as client:
-        answer = await client.get(await accepted(client), headers=prefer("wait=1"))
+        response = await client.get(await accepted(client), headers=prefer("wait=1"))
 
-    assert (answer.json()["status"], answer.headers["retry-after"]) == ("pending", "1")
-    assert 1 <= answer.elapsed.total_seconds() < 1.8
+    assert (response.json()["status"], response.headers["retry-after"]) == ("pending", "1")
+    assert 1 <= response.elapsed.total_seconds() < 1.8
 
 
 @pytest.mark.parametrize("preference", ["wait=0", "wait=-1", "respond-async", "return=minimal"])
 async def test_poll_that_does_not_wait_is_answered_at_once(gateway_settings: GatewaySettings, preference: str) -> None:
     async with harness.gateway(gateway_settings) as client:
-        answer = await client.get(await accepted(client), headers=prefer(preference))
+        response = await client.get(await accepted(client), headers=prefer(preference))
 
-    assert (answer.status_code, answer.json()["status"]) == (200, "pending")
-    assert answer.headers.get("preference-applied") == ("wait=0" if preference == "wait=0" else None)
-    assert answer.elapsed.total_seconds() < 0.5
+    assert (response.status_code, response.json()["status"]) == (200, "pending")
+    assert response.headers.get("preference-applied") == ("wait=0" if preference == "wait=0" else None)
+    assert response.elapsed.total_seconds() < 0.5
 
 
 async def test_polls_that_wait_hold_no_connection(gateway_settings: GatewaySettings) -> None:
@@ -240,13 +240,15 @@ async def test_gateway_that_drains_answers_polls_and_writes_that_wait(gateway_se
         app.front.resources.replies.drain()
 
         late = await client.post("/notes", json=NOTE, headers=prefer("wait=30"))
-        answers = [(await each).status_code for each in (poll, write)] + [late.status_code]
-    assert answers == [200, 202, 202]
+        responses = [(await each).status_code for each in (poll, write)] + [late.status_code]
+    assert responses == [200, 202, 202]
     assert poll.result().elapsed.total_seconds() < 3
     assert write.result().elapsed.total_seconds() < 3
 
 
-async def test_polled_answer_has_the_headers_and_the_body_of_the_original_one(shared_client: httpx.AsyncClient) -> None:
+async def test_polled_response_has_the_headers_and_the_body_of_the_original_one(
+    shared_client: httpx.AsyncClient,
+) -> None:
     path = await created(shared_client)
     replaced = await shared_client.put(path, json=NEW, headers=prefer("respond-async"))
     again = await shared_client.post("/notes", json=NOTE, headers=prefer("respond-async"))

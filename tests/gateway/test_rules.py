@@ -101,26 +101,26 @@ def test_notes_need_scopes_of_notes_and_all_else_that_of_the_account(route: tupl
 
 @pytest.mark.parametrize("route", GUARDED, ids=named)
 async def test_request_without_a_token_is_rejected(world: World, route: tuple[str, str]) -> None:
-    answer = await world.ask(route, {})
+    response = await world.ask(route, {})
 
-    assert (answer.status_code, answer.json()["code"]) == (401, "not_authenticated")
-    assert answer.headers["www-authenticate"] == 'Bearer realm="inkwell"'
+    assert (response.status_code, response.json()["code"]) == (401, "not_authenticated")
+    assert response.headers["www-authenticate"] == 'Bearer realm="inkwell"'
 
 
 @pytest.mark.parametrize("route", GUARDED, ids=named)
 async def test_no_invalid_token_is_let_in(world: World, route: tuple[str, str]) -> None:
     for wrong, token in invalid_tokens(world.settings, world.owner.id).items():
-        answer = await world.ask(route, bearer(token))
+        response = await world.ask(route, bearer(token))
 
-        assert (answer.status_code, answer.json()["code"]) == (401, "invalid_token"), wrong
-        assert answer.headers["www-authenticate"] == 'Bearer realm="inkwell", error="invalid_token"'
+        assert (response.status_code, response.json()["code"]) == (401, "invalid_token"), wrong
+        assert response.headers["www-authenticate"] == 'Bearer realm="inkwell", error="invalid_token"'
 
 
 @pytest.mark.parametrize("header", ["Basic QWRhOnNlY3JldA==", "Bearer", "bearer", ""])
 async def test_other_authorization_is_no_token(world: World, header: str) -> None:
-    answer = await world.client.get("/notes", headers={"Authorization": header})
+    response = await world.client.get("/notes", headers={"Authorization": header})
 
-    assert (answer.status_code, answer.json()["code"]) == (401, "invalid_token")
+    assert (response.status_code, response.json()["code"]) == (401, "invalid_token")
 
 
 @pytest.mark.parametrize("route", GUARDED, ids=named)
@@ -128,10 +128,10 @@ async def test_revoked_credentials_are_not_let_in(world: World, route: tuple[str
     outdated = forged(world.settings, world.owner.id, credentials_version=99)
     of_nobody = forged(world.settings, 999_999)
     for token in (outdated, of_nobody):
-        answer = await world.ask(route, bearer(token))
+        response = await world.ask(route, bearer(token))
 
-        assert (answer.status_code, answer.json()["code"]) == (401, "credentials_outdated")
-        assert answer.headers["www-authenticate"] == 'Bearer realm="inkwell", error="invalid_token"'
+        assert (response.status_code, response.json()["code"]) == (401, "credentials_outdated")
+        assert response.headers["www-authenticate"] == 'Bearer realm="inkwell", error="invalid_token"'
 
 
 @pytest.mark.parametrize("route", GUARDED, ids=named)
@@ -140,9 +140,9 @@ async def test_revoked_personal_token_is_not_let_in(world: World, route: tuple[s
     await world.client.get("/notes", headers=bearer(token["token"]))
     await world.client.delete(f"/auth/tokens/{token['id']}", headers=world.owner.headers)
 
-    answer = await world.ask(route, bearer(token["token"]))
+    response = await world.ask(route, bearer(token["token"]))
 
-    assert (answer.status_code, answer.json()["code"]) == (401, "invalid_token")
+    assert (response.status_code, response.json()["code"]) == (401, "invalid_token")
 
 
 @pytest.mark.parametrize("route", GUARDED, ids=named)
@@ -153,11 +153,11 @@ async def test_token_without_the_scope_is_not_let_in(world: World, route: tuple[
     if personal := others - {"account"}:
         tokens.append((await personal_token(world.client, world.owner, *personal))["token"])
     for token in tokens:
-        answer = await world.ask(route, bearer(token))
+        response = await world.ask(route, bearer(token))
 
-        assert (answer.status_code, answer.json()["code"]) == (403, "insufficient_scope")
+        assert (response.status_code, response.json()["code"]) == (403, "insufficient_scope")
         challenge = f'Bearer realm="inkwell", error="insufficient_scope", scope="{needed}"'
-        assert answer.headers["www-authenticate"] == challenge
+        assert response.headers["www-authenticate"] == challenge
 
 
 @pytest.mark.parametrize("route", [route for route in ROUTES if route not in PROBES], ids=named)
@@ -166,10 +166,10 @@ async def test_parameter_that_an_operation_lacks_is_refused_and_has_no_effect(
 ) -> None:
     known = {"q": "ink"} if route[1].endswith("/search") else {}
 
-    answer = await world.ask(route, world.owner.headers, known | {"dry_run": "true", "": ""})
+    response = await world.ask(route, world.owner.headers, known | {"dry_run": "true", "": ""})
 
-    assert (answer.status_code, answer.json()["code"]) == (422, "validation_failed")
-    errors = {(error["pointer"], error["code"]) for error in answer.json()["errors"]}
+    assert (response.status_code, response.json()["code"]) == (422, "validation_failed")
+    errors = {(error["pointer"], error["code"]) for error in response.json()["errors"]}
     assert errors == {("/query/dry_run", "unknown_field"), ("/query/", "unknown_field")}
     assert (await world.client.get("/users/me", headers=world.owner.headers)).status_code == 200
 

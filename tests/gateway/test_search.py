@@ -213,7 +213,7 @@ async def test_text_too_short_for_the_index_is_looked_for_in_the_newest_notes(
     assert (reached["limited"], reached["total"], reached["matched"]) == (False, 1, "text")
 
 
-async def test_words_are_the_answer_if_looking_for_the_text_takes_too_long(
+async def test_words_are_found_if_looking_for_the_text_takes_too_long(
     gateway_settings: GatewaySettings, database: "Connection[Record]"
 ) -> None:
     await database.execute(NOTE, ["ink", "thinking"])
@@ -226,7 +226,7 @@ async def test_words_are_the_answer_if_looking_for_the_text_takes_too_long(
     assert (with_text.status_code, with_text.json()["code"]) == (503, "search_timeout")
 
 
-async def test_nothing_is_the_answer_if_looking_for_what_is_similar_takes_too_long(
+async def test_nothing_is_found_if_looking_for_what_is_similar_takes_too_long(
     gateway_settings: GatewaySettings, database: "Connection[Record]"
 ) -> None:
     await database.execute(NOTE, ["ink"])
@@ -265,7 +265,7 @@ async def test_word_that_is_new_is_found_in_every_note_that_has_it(
 
 
 @pytest.mark.parametrize("every", [1, 200])
-async def test_newest_matches_are_ranked_and_the_answer_says_that_there_are_more(
+async def test_newest_matches_are_ranked_and_the_response_says_that_there_are_more(
     gateway_settings: GatewaySettings, database: "Connection[Record]", every: int
 ) -> None:
     await database.execute(MANY, 3000, every)

@@ -26,16 +26,16 @@ async def ada(shared_users_client: httpx.AsyncClient) -> Person:
 
 async def test_access_token_is_answered_as_oauth_has_it(shared_users_client: httpx.AsyncClient) -> None:
 
-    answer = await shared_users_client.post("/auth/token", data=FORM | {"grant_type": "password"})
+    response = await shared_users_client.post("/auth/token", data=FORM | {"grant_type": "password"})
 
-    assert answer.headers["cache-control"] == "no-store"
-    assert answer.json() == {
-        "access_token": answer.json()["access_token"],
+    assert response.headers["cache-control"] == "no-store"
+    assert response.json() == {
+        "access_token": response.json()["access_token"],
         "token_type": "bearer",
         "expires_in": 3600,
         "scope": "account notes:read notes:write",
     }
-    claims = jwt.decode(answer.json()["access_token"], options={"verify_signature": False})
+    claims = jwt.decode(response.json()["access_token"], options={"verify_signature": False})
     assert claims.keys() == {"exp", "iat", "iss", "aud", "sub", "jti", "scope", "credentials_version"}
     assert claims["exp"] - claims["iat"] == 3600
 
@@ -79,11 +79,11 @@ async def test_refused_login_says_why_in_oauths_words(
     shared_users_client: httpx.AsyncClient, form: dict[str, str], error: str
 ) -> None:
 
-    answer = await shared_users_client.post("/auth/token", data=form)
+    response = await shared_users_client.post("/auth/token", data=form)
 
-    assert answer.status_code == 400
-    assert (answer.json()["error"], answer.json()["code"]) == (error, error)
-    assert answer.headers["content-type"] == "application/problem+json"
+    assert response.status_code == 400
+    assert (response.json()["error"], response.json()["code"]) == (error, error)
+    assert response.headers["content-type"] == "application/problem+json"
 
 
 @pytest.mark.parametrize(
@@ -103,9 +103,9 @@ async def test_refused_login_says_why_in_oauths_words(
 async def test_login_that_is_no_form_is_refused(
     shared_users_client: httpx.AsyncClient, content: bytes, media_type: str
 ) -> None:
-    answer = await shared_users_client.post("/auth/token", content=content, headers={"Content-Type": media_type})
+    response = await shared_users_client.post("/auth/token", content=content, headers={"Content-Type": media_type})
 
-    assert (answer.status_code, answer.json()["error"]) == (400, "invalid_request")
+    assert (response.status_code, response.json()["error"]) == (400, "invalid_request")
 
 
 @pytest.mark.parametrize(
@@ -120,17 +120,17 @@ async def test_form_may_say_more_than_is_asked(shared_users_client: httpx.AsyncC
     form = urlencode(FORM | {"client_id": "app", "client_secret": "", "audience": "notes", "state": "é"})
 
     for content in (form, f"{form}&audience=twice"):
-        answer = await shared_users_client.post("/auth/token", content=content, headers={"Content-Type": media_type})
-        assert answer.status_code == 200, answer.text
+        response = await shared_users_client.post("/auth/token", content=content, headers={"Content-Type": media_type})
+        assert response.status_code == 200, response.text
 
 
 @pytest.mark.parametrize("name", ["username", "password", "grant_type", "scope"])
 async def test_form_that_says_something_twice_is_refused(shared_users_client: httpx.AsyncClient, name: str) -> None:
     form = FORM | {"grant_type": "password", "scope": "notes:read"}
 
-    answer = await shared_users_client.post("/auth/token", data=form | {name: [form[name], form[name]]})
+    response = await shared_users_client.post("/auth/token", data=form | {name: [form[name], form[name]]})
 
-    assert (answer.status_code, answer.json()["error"]) == (400, "invalid_request")
+    assert (response.status_code, response.json()["error"]) == (400, "invalid_request")
 
 
 async def test_unknown_user_is_answered_as_a_wrong_password_is(shared_users_client: httpx.AsyncClient) -> None:
@@ -212,7 +212,7 @@ async def test_personal_tokens_are_listed_in_pages_until_a_new_password_ends_the
     assert (await shared_users_client.get(f"/auth/tokens/{ids[0]}", headers=bearer(token))).status_code == 404
 
 
-async def test_late_answer_shows_the_personal_token_to_its_owner_alone(users_client: httpx.AsyncClient) -> None:
+async def test_late_response_shows_the_personal_token_to_its_owner_alone(users_client: httpx.AsyncClient) -> None:
     ada = await sign_up(users_client)
     body = {"name": "script", "scopes": ["notes:write"]}
     accepted = await users_client.post("/auth/tokens", json=body, headers=ada.headers | {"Prefer": "respond-async"})
@@ -256,10 +256,10 @@ async def test_impossible_personal_token_is_refused(
     shared_users_client: httpx.AsyncClient, ada: Person, body: dict[str, object], pointer: str
 ) -> None:
 
-    answer = await shared_users_client.post("/auth/tokens", json=body, headers=ada.headers)
+    response = await shared_users_client.post("/auth/tokens", json=body, headers=ada.headers)
 
-    assert answer.status_code == 422
-    assert answer.json()["errors"][0]["pointer"] == pointer
+    assert response.status_code == 422
+    assert response.json()["errors"][0]["pointer"] == pointer
 
 
 def limited(settings: GatewaySettings, **limits: object) -> GatewaySettings:
@@ -373,10 +373,10 @@ async def test_forwarded_address_is_not_believed_of_strangers(
 async def test_implicit_owner_is_served_under_loopback_names_alone(
     shared_client: httpx.AsyncClient, host: str, status: int
 ) -> None:
-    answer = await shared_client.get("/notes/", headers={"Host": host})
+    response = await shared_client.get("/notes/", headers={"Host": host})
 
-    assert answer.status_code == status
-    assert status == 200 or answer.json()["code"] == "misdirected_request"
+    assert response.status_code == status
+    assert status == 200 or response.json()["code"] == "misdirected_request"
 
 
 async def test_implicit_owner_needs_no_token_and_there_are_no_accounts(shared_client: httpx.AsyncClient) -> None:

@@ -50,15 +50,15 @@ def numbered(count: int) -> list[Json]:
 
 
 async def import_lines(client: httpx.AsyncClient, content: Any, headers: dict[str, str] | None = None) -> list[Json]:
-    answer = await client.post("/notes/import", content=content, headers=NDJSON | (headers or {}))
-    assert (answer.status_code, answer.headers.get("content-type")) == (200, "application/x-ndjson"), answer.text
-    return parse(answer.text)
+    response = await client.post("/notes/import", content=content, headers=NDJSON | (headers or {}))
+    assert (response.status_code, response.headers.get("content-type")) == (200, "application/x-ndjson"), response.text
+    return parse(response.text)
 
 
 async def export(client: httpx.AsyncClient, after_id: int = 0, headers: dict[str, str] | None = None) -> list[Json]:
-    answer = await client.get("/notes/export", params={"after_id": after_id}, headers=headers)
-    assert (answer.status_code, answer.headers["content-type"]) == (200, "application/x-ndjson"), answer.text
-    return parse(answer.text)
+    response = await client.get("/notes/export", params={"after_id": after_id}, headers=headers)
+    assert (response.status_code, response.headers["content-type"]) == (200, "application/x-ndjson"), response.text
+    return parse(response.text)
 
 
 @pytest.fixture
@@ -270,9 +270,9 @@ async def test_lines_show_no_notes_and_need_the_scope_to_write(
     write_only = bearer(await sign_in(shared_users_client, person.name, scope="notes:write"))
     read_only = bearer(await sign_in(shared_users_client, person.name, scope="notes:read"))
 
-    answer = await shared_users_client.post("/notes/import", content=lines(NOTE), headers=NDJSON | write_only)
-    assert answer.status_code == 200
-    assert NOTE["title"] not in answer.text
+    response = await shared_users_client.post("/notes/import", content=lines(NOTE), headers=NDJSON | write_only)
+    assert response.status_code == 200
+    assert NOTE["title"] not in response.text
     refused = await shared_users_client.post("/notes/import", content=lines(NOTE), headers=NDJSON | read_only)
     assert (refused.status_code, refused.json()["code"]) == (403, "insufficient_scope")
     assert (await shared_users_client.get("/notes/export", headers=write_only)).status_code == 403
@@ -285,15 +285,15 @@ async def test_import_of_another_media_type_is_rejected(
 ) -> None:
     headers = person.headers | {"Content-Type": declared}
 
-    answer = await shared_users_client.post("/notes/import", content=lines(NOTE), headers=headers)
+    response = await shared_users_client.post("/notes/import", content=lines(NOTE), headers=headers)
 
-    assert (answer.status_code, answer.json()["code"]) == (415, "unsupported_media_type")
+    assert (response.status_code, response.json()["code"]) == (415, "unsupported_media_type")
 
 
 async def test_head_of_an_export_holds_nothing(shared_users_client: httpx.AsyncClient, person: Person) -> None:
     for _ in range(6):
-        answer = await shared_users_client.head("/notes/export", headers=person.headers)
-        assert (answer.status_code, answer.content) == (200, b"")
+        response = await shared_users_client.head("/notes/export", headers=person.headers)
+        assert (response.status_code, response.content) == (200, b"")
 
 
 async def test_a_user_has_one_export_at_a_time_and_others_have_theirs(
@@ -305,8 +305,8 @@ async def test_a_user_has_one_export_at_a_time_and_others_have_theirs(
         second = await shared_users_client.get("/notes/export", headers=person.headers)
         assert (second.status_code, second.json()["code"]) == (503, "overloaded")
         assert second.headers["retry-after"]
-        async with shared_users_client.stream("GET", "/notes/export", headers=other.headers) as answer:
-            assert answer.status_code == 200
+        async with shared_users_client.stream("GET", "/notes/export", headers=other.headers) as response:
+            assert response.status_code == 200
     monkeypatch.undo()
 
     async def is_free() -> bool:
@@ -332,13 +332,13 @@ async def test_export_shows_one_revision_whatever_is_written_meanwhile(
         return await fetch(export)
 
     monkeypatch.setattr(exports.Export, "fetch", wait_and_fetch)
-    async with user_client.stream("GET", "/notes/export") as answer:
+    async with user_client.stream("GET", "/notes/export") as response:
         before = (await user_client.get("/notes?limit=1000")).json()
         await user_client.post("/notes", json=NOTE)
         await user_client.delete(f"/notes/{before[600]['id']}")
         await user_client.patch(f"/notes/{before[601]['id']}", json={"title": "changed"})
         go_on.set()
-        first, *notes, _ = parse((await answer.aread()).decode())
+        first, *notes, _ = parse((await response.aread()).decode())
 
     assert notes == before
     assert first["export"]["revision"] == 2  # one for each command
@@ -393,8 +393,8 @@ async def test_export_that_is_read_too_slowly_ends_and_leaves_its_place_to_other
             await asyncio.sleep(0.5)
 
             async def has_place() -> bool:
-                async with shared_users_client.stream("GET", "/notes/export", headers=person.headers) as answer:
-                    return answer.status_code == 200
+                async with shared_users_client.stream("GET", "/notes/export", headers=person.headers) as response:
+                    return response.status_code == 200
 
             assert not await has_place()
             await eventually(has_place, within_seconds=10)
@@ -494,8 +494,8 @@ async def test_transfers_end_soon_after_their_token(
         assert (await users_client.delete(path, headers=person.headers)).status_code == 204
     else:
         body = {"password": NEW_PASSWORD, "current_password": PASSWORD}
-        answer = await users_client.patch("/users/me", json=body, headers=person.headers)
-        assert answer.status_code == 200, answer.text
+        response = await users_client.patch("/users/me", json=body, headers=person.headers)
+        assert response.status_code == 200, response.text
 
     for *_, before, last in await asyncio.gather(*running):
         assert not last["end"]["complete"]

@@ -124,8 +124,8 @@ class TestWrite:
         live = (await shared_client.post("/notes", json=NOTE)).json()["id"]
 
         for note_id in (live, 999_999):
-            answer = await shared_client.request(method, path.format(note_id))
-            assert (answer.status_code, answer.json()["code"]) == (404, "note_not_found")
+            response = await shared_client.request(method, path.format(note_id))
+            assert (response.status_code, response.json()["code"]) == (404, "note_not_found")
         assert (await shared_client.get(f"/notes/{live}")).status_code == 200
 
     async def test_preconditions_are_compared_with_the_deleted_version(
@@ -167,9 +167,9 @@ class TestWrite:
     ) -> None:
         strict = gateway_settings.model_copy(update={"require_preconditions": True})
         async with harness.gateway(strict) as client:
-            answer = await client.request(method, path.format(1))
+            response = await client.request(method, path.format(1))
 
-        assert (answer.status_code, answer.json()["code"]) == (428, "precondition_required")
+        assert (response.status_code, response.json()["code"]) == (428, "precondition_required")
 
     async def test_deleted_note_of_another_user_does_not_exist(
         self, shared_users_client: httpx.AsyncClient, method: str, path: str
@@ -177,10 +177,10 @@ class TestWrite:
         ada, bob = await sign_up(shared_users_client), await sign_up(shared_users_client)
         note = await put_in_trash(shared_users_client, headers=ada.headers)
 
-        answer = await shared_users_client.request(method, path.format(note["id"]), headers=bob.headers)
+        response = await shared_users_client.request(method, path.format(note["id"]), headers=bob.headers)
         read = await shared_users_client.get(f"/notes/trash/{note['id']}", headers=bob.headers)
 
-        assert (answer.status_code, answer.json()["code"]) == (404, "note_not_found")
+        assert (response.status_code, response.json()["code"]) == (404, "note_not_found")
         assert (read.status_code, read.json()["code"]) == (404, "note_not_found")
         assert (await shared_users_client.get("/notes/trash", headers=bob.headers)).json() == []
         assert len((await shared_users_client.get("/notes/trash", headers=ada.headers)).json()) == 1
@@ -240,9 +240,9 @@ async def test_unchanged_page_of_the_trash_is_not_sent_again(user_client: httpx.
     "query", ["limit=0", "limit=1001", "skip=1", "sort=id", "cursor=", "cursor=eyJpZCI6MX0", "cursor=e30"]
 )
 async def test_invalid_page_of_the_trash_is_rejected(shared_client: httpx.AsyncClient, query: str) -> None:
-    answer = await shared_client.get(f"/notes/trash?{query}")
+    response = await shared_client.get(f"/notes/trash?{query}")
 
-    assert (answer.status_code, answer.json()["code"]) == (422, "validation_failed")
+    assert (response.status_code, response.json()["code"]) == (422, "validation_failed")
 
 
 async def test_cursor_of_another_list_is_rejected(user_client: httpx.AsyncClient) -> None:
@@ -261,7 +261,7 @@ async def test_cursor_of_another_list_is_rejected(user_client: httpx.AsyncClient
         assert statuses == [200 if each == path else 422 for each in paths]
 
 
-async def test_answer_to_a_write_of_an_erased_note_is_repeated_without_its_text(
+async def test_response_to_a_write_of_an_erased_note_is_repeated_without_its_text(
     client: httpx.AsyncClient, database: "Connection[Record]"
 ) -> None:
     key = {"Idempotency-Key": "create"}

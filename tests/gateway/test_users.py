@@ -32,11 +32,11 @@ async def test_registered_user_signs_in_and_has_notes_of_their_own(users_client:
 
 
 async def test_registration_is_answered_with_the_user_and_no_password(shared_users_client: httpx.AsyncClient) -> None:
-    answer = await shared_users_client.post("/users/", json={"name": "Ada", "password": PASSWORD})
+    response = await shared_users_client.post("/users/", json={"name": "Ada", "password": PASSWORD})
 
-    assert answer.status_code == 201
-    assert answer.headers["location"] == "/users/me"
-    assert answer.json().keys() == {"id", "name", "created_date", "updated_date"}
+    assert response.status_code == 201
+    assert response.headers["location"] == "/users/me"
+    assert response.json().keys() == {"id", "name", "created_date", "updated_date"}
 
 
 async def test_registrant_reads_the_outcome_without_a_token(shared_users_client: httpx.AsyncClient) -> None:
@@ -44,8 +44,12 @@ async def test_registrant_reads_the_outcome_without_a_token(shared_users_client:
     accepted = await shared_users_client.post("/users/", json=user, headers={"Prefer": "respond-async"})
 
     assert accepted.status_code == 202
-    answer = (await decided(shared_users_client, accepted.headers["location"]))["answer"]
-    assert (answer["status"], answer["headers"]["Location"], answer["body"]["name"]) == (201, "/users/me", "Grace")
+    response = (await decided(shared_users_client, accepted.headers["location"]))["answer"]
+    assert (response["status"], response["headers"]["Location"], response["body"]["name"]) == (
+        201,
+        "/users/me",
+        "Grace",
+    )
 
 
 async def test_repeated_registration_is_the_same_and_with_another_password_it_is_not(
@@ -104,9 +108,9 @@ async def test_fifty_registrations_of_one_name_make_one_user_and_their_neighbour
             for client, spelling in zip([one, two] * 25, spellings, strict=True)
         ]
         notes = [client.post("/notes", json=NOTE, headers=neighbour.headers) for client in [one, two] * 50]
-        answers = await asyncio.gather(*registrations, *notes)
+        responses = await asyncio.gather(*registrations, *notes)
 
-    statuses = [answer.status_code for answer in answers]
+    statuses = [response.status_code for response in responses]
     assert sorted(statuses[:50]) == [201] + 49 * [409]
     assert statuses[50:] == 100 * [201]
     assert await database.fetchval("select count(*) from users where folded_name = 'ada'") == 1
@@ -127,9 +131,9 @@ async def test_impossible_name_is_refused(shared_users_client: httpx.AsyncClient
     registered = await shared_users_client.post("/users/", json={"name": name, "password": PASSWORD})
     changed = await shared_users_client.patch("/users/me", json={"name": name}, headers=ada.headers)
 
-    for answer in (registered, changed):
-        assert answer.status_code == 422
-        assert {error["pointer"] for error in answer.json()["errors"]} == {"/body/name"}
+    for response in (registered, changed):
+        assert response.status_code == 422
+        assert {error["pointer"] for error in response.json()["errors"]} == {"/body/name"}
 
 
 async def test_name_signs_in_as_it_is_typed(shared_users_client: httpx.AsyncClient) -> None:
@@ -140,11 +144,11 @@ async def test_name_signs_in_as_it_is_typed(shared_users_client: httpx.AsyncClie
 async def test_impossible_password_is_refused_and_not_repeated(
     shared_users_client: httpx.AsyncClient, password: object
 ) -> None:
-    answer = await shared_users_client.post("/users/", json={"name": "Ada", "password": password})
+    response = await shared_users_client.post("/users/", json={"name": "Ada", "password": password})
 
-    assert answer.status_code == 422
-    assert {error["pointer"] for error in answer.json()["errors"]} == {"/body/password"}
-    assert not password or str(password) not in answer.text
+    assert response.status_code == 422
+    assert {error["pointer"] for error in response.json()["errors"]} == {"/body/password"}
+    assert not password or str(password) not in response.text
 
 
 @pytest.mark.parametrize("password", ["8 spaces", "        ", "pässwörd", "\U0001f600" * 8, "a" * 128, "tab\there"])
@@ -315,8 +319,8 @@ async def test_old_token_gets_no_outcome(password_settings: GatewaySettings, use
 
 
 async def new_token(client: httpx.AsyncClient, name: str) -> str | None:
-    answer = await client.post("/auth/token", data={"username": name, "password": NEW_PASSWORD})
-    return str(answer.json()["access_token"]) if answer.is_success else None
+    response = await client.post("/auth/token", data={"username": name, "password": NEW_PASSWORD})
+    return str(response.json()["access_token"]) if response.is_success else None
 
 
 async def test_of_all_secrets_only_the_passwords_hash_is_queued_and_stored(

@@ -21,8 +21,8 @@ async def change_together(client: httpx.AsyncClient, path: str, *titles: str) ->
     """Gives the note one title after the other in one batch."""
     note_id = int(path.rsplit("/", maxsplit=1)[-1])
     items = [{"op": "patch", "id": note_id, "title": title} for title in titles]
-    answer = await client.post("/notes/batch", json={"items": items})
-    assert answer.status_code == 200, answer.text
+    response = await client.post("/notes/batch", json={"items": items})
+    assert response.status_code == 200, response.text
 
 
 async def titles(client: httpx.AsyncClient, path: str) -> list[str]:
@@ -127,16 +127,16 @@ async def test_version_that_does_not_exist_is_not_found(shared_client: httpx.Asy
     path = await create(shared_client)
     await shared_client.patch(path, json={"title": "2"})
 
-    answer = await shared_client.get(f"{path}/versions/{version}")
+    response = await shared_client.get(f"{path}/versions/{version}")
 
-    assert (answer.status_code, answer.json()["code"]) == (404, "version_not_found")
+    assert (response.status_code, response.json()["code"]) == (404, "version_not_found")
 
 
 @pytest.mark.parametrize("version", ["0", "-1", "01", "x", str(2**31), str(2**64)])
 async def test_invalid_version_is_rejected(shared_client: httpx.AsyncClient, version: str) -> None:
-    answer = await shared_client.get(f"{await create(shared_client)}/versions/{version}")
+    response = await shared_client.get(f"{await create(shared_client)}/versions/{version}")
 
-    assert (answer.status_code, answer.json()["code"]) == (422, "validation_failed")
+    assert (response.status_code, response.json()["code"]) == (422, "validation_failed")
 
 
 async def test_version_whose_outcome_is_pruned_is_not_kept_and_the_current_one_is(
@@ -159,8 +159,8 @@ async def test_history_of_another_users_note_does_not_exist(shared_users_client:
     path = await create(shared_users_client, headers=ada.headers)
 
     for version in ("", "/1", "/99"):
-        answer = await shared_users_client.get(f"{path}/versions{version}", headers=bob.headers)
-        assert (answer.status_code, answer.json()["code"]) == (404, "note_not_found")
+        response = await shared_users_client.get(f"{path}/versions{version}", headers=bob.headers)
+        assert (response.status_code, response.json()["code"]) == (404, "note_not_found")
 
 
 async def test_unchanged_history_is_not_sent_again(user_client: httpx.AsyncClient) -> None:

@@ -1,4 +1,4 @@
-"""Credentials that may write but not read: no answer to a write contains what they could not read."""
+"""Credentials that may write but not read: no response to a write contains what they could not read."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -131,18 +131,18 @@ async def test_url_of_a_command_on_the_account_shows_nothing_without_the_scope(
     later = writer.ada.headers | {"Prefer": "respond-async"}
     url = (await writer.client.request(method, path, json=body, headers=later)).headers["location"]
     writer.client.headers = httpx.Headers(writer.headers)
-    answer = (await decided(writer.client, url))["answer"]
+    response = (await decided(writer.client, url))["answer"]
     writer.client.headers = httpx.Headers()
 
     may_read = "account" in (await scopes_of(writer))
-    assert answer["status"] == (200 if may_read and status == 204 else status)
-    assert bool(answer["body"]) == may_read
+    assert response["status"] == (200 if may_read and status == 204 else status)
+    assert bool(response["body"]) == may_read
 
 
 async def scopes_of(writer: Writer) -> set[str]:
     """The scopes of the writer's token, according to the API."""
-    answer = await writer.client.get("/users/me", headers=writer.headers)
-    return {"account"} if answer.is_success else set()
+    response = await writer.client.get("/users/me", headers=writer.headers)
+    return {"account"} if response.is_success else set()
 
 
 async def test_problem_is_shown_to_a_caller_with_write_scope_alone(writer: Writer) -> None:
@@ -151,7 +151,7 @@ async def test_problem_is_shown_to_a_caller_with_write_scope_alone(writer: Write
     absent = await writer.client.delete("/notes/999999", headers=writer.headers)
 
     assert (outdated.status_code, outdated.headers["etag"]) == (412, '"1"')
-    assert [answer.json()["code"] for answer in (outdated, absent)] == ["precondition_failed", "note_not_found"]
+    assert [response.json()["code"] for response in (outdated, absent)] == ["precondition_failed", "note_not_found"]
 
 
 async def test_registrant_gets_the_user_at_once_and_at_the_url(shared_users_client: httpx.AsyncClient) -> None:
@@ -162,5 +162,5 @@ async def test_registrant_gets_the_user_at_once_and_at_the_url(shared_users_clie
     )
 
     assert registered.json()["name"] == "Grace"
-    answer = (await decided(shared_users_client, accepted.headers["location"]))["answer"]
-    assert (answer["status"], answer["body"]["name"]) == (201, "Hedy")
+    response = (await decided(shared_users_client, accepted.headers["location"]))["answer"]
+    assert (response["status"], response["body"]["name"]) == (201, "Hedy")

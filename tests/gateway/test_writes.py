@@ -1,4 +1,4 @@
-"""The answers to writes while something behind the gateway is slow, down or broken."""
+"""The responses to writes while something behind the gateway is slow, down or broken."""
 
 import asyncio
 import base64
@@ -59,7 +59,7 @@ def through(
     return GatewaySettings.model_validate(values)
 
 
-async def test_write_that_outlasts_its_wait_is_accepted_and_its_url_has_the_original_answer(
+async def test_write_that_outlasts_its_wait_is_accepted_and_its_url_has_the_original_response(
     gateway_settings: GatewaySettings, worker_settings: WorkerSettings
 ) -> None:
     async with harness.gateway(through(gateway_settings)) as client:
@@ -215,9 +215,9 @@ async def test_write_whose_confirm_comes_while_the_gateway_drains_does_not_wait_
         app.front.resources.replies.drain()
         broker_link.thaw()
 
-        answer = await write
-    assert answer.status_code == 202
-    assert answer.elapsed < timedelta(seconds=DEADLINE_SECONDS)
+        response = await write
+    assert response.status_code == 202
+    assert response.elapsed < timedelta(seconds=DEADLINE_SECONDS)
 
 
 async def test_lost_reply_is_made_up_for_by_one_look_at_the_database(
@@ -233,11 +233,11 @@ async def test_lost_reply_is_made_up_for_by_one_look_at_the_database(
 
 async def test_burst_is_answered_completely_each_with_its_own_note(client: httpx.AsyncClient) -> None:
     titles = [f"note {number}" for number in range(100)]
-    answers = await asyncio.gather(*(client.post("/notes/", json=NOTE | {"title": title}) for title in titles))
+    responses = await asyncio.gather(*(client.post("/notes/", json=NOTE | {"title": title}) for title in titles))
 
-    assert {answer.status_code for answer in answers} == {201}
-    assert [answer.json()["title"] for answer in answers] == titles
-    assert len({answer.json()["id"] for answer in answers}) == 100
+    assert {response.status_code for response in responses} == {201}
+    assert [response.json()["title"] for response in responses] == titles
+    assert len({response.json()["id"] for response in responses}) == 100
 
 
 async def test_command_url_that_was_not_signed_here_is_not_found(gateway_settings: GatewaySettings) -> None:
@@ -250,8 +250,8 @@ async def test_command_url_that_was_not_signed_here_is_not_found(gateway_setting
 
     async with harness.gateway(gateway_settings) as client:
         for url in (foreign, others, f"/commands/{body}", f"/commands/{forged}.{signature}", "/commands/nonsense"):
-            answer = await client.get(url)
-            assert (answer.status_code, answer.json()["code"]) == (404, "command_not_found")
+            response = await client.get(url)
+            assert (response.status_code, response.json()["code"]) == (404, "command_not_found")
         assert (await client.get(mine)).json()["status"] == "pending"
 
 
@@ -268,8 +268,8 @@ async def test_command_url_older_than_the_retention_is_gone(gateway_settings: Ga
     url = CommandUrls(gateway_settings).url(old, confirmed=True)
 
     async with harness.gateway(gateway_settings) as client:
-        answer = await client.get(url)
-    assert (answer.status_code, answer.json()["code"]) == (410, "command_gone")
+        response = await client.get(url)
+    assert (response.status_code, response.json()["code"]) == (410, "command_gone")
 
 
 async def has_status(client: httpx.AsyncClient, url: str, status: str) -> dict[str, Any] | None:

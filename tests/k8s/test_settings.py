@@ -197,7 +197,7 @@ def test_component_for_tls_has_the_services_check_certificates_with_the_authorit
 
 
 @pytest.mark.parametrize(
-    ("component", "idle_seconds", "longest_answer"),
+    ("component", "idle_seconds", "longest_response"),
     [
         ("alb", 60, "idle_timeout.timeout_seconds=60"),
         ("gce", 600, "'timeoutSec': 40"),
@@ -205,14 +205,14 @@ def test_component_for_tls_has_the_services_check_certificates_with_the_authorit
         ("openshift", 30, "'haproxy.router.openshift.io/timeout': '40s'"),
     ],
 )
-def test_balancer_closes_idle_connections_first_and_waits_longer_than_35_seconds_for_an_answer(
-    component: str, idle_seconds: int, longest_answer: str
+def test_balancer_closes_idle_connections_first_and_waits_longer_than_35_seconds_for_a_response(
+    component: str, idle_seconds: int, longest_response: str
 ) -> None:
     gateway = settings_of(component, "Deployment gateway, gateway")
     assert isinstance(gateway, GatewaySettings)
 
     assert gateway.keep_alive_seconds > idle_seconds
-    assert longest_answer in str(objects_of(component))
+    assert longest_response in str(objects_of(component))
 
 
 @pytest.mark.parametrize("overlay", ["production", "alb", "gce"])

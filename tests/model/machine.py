@@ -1,4 +1,4 @@
-"""Random requests of two users to two gateways; each answer has to be the model's."""
+"""Random requests of two users to two gateways; each response has to be the model's."""
 
 import json
 from collections.abc import Callable, Iterator, Sequence
@@ -113,8 +113,8 @@ class Person:
 
 
 @dataclass
-class Answer:
-    """The answer to a write, or that at its command's URL."""
+class Response:
+    """The response to a write, or that at its command's URL."""
 
     status: int
     headers: httpx.Headers
@@ -196,9 +196,9 @@ class Requests(RuleBasedStateMachine):
         outcome, is_repeated = person.model.expect(write, key) if notes else (Outcome(200), True)
 
         headers = {"Content-Type": "application/x-ndjson"} | ({"Idempotency-Key": key} if key else {})
-        answer = self._request(person, "POST", "/notes/import", headers=headers, content=body.encode())
+        response = self._request(person, "POST", "/notes/import", headers=headers, content=body.encode())
 
-        *results, end = read_lines(answer)
+        *results, end = read_lines(response)
         bad = [number for number, line in enumerate(lines, 1) if line in BAD_LINES]
         assert [each["line"] for each in results if "line" in each] == bad
         imported = 0 if outcome.code else len(notes)
@@ -222,49 +222,49 @@ class Requests(RuleBasedStateMachine):
             person.model.keep("create", note)
 
     def _perform(self, person: Person, write: Write, key: str | None, preference: str) -> None:
-        """Send a write, compare its answer, and change the model."""
+        """Send a write, compare its response, and change the model."""
         outcome, is_repeated = person.model.expect(write, key)
-        answer = self._send(person, write, key, preference)
+        response = self._send(person, write, key, preference)
         minimal = preference == "return=minimal" and not outcome.code
-        assert answer.status == (204 if minimal and outcome.status == 200 else outcome.status), answer
-        assert outcome.code == (answer.body["code"] if answer.status >= 400 else "")
+        assert response.status == (204 if minimal and outcome.status == 200 else outcome.status), response
+        assert outcome.code == (response.body["code"] if response.status >= 400 else "")
         if outcome.version:
-            assert answer.headers["etag"] == f'"{outcome.version}"'
+            assert response.headers["etag"] == f'"{outcome.version}"'
         if outcome.item is not None:
-            assert answer.body["item"] == outcome.item
+            assert response.body["item"] == outcome.item
         if is_repeated:
-            check_repetition(outcome, answer)
+            check_repetition(outcome, response)
             return
         if not outcome.code and write.items:
-            self._learn_several(person, write, outcome, answer)
+            self._learn_several(person, write, outcome, response)
         elif not outcome.code:
-            self._learn(person, write, outcome, answer)
+            self._learn(person, write, outcome, response)
         person.model.pin(write, key, outcome)
 
-    def _send(self, person: Person, write: Write, key: str | None, preference: str) -> Answer:
+    def _send(self, person: Person, write: Write, key: str | None, preference: str) -> Response:
         method, path, body = build_request(write)
         headers = {"Idempotency-Key": key} if key else {}
         headers |= {"Prefer": preference} if preference else {}
         for name, versions in (("If-Match", write.if_match), ("If-None-Match", write.if_none_match)):
             if versions is not None:
                 headers[name] = "*" if versions == "*" else ", ".join(f'"{version}"' for version in versions)
-        answer = self._request(person, method, path, headers=headers, json=body)
-        if answer.status_code != 202:
-            return Answer(answer.status_code, answer.headers, answer.json() if answer.content else None)
-        person.command = answer.headers["location"]
+        response = self._request(person, method, path, headers=headers, json=body)
+        if response.status_code != 202:
+            return Response(response.status_code, response.headers, response.json() if response.content else None)
+        person.command = response.headers["location"]
         waiting = {"Prefer": f"wait={POLLED_SECONDS}"}
         state = self._request(person, "GET", person.command, headers=waiting).json()
         assert state["status"] == ("applied" if state["answer"]["status"] < 300 else "rejected")
-        return Answer(state["answer"]["status"], httpx.Headers(state["answer"]["headers"]), state["answer"]["body"])
+        return Response(state["answer"]["status"], httpx.Headers(state["answer"]["headers"]), state["answer"]["body"])
 
-    def _learn(self, person: Person, write: Write, outcome: Outcome, answer: Answer) -> None:
-        """Compare the note of an answer, or the one that is read after it, and keep it in the model."""
+    def _learn(self, person: Person, write: Write, outcome: Outcome, response: Response) -> None:
+        """Compare the note of a response, or the one that is read after it, and keep it in the model."""
         if write.op in ("delete", "purge"):
             assert outcome.note
             person.model.keep(write.op, outcome.note)
             return
-        note_id = write.note or int(answer.headers["location"].rpartition("/")[2])
-        note = answer.body or self._request(person, "GET", f"/notes/{note_id}").json()
+        note_id = write.note or int(response.headers["location"].rpartition("/")[2])
+        note = response.body or self._request(person, "GET", f"/notes/{note_id}").json()
         before = person.model.notes.get(note_id) or person.model.trash.get(note_id)
         agree(outcome.note or {}, note)
         assert set(note) == MEMBERS
@@ -275,9 +275,9 @@ class Requests(RuleBasedStateMachine):
         outcome.note = note
         person.model.keep(write.op, note)
 
-    def _learn_several(self, person: Person, write: Write, outcome: Outcome, answer: Answer) -> None:
+    def _learn_several(self, person: Person, write: Write, outcome: Outcome, response: Response) -> None:
         last: dict[int, tuple[str, Note]] = {}
-        for item, each, result in zip(write.items, outcome.items, answer.body["items"], strict=True):
+        for item, each, result in zip(write.items, outcome.items, response.body["items"], strict=True):
             each.note = (each.note or {}) | {"id": item.note or result["id"]}
             note_id = each.note["id"]
             assert result == {"status": each.status, "id": note_id, "version": each.version}
@@ -301,12 +301,12 @@ class Requests(RuleBasedStateMachine):
         for path, note in ((f"/notes/{note_id}", living), (f"/notes/trash/{note_id}", trashed)):
             version = note["version"] if note else 1
             headers = {} if tag is None else {"If-None-Match": f'"{version + tag}"'}
-            answer = self._request(person, "GET", path, headers=headers)
-            assert answer.status_code == (404 if note is None else 304 if tag == 0 else 200)
+            response = self._request(person, "GET", path, headers=headers)
+            assert response.status_code == (404 if note is None else 304 if tag == 0 else 200)
             if note:
-                assert answer.headers["etag"] == f'"{version}"'
-            if answer.status_code == 200:
-                agree(note or {}, answer.json())
+                assert response.headers["etag"] == f'"{version}"'
+            if response.status_code == 200:
+                agree(note or {}, response.json())
 
     @rule(user=USERS, number=st.integers(0, 15), limit=st.sampled_from([1, 3, 100]), version=st.integers(1, 4))
     def read_versions(self, user: int, number: int, limit: int, version: int) -> None:
@@ -315,8 +315,8 @@ class Requests(RuleBasedStateMachine):
         path = f"/notes/{note_id}/versions"
         one = self._request(person, "GET", f"{path}/{version}")
         if note_id not in person.model.notes:
-            for answer in (one, self._request(person, "GET", path)):
-                assert (answer.status_code, answer.json()["code"]) == (404, "note_not_found")
+            for response in (one, self._request(person, "GET", path)):
+                assert (response.status_code, response.json()["code"]) == (404, "note_not_found")
             return
         history = person.model.history[note_id]
         listed = [note for page in self._iter_pages(person, f"{path}?limit={limit}") for note in page]
@@ -348,9 +348,9 @@ class Requests(RuleBasedStateMachine):
         assert first.headers.get("x-total-count") == (str(len(expected)) if total else None)
         self._check_tag(person, path, first)
 
-    def _check_tag(self, person: Person, path: str, answer: httpx.Response) -> None:
+    def _check_tag(self, person: Person, path: str, response: httpx.Response) -> None:
         """A page that has not changed is not sent again."""
-        tag, page = answer.headers["etag"], answer.json()
+        tag, page = response.headers["etag"], response.json()
         if path in person.tags:
             former, former_page = person.tags[path]
             again = self._request(person, "GET", path, headers={"If-None-Match": former})
@@ -362,12 +362,12 @@ class Requests(RuleBasedStateMachine):
         """Yield the pages, each after a look back at the one before."""
         former: list[Note] | None = None
         while path:
-            answer = self._request(person, "GET", path)
-            page: list[Note] = answer.json()
-            if former and "prev" in answer.links:
-                assert self._request(person, "GET", answer.links["prev"]["url"]).json() == former
+            response = self._request(person, "GET", path)
+            page: list[Note] = response.json()
+            if former and "prev" in response.links:
+                assert self._request(person, "GET", response.links["prev"]["url"]).json() == former
             yield page
-            former, path = page, answer.links.get("next", {}).get("url", "")
+            former, path = page, response.links.get("next", {}).get("url", "")
 
     @rule(user=USERS, which=st.integers(0, 1), limit=st.integers(1, 4))
     def follow(self, user: int, which: int, limit: int) -> None:
@@ -379,8 +379,8 @@ class Requests(RuleBasedStateMachine):
 
     def _follow(self, person: Person, follower: Follower, limit: int) -> bool:
         since = {"since": follower.cursor} if follower.cursor else {}
-        answer = self._request(person, "GET", "/notes/changes", params={"limit": str(limit)} | since)
-        page = answer.json()
+        response = self._request(person, "GET", "/notes/changes", params={"limit": str(limit)} | since)
+        page = response.json()
         assert len(page["changes"]) <= limit
         for change in page["changes"]:
             assert change.get("note") == person.model.notes.get(change["id"])
@@ -400,13 +400,13 @@ class Requests(RuleBasedStateMachine):
                 assert (gone.status_code, gone.json()["code"]) == (410, "changes_gone")
         elif how == "batch":
             items = [{"op": "create", "title": "", "description": ""}, {"op": "delete", "id": note_id}]
-            answer = self._request(stranger, "POST", "/notes/batch", json={"items": items})
-            assert (answer.status_code, answer.json()["item"]) == (404, 1)
+            response = self._request(stranger, "POST", "/notes/batch", json={"items": items})
+            assert (response.status_code, response.json()["item"]) == (404, 1)
         else:
             path = f"/notes/trash/{note_id}" if place == "trash" else f"/notes/{note_id}/{place}".rstrip("/")
             body = {"title": "mine", "description": "now"} if method in ("PUT", "PATCH") else None
-            answer = self._request(stranger, method, path, json=body)
-            assert (answer.status_code, answer.json()["code"]) == (404, "note_not_found")
+            response = self._request(stranger, method, path, json=body)
+            assert (response.status_code, response.json()["code"]) == (404, "note_not_found")
         if owner.command:
             assert self._request(stranger, "GET", owner.command).status_code == 404
 
@@ -436,14 +436,14 @@ class Requests(RuleBasedStateMachine):
 
     def _request(self, person: Person, method: str, path: str, **request: Any) -> httpx.Response:
         headers = person.headers | request.pop("headers", {})
-        answer = next(self._gateways).request(method, path, headers=headers, **request)
-        assert answer.status_code < 500, answer.text
-        return answer
+        response = next(self._gateways).request(method, path, headers=headers, **request)
+        assert response.status_code < 500, response.text
+        return response
 
 
-def read_lines(answer: httpx.Response) -> list[dict[str, Any]]:
+def read_lines(response: httpx.Response) -> list[dict[str, Any]]:
     """Return the lines of NDJSON, whose texts may have other ends of lines."""
-    return [json.loads(line) for line in answer.text.removesuffix("\n").split("\n")]
+    return [json.loads(line) for line in response.text.removesuffix("\n").split("\n")]
 
 
 def build_change(person: Person, op: str, number: int, text: dict[str, str], conditions: dict[str, Any]) -> Write:
@@ -481,17 +481,17 @@ def build_item(write: Write) -> dict[str, Any]:
     return {"op": write.op, **dict(write.text)} | {name: value for name, value in members.items() if value is not None}
 
 
-def check_repetition(outcome: Outcome, answer: Answer) -> None:
-    """A repeated request has the answer of the first."""
-    if outcome.code != "idempotency_key_reused" and "issued_at" not in answer.headers:
-        assert answer.headers.get("idempotent-replayed") == "true"
+def check_repetition(outcome: Outcome, response: Response) -> None:
+    """A repeated request has the response of the first."""
+    if outcome.code != "idempotency_key_reused" and "issued_at" not in response.headers:
+        assert response.headers.get("idempotent-replayed") == "true"
     if outcome.items:
         ids = [(each.note or {})["id"] for each in outcome.items]
-        assert [(each["id"], each["version"]) for each in answer.body["items"]] == [
+        assert [(each["id"], each["version"]) for each in response.body["items"]] == [
             (note_id, each.version) for note_id, each in zip(ids, outcome.items, strict=True)
         ]
-    elif answer.status in (200, 201) and answer.body:
-        assert answer.body == outcome.note
+    elif response.status in (200, 201) and response.body:
+        assert response.body == outcome.note
 
 
 def agree(expected: Note, actual: Note) -> None:

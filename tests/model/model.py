@@ -4,7 +4,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 Note = dict[str, Any]
-"""A note as the API prints it, without what only the server knows as long as no answer has shown it."""
+"""A note as the API prints it, without what only the server knows as long as no response has shown it."""
 Notes = dict[int, Note]
 OF_TRASH = ("restore", "purge")
 
@@ -30,7 +30,7 @@ class Write:
 
 @dataclass
 class Outcome:
-    """The answer that a write should have."""
+    """The response that a write should have."""
 
     status: int
     code: str = ""

@@ -1,4 +1,4 @@
-"""Whatever two users do, in whatever order, each answer is that of a simple model."""
+"""Whatever two users do, in whatever order, each response is that of a simple model."""
 
 import asyncio
 import os
@@ -44,7 +44,7 @@ async def gateways(servers: Services, template: str) -> AsyncIterator[list[str]]
 
 
 @pytest.mark.timeout(3600)
-async def test_each_answer_is_that_of_the_model(gateways: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+async def test_each_response_is_that_of_the_model(gateways: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     if SEED is not None:
         with capsys.disabled():
             sys.stdout.write(f"{STEPS} steps beside the model with seed {SEED}\n")

@@ -198,7 +198,7 @@ async def tls_server(certificate: Path, serve: Serve) -> AsyncIterator[int]:
 
 
 async def refuse_a_password(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, tls: ssl.SSLContext) -> None:
-    """Postgres' answer to a wrong password, over TLS."""
+    """Postgres' reply to a wrong password, over TLS."""
     await reader.readexactly(8)
     writer.write(b"S")
     await writer.start_tls(tls)

@@ -130,7 +130,7 @@ async def test_idle_connections_are_dropped_when_the_server_says_that_it_takes_n
 ) -> None:
     sessions = await idle_sessions(connections)
     async with connections.acquire() as session:
-        # The server reports a changed setting with the answer to any statement, however it was changed.
+        # The server reports a changed setting with the reply to any statement, however it was changed.
         await session.execute("set default_transaction_read_only = on")
 
     assert not await used_again(connections) & set(sessions)

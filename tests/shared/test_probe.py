@@ -16,9 +16,9 @@ from tests.support.proxy import free_port
 
 @contextmanager
 def answering(status: HTTPStatus) -> Iterator[int]:
-    """A server on a port of loopback that gives this answer to every request, also as a proxy."""
+    """A server on a port of loopback that gives this response to every request, also as a proxy."""
 
-    class Answer(BaseHTTPRequestHandler):
+    class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             self.send_response(status)
             self.end_headers()
@@ -26,7 +26,7 @@ def answering(status: HTTPStatus) -> Iterator[int]:
         def log_message(self, *_: object) -> None:
             pass
 
-    with HTTPServer(("127.0.0.1", 0), Answer) as server:
+    with HTTPServer(("127.0.0.1", 0), Handler) as server:
         Thread(target=server.serve_forever, daemon=True).start()
         yield server.server_port
         server.shutdown()

@@ -49,17 +49,17 @@ async def sign_up(client: httpx.AsyncClient, name: str = "", password: str = PAS
 
 async def sign_in(client: httpx.AsyncClient, name: str, password: str = PASSWORD, scope: str = "") -> str:
     """An access token."""
-    answer = await client.post("/auth/token", data={"username": name, "password": password, "scope": scope})
-    assert answer.status_code == 200, answer.text
-    return str(answer.json()["access_token"])
+    response = await client.post("/auth/token", data={"username": name, "password": password, "scope": scope})
+    assert response.status_code == 200, response.text
+    return str(response.json()["access_token"])
 
 
 async def personal_token(client: httpx.AsyncClient, person: Person, *scopes: str) -> dict[str, Any]:
     """A new personal token, with its secret."""
     body = {"name": "script", "scopes": scopes or ["notes:read", "notes:write"]}
-    answer = await client.post("/auth/tokens", json=body, headers=person.headers)
-    assert answer.status_code == 201, answer.text
-    created: dict[str, Any] = answer.json()
+    response = await client.post("/auth/tokens", json=body, headers=person.headers)
+    assert response.status_code == 201, response.text
+    created: dict[str, Any] = response.json()
     return created
 
 

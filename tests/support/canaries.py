@@ -7,7 +7,7 @@ import re
 
 import httpx
 
-from gateway.http.answers import PROBLEM_JSON
+from gateway.http.responses import PROBLEM_JSON
 
 PASSWORD = "correct horse battery staple"
 NEW_PASSWORD = "a quite different password"

@@ -45,9 +45,9 @@ class Copy:
     async def turn_page(self, client: httpx.AsyncClient, *, limit: int = 100, **request: Any) -> bool:
         """Reads one page; returns whether there are more."""
         since = {"since": self.cursor} if self.cursor else {}
-        answer = await client.get("/notes/changes", params={"limit": str(limit)} | since, **request)
-        assert answer.status_code == 200, answer.text
-        page = answer.json()
+        response = await client.get("/notes/changes", params={"limit": str(limit)} | since, **request)
+        assert response.status_code == 200, response.text
+        page = response.json()
         for change in page["changes"]:
             self.apply(change)
         self.cursor = page["cursor"]

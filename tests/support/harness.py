@@ -168,7 +168,7 @@ async def gateway(settings: GatewaySettings) -> AsyncIterator[httpx.AsyncClient]
 
 
 def client(url: str, headers: Mapping[str, str] | None = None) -> httpx.AsyncClient:
-    """A client that checks every answer."""
+    """A client that checks every response."""
     hooks = {"response": HOOKS}
     return httpx.AsyncClient(
         base_url=url, headers=headers, timeout=30, event_hooks=hooks, limits=LIMITS, verify=NO_CERTIFICATES
@@ -214,8 +214,8 @@ async def readiness(consumer: Consumer) -> tuple[int, dict[str, Any]]:
     """The status and the body with which a worker answers `/health/ready`."""
     transport = httpx.ASGITransport(create_health_app(consumer))
     async with httpx.AsyncClient(transport=transport, base_url="http://worker") as client:
-        answer = await client.get("/health/ready")
-        return answer.status_code, answer.json()
+        response = await client.get("/health/ready")
+        return response.status_code, response.json()
 
 
 def dated(note: dict[str, Any]) -> dict[str, Any]:
@@ -224,5 +224,5 @@ def dated(note: dict[str, Any]) -> dict[str, Any]:
 
 
 def lasting_headers(response: httpx.Response) -> dict[str, str]:
-    """The headers that stay the same when an answer is repeated."""
+    """The headers that stay the same when a response is repeated."""
     return {name: value for name, value in response.headers.items() if name not in ("date", "x-request-id")}

@@ -231,9 +231,9 @@ def harmless_messages(owner: int) -> Iterator[Hostile]:
     yield Hostile("no commands", b"[]")
     yield Hostile("white space", b"[" + b" " * 1_000_000 + b"]")
     for name, reply_to in {
-        "an answer into a command queue": b"inkwell.commands.v1.0",
+        "a reply into a command queue": b"inkwell.commands.v1.0",
         "a reply address without a consumer": b"amq.rabbitmq.reply-to.g1h2AA5yZXBseUAxMTI0MTg1NA==.AAAA",
-        "an answer to nonsense": b"amq.rabbitmq.reply-to.\xc3\xa4",
+        "a reply to nonsense": b"amq.rabbitmq.reply-to.\xc3\xa4",
     }.items():
         yield Hostile(name, batch(event(owner)), properties=("reply_to", shortstr(reply_to)))
     count = table(shortstr(b"x-delivery-count") + b"I" + struct.pack(">i", 1_000_000))

@@ -9,7 +9,7 @@ import pytest
 from worker.command_line import operate, read_arguments
 from worker.settings import WorkerSettings
 
-Answer = tuple[int, list[dict[str, Any]], str]
+Result = tuple[int, list[dict[str, Any]], str]
 """The exit code, the objects on stdout, and stderr."""
 
 
@@ -20,7 +20,7 @@ class Operator:
     settings: WorkerSettings
     capsys: pytest.CaptureFixture[str]
 
-    async def __call__(self, *arguments: object, settings: WorkerSettings | None = None) -> Answer:
+    async def __call__(self, *arguments: object, settings: WorkerSettings | None = None) -> Result:
         self.capsys.readouterr()
         code = await operate(read_arguments([*map(str, arguments), "--json"]), settings or self.settings)
         printed = self.capsys.readouterr()

@@ -1,4 +1,4 @@
-"""Raw HTTP: sends the test's bytes on a connection of its own and parses the answers."""
+"""Raw HTTP: sends the test's bytes on a connection of its own and parses the responses."""
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator
@@ -10,7 +10,7 @@ import httpx
 
 
 @dataclass
-class Answer:
+class Response:
     """One response."""
 
     status: int = 0
@@ -18,31 +18,31 @@ class Answer:
     body: bytes = b""
 
 
-class Answers:
-    """Parses what a server sends; `complete` are the responses so far. Not for answers to HEAD."""
+class Responses:
+    """Parses what a server sends; `complete` are the responses so far. Not for responses to HEAD."""
 
     def __init__(self) -> None:
-        self.complete: list[Answer] = []
+        self.complete: list[Response] = []
         self._parser = httptools.HttpResponseParser(self)
 
     def feed(self, data: bytes) -> None:
         self._parser.feed_data(data)
 
     def on_message_begin(self) -> None:
-        self._answer = Answer()
+        self._response = Response()
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        self._answer.headers[name.decode().lower()] = value.decode()
+        self._response.headers[name.decode().lower()] = value.decode()
 
     def on_headers_complete(self) -> None:
-        self._answer.status = self._parser.get_status_code()
+        self._response.status = self._parser.get_status_code()
 
     def on_body(self, body: bytes) -> None:
-        self._answer.body += body
+        self._response.body += body
 
     def on_message_complete(self) -> None:
-        if self._answer.status >= 200:  # not 100 Continue
-            self.complete.append(self._answer)
+        if self._response.status >= 200:  # not 100 Continue
+            self.complete.append(self._response)
 
 
 @asynccontextmanager
@@ -61,8 +61,8 @@ def segments(data: bytes, size: int) -> Iterator[bytes]:
     return (data[start : start + size] for start in range(0, len(data), size))
 
 
-async def exchange(gateway: httpx.AsyncClient, data: bytes, size: int = 1 << 20) -> list[Answer]:
-    """Send the data in segments and return all answers up to the end of the connection.
+async def exchange(gateway: httpx.AsyncClient, data: bytes, size: int = 1 << 20) -> list[Response]:
+    """Send the data in segments and return all responses up to the end of the connection.
 
     The data must make the gateway close it.
     """
@@ -74,9 +74,9 @@ async def exchange(gateway: httpx.AsyncClient, data: bytes, size: int = 1 << 20)
                 await writer.drain()
                 await asyncio.sleep(0)
         received = await receiving
-    answers = Answers()
-    answers.feed(received)
-    return answers.complete
+    responses = Responses()
+    responses.feed(received)
+    return responses.complete
 
 
 async def up_to_the_end(stream: asyncio.StreamReader) -> bytes:

@@ -219,11 +219,11 @@ class Stack:
 
 @dataclass
 class Load:
-    """Writes from several clients at once, and their answers by title."""
+    """Writes from several clients at once, and their responses by title."""
 
     client: httpx.AsyncClient
-    answers: dict[str, httpx.Response | None] = field(default_factory=dict)
-    """None if no answer came."""
+    responses: dict[str, httpx.Response | None] = field(default_factory=dict)
+    """None if no response came."""
     slowest_seconds: float = 0.0
     _stopping: bool = False
 
@@ -241,9 +241,9 @@ class Load:
         loop = asyncio.get_running_loop()
         while not self._stopping:
             title, started = uuid4().hex, loop.time()
-            self.answers[title] = None
+            self.responses[title] = None
             try:
-                self.answers[title] = await self.client.post("/notes/", json=canaries.NOTE | {"title": title})
+                self.responses[title] = await self.client.post("/notes/", json=canaries.NOTE | {"title": title})
             except httpx.TransportError:
                 await asyncio.sleep(0.05)
             self.slowest_seconds = max(self.slowest_seconds, loop.time() - started)
@@ -251,7 +251,7 @@ class Load:
 
     def titles(self, *statuses: int) -> set[str]:
         """The titles whose writes were answered with one of the statuses."""
-        return {title for title, answer in self.answers.items() if answer and answer.status_code in statuses}
+        return {title for title, response in self.responses.items() if response and response.status_code in statuses}
 
     @property
     def accepted(self) -> set[str]:
@@ -259,10 +259,10 @@ class Load:
 
     @property
     def statuses(self) -> dict[int, int]:
-        """How often each status was answered; 0 means no answer."""
+        """How often each status was answered; 0 means no response."""
         counts: dict[int, int] = {}
-        for answer in self.answers.values():
-            status = answer.status_code if answer else 0
+        for response in self.responses.values():
+            status = response.status_code if response else 0
             counts[status] = counts.get(status, 0) + 1
         return counts
 

@@ -7,13 +7,13 @@ from typing import Any
 
 import httpx
 
-from gateway.http.answers import PROBLEM_JSON
 from gateway.http.openapi import HEADER_DESCRIPTIONS
+from gateway.http.responses import PROBLEM_JSON
 from gateway.http.validation import FIELD_CODES
 from gateway.problems import PROBLEM_TYPES
 from gateway.telemetry.request_ids import REQUEST_ID
 
-Answer = tuple[str, int, str | None]
+Response = tuple[str, int, str | None]
 """An operation, a status, and a header, a problem's code or None."""
 
 
@@ -22,7 +22,7 @@ class Witness:
     """Compares each response with the document and records what it has seen."""
 
     document: dict[str, Any]
-    seen: set[Answer] = field(default_factory=set)
+    seen: set[Response] = field(default_factory=set)
 
     async def __call__(self, response: httpx.Response) -> None:
         if "content-length" in response.headers:  # a stream may never end
@@ -59,8 +59,8 @@ class Witness:
         return found[min(found)]
 
     @property
-    def declared(self) -> set[Answer]:
-        """Every answer that the document declares."""
+    def declared(self) -> set[Response]:
+        """Every response that the document declares."""
         return {
             (operation["operationId"], int(status), each)
             for _, _, operation in self.operations

@@ -54,8 +54,8 @@ class Watched:
         return {(target["labels"]["job"], target["health"]) for target in targets}
 
     async def _get(self, path: str) -> dict[str, Any]:
-        answer = (await self._api.get(path)).raise_for_status()  # 503 while Prometheus starts
-        return dict(answer.json()["data"])
+        response = (await self._api.get(path)).raise_for_status()  # 503 while Prometheus starts
+        return dict(response.json()["data"])
 
 
 def configured(folder: Path, ports: dict[str, int]) -> Path:

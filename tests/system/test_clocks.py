@@ -194,10 +194,10 @@ async def test_wrong_clock_locks_no_user_out_for_longer_than_the_limit(clocks: C
     client = clocks.stack.client
 
     with clocks["gateway"].wrong(MONTH):
-        answers = [await client.post("/auth/token", data=wrong) for _ in range(11)]
+        responses = [await client.post("/auth/token", data=wrong) for _ in range(11)]
     after = await client.post("/auth/token", data=wrong)
 
-    assert [answer.status_code for answer in answers] == [400] * 10 + [429]
+    assert [response.status_code for response in responses] == [400] * 10 + [429]
     assert (after.status_code, int(after.headers["retry-after"]) <= 60) == (429, True)
 
 
@@ -215,14 +215,14 @@ async def test_command_of_a_gateway_that_has_never_seen_postgres_is_applied(
         )
         await stack.gateway.start()
         try:
-            answers = [await stack.client.post("/notes/", json=NOTE) for _ in range(3)]
+            responses = [await stack.client.post("/notes/", json=NOTE) for _ in range(3)]
             for name in ("gateway-database", "worker-database"):
                 await stack.links[name].start()
-            states = [await decided(stack.client, answer.headers["location"]) for answer in answers]
+            states = [await decided(stack.client, response.headers["location"]) for response in responses]
         finally:
             await stack.gateway.kill()
 
-    assert [answer.status_code for answer in answers] == [202] * 3
+    assert [response.status_code for response in responses] == [202] * 3
     assert [state["status"] for state in states] == ["applied"] * 3
 
 
@@ -230,7 +230,7 @@ async def decided(client: httpx.AsyncClient, url: str) -> dict[str, Any]:
     """The state of a command once it has an outcome; there is none while Postgres is down."""
 
     async def state() -> dict[str, Any] | None:
-        answer = await client.get(url)
-        return dict(answer.json()) if answer.status_code == 200 and answer.json()["answer"] else None
+        response = await client.get(url)
+        return dict(response.json()) if response.status_code == 200 and response.json()["answer"] else None
 
     return await eventually(state, within_seconds=30)

@@ -106,8 +106,8 @@ async def test_idle_gateway_reads_from_the_new_primary_soon(
 
 async def written(client: httpx.AsyncClient) -> str | None:
     """The path of a new note; fails unless the write is answered 201."""
-    answer = await client.post("/notes/", json=canaries.NOTE)
-    return answer.headers["Location"] if answer.status_code == 201 else None
+    response = await client.post("/notes/", json=canaries.NOTE)
+    return response.headers["Location"] if response.status_code == 201 else None
 
 
 async def read(client: httpx.AsyncClient, note: str) -> int:

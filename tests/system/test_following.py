@@ -32,10 +32,10 @@ async def read_all(client: httpx.AsyncClient) -> dict[int, object]:
     notes: dict[int, object] = {}
     url = "/notes?limit=1000"
     while url:
-        answer = await client.get(url)
-        answer.raise_for_status()
-        notes |= {note["id"]: note for note in answer.json()}
-        url = answer.links.get("next", {}).get("url", "")
+        response = await client.get(url)
+        response.raise_for_status()
+        notes |= {note["id"]: note for note in response.json()}
+        url = response.links.get("next", {}).get("url", "")
     return notes
 
 
@@ -102,6 +102,6 @@ async def test_reads_of_many_streams_do_not_hold_up_a_note(stack: Stack) -> None
     async with streaming(stack.client), streaming(stack.client), Load(stack.client).running(4):
         for _ in range(20):
             started = time.monotonic()
-            answer = await stack.client.get(f"/notes/{created.json()['id']}")
-            assert answer.status_code == 200
+            response = await stack.client.get(f"/notes/{created.json()['id']}")
+            assert response.status_code == 200
             assert time.monotonic() - started < 2

@@ -38,8 +38,8 @@ async def test_worker_killed_while_it_does_several_writes_at_once_does_all_or_no
     async def write(number: int) -> None:
         items = [{"op": "create", "title": f"{number}", "description": ""}] * 100
         headers = {"Idempotency-Key": f"batch-{number}", "Prefer": "respond-async"}
-        answer = await stack.client.post("/notes/batch", json={"items": items}, headers=headers)
-        assert answer.status_code == 202
+        response = await stack.client.post("/notes/batch", json={"items": items}, headers=headers)
+        assert response.status_code == 202
         await asyncio.sleep(0.02)
 
     async def kill() -> None:
@@ -95,7 +95,7 @@ async def test_worker_killed_during_commit_repeats_nothing(stack: Stack) -> None
     assert await stack.value("select count(*) from notes") == 1
 
 
-async def test_gateway_killed_between_confirm_and_answer_leaves_one_effect_and_a_url_with_the_outcome(
+async def test_gateway_killed_between_confirm_and_response_leaves_one_effect_and_a_url_with_the_outcome(
     stack: Stack,
 ) -> None:
     await stack.worker.stop()

@@ -193,13 +193,13 @@ async def test_writes_withdrawn_while_the_broker_is_blocked_never_act(breakable:
     async with httpx.AsyncClient(
         base_url=stack.client.base_url, headers=stack.client.headers, limits=at_once, timeout=60
     ) as client:
-        answers = await asyncio.gather(
+        responses = await asyncio.gather(
             *(client.post("/notes/", json={"title": title, "description": ""}) for title in titles)
         )
     await breakable.rabbitmqctl("set_vm_memory_high_watermark", "0.6")
 
     await eventually(lambda: create(stack), within_seconds=30)
-    assert {(answer.status_code, answer.json()["code"]) for answer in answers} == {(503, "not_accepted")}
+    assert {(response.status_code, response.json()["code"]) for response in responses} == {(503, "not_accepted")}
     assert not set(titles) & await stack.titles()
 
 
@@ -251,8 +251,8 @@ async def test_doctor_counts_what_a_worker_has_and_has_not_acknowledged(
     settings = WorkerSettings.model_validate(environment)
     await stack.worker.stop()
     for number in range(5):
-        answer = await stack.client.post("/notes", json={"title": f"{number}", "description": ""})
-        assert answer.status_code == 202
+        response = await stack.client.post("/notes", json={"title": f"{number}", "description": ""})
+        assert response.status_code == 202
 
     async def messages(state: str) -> int:
         found = [finding.found async for finding in check_broker(settings, "test")]
@@ -313,9 +313,9 @@ async def told_truthfully(load: Load, stack: Stack) -> None:
     """Checks that the URL of each unconfirmed write says `applied` if it has an effect, and `unknown` if not."""
     titles = await stack.titles()
     for title in load.titles(504):
-        answer = load.answers[title]
-        assert answer
-        state: dict[str, Any] = (await stack.client.get(answer.json()["command"])).json()
+        response = load.responses[title]
+        assert response
+        state: dict[str, Any] = (await stack.client.get(response.json()["command"])).json()
         assert state["status"] == ("applied" if title in titles else "unknown")
 
 

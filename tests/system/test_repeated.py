@@ -35,7 +35,7 @@ class Retrying:
     """Clients that repeat each request with its key until a 201, and then once more at the other gateway."""
 
     clients: list[httpx.AsyncClient]
-    answers: dict[str, list[httpx.Response]] = field(default_factory=dict)
+    responses: dict[str, list[httpx.Response]] = field(default_factory=dict)
     """By title."""
     _stopping: bool = False
 
@@ -52,16 +52,16 @@ class Retrying:
     async def _write(self) -> None:
         while not self._stopping:
             title = uuid4().hex
-            self.answers[title] = [await self._created(title), await self._created(title)]
+            self.responses[title] = [await self._created(title), await self._created(title)]
 
     async def _created(self, title: str) -> httpx.Response:
         while True:
             with suppress(httpx.TransportError):
                 note, headers = {"title": title, "description": ""}, {"Idempotency-Key": title}
-                answer = await random.choice(self.clients).post("/notes", json=note, headers=headers)  # noqa: S311
-                if answer.status_code == 201:
-                    return answer
-                assert answer.status_code in {202, 503, 504}, answer.text
+                response = await random.choice(self.clients).post("/notes", json=note, headers=headers)  # noqa: S311
+                if response.status_code == 201:
+                    return response
+                assert response.status_code in {202, 503, 504}, response.text
             await asyncio.sleep(0.05)
 
 
@@ -85,18 +85,18 @@ async def impatient(servers: Services, database_url: str, queue_prefix: str, tmp
 
 
 async def attempt(clients: Sequence[httpx.AsyncClient], count: int) -> list[httpx.Response]:
-    """The answers to this many concurrent attempts, alternating between the gateways."""
+    """The responses to this many concurrent attempts, alternating between the gateways."""
     return await asyncio.gather(
         *(clients[each % len(clients)].post("/notes", json=NOTE, headers=KEY) for each in range(count))
     )
 
 
-async def assert_one_effect(stack: Stack, answers: list[httpx.Response]) -> None:
-    """Checks that the note exists once and that every answer is its 201, exactly one of them not a replay."""
+async def assert_one_effect(stack: Stack, responses: list[httpx.Response]) -> None:
+    """Checks that the note exists once and that every response is its 201, exactly one of them not a replay."""
     [note] = (await stack.client.get("/notes")).json()
-    assert {(answer.status_code, answer.text) for answer in answers} == {(201, answers[0].text)}
-    assert dated(answers[0].json()) == dated(note)
-    assert sum("idempotent-replayed" not in answer.headers for answer in answers) == 1
+    assert {(response.status_code, response.text) for response in responses} == {(201, responses[0].text)}
+    assert dated(responses[0].json()) == dated(note)
+    assert sum("idempotent-replayed" not in response.headers for response in responses) == 1
 
 
 async def test_attempts_at_two_gateways_at_once_have_one_effect(stack: Stack, clients: list[httpx.AsyncClient]) -> None:
@@ -125,9 +125,9 @@ async def test_attempt_whose_gateway_is_killed_can_be_repeated_at_another(
     repeated = await attempt(clients[1:], 2)
     await stack.gateway.start()
 
-    answers = repeated + await attempt(clients, 2)
-    assert {(answer.status_code, answer.text) for answer in answers} == {(201, answers[0].text)}
-    assert all("idempotent-replayed" in answer.headers for answer in answers)
+    responses = repeated + await attempt(clients, 2)
+    assert {(response.status_code, response.text) for response in responses} == {(201, responses[0].text)}
+    assert all("idempotent-replayed" in response.headers for response in responses)
     assert await stack.titles() == {NOTE["title"]}
 
 
@@ -142,10 +142,10 @@ async def test_requests_repeated_until_they_are_answered_have_one_effect_each_th
             await process.stop(signal_number)
             await process.start()
 
-    assert len(retrying.answers) > len(VICTIMS)
-    for title, answers in retrying.answers.items():
-        assert {answer.text for answer in answers} == {answers[0].text}, title
-    assert await stack.titles() == set(retrying.answers)
+    assert len(retrying.responses) > len(VICTIMS)
+    for title, responses in retrying.responses.items():
+        assert {response.text for response in responses} == {responses[0].text}, title
+    assert await stack.titles() == set(retrying.responses)
     assert await stack.value("select count(*) - count(distinct title) from notes") == 0
 
 
@@ -157,9 +157,9 @@ async def test_sender_of_another_body_alone_is_refused(stack: Stack, clients: li
         for client in clients
         for headers in (KEY, at_once)
     ]
-    answers = await attempt(clients, ATTEMPTS)
+    responses = await attempt(clients, ATTEMPTS)
 
-    await assert_one_effect(stack, [first, *answers])
+    await assert_one_effect(stack, [first, *responses])
     for other in await asyncio.gather(*others):
         if other.status_code == 202:
             state = await decided(stack.client, other.headers["location"])
@@ -205,7 +205,9 @@ async def test_full_queue_refuses_writes_and_exactly_the_accepted_are_applied(im
     async with Load(stack.client).running() as load:
         await eventually(lambda: refused(load, 20))
     assert set(load.statuses) == {202, 503}
-    codes = {answer.json()["code"] for answer in load.answers.values() if answer and answer.status_code == 503}
+    codes = {
+        response.json()["code"] for response in load.responses.values() if response and response.status_code == 503
+    }
     assert codes == {"overloaded"}
     assert (await stack.client.get("/notes")).json() == []
 
@@ -225,8 +227,8 @@ async def takes_writes(stack: Stack) -> bool:
 
 
 async def written(stack: Stack) -> httpx.Response | None:
-    answer = await stack.client.post("/notes", json=NOTE, headers=KEY)
-    return answer if answer.status_code == 201 else None
+    response = await stack.client.post("/notes", json=NOTE, headers=KEY)
+    return response if response.status_code == 201 else None
 
 
 async def refused(load: Load, count: int) -> bool:

@@ -13,11 +13,11 @@ async def test_key_that_is_decided_is_answered_while_the_broker_is_away(stack: S
     first = await stack.client.post("/notes", json=NOTE, headers=KEY)
     async with stack.second_gateway() as second:
         await stack.links["gateway-broker"].cut()
-        answers = [await client.post("/notes", json=NOTE, headers=KEY) for client in (stack.client, second)]
+        responses = [await client.post("/notes", json=NOTE, headers=KEY) for client in (stack.client, second)]
         await stack.links["gateway-broker"].start()
 
-    assert {(answer.status_code, answer.text) for answer in answers} == {(201, first.text)}
-    assert all(answer.headers["idempotent-replayed"] == "true" for answer in answers)
+    assert {(response.status_code, response.text) for response in responses} == {(201, first.text)}
+    assert all(response.headers["idempotent-replayed"] == "true" for response in responses)
 
 
 async def test_key_that_may_be_under_way_is_not_said_to_have_no_effect(stack: Stack) -> None:
@@ -38,5 +38,5 @@ async def test_key_that_may_be_under_way_is_not_said_to_have_no_effect(stack: St
 
 
 async def written(stack: Stack) -> httpx.Response | None:
-    answer = await stack.client.post("/notes", json=NOTE, headers=KEY)
-    return answer if answer.status_code == 201 else None
+    response = await stack.client.post("/notes", json=NOTE, headers=KEY)
+    return response if response.status_code == 201 else None

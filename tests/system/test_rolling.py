@@ -57,7 +57,7 @@ class Balancer:
             await asyncio.sleep(BALANCER_SECONDS)
 
     async def request(self, method: str, path: str, **request: Any) -> httpx.Response:
-        """The answer of a ready gateway."""
+        """The response of a ready gateway."""
         client = self._ready[next(self._turns) % len(self._ready)]
         return await client.request(method, path, **request)
 
@@ -122,11 +122,13 @@ class Load:
     async def _write(self, method: str, path: str, headers: dict[str, str], body: object) -> Any:
         """The note as the write has left it."""
         key = {"Idempotency-Key": uuid4().hex}
-        answer = await self._until_taken(method, path, headers=headers | key, json=body)
-        if answer.status_code != 202:
-            return answer.json()
+        response = await self._until_taken(method, path, headers=headers | key, json=body)
+        if response.status_code != 202:
+            return response.json()
         while True:
-            polled = await self._until_taken("GET", answer.headers["Location"], headers=headers | {"Prefer": "wait=2"})
+            polled = await self._until_taken(
+                "GET", response.headers["Location"], headers=headers | {"Prefer": "wait=2"}
+            )
             if (state := polled.json())["status"] != "pending":
                 assert state["status"] == "applied", state
                 return state["answer"]["body"]
@@ -135,13 +137,13 @@ class Load:
         return (await self._until_taken("GET", path, headers=headers)).json()
 
     async def _until_taken(self, method: str, path: str, **request: Any) -> httpx.Response:
-        """The first answer that is not a refusal; fails with an answer that the client could not expect."""
+        """The first response that is not a refusal; fails with a response that the client could not expect."""
         while True:
-            answer = await self.gateways.request(method, path, **request)
-            if answer.status_code in (200, 201, 202):
-                return answer
-            code = answer.json()["code"]
-            assert code in RETRIABLE, answer.text
+            response = await self.gateways.request(method, path, **request)
+            if response.status_code in (200, 201, 202):
+                return response
+            code = response.json()["code"]
+            assert code in RETRIABLE, response.text
             self.refusals[self.phase][code] += 1
             await asyncio.sleep(RETRY_SECONDS)
 

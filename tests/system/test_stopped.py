@@ -45,12 +45,12 @@ async def test_worker_stopped_while_postgres_is_silent_ends_in_time_and_its_batc
     hasty = stack.worker.variant(INKWELL_DRAIN_TIMEOUT_SECONDS="1")
     await hasty.start()
     stack.links["worker-database"].freeze()
-    answer = await stack.client.post("/notes/", json={"title": "waits", "description": ""}, headers=RESPOND_ASYNC)
+    response = await stack.client.post("/notes/", json={"title": "waits", "description": ""}, headers=RESPOND_ASYNC)
     await asyncio.sleep(1)  # until it is in the worker's hands
 
     async with asyncio.timeout(8):  # a statement would be given up after ten seconds
         assert await hasty.stop() == 0
-    assert answer.status_code == 202
+    assert response.status_code == 202
     assert await stack.titles() == set()
 
     stack.links["worker-database"].thaw()
@@ -74,7 +74,7 @@ async def test_gateway_stopped_under_load_resets_no_accepted_request_and_exits_w
     async with Load(stack.client).running() as load:
         await eventually(lambda: has_settled(stack))
         assert await stack.gateway.stop() == 0
-    unanswered = {title for title, answer in load.answers.items() if answer is None}
+    unanswered = {title for title, response in load.responses.items() if response is None}
 
     assert set(load.statuses) <= {0, 201, 202}
     await check(load, stack)

@@ -51,10 +51,10 @@ class Writer:
         while True:
             client = random.choice(self.clients)  # noqa: S311 - no secret
             with suppress(httpx.TransportError):
-                answer = await client.request(method, url, json=body, headers=headers)
-                if answer.is_success:
-                    return answer
-                assert answer.status_code in (503, 504), answer.text
+                response = await client.request(method, url, json=body, headers=headers)
+                if response.is_success:
+                    return response
+                assert response.status_code in (503, 504), response.text
             self.retries += 1
             await asyncio.sleep(PAUSE_SECONDS)
 

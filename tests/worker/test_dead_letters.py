@@ -440,8 +440,8 @@ def run(settings: WorkerSettings, *arguments: str) -> "subprocess.CompletedProce
 
 
 async def state(client: httpx.AsyncClient, url: str) -> tuple[str, int]:
-    answer = (await client.get(url)).json()
-    return answer["status"], answer["answer"]["status"]
+    response = (await client.get(url)).json()
+    return response["status"], response["answer"]["status"]
 
 
 @pytest.mark.usefixtures("worker")

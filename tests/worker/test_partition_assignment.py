@@ -258,10 +258,10 @@ async def test_standby_worker_is_ready_and_reports_its_slot(worker_settings: Wor
         consuming = await running.enter_async_context(harness.worker(worker_settings))
         app = httpx.ASGITransport(create_health_app(consuming))
         client = await running.enter_async_context(httpx.AsyncClient(transport=app, base_url="http://worker"))
-        answer = await client.get("/health/ready")
+        response = await client.get("/health/ready")
 
-    assert answer.status_code == 200
-    assert answer.json() == {"status": "consuming", "slot": PARTITIONS, "partitions": [0, 1]}
+    assert response.status_code == 200
+    assert response.json() == {"status": "consuming", "slot": PARTITIONS, "partitions": [0, 1]}
 
 
 @asynccontextmanager
@@ -327,7 +327,7 @@ async def test_silent_server_ends_the_trust_in_the_idle_sessions_of_the_worker(
     worker_settings: WorkerSettings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(partition_assignment, "CHECK_INTERVAL_SECONDS", INTERVAL_SECONDS)
-    monkeypatch.setattr(partition_assignment, "ANSWER_TIMEOUT_SECONDS", 0.5)
+    monkeypatch.setattr(partition_assignment, "REPLY_TIMEOUT_SECONDS", 0.5)
     url = make_url(str(worker_settings.database_url.get_secret_value()))
     async with proxy_to(str(url.host), url.port or 0) as link:
         moved = url.set(host="127.0.0.1", port=link.port).render_as_string(hide_password=False)

@@ -177,9 +177,9 @@ async def test_gateway_without_a_setting_takes_a_new_number_up_by_itself(
 
 
 async def is_created(client: httpx.AsyncClient) -> bool:
-    answer = await client.post("/notes", json=NOTE)
-    assert answer.status_code == 201 or answer.json()["code"] == "not_accepted"
-    return answer.status_code == 201
+    response = await client.post("/notes", json=NOTE)
+    assert response.status_code == 201 or response.json()["code"] == "not_accepted"
+    return response.status_code == 201
 
 
 async def test_write_that_comes_before_the_number_is_known_waits_for_it(

@@ -1,4 +1,4 @@
-"""The answer that a handler returns; the front adds the headers that every answer has."""
+"""The response that a handler returns; the front adds the headers that every response has."""
 
 import json
 import re
@@ -16,7 +16,7 @@ _WITHOUT_LENGTH = (HTTPStatus.NO_CONTENT, HTTPStatus.NOT_MODIFIED)
 
 
 @dataclass(slots=True)
-class Answer:
+class Response:
     """A response, with the headers specific to it."""
 
     body: str | bytes = b""
@@ -47,7 +47,7 @@ class Answer:
         return headers, body
 
 
-def render(error: ProblemError) -> Answer:
-    """Return the answer with a problem."""
+def render(error: ProblemError) -> Response:
+    """Return the response with a problem."""
     body = json.dumps(error.problem.model_dump(exclude_none=True), ensure_ascii=False, separators=(",", ":"))
-    return Answer(body, error.kind.status, dict(error.headers), PROBLEM_JSON)
+    return Response(body, error.kind.status, dict(error.headers), PROBLEM_JSON)

@@ -1,4 +1,4 @@
-"""An answer in parts: framed as HTTP/1.1 and 1.0 have it, cancelled with its client, never silently cut short."""
+"""A response in parts: framed as HTTP/1.1 and 1.0 have it, cancelled with its client, never silently cut short."""
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
@@ -9,9 +9,9 @@ import pytest
 
 from dev.backend import Services
 from gateway import app as app_module
-from gateway.http.answers import Answer
 from gateway.http.operations import PUBLIC, Operations
 from gateway.http.requests import Request
+from gateway.http.responses import Response
 from gateway.resources import Gateway
 from tests.support import harness
 from tests.support.isolation import fresh_prefix, settings_of_gateway
@@ -54,16 +54,16 @@ STREAMS: dict[str, Callable[[], AsyncGenerator[bytes]]] = {
 }
 
 
-async def get_stream(_: Gateway, request: Request) -> Answer:
+async def get_stream(_: Gateway, request: Request) -> Response:
     """Returns a stream, a late one once it may."""
     if request.path == "/streams/late":
         asked.set()
         await go_on.wait()
-    return Answer(stream=STREAMS[request.path](), media_type="text/plain")
+    return Response(stream=STREAMS[request.path](), media_type="text/plain")
 
 
 for path in STREAMS:
-    operations.add("GET", path, requires=PUBLIC, answers={200: {"description": "A stream"}})(get_stream)
+    operations.add("GET", path, requires=PUBLIC, responses={200: {"description": "A stream"}})(get_stream)
 
 
 @pytest.fixture(scope="module")
@@ -91,15 +91,15 @@ async def read_raw(client: httpx.AsyncClient, request: bytes) -> bytes:
 
 
 async def test_a_part_arrives_before_the_next_exists(client: httpx.AsyncClient) -> None:
-    async with client.stream("GET", "/streams/three") as answer:
-        parts = answer.aiter_bytes()
+    async with client.stream("GET", "/streams/three") as response:
+        parts = response.aiter_bytes()
 
         assert await anext(parts) == b"one "
         go_on.set()
         assert b"".join([part async for part in parts]) == b"two three"
 
-    assert (answer.headers["transfer-encoding"], answer.headers["content-type"]) == ("chunked", "text/plain")
-    assert "content-length" not in answer.headers
+    assert (response.headers["transfer-encoding"], response.headers["content-type"]) == ("chunked", "text/plain")
+    assert "content-length" not in response.headers
 
 
 async def test_the_connection_serves_the_next_request(client: httpx.AsyncClient) -> None:
@@ -126,9 +126,9 @@ async def test_http_1_0_gets_the_body_without_chunks(client: httpx.AsyncClient) 
 
 
 async def test_head_gets_no_body_at_once(client: httpx.AsyncClient) -> None:
-    answer = await client.head("/streams/quiet")
+    response = await client.head("/streams/quiet")
 
-    assert (answer.status_code, answer.content) == (200, b"")
+    assert (response.status_code, response.content) == (200, b"")
 
 
 async def test_a_stream_that_fails_is_not_taken_for_a_whole_one(client: httpx.AsyncClient) -> None:
