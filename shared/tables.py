@@ -233,12 +233,14 @@ attempt_marks = Table(
     Column("process_id", Uuid, primary_key=True, comment="one life of a worker process"),
 )
 
+Expression = ColumnElement[Any]
+"""SQL for a value of any type."""
 NOTE_FIELDS = ("id", "title", "description", "created_date", "updated_date", "version")
 JSON_TIME = r'\"YYYY-MM-DD"T"HH24:MI:SS.US"+00:00"\"'
 """A time in quotes, as `shared.contracts.values.print_time` prints it; every session runs in UTC."""
 
 
-def note_json(fields: Mapping[str, ColumnElement[Any]]) -> ColumnElement[str]:
+def note_json(fields: Mapping[str, Expression]) -> ColumnElement[str]:
     """Return SQL that prints the note with these `NOTE_FIELDS`, and others after them, as the JSON that clients get.
 
     Concatenation is faster than `row_to_json`, which looks up each column's type for each note. `to_json` is faster
@@ -249,7 +251,7 @@ def note_json(fields: Mapping[str, ColumnElement[Any]]) -> ColumnElement[str]:
     return reduce(add, members, _sql_literal('{"id":') + _to_json(fields["id"])) + _sql_literal("}")
 
 
-def _to_json(value: ColumnElement[Any]) -> ColumnElement[str]:
+def _to_json(value: Expression) -> ColumnElement[str]:
     """Return SQL that prints a value as JSON; `to_json` omits trailing zeros of a time, so `to_char` prints those."""
     as_json = cast(func.to_json(value), Text)
     if isinstance(value.type, DateTime):

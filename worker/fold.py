@@ -67,7 +67,7 @@ from worker.handlers import (
 )
 from worker.replays import Letter, ReplayedWrite, TrashState
 
-NEVER = datetime(1970, 1, 1, tzinfo=UTC)
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 """Earlier than any command."""
 KeyT = TypeVar("KeyT", int, str, UUID)
 RowT = TypeVar("RowT")
@@ -145,7 +145,7 @@ class Fold:
     """The user id of each folded name."""
     known: Mapping[UUID, Outcome] = field(default_factory=dict)
     """The outcomes that commands of the batch already have; a replay has that of its failure."""
-    expired_before: datetime = NEVER
+    expired_before: datetime = EPOCH
     """A command issued before this time is too old to be applied."""
     replayed: list[ReplayedWrite] = field(default_factory=list)
     """The writes of applied replays to notes of the batch's owners."""
@@ -160,7 +160,7 @@ class Fold:
     """The versions of notes that have no outcome of their own, since one command made several."""
 
     @classmethod
-    def of(cls, snapshot: Snapshot, expired_before: datetime = NEVER, *, keeps_trash: bool = True) -> "Fold":
+    def of(cls, snapshot: Snapshot, expired_before: datetime = EPOCH, *, keeps_trash: bool = True) -> "Fold":
         """Return a fold over the rows that were read."""
         fold = cls(Rows(snapshot.owners), Rows(snapshot.notes), known=snapshot.outcomes, expired_before=expired_before)
         fold.tombstones, fold.keeps_trash = Rows(snapshot.tombstones), keeps_trash

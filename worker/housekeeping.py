@@ -49,7 +49,7 @@ from shared.tables import (
 )
 from worker.dead_letters import DISCARDED
 from worker.failures import describe
-from worker.fold import NEVER
+from worker.fold import EPOCH
 from worker.settings import WorkerSettings
 
 INTERVAL_SECONDS = 60.0
@@ -121,7 +121,7 @@ async def prune(session: Session, retention: timedelta, statement: Statement | N
 
     Another statement prunes other rows.
     """
-    since = NEVER
+    since = EPOCH
 
     async def delete_some() -> int:
         nonlocal since

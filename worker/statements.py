@@ -30,16 +30,26 @@ from sqlalchemy.sql.type_api import TypeEngine
 
 from shared.contracts import Outcome
 from shared.database import Statement
-from shared.tables import NOTE_FIELDS, commands, note_json, note_versions, notes, personal_tokens, tombstones, users
+from shared.tables import (
+    NOTE_FIELDS,
+    Expression,
+    commands,
+    note_json,
+    note_versions,
+    notes,
+    personal_tokens,
+    tombstones,
+    users,
+)
 
 Columns = dict[str, TypeEngine[Any]]
 
 
-def _any(named: ColumnElement[Any], name: str) -> ColumnElement[bool]:
+def _any(named: Expression, name: str) -> ColumnElement[bool]:
     return named == func.any(bindparam(name, type_=ARRAY(named.type)))
 
 
-def _elements(name: str, columns: Columns, row_id: ColumnElement[int]) -> dict[str, ColumnElement[Any]]:
+def _elements(name: str, columns: Columns, row_id: ColumnElement[int]) -> dict[str, Expression]:
     """Return a row's elements of the array parameters `<name>_<column>`; `<name>_id` has the rows' ids.
 
     A join with the arrays would leave the planner a choice: a plan made while the table was small could scan all of it
@@ -82,12 +92,12 @@ _FAILED: ColumnElement[str] = literal_column("'failed'")
 _STORED_COLUMNS = tuple(commands.c[name] for name in Outcome.model_fields)
 
 
-def _values(rows: Select[Any]) -> ColumnElement[Any]:
+def _values(rows: Select[Any]) -> Expression:
     """Return an array of the only column's values."""
     return func.array(rows.scalar_subquery())
 
 
-def _array(rows: Select[Any]) -> ColumnElement[Any]:
+def _array(rows: Select[Any]) -> Expression:
     """Return an array of the rows, each a tuple."""
     return _values(rows.with_only_columns(func.row(*rows.selected_columns)))
 
@@ -119,7 +129,7 @@ def _read(*, trash: bool) -> ClauseElement:
     )
 
 
-def _draw_ids() -> ColumnElement[Any]:
+def _draw_ids() -> Expression:
     """Return an array of new ids for notes, without those in use after a restore has set the sequence back."""
     next_id, numbers = func.nextval(literal_column("'notes_id_seq'")), func.generate_series(literal_column("1"), _COUNT)
     drawn = select(_values(select(next_id).select_from(numbers)).label("ids")).cte("drawn")
@@ -200,7 +210,7 @@ def _change_notes(unchanged: ColumnElement[bool]) -> tuple[CTE, ...]:
     tombstone = _rows("tombstone", NOTE)
     new_text = _elements("changed", CHANGED, notes.c.id)
     bury = insert(tombstones).from_select(list(NOTE), select(tombstone).where(unchanged))
-    new_values: dict[str, ColumnElement[Any]] = {name: bury.excluded[name] for name in NOTE if name != "id"}
+    new_values: dict[str, Expression] = {name: bury.excluded[name] for name in NOTE if name != "id"}
     new_values |= {"deleted_date": func.now(), "erased": false()}
     return (
         update(notes).where(_any(notes.c.id, "changed_id"), unchanged).values(new_text).cte("changed_notes"),
@@ -246,7 +256,7 @@ def _insert_outcomes(unchanged: ColumnElement[bool], *, replays: bool) -> Insert
 
 
 def _is_complete(
-    matched: CTE, name: str, key: ColumnElement[Any], count: ColumnElement[int] | None = None
+    matched: CTE, name: str, key: Expression, count: ColumnElement[int] | None = None
 ) -> ColumnElement[bool]:
     """Whether as many rows were matched as the array parameter has."""
     number = select(func.count() if count is None else count).select_from(matched).scalar_subquery()
@@ -256,7 +266,7 @@ def _is_complete(
 def _replacing_failed(insert_outcomes: Insert, columns: Collection[str]) -> Insert:
     """Return the insert, which also replaces the outcome of a failed command that is replayed."""
     replayed = insert_outcomes.excluded
-    new_values: dict[str, ColumnElement[Any]] = {name: replayed[name] for name in columns if name != "id"}
+    new_values: dict[str, Expression] = {name: replayed[name] for name in columns if name != "id"}
     # A command that fails again keeps its place among the dead letters.
     new_values["decided_at"] = case((replayed.status == _FAILED, commands.c.decided_at), else_=replayed.decided_at)
     return insert_outcomes.on_conflict_do_update(
@@ -269,7 +279,7 @@ def _replacing_failed(insert_outcomes: Insert, columns: Collection[str]) -> Inse
 def _store_accounts() -> ClauseElement:
     """Store all changes to users and tokens in one statement."""
     registered, changed, created = _rows("registered", USER), _rows("changed", USER), _rows("created", TOKEN)
-    new_values: dict[str, ColumnElement[Any]] = {
+    new_values: dict[str, Expression] = {
         name: changed.c[name] for name in ("credentials_version", "name", "folded_name", "updated_date", "revision")
     }
     new_values["password_hash"] = func.coalesce(changed.c.password_hash, users.c.password_hash)

@@ -39,6 +39,9 @@ LINES_DESCRIPTION = (
 )
 ImportedTime = Annotated[Time, Field(ge=PAST_INSTANT_MIN, lt=PAST_INSTANT_END)]
 
+Members = dict[str, Any]
+"""The members of a model that is made at start, each with its type."""
+
 
 class _Patch(BaseModel, extra="forbid", json_schema_extra={"examples": [{"title": "Blue ink"}]}):
     pass
@@ -93,8 +96,8 @@ class NoteBodies:
     def __init__(self, settings: GatewaySettings) -> None:
         title = build_text_type(settings.title_max_length)
         description = build_text_type(settings.description_max_length)
-        text: dict[str, Any] = {"title": title, "description": description}
-        parts: dict[str, Any] = {"title": (title, None), "description": (description, None)}
+        text: Members = {"title": title, "description": description}
+        parts: Members = {"title": (title, None), "description": (description, None)}
         note: type[NoteText] = create_model("NoteIn", __doc__="The text of a note.", __base__=_Text, **text)
         patch: type[BaseModel] = create_model(
             "NotePatchIn",
@@ -118,10 +121,10 @@ class NoteBodies:
         )
 
 
-def _build_items_model(text: dict[str, Any], parts: dict[str, Any], limit: int) -> type[_Items]:
+def _build_items_model(text: Members, parts: Members, limit: int) -> type[_Items]:
     """Return the model of a batch with at most `limit` writes, whose members have these types."""
 
-    def item(op: str, base: type[BaseModel], fields: dict[str, Any]) -> type[BaseModel]:
+    def item(op: str, base: type[BaseModel], fields: Members) -> type[BaseModel]:
         doc = f"One of several writes: {op} a note."
         fields = {"op": Literal[op], **fields}
         return create_model(f"{op.title()}ItemIn", __doc__=doc, __base__=base, **fields)

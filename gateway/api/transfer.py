@@ -95,7 +95,7 @@ async def _export(gateway: Gateway, request: Request) -> AsyncGenerator[bytes]:
         guard = TransferGuard(gateway, request, EXPORT_SECONDS)
         count = 0
         is_complete = False
-        problem: dict[str, Any] = {}
+        problem: dict[str, object] = {}
         try:
             while not is_complete and await guard.may_continue():
                 rows = await export.fetch()
@@ -168,7 +168,7 @@ class Import:
 
     async def run(self) -> AsyncGenerator[bytes]:
         """Yield an empty part, then the lines of the response; raises ShareExhaustedError before the first."""
-        problem: dict[str, Any] = {}
+        problem: dict[str, object] = {}
         with self._gateway.import_permits.permit_at_once(self._request.caller.owner):
             yield b""
             try:
@@ -286,11 +286,11 @@ def is_frame(text: bytes) -> bool:
     return isinstance(value, dict) and set(value) in IGNORED_LINES
 
 
-def describe_problem(error: ProblemError) -> dict[str, Any]:
+def describe_problem(error: ProblemError) -> dict[str, object]:
     """Return the problem as a member of a line."""
     return {"problem": error.problem.model_dump(exclude_none=True)}
 
 
-def print_line(members: dict[str, Any]) -> bytes:
+def print_line(members: dict[str, object]) -> bytes:
     """Return a line of NDJSON."""
     return json.dumps(members, ensure_ascii=False, separators=(",", ":")).encode() + b"\n"

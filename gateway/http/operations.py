@@ -93,6 +93,10 @@ class Operation(Generic[ResourcesT]):
         return problems - {BODY_TOO_LARGE} if self.body_limit_bytes == UNLIMITED else problems
 
 
+AnyOperation = Operation[Any]
+"""An operation of any app."""
+
+
 def _decorator(
     operation: Callable[Concatenate[Handler[ResourcesT], str, P], Operation[ResourcesT]],
 ) -> "Callable[Concatenate[Operations[ResourcesT], P], Callable[[Handler[ResourcesT]], Handler[ResourcesT]]]":

@@ -1,9 +1,8 @@
 """Finds the operation for a method and a path."""
 
 from collections.abc import Iterable, Mapping
-from typing import Any
 
-from gateway.http.operations import Operation
+from gateway.http.operations import AnyOperation
 from gateway.problems import METHOD_NOT_ALLOWED, NOT_FOUND, ProblemError
 
 METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE")
@@ -17,19 +16,19 @@ class _Segment:
         self.parameter: _Segment | None = None
         self.name = name
         """The name of the parameter whose value this segment is; empty for a literal."""
-        self.operations: dict[str, Operation[Any]] = {}
+        self.operations: dict[str, AnyOperation] = {}
         """The operations whose path ends here, by method."""
 
 
 class Routes:
     """The operations by path and method; a literal segment takes precedence over a parameter."""
 
-    def __init__(self, operations: Iterable[Operation[Any]]) -> None:
+    def __init__(self, operations: Iterable[AnyOperation]) -> None:
         self._root: _Segment = _Segment()
         for operation in operations:
             self._add(operation)
 
-    def _add(self, operation: Operation[Any]) -> None:
+    def _add(self, operation: AnyOperation) -> None:
         segment = self._root
         for part in operation.path.split("/")[1:]:
             if part.startswith("{"):
@@ -45,7 +44,7 @@ class Routes:
         if operation.method == "GET":
             segment.operations["HEAD"] = operation
 
-    def resolve(self, path: str) -> tuple[dict[str, Operation[Any]], dict[str, str]]:
+    def resolve(self, path: str) -> tuple[dict[str, AnyOperation], dict[str, str]]:
         """Return the path's operations by method, and the values of its parameters; raises ProblemError 404."""
         segment = self._root
         parameters = dict[str, str]()
@@ -62,7 +61,7 @@ class Routes:
         return segment.operations, parameters
 
 
-def choose_operation(operations: Mapping[str, Operation[Any]], method: str) -> Operation[Any]:
+def choose_operation(operations: Mapping[str, AnyOperation], method: str) -> AnyOperation:
     """Return the operation for the method; raises ProblemError 405."""
     if operation := operations.get(method):
         return operation

@@ -173,9 +173,10 @@ class Queries:
     async def list_trash(self, caller: Caller, before_revision: int, before_id: int, limit: int) -> list[TrashedNote]:
         """Return the caller's deleted notes that come before this place, the last deletion first."""
         deadline = self.start_deadline()
-        place: dict[str, Any] = {"before_revision": before_revision, "before_id": before_id}
         permit = self._limit_list(caller, deadline)
-        [row] = await self._fetch_mine(caller, LIST_TRASH, permit, deadline, limit=limit, **place)
+        [row] = await self._fetch_mine(
+            caller, LIST_TRASH, permit, deadline, before_revision=before_revision, before_id=before_id, limit=limit
+        )
         columns = (row[name] or () for name in ("notes", "revisions", "ids"))
         return [TrashedNote(*each) for each in zip(*columns, strict=True)]
 
@@ -188,8 +189,9 @@ class Queries:
         """Return the versions below `before` that are kept, the newest first, each as JSON; None without the note."""
         deadline = self.start_deadline()
         permit = self._limit_list(caller, deadline)
-        arguments: dict[str, Any] = {"note_id": note_id, "before": before, "limit": limit}
-        [row] = await self._fetch_mine(caller, LIST_VERSIONS, permit, deadline, **arguments)
+        [row] = await self._fetch_mine(
+            caller, LIST_VERSIONS, permit, deadline, note_id=note_id, before=before, limit=limit
+        )
         return [(body, version) for version, body in row["versions"]] if row["is_found"] else None
 
     async def search_notes(self, caller: Caller, terms: SearchTerms, skip: int, limit: int) -> SearchResult:

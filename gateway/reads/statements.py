@@ -37,6 +37,7 @@ from shared.tables import (
     HAS_VERSION,
     NOTE_FIELDS,
     SORTED_TITLE,
+    Expression,
     commands,
     note_json,
     note_versions,
@@ -172,7 +173,7 @@ _TRASH = select(
 LIST_TRASH = Statement.compile(select(*_TRASH.c).join_from(users, _TRASH, true()).where(IS_CALLER))
 
 
-def _select_version(version: ColumnElement[Any], note: Table, *conditions: ColumnElement[bool]) -> Select[Any]:
+def _select_version(version: Expression, note: Table, *conditions: ColumnElement[bool]) -> Select[Any]:
     """Select the newest of the note's versions in a table that fulfil the conditions, and its text."""
     return (
         select(cast(version, BigInteger).label("version"), note.c.body)
@@ -188,7 +189,7 @@ def _select_version(version: ColumnElement[Any], note: Table, *conditions: Colum
     )
 
 
-def _list_versions() -> ColumnElement[Any]:
+def _list_versions() -> Expression:
     """Return an array of the note's versions below `before`, each version and its text, the newest first.
 
     Looks up one after the other, since many outcomes may have the same version.
@@ -239,7 +240,7 @@ FIND_VERSION = Statement.compile(
 PING = Statement.compile(select(literal_column("1")))
 
 
-SORTED_BY: dict[str, ColumnElement[Any]] = {
+SORTED_BY: dict[str, Expression] = {
     "id": notes.c.id,
     "created": notes.c.created_date,
     "updated": notes.c.updated_date,
@@ -248,7 +249,7 @@ SORTED_BY: dict[str, ColumnElement[Any]] = {
 """The sort keys of a list; each has an index, with the id as the tie-breaker."""
 
 
-def _bind_time(name: str) -> ColumnElement[Any]:
+def _bind_time(name: str) -> Expression:
     return bindparam(name, type_=DateTime(timezone=True))
 
 
@@ -310,7 +311,7 @@ def build_list_statement(shape: ListShape) -> Statement:
     return Statement.compile(query, settings=f"{CUSTOM_PLAN}; {_SORTED}" if conditions else "")
 
 
-def _list_changes(table: Table, fields: Sequence[ColumnElement[Any]]) -> Select[Any]:
+def _list_changes(table: Table, fields: Sequence[Expression]) -> Select[Any]:
     """List an owner's rows after a position, in the order of the index on them."""
     place = (table.c.owner_id, table.c.mod_revision, table.c.id)
     after = (_OWNER, bindparam("after_revision", type_=BigInteger), bindparam("after_id", type_=BigInteger))
