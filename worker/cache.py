@@ -11,8 +11,8 @@ from shared.clock import Sample, elapsed_seconds
 from shared.contracts import BadCommand, ChangeNotes, Command, CreateNote
 from shared.database import Session
 from worker.decisions import User
-from worker.fold import Snapshot
 from worker.handlers import count_creations, target_ids
+from worker.rows import Snapshot
 
 IDS_AHEAD = 16
 """How many more batches like the current one to draw ids for; unused ones become gaps when the worker stops."""

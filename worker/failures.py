@@ -25,16 +25,16 @@ from shared.logs import bind_command
 from worker.apply import (
     DEFAULTS,
     ApplyOptions,
-    ConflictError,
-    HandlerError,
     apply_batch,
     apply_in_transaction,
     find_locked,
     record_failure,
-    replayed_at,
 )
 from worker.attempts import clear_marks, mark_attempt, unmark_attempt
 from worker.cache import IDS_AHEAD, Cache
+from worker.handlers import HandlerError
+from worker.replays import replayed_at
+from worker.store import ConflictError
 
 DATA_ERROR_CLASSES = ("22", "23")
 """The classes of SQLSTATE for invalid data and violated constraints."""

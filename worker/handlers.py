@@ -1,6 +1,7 @@
 """Handles each command: pure functions from a command and a row to a decision; no database, no broker, no clock."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from datetime import timedelta
 from http import HTTPStatus
@@ -43,6 +44,19 @@ from worker.decisions import (
 )
 
 Change = ReplaceNote | PatchNote | DeleteNote
+
+
+class HandlerError(Exception):
+    """A handler raised; the cause is its exception."""
+
+
+@contextmanager
+def wrap_handler_errors() -> Iterator[None]:
+    """Convert any exception of the block to HandlerError, which distinguishes it from errors of Postgres."""
+    try:
+        yield
+    except Exception as error:
+        raise HandlerError from error
 
 
 def create_note(command: CreateNote, note_id: int) -> NoteWritten:

@@ -9,6 +9,9 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
+from shared.contracts import BadCommand, Command, find_envelope
+from worker.decisions import Applied, NoteDeleted, NotePurged, NotesWritten, NoteWritten
+
 
 @dataclass(frozen=True, slots=True)
 class ReplayedWrite:
@@ -91,3 +94,26 @@ def parse_replayed_writes(row: Mapping[str, Any]) -> list[ReplayedWrite]:
         items = json.loads(row["body"] or '{"items": []}')["items"]
         return [ReplayedWrite(row["owner_id"], item["id"], item["version"], *when) for item in items]
     return [ReplayedWrite(row["owner_id"], row["note_id"], row["note_version"], *when)] if row["note_id"] else []
+
+
+def list_replayed_writes(command: Command, decision: Applied) -> list[ReplayedWrite]:
+    """Return the writes to notes of a replay that is applied, as its row will list them; [] for other commands."""
+    if not command.replayed_at:
+        return []
+    writes: list[tuple[int, int | None]] = []
+    match decision:
+        case NoteWritten(note=note):
+            writes = [(note.id, note.version)]
+        case NoteDeleted(note_id=note_id) | NotePurged(note_id=note_id):
+            writes = [(note_id, None)]
+        case NotesWritten(items=written):
+            writes = [(item.id, item.version) for item in written.items]
+        case _:
+            return []
+    return [ReplayedWrite(command.owner, *write, command.time, command.replayed_at) for write in writes]
+
+
+def replayed_at(command: Command | BadCommand) -> datetime | None:
+    """Return when an operator replayed the command, or None."""
+    envelope = find_envelope(command)
+    return envelope.replayed_at if envelope else None

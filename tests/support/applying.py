@@ -7,8 +7,9 @@ from asyncpg import LockNotAvailableError
 
 from shared.connections import Connections
 from shared.contracts import BadCommand, Command, Outcome
-from worker.apply import ConflictError, apply_batch
+from worker.apply import apply_batch
 from worker.cache import Cache
+from worker.store import ConflictError
 
 
 async def apply_with_others(

@@ -12,7 +12,8 @@ from worker.apply import apply_batch, record_failure
 from worker.attempts import mark_attempt
 from worker.decisions import Failed, Note, NoteVersions, User
 from worker.failures import MAX_CRASHES, Applier, classify, describe
-from worker.fold import Fold, Rows
+from worker.fold import Fold
+from worker.rows import Rows
 
 
 @pytest.mark.parametrize("lives", [MAX_CRASHES - 1, MAX_CRASHES])

@@ -17,9 +17,10 @@ from shared.topology import Topology
 from tests.support import harness
 from tests.support.commands import Publish, create
 from tests.support.harness import eventually
-from worker.apply import ApplyOptions, ConflictError, apply_batch
+from worker.apply import ApplyOptions, apply_batch
 from worker.hint_sender import HintSender
 from worker.settings import WorkerSettings
+from worker.store import ConflictError
 
 
 @asynccontextmanager

@@ -43,6 +43,7 @@ from worker.cache import IDS_AHEAD, Cache
 from worker.fold import Fold
 from worker.sessions import SESSION_SETTINGS
 from worker.settings import WorkerSettings
+from worker.store import store
 
 EXISTING = 6
 """The initial notes; commands name no others, since the ids of new ones depend on which worker draws them."""
@@ -153,7 +154,7 @@ async def test_any_interleaving_of_two_workers_gives_the_rows_and_outcomes_of_on
 
     await begin(database)
     with monkeypatch.context() as patch:
-        turns = Turns(order, apply.store)
+        turns = Turns(order, store)
         patch.setattr(apply, "store", turns.store)
 
         async def run(worker: int) -> Descriptions:
