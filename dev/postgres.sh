@@ -6,7 +6,7 @@ if [ ! -s "$PGDATA/PG_VERSION" ]; then
   for folder in "$volume" "$volume/data" "$volume/pgdata" "$volume"/*/docker "$volume"/data-*; do
     if [ -s "$folder/PG_VERSION" ]; then
       echo "Postgres $PG_MAJOR does not start: its volume holds the data of Postgres $(cat "$folder/PG_VERSION"), in $folder." \
-        "They are untouched. docs/operations.md, \"From Postgres 17 to 18\", says how to migrate them." >&2
+        "They are untouched. docs/upgrading.md, \"From Postgres 17 to 18\", says how to migrate them." >&2
       exit 1
     fi
   done

@@ -25,18 +25,18 @@ TABLES: dict[str, tuple[type[BaseSettings], ...]] = {
 HEAD = "| setting | default | values | meaning |\n|---|---|---|---|\n"
 PAGES = {
     "auth": "api.md#without-users",
-    "broker_url": "operations.md#several-hosts-and-failover",
+    "broker_url": "connections.md#several-hosts-and-failover",
     "command_max_age_days": "operations.md#clocks",
-    "database_url": "operations.md#the-url-of-postgres",
-    "keep_alive_seconds": "operations.md#behind-a-proxy-of-your-own",
+    "database_url": "connections.md#the-url-of-postgres",
+    "keep_alive_seconds": "connections.md#behind-a-proxy-of-your-own",
     "partitions": "operations.md#changing-the-number-of-partitions",
-    "read_connections": "operations.md#numbers-to-plan-with",
+    "read_connections": "capacity.md#sessions-at-postgres",
     "require_preconditions": "commands.md#preconditions",
-    "root_path": "operations.md#behind-a-proxy-of-your-own",
+    "root_path": "connections.md#behind-a-proxy-of-your-own",
     "search_matches": "api.md#search",
     "secrets_dir": "#files",
     "trash_retention_days": "guarantees.md#what-is-erased-and-when",
-    "trusted_proxies": "operations.md#behind-a-proxy-of-your-own",
+    "trusted_proxies": "connections.md#behind-a-proxy-of-your-own",
     "wait_seconds": "commands.md#accepted-202",
 }
 """The sections that explain a setting."""

@@ -35,7 +35,7 @@ RESTART_BROKER = (
 )
 GROW = (
     "`rabbitmq-queues grow NODE all` gives a node its members of the queues that were declared before it joined; "
-    'see "A cluster of RabbitMQ" in docs/operations.md'
+    'see "A cluster of RabbitMQ" in docs/connections.md'
 )
 EXIT_OK = 0
 EXIT_PROBLEM = 1

@@ -41,7 +41,7 @@ def test_readme_is_the_first_page_and_leads_to_the_others(site: Path) -> None:
     first = (site / "index.html").read_text()
 
     assert "async notes API" in first
-    for link in ("guarantees/", "operations/#dead-letters", "decisions/", "changelog/"):
+    for link in ("guarantees/", "dead-letters/", "decisions/", "changelog/"):
         assert f'href="{link}' in first
         assert (site / link.partition("#")[0] / "index.html").is_file()
 

@@ -26,7 +26,7 @@ from worker.subscriptions import prefetch_count
 SYNCHRONOUS = {"method": "any", "number": 1, "dataDurability": "required", "failoverQuorum": True}
 LOSE_COMMITS = {"fsync", "full_page_writes", "synchronous_commit", "synchronous_standby_names"}
 SESSIONS = {"gateway": GatewaySettings.model_fields["read_connections"].default + 1, "worker": 4}
-"""The most connections of each service to Postgres, as docs/operations.md counts them."""
+"""The most connections of each service to Postgres, as docs/capacity.md counts them."""
 LABEL_OF_CLOUDNATIVE_PG = "cnpg.io/reload=true"
 """A label that makes Postgres adopt a changed password at once."""
 LABEL_OF_TOPOLOGY_OPERATOR = "rabbitmq.com/topology-operator=true"

@@ -1,4 +1,4 @@
-"""The load balancer for RabbitMQ in docs/operations.md."""
+"""The load balancer for RabbitMQ in docs/connections.md."""
 
 import asyncio
 import re
@@ -29,7 +29,7 @@ async def test_balancer_gives_no_connection_to_a_node_that_accepts_and_does_not_
     broker, port = httpx.URL(servers.broker_url), free_port()
     hanging = await asyncio.start_server(says_nothing, "127.0.0.1", 0)
     hung = hanging.sockets[0].getsockname()[1]
-    [example] = EXAMPLE.findall((ROOT / "docs/operations.md").read_text())
+    [example] = EXAMPLE.findall((ROOT / "docs/connections.md").read_text())
     example = example.replace(":5672\n  mode", f"127.0.0.1:{port}\n  mode").replace("h1:5672", f"127.0.0.1:{hung}")
     example = re.sub("h[23]:5672", f"{broker.host}:{broker.port}", example)
     configuration = tmp_path / "haproxy.cfg"

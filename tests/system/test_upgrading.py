@@ -13,9 +13,9 @@ from tests.support.accounts import sign_up
 from tests.support.harness import decided
 from tests.system.deployment import Deployment, deployed
 
-DOCUMENTATION = (ROOT / "docs/operations.md").read_text()
+DOCUMENTATION = (ROOT / "docs/upgrading.md").read_text()
 TITLE = "From Postgres 17 to 18"
-TAKE_OVER = re.findall(r"```bash\n(.*?)```", DOCUMENTATION.partition(f"### {TITLE}\n")[2], re.DOTALL)[0]
+TAKE_OVER = re.findall(r"```bash\n(.*?)```", DOCUMENTATION.partition(f"## {TITLE}\n")[2], re.DOTALL)[0]
 BEFORE = "docker-compose.yml:docker-compose.postgres-17.yml:rabbitmq-4.0.yml"
 RABBITMQ_BEFORE = "services: { rabbitmq: { image: 'rabbitmq:4.0-management' } }"
 START = "docker compose up -d --wait postgres"
@@ -42,8 +42,8 @@ async def test_volume_of_postgres_17_is_refused_in_words_and_left_as_it_was(depl
 
     assert refused.returncode != 0
     assert "holds the data of Postgres 17, in /var/lib/postgresql. They are untouched." in refused.stdout
-    assert f'docs/operations.md, "{TITLE}"' in refused.stdout
-    assert f"\n### {TITLE}\n" in DOCUMENTATION
+    assert f'docs/upgrading.md, "{TITLE}"' in refused.stdout
+    assert f"\n## {TITLE}\n" in DOCUMENTATION
     await deployment.run("docker compose down")
     assert await deployment.run(FILES) == before
     await deployment.run(START, COMPOSE_FILE=BEFORE)

@@ -1,6 +1,6 @@
 """Searches find what is written: notes have their text in the form that is compared, and words by their parts.
 
-Locks `notes` while it is rewritten and its indexes are built; docs/operations.md has the time for a million notes.
+Locks `notes` while it is rewritten and its indexes are built; docs/upgrading.md has the time for a million notes.
 """
 
 from alembic import op

@@ -1,6 +1,6 @@
 """Changes can be followed, deleted notes restored or erased, and earlier versions of a note read.
 
-Writes wait while two indexes are built, reads do not; docs/operations.md has the time for a million rows.
+Writes wait while two indexes are built, reads do not; docs/upgrading.md has the time for a million rows.
 """
 
 import sqlalchemy as sa
