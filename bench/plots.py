@@ -29,8 +29,8 @@ def draw(results: Results, folder: Path) -> None:
     """Write every plot for which there are results."""
     folder.mkdir(parents=True, exist_ok=True)
     with mpl.rc_context({"svg.hashsalt": "inkwell", "svg.fonttype": "none", "font.size": 9, "axes.spines.top": False}):
-        ratios(results, "requests_per_second", "requests/s against the direct way", folder / "throughput.svg")
-        ratios(results, "cpu_seconds_per_1000", "CPU of a request against the direct way", folder / "cpu.svg")
+        ratios(results, "requests_per_second", "requests/s, ratio to direct", folder / "throughput.svg")
+        ratios(results, "cpu_seconds_per_1000", "CPU of a request, ratio to direct", folder / "cpu.svg")
         for trouble in TROUBLES:
             if series := [each for each in results.troubles if each.trouble == trouble]:
                 over_time(trouble, series, folder / f"{trouble}.svg")

@@ -1,5 +1,6 @@
 """The tables, as Markdown: the terminal and docs/performance.md get the same ones."""
 
+from collections.abc import Collection
 from pathlib import Path
 from string import Template
 
@@ -55,8 +56,13 @@ def page(results: Results) -> str:
     sections = TEMPLATE.read_text().split("\n## ")
     present = {"$scale": results.scales, "$troubles": results.troubles}
     kept = [each for each in sections if all(measured for name, measured in present.items() if name in each)]
+    targets = judged(results).strip()
+    met, missed = targets.count("| met |"), targets.count("| **not met** |")
     return Template("\n## ".join(kept)).substitute(
-        targets=judged(results).strip(),
+        targets=targets,
+        met=met,
+        measured=met + missed,
+        connections=listed({cell.connections for cell in results.cells()}),
         rounds=results.rounds,
         seconds=results.seconds,
         machine="\n".join(f"| {name} | {value} |" for name, value in results.machine.items()),
@@ -64,6 +70,12 @@ def page(results: Results) -> str:
         scale=table(results.scales).strip(),
         troubles="\n".join(_trouble(results, name) for name in TROUBLES).strip(),
     )
+
+
+def listed(numbers: Collection[int]) -> str:
+    """The numbers in a sentence."""
+    *first, last = map(str, sorted(numbers))
+    return f"{', '.join(first)} or {last}" if first else last
 
 
 def _trouble(results: Results, name: str) -> str:

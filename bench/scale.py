@@ -66,7 +66,7 @@ def table(scales: list[Scale]) -> str:
     rows = "".join(
         _row([each for each in scales if each.read == read]) for read in dict.fromkeys(s.read for s in scales)
     )
-    header = "| read | 1,000 notes: p50 | a million: p50 | p95 | ratio of p50 (rounds) | meant to be | |\n"
+    header = "| read | 1,000 notes: p50 | a million: p50 | p95 | ratio of p50 (rounds) | target | result |\n"
     return f"{header}|---|---:|---:|---:|---|---|---|\n{rows}"
 
 

@@ -1,4 +1,4 @@
-"""What Inkwell is meant to reach, with 64 owners and the default settings, against the direct way in the same run."""
+"""What Inkwell is meant to reach, with 64 owners and the default settings, against the direct API in the same run."""
 
 from dataclasses import dataclass
 
@@ -61,7 +61,7 @@ TARGETS = (
 def judged(results: Results) -> str:
     """The targets as a Markdown table; those that were not measured say so."""
     rows = [_row(target, results) for target in TARGETS]
-    return "| against the direct way, or as said | target | median (rounds) | |\n|---|---|---|---|\n" + "".join(rows)
+    return "| ratio to direct, unless stated | target | median (rounds) | result |\n|---|---|---|---|\n" + "".join(rows)
 
 
 def _row(target: Target, results: Results) -> str:

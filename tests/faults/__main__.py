@@ -12,7 +12,20 @@ import uvloop
 from tests.faults import plots, runs
 from tests.faults.catching import catch
 from tests.faults.mutations import mutations
-from tests.faults.report import MUTATIONS, README, RUNS, TOTAL, caught, failovers, printed, sentence, write
+from tests.faults.report import (
+    MUTATIONS,
+    README,
+    RUNS,
+    SUMMARY,
+    TOTAL,
+    caught,
+    details,
+    failovers,
+    printed,
+    sentence,
+    summary,
+    write,
+)
 from tests.faults.rigs import RIGS
 from tests.faults.run import CLIENTS_PER_OWNER, run
 from tests.faults.runs import Verdict
@@ -48,7 +61,8 @@ def judge(options: argparse.Namespace, seed: int) -> Verdict:
 
 def write_pages(kept: Sequence[Verdict]) -> None:
     """Writes the figures of all these runs into docs/reliability.md and the README, and draws the recovery times."""
-    write(RUNS, f"{printed(kept)}\n\n{plots.IMAGE}")
+    write(SUMMARY, summary(kept))
+    write(RUNS, f"{details(kept)}\n\n{plots.IMAGE}")
     write(TOTAL, sentence(kept) if kept else "", README)
     plots.draw(runs.Total(kept))
 

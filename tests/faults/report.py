@@ -14,12 +14,30 @@ from tests.faults.nemesis import FAULTS
 from tests.faults.runs import SHOWN, Total, Verdict
 
 PAGE, README = ROOT / "docs" / "reliability.md", ROOT / "README.md"
-MUTATIONS, RUNS, TOTAL = "mutations", "runs", "total"
+MUTATIONS, RUNS, SUMMARY, TOTAL = "mutations", "runs", "summary", "total"
 WIDTH = 118
 
 
 def printed(runs: Sequence[Verdict]) -> str:
-    """The runs, what each fault did, how often each answer came, and every violation."""
+    """The runs, what each fault did, how often each response came, and at the end the sums and every violation."""
+    return f"{details(runs)}\n\n{summary(runs)}"
+
+
+def summary(runs: Sequence[Verdict]) -> str:
+    """The sums over all runs, and every violation."""
+    total = Total(runs)
+    return "\n".join(
+        [
+            cells_of("commands", "seeds", "kinds of fault", "faults", *total.broken()),
+            f"|{'---:|' * (4 + len(total.broken()))}",
+            cells_of(f"{total.commands:,}", *numbers(total), *total.broken().values()),
+            *(f"\n- {violation}" for run in runs for violation in run.violations[:SHOWN]),
+        ]
+    )
+
+
+def details(runs: Sequence[Verdict]) -> str:
+    """The runs, what each fault did, and how often each response came."""
     total = Total(runs)
     return "\n".join(
         [
@@ -27,18 +45,13 @@ def printed(runs: Sequence[Verdict]) -> str:
             "|---|---:|---|---:|---:|---:|---:|---:|---:|",
             *map(row, runs),
             "",
-            cells_of("commands", "seeds", "kinds of fault", "faults", *total.broken()),
-            f"|{'---:|' * (4 + len(total.broken()))}",
-            cells_of(f"{total.commands:,}", *numbers(total), *total.broken().values()),
-            "",
             "| fault | times | writes | reads | while recovering | median recovery | slowest |",
             "|---|---:|---:|---:|---:|---:|---:|",
             *fault_rows(total),
             "",
-            "| answer | times |",
+            "| response | times |",
             "|---|---:|",
             *(f"| {answer} | {count:,} |" for answer, count in sorted(total.answers.items())),
-            *(f"\n- {violation}" for run in runs for violation in run.violations[:SHOWN]),
         ]
     )
 
