@@ -88,7 +88,7 @@ faults: .venv/$(GROUP) $(if $(WRITE),.venv/bench) ## inject faults into a cluste
 		$(if $(CLIENTS),--clients $(CLIENTS)) $(if $(WITHOUT),--without $(WITHOUT)) \
 		$(if $(WRITE),--write) $(if $(REPORT),--report) $(if $(CURRENT),--current)
 
-mutations: .venv/$(GROUP) ## break the product on purpose, in each way that `make faults` must find; half an hour
+mutations: .venv/$(GROUP) ## break the product on purpose, in each way that `make faults` must find; about an hour
 	@$(RUN) python -m tests.faults --mutations --seed 1 $(if $(WRITE),--write)
 
 failover: .venv/$(GROUP) ## let servers fail over under load and check every promise: RIGS, TIMES, WRITE=1

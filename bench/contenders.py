@@ -129,7 +129,7 @@ class Stage:
         topology = Topology(f"bench-{self._run}-{name}", partitions)
         settings = self._settings(database, topology)
         await migrate(settings)
-        queues = (*map(topology.command_queue, range(partitions)), topology.dead_letter_queue)
+        queues = (*map(topology.command_queue, range(partitions)), topology.unreadable_queue)
         exchanges = (
             topology.commands_exchange,
             topology.routes_exchange,

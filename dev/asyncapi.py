@@ -33,7 +33,7 @@ PARAMETERS = {
 }
 USERS = {
     "gateway": "Publishes to the exchange for commands, and receives its own replies and hints.",
-    "worker": "Declares exchanges and queues, consumes commands, and publishes replies, hints and dead letters.",
+    "worker": "Declares exchanges and queues, consumes commands, and publishes replies, hints and unreadable messages.",
 }
 
 

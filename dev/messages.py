@@ -263,7 +263,7 @@ CHANNELS = {
         "A quorum queue without a consumer: an operator reads it.",
         ("deadLetter",),
         queue={"durable": True},
-        address=TOPOLOGY.dead_letter_queue,
+        address=TOPOLOGY.unreadable_queue,
     ),
     "probes": Channel("A routing key without a queue.", ("probe",), exchange=COMMANDS_EXCHANGE, address=UNROUTED_KEY),
 }

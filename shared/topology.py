@@ -37,7 +37,7 @@ class RoutingState(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Topology:
-    """The exchanges and the queues of one Inkwell: N partitions for commands and one for dead letters.
+    """The exchanges and the queues of one Inkwell: N partitions for commands and one for unreadable messages.
 
     The worker declares them. The gateway may only publish to the exchange for commands, and waits until it exists.
     """
@@ -91,7 +91,7 @@ class Topology:
         return f"{self.changes_exchange}.{name}"
 
     @property
-    def dead_letter_queue(self) -> str:
+    def unreadable_queue(self) -> str:
         """The queue for messages without a readable command id."""
         return f"{self.prefix}.dead-letters.v2"
 
@@ -134,11 +134,11 @@ class Topology:
         await queue.bind(self.changes_exchange)
         return queue
 
-    async def declare_dead_letters(self, channel: AbstractChannel) -> None:
-        """Declare the dead-letter queue if it does not exist."""
-        if not await exists(channel, queue=self.dead_letter_queue):
+    async def declare_unreadable(self, channel: AbstractChannel) -> None:
+        """Declare the queue of unreadable messages if it does not exist."""
+        if not await exists(channel, queue=self.unreadable_queue):
             arguments = await build_quorum_arguments(channel)
-            await channel.declare_queue(self.dead_letter_queue, durable=True, arguments=arguments)
+            await channel.declare_queue(self.unreadable_queue, durable=True, arguments=arguments)
 
     async def declare_partition(self, channel: AbstractChannel, partition: int) -> dict[str, str]:
         """Declare and bind a partition's queue; returns the arguments of an existing one that differ.

@@ -211,7 +211,7 @@ class Consumer:
                     outcomes = await apply_with_retries(batch, self._applier, trace, self._stopping)
                     trace.record_outcomes(outcomes)
                 for content in batch.unreadable:
-                    await self._reply_sender.dead_letter(content)
+                    await self._reply_sender.send_unreadable(content)
                 await self._acknowledge(batch)
                 for reply_to, replies in batch.replies(outcomes).items():
                     await self._reply_sender.reply(reply_to, replies)

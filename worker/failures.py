@@ -1,7 +1,7 @@
 """Classifies the failures of a batch, and handles each kind.
 
 rejected    an outcome of the fold, never an exception
-unreadable  no command id can be read: the message goes to the dead-letter queue
+unreadable  no command id can be read: the message goes to the queue of unreadable ones
 bug         a handler raised, or Postgres rejected the data: the command at fault becomes a `failed` row
 newer       a command of a newer version: its partition is paused until the worker is upgraded
 poison      every worker that tried the command crashed: it becomes a `failed` row
@@ -139,7 +139,7 @@ class Applier:
         except ConflictError:  # it has an outcome already; only the acknowledgement was lost
             return (await self._apply_alone(command))[0]
         log.error(
-            "command failed and is kept as a dead letter: it has crashed every worker; its neighbours are applied",
+            "command failed and is kept as a dead letter: it has crashed every worker; its neighbors are applied",
             workers=MAX_CRASHES,
         )
         return outcome
@@ -164,7 +164,7 @@ class Applier:
         outcome = await record_failure(self._connections, command, _reason(error))
         self._last_bug = self._last_bug if is_replay else bug
         log.error(
-            "command failed and is kept as a dead letter; its neighbours are applied",
+            "command failed and is kept as a dead letter; its neighbors are applied",
             reason=outcome.reason,
             error=describe(error),
             stack=_stack(error),

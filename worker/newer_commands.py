@@ -44,7 +44,7 @@ async def fail_newer_commands(settings: WorkerSettings, partition: int) -> int:
                 if not (newer := count_newer(batch)):
                     return failed  # the messages return to the head of the queue when the connection closes
                 await applier.apply(batch.commands)
-                await dead_letter(channel, Topology.of(settings), batch)
+                await send_unreadable(channel, Topology.of(settings), batch)
                 await message.ack()
                 failed += newer
     finally:
@@ -72,9 +72,9 @@ def count_newer(batch: Batch) -> int:
     return sum(isinstance(each, BadCommand) and each.reason == "newer_version" for each in batch.commands)
 
 
-async def dead_letter(channel: AbstractChannel, topology: Topology, batch: Batch) -> None:
-    """Publish the unreadable parts of the batch to the dead-letter queue; returns when they are confirmed."""
+async def send_unreadable(channel: AbstractChannel, topology: Topology, batch: Batch) -> None:
+    """Publish the unreadable parts of the batch to their queue; returns when they are confirmed."""
     for content in batch.unreadable:
         message = Message(content, delivery_mode=DeliveryMode.PERSISTENT)
         with broker_call():
-            await channel.default_exchange.publish(message, topology.dead_letter_queue)
+            await channel.default_exchange.publish(message, topology.unreadable_queue)

@@ -55,7 +55,7 @@ class ReplySender:
             async with asyncio.timeout(SETUP_TIMEOUT_SECONDS):
                 replies = await connection.channel(publisher_confirms=False)
                 dead_letters = await connection.channel(publisher_confirms=True, on_return_raises=True)
-                await self._topology.declare_dead_letters(dead_letters)
+                await self._topology.declare_unreadable(dead_letters)
                 if found := await find_partitions(dead_letters, self._topology):
                     await found.bind_existing(dead_letters)
                 self._broker_version = await broker_version(dead_letters)
@@ -81,8 +81,8 @@ class ReplySender:
         except BROKER_ERRORS as error:
             log.info("reply dropped; the gateway looks its commands up", error=describe_error(error))
 
-    async def dead_letter(self, content: bytes) -> None:
-        """Publish unreadable content to the dead-letter queue, confirmed; raises a broker error.
+    async def send_unreadable(self, content: bytes) -> None:
+        """Publish content that cannot be read to its queue, confirmed; raises a broker error.
 
         Content above the broker's limit for a message is truncated.
         """
@@ -92,8 +92,8 @@ class ReplySender:
             async with asyncio.timeout(SETUP_TIMEOUT_SECONDS):
                 if channel:
                     with broker_call():
-                        await self._topology.declare_dead_letters(channel)  # an operator may have deleted it
-                await self._publish(channel, message, self._topology.dead_letter_queue, mandatory=True)
+                        await self._topology.declare_unreadable(channel)  # an operator may have deleted it
+                await self._publish(channel, message, self._topology.unreadable_queue, mandatory=True)
         except TimeoutError:
             if channel:  # this node may be cut off from the others, and confirm nothing: reconnect
                 with suppress(*BROKER_ERRORS):
@@ -101,7 +101,11 @@ class ReplySender:
                         with broker_call():
                             await channel.close()
             raise
-        log.error("unreadable message moved to the dead-letter queue", bytes=len(content), bytes_kept=len(message.body))
+        log.error(
+            "unreadable message moved to the queue of unreadable messages",
+            bytes=len(content),
+            bytes_kept=len(message.body),
+        )
 
     async def _publish(self, channel: AbstractChannel | None, message: Message, queue: str, *, mandatory: bool) -> None:
         if channel is None:

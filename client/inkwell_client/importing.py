@@ -94,8 +94,8 @@ def send(client: httpx.Client, part: list[bytes], key: str) -> list[dict[str, An
     report = [json.loads(line) for line in lines]
     end = report[-1]["end"]
     if not end["complete"]:
-        last_batch: dict[str, Any] = next((line for line in reversed(report) if "lines" in line), {})
-        check_problem(end.get("problem") or last_batch.get("problem"))
+        last_chunk: dict[str, Any] = next((line for line in reversed(report) if "lines" in line), {})
+        check_problem(end.get("problem") or last_chunk.get("problem"))
         raise UnavailableError("the import waits for an outcome")
     return report
 

@@ -90,7 +90,7 @@ async def list_changes(gateway: Gateway, request: Request) -> Response:
     page = await gateway.queries.list_changes(request.caller, since, query.limit)
     if wait_seconds and not page.changes:
         page = await _wait_for_changes(gateway, request, page, wait_seconds)
-    headers = Preferences(wait_seconds=preferences.wait_seconds).honour_wait(wait_seconds).build_header(200)
+    headers = Preferences(wait_seconds=preferences.wait_seconds).honor_wait(wait_seconds).build_header(200)
     return Response(page.json, headers=headers | {"Vary": "Accept"})
 
 

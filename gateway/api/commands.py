@@ -75,7 +75,7 @@ async def get_command(gateway: Gateway, request: Request) -> Response:
     outcome = await _poll(gateway, look_up, wait_seconds)
     if outcome and outcome.type == CreateToken.type_name() and may_read(scopes, outcome):
         outcome = reveal_token(gateway.keyed_hashes, ticket.owner, outcome)
-    headers = Preferences(wait_seconds=preferences.wait_seconds).honour_wait(wait_seconds).build_header(200)
+    headers = Preferences(wait_seconds=preferences.wait_seconds).honor_wait(wait_seconds).build_header(200)
     if outcome is None:
         headers["Retry-After"] = "1"
         return Response(_describe_undecided(gateway, ticket).model_dump_json(), headers=headers)

@@ -32,13 +32,13 @@ from shared.contracts import CreateItem, NoteItems, Scope, print_time
 
 AUTHENTICATION_SECONDS = 10.0
 """How often the caller is authenticated again while notes are transferred."""
-BATCH_LINES = 500
-BATCH_BYTES = 512 * 1024
+CHUNK_LINES = 500
+CHUNK_BYTES = 512 * 1024
 """Limits on the lines of one command. If they change, imports that an older gateway began cannot be repeated."""
 DISCARD_SECONDS = 60.0
 """How long the remaining lines are read after an import has ended early."""
 PINNED_PROBLEMS = (DISCARDED, IDEMPOTENCY_KEY_REUSED, IDEMPOTENCY_KEY_SPENT)
-"""Permanent rejections of a batch under its key; the import continues with the next batch."""
+"""Permanent rejections of a chunk under its key; the import continues with the next chunk."""
 IGNORED_LINES = ({"export"}, {"end"})
 """The members of the first and the last line of an export."""
 
@@ -140,7 +140,7 @@ def build_transfer_operations(settings: GatewaySettings) -> list[Operation[Gatew
         media_type=NDJSON,
         responses=_describe_stream(
             "The results, as the import proceeds",
-            "A line for each batch, with the numbers of its first and last `lines` and the number `imported` or the "
+            "A line for each chunk, with the numbers of its first and last `lines` and the number `imported` or the "
             "`problem`; one for each bad `line`, with its `problem`; and `end` with `complete`, `imported`, `rejected` "
             "and, if the import ended early, possibly `problem`.",
         ),
@@ -187,17 +187,17 @@ class Import:
                     pass
 
     async def _import_all(self) -> AsyncIterator[bytes]:
-        """Yield the results until there are no more lines, or a batch is not imported."""
+        """Yield the results until there are no more lines, or a chunk is not imported."""
         guard = TransferGuard(self._gateway, self._request, float("inf"))
-        async for batch in cut_batches(self._iter_parts(guard)):
+        async for chunk in cut_chunks(self._iter_parts(guard)):
             if not await guard.may_continue():
                 return
-            items, results = await self._parse(batch)
+            items, results = await self._parse(chunk)
             for result in results:
                 yield result
             if items:
-                members, is_over = await self._import_batch(batch, items)
-                yield print_line({"lines": [batch[0].number, batch[-1].number], **members})
+                members, is_over = await self._import_chunk(chunk, items)
+                yield print_line({"lines": [chunk[0].number, chunk[-1].number], **members})
                 if is_over:
                     return
         self._is_complete = self._has_arrived
@@ -210,11 +210,11 @@ class Import:
             yield part
         self._has_arrived = True
 
-    async def _parse(self, batch: Sequence[Line]) -> tuple[list[CreateItem], list[bytes]]:
-        """Return the notes of the batch, and the results of its bad lines."""
+    async def _parse(self, chunk: Sequence[Line]) -> tuple[list[CreateItem], list[bytes]]:
+        """Return the notes of the chunk, and the results of its bad lines."""
         items: list[CreateItem] = []
         results: list[bytes] = []
-        for line in batch:
+        for line in chunk:
             try:
                 item = self._parse_line(line)
             except ProblemError as error:
@@ -241,12 +241,12 @@ class Import:
                 raise
         return None
 
-    async def _import_batch(self, batch: Sequence[Line], items: list[CreateItem]) -> tuple[dict[str, Any], bool]:
-        """Return the result of the batch, and whether it ends the import."""
+    async def _import_chunk(self, chunk: Sequence[Line], items: list[CreateItem]) -> tuple[dict[str, Any], bool]:
+        """Return the result of the chunk, and whether it ends the import."""
         key = self._request[IDEMPOTENCY_KEY]
         notes = NoteItems.model_construct(items=tuple(items))
         try:
-            url = await self._gateway.submission.import_notes(self._request.caller, notes, batch[0].number, key)
+            url = await self._gateway.submission.import_notes(self._request.caller, notes, chunk[0].number, key)
         except ProblemError as error:
             is_pinned = error.kind in PINNED_PROBLEMS
             self._rejected += len(items) if is_pinned else 0
@@ -257,24 +257,24 @@ class Import:
         return {"imported": len(items)}, False
 
 
-async def cut_batches(parts: AsyncIterator[Iterator[Line]]) -> AsyncIterator[Sequence[Line]]:
-    """Yield the lines in batches that depend on the lines alone, so they have the same keys in every repetition."""
-    batch: list[Line] = []
+async def cut_chunks(parts: AsyncIterator[Iterator[Line]]) -> AsyncIterator[Sequence[Line]]:
+    """Yield the lines in chunks that depend on the lines alone, so they have the same keys in every repetition."""
+    chunk: list[Line] = []
     size = 0
     async for part in parts:
         for line in part:
-            if batch and size + line.size > BATCH_BYTES:
-                yield batch
-                batch = []
+            if chunk and size + line.size > CHUNK_BYTES:
+                yield chunk
+                chunk = []
                 size = 0
-            batch.append(line)
+            chunk.append(line)
             size += line.size
-            if len(batch) == BATCH_LINES:
-                yield batch
-                batch = []
+            if len(chunk) == CHUNK_LINES:
+                yield chunk
+                chunk = []
                 size = 0
-    if batch:
-        yield batch
+    if chunk:
+        yield chunk
 
 
 def is_frame(text: bytes) -> bool:

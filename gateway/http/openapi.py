@@ -24,7 +24,7 @@ HEADER_DESCRIPTIONS = {
     "Idempotent-Replayed": "`true` if this is the outcome of an earlier request with the same key",
     "Link": "The pages `next`, `prev` and `first` (RFC 8288)",
     "Location": "The URL of what was created or, with 202, of the command",
-    "Preference-Applied": "The honoured preferences",
+    "Preference-Applied": "The honored preferences",
     "Retry-After": "Seconds to wait before retrying; with 504 only if the request had a key",
     "WWW-Authenticate": "The challenge of RFC 6750",
     "X-Request-ID": "The id of the request in the logs: the client's own if it was safe to log",

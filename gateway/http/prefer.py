@@ -30,12 +30,12 @@ class Preferences:
             return self.wait_seconds
         return 0.0 if self.respond_async else default_seconds
 
-    def honour_wait(self, wait_seconds: float) -> "Preferences":
-        """Return the honoured preferences, without `wait` unless the client's wait was granted."""
+    def honor_wait(self, wait_seconds: float) -> "Preferences":
+        """Return the honored preferences, without `wait` unless the client's wait was granted."""
         return self if wait_seconds == self.wait_seconds else replace(self, wait_seconds=None)
 
     def without_representation(self) -> "Preferences":
-        """Return the honoured preferences of a response without the representation."""
+        """Return the honored preferences of a response without the representation."""
         return self if self.minimal else replace(self, return_=None)
 
     def build_header(self, status: int) -> dict[str, str]:

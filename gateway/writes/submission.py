@@ -218,7 +218,7 @@ class Submission:
             if outcome is None and wait_seconds:
                 outcome = await self._await_outcome(attempt, deadline)
         if outcome is None:
-            return self._accept(command, preferences.honour_wait(wait_seconds))
+            return self._accept(command, preferences.honor_wait(wait_seconds))
         url = partial(self._command_urls.url, command, confirmed=True)
         recipient = Recipient(identity.caller.scopes, self._settings.prefix, preferences)
         return build_response(reveal(outcome) if reveal else outcome, command.attempt_id, url, recipient)

@@ -54,7 +54,7 @@ class BadCommand:
 
 @dataclass(frozen=True, slots=True)
 class Unreadable:
-    """An event or message without a readable command id; it goes to the dead-letter queue."""
+    """An event or message without a readable command id; it goes to the queue of unreadable messages."""
 
     content: bytes
 

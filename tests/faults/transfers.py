@@ -5,15 +5,15 @@ import json
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
-from gateway.api.transfer import BATCH_LINES
+from gateway.api.transfer import CHUNK_LINES
 from gateway.writes.submission import IMPORT_WAIT_SECONDS
 from tests.faults.connection import PUBLISH_SECONDS, Connection
 from tests.faults.history import INCOMPLETE, INTERRUPTED, Answer, Write, text_of, text_of_item
 
 TRIES = 6
-FEW_LINES, MANY_LINES = (2, 6), (BATCH_LINES + 1, BATCH_LINES + 10)
+FEW_LINES, MANY_LINES = (2, 6), (CHUNK_LINES + 1, CHUNK_LINES + 10)
 LONG_IMPORTS, INTERRUPTIONS = 0.05, 0.4
-"""An import has several batches, or is interrupted at first, once in this many."""
+"""An import has several chunks, or is interrupted at first, once in this many."""
 PAUSE_SECONDS = 0.05
 
 
@@ -34,12 +34,12 @@ async def import_some(connection: Connection) -> Write:
 async def send_import(connection: Connection, write: Write, *, is_interrupted: bool = False) -> Answer:
     """Sends the lines with their key; an interrupted client sends all but the last of them, and hangs up."""
     lines = [*lines_of(write)]
-    batches = -(-len(lines) // BATCH_LINES)
+    chunks = -(-len(lines) // CHUNK_LINES)
     headers = {"Idempotency-Key": write.key or "", "Content-Type": "application/x-ndjson"}
     answer = await connection.ask(
         "POST",
         "/notes/import",
-        batches * (PUBLISH_SECONDS + IMPORT_WAIT_SECONDS),
+        chunks * (PUBLISH_SECONDS + IMPORT_WAIT_SECONDS),
         data=broken_off(lines) if is_interrupted else b"".join(lines),
         headers=headers,
         is_page=True,

@@ -135,7 +135,7 @@ def reject_constant(name: str) -> None:
     raise AssertionError(name)
 
 
-def check_neighbours(body: bytes, received: Sequence[Received]) -> None:
+def check_neighbors(body: bytes, received: Sequence[Received]) -> None:
     """A good command is not lost beside bad ones."""
     for text, event, command in GOLDEN:
         if text in body:
@@ -157,7 +157,7 @@ def test_message_becomes_commands_bad_commands_or_unreadable_content(capsys: pyt
         received = check_cost(body)
         for each in received:
             check_received(each)
-        check_neighbours(body, received)
+        check_neighbors(body, received)
         if next(number) % TRACED == 0:
             check_memory(body)
 

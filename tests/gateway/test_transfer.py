@@ -105,9 +105,9 @@ async def test_import_of_an_export_gives_equal_notes_with_new_ids(
     exported = await shared_users_client.get("/notes/export", headers=person.headers)
     other = await sign_up(shared_users_client)
 
-    [batch, end] = await import_lines(shared_users_client, exported.content, other.headers)
+    [chunk, end] = await import_lines(shared_users_client, exported.content, other.headers)
 
-    assert batch == {"lines": [1, 5], "imported": 3}
+    assert chunk == {"lines": [1, 5], "imported": 3}
     assert end == {"end": {"complete": True, "imported": 3, "rejected": 0}}
     _, *before, _ = parse(exported.text)
     _, *after, _ = await export(shared_users_client, headers=other.headers)
@@ -160,12 +160,12 @@ async def test_bad_line_is_named_and_the_others_are_imported(
 ) -> None:
     text, code, pointer = BAD_LINES[name]
 
-    bad, batch, end = await import_lines(shared_users_client, lines(NOTE, "", text, NOTE), person.headers)
+    bad, chunk, end = await import_lines(shared_users_client, lines(NOTE, "", text, NOTE), person.headers)
 
     assert (bad["line"], bad["problem"]["code"]) == (3, code)
     if pointer:
         assert pointer in [error["pointer"].rstrip("/") for error in bad["problem"]["errors"]]
-    assert batch == {"lines": [1, 4], "imported": 2}
+    assert chunk == {"lines": [1, 4], "imported": 2}
     assert end == {"end": {"complete": True, "imported": 2, "rejected": 1}}
 
 
@@ -205,7 +205,7 @@ async def test_import_without_a_key_works_each_time(shared_users_client: httpx.A
     assert (await export(shared_users_client, headers=person.headers))[-1]["end"]["notes"] == 2
 
 
-async def test_other_content_under_the_key_is_reported_for_its_batch_alone(
+async def test_other_content_under_the_key_is_reported_for_its_chunk_alone(
     shared_users_client: httpx.AsyncClient, person: Person
 ) -> None:
     notes = numbered(1001)
@@ -227,7 +227,7 @@ async def test_key_of_an_import_is_not_that_of_a_batch(shared_users_client: http
     assert (await import_lines(shared_users_client, lines(NOTE), headers))[-1]["end"]["imported"] == 1
 
 
-async def test_batches_depend_on_the_lines_and_not_on_how_they_arrive(
+async def test_chunks_depend_on_the_lines_and_not_on_how_they_arrive(
     shared_users_client: httpx.AsyncClient, person: Person
 ) -> None:
     content = lines(*numbered(30), {"description": "a" * 1_000_000}, *numbered(600))
@@ -519,10 +519,10 @@ async def test_import_waits_while_nothing_decides_and_then_says_where_it_stopped
             assert (await export(client))[-1]["end"]["notes"] == 1200
 
 
-async def test_import_without_a_broker_says_that_its_batch_has_no_effect(gateway: httpx.AsyncClient) -> None:
-    batch, end = await import_lines(gateway, lines(NOTE))
+async def test_import_without_a_broker_says_that_its_chunk_has_no_effect(gateway: httpx.AsyncClient) -> None:
+    chunk, end = await import_lines(gateway, lines(NOTE))
 
-    assert (batch["lines"], batch["problem"]["code"]) == ([1, 1], "not_accepted")
+    assert (chunk["lines"], chunk["problem"]["code"]) == ([1, 1], "not_accepted")
     assert end == {"end": {"complete": False, "imported": 0, "rejected": 0}}
 
 
@@ -535,9 +535,9 @@ async def test_body_that_stops_arriving_ends_the_import(
         yield lines(*numbered(500)) + b'{"title": '
         await asyncio.sleep(2)
 
-    batch, end = await import_lines(shared_users_client, parts(), person.headers)
+    chunk, end = await import_lines(shared_users_client, parts(), person.headers)
 
-    assert batch["imported"] == 500
+    assert chunk["imported"] == 500
     assert (end["end"]["complete"], end["end"]["problem"]["code"]) == (False, "request_timeout")
 
 
@@ -566,7 +566,7 @@ async def test_rest_of_an_import_that_has_ended_is_read_for_a_while_only(
             b"POST /notes/import HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n"
             b"Content-Type: application/x-ndjson\r\n\r\n"
         )
-        part = lines(*numbered(501))  # without a broker, the first batch ends the import
+        part = lines(*numbered(501))  # without a broker, the first chunk ends the import
         writer.write(b"%x\r\n%b\r\n" % (len(part), part))  # and the body never ends
         async with asyncio.timeout(20):
             received = await stream.readuntil(b"0\r\n\r\n")

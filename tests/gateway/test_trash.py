@@ -149,7 +149,7 @@ class TestWrite:
         assert (again.status_code, again.content) == (first.status_code, first.content)
         assert again.headers["idempotent-replayed"] == "true"
 
-    async def test_preferences_are_honoured(self, shared_client: httpx.AsyncClient, method: str, path: str) -> None:
+    async def test_preferences_are_honored(self, shared_client: httpx.AsyncClient, method: str, path: str) -> None:
         url = path.format((await put_in_trash(shared_client))["id"])
 
         accepted = await shared_client.request(method, url, headers={"Prefer": "respond-async"})

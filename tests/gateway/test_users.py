@@ -93,7 +93,7 @@ async def test_name_in_another_spelling_is_taken_and_signs_in(
     assert await sign_in(shared_users_client, spelling)
 
 
-async def test_fifty_registrations_of_one_name_make_one_user_and_their_neighbours_are_applied(
+async def test_fifty_registrations_of_one_name_make_one_user_and_their_neighbors_are_applied(
     password_settings: GatewaySettings, worker_settings: WorkerSettings, database: "Connection[Record]"
 ) -> None:
     spellings = [SPELLINGS[number % len(SPELLINGS)] for number in range(50)]
@@ -102,12 +102,12 @@ async def test_fifty_registrations_of_one_name_make_one_user_and_their_neighbour
         harness.gateway(password_settings) as one,
         harness.gateway(password_settings) as two,
     ):
-        neighbour = await sign_up(one, "Neighbour")
+        neighbor = await sign_up(one, "Neighbour")
         registrations = [
             client.post("/users/", json={"name": spelling, "password": PASSWORD})
             for client, spelling in zip([one, two] * 25, spellings, strict=True)
         ]
-        notes = [client.post("/notes", json=NOTE, headers=neighbour.headers) for client in [one, two] * 50]
+        notes = [client.post("/notes", json=NOTE, headers=neighbor.headers) for client in [one, two] * 50]
         responses = await asyncio.gather(*registrations, *notes)
 
     statuses = [response.status_code for response in responses]

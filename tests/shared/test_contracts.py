@@ -1,4 +1,4 @@
-"""The wire format: old messages stay readable, and an invalid command does not affect its neighbours."""
+"""The wire format: old messages stay readable, and an invalid command does not affect its neighbors."""
 
 import json
 from collections.abc import Callable

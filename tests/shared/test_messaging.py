@@ -1,4 +1,4 @@
-"""The topology, and the AMQP library's behaviour when a connection is lost."""
+"""The topology, and the AMQP library's behavior when a connection is lost."""
 
 import asyncio
 from types import SimpleNamespace

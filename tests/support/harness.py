@@ -59,7 +59,7 @@ async def declare_on(channel: AbstractChannel, topology: Topology) -> None:
     await topology.declare_number(channel)
     for partition in range(topology.partitions):
         await topology.declare_partition(channel, partition)
-    await topology.declare_dead_letters(channel)
+    await topology.declare_unreadable(channel)
     await topology.declare_changes(channel)
 
 
@@ -74,7 +74,7 @@ async def delete(servers: Services, topology: Topology) -> None:
     async with await aio_pika.connect(servers.broker_url) as connection:
         channel = await connection.channel()
         for declared in (topology, await find_partitions(channel, topology) or topology):
-            for name in (*map(topology.command_queue, range(declared.partitions)), topology.dead_letter_queue):
+            for name in (*map(topology.command_queue, range(declared.partitions)), topology.unreadable_queue):
                 await channel.queue_delete(name)
             for name in (declared.routes_exchange, declared.closed_routes_exchange, declared.range_exchange):
                 await channel.exchange_delete(name)

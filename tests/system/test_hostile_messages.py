@@ -25,7 +25,7 @@ MEMORY_MIB = 800
 
 async def dead_letters(servers: Services, topology: Topology) -> int:
     async with await aio_pika.connect(servers.broker_url) as connection:
-        queue = await (await connection.channel()).get_queue(topology.dead_letter_queue)
+        queue = await (await connection.channel()).get_queue(topology.unreadable_queue)
         return queue.declaration_result.message_count or 0
 
 

@@ -118,7 +118,7 @@ async def test_gateway_killed_between_confirm_and_response_leaves_one_effect_and
     assert await stack.value("select count(*) from notes") == 1
 
 
-async def test_command_that_kills_every_worker_is_failed_and_its_neighbours_are_applied(stack: Stack) -> None:
+async def test_command_that_kills_every_worker_is_failed_and_its_neighbors_are_applied(stack: Stack) -> None:
     await stack.worker.stop()
     for title in ("before", "deadly", "after"):
         assert (await stack.client.post("/notes/", json={"title": title, "description": ""})).status_code == 202

@@ -246,13 +246,13 @@ async def test_dead_letter_that_is_not_confirmed_is_sent_again_on_a_new_connecti
     link.freeze()
     async with asyncio.timeout(ENOUGH_SECONDS):
         with pytest.raises(TimeoutError):
-            await sender.dead_letter(b"unreadable")
+            await sender.send_unreadable(b"unreadable")
     former = sender._dead_letters
 
     link.thaw()
     monkeypatch.setattr(reply_sender, "SETUP_TIMEOUT_SECONDS", 10.0)
     await eventually(lambda: is_connected(sender, former))
-    await sender.dead_letter(b"unreadable")
+    await sender.send_unreadable(b"unreadable")
 
     running.cancel()
     await asyncio.wait([running])

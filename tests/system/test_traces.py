@@ -142,7 +142,7 @@ async def test_log_lines_name_the_request_the_command_and_the_trace(stack: Stack
             await each.kill()
 
     [command_id] = [str(row[0]) for row in await stack.query("select id from commands where status = 'failed'")]
-    [failure] = stack.worker.events("command failed and is kept as a dead letter; its neighbours are applied")
+    [failure] = stack.worker.events("command failed and is kept as a dead letter; its neighbors are applied")
     assert (failure["command_id"], failure["trace_id"], failure["service"]) == (command_id, TRACE, "inkwell-worker")
     reads = stack.gateway.events("read failed: Postgres is unavailable or rejects it")
     [read] = [each for each in reads if each.get("request_id") == "request-1"]

@@ -268,7 +268,7 @@ async def test_command_about_the_account_of_the_owner_without_a_name_is_rejected
     ]
 
 
-async def test_command_whose_response_cannot_be_printed_fails_and_its_neighbours_are_applied(
+async def test_command_whose_response_cannot_be_printed_fails_and_its_neighbors_are_applied(
     connections: Connections, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     [registered] = await apply_batch(connections, [register("Ada")])

@@ -87,7 +87,7 @@ async def test_second_command_that_fails_in_the_same_way_is_not_failed_but_waits
         await eventually(lambda: _equals(database, {"applied": 3, "failed": 1}))
 
 
-async def test_unreadable_goes_to_the_dead_letter_queue_and_its_neighbours_are_applied(
+async def test_unreadable_goes_to_a_queue_of_its_own_and_its_neighbors_are_applied(
     publish: Publish,
     channel: aio_pika.abc.AbstractChannel,
     database: "Connection[Record]",
@@ -100,7 +100,7 @@ async def test_unreadable_goes_to_the_dead_letter_queue_and_its_neighbours_are_a
 
     async with harness.worker(worker_settings):
         await eventually(lambda: _equals(database, {"applied": 2, "failed": 1}))
-        queue = await channel.get_queue(Topology(worker_settings.queue_prefix, 2).dead_letter_queue)
+        queue = await channel.get_queue(Topology(worker_settings.queue_prefix, 2).unreadable_queue)
         first, second = [await _next(queue) for _ in range(2)]
 
     assert (json.loads(first), second) == (json.loads(no_id), b"[\xff not json]")
@@ -112,7 +112,7 @@ async def test_unreadable_message_stays_however_often_it_is_looked_at(
     await publish(b"\xff not json")
 
     async with harness.worker(worker_settings):
-        queue = await channel.get_queue(Topology(worker_settings.queue_prefix, 2).dead_letter_queue)
+        queue = await channel.get_queue(Topology(worker_settings.queue_prefix, 2).unreadable_queue)
         for _ in range(30):
             looked_at = await eventually(lambda: queue.get(no_ack=False, fail=False))
             await looked_at.reject(requeue=True)

@@ -266,7 +266,7 @@ async def write_everywhere(connections: Connections) -> None:
     await apply_batch(connections, [several(PatchItem(note_id=1, title="secret at last"), DeleteItem(note_id=1))])
 
 
-async def test_purged_note_is_erased_from_everywhere_and_its_neighbour_from_nowhere(
+async def test_purged_note_is_erased_from_everywhere_and_its_neighbor_from_nowhere(
     connections: Connections, worker_settings: WorkerSettings, database: "Connection[Record]"
 ) -> None:
     await write_everywhere(connections)

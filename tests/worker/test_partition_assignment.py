@@ -92,7 +92,7 @@ def test_four_workers_have_two_of_eight_partitions_each() -> None:
     assert [find_slot(partition, range(4), 8) for partition in range(8)] == [0, 0, 2, 2, 1, 1, 3, 3]
 
 
-def test_neighbour_has_the_partitions_of_a_slot_that_nobody_holds() -> None:
+def test_neighbor_has_the_partitions_of_a_slot_that_nobody_holds() -> None:
     assert [find_slot(partition, {0, 1, 3}, 8) for partition in range(8)] == [0, 0, 0, 0, 1, 1, 3, 3]
 
 

@@ -198,4 +198,4 @@ async def test_operator_fails_commands_of_versions_that_no_worker_will_know_and_
         "select reason, command->'data'->>'title' as title from commands where status = 'failed'"
     )
     assert {tuple(row) for row in failed} == {("newer_version", "forged"), ("newer_version", "forged again")}
-    assert (await channel.get_queue(topology.dead_letter_queue)).declaration_result.message_count == 1
+    assert (await channel.get_queue(topology.unreadable_queue)).declaration_result.message_count == 1

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from gateway.api.transfer import BATCH_LINES
+from gateway.api.transfer import CHUNK_LINES
 from gateway.http.idempotency import build_command_id
 from tests.faults.checks.replay import Replay
 from tests.faults.facts import Facts
@@ -141,7 +141,7 @@ def ids_of(write: Write) -> Iterable[str]:
         return (write.command,) if write.command else ()
     type_name = TYPES[write.kind]
     if write.kind == "import":
-        first_lines = range(1, write.lines + 1, BATCH_LINES)
+        first_lines = range(1, write.lines + 1, CHUNK_LINES)
         return [str(build_command_id(write.owner, type_name, line, write.key)) for line in first_lines]
     target = None if write.kind in SEVERAL else write.note
     return (str(build_command_id(write.owner, type_name, target, write.key)),)
