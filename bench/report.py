@@ -74,6 +74,8 @@ def page(results: Results) -> str:
 
 def listed(numbers: Collection[int]) -> str:
     """The numbers in a sentence."""
+    if not numbers:
+        return ""
     *first, last = map(str, sorted(numbers))
     return f"{', '.join(first)} or {last}" if first else last
 

@@ -1,4 +1,4 @@
-"""Sends replies, which may be lost, and dead letters, which must not be lost.
+"""Sends replies, which may be lost, and unreadable messages, which must not be lost.
 
 It has a connection of its own: the broker throttles connections that publish, and must not throttle the consumer.
 """
@@ -43,7 +43,7 @@ class ReplySender:
         self._topology = topology
         self._primary = primary
         self._replies: AbstractChannel | None = None
-        self._dead_letters: AbstractChannel | None = None
+        self._unreadable: AbstractChannel | None = None
         self._broker_version = "0.0"
 
     async def run(self) -> None:
@@ -54,16 +54,16 @@ class ReplySender:
         async with open_connection(self._broker_url, "inkwell-worker publishing") as connection:
             async with asyncio.timeout(SETUP_TIMEOUT_SECONDS):
                 replies = await connection.channel(publisher_confirms=False)
-                dead_letters = await connection.channel(publisher_confirms=True, on_return_raises=True)
-                await self._topology.declare_unreadable(dead_letters)
-                if found := await find_partitions(dead_letters, self._topology):
-                    await found.bind_existing(dead_letters)
-                self._broker_version = await broker_version(dead_letters)
-            self._replies, self._dead_letters = replies, dead_letters
+                confirmed = await connection.channel(publisher_confirms=True, on_return_raises=True)
+                await self._topology.declare_unreadable(confirmed)
+                if found := await find_partitions(confirmed, self._topology):
+                    await found.bind_existing(confirmed)
+                self._broker_version = await broker_version(confirmed)
+            self._replies, self._unreadable = replies, confirmed
             try:
-                await wait_until_lost(connection, self._topology, dead_letters)
+                await wait_until_lost(connection, self._topology, confirmed)
             finally:
-                self._replies = self._dead_letters = None
+                self._replies = self._unreadable = None
         raise ConnectionError("the broker closed the publishing channel")
 
     async def reply(self, reply_to: str, replies: Sequence[Reply]) -> None:
@@ -87,7 +87,7 @@ class ReplySender:
         Content above the broker's limit for a message is truncated.
         """
         message = Message(content[:LARGEST_MESSAGE_BYTES], delivery_mode=DeliveryMode.PERSISTENT)
-        channel = self._dead_letters
+        channel = self._unreadable
         try:
             async with asyncio.timeout(SETUP_TIMEOUT_SECONDS):
                 if channel:

@@ -27,10 +27,10 @@ from shared.contracts import (
 )
 
 ITEMS_LIMIT_CHARACTERS = 10_000_000
-"""Limit on the total length of the notes in a batch: a patch of a few bytes rewrites the whole note."""
+"""Limit on the total length of the notes in a batch request: a patch of a few bytes rewrites the whole note."""
 ITEMS_LIMIT_BYTES = 2 * 1024 * 1024
 ITEMS_LIMIT_VALUES = 20_000
-"""Limit on the members and items in a request: enough for a full batch with every member and a few versions each."""
+"""Limit on the members and items in a request: enough for a full batch request with a few versions for each item."""
 
 
 LINES_DESCRIPTION = (

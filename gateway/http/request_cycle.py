@@ -60,7 +60,7 @@ class RequestCycle(RequestResponseCycle):
             self.transport.close()
         except Exception as error:  # an error of the front itself, or of a stream: it answers those of handlers
             if self.response_started:
-                self.logger.error("bug: an answer ends before it is complete; please report it", exc_info=error)
+                self.logger.error("bug: a response ends before it is complete; please report it", exc_info=error)
                 self.transport.close()
             else:
                 self.logger.error("bug: answering a request with 500; please report it", exc_info=error)

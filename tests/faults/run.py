@@ -154,7 +154,7 @@ async def keep_time(history: History) -> None:
 
 
 def leaks(before: dict[str, int], after: dict[str, int], unreadable: int) -> list[str]:
-    """I9: what has not returned to its initial level; and messages that should have become dead letters."""
+    """I9: what has not returned to its initial level; and unreadable messages that were lost."""
     room = {name: MORE_MEGABYTES if name.endswith("MB") else MORE_FILES for name in before} | {
         "sessions": MORE_SESSIONS
     }
@@ -165,5 +165,5 @@ def leaks(before: dict[str, int], after: dict[str, int], unreadable: int) -> lis
         if after[name] > before[name] + room[name]
     ]
     if after["dead letters"] < unreadable:
-        found.append(f"I1: {unreadable} messages were unreadable, and {after['dead letters']} are dead letters")
+        found.append(f"I1: {unreadable} messages were unreadable, and {after['dead letters']} are in their queue")
     return found

@@ -247,7 +247,7 @@ async def test_dead_letter_that_is_not_confirmed_is_sent_again_on_a_new_connecti
     async with asyncio.timeout(ENOUGH_SECONDS):
         with pytest.raises(TimeoutError):
             await sender.send_unreadable(b"unreadable")
-    former = sender._dead_letters
+    former = sender._unreadable
 
     link.thaw()
     monkeypatch.setattr(reply_sender, "SETUP_TIMEOUT_SECONDS", 10.0)
@@ -260,7 +260,7 @@ async def test_dead_letter_that_is_not_confirmed_is_sent_again_on_a_new_connecti
 
 async def is_connected(sender: ReplySender, former: object = None) -> bool:
     """Whether it has a channel for dead letters other than the former one."""
-    return sender._dead_letters not in (None, former)
+    return sender._unreadable not in (None, former)
 
 
 async def test_replay_that_a_silent_broker_does_not_confirm_is_reported_as_not_accepted(
