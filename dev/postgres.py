@@ -19,7 +19,7 @@ def program(folder: Path, port: int, state: Path) -> Program:
     """The server on loopback; creates its cluster and the database `inkwell` if they are missing."""
     data = folder / "postgres"
     if not data.exists():
-        _initialise(data, _password_file(folder), state)
+        _initialize(data, _password_file(folder), state)
     options = ["listen_addresses=127.0.0.1", "unix_socket_directories=", f"port={port}"]
     return Program(
         "postgres",
@@ -71,7 +71,7 @@ def _password_file(folder: Path) -> Path:
     return folder / "postgres.password"
 
 
-def _initialise(data: Path, password: Path, state: Path) -> None:
+def _initialize(data: Path, password: Path, state: Path) -> None:
     fresh = data.with_suffix(".new")
     shutil.rmtree(fresh, ignore_errors=True)
     fresh.mkdir(mode=0o700)

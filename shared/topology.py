@@ -18,7 +18,9 @@ QUEUE_LIMIT = "x-max-length-bytes"
 HINTS_LIMIT = 1000
 """Limit on the messages of hints that a gateway has not read yet."""
 LOST_CHECK_SECONDS = 0.5
+"""How often to look whether the library has noticed that the connection is lost."""
 PROBE_EVERY_CHECKS = 10
+"""How many of these looks there are to each question to the broker itself: one every five seconds."""
 PROBE_TIMEOUT_SECONDS = 5.0
 UNROUTED_KEY = "doctor"
 """A routing key that no queue is bound with: the broker drops such a message."""
@@ -92,7 +94,10 @@ class Topology:
 
     @property
     def unreadable_queue(self) -> str:
-        """The queue for messages without a readable command id."""
+        """The queue for messages without a readable command id, which are not dead letters.
+
+        It keeps the name from when they were called so: a new queue would leave behind what is in this one.
+        """
         return f"{self.prefix}.dead-letters.v2"
 
     def command_queue(self, partition: int) -> str:
@@ -249,7 +254,8 @@ async def build_quorum_arguments(channel: AbstractChannel) -> FieldTable:
     """Return the arguments of a quorum queue without a delivery limit."""
     arguments: FieldTable = {"x-queue-type": "quorum"}
     if int((await broker_version(channel)).split(".")[0]) >= 4:
-        # 4.x counts a mere disconnect as a delivery and would drop a message after 20; 3.x discards at -1.
+        # RabbitMQ 4 counts a mere disconnect as a delivery and by default drops a message after 20; -1 lifts the limit.
+        # RabbitMQ 3 has no limit by default, and would take -1 for one that every message exceeds.
         arguments["x-delivery-limit"] = -1
     return arguments
 

@@ -62,7 +62,10 @@ class ApplyOptions:
     """How batches are applied."""
 
     max_age: timedelta = timedelta(days=20_000)
-    """A command older than this by Postgres' clock fails."""
+    """A command older than this by Postgres' clock fails.
+
+    The default lets every command pass, and can be subtracted from a time, as `timedelta.max` cannot.
+    """
     keeps_trash: bool = True
     """Whether a deleted note keeps its text, so that it can be restored."""
     announce: Callable[[Mapping[int, int]], None] = ignore
@@ -94,7 +97,7 @@ async def apply_batch(
         return await apply_in_transaction(connections, batch, options, cache)
     async with asyncio.timeout(TIMEOUT_SECONDS), connections.acquire() as session:
         cache.use(session)
-        while True:
+        while True:  # until the timeout: each conflict means that another writer has made progress
             try:
                 with ensure_replicated(session):
                     snapshot = cache.find(batch) or await read(session, batch, cache)
@@ -192,7 +195,8 @@ async def read_locked(
     snapshot = await read(session, batch, cache)
     cache.drop(owners)  # whom the transaction may change or delete
     fold = Fold.of(snapshot, snapshot.now - options.max_age, keeps_trash=options.keeps_trash)
-    fold.names, fold.tokens = Rows(names), Rows(await find_tokens(session, good))
+    fold.names = Rows(names)
+    fold.tokens = Rows(await find_tokens(session, good))
     fold.replayed = await find_replayed(session, good)
     await draw_user_ids(session, good, cache)
     return fold
@@ -233,7 +237,8 @@ async def draw_user_ids(session: Session, batch: Sequence[Command], cache: Cache
 
 def fold_batch(batch: Sequence[Command | BadCommand], fold: Fold, cache: Cache) -> None:
     """Decide the commands that have no outcome, each id once. Raises HandlerError."""
-    fold.note_ids, fold.user_ids = cache.take_note_ids(), cache.take_user_ids()
+    fold.note_ids = cache.take_note_ids()
+    fold.user_ids = cache.take_user_ids()
     with wrap_handler_errors():
         fold.run(deduplicate(c for c in batch if may_decide(c, fold.known.get(c.id))))
 

@@ -207,7 +207,8 @@ async def show_command(arguments: Namespace, _: WorkerSettings, session: Session
 
 async def replay_letters(arguments: Namespace, settings: WorkerSettings, session: Session) -> int:
     """Replay dead letters and print the outcome of each."""
-    rows, force = await select_commands(arguments, session), arguments.force
+    rows = await select_commands(arguments, session)
+    force = arguments.force
     replayed = await find_replayed(session, rows.values())
     refused = {each: why for each, row in rows.items() if (why := explain_not_replayable(row, replayed, force=force))}
     letters = [row for each, row in rows.items() if row and each not in refused]

@@ -224,6 +224,7 @@ class Consumer:
             redelivered=batch.redelivered,
             unreadable=len(batch.unreadable),
         )
+        PAUSED.labels("repeated_bug").set(0)  # a batch was applied, so the cause is gone
         log.info(
             "batch applied",
             commands=len(outcomes),
@@ -235,7 +236,7 @@ class Consumer:
     async def _acknowledge(self, batch: Batch) -> None:
         for message, multiple in self._deliveries.acknowledgements(batch):
             try:
-                with broker_call():  # the reply is written next, so neither waits for the socket's buffer
+                with broker_call():  # `wait=False`: the replies are next, and must not wait until the socket takes this
                     await message.channel.basic_ack(message.delivery_tag or 0, multiple, wait=False)
             except BROKER_ERRORS as error:
                 log.info("acknowledgement dropped; redelivered commands have no second effect", error=describe(error))

@@ -131,7 +131,9 @@ async def send(settings: WorkerSettings, rows: Iterable[Row], at: datetime, *, f
     If one is not accepted, later ones of its owner are not sent either, which preserves their order.
     Raises NotSentError if none is sent.
     """
-    refused, owners, sent = dict[UUID, str](), set[int](), 0
+    refused = dict[UUID, str]()
+    owners = set[int]()
+    sent = 0
     async with AsyncExitStack() as exits:
         sender = Sender(settings, exits)
         for row in rows:
@@ -210,7 +212,8 @@ async def publish(channel: AbstractChannel, topology: Topology, partition: int, 
 async def wait_for_outcomes(session: Session, ids: Iterable[UUID], at: datetime) -> AsyncIterator[Row]:
     """Yield the outcomes of the replays as they are committed; ends after QUIET_SECONDS without one."""
     now = asyncio.get_running_loop().time
-    waiting, quiet_ends = set(ids), now() + QUIET_SECONDS
+    waiting = set(ids)
+    quiet_ends = now() + QUIET_SECONDS
     while waiting and now() < quiet_ends:
         rows = await FIND_OUTCOMES.fetch(session, ids=list(waiting), replayed_at=at)
         for row in rows:

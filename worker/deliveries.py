@@ -141,7 +141,8 @@ class Batch:
             replies[marker.message.reply_to or ""] = []
         replies.pop("", None)
         for (delivery, command), outcome in zip(self.decodable, outcomes, strict=True):
-            envelope, reply_to = find_envelope(command), delivery.message.reply_to
+            envelope = find_envelope(command)
+            reply_to = delivery.message.reply_to
             if reply_to and envelope:
                 replies[reply_to].append(Reply(attempt_id=envelope.attempt_id, outcome=outcome))
         return replies
@@ -184,7 +185,10 @@ class Deliveries:
         return find_oldest([*self._waiting, *(delivery for delivery, _ in self._parked)])
 
     def drop(self, partition: int) -> None:
-        """Discard a partition's messages, and those that still arrive; the broker delivers them again."""
+        """Discard a partition's messages, and those that still arrive; the broker delivers them again.
+
+        Their owners stay in `_locked`: if their commands come again, they are parked once more until the next probe.
+        """
         self._receivers.pop(partition, None)
         self._waiting = deque(delivery for delivery in self._waiting if delivery.partition != partition)
         self._parked = [each for each in self._parked if each[0].partition != partition]
@@ -234,7 +238,9 @@ class Deliveries:
         if not self._parked or now < self._parked_until:
             return []
         self._parked_until = now + PARKED_PAUSE_SECONDS
-        return Batch(received=list({_owner_of(each): each for each in reversed(self._parked)}.values())).commands
+        # In reverse, so that an owner's first command replaces the later ones.
+        first = {_owner_of(each): each for each in reversed(self._parked)}
+        return Batch(received=list(first.values())).commands
 
     def unpark(self, locked: set[int]) -> Batch:
         """Remove the parked commands of all owners except these; returns them as a batch."""

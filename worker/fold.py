@@ -101,7 +101,8 @@ class Fold:
     def of(cls, snapshot: Snapshot, expired_before: datetime = EPOCH, *, keeps_trash: bool = True) -> "Fold":
         """Return a fold over the rows that were read."""
         fold = cls(Rows(snapshot.owners), Rows(snapshot.notes), known=snapshot.outcomes, expired_before=expired_before)
-        fold.tombstones, fold.keeps_trash = Rows(snapshot.tombstones), keeps_trash
+        fold.tombstones = Rows(snapshot.tombstones)
+        fold.keeps_trash = keeps_trash
         rows: list[Note | Tombstone] = [*snapshot.notes.values(), *snapshot.tombstones.values()]
         for row in rows:  # may be ahead of its owner after a restore or correction by hand
             owner = fold.users.get(row.owner_id)
@@ -178,7 +179,8 @@ class Fold:
 
     def _build_trash_failure(self, command: TrashCommand, reason: str) -> Failed:
         """Return the failure, with the note's version in the trash and, apart from it, that of a live note."""
-        state, note_id = self._trash_state_at_failure(command) or self._trash_state(command), command.data.note_id
+        state = self._trash_state_at_failure(command) or self._trash_state(command)
+        note_id = command.data.note_id
         return Failed(reason, note_id, state.trashed, NoteVersions(versions={note_id: state.live}))
 
     def _decide_on_several(self, command: ChangeNotes, ids: Iterator[int]) -> Decision:
@@ -214,6 +216,7 @@ class Fold:
             case DeleteUser():
                 return UserDeleted(owner.id)
             case CreateToken():
+                # In `before`, too: a token that this batch has revoked still has its id.
                 known = command.id in self.tokens.before or self.tokens.get(command.id)
                 return Rejected(Rejection.IDEMPOTENCY_KEY_REUSED) if known else create_token(command, owner)
             case RevokeToken():
@@ -257,7 +260,8 @@ class Fold:
 
         `last` is the note's last version, if the command has made one before the deletion.
         """
-        before, owner = self.notes.get(note_id), self.users.get(owner_id)
+        before = self.notes.get(note_id)
+        owner = self.users.get(owner_id)
         assert owner  # noqa: S101 - `precheck` has found it
         if note is None and (deleted := last or before):
             tombstone = Tombstone.of(deleted, owner.revision + 1)
@@ -304,7 +308,8 @@ class Fold:
             return False
         letter = Letter(command.owner, command.time, command.replayed_at)
         if isinstance(command, TrashCommand):
-            then, now = self._trash_state_at_failure(command), self._trash_state(command)
+            then = self._trash_state_at_failure(command)
+            now = self._trash_state(command)
             return then is not None and letter.is_superseded_in_trash(command.data.note_id, then, now, self.replayed)
         versions = self._versions_at_failure(command)
         if versions is None:
@@ -329,7 +334,8 @@ class Fold:
 
     def _trash_state_at_failure(self, command: TrashCommand) -> TrashState | None:
         """Return where the command's note was when it first failed, or None if it has not failed."""
-        failure, note_id = self._find_failure(command), command.data.note_id
+        failure = self._find_failure(command)
+        note_id = command.data.note_id
         if failure is None:
             return None
         return TrashState(NoteVersions.parse(failure.body).versions.get(note_id), failure.note_version)

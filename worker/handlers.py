@@ -44,6 +44,7 @@ from worker.decisions import (
 )
 
 Change = ReplaceNote | PatchNote | DeleteNote
+"""A command that changes one existing note; `ChangeNotes` is several writes, creations among them."""
 
 
 class HandlerError(Exception):
@@ -81,7 +82,8 @@ def replace_note(command: ReplaceNote, note: Note) -> NoteWritten:
 
 def patch_note(command: PatchNote, note: Note) -> NoteWritten:
     """Return the note with those parts of its text replaced that the command sets."""
-    title, description = command.data.title, command.data.description
+    title = command.data.title
+    description = command.data.description
     title = note.title if title is None else title
     description = note.description if description is None else description
     return NoteWritten(HTTPStatus.OK, edit(note, command, title, description))

@@ -65,7 +65,8 @@ class HintSender:
         while True:
             await self._has_pending.wait()
             self._has_pending.clear()
-            revisions, self._pending = self._pending, {}
+            revisions = self._pending
+            self._pending = {}
             try:
                 async with asyncio.timeout(SEND_TIMEOUT_SECONDS):
                     with broker_call():

@@ -182,7 +182,8 @@ async def remove_deleted_users(session: Session) -> int:
 async def run_in_steps(step: Callable[[], Awaitable[int]]) -> int:
     """Repeat the step until it finds fewer than ROWS_PER_STEP rows, resting after each; return the number of rows."""
     now = asyncio.get_running_loop().time
-    total, rows = 0, ROWS_PER_STEP
+    total = 0
+    rows = ROWS_PER_STEP
     while rows == ROWS_PER_STEP:
         started = now()
         rows = await step()

@@ -60,4 +60,3 @@ def count_applied(
     FAILED.inc(sum(outcome.status is OutcomeStatus.FAILED for outcome in outcomes))
     REDELIVERED.inc(redelivered)
     UNREADABLE.inc(unreadable)
-    PAUSED.labels("repeated_bug").set(0)

@@ -31,7 +31,8 @@ async def fail_newer_commands(settings: WorkerSettings, partition: int) -> int:
     """
     connections = Connections(settings.database_url, "inkwell-worker operator", 1, SESSION_SETTINGS)
     applier = Applier(connections, ApplyOptions.of(settings))
-    user, failed = user_of(settings.broker_url), 0
+    user = user_of(settings.broker_url)
+    failed = 0
     try:
         async with open_connection(settings.broker_url, "inkwell-worker operator") as connection:
             channel = await connection.channel(publisher_confirms=True, on_return_raises=True)
@@ -39,7 +40,8 @@ async def fail_newer_commands(settings: WorkerSettings, partition: int) -> int:
             await channel.set_qos(prefetch_count=prefetch_count(settings, 1))
             inbox = await consume(channel, Topology.of(settings).command_queue(partition))
             while message := await receive_next(inbox):
-                delivery, batch = Delivery(partition, message), Batch()
+                delivery = Delivery(partition, message)
+                batch = Batch()
                 batch.add(delivery, delivery.decode(user, fail_newer=True))
                 if not (newer := count_newer(batch)):
                     return failed  # the messages return to the head of the queue when the connection closes

@@ -21,14 +21,14 @@ from worker.settings import WorkerSettings
 
 CHECK_INTERVAL_SECONDS = 2.0
 FIRST_SLOT_TIMEOUT_SECONDS = 2.0
-REPLY_TIMEOUT_SECONDS = 5.0
-"""A server that is silent for longer has failed; an idle worker detects that here."""
+SILENCE_TIMEOUT_SECONDS = 5.0
+"""Postgres has failed if it is silent for longer; an idle worker detects that here."""
 
 log = structlog.get_logger()
 
 
 @cache
-def find_place(slot: int, partitions: int) -> int:
+def get_place(slot: int, partitions: int) -> int:
     """Return a slot's place on the ring of partitions; the first N slots are evenly spaced, for every N."""
     # Reversed, the bits are the binary digits of the van der Corput sequence: 0, 1/2, 1/4, 3/4, 1/8 …
     return sorted(range(partitions), key=lambda each: f"{each:b}"[::-1]).index(slot)
@@ -40,7 +40,7 @@ def find_slot(partition: int, slots: Collection[int], partitions: int) -> int | 
     A slot beyond the number of partitions has no place; its worker stands by. Returns None if no slot has one.
     """
     placed = [slot for slot in slots if slot < partitions]
-    return min(placed, key=lambda slot: (partition - find_place(slot, partitions)) % partitions, default=None)
+    return min(placed, key=lambda slot: (partition - get_place(slot, partitions)) % partitions, default=None)
 
 
 class PartitionAssignment:
@@ -82,7 +82,7 @@ class PartitionAssignment:
         try:
             held = None
             while True:
-                async with asyncio.timeout(REPLY_TIMEOUT_SECONDS):
+                async with asyncio.timeout(SILENCE_TIMEOUT_SECONDS):
                     taken = {row["slot"] for row in await TAKEN.fetch(session, prefix=self._prefix)}
                     held = await self._choose_slot(session, held, taken)
                     await self._clock.synchronize(session)

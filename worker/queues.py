@@ -15,7 +15,8 @@ from shared.topology import Topology, build_quorum_arguments
 from worker.settings import WorkerSettings
 
 STEP_TIMEOUT_SECONDS = 10.0
-CONSUMER_CHECKS, CONSUMER_CHECK_SECONDS = 10, 0.2
+CONSUMER_CHECKS = 10
+CONSUMER_CHECK_SECONDS = 0.2
 PREFETCH_MESSAGES = 20
 
 
@@ -29,7 +30,8 @@ async def remake(settings: WorkerSettings, partition: int) -> int:
     Raises StillConsumedError or a broker error; then it can be run again.
     """
     topology = Topology.of(settings)
-    queue, parking = topology.command_queue(partition), topology.parking_queue(partition)
+    queue = topology.command_queue(partition)
+    parking = topology.parking_queue(partition)
     async with open_connection(settings.broker_url, "inkwell-worker remaking a queue") as connection:
         channel = await connection.channel(publisher_confirms=True, on_return_raises=True)
         if not await try_declare(channel, topology, partition):

@@ -67,7 +67,8 @@ class Letter:
         if at_failure == now:
             return False
         versions = self._list_versions(note_id, replayed)
-        then, since = at_failure.version, now.version
+        then = at_failure.version
+        since = now.version
         if since is None:
             return None not in versions
         if then is None or since < then or not versions.issuperset(range(then + 1, since + 1)):

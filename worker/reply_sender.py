@@ -59,7 +59,8 @@ class ReplySender:
                 if found := await find_partitions(confirmed, self._topology):
                     await found.bind_existing(confirmed)
                 self._broker_version = await broker_version(confirmed)
-            self._replies, self._unreadable = replies, confirmed
+            self._replies = replies
+            self._unreadable = confirmed
             try:
                 await wait_until_lost(connection, self._topology, confirmed)
             finally:

@@ -131,7 +131,8 @@ def _read(*, trash: bool) -> ClauseElement:
 
 def _draw_ids() -> Expression:
     """Return an array of new ids for notes, without those in use after a restore has set the sequence back."""
-    next_id, numbers = func.nextval(literal_column("'notes_id_seq'")), func.generate_series(literal_column("1"), _COUNT)
+    next_id = func.nextval(literal_column("'notes_id_seq'"))
+    numbers = func.generate_series(literal_column("1"), _COUNT)
     drawn = select(_values(select(next_id).select_from(numbers)).label("ids")).cte("drawn")
     ids = cast(select(drawn.c.ids).scalar_subquery(), ARRAY(notes.c.id.type))
     taken = [_values(select(table.c.id).where(table.c.id == func.any(ids))) for table in (notes, tombstones)]
@@ -164,7 +165,8 @@ def _store(*, changes: bool, trash: bool = False, replays: bool = False) -> Clau
 
 def _match(*, changes: bool, trash: bool, replays: bool) -> ColumnElement[bool]:
     """Lock the rows that were read; true if none of them has changed, and none of the commands has an outcome."""
-    owner, compared = _elements("owner", OWNER, users.c.id), _elements("compared", COMPARED, notes.c.id)
+    owner = _elements("owner", OWNER, users.c.id)
+    compared = _elements("compared", COMPARED, notes.c.id)
     trashed = _elements("trashed", TRASHED, tombstones.c.id)
     matched_owners = (
         select(users.c.id)
@@ -278,7 +280,9 @@ def _replacing_failed(insert_outcomes: Insert, columns: Collection[str]) -> Inse
 
 def _store_accounts() -> ClauseElement:
     """Store all changes to users and tokens in one statement."""
-    registered, changed, created = _rows("registered", USER), _rows("changed", USER), _rows("created", TOKEN)
+    registered = _rows("registered", USER)
+    changed = _rows("changed", USER)
+    created = _rows("created", TOKEN)
     new_values: dict[str, Expression] = {
         name: changed.c[name] for name in ("credentials_version", "name", "folded_name", "updated_date", "revision")
     }
@@ -303,17 +307,17 @@ def _store_accounts() -> ClauseElement:
     )
 
 
-def _find_locked() -> ClauseElement:
+def _select_locked() -> ClauseElement:
     """Find the owners with their own row, or that of a note of the batch, locked by another session."""
     free_users = select(users.c.id).where(_any(users.c.id, "owners")).with_for_update(key_share=True, skip_locked=True)
     free_user = free_users.cte("free_user")
     locked_users = select(users.c.id).where(
         _any(users.c.id, "owners"), ~select(free_user.c.id).where(free_user.c.id == users.c.id).exists()
     )
-    return locked_users.union(_find_owners_of_locked(notes, "target"), _find_owners_of_locked(tombstones, "trash"))
+    return locked_users.union(_select_owners_of_locked(notes, "target"), _select_owners_of_locked(tombstones, "trash"))
 
 
-def _find_owners_of_locked(table: Table, name: str) -> Select[Any]:
+def _select_owners_of_locked(table: Table, name: str) -> Select[Any]:
     """Select the owners of those rows that another session has locked; `<name>_id` and `<name>_owner_id` name them."""
     named = _rows(name, {"id": table.c.id.type, "owner_id": table.c.owner_id.type})
     is_named = (table.c.id == named.c.id) & (table.c.owner_id == named.c.owner_id)
@@ -337,7 +341,7 @@ LOCK_OWNERS = Statement.compile(
 )
 READ = Statement.compile(_read(trash=False))
 READ_WITH_TRASH = Statement.compile(_read(trash=True))
-FIND_LOCKED = Statement.compile(_find_locked())
+FIND_LOCKED = Statement.compile(_select_locked())
 FIND_REPLAYED = Statement.compile(
     select(
         *(

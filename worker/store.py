@@ -75,7 +75,7 @@ async def store(session: Session, fold: Fold) -> dict[UUID, Outcome]:
         if error.constraint_name in COMPARED_KEYS:
             raise ConflictError from error
         raise
-    if len(stored) != len(outcomes):
+    if len(stored) != len(outcomes):  # nothing was written; of replays perhaps some, which the transaction undoes
         raise ConflictError
     return {row["id"]: Outcome.model_validate(dict(row)) for row in stored}
 
@@ -100,7 +100,8 @@ def list_buried(fold: Fold) -> list[Tombstone]:
 
 def _trash_parameters(fold: Fold) -> dict[str, object]:
     """Return the parameters that only STORE_WITH_TRASH and STORE_REPLAYS have."""
-    trash, buried = fold.tombstones, {each.id for each in list_buried(fold)}
+    trash = fold.tombstones
+    buried = {each.id for each in list_buried(fold)}
     trashed = [trash.before[key] for key in (*(each.id for each in trash.changed), *trash.deleted)]
     return {
         **_arrays("trashed", ("id", *TRASHED), [_note_row(each) for each in trashed]),
@@ -112,7 +113,9 @@ def _trash_parameters(fold: Fold) -> dict[str, object]:
 
 async def store_accounts(session: Session, fold: Fold) -> set[int]:
     """Write the fold's changes to users and tokens; returns the ids of the users. Needs the owners' locks."""
-    tokens, created, deleted = fold.tokens, fold.users.created, fold.users.deleted
+    tokens = fold.tokens
+    created = fold.users.created
+    deleted = fold.users.deleted
     changed = [user for user in fold.users.changed if user != fold.users.before[user.id].with_revision(user.revision)]
     if not (created or changed or deleted or tokens.created or tokens.deleted):
         return set()

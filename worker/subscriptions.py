@@ -90,7 +90,8 @@ class Subscriptions:
         self, connection: AbstractConnection, topology: Topology, deliveries: Deliveries
     ) -> list[asyncio.Task[None]]:
         """Start to consume all partitions on a connection; returns the tasks, which run until cancelled."""
-        self._topology, self._deliveries = topology, deliveries
+        self._topology = topology
+        self._deliveries = deliveries
         return [
             asyncio.create_task(keep_running(partial(self._keep, connection, partition), f"partition {partition}"))
             for partition in range(topology.partitions)
@@ -131,7 +132,7 @@ class Subscriptions:
 
     async def _keep(self, connection: AbstractConnection, partition: int) -> None:
         """Subscribe to a partition, and again after giving it up; raises ConnectionError when the broker ends it."""
-        while not is_cancelled():
+        while not is_cancelled():  # not `True`: before Python 3.12 `wait_for` in `_watch` may drop a cancellation
             await self._hold(connection, partition)
 
     async def _hold(self, connection: AbstractConnection, partition: int) -> None:

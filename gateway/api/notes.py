@@ -91,7 +91,7 @@ async def list_notes(gateway: Gateway, request: Request) -> Response:
     page = request[NOTES_PAGE]
     key = (request.caller.owner, request.url_path, request.query)
     kept = gateway.kept_pages.find(key)
-    deadline = gateway.queries.start_deadline()
+    deadline = gateway.queries.compute_deadline()
     if not kept or kept.revision != await gateway.queries.get_revision(request.caller, deadline):
         listed = await gateway.queries.list_notes(request.caller, page.shape, deadline, **page.arguments)
         notes = arrange_notes(page, listed)
@@ -117,6 +117,7 @@ async def search_notes(gateway: Gateway, request: Request) -> Response:
     found = await gateway.queries.search_notes(request.caller, page.terms, page.skip, page.limit)
     limited = json.dumps(found.is_limited)
     notes = join_notes(found.notes)
+    # By hand, because Postgres has printed the notes already.
     text = f'{{"matched":"{found.matched}","limited":{limited},"total":{found.total},"notes":{notes}}}'
     body, tag, headers = build_page(text, build_search_links(request, page, found.total))
     return respond_unless_modified(request, Response(body, headers=headers), tag)

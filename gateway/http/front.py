@@ -90,6 +90,7 @@ class Front(Generic[ResourcesT]):
         finally:
             self._active -= 1
             observe_request(request.method, info, time.perf_counter() - started)
+        # A stream may last for hours: it is no active request, and its time is not the request's duration.
         if response.stream:
             await send_stream(response.stream, send, is_wanted=request.method != "HEAD")
 
@@ -141,7 +142,10 @@ class Front(Generic[ResourcesT]):
         await send({"type": "http.response.body", "body": body, "more_body": response.stream is not None})
 
     def _strip_prefix(self, path: str) -> str:
-        """Return the path without the `root_path`, which a proxy may have removed, and without a trailing slash."""
+        """Return the path without the `root_path`, which a proxy may have removed, and without a trailing slash.
+
+        Only whole segments count: `/inkwell` does not begin with the prefix `/ink`.
+        """
         rest = path.removeprefix(self._root_path)
         return (rest if rest.startswith("/") else path).removesuffix("/") or "/"
 

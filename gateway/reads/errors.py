@@ -14,7 +14,7 @@ class DatabaseUnavailableError(ProblemError):
     """Postgres did not answer a read within its deadline, or rejected it."""
 
     def __init__(self) -> None:
-        super().__init__(DATABASE_UNAVAILABLE, headers={"Retry-After": "1"})
+        super().__init__(DATABASE_UNAVAILABLE, headers=build_retry_after())
 
 
 class SearchTimeoutError(ProblemError):

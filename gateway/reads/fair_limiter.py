@@ -1,4 +1,4 @@
-"""A fair limiter for expensive reads, so that one owner's requests do not starve those of others.
+"""A fair limiter for expensive requests, so that one owner's requests do not starve those of others.
 
 An owner may hold at most a share of the permits. Free permits go to the owners in turn (round robin), not to the
 oldest request, so the many requests of one owner wait for each other.

@@ -57,6 +57,7 @@ FOLLOWERS_PATIENCE_SECONDS = 30.0
 CLOCK_INTERVAL_SECONDS = 2.0
 FIRST_SYNCHRONIZATION_SECONDS = 1.0
 NO_LIMIT = nullcontext()
+"""One for all reads at once: a `nullcontext` has no state."""
 TOKEN_SCOPES = frozenset({Scope.READ, Scope.WRITE})
 """The scopes that a personal token may have."""
 SEARCH_REACH = 50
@@ -83,7 +84,10 @@ log = structlog.get_logger()
 
 
 class Queries:
-    """Answers reads within their deadline, or raises DatabaseUnavailableError."""
+    """Answers reads within their deadline, or raises DatabaseUnavailableError.
+
+    Has the connections, and therefore also what else needs them: the clock's samples and the state of the primary.
+    """
 
     def __init__(self, settings: GatewaySettings) -> None:
         self._timeout_seconds = settings.read_timeout_seconds
@@ -100,7 +104,9 @@ class Queries:
             replace(statement, settings=f"{statement.settings}; {deadline}")
             for statement in (SEARCH_WORDS, SEARCH_TEXT, SEARCH_TRIGRAMS)
         )
-        # Reserves a connection for single rows, one for quick lists, and one of each owner's share for other owners.
+        # Of N connections, lists may hold N - 1 and slow reads N - 2, so one is left for single rows and one for quick
+        # lists. Of several users, one may hold N - 2 and 1 of these: the others always find a connection. With N = 2,
+        # lists and slow reads share one.
         lists = settings.read_connections - 1
         slow_reads = max(1, lists - 1)
         has_users = settings.auth == "password"
@@ -113,13 +119,13 @@ class Queries:
         self._notes.close()
         self._connections.close()
 
-    def start_deadline(self) -> float:
+    def compute_deadline(self) -> float:
         """Return the deadline of reads that begin now, in the event loop's time."""
         return asyncio.get_running_loop().time() + self._timeout_seconds
 
     async def find_note(self, caller: Caller, note_id: int) -> FoundNote | None:
         """Return the caller's note as JSON and its version, or None."""
-        note, version, _ = await self._read_row(caller, note_id, self.start_deadline())
+        note, version, _ = await self._read_row(caller, note_id, self.compute_deadline())
         return None if note is None or version is None else (note, version)
 
     async def get_revision(self, caller: Caller, deadline: float) -> Revision:
@@ -154,7 +160,7 @@ class Queries:
 
         Holds the permit of a list unless another one is given.
         """
-        deadline = self.start_deadline()
+        deadline = self.compute_deadline()
         permit = permit or self._limit_list(caller, deadline)
         place = {"after_revision": since.revision, "after_id": since.after_id, "limit": limit + 1}
         timeline, rows = await self._fetch_with_timeline(LIST_CHANGES, permit, deadline, **_identify(caller), **place)
@@ -172,7 +178,7 @@ class Queries:
 
     async def list_trash(self, caller: Caller, before_revision: int, before_id: int, limit: int) -> list[TrashedNote]:
         """Return the caller's deleted notes that come before this place, the last deletion first."""
-        deadline = self.start_deadline()
+        deadline = self.compute_deadline()
         permit = self._limit_list(caller, deadline)
         [row] = await self._fetch_mine(
             caller, LIST_TRASH, permit, deadline, before_revision=before_revision, before_id=before_id, limit=limit
@@ -187,7 +193,7 @@ class Queries:
 
     async def list_versions(self, caller: Caller, note_id: int, before: int, limit: int) -> list[FoundNote] | None:
         """Return the versions below `before` that are kept, the newest first, each as JSON; None without the note."""
-        deadline = self.start_deadline()
+        deadline = self.compute_deadline()
         permit = self._limit_list(caller, deadline)
         [row] = await self._fetch_mine(
             caller, LIST_VERSIONS, permit, deadline, note_id=note_id, before=before, limit=limit
@@ -199,7 +205,7 @@ class Queries:
 
         Raises SearchTimeoutError, and ShareExhaustedError if the caller has too many in progress.
         """
-        deadline = self.start_deadline()
+        deadline = self.compute_deadline()
         try:
             async with self._limit_slow_read(caller, deadline):
                 return await self._search_in_steps(caller, terms, skip, limit, deadline)
@@ -254,7 +260,7 @@ class Queries:
 
     async def list_tokens(self, caller: Caller, skip: int, limit: int) -> list[PublicToken]:
         """Return a page of the caller's personal tokens, the oldest first."""
-        deadline = self.start_deadline()
+        deadline = self.compute_deadline()
         permit = self._limit_list(caller, deadline)
         rows = await self._fetch_mine(caller, LIST_TOKENS, permit, deadline, skip=skip, limit=limit)
         return [PublicToken.model_validate(dict(row)) for row in rows if row["id"]]
@@ -375,7 +381,7 @@ class Queries:
         deadline: float | None,
         **arguments: object,
     ) -> tuple[Timeline | None, list[asyncpg.Record]]:
-        deadline = deadline or self.start_deadline()
+        deadline = deadline or self.compute_deadline()
         try:
             async with permit, asyncio.timeout_at(deadline), self._connections.acquire() as connection:
                 timeline = self.primary.timeline_of(connection)  # afterwards a failover may have made it unknown

@@ -187,6 +187,7 @@ class Publisher:
             raise
         self._are_partitions_different = False
         self._topology = topology
+        # Never shortened: a flush that was created but has not begun finds its backlog by index.
         self._backlogs += [Backlog() for _ in range(topology.partitions - len(self._backlogs))]
         for attempt in waiting:
             self._add(attempt)
@@ -303,7 +304,7 @@ class Publisher:
             for attempt in attempts:
                 attempt.confirm()
         finally:
-            _fail(attempts, UnconfirmedError)  # those without a reply, also after a cancellation
+            _fail(attempts, UnconfirmedError)  # no effect on those settled above; also reached by a cancellation
 
     def _check_silence(self, partition: int, since: float) -> None:
         """Reconnect if nothing was confirmed in time, or nothing more of a partition.

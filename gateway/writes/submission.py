@@ -63,12 +63,15 @@ from shared.logs import bind_ids
 from shared.tracing import Span
 
 LOOK_UP_TIMEOUT_SECONDS = 1.0
+"""How long one look at Postgres for an outcome may take."""
 KEY_LOOK_UP_TIMEOUT_SECONDS = 0.4
-"""Follows the publish timeout, within the second by which a response may exceed its deadline."""
+"""The same after a failed publish: the publish timeout is over, and the response may be at most a second late."""
 IMPORT_WAIT_SECONDS = 30.0
-"""How long a part of an import waits for its outcome; longer than a restart of Postgres takes."""
+"""How long an import chunk waits for its outcome; longer than a restart of Postgres takes."""
 REPLY_WAIT_SECONDS = 5.0
+"""How long an import chunk waits for the reply before it looks for the outcome."""
 LOOK_UP_INTERVAL_SECONDS = 1.0
+"""How often it looks from then on."""
 REPEAT_FREELY = "It is safe to repeat"
 REPEAT_WITH_KEY = "An earlier request with the key may have one: repeat it with the same key, never as a new write"
 WRITE_PROBLEMS = (
@@ -158,15 +161,16 @@ class Submission:
             await self._publisher.publish(attempt)
 
     async def import_notes(self, caller: Caller, items: NoteItems, first_line: int, key: str | None) -> str | None:
-        """Create the notes of some lines of an import, and wait for the outcome for at most IMPORT_WAIT_SECONDS.
+        """Create the notes of an import chunk, and wait for the outcome for at most IMPORT_WAIT_SECONDS.
 
-        With a key, the same lines have one effect, however often they are imported. Returns None once the notes exist,
+        With a key, the same chunk has one effect, however often it is imported. Returns None once the notes exist,
         or the command's URL if the outcome is still pending. Raises ProblemError as `perform`, or with the problem of
         the outcome.
         """
         command_id = build_command_id(caller.owner, ChangeNotes.type_name(), first_line, key)
         identity = self._build_identity(caller, command_id, key)
         span = start_publish_span(self._publisher.topology, caller.owner, command_id, ChangeNotes)
+        # Version 2, because an older worker would ignore `created_date`: at 2 it pauses instead.
         command = self._build_command(ChangeNotes, items, identity, traceparent=span.traceparent, dataversion=2)
         outcome = await self._look_up(command) if key else None  # a repeated import costs no messages
         if outcome is None:
@@ -289,6 +293,7 @@ class Submission:
     async def _await_outcome(self, attempt: Attempt, deadline: float) -> Outcome | None:
         """Return the outcome from the reply or, without one in time, from one look-up."""
         try:
+            # While the gateway drains, a deadline in the past: only a reply that is already here counts.
             async with asyncio.timeout_at(0.0 if self._replies.draining else deadline):
                 outcome = await attempt.decided
         except TimeoutError:

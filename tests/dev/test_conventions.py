@@ -1,13 +1,16 @@
 """The conventions of CONTRIBUTING.md that no linter checks."""
 
 import ast
+import re
 from collections.abc import Iterator
 
 import pytest
 
 from dev.backend import ROOT
 
-MODULES = sorted(path for folder in ("gateway", "shared") for path in (ROOT / folder).rglob("*.py"))
+MODULES = sorted(path for folder in ("gateway", "shared", "worker") for path in (ROOT / folder).rglob("*.py"))
+ABSENT = re.compile(r"None|^(?:dict|list|set)\[")
+"""A return type that can say that there is nothing."""
 
 
 def nodes() -> Iterator[tuple[str, ast.AST]]:
@@ -17,7 +20,7 @@ def nodes() -> Iterator[tuple[str, ast.AST]]:
             yield f"{module.relative_to(ROOT)}:{getattr(node, 'lineno', 0)}", node
 
 
-def test_what_finds_returns_one_thing_or_none() -> None:
+def test_what_finds_may_return_nothing() -> None:
     functions = [
         (place, node)
         for place, node in nodes()
@@ -25,7 +28,7 @@ def test_what_finds_returns_one_thing_or_none() -> None:
     ]
 
     assert len(functions) > 10
-    assert [place for place, node in functions if node.returns and "None" not in ast.unparse(node.returns)] == []
+    assert [place for place, node in functions if node.returns and not ABSENT.search(ast.unparse(node.returns))] == []
 
 
 def test_each_line_assigns_one_value() -> None:

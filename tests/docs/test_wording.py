@@ -12,7 +12,11 @@ from dev.backend import ROOT
 WORDING = {
     r"\bPostgres's": "Postgres'",
     r"\bPrometheus's": "Prometheus'",
-    r"(?i)\b(?:author|initial|minim|normal|organ|optim|recogn|serial|summar|synchron)is(?:e[ds]?|ing|ation)\b": "…ize",
+    r"(?i)(?:\b|_)(?:author|initial|minim|normal|organ|optim|recogn|serial|summar|synchron)is(?:e[ds]?|ing|ation)\b": (
+        "…ize"
+    ),
+    r"(?i)\b(?:behaviou|colou|favou|honou|neighbou)r": "…or",
+    r"(?i)\blicence": "license",
     r"(?i)\bcancel(?:ed|ing)\b(?! (?:after|statement))": "cancelled, except where Postgres is quoted",
     r"(?i)\bwhite space\b": "whitespace",
 }

@@ -148,7 +148,7 @@ async def test_search_that_gets_no_permit_in_time_is_told_that_postgres_is_unava
     settings = gateway_settings.model_copy(update={"read_connections": 2, "read_timeout_seconds": 0.3})
     queries = Queries(settings)
     other = Caller(2, credentials_version=1, scopes=EVERY_SCOPE)
-    async with queries._limit_slow_read(other, queries.start_deadline()):
+    async with queries._limit_slow_read(other, queries.compute_deadline()):
         with pytest.raises(DatabaseUnavailableError):
             await queries.search_notes(IMPLICIT_CALLER, SearchTerms.parse("ink"), 0, 10)
     queries.close()

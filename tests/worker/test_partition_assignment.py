@@ -327,7 +327,7 @@ async def test_silent_server_ends_the_trust_in_the_idle_sessions_of_the_worker(
     worker_settings: WorkerSettings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(partition_assignment, "CHECK_INTERVAL_SECONDS", INTERVAL_SECONDS)
-    monkeypatch.setattr(partition_assignment, "REPLY_TIMEOUT_SECONDS", 0.5)
+    monkeypatch.setattr(partition_assignment, "SILENCE_TIMEOUT_SECONDS", 0.5)
     url = make_url(str(worker_settings.database_url.get_secret_value()))
     async with proxy_to(str(url.host), url.port or 0) as link:
         moved = url.set(host="127.0.0.1", port=link.port).render_as_string(hide_password=False)
