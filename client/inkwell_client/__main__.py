@@ -24,6 +24,8 @@ from inkwell_client.watching import iter_changes
 STDIO = "-"
 TOKEN_DAYS = 90
 EXIT_REJECTED = 3
+LIVE = '{"status":"live"}'
+"""What a gateway answers to GET /health/live."""
 EXIT_INTERRUPTED = 130
 
 
@@ -32,7 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = read_arguments(arguments)
     try:
         return run(options)
-    except (ClientError, UnavailableError, httpx.HTTPError, OSError) as error:
+    except (ClientError, UnavailableError, httpx.HTTPError, httpx.InvalidURL, OSError) as error:
         sys.stderr.write(f"inkwell: {str(error) or type(error).__name__}\n")
         return 1
     except KeyboardInterrupt:
@@ -88,10 +90,11 @@ def request_token(url: str) -> str | None:
         name = input("Name: ")
         response = client.post("/auth/token", data={"username": name, "password": getpass.getpass("Password: ")})
         if response.status_code == HTTPStatus.NOT_FOUND:
+            check_is_deployment(client)  # a wrong URL is a 404, too
             return None
-        check(response)
+        access_token = read_member(response, "access_token")
         headers = {
-            "Authorization": f"Bearer {response.json()['access_token']}",
+            "Authorization": f"Bearer {access_token}",
             "Idempotency-Key": str(uuid4()),
             "Prefer": "wait=30",
         }
@@ -104,7 +107,24 @@ def request_token(url: str) -> str | None:
         check(created)
         if created.status_code != HTTPStatus.CREATED:
             raise ClientError("signed in, but creating a token takes too long; try again later")
-        return str(created.json()["token"])
+        return read_member(created, "token")
+
+
+def check_is_deployment(client: httpx.Client) -> None:
+    """Raise ClientError unless the client's URL is that of a deployment."""
+    response = client.get("/health/live")
+    check(response)
+    if response.text != LIVE:
+        raise ClientError(f"{client.base_url} is not the URL of a deployment of Inkwell")
+
+
+def read_member(response: httpx.Response, name: str) -> str:
+    """Return a member of a response's JSON; raises as `check`, and ClientError if another server has answered."""
+    check(response)
+    try:
+        return str(response.json()[name])
+    except (ValueError, TypeError, KeyError):
+        raise ClientError(f"{response.request.url} is not answered as Inkwell would") from None
 
 
 def run_export(client: httpx.Client, file: str) -> int:

@@ -52,9 +52,8 @@ def iter_changes(client: httpx.Client, policy: RetryPolicy) -> Iterator[str]:
     while True:
         error: Exception = UnavailableError("the stream ended")
         try:
-            for event in iter_stream(client, cursor):
+            for event in iter_stream(client, cursor, policy):
                 cursor = event.id
-                policy.reset()
                 if event.type == "change":
                     yield event.data
         except CursorGoneError:
@@ -66,11 +65,18 @@ def iter_changes(client: httpx.Client, policy: RetryPolicy) -> Iterator[str]:
         policy.pause(error)
 
 
-def iter_stream(client: httpx.Client, cursor: str) -> Iterator[Event]:
+def iter_stream(client: httpx.Client, cursor: str, policy: RetryPolicy) -> Iterator[Event]:
     """Yield the events after the cursor until the stream ends; raises CursorGoneError if they are not kept."""
     headers = {"Accept": EVENT_STREAM} | ({"Last-Event-ID": cursor} if cursor else {})
     with client.stream("GET", "/notes/changes", headers=headers) as response:
         if cursor and response.status_code == HTTPStatus.GONE:
             raise CursorGoneError
         check(response)
-        yield from iter_events(iter_lines(response))
+        yield from iter_events(reset_at_each(iter_lines(response), policy))
+
+
+def reset_at_each(lines: Iterable[str], policy: RetryPolicy) -> Iterator[str]:
+    """Yield the lines; each is a success, since a stream without changes has only heartbeats."""
+    for line in lines:
+        policy.reset()
+        yield line

@@ -7,6 +7,7 @@ import re
 import time
 from collections.abc import AsyncGenerator, Collection, Iterable
 from contextlib import aclosing
+from http import HTTPStatus
 from typing import Generic, Protocol, TypeVar
 
 import structlog
@@ -86,7 +87,11 @@ class Front(Generic[ResourcesT]):
                 response = await self._answer(request, info)
                 info.status = response.status
                 add_request_attributes(span, scope, info)
-                await self._send(response, request, info, send)
+                try:
+                    await self._send(response, request, info, send)
+                except Exception:
+                    info.status = HTTPStatus.INTERNAL_SERVER_ERROR  # `RequestCycle.run_asgi` answers it
+                    raise
         finally:
             self._active -= 1
             observe_request(request.method, info, time.perf_counter() - started)

@@ -19,6 +19,7 @@ from shared.contracts import Scope
 
 HEADER_DESCRIPTIONS = {
     "Accept-Encoding": "The accepted content codings of request bodies, if the request had another",
+    "Allow": "The methods of the path, with 405",
     "Accept-Patch": "The accepted media types of patches",
     "ETag": "The entity tag of the response or, with 412, of the note",
     "Idempotent-Replayed": "`true` if this is the outcome of an earlier request with the same key",

@@ -235,6 +235,8 @@ class BoundedProtocol(HttpToolsProtocol):
         version = self.parser.get_http_version()
         url = self._head.check(method, version, self.url)
         if self.parser.should_upgrade():
+            if excess := self._head.find_excess(url.path, url.query or b""):
+                raise excess  # parsing again, `_decline_upgrade` would not know the headers that were dropped
             self._upgrade_offered = True
             return
         self._body_left = self._head.body_bytes

@@ -13,6 +13,7 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, RequestResponseCy
 
 from gateway.http.request_head import build_bad_request
 from gateway.problems import ProblemError
+from gateway.telemetry.metrics import BUGS
 
 CLOSE = (b"connection", b"close")
 CHUNKED = (b"transfer-encoding", b"chunked")
@@ -59,6 +60,7 @@ class RequestCycle(RequestResponseCycle):
             self.disconnected = True
             self.transport.close()
         except Exception as error:  # an error of the front itself, or of a stream: it answers those of handlers
+            BUGS.inc()
             if self.response_started:
                 self.logger.error("bug: a response ends before it is complete; please report it", exc_info=error)
                 self.transport.close()

@@ -4,7 +4,8 @@ import asyncio
 import json
 import stat
 import sys
-from collections.abc import AsyncIterator
+import time
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from inkwell_client.credentials import Credentials
 from inkwell_client.errors import ClientError
 from inkwell_client.exporting import find_end, iter_whole_lines
 from inkwell_client.importing import PART_LINES, derive_key, iter_parts
-from inkwell_client.watching import Event, iter_events
+from inkwell_client.watching import Event, iter_changes, iter_events
 from tests.support import harness
 from tests.support.accounts import Person, personal_token, sign_up
 from tests.support.canaries import NOTE, PASSWORD
@@ -219,6 +220,45 @@ async def test_login_with_a_wrong_password_says_so(
         credentials.load()
 
 
+@pytest.mark.parametrize(
+    ("path", "reason"),
+    [("/typo", "not_found"), (":80a0", "Invalid port")],
+)
+async def test_login_at_a_wrong_url_says_so_and_keeps_nothing(
+    shared_client: httpx.AsyncClient,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    *,
+    path: str,
+    reason: str,
+) -> None:
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+    monkeypatch.setattr("builtins.input", lambda _: "anyone")
+    monkeypatch.setattr("getpass.getpass", lambda _: "anything")
+    url = "http://localhost" if path.startswith(":") else str(shared_client.base_url)
+
+    assert await asyncio.to_thread(program.main, ["login", url + path]) == 1
+
+    assert reason in capsys.readouterr().err
+    with pytest.raises(ClientError, match="not signed in"):
+        credentials.load()
+
+
+def test_login_at_another_kind_of_server_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    page = httpx.MockTransport(lambda _: httpx.Response(200, text="<html>"))
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+    monkeypatch.setattr("builtins.input", lambda _: "anyone")
+    monkeypatch.setattr("getpass.getpass", lambda _: "anything")
+    monkeypatch.setattr(program, "connect", lambda _: httpx.Client(transport=page, base_url="http://site.example"))
+
+    assert program.main(["login", "http://site.example"]) == 1
+
+    assert "is not answered as Inkwell would" in capsys.readouterr().err
+
+
 async def test_deployment_without_users_needs_no_token(
     shared_client: httpx.AsyncClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -309,6 +349,18 @@ async def test_separators_of_unicode_do_not_divide_lines(
     assert (ended.code, ended.errors.count("line 2: validation_failed")) == (3, 1), ended.errors
     assert change["note"]["title"] == separators
     assert await count(shared_users_client, person) == 1
+
+
+def test_watch_outlives_the_end_of_a_stream_that_had_only_heartbeats_for_long() -> None:
+    def beat() -> Iterator[bytes]:
+        for _ in range(6):
+            time.sleep(0.1)
+            yield b":\n\n"
+
+    streams = iter([beat(), iter([b'event: change\nid: 1\ndata: {"id": 1}\n\n'])])
+    transport = httpx.MockTransport(lambda _: httpx.Response(200, content=next(streams)))
+    with httpx.Client(transport=transport, base_url="http://notes.example") as client:
+        assert next(iter_changes(client, RetryPolicy(seconds=0.3))) == '{"id": 1}'
 
 
 async def test_watch_prints_each_change_once_though_its_stream_breaks(tmp_path: Path) -> None:

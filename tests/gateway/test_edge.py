@@ -81,6 +81,14 @@ async def test_request_in_the_body_of_an_offer_to_upgrade_is_not_answered(
     assert (refused.status, json.loads(refused.body)["code"], last.status) == (400, "invalid_json", 200)
 
 
+@pytest.mark.parametrize("size", SIZES)
+async def test_offer_to_upgrade_with_too_many_headers_is_refused(gateway: httpx.AsyncClient, size: int) -> None:
+    offer = [b"Connection: Upgrade", b"Upgrade: h2c", *[b"X: a"] * 98, b"Content-Length: %d" % len(LIVE)]
+    request = b"\r\n".join((b"POST /notes HTTP/1.1", b"Host: localhost", *offer, b"", LIVE))
+
+    assert statuses(await exchange(gateway, request + LAST, size)) == [431]
+
+
 async def test_body_may_come_long_after_the_head_of_an_offer(shared_client: httpx.AsyncClient) -> None:
     head, _, body = post(b"Connection: Upgrade", b"Upgrade: h2c").partition(b"\r\n\r\n")
     async with connected(shared_client) as (stream, writer):
@@ -311,11 +319,13 @@ async def test_a_bug_of_the_front_itself_is_answered_too(
         raise RuntimeError("a bug for the test")
 
     monkeypatch.setattr(front, "add_defaults", fail)
+    bugs = REGISTRY.get_sample_value("inkwell_bugs_total") or 0
 
     [response] = await exchange(gateway, LIVE)
 
     assert (response.status, response.headers["connection"]) == (500, "close")
     assert "a bug for the test" in caplog.text
+    assert REGISTRY.get_sample_value("inkwell_bugs_total") == bugs + 1
 
 
 async def test_few_trailers_and_short_extensions_are_fine(shared_client: httpx.AsyncClient) -> None:
