@@ -7,7 +7,6 @@ from argparse import ArgumentParser, Namespace
 from collections.abc import Sequence
 from types import FrameType
 
-import asyncpg
 import structlog
 import uvicorn
 from fastapi import FastAPI
@@ -17,6 +16,7 @@ from gateway.doctor import examine
 from gateway.http.protocol import build_protocol
 from gateway.resources import Gateway
 from gateway.settings import GatewaySettings
+from shared.connections import CONNECTION_ERRORS
 from shared.database import EXIT_SCHEMA_BEHIND, SchemaBehindError, check_schema
 from shared.errors import describe_error
 from shared.listening import open_sockets
@@ -113,7 +113,7 @@ async def is_schema_behind(settings: GatewaySettings) -> bool:
     except SchemaBehindError as error:
         log.error("the database's schema is behind", error=str(error))
         return True
-    except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as error:
+    except CONNECTION_ERRORS as error:
         log.warning("Postgres does not answer yet; starting without it", error=describe_error(error))
     return False
 

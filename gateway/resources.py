@@ -24,6 +24,7 @@ from gateway.writes.submission import Submission
 from shared.broker import SETUP_TIMEOUT_SECONDS
 from shared.clock import Clock
 from shared.metrics import watch_loop
+from shared.tasks import start_in_background
 
 IMPORTS_LIMIT = 8
 """Imports at once in a process."""
@@ -78,21 +79,20 @@ class Gateway:
 async def open_resources(settings: GatewaySettings) -> AsyncIterator[Gateway]:
     """Open the resources of a gateway; on exit, drains the publisher before it closes them."""
     gateway = Gateway(settings)
-    publishing = asyncio.create_task(gateway.publisher.run())
+    publishing = start_in_background(publisher=gateway.publisher.run())
     await gateway.queries.synchronize_clock(gateway.clock)
-    watches = (
-        watch_loop(gateway.clock.report),
-        gateway.queries.watch_primary(),
-        gateway.queries.keep_clock_synchronized(gateway.clock),
-        gateway.followers.run(),
+    watching = start_in_background(
+        metrics=watch_loop(gateway.clock.report),
+        primary=gateway.queries.watch_primary(),
+        clock=gateway.queries.keep_clock_synchronized(gateway.clock),
+        followers=gateway.followers.run(),
     )
-    watching = [asyncio.create_task(each) for each in watches]
     try:
         yield gateway
     finally:
         gateway.hash_renewal.close()
         await gateway.publisher.drain(settings.publish_timeout_seconds)
-        for task in (publishing, *watching):
+        for task in (*publishing, *watching):
             task.cancel()
-        await asyncio.wait({publishing, *watching}, timeout=SETUP_TIMEOUT_SECONDS)
+        await asyncio.wait({*publishing, *watching}, timeout=SETUP_TIMEOUT_SECONDS)
         gateway.queries.close()

@@ -100,7 +100,7 @@ class Connections:
         """
         while True:
             await asyncio.sleep(WATCH_INTERVAL_SECONDS)
-            with suppress(*CONNECTION_ERRORS):
+            with suppress(Exception):  # the driver may raise any error, and without this task no failover is noticed
                 (await connect(self._url, f"{self._application_name} watching")).terminate()
 
     def _is_usable(self, pooled: PooledConnection) -> bool:

@@ -17,7 +17,7 @@ from shared.listening import open_sockets
 from shared.logs import configure_logging
 from shared.metrics import serve_metrics, watch_loop
 from shared.settings import load_settings
-from shared.tasks import end_tasks
+from shared.tasks import end_tasks, start_in_background
 from shared.tracing import configure_tracing, shut_down_tracing
 from worker.command_line import read_arguments
 from worker.consumer import Consumer
@@ -48,13 +48,13 @@ async def run(settings: WorkerSettings, health_sockets: list[socket.socket]) -> 
     """Run the worker until it stops; return the exit code."""
     connections = Connections(settings.database_url, "inkwell-worker", 1, SESSION_SETTINGS)
     consumer = Consumer(settings, connections)
-    housekeeping = asyncio.create_task(Housekeeping(settings).run())
-    background = {
-        housekeeping,
-        asyncio.create_task(serve_health(consumer, health_sockets)),
-        asyncio.create_task(watch_loop(consumer.update_metrics)),
-        asyncio.create_task(connections.watch_primary()),
-    }
+    background = start_in_background(
+        housekeeping=Housekeeping(settings).run(),
+        probes=serve_health(consumer, health_sockets),
+        metrics=watch_loop(consumer.update_metrics),
+        primary=connections.watch_primary(),
+    )
+    housekeeping = background[0]
     consuming = asyncio.create_task(consumer.run())
     stopping = stop_on_signals(consumer, housekeeping, consuming, settings.drain_timeout_seconds)
     try:

@@ -19,6 +19,7 @@ from pydantic_core import to_json
 
 from shared.broker import BROKER_ERRORS
 from shared.clock import CLOCK
+from shared.connections import CONNECTION_ERRORS
 from shared.database import EXIT_SCHEMA_BEHIND, SchemaBehindError, Session, check_schema, connect
 from shared.partitions import read_partitions
 from shared.settings import MAX_PARTITIONS
@@ -47,9 +48,16 @@ EXIT_NOT_DONE = 1
 EXIT_WRONG_ARGUMENTS = 2
 
 
+class Parser(ArgumentParser):
+    """A parser without abbreviations: `discard --a` must not mean `--all`."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:  # noqa: ANN401 - argparse's own
+        super().__init__(*arguments, **options | {"allow_abbrev": False})
+
+
 def read_arguments(arguments: Sequence[str]) -> Namespace:
     """Parse the arguments; `run` is what they ask for, None without any. Exits with 2 if they are invalid."""
-    parser = ArgumentParser("python -m worker", description="Without a subject: runs a worker until SIGTERM.")
+    parser = Parser("python -m worker", description="Without a subject: runs a worker until SIGTERM.")
     parser.set_defaults(run=None)
     subjects = parser.add_subparsers(title="subjects", metavar="SUBJECT")
     doctor = subjects.add_parser("doctor", help="check settings, Postgres and the broker, and suggest remedies")
@@ -96,7 +104,7 @@ def add_queues(parser: ArgumentParser) -> None:
         ("fail-newer", fail_newer_commands, "commands failed; they are dead letters now", fail_summary),
     ):
         each = verbs.add_parser(verb, help=summary, description=summary)
-        each.add_argument("partition", type=int)
+        each.add_argument("partition", type=int, help="its number, from 0")
         each.set_defaults(run=operate_on_queue, on_queue=action, number_of=number_of)
 
 
@@ -136,7 +144,7 @@ async def operate(arguments: Namespace, settings: WorkerSettings) -> int:
         return complain(str(error))
     except BrokenPipeError:  # the reader of the output has closed it
         return EXIT_NOT_DONE
-    except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as error:
+    except CONNECTION_ERRORS as error:
         return complain(f"Postgres does not answer ({describe(error)})")
     return code
 
@@ -258,6 +266,8 @@ async def select_commands(arguments: Namespace, session: Session) -> dict[UUID, 
     ids = [row["id"] for row in letters if arguments.reason in (None, row["reason"])]
     if not arguments.all:
         ids = sorted(arguments.ids, key=lambda each: positions.get(each, len(positions)))
+    if not ids:  # a misspelled reason must not look like success
+        complain("no dead letter is selected")
     rows = await find_commands(session, ids)
     return {each: rows.get(each) for each in ids}
 

@@ -6,7 +6,6 @@ Nothing is acknowledged before its commit.
 import asyncio
 from datetime import datetime
 
-import asyncpg
 import structlog
 from aio_pika.abc import AbstractConnection
 
@@ -20,11 +19,11 @@ from shared.broker import (
     user_of,
 )
 from shared.clock import Clock
-from shared.connections import Connections
+from shared.connections import CONNECTION_ERRORS, Connections
 from shared.database import check_schema
 from shared.metrics import BROKER_CONNECTED
 from shared.partitions import claim_partitions, wait_until_changed
-from shared.tasks import end_tasks
+from shared.tasks import end_tasks, start_in_background
 from shared.topology import Topology, wait_until_lost
 from worker.apply import ApplyOptions
 from worker.deliveries import Batch, Deliveries, PartitionBlockedError
@@ -103,9 +102,9 @@ class Consumer:
 
     async def run(self) -> None:
         """Consume until `stop`; raises SchemaBehindError if the database lacks migrations."""
-        background = [
-            asyncio.create_task(each.run()) for each in (self._reply_sender, self._hint_sender, self._assignment)
-        ]
+        background = start_in_background(
+            replies=self._reply_sender.run(), hints=self._hint_sender.run(), slot=self._assignment.run()
+        )
         try:
             while not self._stopping.is_set():
                 await self._wait_for_database()
@@ -119,9 +118,9 @@ class Consumer:
         while not self._stopping.is_set():
             try:
                 await check_schema(self._settings.database_url, "inkwell-worker")
-            except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as error:
+            except CONNECTION_ERRORS as error:
                 log.warning(
-                    "Postgres does not answer; commands wait in their queues and Inkwell tries again by itself",
+                    "Postgres is unavailable; commands wait in their queues and Inkwell tries again by itself",
                     error=describe(error),
                 )
                 await pause(self._stopping, choose_backoff(failures))
@@ -140,6 +139,7 @@ class Consumer:
             if self._stopping.is_set():  # stopped while connecting
                 return
             subscriptions = self._subscriptions.start(connection, self.topology, deliveries)
+            # Without a channel to probe: each subscription probes its own.
             lost = asyncio.create_task(wait_until_lost(connection, self.topology))
             changed = asyncio.create_task(wait_until_changed(connection, self.topology))
             for watcher in (lost, changed):
@@ -224,7 +224,7 @@ class Consumer:
             redelivered=batch.redelivered,
             unreadable=len(batch.unreadable),
         )
-        PAUSED.labels("repeated_bug").set(0)  # a batch was applied, so the cause is gone
+        PAUSED.labels("repeated_bug").set(0)  # if the cause is still there, the next bug sets it again
         log.info(
             "batch applied",
             commands=len(outcomes),

@@ -167,10 +167,11 @@ class Sender:
             try:
                 channel = self._channel = self._channel or await self._new_channel()
                 await publish(channel, self._topology, self._topology.partition_of(owner), event, self._user)
-            except (DeliveryError, ChannelNotFoundEntity) as error:  # rejects only this command
-                self._channel = None
-                is_unroutable = isinstance(error, PublishError | ChannelNotFoundEntity)
-                return "the broker has no queue for it" if is_unroutable else "the queue is full"
+            except DeliveryError as error:  # rejects only this command; the channel stays open
+                return "the broker has no queue for it" if isinstance(error, PublishError) else "the queue is full"
+            except ChannelNotFoundEntity:  # there is no exchange, for no command; the broker has closed the channel
+                why = "the broker has no queue for it"
+                break
             except BROKER_ERRORS as error:  # it may have been published; a second time has no second effect
                 self._channel = None
                 why = f"the broker did not accept it ({describe_error(error)})"

@@ -261,6 +261,8 @@ class Deliveries:
         incomplete = {*(delivery for delivery, _ in self._parked), *self._parked_markers}
         held = self.held_partitions
         kept = [each for each in batch.deliveries if each.partition in self._receivers]
+        # `multiple` covers smaller tags only, and deliveries that were parked are not in the order of their tags.
+        kept.sort(key=lambda each: each.message.delivery_tag or 0)
         last = {each.partition: (each.message, True) for each in kept if each.partition not in held}
         singly = [each.message for each in kept if each.partition in held and each not in incomplete]
         return [*((message, False) for message in singly), *last.values()]

@@ -22,8 +22,8 @@ from shared.topology import QUEUE_LIMIT, Topology
 from worker.settings import WorkerSettings
 
 NAME = "inkwell-worker doctor"
-TABLES = ("users", "notes", "commands", "personal_tokens", "attempt_marks")
-UPDATED_TABLES = ("users", "notes", "commands")
+TABLES = ("users", "notes", "commands", "personal_tokens", "attempt_marks", "tombstones", "note_versions")
+UPDATED_TABLES = ("users", "notes", "commands", "tombstones", "note_versions")
 NUMBERED_TABLES = ("users", "notes")
 """The tables whose ids come from a sequence."""
 FIND_LACKING = """

@@ -144,6 +144,7 @@ async def test_worker_that_may_not_write_is_a_problem(
     ("change", "found"),
     [
         ("revoke update on notes from inkwell_worker", "may not write notes"),
+        ("revoke insert on tombstones from inkwell_worker", "may not write tombstones"),
         ("revoke usage on sequence users_id_seq from inkwell_worker", "may not write users"),
         ("alter role inkwell_worker in database {} set default_transaction_read_only = on", "may only read here"),
     ],

@@ -131,3 +131,18 @@ async def signals() -> AsyncIterator[None]:
     yield
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().remove_signal_handler(number)
+
+
+@pytest.mark.parametrize("abbreviated", [["dead-letters", "discard", "--al"], ["doctor", "--js"]])
+def test_options_cannot_be_abbreviated(abbreviated: list[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        read_arguments(abbreviated)
+
+
+@pytest.mark.usefixtures("database")
+async def test_reason_that_no_dead_letter_has_selects_none_and_says_so(operator: Operator) -> None:
+    assert await operator("dead-letters", "replay", "--all", "--reason", "expird") == (
+        0,
+        [],
+        "no dead letter is selected\n",
+    )

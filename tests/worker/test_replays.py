@@ -1,20 +1,23 @@
 """Dead letters that have only expired are replayed together, in the order of their owners' commands."""
 
+from contextlib import AsyncExitStack
 from datetime import UTC, datetime, timedelta
 from uuid import UUID, uuid5
 
 import aio_pika
 import pytest
+from aio_pika.abc import AbstractChannel
 from asyncpg import Connection, Record
 
 from dev.backend import Services
 from shared.connections import Connections
-from shared.contracts import Command, CreateItem, DeleteItem, PatchItem
+from shared.contracts import Command, CreateItem, DeleteItem, PatchItem, encode_command
 from shared.topology import Topology
 from tests.support.commands import create, delete, patch, replace, several
 from tests.support.operator import Operator
 from worker.apply import ApplyOptions, apply_batch, record_failure
 from worker.command_line import read_arguments
+from worker.dead_letters import Sender
 from worker.settings import WorkerSettings
 
 OPTIONS = ApplyOptions(max_age=timedelta(days=3))
@@ -236,3 +239,17 @@ async def test_what_the_broker_refuses_is_reported_at_the_end_and_the_others_are
     }
     code, results, _ = await operator("dead-letters", "replay", "--all")
     assert (code, {each["result"] for each in results}) == (0, {"applied"})
+
+
+@pytest.mark.usefixtures("publish")  # declares the exchange
+async def test_after_the_exchange_is_deleted_nothing_is_sent(
+    channel: AbstractChannel, worker_settings: WorkerSettings
+) -> None:
+    async with AsyncExitStack() as exits:
+        sender = Sender(worker_settings, exits)
+        sender._channel = await sender._new_channel()
+        await channel.exchange_delete(Topology.of(worker_settings).commands_exchange)
+
+        reasons = [await sender.send(1, encode_command(create(replayed_at=datetime.now(UTC)))) for _ in range(2)]
+
+    assert reasons == ["the broker has no queue for it"] * 2
