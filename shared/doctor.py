@@ -178,7 +178,7 @@ async def check_connected(
     wanted = topology.partitions
     declared = await find_partitions(channel, topology)
     if not declared:
-        yield Finding(Level.PROBLEM, "partitions", "only workers of the previous version have run", "start a worker")
+        yield Finding(Level.PROBLEM, "partitions", "only workers from before 1.0 have run", "start a worker")
         return
     topology = declared
     yield judge_partitions(wanted, topology)

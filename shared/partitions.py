@@ -27,7 +27,7 @@ from shared.settings import MAX_PARTITIONS, ServiceSettings
 from shared.topology import PROBE_TIMEOUT_SECONDS, RoutingState, Topology
 
 FORMER_PARTITIONS = 8
-"""The default of the previous version, and the number in the production overlay."""
+"""The default before 1.0, and the number in the production overlay."""
 FIRST_PARTITIONS = 1
 """The number that a worker declares if the broker has none and its own setting is unset."""
 CHECK_SECONDS = 2.0
@@ -104,7 +104,7 @@ async def _declare_number(connection: AbstractConnection, channel: AbstractChann
             return found
         has_former_exchange = await exists(channel, exchange=topology.commands_exchange)
         number = topology.partitions
-        if has_former_exchange or not number:  # the previous version's workers had it in their settings
+        if has_former_exchange or not number:  # workers from before 1.0 had it in their settings
             number = await count_queues(channel, topology) or number or FIRST_PARTITIONS
         declared = replace(topology, partitions=number)
         if not await _has_had_number(channel, topology):
@@ -167,7 +167,7 @@ async def _find_declared(channel: AbstractChannel, topology: Topology) -> Topolo
             return None
         if (found := await find_partitions(channel, topology)) or await _has_had_number(channel, topology):
             return found
-        # Workers of the previous version take the number from their settings.
+        # Workers from before 1.0 take the number from their settings.
         return replace(topology, partitions=topology.partitions or FORMER_PARTITIONS, routes=RoutingState.UNNUMBERED)
 
 

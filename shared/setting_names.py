@@ -1,4 +1,4 @@
-"""The names of all `INKWELL_…` variables, so that a misspelt one is rejected instead of ignored.
+"""The names of all `INKWELL_…` variables, so that a misspelled one is rejected instead of ignored.
 
 Each service accepts the other services' settings too, since they often share one `.env` or ConfigMap.
 """

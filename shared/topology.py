@@ -34,7 +34,7 @@ class RoutingState(StrEnum):
     CLOSED = "closed"
     """Not at all: the number of partitions is being changed."""
     UNNUMBERED = "unnumbered"
-    """By the queues' names: only workers of the previous version have declared them."""
+    """By the queues' names: only workers from before 1.0 have declared them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +80,7 @@ class Topology:
 
     @property
     def former_routes_exchange(self) -> str:
-        """The exchange with routes for gateways of the previous version, deleted by the first change of the number."""
+        """The exchange with routes for gateways from before 1.0, deleted by the first change of the number."""
         return f"{self.commands_exchange}.{FORMER_ROUTES_NUMBER}"
 
     @property
@@ -206,7 +206,7 @@ class Topology:
             await channel.declare_exchange(name, ExchangeType.DIRECT, durable=True)
 
     async def declare_former_routes(self, channel: AbstractChannel) -> None:
-        """Let gateways of the previous version publish, until the number is changed for the first time."""
+        """Let gateways from before 1.0 publish, until the number is changed for the first time."""
         await channel.declare_exchange(self.former_routes_exchange, ExchangeType.DIRECT, durable=True)
 
     async def close_routes(self, channel: AbstractChannel) -> None:

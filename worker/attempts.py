@@ -1,4 +1,7 @@
-"""Marks of attempts to apply a command. They survive the process, so a command that crashes its workers is found."""
+"""Marks that a process has begun to apply a command. They survive it, so a command that crashes its workers is found.
+
+These are not the attempts of the gateway (`attempt_id`), which are requests that wait for an outcome.
+"""
 
 from collections.abc import Sequence
 from uuid import UUID

@@ -38,7 +38,7 @@ from worker.dead_letters import (
 from worker.doctor import examine
 from worker.failures import describe
 from worker.newer_commands import fail_newer_commands
-from worker.queues import StillConsumedError, remake
+from worker.remake import StillConsumedError, remake
 from worker.repartition import NotDoneError, repartition
 from worker.settings import WorkerSettings
 

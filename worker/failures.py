@@ -1,12 +1,13 @@
-"""Classifies the failures of a batch, and handles each kind.
+"""Classifies the failures of a batch. What `Applier` does not handle itself, the named module does.
 
 rejected    an outcome of the fold, never an exception
-unreadable  no command id can be read: the message goes to the queue of unreadable ones
+unreadable  no command id can be read: `consumer` sends the message to the queue of unreadable ones
 bug         a handler raised, or Postgres rejected the data: the command at fault becomes a `failed` row
-newer       a command of a newer version: its partition is paused until the worker is upgraded
+repeated    the next command fails in the same way: `consumer` pauses, and the command stays in its queue
+newer       a command of a newer version: `subscriptions` pauses its partition until the worker is upgraded
 poison      every worker that tried the command crashed: it becomes a `failed` row
-locked      another session has locked rows of some owners: their commands are parked, the others are applied
-transient   everything else, known or not: nothing is lost or decided, and the batch is retried
+locked      another session has locked rows of some owners: `deliveries` parks their commands
+transient   everything else, known or not: nothing is lost or decided, and `retry` tries the batch again
 """
 
 from collections.abc import Sequence

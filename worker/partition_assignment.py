@@ -104,7 +104,7 @@ class PartitionAssignment:
             self.slot = slot
 
     async def _choose_slot(self, session: Session, held: int | None, taken: set[int]) -> int:
-        """Return the slot that the session holds from now on; it changes if the number of workers is not greater."""
+        """Return the slot that the session holds from now on: a smaller one if `held` is not below their number."""
         if held is not None and held < len(taken):
             return held
         if held is None and self.slot is not None and await self._take(session, self.slot):

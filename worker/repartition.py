@@ -16,7 +16,7 @@ from shared.contracts import COMMANDS_CONTENT_TYPE, encode_batch
 from shared.partitions import hold_lock, require_partitions
 from shared.queues import QueueMismatchError, exists
 from shared.topology import RoutingState, Topology
-from worker.queues import StillConsumedError, move, require_no_consumer
+from worker.remake import StillConsumedError, move, require_no_consumer
 from worker.settings import WorkerSettings
 
 LOCK_TIMEOUT_SECONDS = 3.0 * HEARTBEAT_SECONDS

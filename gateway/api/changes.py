@@ -33,7 +33,7 @@ from gateway.resources import Gateway
 from shared.contracts import Scope
 
 HEARTBEAT_SECONDS = 15.0
-TRUST_SECONDS = 15.0
+STREAM_TRUST_SECONDS = 15.0
 """How old the last check of a stream's credentials may be when it reads."""
 
 LAST_READ_SECONDS = 1.0
@@ -159,5 +159,5 @@ async def _read_next(
     """Return the next page, or None while Postgres is unavailable; raises ProblemError if the stream has to end."""
     authorization = request.headers_by_name.get(b"authorization")
     with suppress(DatabaseUnavailableError):
-        await gateway.authentication.authenticate(authorization, confirm=False, trust_seconds=TRUST_SECONDS)
+        await gateway.authentication.authenticate(authorization, confirm=False, trust_seconds=STREAM_TRUST_SECONDS)
     return await gateway.followers.read(follower, request.caller, since, request[CHANGES_QUERY].limit)

@@ -85,7 +85,8 @@ async def get_command(gateway: Gateway, request: Request) -> Response:
 def _read_ticket(gateway: Gateway, request: Request) -> CommandTicket:
     """Return the URL's content; raises ProblemError 404 unless it is the caller's or a registration's."""
     ticket = gateway.command_urls.read(request[COMMAND_PATH].token)
-    if ticket is None or (ticket.owner != NO_OWNER and ticket.owner != request.caller.owner):  # noqa: PLR1714 - no caller
+    # A request for a registration's URL has no caller: the order of the comparisons matters.
+    if ticket is None or (ticket.owner != NO_OWNER and ticket.owner != request.caller.owner):  # noqa: PLR1714
         raise ProblemError(COMMAND_NOT_FOUND)
     return ticket
 

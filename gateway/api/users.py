@@ -80,6 +80,7 @@ operations: Operations[Gateway] = Operations("users")
     inputs=(NEW_USER, *WRITE_READERS),
     returns=PublicUser,
     responses={201: describe_response("The new user", "Location", *WRITE_HEADERS)} | ACCEPTED_RESPONSE,
+    # Registering needs no credentials that could become outdated, so its key is never spent.
     problems=(*(each for each in WRITE_PROBLEMS if each != IDEMPOTENCY_KEY_SPENT), NAME_TAKEN, TOO_MANY_REQUESTS),
 )
 async def register_user(gateway: Gateway, request: Request) -> Response:

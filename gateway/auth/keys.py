@@ -11,6 +11,7 @@ from pydantic import BaseModel
 from gateway.settings import GatewaySettings
 
 _BLAKE2B_KEY_BYTES = 64
+"""BLAKE2b's limit: the rest of a longer key is left out. Hashing the key first would change every fingerprint."""
 TOKEN_PREFIX = "inkwell_"  # noqa: S105 - no secret
 """Distinguishes a personal token from a JWT, and lets secret scanners recognize it."""
 

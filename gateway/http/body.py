@@ -11,8 +11,8 @@ from gateway.http.validation import build_validation_problem
 from gateway.problems import INVALID_JSON, REQUEST_TIMEOUT, UNSUPPORTED_MEDIA_TYPE, VALIDATION_FAILED, ProblemError
 
 SCHEMA = "#/components/schemas/{model}"
-ERRORS_LIMIT = 5000
-"""Limit on the errors that are described: a body can have a quarter of a million, which would block the event loop."""
+BUILT_ERRORS_LIMIT = 5000
+"""Limit on the errors that pydantic describes: a batch request can have 20,000, which would block the event loop."""
 VALUES_LIMIT = 1000
 """Default limit on the members and items in a body, for the same reason: each may be an error."""
 PARSE_LIMIT_BYTES = 128 * 1024
@@ -57,7 +57,7 @@ class Body(Generic[ModelT]):
         try:
             return self._model.model_validate_json(body, strict=True)
         except ValidationError as error:
-            if error.error_count() > ERRORS_LIMIT:
+            if error.error_count() > BUILT_ERRORS_LIMIT:
                 detail = f"Has {error.error_count()} errors, too many to list"
                 too_many = ErrorDetails(type="too_many_errors", loc=(), msg=detail, input=None)
                 raise build_validation_problem([too_many], part="body") from None

@@ -48,8 +48,9 @@ class PreconditionHeaders:
             raise build_required_problem()
         if match is None and none_match is None:
             return NO_PRECONDITIONS
+        # `If-Match: *` requires only that the note exists, as every change does; `If-None-Match: *` that it does not.
         if_match = None if match in {None, "*"} else _parse_versions("If-Match", match)
-        if_none_match = _parse_versions("If-None-Match", none_match) if none_match not in {None, "*"} else none_match
+        if_none_match = none_match if none_match in {None, "*"} else _parse_versions("If-None-Match", none_match)
         return Preconditions.model_validate({"if_match": if_match, "if_none_match": if_none_match})
 
     def check_items(self, if_match: Mapping[int, Sequence[int] | None]) -> None:

@@ -31,7 +31,7 @@ from gateway.problems import (
     ProblemError,
 )
 from gateway.telemetry.metrics import ACTIVE_REQUESTS, BUGS, RequestInfo, observe_request
-from gateway.telemetry.request_ids import HEADER, choose_request_id
+from gateway.telemetry.request_ids import REQUEST_ID_HEADER, choose_request_id
 from gateway.telemetry.tracing import add_request_attributes, start_request_span
 from shared.contracts import Scope as TokenScope
 from shared.logs import IDS
@@ -79,7 +79,7 @@ class Front(Generic[ResourcesT]):
         """Answer one request."""
         started = time.perf_counter()
         request = Request(scope, receive, self._strip_prefix(scope["path"]))
-        info = RequestInfo(choose_request_id(request.headers_by_name.get(HEADER)))
+        info = RequestInfo(choose_request_id(request.headers_by_name.get(REQUEST_ID_HEADER)))
         IDS.set({"request_id": info.id.decode()})  # replaces the ids of the connection's previous request
         self._active += 1
         try:

@@ -5,7 +5,7 @@ A header set by the handler takes precedence. Sources: OWASP's cheat sheet on RE
 
 from gateway.http.requests import Request
 from gateway.http.responses import RawHeaders
-from gateway.telemetry.request_ids import HEADER
+from gateway.telemetry.request_ids import REQUEST_ID_HEADER
 
 FixedHeaders = tuple[tuple[bytes, bytes], ...]
 
@@ -26,11 +26,11 @@ NOT_STORED: FixedHeaders = ((b"cache-control", b"no-store"), (b"vary", b"Authori
 def add_defaults(own: RawHeaders, request: Request, request_id: bytes) -> RawHeaders:
     """Add the default headers that the response lacks; names are in lower case."""
     names = {name for name, _ in own}
-    if names.isdisjoint(SECURITY_NAMES):
+    if names.isdisjoint(SECURITY_NAMES):  # nearly always: spares a look-up for each header
         headers = [*own, *SECURITY]
     else:
         headers = [*own, *(header for header in SECURITY if header[0] not in names)]
-    headers.append((HEADER, request_id))
+    headers.append((REQUEST_ID_HEADER, request_id))
     if is_https(request):
         headers += HTTPS_ONLY
     if b"cache-control" not in names:

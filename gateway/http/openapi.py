@@ -31,6 +31,7 @@ HEADER_DESCRIPTIONS = {
     "X-Request-ID": "The id of the request in the logs: the client's own if it was safe to log",
     "X-Total-Count": "The number of notes on all pages, if the request asked to count them",
 }
+"""The headers of some responses; pages of allowed origins may read exactly these (`CrossOriginPolicy`)."""
 
 
 def declare(app: FastAPI, operation: AnyOperation) -> None:

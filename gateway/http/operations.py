@@ -98,18 +98,18 @@ AnyOperation = Operation[Any]
 
 
 def _decorator(
-    operation: Callable[Concatenate[Handler[ResourcesT], str, P], Operation[ResourcesT]],
+    build: Callable[Concatenate[Handler[ResourcesT], str, P], Operation[ResourcesT]],
 ) -> "Callable[Concatenate[Operations[ResourcesT], P], Callable[[Handler[ResourcesT]], Handler[ResourcesT]]]":
     """Return a method with the parameters of `Operation` except the handler, which it decorates, and the tag.
 
-    Derived, so that the type checker finds a missing `requires` or a misspelt parameter, and none is declared twice.
+    Derived, so that the type checker finds a missing `requires` or a misspelled parameter, and none is declared twice.
     """
 
     def add(
         self: "Operations[ResourcesT]", /, *args: P.args, **fields: P.kwargs
     ) -> Callable[[Handler[ResourcesT]], Handler[ResourcesT]]:
         def declare(handler: Handler[ResourcesT]) -> Handler[ResourcesT]:
-            self.append(operation(handler, self.tag, *args, **fields))
+            self.append(build(handler, self.tag, *args, **fields))
             return handler
 
         return declare

@@ -56,7 +56,9 @@ def parse_time(value: object) -> datetime:
     becomes their first or last microsecond: every note is between them.
     """
     match = _TIME.fullmatch(value) if isinstance(value, str) else None
-    date, minute, seconds, fraction, sign, hours, minutes = match.groups("0") if match else ("",) * 7
+    if match is None:
+        raise _build_time_error()
+    date, minute, seconds, fraction, sign, hours, minutes = match.groups("0")
     try:
         local = datetime.fromisoformat(f"{date}T{minute}+00:00")
     except ValueError:

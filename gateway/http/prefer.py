@@ -40,7 +40,8 @@ class Preferences:
 
     def build_header(self, status: int) -> dict[str, str]:
         """Return the `Preference-Applied` header of a response with this status; empty for errors."""
-        returned = status in {200, 201, 204} if self.minimal else self.return_ and status in {200, 201}
+        honored = {200, 201, 204} if self.minimal else {200, 201}  # a 204 has no representation
+        returned = self.return_ is not None and status in honored
         preferences = [
             *(["respond-async"] if self.respond_async and status == 202 else []),
             *([f"wait={self.wait_seconds}"] if self.wait_seconds is not None else []),

@@ -3,6 +3,8 @@
 httptools parses; this module decides how much it parses at once, which requests are rejected, and when a connection
 closes. Each request gets one response, in the order of the requests. A connection is answering a request, idle, or
 awaiting the rest of a request. One timer per connection watches it: one per request would cost more than parsing does.
+
+It overrides internals of uvicorn, whose version uv.lock pins; tests/gateway/test_edge.py says what they must do.
 """
 
 import asyncio
@@ -144,7 +146,7 @@ class BoundedProtocol(HttpToolsProtocol):
             try:
                 self.parser.feed_data(piece)
             except httptools.HttpParserUpgrade as offer:
-                self._decline_upgrade(piece[offer.args[0] :])
+                self._decline_upgrade(piece[offer.args[0] :])  # from the first byte after the head
             except httptools.HttpParserError as error:
                 self._reject(build_parse_problem(error))
             else:
@@ -192,6 +194,7 @@ class BoundedProtocol(HttpToolsProtocol):
                 head.append(name + b":" + value)
         self._unparsed = b"\r\n".join((*head, b"", rest)) + self._unparsed
         self.parser = httptools.HttpRequestParser(self)
+        # As uvicorn does: otherwise llhttp would reject what follows a request with `Connection: close`.
         self.parser.set_dangerous_leniencies(lenient_data_after_close=True)
 
     def _reject(self, problem: ProblemError) -> None:
@@ -212,7 +215,7 @@ class BoundedProtocol(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         """Reset the state for a new request."""
         super().on_message_begin()
-        if self._is_idle():
+        if self._is_idle():  # the time for this head begins now; that for the first one began with the connection
             self._awaiting_since = None
         self._part = Part.HEAD
         self._head = RequestHead(self.headers)

@@ -38,7 +38,10 @@ class Reader(Protocol[T_co]):
 
 
 class Request(StarletteRequest):
-    """A request, its caller and its parts; `request[NOTE_PATH]` is the value that this reader has read."""
+    """A request, its caller and its parts; `request[NOTE_PATH]` is the value that this reader has read.
+
+    Read a body with `body` or `receive_part`: Starlette's `stream` and `form` have neither a limit nor a timeout.
+    """
 
     def __init__(self, scope: Scope, receive: Receive, path: str) -> None:
         super().__init__(scope, receive)

@@ -21,7 +21,10 @@ class _Segment:
 
 
 class Routes:
-    """The operations by path and method; a literal segment takes precedence over a parameter."""
+    """The operations by path and method; a literal segment takes precedence over a parameter, without backtracking.
+
+    So /notes/search/versions is 404, although `/notes/{note_id}/versions` would match it.
+    """
 
     def __init__(self, operations: Iterable[AnyOperation]) -> None:
         self._root: _Segment = _Segment()

@@ -48,8 +48,8 @@ FIELD_DETAILS = {
     "uuid_parsing": "Should be a UUID",
 }
 """Replacements for messages of pydantic that name Python's types or the parser's terms."""
-ERRORS_LIMIT = 100
-"""Limit on the errors in a problem: a body can have a hundred thousand."""
+LISTED_ERRORS_LIMIT = 100
+"""Limit on the errors that a problem lists."""
 
 
 def build_header_problem(name: str, expected: str) -> ProblemError:
@@ -60,7 +60,7 @@ def build_header_problem(name: str, expected: str) -> ProblemError:
 
 def build_validation_problem(errors: Sequence[ErrorDetails], part: str | None = None) -> ProblemError:
     """Return a 422 with the first of pydantic's errors."""
-    fields = [_build_field_error(error, part) for error in errors[:ERRORS_LIMIT]]
+    fields = [_build_field_error(error, part) for error in errors[:LISTED_ERRORS_LIMIT]]
     return ProblemError(VALIDATION_FAILED, errors=fields)
 
 

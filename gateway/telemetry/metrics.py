@@ -10,7 +10,8 @@ from http import HTTPMethod
 from prometheus_client import Counter, Gauge, Histogram
 
 COUNTS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)
-METHODS = frozenset(HTTPMethod)
+KNOWN_METHODS = frozenset(HTTPMethod)
+"""All others are counted as `_OTHER`: a client must not choose the value of a label."""
 
 # Named after OpenTelemetry's semantic conventions.
 REQUEST_DURATION = Histogram(
@@ -57,7 +58,7 @@ class RequestInfo:
 
 def observe_request(method: str, info: RequestInfo, seconds: float) -> None:
     """Record a request's duration."""
-    _get_histogram(method if method in METHODS else "_OTHER", info.route, str(info.status or "")).observe(seconds)
+    _get_histogram(method if method in KNOWN_METHODS else "_OTHER", info.route, str(info.status or "")).observe(seconds)
 
 
 @cache

@@ -8,7 +8,8 @@ import re
 from uuid_utils import uuid7
 
 REQUEST_ID = "X-Request-ID"
-HEADER = REQUEST_ID.lower().encode()
+REQUEST_ID_HEADER = REQUEST_ID.lower().encode()
+"""Its name as ASGI has it."""
 SAFE_TO_LOG = re.compile(rb"[A-Za-z0-9._-]{1,128}")
 
 

@@ -8,7 +8,7 @@ from uuid import UUID
 
 from starlette.types import Scope
 
-from gateway.telemetry.metrics import METHODS, RequestInfo
+from gateway.telemetry.metrics import KNOWN_METHODS, RequestInfo
 from shared.contracts import Command
 from shared.logs import bind_ids
 from shared.topology import Topology
@@ -42,7 +42,7 @@ def start_request_span(scope: Scope, path: str, traceparent: bytes | None) -> Sp
 
 def _build_name(scope: Scope, route: str = "") -> str:
     """Return the span's name, method and route, whose cardinality is low."""
-    if scope["method"] not in METHODS:
+    if scope["method"] not in KNOWN_METHODS:
         return "HTTP"
     return f"{scope['method']} {route}" if route else str(scope["method"])
 
@@ -52,7 +52,7 @@ def add_request_attributes(span: Span, scope: Scope, info: RequestInfo) -> None:
     if span is NO_OP:
         return
     attributes: dict[str, str | int] = {
-        "http.request.method": scope["method"] if scope["method"] in METHODS else "_OTHER",
+        "http.request.method": scope["method"] if scope["method"] in KNOWN_METHODS else "_OTHER",
         "url.scheme": scope["scheme"],
         REQUEST_ATTRIBUTE: info.id.decode(),
     }

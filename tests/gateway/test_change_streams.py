@@ -265,7 +265,7 @@ async def test_streams_are_limited_for_each_user_and_together(users: Users) -> N
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Streams look, and check credentials, more often than they do in production."""
     monkeypatch.setattr(followers, "POLL_SECONDS", (0.5, 1))
-    monkeypatch.setattr(api, "TRUST_SECONDS", 1)
+    monkeypatch.setattr(api, "STREAM_TRUST_SECONDS", 1)
 
 
 @pytest.mark.usefixtures("quick")
@@ -313,7 +313,7 @@ async def test_revoked_personal_token_ends_streams_at_every_gateway(users: Users
 
 
 def test_credentials_are_checked_in_time() -> None:
-    assert api.TRUST_SECONDS + followers.POLL_SECONDS[1] < 30
+    assert api.STREAM_TRUST_SECONDS + followers.POLL_SECONDS[1] < 30
 
 
 # A gateway that stops, and clients that do not read

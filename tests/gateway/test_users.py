@@ -102,7 +102,7 @@ async def test_fifty_registrations_of_one_name_make_one_user_and_their_neighbors
         harness.gateway(password_settings) as one,
         harness.gateway(password_settings) as two,
     ):
-        neighbor = await sign_up(one, "Neighbour")
+        neighbor = await sign_up(one, "Neighbor")
         registrations = [
             client.post("/users/", json={"name": spelling, "password": PASSWORD})
             for client, spelling in zip([one, two] * 25, spellings, strict=True)

@@ -131,6 +131,7 @@ async def test_command_that_kills_every_worker_is_failed_and_its_neighbors_are_a
         deaths += not deadly.running
     await eventually(lambda: is_applied(stack, 2))
 
+    # The first deliveries leave no mark, unless RabbitMQ 4 counts a death twice; and one death to spare.
     assert 5 <= deaths <= 10
     assert await stack.value("select reason from commands where status = 'failed'") == "worker_killed"
     assert await stack.value("select string_agg(title, ',' order by id) from notes") == "before,after"

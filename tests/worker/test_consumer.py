@@ -52,7 +52,7 @@ async def test_poison_in_a_batch_of_500_fails_alone(
     await publish(*[create() for _ in range(250)], poison, *[create() for _ in range(249)])
 
     async with harness.worker(worker_settings):
-        await eventually(lambda: _equals(database, {"applied": 499, "failed": 1}))
+        await eventually(lambda: _has_outcomes(database, {"applied": 499, "failed": 1}))
 
     row = await database.fetchrow("select id, reason, command from commands where status = 'failed'")
     assert row
@@ -68,7 +68,7 @@ async def test_command_whose_handler_raises_fails_alone(
     await publish(create(), create("poison"), create())
 
     async with harness.worker(worker_settings):
-        await eventually(lambda: _equals(database, {"applied": 2, "failed": 1}))
+        await eventually(lambda: _has_outcomes(database, {"applied": 2, "failed": 1}))
 
     assert await database.fetchval("select reason from commands where status = 'failed'") == "handler_error"
 
@@ -80,11 +80,11 @@ async def test_second_command_that_fails_in_the_same_way_is_not_failed_but_waits
     await publish(create(), create("poison"), create("poison"), create())
 
     async with harness.worker(worker_settings):
-        await eventually(lambda: _equals(database, {"applied": 1, "failed": 1}))
+        await eventually(lambda: _has_outcomes(database, {"applied": 1, "failed": 1}))
         await asyncio.sleep(1)
         assert await outcomes(database) == {"applied": 1, "failed": 1}
         await database.execute("drop trigger poison on notes")
-        await eventually(lambda: _equals(database, {"applied": 3, "failed": 1}))
+        await eventually(lambda: _has_outcomes(database, {"applied": 3, "failed": 1}))
 
 
 async def test_unreadable_goes_to_a_queue_of_its_own_and_its_neighbors_are_applied(
@@ -99,7 +99,7 @@ async def test_unreadable_goes_to_a_queue_of_its_own_and_its_neighbors_are_appli
     await publish(b"\xff not json")
 
     async with harness.worker(worker_settings):
-        await eventually(lambda: _equals(database, {"applied": 2, "failed": 1}))
+        await eventually(lambda: _has_outcomes(database, {"applied": 2, "failed": 1}))
         queue = await channel.get_queue(Topology(worker_settings.queue_prefix, 2).unreadable_queue)
         first, second = [await _next(queue) for _ in range(2)]
 
@@ -134,10 +134,10 @@ async def test_newer_version_of_a_known_type_pauses_its_partition_and_no_other(
     async with harness.worker(worker_settings) as consumer:
         await publish(json.dumps(newer).encode())
         await publish(create("behind the newer one"))
-        await eventually(lambda: _equal(consumer.partitions, {1}))
+        await eventually(lambda: _consumes(consumer, {1}))
         other = aio_pika.Message(encode_batch([encode_command(create("in another partition"))]))
         await channel.default_exchange.publish(other, topology.command_queue(1))
-        await eventually(lambda: _equals(database, {"applied": 1}))
+        await eventually(lambda: _has_outcomes(database, {"applied": 1}))
         assert await database.fetchval("select title from notes") == "in another partition"
 
     async def waiting() -> int | None:
@@ -159,7 +159,7 @@ async def test_strange_delivery_count_is_no_reason_to_stop(
     await channel.default_exchange.publish(message, topology.command_queue(0))
 
     async with harness.worker(worker_settings):
-        await eventually(lambda: _equals(database, {"applied": 1}))
+        await eventually(lambda: _has_outcomes(database, {"applied": 1}))
 
 
 async def test_worker_stops_while_it_connects(worker_settings: WorkerSettings) -> None:
@@ -187,7 +187,7 @@ async def test_batch_that_was_committed_but_not_acknowledged_has_one_effect(
     for _ in range(2):  # as the broker does when the acknowledgement is lost
         await publish(command)
         async with harness.worker(worker_settings):
-            await eventually(lambda: _equals(database, {"applied": 1}))
+            await eventually(lambda: _has_outcomes(database, {"applied": 1}))
 
     assert await database.fetchval("select count(*) from notes") == 1
 
@@ -204,12 +204,12 @@ def raising_for(title: str) -> Callable[[CreateNote, int], NoteWritten]:
     return create_note_with_a_bug
 
 
-async def _equals(database: "Connection[Record]", expected: dict[str, int]) -> bool:
+async def _has_outcomes(database: "Connection[Record]", expected: dict[str, int]) -> bool:
     return await outcomes(database) == expected
 
 
-async def _equal(left: object, right: object) -> bool:
-    return left == right
+async def _consumes(consumer: Consumer, partitions: set[int]) -> bool:
+    return consumer.partitions == partitions
 
 
 async def _next(queue: aio_pika.abc.AbstractQueue) -> bytes:
@@ -243,7 +243,7 @@ async def test_batch_takes_no_more_messages_once_it_has_its_bytes(
         await publish(create(f"{number}", "x" * 1_000_000))
 
     async with harness.worker(worker_settings):
-        await eventually(lambda: _equals(database, {"applied": 12}))
+        await eventually(lambda: _has_outcomes(database, {"applied": 12}))
 
     transactions = await database.fetch("select count(*) from notes group by xmin::text")
     assert max(row["count"] for row in transactions) <= BATCH_BYTES // 1_000_000 + 1

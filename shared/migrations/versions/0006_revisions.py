@@ -1,6 +1,6 @@
 """Each owner's writes are numbered, deleted notes leave tombstones, and triggers number what others write.
 
-Rewrites nothing: `users` and `notes` are locked for as long as it takes to change the catalogue.
+Rewrites nothing: `users` and `notes` are locked for as long as it takes to change the catalog.
 """
 
 import sqlalchemy as sa
