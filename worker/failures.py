@@ -37,8 +37,8 @@ from worker.handlers import HandlerError
 from worker.replays import replayed_at
 from worker.store import ConflictError
 
-DATA_ERROR_CLASSES = ("22", "23")
-"""The classes of SQLSTATE for invalid data and violated constraints."""
+DATA_ERROR_CLASSES = ("22", "23", "54")
+"""The classes of SQLSTATE for invalid data, violated constraints, and data beyond a limit of Postgres."""
 MAX_CRASHES = 5
 """How many processes may crash while they try a command before it fails."""
 

@@ -4,6 +4,7 @@ import asyncio
 import json
 import re
 from base64 import b64encode
+from functools import cache
 from hashlib import sha256
 from importlib import metadata, resources
 from pathlib import Path
@@ -44,11 +45,13 @@ def build_docs_operations(app: FastAPI, root_path: str) -> Operations[Gateway]:
         swagger_favicon_url=f"{files_url}/{ICON}",
     )
     policy = {"Content-Security-Policy": build_policy(page)}
+    print_document = cache(lambda: json.dumps(app.openapi(), ensure_ascii=False, separators=(",", ":")).encode())
     files = Path(str(resources.files(PACKAGE.replace("-", "_")))) / "static"
+    read_file = cache(lambda name: (files / name).read_bytes())
 
     @operations.add("GET", "/openapi.json", requires=PUBLIC, ignores_query=True)
     async def get_document(_: Gateway, __: Request) -> Response:
-        return Response(json.dumps(app.openapi(), ensure_ascii=False, separators=(",", ":")))
+        return Response(print_document())
 
     @operations.add("GET", "/docs", requires=PUBLIC, ignores_query=True)
     async def show_page(_: Gateway, __: Request) -> Response:
@@ -56,7 +59,7 @@ def build_docs_operations(app: FastAPI, root_path: str) -> Operations[Gateway]:
 
     async def send_file(_: Gateway, request: Request) -> Response:
         name = Path(request.path).name
-        return Response(await asyncio.to_thread((files / name).read_bytes), headers=IMMUTABLE, media_type=FILES[name])
+        return Response(await asyncio.to_thread(read_file, name), headers=IMMUTABLE, media_type=FILES[name])
 
     for name in FILES:
         operations.add("GET", f"{folder}/{name}", requires=PUBLIC, ignores_query=True)(send_file)

@@ -61,9 +61,9 @@ class Throttles:
     def count_guess(self, request: Request, account: str | int) -> None:
         """Count an attempt at the password of a name or an owner; raises ProblemError 429."""
         address = self._find_address(request)
-        self._hit(self._login, *_build_key(account), address or "")
-        if address:
+        if address:  # first: an address over its limit adds no windows for the names that it tries
             self._hit(self._login_address, "passwords", address)
+        self._hit(self._login, *_build_key(account), address or "")
 
     def forget_guesses(self, request: Request, account: str | int) -> None:
         """Reset the account's attempts after a correct password."""

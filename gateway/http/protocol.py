@@ -24,7 +24,13 @@ from gateway.http.request_cycle import (
     ResponseTransport,
     build_parse_problem,
 )
-from gateway.http.request_head import HEAD_PROBLEM, HEADERS_LIMIT_BYTES, TARGET_LIMIT_BYTES, RequestHead
+from gateway.http.request_head import (
+    HEAD_PROBLEM,
+    HEADERS_LIMIT_BYTES,
+    TARGET_LIMIT_BYTES,
+    RequestHead,
+    build_bad_request,
+)
 from gateway.problems import HEADERS_TOO_LARGE, REQUEST_TIMEOUT, ProblemError
 from gateway.settings import GatewaySettings
 
@@ -35,6 +41,8 @@ FRAMING_LIMIT_BYTES = 8 * 1024
 HEAD_TIMEOUT_SECONDS = 10.0
 PIECE_BYTES = 1024
 """Parsed at once outside a body; a piece can contain a few dozen of the shortest requests."""
+TURN_BYTES = 64 * 1024
+"""Parsed before other connections have their turn: a chunk of one byte costs as much as one of a thousand."""
 PIPELINE_LIMIT = 8
 """Requests queued behind the one in progress before the gateway stops reading from the connection."""
 LINGER_SECONDS = 2.0
@@ -81,6 +89,8 @@ class BoundedProtocol(HttpToolsProtocol):
     _awaiting_since: float | None = None
     """When the watch first found the connection idle or awaiting the rest of a request."""
     _watch: asyncio.TimerHandle | None = None
+    _turn: asyncio.Handle | None = None
+    """The continuation of the parsing, after those of other connections."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn has it
         """Start waiting for the first request."""
@@ -93,6 +103,7 @@ class BoundedProtocol(HttpToolsProtocol):
         """Release the connection's resources and wake its requests."""
         if self._watch:
             self._watch.cancel()
+        self._end_turn()
         self._is_over = True
         self._unparsed = b""
         for cycle in filter(None, (self._running, *(waiting for waiting, _ in self.pipeline))):
@@ -104,7 +115,8 @@ class BoundedProtocol(HttpToolsProtocol):
         """Parse the data, or buffer it until there is room."""
         if not self._is_over:
             self._unparsed += data
-            self._parse()
+            if self._turn is None:
+                self._parse()
 
     def shutdown(self) -> None:
         """Close after the requests that are already parsed; start no other."""
@@ -135,13 +147,14 @@ class BoundedProtocol(HttpToolsProtocol):
             self.flow.resume_transport()
 
     def _parse(self) -> None:
-        """Parse piece by piece until enough requests are queued."""
+        """Parse piece by piece until enough requests are queued, or it is the turn of other connections."""
+        self._end_turn()
         if self._is_over or self.transport.is_closing():
             return
-        while self._unparsed and not self._is_full():
-            size = max(PIECE_BYTES, self._body_left if self._part is Part.BODY else 0)
-            piece = self._unparsed[:size]
-            self._unparsed = self._unparsed[size:]
+        left = TURN_BYTES
+        while self._unparsed and not self._is_full() and left > 0:
+            piece = self._take_piece()
+            left -= len(piece)
             self._has_progressed = False
             try:
                 self.parser.feed_data(piece)
@@ -153,8 +166,23 @@ class BoundedProtocol(HttpToolsProtocol):
                 self._limit_framing(len(piece))
         if self._is_full() and not self._is_over:
             self.flow.pause_reading()
+        elif self._unparsed and not self._is_over:  # the event loop would go on reading from this connection alone
+            self.flow.pause_reading()
+            self._turn = self.loop.call_soon(self._parse)
         else:  # also after the last request: only reading detects that the client disconnects
             self.flow.resume_transport()
+
+    def _end_turn(self) -> None:
+        if self._turn:
+            self._turn.cancel()
+            self._turn = None
+
+    def _take_piece(self) -> bytes:
+        """Remove the next piece from what is not parsed yet: the rest of a body, if its length is known."""
+        size = max(PIECE_BYTES, self._body_left if self._part is Part.BODY else 0)
+        piece = self._unparsed[:size]
+        self._unparsed = self._unparsed[size:]
+        return piece
 
     def _is_answering(self) -> bool:
         cycle: RequestCycle | None = self.cycle  # None before the first request
@@ -224,10 +252,10 @@ class BoundedProtocol(HttpToolsProtocol):
     def on_header(self, name: bytes, value: bytes) -> None:
         """Add a header, its value stripped of whitespace; trailers are ignored."""
         name = name.lower()
+        if name == b"transfer-encoding" and value.endswith(b"\t"):  # llhttp would refuse it after the request has begun
+            raise build_bad_request("The Transfer-Encoding header ends with a tab")
         value = value.rstrip(b" \t")
         if self._part is Part.BODY:
-            if name == b"connection":
-                self.cycle.keep_alive = False  # a `Connection` trailer changes how llhttp parses what follows
             return
         self._head.add(name, value)
 
@@ -308,6 +336,10 @@ class BoundedProtocol(HttpToolsProtocol):
         if not self.cycle.response_complete:
             self.cycle.more_body = False
             self.cycle.message_event.set()
+        if not self.parser.should_keep_alive():  # also by a trailer; llhttp discards what follows
+            self.cycle.keep_alive = False
+            if self.cycle.response_complete and not self._is_over:
+                self._close()
 
     def _check_progress(self) -> None:
         """Close the connection if it has been idle for too long, or the client sends or reads too slowly."""

@@ -89,6 +89,21 @@ async def test_offer_to_upgrade_with_too_many_headers_is_refused(gateway: httpx.
     assert statuses(await exchange(gateway, request + LAST, size)) == [431]
 
 
+@pytest.mark.parametrize("name", [b"Connection", b"Proxy-Connection"])
+@pytest.mark.parametrize("is_answered_first", [True, False])
+async def test_trailer_that_ends_the_connection_swallows_no_request(
+    gateway: httpx.AsyncClient, name: bytes, *, is_answered_first: bool
+) -> None:
+    head, _, chunks = post(chunked=True, target=b"/nope").partition(b"\r\n\r\n")
+    async with connected(gateway) as (stream, writer):
+        writer.write(head + b"\r\n\r\n")
+        if is_answered_first:
+            await stream.readuntil(b"}")
+        writer.write(chunks[:-2] + name + b": close\r\n\r\n" + LIVE)
+        async with asyncio.timeout(5):  # it ends, instead of waiting for the idle limit
+            await up_to_the_end(stream)
+
+
 async def test_body_may_come_long_after_the_head_of_an_offer(shared_client: httpx.AsyncClient) -> None:
     head, _, body = post(b"Connection: Upgrade", b"Upgrade: h2c").partition(b"\r\n\r\n")
     async with connected(shared_client) as (stream, writer):
@@ -386,6 +401,7 @@ REFUSED = {
     "a host that is none": get(host=b"Host: a/b"),
     "a host with a user": get(host=b"Host: me@localhost"),
     "two credentials": get(b"Authorization: Bearer a", b"Authorization: Bearer b"),
+    "a coding followed by a tab": get(b"Transfer-Encoding: chunked\t"),
     "HTTP/0.9": get(version=b"HTTP/0.9"),
     "HTTP/0.9 without a version": b"GET /health/live\r\n\r\n",
     "HTTP/1.2": get(version=b"HTTP/1.2"),

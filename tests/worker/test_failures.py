@@ -47,6 +47,20 @@ async def test_transient_failure_does_not_count_as_a_death_however_many_workers_
     assert outcome.status == "applied"
 
 
+async def test_text_beyond_a_limit_of_postgres_fails_its_command_alone(
+    connections: Connections, database: "Connection[Record]"
+) -> None:
+    await database.execute(
+        "create function refuse() returns trigger language plpgsql as $$ begin"
+        " raise exception 'string is too long for tsvector' using errcode = '54000'; end $$;"
+        "create trigger refuse before insert on notes for each row when (new.title = 'long') execute function refuse()"
+    )
+
+    failed, applied = await Applier(connections).apply([create("long"), create("short")])
+
+    assert (failed.status, failed.reason, applied.status) == ("failed", "data_error", "applied")
+
+
 async def test_table_that_is_locked_is_a_transient_failure_of_the_whole_batch(
     connections: Connections, database: "Connection[Record]"
 ) -> None:
