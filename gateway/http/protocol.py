@@ -251,13 +251,12 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """Add a header, its value stripped of whitespace; trailers are ignored."""
+        if self._part is Part.BODY:
+            return
         name = name.lower()
         if name == b"transfer-encoding" and value.endswith(b"\t"):  # llhttp would refuse it after the request has begun
             raise build_bad_request("The Transfer-Encoding header ends with a tab")
-        value = value.rstrip(b" \t")
-        if self._part is Part.BODY:
-            return
-        self._head.add(name, value)
+        self._head.add(name, value.rstrip(b" \t"))
 
     def on_headers_complete(self) -> None:
         """Start the request, or queue it behind those before it."""
