@@ -13,12 +13,14 @@ from dataclasses import dataclass
 import asyncpg
 from pydantic import Secret
 
-from shared.database import Session, connect
+from shared.database import STATEMENT_TIMEOUT_SECONDS, Session, connect, milliseconds_before
 from shared.database_url import DatabaseUrl
 from shared.errors import describe_error
 from shared.metrics import CONNECTIONS_LIMIT, CONNECTIONS_USED
 from shared.primary import LOST, Primary
 
+STATEMENT_SETTINGS = {"statement_timeout": milliseconds_before(STATEMENT_TIMEOUT_SECONDS)}
+"""Postgres ends a statement; the caller's deadline is for the server that does not answer."""
 LIFETIME_SECONDS = 300.0
 """The age at which a connection is replaced."""
 WATCH_INTERVAL_SECONDS = 5.0
@@ -123,7 +125,9 @@ class Connections:
 
     async def _connect(self, pooled: PooledConnection) -> Session:
         pooled.drop()
-        pooled.session = await connect(self._url, self._application_name, session_settings=self._session_settings)
+        pooled.session = await connect(
+            self._url, self._application_name, None, STATEMENT_SETTINGS | dict(self._session_settings or {})
+        )
         pooled.expires_at = asyncio.get_running_loop().time() + LIFETIME_SECONDS
         pooled.is_read_only = is_read_only(pooled.session)
         return pooled.session

@@ -117,10 +117,11 @@ async def apply_in_transaction(
     batch: Sequence[Command | BadCommand],
     options: ApplyOptions = DEFAULTS,
     cache: Cache | None = None,
+    seconds: float = TIMEOUT_SECONDS,
 ) -> list[Outcome]:
-    """Like `apply_batch`, but lock the owners and any requested names until the commit."""
+    """Like `apply_batch`, but lock the owners and any requested names until the commit, and with another deadline."""
     cache = cache or Cache()
-    async with transaction(connections) as session:
+    async with transaction(connections, seconds) as session:
         cache.use(session)
         fold = await read_locked(session, batch, options, cache)
         fold_batch(batch, fold, cache)

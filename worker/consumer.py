@@ -40,7 +40,7 @@ from worker.traces import trace_batch
 BATCH_TIMEOUT_SECONDS = 120.0
 """A batch that takes longer is stuck, for whatever reason; its messages go back to the broker."""
 REPEATED_BUG_PAUSE_SECONDS = 5.0
-"""How long the worker waits before it tries again what may be its own bug."""
+"""How long commands wait before they are tried again, if the reason that they fail may be the worker's own bug."""
 
 log = structlog.get_logger()
 
@@ -173,22 +173,13 @@ class Consumer:
                 self._subscriptions.give_back(batch)
             except PartitionBlockedError as error:
                 self._subscriptions.pause(error)
-            except RepeatedBugError as error:
-                log.error(
-                    "paused: several commands fail in the same way, and no more of them are failed; "
-                    "remove the cause, and the worker continues by itself",
-                    error=str(error),
-                )
-                PAUSED.labels("repeated_bug").set(1)
-                await pause(self._stopping, REPEATED_BUG_PAUSE_SECONDS)
-                return
             except HandBackError:  # closing the channels gives the messages back
                 return
         if not self._stopping.is_set():
             raise ConnectionError("the broker closed the connection, or has another number of partitions")
 
     async def _apply(self, batch: Batch) -> None:
-        """Apply a batch; parks the commands of owners whose rows other sessions have locked."""
+        """Apply a batch; parks commands that must wait: their owners' rows are locked, or they fail as others do."""
         while batch.deliveries:
             try:
                 await self._apply_at_once(batch)
@@ -200,6 +191,15 @@ class Consumer:
                     error=str(error),
                 )
                 self._deliveries.park(batch, error.owners)
+            except RepeatedBugError as error:
+                log.error(
+                    "a command fails as the one before did, and is not failed: it waits with its owner's later ones "
+                    "until another is applied, which shows that the cause is in the command; else remove the cause",
+                    owner=error.owner,
+                    error=str(error),
+                )
+                PAUSED.labels("repeated_bug").set(1)
+                self._deliveries.park(batch, {error.owner}, REPEATED_BUG_PAUSE_SECONDS)
 
     async def _apply_at_once(self, batch: Batch) -> None:
         """Apply a batch, then acknowledge it, then reply."""
@@ -224,7 +224,6 @@ class Consumer:
             redelivered=batch.redelivered,
             unreadable=len(batch.unreadable),
         )
-        PAUSED.labels("repeated_bug").set(0)  # if the cause is still there, the next bug sets it again
         log.info(
             "batch applied",
             commands=len(outcomes),

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import defaultdict, deque
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 
@@ -156,10 +156,10 @@ class Deliveries:
         """The broker user whose replays are accepted."""
         self._waiting: deque[Delivery] = deque()
         self._parked: list[tuple[Delivery, Received]] = []
-        """Commands of owners whose rows other sessions have locked, in order; their messages stay unacknowledged."""
+        """Commands that wait, in order: their owners' rows are locked, or they fail in the same way as others."""
         self._parked_markers: list[Delivery] = []
         """Markers of partitions that have parked commands."""
-        self._locked: set[int] = set()
+        self._locked: set[int | None] = set()
         """The owners of the parked commands."""
         self._parked_until = 0.0
         self._changed = asyncio.Event()
@@ -218,10 +218,11 @@ class Deliveries:
         self.park(batch, self._locked)  # later commands of an owner wait behind the earlier ones
         return None if self._ended else batch
 
-    def park(self, batch: Batch, owners: set[int]) -> None:
-        """Move the commands of these owners from the batch to the parked ones."""
+    def park(self, batch: Batch, owners: Collection[int | None], seconds: float = 0.0) -> None:
+        """Move the commands of these owners from the batch to the parked ones, to wait for at least so many seconds."""
         if owners:
-            self._locked |= owners
+            self._parked_until = max(self._parked_until, asyncio.get_running_loop().time() + seconds)
+            self._locked.update(owners)
             self._parked += [each for each in batch.received if _owner_of(each) in owners]
             batch.received = [each for each in batch.received if _owner_of(each) not in owners]
             self._parked_markers += [each for each in batch.markers if each.partition in self.held_partitions]

@@ -52,7 +52,7 @@ async def apply_with_retries(
         except OwnersLockedError:
             raise
         except Exception as error:
-            if classify(error) is FailureKind.PAUSE:
+            if classify(error) is FailureKind.REPEATED:
                 raise
             RETRIES.inc()
             log.warning(

@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager, contextmanager
 import asyncpg
 
 from shared.connections import Connections
-from shared.database import Session, start_begin_span, start_commit_span
+from shared.database import Session, milliseconds_before, start_begin_span, start_commit_span
 
 TIMEOUT_SECONDS = 10.0
 """The deadline for applying a batch or for a transaction, commit included."""
@@ -49,12 +49,14 @@ def ensure_replicated(session: Session) -> Iterator[None]:
 
 
 @asynccontextmanager
-async def transaction(connections: Connections) -> AsyncIterator[Session]:
+async def transaction(connections: Connections, seconds: float = TIMEOUT_SECONDS) -> AsyncIterator[Session]:
     """Open a transaction with a deadline, and commit it after the block; a failure closes the connection."""
-    async with asyncio.timeout(TIMEOUT_SECONDS), connections.acquire() as session:
+    async with asyncio.timeout(seconds), connections.acquire() as session:
         transaction = session.transaction()
         with start_begin_span():
             await transaction.start()
+        if seconds > TIMEOUT_SECONDS:
+            await session.execute(f"set local statement_timeout = {milliseconds_before(seconds)}")
         yield session
         with start_commit_span(), ensure_replicated(session):
             await transaction.commit()

@@ -3,17 +3,29 @@
 from datetime import UTC, datetime
 
 import pytest
-from asyncpg import Connection, InsufficientPrivilegeError, LockNotAvailableError, Record
+from asyncpg import Connection, InsufficientPrivilegeError, LockNotAvailableError, QueryCanceledError, Record
 
 from shared.connections import Connections
 from shared.contracts import Outcome, OutcomeStatus, ReplaceItem
 from tests.support.commands import create, replace, several
+from worker import failures
 from worker.apply import apply_batch, record_failure
 from worker.attempts import mark_attempt
 from worker.decisions import Failed, Note, NoteVersions, User
-from worker.failures import MAX_CRASHES, Applier, classify, describe
+from worker.failures import MAX_CRASHES, MAX_SLOW_ATTEMPTS, Applier, RepeatedBugError, classify, describe
 from worker.fold import Fold
 from worker.rows import Rows
+
+REFUSE = (
+    "create function refuse() returns trigger language plpgsql as $$ begin"
+    " raise exception 'string is too long for tsvector' using errcode = '54000'; end $$;"
+    "create trigger refuse before insert on notes for each row when (new.title = 'long') execute function refuse()"
+)
+SLEEP = (
+    "create function sleep() returns trigger language plpgsql as $$ begin"
+    " perform pg_sleep({seconds}); return new; end $$;"
+    "create trigger sleep before insert on notes for each row when (new.title = 'slow') execute function sleep()"
+)
 
 
 @pytest.mark.parametrize("lives", [MAX_CRASHES - 1, MAX_CRASHES])
@@ -50,15 +62,83 @@ async def test_transient_failure_does_not_count_as_a_death_however_many_workers_
 async def test_text_beyond_a_limit_of_postgres_fails_its_command_alone(
     connections: Connections, database: "Connection[Record]"
 ) -> None:
-    await database.execute(
-        "create function refuse() returns trigger language plpgsql as $$ begin"
-        " raise exception 'string is too long for tsvector' using errcode = '54000'; end $$;"
-        "create trigger refuse before insert on notes for each row when (new.title = 'long') execute function refuse()"
-    )
+    await database.execute(REFUSE)
 
     failed, applied = await Applier(connections).apply([create("long"), create("short")])
 
     assert (failed.status, failed.reason, applied.status) == ("failed", "data_error", "applied")
+
+
+async def test_words_of_a_text_that_expands_when_it_is_normalized_can_be_stored(
+    database: "Connection[Record]",
+) -> None:
+    assert await database.fetchval("select inkwell_words(repeat('\ufdfa', 40000)) is not null")
+
+
+async def test_command_of_one_owner_after_another_success_fails_and_nobody_waits(
+    connections: Connections, database: "Connection[Record]"
+) -> None:
+    """Somebody who finds a text that Postgres refuses cannot stop the writes of others with it."""
+    await database.execute(REFUSE)
+    applier = Applier(connections)
+    poisons = create("long"), create("long")
+
+    [first] = await applier.apply(poisons[:1])
+    with pytest.raises(RepeatedBugError):
+        await applier.apply(poisons[1:])
+    with pytest.raises(RepeatedBugError):  # what was applied before is no evidence
+        await applier.apply(poisons)
+    await applier.apply([create("short")])
+    [second] = await applier.apply(poisons[1:])
+
+    assert (first.reason, second.reason) == ("data_error", "data_error")
+
+
+async def test_command_that_needs_longer_than_a_batch_may_take_is_applied_alone(
+    connections: Connections, database: "Connection[Record]", monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await database.execute(SLEEP.format(seconds=1))
+    monkeypatch.setattr("shared.connections.STATEMENT_SETTINGS", {"statement_timeout": "500"})
+    command = create("slow")
+    with pytest.raises(QueryCanceledError):
+        await Applier(connections).apply([command])
+
+    [outcome] = await Applier(connections).apply_isolated([command])
+
+    assert outcome.status == "applied"
+
+
+async def test_command_that_is_too_slow_alone_fails_after_several_attempts(
+    connections: Connections, database: "Connection[Record]", monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await database.execute(SLEEP.format(seconds=5))
+    monkeypatch.setattr(failures, "ISOLATED_SECONDS", 0.5)
+    applier, command = Applier(connections), create("slow")
+    for _ in range(MAX_SLOW_ATTEMPTS):
+        with pytest.raises(TimeoutError):
+            await applier.apply_isolated([command])
+
+    failed, applied = await applier.apply_isolated([command, create("quick")])
+
+    assert (failed.status, failed.reason, applied.status) == ("failed", "too_slow", "applied")
+    assert await database.fetchval("select count(*) from attempt_marks") == 0
+
+
+async def test_attempt_while_postgres_is_slow_with_everything_is_not_held_against_its_command(
+    connections: Connections, database: "Connection[Record]", monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await database.execute(SLEEP.format(seconds=5))
+    monkeypatch.setattr(failures, "ISOLATED_SECONDS", 0.5)
+    monkeypatch.setattr(failures, "CONTROL_SECONDS", 0.0)
+    applier, command = Applier(connections), create("slow")
+    for _ in range(MAX_SLOW_ATTEMPTS + 1):
+        with pytest.raises(TimeoutError):
+            await applier.apply_isolated([command])
+    await database.execute("drop trigger sleep on notes")
+
+    [outcome] = await applier.apply_isolated([command])
+
+    assert outcome.status == "applied"
 
 
 async def test_table_that_is_locked_is_a_transient_failure_of_the_whole_batch(
