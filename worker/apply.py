@@ -117,7 +117,7 @@ async def apply_in_transaction(
     batch: Sequence[Command | BadCommand],
     options: ApplyOptions = DEFAULTS,
     cache: Cache | None = None,
-    seconds: float = TIMEOUT_SECONDS,
+    seconds: float | None = None,
 ) -> list[Outcome]:
     """Like `apply_batch`, but lock the owners and any requested names until the commit, and with another deadline."""
     cache = cache or Cache()

@@ -47,10 +47,10 @@ DATA_ERROR_CLASSES = ("22", "23", "54")
 DEADLINE_ERRORS = (TimeoutError, asyncpg.QueryCanceledError)
 MAX_CRASHES = 5
 """How many processes may crash while they try a command before it fails."""
-MAX_SLOW_ATTEMPTS = 3
-"""How often a process may try a command alone, for ISOLATED_SECONDS each, before it fails."""
-ISOLATED_SECONDS = 45.0
-"""The deadline for a command that is applied alone; one that batches of the usual deadline cannot apply needs it."""
+MAX_SLOW_ATTEMPTS = 4
+"""How often a process may run out of time with a command alone before it fails: the first time the usual deadline."""
+SLOW_SECONDS = 45.0
+"""The deadline for a command alone that has run out of time before."""
 CONTROL_SECONDS = 1.0
 """If Postgres needs longer for a small transaction, then it is slow, and not the command."""
 
@@ -148,18 +148,19 @@ class Applier:
             return await find_locked(self._connections, batch)
         return set()
 
-    async def _apply_alone(self, command: Command | BadCommand, seconds: float = TIMEOUT_SECONDS) -> list[Outcome]:
+    async def _apply_alone(self, command: Command | BadCommand, seconds: float | None = None) -> list[Outcome]:
         return await apply_in_transaction(self._connections, [command], self._options, self._cache, seconds)
 
     async def _survive(self, command: Command | BadCommand) -> list[Outcome]:
         started = elapsed_seconds()
+        seconds = SLOW_SECONDS if self._slow_attempts[command.id] else TIMEOUT_SECONDS
         try:
-            return await self._apply_one_by_one([command], ISOLATED_SECONDS)
+            return await self._apply_one_by_one([command], seconds)
         except BaseException as error:  # even a cancellation: the process has survived
             ended = elapsed_seconds()
             with suppress(Exception):
                 await unmark_attempt(self._connections, command.id, self.process_id)
-                is_late = isinstance(error, DEADLINE_ERRORS) and ended - started > 0.8 * ISOLATED_SECONDS
+                is_late = isinstance(error, DEADLINE_ERRORS) and ended - started > 0.8 * seconds
                 if is_late and elapsed_seconds() - ended < CONTROL_SECONDS:
                     self._slow_attempts[command.id] += 1
             raise
@@ -177,7 +178,7 @@ class Applier:
         return outcome
 
     async def _apply_one_by_one(
-        self, batch: Sequence[Command | BadCommand], seconds: float = TIMEOUT_SECONDS
+        self, batch: Sequence[Command | BadCommand], seconds: float | None = None
     ) -> list[Outcome]:
         outcomes = []
         for command in batch:

@@ -49,13 +49,13 @@ def ensure_replicated(session: Session) -> Iterator[None]:
 
 
 @asynccontextmanager
-async def transaction(connections: Connections, seconds: float = TIMEOUT_SECONDS) -> AsyncIterator[Session]:
+async def transaction(connections: Connections, seconds: float | None = None) -> AsyncIterator[Session]:
     """Open a transaction with a deadline, and commit it after the block; a failure closes the connection."""
-    async with asyncio.timeout(seconds), connections.acquire() as session:
+    async with asyncio.timeout(seconds or TIMEOUT_SECONDS), connections.acquire() as session:
         transaction = session.transaction()
         with start_begin_span():
             await transaction.start()
-        if seconds > TIMEOUT_SECONDS:
+        if seconds:
             await session.execute(f"set local statement_timeout = {milliseconds_before(seconds)}")
         yield session
         with start_commit_span(), ensure_replicated(session):

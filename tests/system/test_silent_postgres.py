@@ -30,7 +30,7 @@ from tests.support.accounts import bearer
 from tests.support.canaries import NOTE
 from tests.support.commands import create
 from tests.support.proxy import Proxy, proxy_to
-from worker import apply, sessions
+from worker import apply, failures, sessions
 from worker.apply import apply_batch, apply_in_transaction, find_locked
 from worker.attempts import mark_attempt
 from worker.failures import Applier
@@ -105,6 +105,7 @@ async def test_mark_that_cannot_be_removed_hides_no_failure(
     silent: Connections, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sessions, "TIMEOUT_SECONDS", SHORT_SECONDS)
+    monkeypatch.setattr(failures, "TIMEOUT_SECONDS", SHORT_SECONDS)
 
     async with asyncio.timeout(ENOUGH_SECONDS):
         with pytest.raises(TimeoutError):

@@ -100,10 +100,14 @@ async def test_command_that_needs_longer_than_a_batch_may_take_is_applied_alone(
     await database.execute(SLEEP.format(seconds=1))
     monkeypatch.setattr("shared.connections.STATEMENT_SETTINGS", {"statement_timeout": "500"})
     command = create("slow")
+    monkeypatch.setattr(failures, "TIMEOUT_SECONDS", 0.5)
+    applier = Applier(connections)
     with pytest.raises(QueryCanceledError):
-        await Applier(connections).apply([command])
+        await applier.apply([command])
+    with pytest.raises((QueryCanceledError, TimeoutError)):
+        await applier.apply_isolated([command])
 
-    [outcome] = await Applier(connections).apply_isolated([command])
+    [outcome] = await applier.apply_isolated([command])
 
     assert outcome.status == "applied"
 
@@ -112,7 +116,8 @@ async def test_command_that_is_too_slow_alone_fails_after_several_attempts(
     connections: Connections, database: "Connection[Record]", monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await database.execute(SLEEP.format(seconds=5))
-    monkeypatch.setattr(failures, "ISOLATED_SECONDS", 0.5)
+    monkeypatch.setattr(failures, "SLOW_SECONDS", 0.5)
+    monkeypatch.setattr(failures, "TIMEOUT_SECONDS", 0.5)
     applier, command = Applier(connections), create("slow")
     for _ in range(MAX_SLOW_ATTEMPTS):
         with pytest.raises(TimeoutError):
@@ -128,7 +133,8 @@ async def test_attempt_while_postgres_is_slow_with_everything_is_not_held_agains
     connections: Connections, database: "Connection[Record]", monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await database.execute(SLEEP.format(seconds=5))
-    monkeypatch.setattr(failures, "ISOLATED_SECONDS", 0.5)
+    monkeypatch.setattr(failures, "SLOW_SECONDS", 0.5)
+    monkeypatch.setattr(failures, "TIMEOUT_SECONDS", 0.5)
     monkeypatch.setattr(failures, "CONTROL_SECONDS", 0.0)
     applier, command = Applier(connections), create("slow")
     for _ in range(MAX_SLOW_ATTEMPTS + 1):
