@@ -23,7 +23,7 @@ from gateway.http.operations import Operations
 from gateway.http.parameters import INTEGER, Parameters
 from gateway.http.prefer import PREFER, Preferences
 from gateway.http.requests import Request
-from gateway.http.responses import Response
+from gateway.http.responses import Response, start_stream
 from gateway.http.validation import build_header_problem
 from gateway.problems import CHANGES_GONE, INVALID_HEADER, OVERLOADED, TOO_MANY_STREAMS, ProblemError
 from gateway.reads.changes import CURSOR_MAX_LENGTH, ChangesCursor, ChangesPage
@@ -84,7 +84,8 @@ async def list_changes(gateway: Gateway, request: Request) -> Response:
     query = request[CHANGES_QUERY]
     since = query.since or ChangesCursor(request.caller.owner)
     if prefers_event_stream(request):
-        return await _open_stream(gateway, request, _read_last_event_id(request) or since)
+        since = _read_last_event_id(request) or since
+        return await start_stream(_stream(gateway, request, since), EVENT_STREAM, HEADERS)
     preferences = request[PREFER]
     wait_seconds = gateway.submission.choose_wait(preferences) if preferences.wait_seconds else 0.0
     page = await gateway.queries.list_changes(request.caller, since, query.limit)
@@ -119,19 +120,15 @@ async def _wait_for_changes(gateway: Gateway, request: Request, page: ChangesPag
     return page
 
 
-async def _open_stream(gateway: Gateway, request: Request, since: ChangesCursor) -> Response:
-    """Read the first page and return a stream that begins with it; raises ProblemError if the stream is refused."""
-    owner = request.caller.owner
-    gateway.followers.check_room(owner)
-    page = await gateway.queries.list_changes(request.caller, since, request[CHANGES_QUERY].limit)
-    gateway.followers.check_room(owner)  # again: other streams may have started during the read
-    return Response(headers=dict(HEADERS), media_type=EVENT_STREAM, stream=_stream(gateway, request, page))
+async def _stream(gateway: Gateway, request: Request, since: ChangesCursor) -> AsyncGenerator[bytes]:
+    """Yield an empty part, then all changes until credentials become invalid, changes are gone, or it drains.
 
-
-async def _stream(gateway: Gateway, request: Request, page: ChangesPage) -> AsyncGenerator[bytes]:
-    """Yield the page's changes and all later ones until credentials become invalid, changes are gone, or it drains."""
+    Raises ProblemError before the first part if the stream is refused.
+    """
     now = asyncio.get_running_loop().time
     with gateway.followers.stream(request.caller.owner) as follower:
+        page = await gateway.queries.list_changes(request.caller, since, request[CHANGES_QUERY].limit)
+        yield b""
         yield format_retry() + (page.events or format_position(page.cursor.encoded))
         beat_at = now() + HEARTBEAT_SECONDS
         cursor = page.cursor

@@ -16,7 +16,7 @@ from gateway.http.openapi import describe_response
 from gateway.http.operations import Operation, Operations
 from gateway.http.parameters import Integer64, Parameters
 from gateway.http.requests import OpenApi, Request
-from gateway.http.responses import Response
+from gateway.http.responses import Response, start_stream
 from gateway.problems import (
     BODY_TOO_LARGE,
     DISCARDED,
@@ -74,16 +74,7 @@ def _describe_stream(description: str, lines: str) -> dict[int, OpenApi]:
 )
 async def export_notes(gateway: Gateway, request: Request) -> Response:
     """Streams all notes, one per line, ordered by id."""
-    return await _start(_export(gateway, request))
-
-
-async def _start(stream: AsyncGenerator[bytes]) -> Response:
-    """Return the response once the stream has yielded its first part, an empty one.
-
-    A problem before that is answered like any other. A stream that has started also ends properly if it is not read.
-    """
-    await anext(stream)
-    return Response(stream=stream, media_type=NDJSON)
+    return await start_stream(_export(gateway, request), NDJSON)
 
 
 async def _export(gateway: Gateway, request: Request) -> AsyncGenerator[bytes]:
@@ -148,7 +139,7 @@ def build_transfer_operations(settings: GatewaySettings) -> list[Operation[Gatew
     )
     async def import_notes(gateway: Gateway, request: Request) -> Response:
         """Creates a note for each line of the body; with a key, an interrupted import can be repeated safely."""
-        return await _start(Import(gateway, request, bodies).run())
+        return await start_stream(Import(gateway, request, bodies).run(), NDJSON)
 
     return [*exports, *imports]
 

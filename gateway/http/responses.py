@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Mapping
 from dataclasses import dataclass, field
 from http import HTTPStatus
 
@@ -45,6 +45,17 @@ class Response:
         if self.status not in _WITHOUT_LENGTH and not self.stream:
             headers.append((b"content-length", b"%d" % len(body)))
         return headers, body
+
+
+async def start_stream(
+    stream: AsyncGenerator[bytes], media_type: str, headers: Mapping[str, str] | None = None
+) -> Response:
+    """Return the response once the stream has yielded its first part, an empty one.
+
+    A problem before that is answered like any other. A stream that has started also ends properly if it is not read.
+    """
+    await anext(stream)
+    return Response(headers=dict(headers or {}), media_type=media_type, stream=stream)
 
 
 def render(error: ProblemError) -> Response:

@@ -139,7 +139,7 @@ class Followers:
         self.draining = True
         self._wake_all()
 
-    def check_room(self, owner: int) -> None:
+    def _check_room(self, owner: int) -> None:
         """Raise ProblemError 429 or 503 if the owner or the gateway has reached its limit of streams."""
         if self._streams[owner] >= self._owner_limit:
             raise ProblemError(TOO_MANY_STREAMS, headers=build_retry_after())
@@ -148,7 +148,8 @@ class Followers:
 
     @contextmanager
     def stream(self, owner: int) -> Iterator[Follower]:
-        """Count a stream, and have it follow the owner's changes, during the block."""
+        """Count a stream, and have it follow the owner's changes, during the block; raises ProblemError 429 or 503."""
+        self._check_room(owner)
         self._streams[owner] += 1
         try:
             with self.follow(owner) as follower:

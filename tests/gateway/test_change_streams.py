@@ -11,9 +11,12 @@ from typing import Any
 
 import httpx
 import pytest
+from prometheus_client import REGISTRY
+from uvicorn._types import ASGISendEvent
 
 from gateway.api import changes as api
 from gateway.app import create_app
+from gateway.http.request_cycle import RequestCycle
 from gateway.reads import followers
 from gateway.reads.queries import Queries
 from gateway.settings import GatewaySettings
@@ -259,6 +262,34 @@ async def test_streams_are_limited_for_each_user_and_together(users: Users) -> N
         return (await users.client.head("/notes/changes", headers=users.ada.headers | AS_EVENTS)).status_code == 200
 
     await harness.eventually(has_room)
+
+
+async def test_stream_counts_before_its_response_is_sent(users: Users, monkeypatch: pytest.MonkeyPatch) -> None:
+    send = RequestCycle.send
+    waiting = asyncio.Semaphore(0)
+    may_send = asyncio.Event()
+
+    async def wait(cycle: RequestCycle, message: ASGISendEvent) -> None:  # as if earlier responses were not read
+        waiting.release()
+        await may_send.wait()
+        await send(cycle, message)
+
+    monkeypatch.setattr(RequestCycle, "send", wait)
+    request = users.client.build_request("GET", "/notes/changes", headers=users.ada.headers | AS_EVENTS)
+    opening = [asyncio.create_task(users.client.send(request, stream=True)) for _ in range(5)]
+    for _ in opening:
+        await waiting.acquire()
+    may_send.set()
+    responses = await asyncio.gather(*opening)
+    for response in responses:
+        await response.aclose()
+
+    assert sorted(response.status_code for response in responses) == [200, 200, 429, 429, 429]
+
+    async def is_none_open() -> bool:
+        return REGISTRY.get_sample_value("inkwell_streams") == 0
+
+    await harness.eventually(is_none_open)
 
 
 @pytest.fixture
