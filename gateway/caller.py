@@ -36,8 +36,8 @@ class Authentication(Protocol):
     ) -> Caller:
         """Return the caller with this `Authorization` header; raises ProblemError 401 or 503.
 
-        `confirm` requests a check against Postgres; reads do without, since their SQL checks the credentials.
-        `trust_seconds` is how long ago the last check may have been, by default 30.
+        Writes `confirm`, reads do not: their SQL checks the version of the credentials, though not whether a personal
+        token is revoked. `trust_seconds` is how long ago the last check against Postgres may have been, by default 30.
         """
 
     async def authenticate_again(self, authorization: bytes | None) -> Caller:

@@ -90,7 +90,7 @@ class GatewaySettings(ServiceSettings):
     login_address_limit: RateLimit = "100/minute"
     """Logins from an address, successful or not, in each gateway process"""
     registration_limit: RateLimit = "20/minute"
-    """Registrations from an address, in each gateway process"""
+    """Registrations and new names from an address, in each gateway process"""
     host: str = "127.0.0.1"
     """Address or host name to listen on; `::` means all addresses, of IPv4 and IPv6"""
     port: Annotated[int, Field(ge=0, le=65535)] = 8000

@@ -155,6 +155,10 @@ async def _read_next(
 ) -> ChangesPage | None:
     """Return the next page, or None while Postgres is unavailable; raises ProblemError if the stream has to end."""
     authorization = request.headers_by_name.get(b"authorization")
-    with suppress(DatabaseUnavailableError):
+    follower.start_read()
+    try:
         await gateway.authentication.authenticate(authorization, confirm=False, trust_seconds=STREAM_TRUST_SECONDS)
+    except DatabaseUnavailableError:  # the token may be revoked: the stream stays open, and shows nothing
+        gateway.followers.wake_once_answered(follower)
+        return None
     return await gateway.followers.read(follower, request.caller, since, request[CHANGES_QUERY].limit)

@@ -87,7 +87,7 @@ async def register_user(gateway: Gateway, request: Request) -> Response:
     """Creates a user; names are unique regardless of case and width."""
     user = request[NEW_USER]
     identity = gateway.submission.identify_registration(request, f"user:{fold_name(user.name)}")
-    gateway.throttles.count_registration(request)
+    gateway.throttles.count_name(request)
     password_hash = await gateway.passwords.hash(user.password, _choose_salt(gateway, identity))
     registration = Registration(name=user.name, password_hash=password_hash)
     return await gateway.submission.perform(request, RegisterUser, registration, identity)
@@ -113,6 +113,8 @@ async def change_user(gateway: Gateway, request: Request) -> Response:
     """Changes the name or the password; a new password revokes every token, including the one used here."""
     patch = request[USER_PATCH]
     identity = gateway.submission.identify(request, ChangeUser)
+    if patch.name is not None:
+        gateway.throttles.count_name(request)
     password_hash = await _hash_new_password(gateway, request, patch, identity)
     change = UserChange(name=patch.name, password_hash=password_hash)
     return await _perform_on_account(gateway, request, ChangeUser, change, identity)

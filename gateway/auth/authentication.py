@@ -1,11 +1,10 @@
 """Authenticates bearer tokens, and checks them against the owner's current credentials in Postgres.
 
 A read's own SQL checks the credentials. A write's are checked here at most every 30 s, and again by the worker; while
-Postgres does not answer, a valid access token may write, and so may a personal token that was confirmed before.
+Postgres does not answer, a valid access token may write, and so may a personal token that was confirmed lately.
 """
 
 import asyncio
-import math
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 from functools import partial
@@ -22,6 +21,11 @@ from shared.clock import Clock
 
 TRUST_SECONDS = 30.0
 """How long a caller is trusted after Postgres has confirmed the credentials."""
+REMEMBERED_SECONDS = 600.0
+"""How long after that a personal token may still write while Postgres does not answer.
+
+Longer than Postgres takes to restart or to fail over. No worker looks at tokens, so a revoked one writes for as long.
+"""
 KNOWN_CALLERS_LIMIT = 10_000
 CHECK_TIMEOUT_SECONDS = 0.5
 """Precedes the write's own wait, within the second by which a response may exceed its deadline."""
@@ -81,16 +85,14 @@ class BearerTokens:
         if caller.confirmed_at + trust_seconds > asyncio.get_running_loop().time():
             return caller
         if token.startswith(TOKEN_PREFIX):
-            return await self._confirm_holder(token, caller)
+            return await self._confirm_holder(token, caller, is_write=confirm)
         if confirm:
             await self._confirm(token, caller)
         return caller
 
     async def authenticate_again(self, authorization: bytes | None) -> Caller:
         """Return the token's holder, confirmed now unless Postgres does not answer."""
-        if caller := self._known.get(parse_bearer_token(authorization)):
-            caller.confirmed_at = -math.inf
-        return await self.authenticate(authorization, confirm=True)
+        return await self.authenticate(authorization, confirm=True, trust_seconds=0.0)
 
     def forget(self, owner: int) -> None:
         """Forget the callers who act for the owner."""
@@ -114,11 +116,14 @@ class BearerTokens:
             raise CredentialsOutdatedError
         caller.confirmed_at = asyncio.get_running_loop().time()
 
-    async def _confirm_holder(self, token: str, known: Caller) -> Caller:
+    async def _confirm_holder(self, token: str, known: Caller, *, is_write: bool) -> Caller:
+        """Check that the personal token is valid; a write does without for REMEMBERED_SECONDS."""
         try:
             return await self._get_holder(token)
         except DatabaseUnavailableError:
-            return known
+            if is_write and known.confirmed_at + REMEMBERED_SECONDS > asyncio.get_running_loop().time():
+                return known
+            raise
 
     async def _get_holder(self, token: str) -> Caller:
         forgotten = self._forgotten

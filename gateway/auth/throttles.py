@@ -1,4 +1,4 @@
-"""Rate limits for password guesses and registrations, counted by each process on its own.
+"""Rate limits for password guesses and for asking for names, counted by each process on its own.
 
 With N gateways a client has N times the attempts; a strict limit belongs in the proxy in front of them.
 """
@@ -49,7 +49,7 @@ class Windows:
 
 
 class Throttles:
-    """Counts attempts: registrations by address, passwords by address and by account."""
+    """Counts attempts: names that are asked for by address, passwords by address and by account."""
 
     def __init__(self, settings: GatewaySettings) -> None:
         self._windows = Windows()
@@ -69,8 +69,8 @@ class Throttles:
         """Reset the account's attempts after a correct password."""
         self._windows.clear(self._login.key_for(*_build_key(account), self._find_address(request) or ""))
 
-    def count_registration(self, request: Request) -> None:
-        """Count a registration; raises ProblemError 429."""
+    def count_name(self, request: Request) -> None:
+        """Count a registration or a new name: the response tells whether it is taken. Raises ProblemError 429."""
         if address := self._find_address(request):
             self._hit(self._registration, "registration", address)
 

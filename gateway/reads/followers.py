@@ -191,11 +191,15 @@ class Followers:
         except ShareExhaustedError:
             return None
         except DatabaseUnavailableError:
-            self._failed.add(follower)
-            self._probing = self._probing or asyncio.create_task(self._probe())
+            self.wake_once_answered(follower)
             return None
         follower.revision = page.state.revision
         return page
+
+    def wake_once_answered(self, follower: Follower) -> None:
+        """Probe Postgres, and wake the follower when it answers."""
+        self._failed.add(follower)
+        self._probing = self._probing or asyncio.create_task(self._probe())
 
     def _join(self, caller: Caller, since: ChangesCursor, limit: int) -> "asyncio.Task[ChangesPage]":
         """Return the read that is shared by all that ask for the same before its statement is sent."""

@@ -6,6 +6,9 @@ from uuid import UUID
 
 from pydantic import BaseModel, ConfigDict
 
+from shared.contracts.accounts import NO_OWNER
+from shared.contracts.commands import Envelope
+
 
 class Rejection(StrEnum):
     """Why a well-formed command is rejected; part of the API."""
@@ -65,7 +68,23 @@ def outcome_for(fingerprint: str, outcome: Outcome) -> Outcome:
     """Return the outcome, or `idempotency_key_reused` if it belongs to a request with another fingerprint."""
     if fingerprint == outcome.fingerprint:
         return outcome
-    reason = Rejection.IDEMPOTENCY_KEY_REUSED
+    return _refuse(outcome, Rejection.IDEMPOTENCY_KEY_REUSED)
+
+
+def outcome_for_attempt(command: Envelope, outcome: Outcome, current_version: int | None) -> Outcome:
+    """Return what an attempt at the command gets; `current_version` is of its owner's credentials, None without owner.
+
+    A repetition whose credentials have ended gets `credentials_outdated`, as it would if it were the first. The attempt
+    that was decided gets its outcome in any case: it may itself have ended its credentials.
+    """
+    is_repetition = command.attempt_id != outcome.attempt_id
+    if is_repetition and command.owner != NO_OWNER and command.credentials_version != current_version:
+        return _refuse(outcome, Rejection.CREDENTIALS_OUTDATED)
+    return outcome_for(command.fingerprint, outcome)
+
+
+def _refuse(outcome: Outcome, reason: Rejection) -> Outcome:
+    """Return a rejection that is stored nowhere, with nothing of the outcome; it belongs to no attempt."""
     return Outcome(
         id=outcome.id,
         type=outcome.type,

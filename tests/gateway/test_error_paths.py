@@ -2,9 +2,9 @@
 
 import asyncio
 import fcntl
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
-from unittest.mock import MagicMock
 
 import pytest
 from asyncpg import Connection, Record
@@ -12,7 +12,6 @@ from structlog.testing import capture_logs
 
 from gateway import resources
 from gateway.__main__ import is_schema_behind
-from gateway.api.changes import _read_next
 from gateway.auth.access_tokens import AccessTokens
 from gateway.auth.authentication import BearerTokens
 from gateway.auth.keys import TOKEN_PREFIX
@@ -175,32 +174,20 @@ def test_request_without_an_address_is_counted_under_none(gateway_settings: Gate
     assert Throttles(gateway_settings)._find_address(request) is None
 
 
-async def test_personal_token_that_was_confirmed_long_ago_may_write_while_postgres_does_not_answer() -> None:
+async def test_personal_token_may_write_for_a_while_after_its_last_check_if_postgres_does_not_answer() -> None:
     settings = harness.settings_without_servers(auth="password")
     queries = Queries(settings)
     tokens = BearerTokens(AccessTokens(settings, Clock()), queries, Clock())
-    token = f"{TOKEN_PREFIX}any"
-    holder = Caller(1, credentials_version=1, scopes=EVERY_SCOPE)
-    tokens._remember(token, holder)
+    now = asyncio.get_running_loop().time()
+    recent, old = [Caller(1, credentials_version=1, confirmed_at=now - 60 * minutes) for minutes in (9, 11)]
+    for token, caller in (("recent", recent), ("old", old)):
+        tokens._remember(f"{TOKEN_PREFIX}{token}", caller)
+    authorizations = [f"Bearer {TOKEN_PREFIX}{token}".encode() for token in ("recent", "old")]
 
-    assert await tokens.authenticate(f"Bearer {token}".encode(), confirm=True) is holder
+    for authenticate in (tokens.authenticate_again, partial(tokens.authenticate, confirm=True)):
+        assert await authenticate(authorizations[0]) is recent
+        with pytest.raises(DatabaseUnavailableError):
+            await authenticate(authorizations[1])
+    with pytest.raises(DatabaseUnavailableError):
+        await tokens.authenticate(authorizations[0], confirm=False)
     queries.close()
-
-
-async def test_stream_reads_on_while_postgres_cannot_confirm_its_token() -> None:
-    async def fail(*_: object, **__: object) -> None:
-        raise DatabaseUnavailableError
-
-    page = object()
-
-    async def read(*_: object) -> object:
-        return page
-
-    gateway: Any = SimpleNamespace(
-        authentication=SimpleNamespace(authenticate=fail), followers=SimpleNamespace(read=read)
-    )
-    request: Any = MagicMock()
-    follower: Any = None
-
-    found: object = await _read_next(gateway, request, follower, ChangesCursor(1))
-    assert found is page

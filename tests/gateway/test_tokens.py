@@ -347,6 +347,23 @@ async def test_registrations_are_throttled_by_address(
         assert [await register(f"f{n}", None) for n in range(3)] == [201, 201, 201]
 
 
+async def test_new_names_are_throttled_like_registrations(
+    password_settings: GatewaySettings, worker_settings: WorkerSettings
+) -> None:
+    settings = limited(password_settings, registration_limit="3/hour")
+    async with harness.worker(worker_settings), harness.gateway(settings) as client:
+        ada, bob = [await sign_up(client, name) for name in ("Ada", "Bob")]
+
+        async def rename(person: Person, name: str) -> httpx.Response:
+            return await client.patch("/users/me", json={"name": name}, headers=person.headers)
+
+        assert (await rename(ada, "bob")).json()["code"] == "name_taken"
+        for person in (ada, bob):
+            refused = await rename(person, "Carl")
+            assert (refused.status_code, refused.json()["code"]) == (429, "too_many_requests")
+            assert int(refused.headers["retry-after"]) > 0
+
+
 async def test_forwarded_address_is_not_believed_of_strangers(
     password_settings: GatewaySettings, worker_settings: WorkerSettings
 ) -> None:
