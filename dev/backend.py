@@ -7,9 +7,12 @@ from pathlib import Path
 from typing import NoReturn, Protocol
 from urllib.parse import quote
 
+from shared.broker_url import BrokerUrl
 from shared.settings import DEVELOPMENT_MARK
 
 ROOT = Path(__file__).parent.parent
+HINTS_VHOST = "inkwell-hints"
+"""The virtual host for hints of changes in definitions.sh."""
 DEVELOPMENT_KEY = f"{DEVELOPMENT_MARK}-{DEVELOPMENT_MARK}"
 
 
@@ -37,6 +40,11 @@ def as_user(url: str, name: str, password: str) -> str:
     return f"{scheme}://{quote(name, safe='')}:{quote(password, safe='')}@{hosts}{slash}{path}"
 
 
+def with_hints_vhost(url: str) -> str:
+    """The same URL of a broker, with a virtual host of their own for hints of changes."""
+    return f"{url}{'&' if '?' in url else '?'}hints_vhost={HINTS_VHOST}"
+
+
 def with_database(url: str, name: str) -> str:
     """The same URL for another database."""
     before, question_mark, parameters = url.partition("?")
@@ -55,7 +63,11 @@ class Services:
     def broker_url_of(self, service: str) -> str:
         """The broker's URL for a service; without users of their own, both services share one."""
         user = f"inkwell_{service}"
-        return as_user(self.broker_url, user, user) if self.has_broker_users else self.broker_url
+        return with_hints_vhost(as_user(self.broker_url, user, user)) if self.has_broker_users else self.broker_url
+
+    def hints_url_of(self, service: str) -> str:
+        """The same for hints of changes."""
+        return str(BrokerUrl.parse(self.broker_url_of(service)).for_hints())
 
 
 class Backend(Protocol):

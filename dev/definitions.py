@@ -5,7 +5,7 @@ import os
 import subprocess
 from collections.abc import Mapping
 
-from dev.backend import ROOT
+from dev.backend import HINTS_VHOST, ROOT
 
 ADMINISTRATOR = "administrator"
 ANY_PREFIX = "[a-z][a-z0-9-]*"
@@ -30,5 +30,5 @@ def definitions_for_tests() -> str:
     )
     given["users"].append({"name": ADMINISTRATOR, "password": ADMINISTRATOR, "tags": ADMINISTRATOR})
     everything = {"configure": ".*", "write": ".*", "read": ".*"}
-    given["permissions"].append({"user": ADMINISTRATOR, "vhost": "/", **everything})
+    given["permissions"] += [{"user": ADMINISTRATOR, "vhost": vhost, **everything} for vhost in ("/", HINTS_VHOST)]
     return json.dumps(given)

@@ -17,7 +17,7 @@ import httpx
 from dotenv import dotenv_values
 
 from dev import postgres, rabbitmq
-from dev.backend import DEVELOPMENT_KEY, ROOT, Services, UnavailableError, require_free
+from dev.backend import DEVELOPMENT_KEY, ROOT, Services, UnavailableError, require_free, with_hints_vhost
 from dev.definitions import ADMINISTRATOR, definitions, definitions_for_tests
 from dev.supervised import Program, Supervisor
 from shared.settings import DEVELOPMENT_MARK
@@ -201,7 +201,7 @@ def _inkwell(settings: dict[str, str], given: Services | None, ports: Ports) -> 
     for service in ("gateway", "worker"):
         own = {
             "INKWELL_DATABASE_URL": ports.database_url(_user("POSTGRES", service, settings)),
-            "INKWELL_BROKER_URL": ports.broker_url(_user("RABBITMQ", service, settings)),
+            "INKWELL_BROKER_URL": with_hints_vhost(ports.broker_url(_user("RABBITMQ", service, settings))),
         }
         if given:
             own = {"INKWELL_DATABASE_URL": given.database_url, "INKWELL_BROKER_URL": given.broker_url}

@@ -247,14 +247,15 @@ CHANNELS = {
         queue={"name": REPLY_TO, "durable": False},
     ),
     "changes": Channel(
-        "A fanout exchange: every queue bound to it gets every hint, whatever its routing key.",
+        "A fanout exchange in the virtual host for hints: every queue bound to it gets every hint, whatever its "
+        "routing key.",
         ("hints",),
         exchange={"name": TOPOLOGY.changes_exchange, "type": "fanout", "durable": True, "autoDelete": False},
         address="",
     ),
     "hintQueue": Channel(
-        "A queue of the connection's own, bound while clients of a gateway follow changes; the oldest hints are "
-        "dropped if it is not read in time.",
+        "A queue of the connection's own in the virtual host for hints, bound while clients of a gateway follow "
+        "changes; the oldest hints are dropped if it is not read in time.",
         ("hints",),
         queue={"durable": False, "exclusive": True, "autoDelete": True},
         address=TOPOLOGY.hints_queue("{queue}"),

@@ -79,6 +79,11 @@ def user_of(url: Secret[BrokerUrl]) -> str:
     return url.get_secret_value().user
 
 
+def hints_url_of(url: Secret[BrokerUrl]) -> Secret[BrokerUrl]:
+    """Return the URL of the virtual host for hints of changes."""
+    return Secret(url.get_secret_value().for_hints())
+
+
 class TransportToAddress(TransportFactory):
     """Connects to one address of a host; the AMQP library accepts only a name, and waits for its first address."""
 

@@ -4,7 +4,7 @@ import re
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from typing import Any, Self
-from urllib.parse import parse_qsl
+from urllib.parse import parse_qsl, quote
 
 from pydantic import GetCoreSchemaHandler
 from pydantic_core import CoreSchema, core_schema
@@ -15,10 +15,12 @@ from shared.addresses import Host, decode, pair_hosts, split_authority, split_ur
 DEFAULT_PORTS = {"amqp": 5672, "amqps": 5671}
 DEFAULT_USER = "guest"
 """The AMQP library's default user."""
+HINTS_VHOST = "hints_vhost"
+"""The query parameter that names a virtual host for hints of changes; the AMQP library ignores it."""
 PARAMETERS = frozenset(
     {"auth", "cadata", "cafile", "capath", "certfile", "heartbeat", "keyfile", "name", "no_verify_ssl", "timeout"}
-)
-"""The query parameters that the AMQP library supports."""
+) | {HINTS_VHOST}
+"""The query parameters that the AMQP library supports, and Inkwell's own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +56,12 @@ class BrokerUrl:
     def url_of(self, host: str, port: int) -> URL:
         """Return the URL of one node for the AMQP library."""
         return URL(f"{self.scheme}://{self._userinfo}{f'[{host}]' if ':' in host else host}:{port}{self._rest}")
+
+    def for_hints(self) -> Self:
+        """Return the URL of the virtual host for hints of changes: this one, unless a parameter names another."""
+        scheme, authority, _, query = split_url(self.text, self.scheme)
+        vhost = dict(parse_qsl(query)).get(HINTS_VHOST)
+        return self.parse(f"{scheme}://{authority}/{quote(vhost, safe='')}?{query}") if vhost else self
 
     @classmethod
     def __get_pydantic_core_schema__(cls, _: Any, __: GetCoreSchemaHandler) -> CoreSchema:  # noqa: ANN401 - pydantic's

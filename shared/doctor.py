@@ -12,7 +12,15 @@ from aio_pika.abc import AbstractChannel, AbstractConnection
 from aio_pika.exceptions import ChannelNotFoundEntity, ProbableAuthenticationError
 from pydantic_core import to_json
 
-from shared.broker import BROKER_ERRORS, PARTITIONS_REMEDY, broker_call, broker_version, is_blocked, open_connection
+from shared.broker import (
+    BROKER_ERRORS,
+    PARTITIONS_REMEDY,
+    broker_call,
+    broker_version,
+    hints_url_of,
+    is_blocked,
+    open_connection,
+)
 from shared.broker_metrics import PORT as METRICS_PORT
 from shared.broker_metrics import NodeMetrics, read_broker_metrics
 from shared.clock import OFFSET_LIMIT_SECONDS
@@ -159,9 +167,26 @@ async def check_broker(settings: ServiceSettings, application_name: str) -> Asyn
         async with open_connection(settings.broker_url, application_name) as connection:
             async for finding in check_connected(connection, Topology.of(settings), [*nodes.values()]):
                 yield finding
+        yield await check_hints(settings, application_name)
     except ProbableAuthenticationError as error:
         advice = f"correct INKWELL_BROKER_URL; if it worked before, the disk may have been full: {RESTART_BROKER}"
         yield Finding(Level.PROBLEM, "broker", f"refuses the login ({describe_error(error)})", advice)
+
+
+async def check_hints(settings: ServiceSettings, application_name: str) -> Finding:
+    """Check that the virtual host for hints of changes admits the service."""
+    commands_vhost = settings.broker_url.get_secret_value().vhost
+    url = hints_url_of(settings.broker_url)
+    vhost = url.get_secret_value().vhost
+    found = f"in the virtual host {vhost}{', which is that of the commands' if vhost == commands_vhost else ''}"
+    try:
+        async with open_connection(url, application_name):
+            return Finding(Level.OK, "hints", found)
+    except BROKER_ERRORS as error:
+        advice = (
+            'create the virtual host and the permissions of dev/definitions.sh: see "Upgrading" in docs/upgrading.md'
+        )
+        return Finding(Level.WARNING, "hints", f"refused {found} ({describe_error(error)})", advice)
 
 
 async def check_connected(

@@ -42,6 +42,7 @@ class Topology:
     """The exchanges and the queues of one Inkwell: N partitions for commands and one for unreadable messages.
 
     The worker declares them. The gateway may only publish to the exchange for commands, and waits until it exists.
+    What has to do with hints is in a virtual host of its own, where the gateway declares queues (docs/decisions/0013).
     """
 
     prefix: str
@@ -232,15 +233,6 @@ class Topology:
         with broker_call():
             await exchange.publish(message, self.routing_key(partition), mandatory=True)
 
-    async def probe(self, channel: AbstractChannel) -> None:
-        """Check that the broker answers, by declaring the exchange passively; raises a broker error.
-
-        A passive declaration needs a permission on the name, of any kind.
-        """
-        async with asyncio.timeout(PROBE_TIMEOUT_SECONDS):
-            with broker_call():
-                await channel.declare_exchange(self.commands_exchange, passive=True)
-
     async def command_queue_arguments(self, channel: AbstractChannel) -> FieldTable:
         """Return the arguments of a partition's queue."""
         return await build_quorum_arguments(channel) | {
@@ -260,10 +252,20 @@ async def build_quorum_arguments(channel: AbstractChannel) -> FieldTable:
     return arguments
 
 
-async def wait_until_lost(connection: AbstractConnection, topology: Topology, *channels: AbstractChannel) -> None:
+async def probe(channel: AbstractChannel, exchange: str) -> None:
+    """Check that the broker answers, by declaring the exchange passively; raises a broker error.
+
+    A passive declaration needs a permission on the name, of any kind.
+    """
+    async with asyncio.timeout(PROBE_TIMEOUT_SECONDS):
+        with broker_call():
+            await channel.declare_exchange(exchange, passive=True)
+
+
+async def wait_until_lost(connection: AbstractConnection, exchange: str, *channels: AbstractChannel) -> None:
     """Wait until the connection or one of the channels is lost, whether or not the library reports it.
 
-    Probing detects a vanished peer long before missed heartbeats do.
+    Probing, with the name of an exchange, detects a vanished peer long before missed heartbeats do.
     """
     checks = 0
     while is_open(connection) and not any(channel.is_closed for channel in channels):
@@ -271,6 +273,6 @@ async def wait_until_lost(connection: AbstractConnection, topology: Topology, *c
         checks += 1
         if checks % PROBE_EVERY_CHECKS == 0 and not await is_blocked(connection):
             try:
-                await asyncio.gather(*(topology.probe(channel) for channel in channels))
+                await asyncio.gather(*(probe(channel, exchange) for channel in channels))
             except BROKER_ERRORS:
                 return

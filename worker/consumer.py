@@ -140,7 +140,7 @@ class Consumer:
                 return
             subscriptions = self._subscriptions.start(connection, self.topology, deliveries)
             # Without a channel to probe: each subscription probes its own.
-            lost = asyncio.create_task(wait_until_lost(connection, self.topology))
+            lost = asyncio.create_task(wait_until_lost(connection, self.topology.commands_exchange))
             changed = asyncio.create_task(wait_until_changed(connection, self.topology))
             for watcher in (lost, changed):
                 watcher.add_done_callback(lambda _: deliveries.end())

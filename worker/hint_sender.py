@@ -11,7 +11,7 @@ import structlog
 from aiormq.abc import AbstractChannel
 from pydantic import Secret
 
-from shared.broker import BROKER_ERRORS, SETUP_TIMEOUT_SECONDS, broker_call, keep_running, open_connection
+from shared.broker import BROKER_ERRORS, SETUP_TIMEOUT_SECONDS, broker_call, hints_url_of, keep_running, open_connection
 from shared.broker_url import BrokerUrl
 from shared.contracts import MAX_HINTS, encode_hints
 from shared.errors import describe_error
@@ -30,7 +30,7 @@ class HintSender:
     """Sends while `run` runs and is connected to the broker; meanwhile keeps the newest revision of each owner."""
 
     def __init__(self, broker_url: Secret[BrokerUrl], topology: Topology) -> None:
-        self._broker_url = broker_url
+        self._hints_url = hints_url_of(broker_url)
         self._topology = topology
         self._pending: dict[int, int] = {}
         self._has_pending = asyncio.Event()
@@ -49,13 +49,13 @@ class HintSender:
         await keep_running(self._session, "inkwell-worker hints")
 
     async def _session(self) -> None:
-        async with open_connection(self._broker_url, "inkwell-worker hints") as connection:
+        async with open_connection(self._hints_url, "inkwell-worker hints") as connection:
             async with asyncio.timeout(SETUP_TIMEOUT_SECONDS):
                 channel = await connection.channel(publisher_confirms=False)
                 await self._topology.declare_changes(channel)
             sending = asyncio.create_task(self._send(await channel.get_underlay_channel()))
             try:
-                await wait_until_lost(connection, self._topology, channel)
+                await wait_until_lost(connection, self._topology.changes_exchange, channel)
             finally:
                 await end_tasks([sending])
         raise ConnectionError("the broker closed the channel for hints")

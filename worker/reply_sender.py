@@ -62,7 +62,7 @@ class ReplySender:
             self._replies = replies
             self._unreadable = confirmed
             try:
-                await wait_until_lost(connection, self._topology, confirmed)
+                await wait_until_lost(connection, self._topology.commands_exchange, confirmed)
             finally:
                 self._replies = self._unreadable = None
         raise ConnectionError("the broker closed the publishing channel")

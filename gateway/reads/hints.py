@@ -9,7 +9,7 @@ from aio_pika.abc import AbstractIncomingMessage
 
 from gateway.settings import GatewaySettings
 from gateway.telemetry.metrics import HINTS_CONNECTED
-from shared.broker import SETUP_TIMEOUT_SECONDS, keep_running, open_connection
+from shared.broker import SETUP_TIMEOUT_SECONDS, hints_url_of, keep_running, open_connection
 from shared.contracts import decode_hints
 from shared.tasks import end_tasks
 from shared.topology import Topology, wait_until_lost
@@ -57,7 +57,7 @@ class Hints:
                     await self._wanted.wait()
 
     async def _session(self) -> None:
-        async with open_connection(self._settings.broker_url, "inkwell-gateway hints") as connection:
+        async with open_connection(hints_url_of(self._settings.broker_url), "inkwell-gateway hints") as connection:
             async with asyncio.timeout(SETUP_TIMEOUT_SECONDS):
                 channel = await connection.channel(publisher_confirms=False)
                 queue = await self._topology.bind_hints(channel, uuid4().hex)
@@ -65,7 +65,7 @@ class Hints:
             self._on_gap()
             HINTS_CONNECTED.set(1)
             try:
-                await wait_until_lost(connection, self._topology, channel)
+                await wait_until_lost(connection, self._topology.changes_exchange, channel)
             finally:
                 HINTS_CONNECTED.set(0)
         raise ConnectionError("the broker closed the channel for hints")

@@ -232,7 +232,7 @@ class Publisher:
 
     async def _wait_until_lost_or_silent(self, connection: AbstractConnection, channel: AbstractChannel) -> None:
         waits = [
-            asyncio.create_task(wait_until_lost(connection, self._topology, channel)),
+            asyncio.create_task(wait_until_lost(connection, self._topology.commands_exchange, channel)),
             asyncio.create_task(self._is_silent.wait()),
             asyncio.create_task(wait_until_changed(connection, self._topology)),
         ]

@@ -126,6 +126,7 @@ async def test_rabbitmq_takes_the_objects_of_the_topology_operator(rabbitmq: Con
         if kind == "Policy":
             assert policy_refused(rabbitmq, spec) == ""
         elif kind == "Permission":
+            rabbitmqctl(rabbitmq, "add_vhost", spec["vhost"])
             assert rights_refused(rabbitmq, spec) == ""
         else:
             assert rabbitmqctl(rabbitmq, "set_user_tags", "guest", *spec.get("tags", []))[0] == 0

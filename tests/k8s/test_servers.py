@@ -110,9 +110,11 @@ def test_users_of_the_broker_may_do_what_they_may_under_compose_and_keda_nothing
         capture_output=True,
         env=os.environ | dict.fromkeys(names, "x") | {"INKWELL_QUEUE_PREFIX": prefix},
     ).stdout
+    vhosts = [{"name": "/"}, *({"name": each["name"]} for each in specs_of("Vhost").values())]
     nothing = {"user": "inkwell_keda", "vhost": "/"} | dict.fromkeys(RIGHTS, "^$")
     objects = [each["spec"] for each in objects_of("production") if each["kind"] == "Permission"]
 
+    assert vhosts == json.loads(printed)["vhosts"]
     assert sorted(
         ({"user": each["user"], "vhost": each["vhost"]} | each["permissions"] for each in objects), key=str
     ) == sorted([*json.loads(printed)["permissions"], nothing], key=str)

@@ -27,6 +27,25 @@ def test_url_of_one_node_keeps_all_the_rest() -> None:
     assert url.url_of("one", 5671).password == "p/w"
 
 
+@pytest.mark.parametrize(
+    ("text", "vhost"),
+    [
+        ("amqp://u:p@one,two:5673/?hints_vhost=inkwell-hints", "inkwell-hints"),
+        ("amqps://u:p@one/notes?cafile=/ca.pem&hints_vhost=a%2Fb", "a/b"),
+        ("amqp://one?hints_vhost=/", "/"),
+        ("amqp://u:p@one/notes", "notes"),
+        ("amqp://u:p@one/notes?hints_vhost=", "notes"),
+    ],
+)
+def test_hints_have_the_virtual_host_of_the_parameter_and_else_that_of_the_url(text: str, vhost: str) -> None:
+    url = BrokerUrl.parse(text)
+    hints = url.for_hints()
+
+    assert (hints.vhost, hints.for_hints().vhost) == (vhost, vhost)
+    assert (hints.user, hints.hosts) == (url.user, url.hosts)
+    assert hints.url_of("one", 1).query.get("cafile") == url.url_of("one", 1).query.get("cafile")
+
+
 def test_user_and_virtual_host_are_the_libraries_where_the_url_has_none() -> None:
     url = BrokerUrl.parse("amqp://one")
 

@@ -109,6 +109,19 @@ async def test_server_that_is_away_does_not_keep_the_others_from_being_checked(
         assert findings[still]["level"] == "ok"
 
 
+async def test_missing_virtual_host_for_hints_is_a_warning(
+    gateway_settings: GatewaySettings, worker_settings: WorkerSettings, capsys: Printed
+) -> None:
+    url = gateway_settings.broker_url.get_secret_value().text.partition("?")[0] + "?hints_vhost=missing"
+    settings = GatewaySettings.model_validate(gateway_settings.model_dump() | {"broker_url": url})
+    async with harness.worker(worker_settings):
+        code, findings = await gateway_findings(settings, capsys)
+
+    assert (code, findings["hints"]["level"]) == (0, "warning")
+    assert "missing" in findings["hints"]["found"]
+    assert "dev/definitions.sh" in findings["hints"]["advice"]
+
+
 async def test_outdated_schema_is_reported_with_the_command_that_updates_it(
     gateway_settings: GatewaySettings, database: "Connection[Record]", capsys: Printed
 ) -> None:

@@ -7,6 +7,7 @@ import asyncpg
 import pytest
 from aio_pika.abc import AbstractChannel
 from aiormq.exceptions import ChannelAccessRefused
+from pamqp.common import FieldTable
 from yarl import URL
 
 from dev.backend import Services
@@ -18,9 +19,19 @@ from tests.support.rendering import find
 Action = Callable[[AbstractChannel, Topology], Awaitable[object]]
 
 
-async def bind_hints_to_commands(channel: AbstractChannel, topology: Topology) -> object:
-    queue = await topology.bind_hints(channel, "0" * 32)
-    return await queue.bind(topology.commands_exchange, topology.routing_key(0))
+async def bind_commands_to_hints(channel: AbstractChannel, topology: Topology) -> object:
+    exchange = await channel.get_exchange(topology.commands_exchange, ensure=False)
+    return await exchange.bind(topology.changes_exchange)
+
+
+async def declare_time_bomb(channel: AbstractChannel, topology: Topology) -> object:
+    """Declares a queue that sends what it holds to the commands, a day after a password may have been changed."""
+    arguments: FieldTable = {
+        "x-message-ttl": 86_400_000,
+        "x-dead-letter-exchange": topology.commands_exchange,
+        "x-dead-letter-routing-key": topology.routing_key(0),
+    }
+    return await channel.declare_queue(topology.hints_queue("2" * 32), durable=True, arguments=arguments)
 
 
 REFUSED_TO_BOTH: dict[str, Action] = {
@@ -51,7 +62,15 @@ REFUSED_TO_GATEWAY: dict[str, Action] = {
     "declare the exchange of hints": lambda channel, topology: channel.declare_exchange(topology.changes_exchange),
     "delete the exchange of hints": lambda channel, topology: channel.exchange_delete(topology.changes_exchange),
     "publish a hint": lambda channel, topology: publish(channel, topology.changes_exchange, ""),
-    "bind a queue of hints to commands": bind_hints_to_commands,
+    "declare a queue of hints": lambda channel, topology: channel.declare_queue(topology.hints_queue("0" * 32)),
+    "declare an exchange with the name of a queue of hints": lambda channel, topology: channel.declare_exchange(
+        topology.hints_queue("1" * 32), durable=True
+    ),
+    "declare a queue that sends commands later": declare_time_bomb,
+    "bind a command queue to hints": lambda channel, topology: bind(
+        channel, topology.changes_exchange, topology.command_queue(0)
+    ),
+    "bind the commands' exchange to hints": bind_commands_to_hints,
     "declare a queue of hints of another name": lambda channel, topology: channel.declare_queue(
         f"{topology.changes_exchange}.other"
     ),
@@ -60,9 +79,16 @@ REFUSED_TO_GATEWAY: dict[str, Action] = {
 REFUSED_TO_WORKER: dict[str, Action] = {
     "receive hints": lambda channel, topology: topology.bind_hints(channel, "1" * 32),
 }
+NEEDED_FOR_HINTS = {"declare a queue of hints", "declare an exchange with the name of a queue of hints"}
+"""What the gateway may do in the virtual host for hints: RabbitMQ does not tell queues from exchanges."""
 REFUSED = [
-    *[("gateway", action) for action in REFUSED_TO_BOTH | REFUSED_TO_GATEWAY],
-    *[("worker", action) for action in REFUSED_TO_BOTH | REFUSED_TO_WORKER],
+    *[("gateway", "commands", action) for action in REFUSED_TO_BOTH | REFUSED_TO_GATEWAY],
+    *[
+        ("gateway", "hints", action)
+        for action in REFUSED_TO_BOTH | REFUSED_TO_GATEWAY
+        if action not in NEEDED_FOR_HINTS
+    ],
+    *[("worker", vhost, action) for vhost in ("commands", "hints") for action in REFUSED_TO_BOTH | REFUSED_TO_WORKER],
 ]
 
 CREATIONS = [
@@ -139,12 +165,13 @@ def broker(servers: Services) -> Services:
     return servers
 
 
-@pytest.mark.parametrize(("service", "action"), REFUSED)
+@pytest.mark.parametrize(("service", "vhost", "action"), REFUSED)
 async def test_refused_at_the_broker(
-    broker: Services, gateway_settings: GatewaySettings, service: str, action: str
+    broker: Services, gateway_settings: GatewaySettings, service: str, vhost: str, action: str
 ) -> None:
     topology = Topology.of(gateway_settings)
-    async with await aio_pika.connect(broker.broker_url_of(service)) as connection:
+    url = {"commands": broker.broker_url_of, "hints": broker.hints_url_of}[vhost](service)
+    async with await aio_pika.connect(url) as connection:
         channel = await connection.channel()
         with pytest.raises(ChannelAccessRefused):
             await (REFUSED_TO_BOTH | REFUSED_TO_GATEWAY | REFUSED_TO_WORKER)[action](channel, topology)

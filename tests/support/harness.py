@@ -51,16 +51,17 @@ async def declare(servers: Services, topology: Topology) -> None:
     """Declares the queues, as the worker does."""
     async with await aio_pika.connect(servers.broker_url_of("worker")) as connection:
         await declare_on(await connection.channel(), topology)
+    async with await aio_pika.connect(servers.hints_url_of("worker")) as connection:
+        await topology.declare_changes(await connection.channel())
 
 
 async def declare_on(channel: AbstractChannel, topology: Topology) -> None:
-    """Declare the exchanges and the queues on the channel."""
+    """Declare the exchanges and the queues for commands on the channel."""
     await topology.declare_former_routes(channel)
     await topology.declare_number(channel)
     for partition in range(topology.partitions):
         await topology.declare_partition(channel, partition)
     await topology.declare_unreadable(channel)
-    await topology.declare_changes(channel)
 
 
 async def delete_queue(servers: Services, name: str) -> None:
@@ -78,8 +79,15 @@ async def delete(servers: Services, topology: Topology) -> None:
                 await channel.queue_delete(name)
             for name in (declared.routes_exchange, declared.closed_routes_exchange, declared.range_exchange):
                 await channel.exchange_delete(name)
-        for name in (topology.commands_exchange, topology.former_routes_exchange, topology.changes_exchange):
+        for name in (topology.commands_exchange, topology.former_routes_exchange):
             await channel.exchange_delete(name)
+    await delete_changes(servers, topology)
+
+
+async def delete_changes(servers: Services, topology: Topology) -> None:
+    """Delete the exchange for hints, as the worker, which may."""
+    async with await aio_pika.connect(servers.hints_url_of("worker")) as connection:
+        await (await connection.channel()).exchange_delete(topology.changes_exchange)
 
 
 @asynccontextmanager

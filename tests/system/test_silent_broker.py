@@ -214,7 +214,7 @@ async def test_silent_broker_counts_as_lost_long_before_heartbeats_say_so(
         channel = await connection.channel()
         link.freeze()
         async with asyncio.timeout(ENOUGH_SECONDS):
-            await wait_until_lost(connection, topology_of(linked_worker), channel)
+            await wait_until_lost(connection, topology_of(linked_worker).commands_exchange, channel)
 
         assert not channel.is_closed  # nobody has closed it
 

@@ -26,7 +26,7 @@ from worker.store import ConflictError
 @asynccontextmanager
 async def hints(servers: Services, topology: Topology) -> AsyncIterator[AbstractQueue]:
     """A queue that receives the hints, as a gateway's does."""
-    async with await aio_pika.connect(servers.broker_url_of("gateway")) as connection:
+    async with await aio_pika.connect(servers.hints_url_of("gateway")) as connection:
         yield await topology.bind_hints(await connection.channel(), "f" * 32)
 
 
@@ -121,8 +121,7 @@ async def test_deleted_exchange_of_hints_is_declared_again(
     publish: Publish, servers: Services, worker_settings: WorkerSettings
 ) -> None:
     async with harness.worker(worker_settings) as consumer:
-        async with await aio_pika.connect(servers.broker_url) as connection:
-            await (await connection.channel()).exchange_delete(consumer.topology.changes_exchange)
+        await harness.delete_changes(servers, consumer.topology)
 
         async def is_announced() -> bool:
             await publish(create())
