@@ -17,6 +17,8 @@ from gateway.telemetry.metrics import BUGS
 
 CLOSE = (b"connection", b"close")
 CHUNKED = (b"transfer-encoding", b"chunked")
+SLICE_BYTES = 64 * 1024
+"""Written at once: more would fill the memory if the client does not read."""
 
 
 class RequestCycle(RequestResponseCycle):
@@ -26,6 +28,10 @@ class RequestCycle(RequestResponseCycle):
     _status: int
     _headers: list[tuple[bytes, bytes]]
     _failure: ProblemError | None = None
+    _more_parts = True
+    """Whether the application has more parts of the body."""
+    _unsent: bytes | memoryview = b""
+    """What is left to send of the current part."""
     streaming: asyncio.Task[object] | None = None
     """The task that is sending a streamed body."""
 
@@ -56,6 +62,8 @@ class RequestCycle(RequestResponseCycle):
         """
         try:
             await app(self.scope, self.receive, self.send)
+            if self._unsent:  # only now, so that a slow client does not count as a slow application
+                await self._send_rest()
         except asyncio.CancelledError:
             self.disconnected = True
             self.transport.close()
@@ -69,22 +77,44 @@ class RequestCycle(RequestResponseCycle):
                 await self.send_500_response()
 
     async def send(self, message: ASGISendEvent) -> None:
-        """Send the head together with the first part of the body: each system call costs as much as a handler."""
+        """Send the head together with the first part of the body: each system call costs as much as a handler.
+
+        The rest of a large part is sent as the client reads; that of a whole body, once the application has returned.
+        """
         if message["type"] == "http.response.start":
             self._status = message["status"]
             self._headers = [*self.default_headers, *message["headers"]]
             return
         if self.flow.write_paused and not self.disconnected:
             await self.flow.drain()
-        more_body = bool(message.get("more_body", False))
-        if self.disconnected and more_body and (task := asyncio.current_task()):
+        self._more_parts = bool(message.get("more_body", False))
+        if self.disconnected and self._more_parts and (task := asyncio.current_task()):
             task.cancel()  # `disconnect` could not: the client left before the stream began
         if self.disconnected or message["type"] != "http.response.body":
             return
-        head = b"" if self.response_started else self._begin(is_streamed=more_body)
+        head = b"" if self.response_started else self._begin(is_streamed=self._more_parts)
         body = b"" if self.scope["method"] == "HEAD" else message["body"]
-        self.transport.write(head + (frame_chunk(body, is_last=not more_body) if self.chunked_encoding else body))
-        if not more_body:
+        if len(body) > SLICE_BYTES:
+            self._unsent = memoryview(body)[SLICE_BYTES:]
+            body = body[:SLICE_BYTES]
+        self._write(head, body)
+        if self._more_parts and self._unsent:
+            await self._send_rest()
+
+    async def _send_rest(self) -> None:
+        """Send what is left of the current part, as the client reads it."""
+        while self._unsent:
+            await self.flow.drain()
+            if self.disconnected:
+                break
+            data = self._unsent[:SLICE_BYTES]
+            self._unsent = self._unsent[SLICE_BYTES:] or b""  # an empty view would keep the whole body in memory
+            self._write(b"", data)
+
+    def _write(self, head: bytes, data: bytes | memoryview) -> None:
+        is_last = not self._unsent and not self._more_parts
+        self.transport.write(head + (frame_chunk(data, is_last=is_last) if self.chunked_encoding else data))
+        if is_last:
             self._end()
 
     def _begin(self, *, is_streamed: bool) -> bytes:
@@ -115,9 +145,9 @@ class RequestCycle(RequestResponseCycle):
         self.on_response()
 
 
-def frame_chunk(data: bytes, *, is_last: bool) -> bytes:
+def frame_chunk(data: bytes | memoryview, *, is_last: bool) -> bytes:
     """Return the data as a chunk of a chunked body, after the last one with the end of the body."""
-    chunk = b"%x\r\n%b\r\n" % (len(data), data) if data else b""
+    chunk = b"".join((b"%x\r\n" % len(data), data, b"\r\n")) if data else b""
     return chunk + b"0\r\n\r\n" if is_last else chunk
 
 

@@ -7,13 +7,16 @@ import shutil
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Iterator
+from contextlib import AsyncExitStack
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 
 import httpx
 import pytest
 from prometheus_client import REGISTRY
 
+from gateway.api.docs import PACKAGE, SCRIPT
 from gateway.http import front, protocol
 from gateway.http import responses as http_responses
 from gateway.settings import GatewaySettings
@@ -208,6 +211,24 @@ async def test_unread_responses_to_requests_fill_no_memory(process: GatewayProce
             most = max(most, memory_bytes(process.pid) - before)
             await asyncio.sleep(0.05)
         sending.cancel()
+
+    assert most < 10 * MEGABYTE
+
+
+@needs_proc
+async def test_large_responses_that_are_not_read_fill_no_memory(process: GatewayProcess) -> None:
+    script = f"/docs/{version(PACKAGE)}/{SCRIPT}"
+    assert len((await process.client.get(script)).content) > MEGABYTE
+    request = b"GET %b HTTP/1.1\r\nHost: localhost\r\n\r\n" % script.encode()
+    before = memory_bytes(process.pid)
+    async with AsyncExitStack() as stack:
+        for _ in range(20):
+            _, writer = await stack.enter_async_context(connected(process.client))
+            writer.write(request * 10)
+        most = 0
+        for _ in range(20):
+            await asyncio.sleep(0.05)
+            most = max(most, memory_bytes(process.pid) - before)
 
     assert most < 10 * MEGABYTE
 

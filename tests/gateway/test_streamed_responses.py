@@ -35,6 +35,11 @@ async def fail_midway() -> AsyncGenerator[bytes]:
     raise LookupError
 
 
+async def give_large_parts() -> AsyncGenerator[bytes]:
+    yield b"a" * 200_000
+    yield b"b" * 131_072
+
+
 async def never_end(part: bytes) -> AsyncGenerator[bytes]:
     try:
         yield part
@@ -47,6 +52,7 @@ async def never_end(part: bytes) -> AsyncGenerator[bytes]:
 
 STREAMS: dict[str, Callable[[], AsyncGenerator[bytes]]] = {
     "/streams/three": give_three_parts,
+    "/streams/large": give_large_parts,
     "/streams/broken": fail_midway,
     "/streams/quiet": lambda: never_end(b""),
     "/streams/loud": lambda: never_end(b"x" * 65_536),
@@ -123,6 +129,15 @@ async def test_http_1_0_gets_the_body_without_chunks(client: httpx.AsyncClient) 
     assert body == b"one two three"
     assert b"transfer-encoding" not in head
     assert b"connection: close" in head
+
+
+async def test_large_parts_are_whole(client: httpx.AsyncClient) -> None:
+    large = b"a" * 200_000 + b"b" * 131_072
+
+    assert (await client.get("/streams/large")).content == large
+    assert (await read_raw(client, b"GET /streams/large HTTP/1.0\r\nHost: localhost\r\n\r\n")).endswith(
+        b"\r\n\r\n" + large
+    )
 
 
 async def test_head_gets_no_body_at_once(client: httpx.AsyncClient) -> None:
