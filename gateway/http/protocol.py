@@ -161,7 +161,8 @@ class BoundedProtocol(HttpToolsProtocol):
             except httptools.HttpParserUpgrade as offer:
                 self._decline_upgrade(piece[offer.args[0] :])  # from the first byte after the head
             except httptools.HttpParserError as error:
-                self._reject(build_parse_problem(error))
+                has_method = not isinstance(error, httptools.HttpParserInvalidMethodError)
+                self._reject(build_parse_problem(error), has_method=has_method)
             else:
                 self._limit_framing(len(piece))
         if self._is_full() and not self._is_over:
@@ -225,7 +226,7 @@ class BoundedProtocol(HttpToolsProtocol):
         # As uvicorn does: otherwise llhttp would reject what follows a request with `Connection: close`.
         self.parser.set_dangerous_leniencies(lenient_data_after_close=True)
 
-    def _reject(self, problem: ProblemError) -> None:
+    def _reject(self, problem: ProblemError, *, has_method: bool = True) -> None:
         """Stop parsing, and answer the current request with the problem after those before it."""
         self._is_over = True
         self._unparsed = b""
@@ -234,9 +235,11 @@ class BoundedProtocol(HttpToolsProtocol):
         elif self._part is Part.BODY:
             self.cycle.fail(problem)
         else:
+            # Without a method of its own, the parser returns that of the request before.
+            is_head = has_method and self._part is Part.HEAD and self.parser.get_method() == b"HEAD"
             if self._part is Part.NONE:
                 self.on_message_begin()
-            self.scope |= {"method": "_OTHER", "path": "", "raw_path": b"", "query_string": b""}
+            self.scope |= {"method": "HEAD" if is_head else "_OTHER", "path": "", "raw_path": b"", "query_string": b""}
             self.scope["state"][HEAD_PROBLEM] = problem
             self._start(self._new_cycle(keep_alive=False), self.app)
 

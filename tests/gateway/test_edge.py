@@ -24,7 +24,7 @@ from tests.support import harness
 from tests.support.canaries import NOTE
 from tests.support.harness import eventually
 from tests.support.proxy import free_port
-from tests.support.raw_http import Response, Responses, connected, exchange, up_to_the_end
+from tests.support.raw_http import Response, Responses, connected, exchange, segments, up_to_the_end
 
 LIVE = b"GET /health/live HTTP/1.1\r\nHost: localhost\r\n\r\n"
 LAST = b"GET /health/live HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
@@ -479,6 +479,44 @@ async def test_ambiguous_request_is_refused_and_ends_the_connection(
     assert statuses(responses) == [400]
     assert json.loads(responses[0].body)["code"] == "bad_request"
     assert responses[0].headers["connection"] == "close"
+
+
+REFUSED_HEADS = {
+    "no host": (b"400", b"HEAD /health/live HTTP/1.1\r\n\r\n"),
+    "an invalid target": (b"400", b"HEAD /\x01 HTTP/1.1\r\n\r\n"),
+    "an invalid header": (b"400", b"HEAD / HTTP/1.1\r\nno header\r\n\r\n"),
+    "a long target": (b"414", b"HEAD /?" + b"a" * 10_000 + b" HTTP/1.1\r\nHost: a\r\n\r\n"),
+    "many headers": (b"431", b"HEAD / HTTP/1.1\r\nHost: a\r\n" + b"a:b\r\n" * 200 + b"\r\n"),
+    "an endless head": (b"431", b"HEAD / HTTP/1.1\r\nX: " + b"a" * 200_000),
+    "a large body": (b"413", b"HEAD /docs HTTP/1.1\r\nHost: a\r\nContent-Length: 99999999\r\n\r\n"),
+    "a bad chunk": (b"200", b"HEAD /docs HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\nx\r\n"),
+}
+
+
+@pytest.mark.parametrize("size", [1, 1 << 20])
+@pytest.mark.parametrize(("status", "request_"), REFUSED_HEADS.values(), ids=REFUSED_HEADS)
+async def test_refused_head_request_gets_no_body(
+    gateway: httpx.AsyncClient, status: bytes, request_: bytes, size: int
+) -> None:
+    async with connected(gateway) as (stream, writer):
+        receiving = asyncio.create_task(up_to_the_end(stream))
+        for segment in segments(request_, size if len(request_) < 1000 else 1 << 20):
+            writer.write(segment)
+            await asyncio.sleep(0)
+        writer.write_eof()
+        head, end, body = (await receiving).partition(b"\r\n\r\n")
+
+    assert head.startswith(b"HTTP/1.1 " + status)
+    assert (end, body) == (b"\r\n\r\n", b"")
+
+
+async def test_what_is_no_request_after_a_head_request_gets_a_body(gateway: httpx.AsyncClient) -> None:
+    async with connected(gateway) as (stream, writer):
+        writer.write(LIVE.replace(b"GET", b"HEAD") + b"nonsense\r\n\r\n")
+        first, second, body = (await up_to_the_end(stream)).split(b"\r\n\r\n")
+
+    assert (first[:12], second[:12]) == (b"HTTP/1.1 200", b"HTTP/1.1 400")
+    assert json.loads(body)["code"] == "bad_request"
 
 
 async def test_http_1_0_needs_no_host(gateway: httpx.AsyncClient) -> None:
