@@ -14,6 +14,10 @@ HEADERS_LIMIT = 100
 HEAD_PROBLEM = "inkwell.head_problem"
 """The key in a scope's `state` of the problem with which the protocol rejects the request; the front answers it."""
 VERSIONS = ("1.1", "1.0")
+METHODS_OF_OTHERS = frozenset(
+    b"SOURCE DESCRIBE ANNOUNCE SETUP PLAY PAUSE TEARDOWN GET_PARAMETER SET_PARAMETER REDIRECT RECORD FLUSH".split()
+)
+"""llhttp also parses ICE and RTSP, without saying so; an RTSP request whose method HTTP has too is not recognized."""
 SINGULAR = frozenset((b"host", b"authorization", b"content-length", b"transfer-encoding"))
 """Headers that must not be repeated: a proxy and the gateway could each use a different one."""
 HOST = re.compile(rb"(?:[\w.~!$&'()*+;=-]|%[0-9A-Fa-f]{2})*(?::[0-9]*)?|\[[0-9A-Fa-f:.]+\](?::[0-9]*)?", re.ASCII)
@@ -53,7 +57,7 @@ class RequestHead:
 
     def check(self, method: bytes, version: str, target: bytes) -> httptools.parser.url_parser.URL:
         """Return the parts of the target; raises ProblemError 400."""
-        if version not in VERSIONS or method == b"CONNECT":
+        if version not in VERSIONS or method == b"CONNECT" or method in METHODS_OF_OTHERS:
             raise build_bad_request("Use HTTP/1.1 or HTTP/1.0; CONNECT is not supported")
         if version == "1.1" and b"host" not in self._seen:
             raise build_bad_request("HTTP/1.1 requires a Host header")

@@ -447,6 +447,8 @@ REFUSED = {
     "HTTP/0.9 without a version": b"GET /health/live\r\n\r\n",
     "HTTP/1.2": get(version=b"HTTP/1.2"),
     "HTTP/2.0": get(version=b"HTTP/2.0"),
+    "a method of RTSP": b"DESCRIBE /health/live RTSP/1.0\r\n\r\n",
+    "ICE/1.0": b"SOURCE /health/live ICE/1.0\r\n\r\n",
     "HTTP/2 at once": b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
     "CONNECT": b"CONNECT localhost:80 HTTP/1.1\r\nHost: localhost\r\n\r\n",
     "a target at another host": b"GET http://example.org/health/live HTTP/1.1\r\nHost: localhost\r\n\r\n",
