@@ -62,7 +62,8 @@ class RequestCycle(RequestResponseCycle):
         """
         try:
             await app(self.scope, self.receive, self.send)
-            await self._send_rest()  # only now, so that a slow client does not count as a slow application
+            if self._unsent:  # only now, so that a slow client does not count as a slow application
+                await self._send_rest()
         except asyncio.CancelledError:
             self.disconnected = True
             self.transport.close()
@@ -93,9 +94,11 @@ class RequestCycle(RequestResponseCycle):
             return
         head = b"" if self.response_started else self._begin(is_streamed=self._more_parts)
         body = b"" if self.scope["method"] == "HEAD" else message["body"]
-        self._unsent = body if len(body) <= SLICE_BYTES else memoryview(body)
-        self._send_slice(head)
-        if self._more_parts:
+        if len(body) > SLICE_BYTES:
+            self._unsent = memoryview(body)[SLICE_BYTES:]
+            body = body[:SLICE_BYTES]
+        self._write(head, body)
+        if self._more_parts and self._unsent:
             await self._send_rest()
 
     async def _send_rest(self) -> None:
@@ -104,11 +107,11 @@ class RequestCycle(RequestResponseCycle):
             await self.flow.drain()
             if self.disconnected:
                 break
-            self._send_slice(b"")
+            data = self._unsent[:SLICE_BYTES]
+            self._unsent = self._unsent[SLICE_BYTES:] or b""  # an empty view would keep the whole body in memory
+            self._write(b"", data)
 
-    def _send_slice(self, head: bytes) -> None:
-        data = self._unsent[:SLICE_BYTES]
-        self._unsent = self._unsent[SLICE_BYTES:] or b""  # an empty view would keep the whole body in memory
+    def _write(self, head: bytes, data: bytes | memoryview) -> None:
         is_last = not self._unsent and not self._more_parts
         self.transport.write(head + (frame_chunk(data, is_last=is_last) if self.chunked_encoding else data))
         if is_last:
