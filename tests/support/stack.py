@@ -17,7 +17,7 @@ from uuid import uuid4
 import asyncpg
 import httpx
 
-from dev.backend import ROOT, Services, as_user
+from dev.backend import ROOT, Services, as_user, with_hints_vhost
 from tests.support import canaries
 from tests.support.accounts import sign_up
 from tests.support.forking import SERVICES, Fork
@@ -68,6 +68,9 @@ class Process:
             await self._wait_until_ready()
 
     def _launch(self, environment: dict[str, str]) -> "subprocess.Popen[bytes] | Fork":
+        if not _knows_hints_vhost(self.folder):
+            url = environment["INKWELL_BROKER_URL"]
+            environment = environment | {"INKWELL_BROKER_URL": url.removesuffix(with_hints_vhost(""))}
         with self._log.open("ab") as log:
             return subprocess.Popen(self._command, env=environment, cwd=self.folder, stderr=log, stdout=log)
 
@@ -140,6 +143,12 @@ class Process:
                 yield json.loads(line)
             except ValueError:
                 yield {"event": line}
+
+
+def _knows_hints_vhost(folder: Path) -> bool:
+    """Whether the services of a folder accept that parameter: versions up to 1.1 refuse it."""
+    source = folder / "shared/broker_url.py"
+    return not source.exists() or "hints_vhost" in source.read_text()
 
 
 class ForkedProcess(Process):
