@@ -27,7 +27,7 @@ from shared.contracts import (
     TrashCommand,
     find_envelope,
     fold_name,
-    outcome_for,
+    outcome_for_attempt,
 )
 from shared.database import Session
 from worker.cache import Cache
@@ -109,7 +109,7 @@ async def apply_batch(
             else:
                 cache.keep(fold.users.changed)
                 options.announce(list_revisions(fold))
-                return match_outcomes(batch, {**fold.known, **stored})
+                return match_outcomes(batch, fold, stored)
 
 
 async def apply_in_transaction(
@@ -126,7 +126,7 @@ async def apply_in_transaction(
         fold_batch(batch, fold, cache)
         stored = await store(session, fold)
     options.announce(list_revisions(fold))
-    return match_outcomes(batch, {**fold.known, **stored})
+    return match_outcomes(batch, fold, stored)
 
 
 async def record_failure(connections: Connections, command: Command | BadCommand, reason: str) -> Outcome:
@@ -256,9 +256,18 @@ def deduplicate(batch: Iterable[Command | BadCommand]) -> list[Command | BadComm
     return list(first.values())
 
 
-def match_outcomes(batch: Sequence[Command | BadCommand], outcomes: Mapping[UUID, Outcome]) -> list[Outcome]:
-    """Return the outcome for each delivery; one with another fingerprint gets `idempotency_key_reused`."""
-    return [outcomes[c.id] if isinstance(c, BadCommand) else outcome_for(c.fingerprint, outcomes[c.id]) for c in batch]
+def match_outcomes(batch: Sequence[Command | BadCommand], fold: Fold, stored: Mapping[UUID, Outcome]) -> list[Outcome]:
+    """Return for each delivery what its attempt gets: the outcome, or a rejection that is not stored."""
+    outcomes = {**fold.known, **stored}
+    return [match_outcome(command, outcomes[command.id], fold) for command in batch]
+
+
+def match_outcome(command: Command | BadCommand, outcome: Outcome, fold: Fold) -> Outcome:
+    """Return what the attempt gets, with the owner's credentials as the batch leaves them."""
+    if isinstance(command, BadCommand):
+        return outcome
+    owner = fold.users.get(command.owner)
+    return outcome_for_attempt(command, outcome, owner.credentials_version if owner else None)
 
 
 def _row_parameters(batch: Sequence[Command | BadCommand]) -> dict[str, object]:

@@ -68,7 +68,7 @@ async def get_command(gateway: Gateway, request: Request) -> Response:
     wait_seconds = gateway.submission.choose_wait(preferences) if preferences.wait_seconds else 0.0
     if ticket.owner == NO_OWNER:  # there is no caller
         scopes = EVERY_SCOPE
-        look_up = partial(gateway.queries.find_outcome, NO_OWNER, ticket.command_id)
+        look_up = partial(gateway.queries.find_registration, ticket.command_id)
     else:
         scopes = request.caller.scopes
         look_up = partial(gateway.queries.poll_outcome, request.caller, ticket.command_id)

@@ -48,7 +48,16 @@ from gateway.settings import GatewaySettings
 from gateway.telemetry.metrics import READS_FAILED
 from shared.clock import Clock
 from shared.connections import CONNECTION_ERRORS, Connections
-from shared.contracts import NO_OWNER, Outcome, PublicToken, PublicUser, Scope
+from shared.contracts import (
+    NO_OWNER,
+    Command,
+    Outcome,
+    PublicToken,
+    PublicUser,
+    Scope,
+    outcome_for,
+    outcome_for_attempt,
+)
 from shared.database import SCHEMA_REMEDY, Statement, milliseconds_before
 from shared.errors import describe_error
 from shared.primary import Primary, Timeline
@@ -284,10 +293,19 @@ class Queries:
         allowed = TOKEN_SCOPES.intersection(map(Scope, scopes))
         return Caller(owner, credentials_version, allowed, expires_date.timestamp())
 
-    async def find_outcome(self, owner: int, command_id: UUID) -> Outcome | None:
-        """Return the committed outcome of the owner's command, or of a registration, or None."""
-        statement = FIND_REGISTRATION if owner == NO_OWNER else FIND_OUTCOME
-        rows = await self._fetch(statement, owner=owner, command_id=command_id)
+    async def find_outcome(self, command: Command) -> Outcome | None:
+        """Return what an attempt at the command gets once it has a committed outcome, or None."""
+        if command.owner == NO_OWNER:
+            outcome = await self.find_registration(command.id)
+            return outcome and outcome_for(command.fingerprint, outcome)
+        rows = await self._fetch(FIND_OUTCOME, owner=command.owner, command_id=command.id)
+        if not rows:
+            return None
+        return outcome_for_attempt(command, Outcome.model_validate(dict(rows[0])), rows[0]["current_version"])
+
+    async def find_registration(self, command_id: UUID) -> Outcome | None:
+        """Return the committed outcome of a registration, or None."""
+        rows = await self._fetch(FIND_REGISTRATION, owner=NO_OWNER, command_id=command_id)
         return Outcome.model_validate(dict(rows[0])) if rows else None
 
     async def poll_outcome(self, caller: Caller, command_id: UUID) -> Outcome | None:

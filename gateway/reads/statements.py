@@ -85,8 +85,10 @@ _FOUND = (
 # No row: the credentials are outdated. A row without a note: the caller has no such note.
 FIND_NOTES = Statement.compile(select(_WANTED.c.place, *_FOUND.c).select_from(_WANTED.join(_FOUND, true())))
 _OUTCOME = select(*(commands.c[name] for name in Outcome.model_fields))
+_CURRENT_VERSION = select(users.c.credentials_version).where(users.c.id == _OWNER, _IS_LIVE).scalar_subquery()
+_OUTCOME_FOR_OWNER = _OUTCOME.add_columns(_CURRENT_VERSION.label("current_version"))
 _IS_COMMAND = commands.c.id == bindparam("command_id", type_=Uuid)
-FIND_OUTCOME = Statement.compile(_OUTCOME.where(_IS_COMMAND, commands.c.owner_id == _OWNER))
+FIND_OUTCOME = Statement.compile(_OUTCOME_FOR_OWNER.where(_IS_COMMAND, commands.c.owner_id == _OWNER))
 _IS_MY_COMMAND = (commands.c.owner_id == users.c.id) & _IS_COMMAND
 POLL_OUTCOME = Statement.compile(_OUTCOME.select_from(users.outerjoin(commands, _IS_MY_COMMAND)).where(IS_CALLER))
 # A registration has no owner until it is applied; then its user owns it.

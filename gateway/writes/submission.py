@@ -57,7 +57,6 @@ from shared.contracts import (
     Outcome,
     OutcomeStatus,
     RegisterUser,
-    outcome_for,
 )
 from shared.logs import bind_ids
 from shared.tracing import Span
@@ -301,13 +300,12 @@ class Submission:
         return outcome or await self._look_up(attempt.command)
 
     async def _look_up(self, command: Command, timeout_seconds: float = LOOK_UP_TIMEOUT_SECONDS) -> Outcome | None:
-        """Return the committed outcome; None if there is none, or Postgres does not answer in time."""
+        """Return what the attempt gets; None if there is no outcome, or Postgres does not answer in time."""
         try:
             async with asyncio.timeout(timeout_seconds):
-                outcome = await self._queries.find_outcome(command.owner, command.id)
+                return await self._queries.find_outcome(command)
         except (TimeoutError, DatabaseUnavailableError):
             return None
-        return outcome and outcome_for(command.fingerprint, outcome)
 
     def _accept(self, command: Command, preferences: Preferences) -> Response:
         """Return a 202: the broker has the command, which will reach its outcome."""

@@ -66,6 +66,7 @@ from shared.contracts.outcomes import (
     Rejection,
     Reply,
     outcome_for,
+    outcome_for_attempt,
 )
 from shared.contracts.values import (
     MAX_VERSION,

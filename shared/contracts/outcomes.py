@@ -6,6 +6,9 @@ from uuid import UUID
 
 from pydantic import BaseModel, ConfigDict
 
+from shared.contracts.accounts import NO_OWNER
+from shared.contracts.commands import DeleteUser, Envelope
+
 
 class Rejection(StrEnum):
     """Why a well-formed command is rejected; part of the API."""
@@ -65,7 +68,29 @@ def outcome_for(fingerprint: str, outcome: Outcome) -> Outcome:
     """Return the outcome, or `idempotency_key_reused` if it belongs to a request with another fingerprint."""
     if fingerprint == outcome.fingerprint:
         return outcome
-    reason = Rejection.IDEMPOTENCY_KEY_REUSED
+    return _refuse(outcome, Rejection.IDEMPOTENCY_KEY_REUSED)
+
+
+def outcome_for_attempt(command: Envelope, outcome: Outcome, current_version: int | None) -> Outcome:
+    """Return what an attempt at the command gets; `current_version` is of its owner's credentials, None without owner.
+
+    A repetition whose credentials have ended gets `credentials_outdated`, as it would if it were the first. The attempt
+    that was decided gets its outcome in any case: it may itself have ended its credentials.
+    """
+    is_outdated = command.owner != NO_OWNER and command.credentials_version != current_version
+    is_decided = command.attempt_id == outcome.attempt_id
+    if is_outdated and not is_decided and not _says_only_that_credentials_ended(outcome):
+        return _refuse(outcome, Rejection.CREDENTIALS_OUTDATED)
+    return outcome_for(command.fingerprint, outcome)
+
+
+def _says_only_that_credentials_ended(outcome: Outcome) -> bool:
+    """Whether anyone with credentials that have ended may get the outcome: it shows nothing else."""
+    return outcome.reason == Rejection.CREDENTIALS_OUTDATED or outcome.type == DeleteUser.type_name()
+
+
+def _refuse(outcome: Outcome, reason: Rejection) -> Outcome:
+    """Return a rejection that is stored nowhere, with nothing of the outcome; it belongs to no attempt."""
     return Outcome(
         id=outcome.id,
         type=outcome.type,

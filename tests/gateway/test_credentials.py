@@ -1,7 +1,8 @@
 """Which credentials are accepted while Postgres is down or slow, and what ended ones still get."""
 
 import asyncio
-from collections.abc import AsyncIterator
+import json
+from collections.abc import AsyncIterator, Awaitable
 from dataclasses import dataclass
 from uuid import UUID
 
@@ -15,8 +16,8 @@ from gateway.auth import authentication
 from gateway.reads import followers
 from gateway.settings import GatewaySettings
 from tests.support import harness
-from tests.support.accounts import Person, bearer, personal_token, sign_up
-from tests.support.canaries import NOTE, PASSWORD
+from tests.support.accounts import Person, bearer, personal_token, sign_in, sign_up
+from tests.support.canaries import NEW_PASSWORD, NOTE, PASSWORD
 from tests.support.following import streaming
 from tests.support.harness import eventually
 from tests.support.proxy import Proxy, proxy_to
@@ -178,3 +179,75 @@ async def test_stream_of_a_revoked_personal_token_has_no_change_while_its_check_
         assert await ending.rest() == []
         [change] = await going_on.take(1)
     assert change["note"]["title"] == NOTE["title"]
+
+
+@dataclass(frozen=True)
+class Ended:
+    """A gateway that still trusts a token whose user has had another password since, and its link to the broker."""
+
+    client: httpx.AsyncClient
+    link: Proxy
+    ada: Person
+
+
+@pytest.fixture
+async def ended(password_settings: GatewaySettings, worker_settings: WorkerSettings) -> AsyncIterator[Ended]:
+    """Both a note and an import with the key `once` were written before the password was changed."""
+    url = URL(str(password_settings.broker_url.get_secret_value()))
+    async with proxy_to(str(url.host), url.port or 5672) as link:
+        moved = {"broker_url": str(url.with_host("127.0.0.1").with_port(link.port))}
+        settings = GatewaySettings.model_validate(password_settings.model_dump() | moved)
+        async with (
+            harness.worker(worker_settings),
+            harness.gateway(settings) as client,
+            harness.gateway(password_settings) as other,
+        ):
+            ada = await sign_up(client)
+            for path in ("/notes", "/notes/import"):
+                assert (await write_once(client, path, ada.token)).is_success
+            change = {"password": NEW_PASSWORD, "current_password": PASSWORD}
+            assert (await other.patch("/users/me", json=change, headers=ada.headers)).status_code == 200
+            yield Ended(client, link, ada)
+
+
+async def write_once(client: httpx.AsyncClient, path: str, token: str) -> httpx.Response:
+    media_type = "application/x-ndjson" if path == "/notes/import" else "application/json"
+    headers = bearer(token) | {"Idempotency-Key": "once", "Content-Type": media_type}
+    return await client.post(path, content=json.dumps(NOTE), headers=headers)
+
+
+@pytest.mark.parametrize("broker", ["up", "down"])
+async def test_repetition_with_a_token_from_before_a_new_password_gets_no_outcome(
+    ended: Ended, database: "Connection[Record]", broker: str
+) -> None:
+    before = await database.fetch("select * from commands order by decided_at")
+    if broker == "down":
+        await ended.link.cut()
+
+    refused = await write_once(ended.client, "/notes", ended.ada.token)
+
+    assert (refused.status_code, refused.json()["code"]) == (401, "credentials_outdated")
+    assert "idempotent-replayed" not in refused.headers
+    assert await database.fetch("select * from commands order by decided_at") == before
+    assert await database.fetchval("select count(*) from notes") == 2
+    if broker == "down":
+        await ended.link.start()
+    token = await sign_in(ended.client, ended.ada.name, NEW_PASSWORD)
+    again = await eventually(lambda: find_success(write_once(ended.client, "/notes", token)))
+    assert (again.status_code, again.headers["idempotent-replayed"]) == (201, "true")
+
+
+async def test_repeated_import_with_a_token_from_before_a_new_password_is_not_reported_as_imported(
+    ended: Ended, database: "Connection[Record]"
+) -> None:
+    repeated = await write_once(ended.client, "/notes/import", ended.ada.token)
+
+    [chunk, end] = map(json.loads, repeated.text.splitlines())
+    assert chunk["problem"]["code"] == "credentials_outdated"
+    assert (end["end"]["complete"], end["end"]["imported"]) == (False, 0)
+    assert await database.fetchval("select count(*) from notes") == 2
+
+
+async def find_success(request: Awaitable[httpx.Response]) -> httpx.Response | None:
+    response = await request
+    return response if response.is_success else None

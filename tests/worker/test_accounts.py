@@ -5,7 +5,7 @@ import json
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from typing import Any
-from uuid import UUID
+from uuid import UUID, uuid4
 
 import pytest
 from asyncpg import Connection, LockNotAvailableError, Record
@@ -217,6 +217,67 @@ async def test_hash_is_not_renewed_once_the_password_is_another(
 
     assert [outcome.http_status for outcome in outcomes] == [200, 401]
     assert await database.fetchval("select password_hash from users where id = $1", ada) == CHEAP_HASH
+
+
+ENDS = [UserChange(password_hash=CHEAP_HASH), NoData()]
+"""A new password, and the deletion of the account."""
+
+
+def end(owner: int, data: UserChange | NoData) -> ChangeUser | DeleteUser:
+    model = ChangeUser if isinstance(data, UserChange) else DeleteUser
+    return model.model_validate(attributes() | {"owner": owner, "data": data})
+
+
+@pytest.mark.parametrize("data", ENDS)
+@pytest.mark.parametrize("batches", [1, 2])
+async def test_repetition_with_credentials_that_have_ended_gets_no_outcome_and_changes_none(
+    connections: Connections, database: "Connection[Record]", data: UserChange | NoData, batches: int
+) -> None:
+    ada = await registered(connections, database, "Ada")
+    first = create("secret", owner=ada)
+    again = first.model_copy(update={"attempt_id": uuid4()})
+    batch = [first, end(ada, data), again]
+
+    if batches == 1:
+        outcomes = await apply_batch(connections, batch)
+    else:
+        outcomes = [*await apply_batch(connections, batch[:2]), *await apply_batch(connections, batch[2:])]
+
+    assert [outcome.reason for outcome in outcomes] == [None, None, "credentials_outdated"]
+    assert (outcomes[2].http_status, outcomes[2].body, outcomes[2].attempt_id) == (401, None, None)
+    stored = await database.fetchrow("select status, attempt_id from commands where id = $1", first.id)
+    assert stored
+    assert tuple(stored) == ("applied", first.attempt_id)
+    if isinstance(data, UserChange):
+        [current] = await apply_batch(connections, [again.model_copy(update={"credentials_version": 2})])
+        assert (current.body, current.attempt_id) == (outcomes[0].body, first.attempt_id)
+        assert await database.fetchval("select count(*) from notes") == 1
+
+
+@pytest.mark.parametrize("data", ENDS)
+async def test_redelivered_command_that_has_ended_its_own_credentials_gets_its_outcome(
+    connections: Connections, database: "Connection[Record]", data: UserChange | NoData
+) -> None:
+    ada = await registered(connections, database, "Ada")
+    batch = [create(owner=ada), end(ada, data)]
+
+    outcomes = await apply_batch(connections, batch)
+
+    assert {outcome.status for outcome in outcomes} == {OutcomeStatus.APPLIED}
+    assert await apply_batch(connections, batch) == outcomes
+
+
+async def test_repetition_with_credentials_that_have_ended_gets_outcomes_that_say_only_so(
+    connections: Connections, database: "Connection[Record]"
+) -> None:
+    ada = await registered(connections, database, "Ada")
+    batch = [end(ada, NoData()), create(owner=ada)]
+    again = [command.model_copy(update={"attempt_id": uuid4()}) for command in batch]
+
+    outcomes = await apply_batch(connections, batch)
+
+    assert [outcome.http_status for outcome in outcomes] == [204, 401]
+    assert await apply_batch(connections, again) == outcomes
 
 
 @pytest.mark.parametrize("command", [create(owner=0), delete(1, owner=0), new_token(0)], ids=lambda each: each.type)
