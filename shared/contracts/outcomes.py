@@ -7,7 +7,7 @@ from uuid import UUID
 from pydantic import BaseModel, ConfigDict
 
 from shared.contracts.accounts import NO_OWNER
-from shared.contracts.commands import Envelope
+from shared.contracts.commands import DeleteUser, Envelope
 
 
 class Rejection(StrEnum):
@@ -77,10 +77,16 @@ def outcome_for_attempt(command: Envelope, outcome: Outcome, current_version: in
     A repetition whose credentials have ended gets `credentials_outdated`, as it would if it were the first. The attempt
     that was decided gets its outcome in any case: it may itself have ended its credentials.
     """
-    is_repetition = command.attempt_id != outcome.attempt_id
-    if is_repetition and command.owner != NO_OWNER and command.credentials_version != current_version:
+    is_outdated = command.owner != NO_OWNER and command.credentials_version != current_version
+    is_decided = command.attempt_id == outcome.attempt_id
+    if is_outdated and not is_decided and not _says_only_that_credentials_ended(outcome):
         return _refuse(outcome, Rejection.CREDENTIALS_OUTDATED)
     return outcome_for(command.fingerprint, outcome)
+
+
+def _says_only_that_credentials_ended(outcome: Outcome) -> bool:
+    """Whether anyone with credentials that have ended may get the outcome: it shows nothing else."""
+    return outcome.reason == Rejection.CREDENTIALS_OUTDATED or outcome.type == DeleteUser.type_name()
 
 
 def _refuse(outcome: Outcome, reason: Rejection) -> Outcome:

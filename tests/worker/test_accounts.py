@@ -267,6 +267,19 @@ async def test_redelivered_command_that_has_ended_its_own_credentials_gets_its_o
     assert await apply_batch(connections, batch) == outcomes
 
 
+async def test_repetition_with_credentials_that_have_ended_gets_outcomes_that_say_only_so(
+    connections: Connections, database: "Connection[Record]"
+) -> None:
+    ada = await registered(connections, database, "Ada")
+    batch = [end(ada, NoData()), create(owner=ada)]
+    again = [command.model_copy(update={"attempt_id": uuid4()}) for command in batch]
+
+    outcomes = await apply_batch(connections, batch)
+
+    assert [outcome.http_status for outcome in outcomes] == [204, 401]
+    assert await apply_batch(connections, again) == outcomes
+
+
 @pytest.mark.parametrize("command", [create(owner=0), delete(1, owner=0), new_token(0)], ids=lambda each: each.type)
 async def test_caller_without_an_account_can_only_register(
     connections: Connections, database: "Connection[Record]", command: Command
