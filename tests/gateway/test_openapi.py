@@ -356,8 +356,8 @@ async def write_with_a_deleted_account(world: World) -> None:
 
 
 async def write_what_fails_and_is_discarded(world: World) -> None:
-    """Repeats each write, since two failures in a row would pause the worker."""
-    account = await world.account()
+    """Another account writes after each failure, which shows the worker that the cause is in the command."""
+    account, other = await world.account(), await world.account()
     headers = account.person.headers | {"Idempotency-Key": "poison"}
     try:
         for change in (POISON, DISCARD):
@@ -365,6 +365,7 @@ async def write_what_fails_and_is_discarded(world: World) -> None:
             for method, path, body in account.writes("poison"):
                 for _ in range(2):
                     await world.without_postgres.request(method, path, headers=headers, **body)
+                await world.without_postgres.post("/notes", json=NOTE, headers=other.person.headers)
     finally:
         await world.database.execute(CURE)
 
