@@ -105,14 +105,16 @@ async def rights_are_revoked(nemesis: Nemesis, cluster: Cluster[Any]) -> str:
     user = f"inkwell_{nemesis.pick('gateway', 'worker')}"
     async with cluster.servers.rabbitmq_lock:
         listed = await cluster.servers.rabbitmqctl("--formatter", "json", "list_user_permissions", user)
-        [rights] = json.loads(listed)
-        await cluster.servers.rabbitmqctl("set_permissions", user, *NOTHING)
+        given = json.loads(listed)  # in each virtual host
         try:
+            for rights in given:
+                await cluster.servers.rabbitmqctl("set_permissions", "--vhost", rights["vhost"], user, *NOTHING)
             await cluster.servers.rabbitmqctl("close_all_user_connections", user, "nemesis")
             await asyncio.sleep(nemesis.seconds(LONG))
         finally:
-            given = (rights["configure"], rights["write"], rights["read"])
-            await cluster.servers.rabbitmqctl("set_permissions", user, *given)
+            for rights in given:
+                patterns = (rights["configure"], rights["write"], rights["read"])
+                await cluster.servers.rabbitmqctl("set_permissions", "--vhost", rights["vhost"], user, *patterns)
     return user
 
 
