@@ -193,8 +193,8 @@ class Consumer:
                 self._deliveries.park(batch, error.owners)
             except RepeatedBugError as error:
                 log.error(
-                    "a command fails as the one before did, and is not failed: it waits with its owner's later ones "
-                    "until another is applied, which shows that the cause is in the command; else remove the cause",
+                    "a command failed in the same way as the one before: its owner's commands wait, and are tried "
+                    "again until another command shows that Inkwell works; if none is applied, remove the cause",
                     owner=error.owner,
                     error=str(error),
                 )

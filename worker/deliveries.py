@@ -156,7 +156,7 @@ class Deliveries:
         """The broker user whose replays are accepted."""
         self._waiting: deque[Delivery] = deque()
         self._parked: list[tuple[Delivery, Received]] = []
-        """Commands that wait, in order: their owners' rows are locked, or they fail in the same way as others."""
+        """Commands that wait, in order: their owners' rows are locked, or they failed in the same way as others."""
         self._parked_markers: list[Delivery] = []
         """Markers of partitions that have parked commands."""
         self._locked: set[int | None] = set()

@@ -127,7 +127,8 @@ class Applier:
         """Like `apply`, but one by one and with marks, for a message that was returned often: it may crash its workers.
 
         A command fails once MAX_CRASHES processes have tried it and crashed before they stored its outcome. Transient
-        failures do not count, because the process survives them.
+        failures do not count, because the process survives them; but a command that was too slow MAX_SLOW_ATTEMPTS
+        times, while Postgres was not, fails as well.
         """
         outcomes = []
         for command in batch:

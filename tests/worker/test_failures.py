@@ -86,8 +86,9 @@ async def test_command_of_one_owner_after_another_success_fails_and_nobody_waits
     [first] = await applier.apply(poisons[:1])
     with pytest.raises(RepeatedBugError):
         await applier.apply(poisons[1:])
-    with pytest.raises(RepeatedBugError):  # what was applied before is no evidence
-        await applier.apply(poisons)
+    await applier.apply(poisons[:1])  # delivered again: what has its outcome already is no evidence
+    with pytest.raises(RepeatedBugError):
+        await applier.apply(poisons[1:])
     await applier.apply([create("short")])
     [second] = await applier.apply(poisons[1:])
 
